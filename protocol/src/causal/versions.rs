@@ -1,0 +1,273 @@
+//! All that a replica knows of one key.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use smallvec::SmallVec;
+
+use super::{Clock, Dot};
+use crate::codec::{DecodeError, Reader, Wire, put_bytes, put_varint};
+use crate::ids::WriteId;
+use crate::limits::{SIBLINGS_DECODED_MAX, VALUE_BYTES_MAX};
+
+/// What a write stored: bytes, or the mark that it deleted the key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Value {
+    /// Deleted. The mark stays until all owners agreed to drop it.
+    Tombstone,
+    /// The client's bytes, untouched.
+    Bytes(Bytes),
+}
+
+impl Value {
+    /// How many bytes the client stored.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Tombstone => 0,
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
+
+    /// True for a tombstone and for an empty value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One of a key's values that no other write is known to have replaced.
+///
+/// The order of the fields is the order in which two values under one dot are compared (that can only
+/// come from damage; the larger is kept, so that all replicas agree).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sibling {
+    /// The write that made it.
+    pub dot: Dot,
+    /// That write's random id; a retry has the same one.
+    pub write_id: WriteId,
+    /// Hybrid logical clock: 48 bits of milliseconds since 1970, 16 bits of counter. For expiry and
+    /// last-write-wins only, never for causality.
+    pub timestamp: u64,
+    /// When it expires, in milliseconds since 1970.
+    pub expires_at_ms: Option<u64>,
+    /// What was written.
+    pub value: Value,
+}
+
+impl Sibling {
+    /// The wall-clock part of the timestamp, in milliseconds since 1970.
+    pub fn timestamp_ms(&self) -> u64 {
+        self.timestamp >> 16
+    }
+
+    /// Whether a reader may see it: neither deleted nor expired.
+    pub fn is_live(&self, now_unix_ms: u64) -> bool {
+        matches!(self.value, Value::Bytes(_))
+            && self.expires_at_ms.is_none_or(|at| at > now_unix_ms)
+    }
+}
+
+/// A write that has no dot yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incoming {
+    /// The client's random id for it.
+    pub write_id: WriteId,
+    /// Hybrid logical clock of the coordinator.
+    pub timestamp: u64,
+    /// When it expires, in milliseconds since 1970.
+    pub expires_at_ms: Option<u64>,
+    /// What to store.
+    pub value: Value,
+}
+
+/// All that a replica knows of one key: a clock, and the siblings that survived.
+///
+/// Every sibling's dot is covered by the clock; siblings stand in the order of their dots. So equal
+/// states have equal encodings, and replicas can compare hashes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Versions {
+    clock: Clock,
+    siblings: SmallVec<[Sibling; 1]>,
+}
+
+/// First byte of the encoding; another one means another form.
+const FORMAT: u8 = 1;
+const FLAG_TOMBSTONE: u8 = 1;
+const FLAG_EXPIRES: u8 = 2;
+
+impl Versions {
+    /// The state of a key that was never written.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Which writes have been seen.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The values that no write seen here has replaced, tombstones among them.
+    pub fn siblings(&self) -> &[Sibling] {
+        &self.siblings
+    }
+
+    /// True when the key was never written, as far as this replica knows.
+    pub fn is_empty(&self) -> bool {
+        self.clock.is_empty()
+    }
+
+    /// How many bytes the values hold.
+    pub fn value_bytes(&self) -> usize {
+        self.siblings
+            .iter()
+            .map(|sibling| sibling.value.len())
+            .sum()
+    }
+
+    /// Whether a write with this id is among the siblings.
+    pub fn contains_write(&self, id: WriteId) -> bool {
+        self.siblings.iter().any(|sibling| sibling.write_id == id)
+    }
+
+    /// Adds a write: drops every sibling that `context` covers, keeps the others, and takes note of
+    /// the context and the new dot.
+    ///
+    /// The dot must be new: its counter above every one of its actor that the clock and the context
+    /// hold. Callers mint it so (`engine/mint.rs`).
+    pub fn write(&mut self, context: &Clock, dot: Dot, incoming: Incoming) {
+        self.siblings.retain(|sibling| !context.covers(sibling.dot));
+        self.clock.join(context);
+        self.clock.see(dot);
+        let sibling = Sibling {
+            dot,
+            write_id: incoming.write_id,
+            timestamp: incoming.timestamp,
+            expires_at_ms: incoming.expires_at_ms,
+            value: incoming.value,
+        };
+        match self
+            .siblings
+            .binary_search_by_key(&dot, |sibling| sibling.dot)
+        {
+            Ok(at) => self.siblings[at] = sibling,
+            Err(at) => self.siblings.insert(at, sibling),
+        }
+    }
+
+    /// Takes in all that another replica knows: a sibling stays when both have it, or when the one
+    /// that lacks it has not seen its write.
+    ///
+    /// Commutative, associative and idempotent.
+    pub fn merge(&mut self, other: &Self) {
+        // Both lists are sorted by dot: one walk over them gives a sorted list again.
+        let mine = std::mem::take(&mut self.siblings);
+        let mut merged = SmallVec::new();
+        let mut theirs = other.siblings.iter().peekable();
+        for sibling in mine {
+            while let Some(earlier) = theirs.next_if(|their| their.dot < sibling.dot) {
+                if !self.clock.covers(earlier.dot) {
+                    merged.push(earlier.clone());
+                }
+            }
+            if let Some(same) = theirs.next_if(|their| their.dot == sibling.dot) {
+                // Two values under one dot exist only after damage; all replicas keep the larger.
+                merged.push(if *same > sibling {
+                    same.clone()
+                } else {
+                    sibling
+                });
+            } else if !other.clock.covers(sibling.dot) {
+                merged.push(sibling);
+            }
+        }
+        merged.extend(
+            theirs
+                .filter(|their| !self.clock.covers(their.dot))
+                .cloned(),
+        );
+        self.siblings = merged;
+        self.clock.join(&other.clock);
+    }
+}
+
+impl Wire for Versions {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u8(FORMAT);
+        self.clock.encode(out);
+        put_varint(out, self.siblings.len() as u64);
+        for sibling in &self.siblings {
+            sibling.encode(out);
+        }
+    }
+
+    /// Refuses a sibling whose dot its clock does not cover: such a state would drop values when it
+    /// is merged.
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        if reader.u8()? != FORMAT {
+            return Err(DecodeError::Invalid {
+                what: "versions format",
+            });
+        }
+        let clock = Clock::decode(reader)?;
+        let count = reader.count("siblings", SIBLINGS_DECODED_MAX)?;
+        let mut siblings = SmallVec::<[Sibling; 1]>::new();
+        for _ in 0..count {
+            let sibling = Sibling::decode(reader)?;
+            if !clock.covers(sibling.dot) {
+                return Err(DecodeError::Invalid {
+                    what: "dot beyond its clock",
+                });
+            }
+            if siblings.last().is_some_and(|last| last.dot >= sibling.dot) {
+                return Err(DecodeError::Invalid {
+                    what: "sibling order",
+                });
+            }
+            siblings.push(sibling);
+        }
+        Ok(Self { clock, siblings })
+    }
+}
+
+impl Wire for Sibling {
+    fn encode(&self, out: &mut BytesMut) {
+        self.dot.encode(out);
+        self.write_id.encode(out);
+        out.put_u64(self.timestamp);
+        let tombstone = matches!(self.value, Value::Tombstone);
+        let expires = self.expires_at_ms.is_some();
+        out.put_u8(u8::from(tombstone) * FLAG_TOMBSTONE + u8::from(expires) * FLAG_EXPIRES);
+        if let Some(at) = self.expires_at_ms {
+            out.put_u64(at);
+        }
+        if let Value::Bytes(bytes) = &self.value {
+            put_bytes(out, bytes);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let dot = Dot::decode(reader)?;
+        let write_id = WriteId::decode(reader)?;
+        let timestamp = reader.u64()?;
+        let flags = reader.u8()?;
+        if flags & !(FLAG_TOMBSTONE | FLAG_EXPIRES) != 0 {
+            return Err(DecodeError::Invalid {
+                what: "sibling flags",
+            });
+        }
+        let expires_at_ms = if flags & FLAG_EXPIRES != 0 {
+            Some(reader.u64()?)
+        } else {
+            None
+        };
+        let value = if flags & FLAG_TOMBSTONE != 0 {
+            Value::Tombstone
+        } else {
+            Value::Bytes(reader.bytes("value", VALUE_BYTES_MAX)?)
+        };
+        Ok(Self {
+            dot,
+            write_id,
+            timestamp,
+            expires_at_ms,
+            value,
+        })
+    }
+}

@@ -1,0 +1,503 @@
+//! What clients ask and what nodes answer.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::causal::Dot;
+use crate::causal::context::CONTEXT_BYTES_MAX;
+use crate::codec::{
+    DecodeError, Reader, Wire, put_bool, put_bytes, put_string, put_tag_bytes, put_tag_u8,
+    put_tag_u64, put_varint,
+};
+use crate::gossip::MemberState;
+use crate::handshake::skip_tags;
+use crate::ids::{ClusterId, Generation, NAME_BYTES_MAX, NodeId, RingVersion, WriteId};
+use crate::limits::{KEY_BYTES_MAX, MEMBERS_MAX, SIBLINGS_DECODED_MAX, VALUE_BYTES_MAX};
+use crate::ring_document::RingDocument;
+
+const TAG_QUORUM: u8 = 1;
+const TAG_CONTEXT: u8 = 2;
+const TAG_TTL_MS: u8 = 3;
+const TAG_REPAIR_FIRST: u8 = 4;
+const TAG_SLOPPY: u8 = 5;
+
+/// Read a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Get {
+    /// How long the sender still waits, in milliseconds.
+    pub timeout_ms: u32,
+    /// 1 to 4,096 bytes.
+    pub key: Bytes,
+    /// How many replicas must answer; the node's default when absent.
+    pub r: Option<u8>,
+    /// Whether stale replicas are to be mended before the answer.
+    pub repair_first: bool,
+}
+
+/// Store a value, or delete a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// How long the sender still waits, in milliseconds.
+    pub timeout_ms: u32,
+    /// Random per write and the same for its retries.
+    pub write_id: WriteId,
+    /// 1 to 4,096 bytes.
+    pub key: Bytes,
+    /// The value of a put; `None` makes it a delete.
+    pub value: Option<Bytes>,
+    /// From the read that this write answers; without one the write is blind.
+    pub context: Option<Bytes>,
+    /// How many replicas must have it on disk; the node's default when absent.
+    pub w: Option<u8>,
+    /// After how many milliseconds the value expires.
+    pub ttl_ms: Option<u64>,
+    /// Whether stand-ins may count while owners are down.
+    pub sloppy: bool,
+}
+
+/// One value of a key, as a client sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchedSibling {
+    /// The write that made it.
+    pub dot: Dot,
+    /// When, by its coordinator's clock, in milliseconds since 1970.
+    pub timestamp_ms: u64,
+    /// The client's bytes.
+    pub value: Bytes,
+}
+
+/// The answer to [`Get`]: no sibling means absent or deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// The values that nobody has replaced; equal values stand here once.
+    pub siblings: Vec<FetchedSibling>,
+    /// To be sent with the write that answers this read; present also when the key is absent.
+    pub context: Bytes,
+    /// How many replicas the answer rests on (R, capped at the number of owners).
+    pub effective_r: u8,
+}
+
+/// The answer to a put or delete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The key's context after the write.
+    pub context: Bytes,
+    /// How many replicas were needed (W, capped at the number of owners).
+    pub effective_w: u8,
+    /// Whether stand-ins counted.
+    pub sloppy: bool,
+}
+
+/// A node's statistics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatsReply {
+    /// Who answers.
+    pub node_id: NodeId,
+    /// Where it is reached.
+    pub address: String,
+    /// Keys with a live value in this node's store.
+    pub total_keys: u64,
+    /// Siblings in this node's store, tombstones not counted.
+    pub total_versions: u64,
+    /// Keys with more than one live sibling.
+    pub conflict_keys: u64,
+    /// Replicas of each key.
+    pub n: u8,
+    /// This node's default write quorum.
+    pub w: u8,
+    /// This node's default read quorum.
+    pub r: u8,
+    /// The ring it follows.
+    pub ring_version: RingVersion,
+    /// Members of that ring.
+    pub total_nodes: u32,
+    /// Their virtual nodes together.
+    pub total_virtual_nodes: u32,
+    /// Virtual nodes of a node of weight 1.
+    pub virtual_nodes_per_node: u32,
+    /// Nodes that gossip has told of, this one included.
+    pub known_nodes: u32,
+    /// Those of them that are alive.
+    pub alive_nodes: u32,
+}
+
+/// Whether a node is up and ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthReply {
+    /// Who answers.
+    pub node_id: NodeId,
+    /// Whether it can coordinate requests.
+    pub ready: bool,
+    /// Why not, for people; empty when ready.
+    pub reason: String,
+}
+
+/// One line of [`StatusReply`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its name.
+    pub id: NodeId,
+    /// Where it is reached.
+    pub address: String,
+    /// What the answering node thinks of it.
+    pub state: MemberState,
+    /// How long it has been so, in milliseconds.
+    pub state_age_ms: u64,
+    /// How often its directory has been started.
+    pub generation: Generation,
+    /// Its zone, empty for none.
+    pub zone: String,
+    /// Live keys in its store, as it gossiped last.
+    pub keys: u64,
+    /// Bytes on its disk, as it gossiped last.
+    pub disk_bytes: u64,
+    /// Its share of primary ownership, in hundredths of a percent.
+    pub owns_basis_points: u16,
+    /// The version of dynakv it runs; empty while unknown.
+    pub software: String,
+}
+
+/// The cluster as one node sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusReply {
+    /// Who answers.
+    pub node_id: NodeId,
+    /// The cluster's name.
+    pub cluster_name: String,
+    /// The cluster's id; none while the node has not joined.
+    pub cluster_id: ClusterId,
+    /// The ring the node follows; 0 while it has none.
+    pub ring_version: RingVersion,
+    /// Replicas of each key.
+    pub n: u8,
+    /// The answering node's default write quorum.
+    pub w: u8,
+    /// Its default read quorum.
+    pub r: u8,
+    /// Every member.
+    pub members: Vec<MemberStatus>,
+}
+
+/// The ring, and where its members are reached now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RingReply {
+    /// The numbered document.
+    pub document: RingDocument,
+    /// For each member, in the document's order, its present address.
+    pub addresses: Vec<String>,
+}
+
+fn decode_key(reader: &mut Reader<'_>) -> Result<Bytes, DecodeError> {
+    reader.bytes("key", KEY_BYTES_MAX)
+}
+
+impl Wire for Get {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u32(self.timeout_ms);
+        put_bytes(out, &self.key);
+        if let Some(r) = self.r {
+            put_tag_u8(out, TAG_QUORUM, r);
+        }
+        if self.repair_first {
+            put_tag_u8(out, TAG_REPAIR_FIRST, 1);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut get = Self {
+            timeout_ms: reader.u32()?,
+            key: decode_key(reader)?,
+            r: None,
+            repair_first: false,
+        };
+        while let Some((tag, mut field)) = reader.tag()? {
+            match tag {
+                TAG_QUORUM => get.r = Some(field.u8()?),
+                TAG_REPAIR_FIRST => get.repair_first = field.bool("repair first")?,
+                _ => {}
+            }
+        }
+        Ok(get)
+    }
+}
+
+impl Write {
+    /// Reads the body of a put.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn decode_put(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Self::decode_body(reader, true)
+    }
+
+    /// Reads the body of a delete, which has no value.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn decode_delete(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Self::decode_body(reader, false)
+    }
+
+    fn decode_body(reader: &mut Reader<'_>, has_value: bool) -> Result<Self, DecodeError> {
+        let timeout_ms = reader.u32()?;
+        let write_id = WriteId::decode(reader)?;
+        let key = decode_key(reader)?;
+        let value = if has_value {
+            Some(reader.bytes("value", VALUE_BYTES_MAX)?)
+        } else {
+            None
+        };
+        let mut write = Self {
+            timeout_ms,
+            write_id,
+            key,
+            value,
+            context: None,
+            w: None,
+            ttl_ms: None,
+            sloppy: false,
+        };
+        while let Some((tag, mut field)) = reader.tag()? {
+            match tag {
+                TAG_QUORUM => write.w = Some(field.u8()?),
+                TAG_CONTEXT => {
+                    let (length, max) = (field.left() as u64, CONTEXT_BYTES_MAX);
+                    if length > max as u64 {
+                        let what = "context";
+                        return Err(DecodeError::TooLong { what, length, max });
+                    }
+                    write.context = Some(field.rest());
+                }
+                TAG_TTL_MS => write.ttl_ms = Some(field.u64()?),
+                TAG_SLOPPY => write.sloppy = field.bool("sloppy")?,
+                _ => {}
+            }
+        }
+        Ok(write)
+    }
+
+    /// Appends the body of a put or delete (the value is left out when there is none).
+    pub fn encode(&self, out: &mut BytesMut) {
+        out.put_u32(self.timeout_ms);
+        self.write_id.encode(out);
+        put_bytes(out, &self.key);
+        if let Some(value) = &self.value {
+            put_bytes(out, value);
+        }
+        if let Some(w) = self.w {
+            put_tag_u8(out, TAG_QUORUM, w);
+        }
+        if let Some(context) = &self.context {
+            put_tag_bytes(out, TAG_CONTEXT, context);
+        }
+        if let Some(ttl_ms) = self.ttl_ms {
+            put_tag_u64(out, TAG_TTL_MS, ttl_ms);
+        }
+        if self.sloppy {
+            put_tag_u8(out, TAG_SLOPPY, 1);
+        }
+    }
+}
+
+impl Wire for Fetched {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u8(self.effective_r);
+        put_bytes(out, &self.context);
+        put_varint(out, self.siblings.len() as u64);
+        for sibling in &self.siblings {
+            sibling.dot.encode(out);
+            out.put_u64(sibling.timestamp_ms);
+            put_bytes(out, &sibling.value);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let effective_r = reader.u8()?;
+        let context = reader.bytes("context", CONTEXT_BYTES_MAX)?;
+        let count = reader.count("siblings", SIBLINGS_DECODED_MAX)?;
+        let mut siblings = Vec::new();
+        for _ in 0..count {
+            siblings.push(FetchedSibling {
+                dot: Dot::decode(reader)?,
+                timestamp_ms: reader.u64()?,
+                value: reader.bytes("value", VALUE_BYTES_MAX)?,
+            });
+        }
+        skip_tags(reader)?;
+        Ok(Self {
+            siblings,
+            context,
+            effective_r,
+        })
+    }
+}
+
+impl Wire for Written {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u8(self.effective_w);
+        put_bool(out, self.sloppy);
+        put_bytes(out, &self.context);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let written = Self {
+            effective_w: reader.u8()?,
+            sloppy: reader.bool("sloppy")?,
+            context: reader.bytes("context", CONTEXT_BYTES_MAX)?,
+        };
+        skip_tags(reader)?;
+        Ok(written)
+    }
+}
+
+impl Wire for StatsReply {
+    fn encode(&self, out: &mut BytesMut) {
+        self.node_id.encode(out);
+        put_string(out, &self.address);
+        out.put_u64(self.total_keys);
+        out.put_u64(self.total_versions);
+        out.put_u64(self.conflict_keys);
+        out.put_u8(self.n);
+        out.put_u8(self.w);
+        out.put_u8(self.r);
+        self.ring_version.encode(out);
+        out.put_u32(self.total_nodes);
+        out.put_u32(self.total_virtual_nodes);
+        out.put_u32(self.virtual_nodes_per_node);
+        out.put_u32(self.known_nodes);
+        out.put_u32(self.alive_nodes);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let stats = Self {
+            node_id: NodeId::decode(reader)?,
+            address: reader.string("address", NAME_BYTES_MAX)?.to_owned(),
+            total_keys: reader.u64()?,
+            total_versions: reader.u64()?,
+            conflict_keys: reader.u64()?,
+            n: reader.u8()?,
+            w: reader.u8()?,
+            r: reader.u8()?,
+            ring_version: RingVersion::decode(reader)?,
+            total_nodes: reader.u32()?,
+            total_virtual_nodes: reader.u32()?,
+            virtual_nodes_per_node: reader.u32()?,
+            known_nodes: reader.u32()?,
+            alive_nodes: reader.u32()?,
+        };
+        skip_tags(reader)?;
+        Ok(stats)
+    }
+}
+
+impl Wire for HealthReply {
+    fn encode(&self, out: &mut BytesMut) {
+        self.node_id.encode(out);
+        put_bool(out, self.ready);
+        put_string(out, &self.reason);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let health = Self {
+            node_id: NodeId::decode(reader)?,
+            ready: reader.bool("ready")?,
+            reason: reader.string("reason", 4096)?.to_owned(),
+        };
+        skip_tags(reader)?;
+        Ok(health)
+    }
+}
+
+impl Wire for MemberStatus {
+    fn encode(&self, out: &mut BytesMut) {
+        self.id.encode(out);
+        put_string(out, &self.address);
+        self.state.encode(out);
+        out.put_u64(self.state_age_ms);
+        self.generation.encode(out);
+        put_string(out, &self.zone);
+        out.put_u64(self.keys);
+        out.put_u64(self.disk_bytes);
+        out.put_u16(self.owns_basis_points);
+        put_string(out, &self.software);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            id: NodeId::decode(reader)?,
+            address: reader.string("address", NAME_BYTES_MAX)?.to_owned(),
+            state: MemberState::decode(reader)?,
+            state_age_ms: reader.u64()?,
+            generation: Generation::decode(reader)?,
+            zone: reader.string("zone", NAME_BYTES_MAX)?.to_owned(),
+            keys: reader.u64()?,
+            disk_bytes: reader.u64()?,
+            owns_basis_points: reader.u16()?,
+            software: reader.string("software", NAME_BYTES_MAX)?.to_owned(),
+        })
+    }
+}
+
+impl Wire for StatusReply {
+    fn encode(&self, out: &mut BytesMut) {
+        self.node_id.encode(out);
+        put_string(out, &self.cluster_name);
+        self.cluster_id.encode(out);
+        self.ring_version.encode(out);
+        out.put_u8(self.n);
+        out.put_u8(self.w);
+        out.put_u8(self.r);
+        put_varint(out, self.members.len() as u64);
+        for member in &self.members {
+            // Each is counted, so that a newer version may add to it.
+            put_bytes(out, &member.to_bytes());
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut status = Self {
+            node_id: NodeId::decode(reader)?,
+            cluster_name: reader.string("cluster name", NAME_BYTES_MAX)?.to_owned(),
+            cluster_id: ClusterId::decode(reader)?,
+            ring_version: RingVersion::decode(reader)?,
+            n: reader.u8()?,
+            w: reader.u8()?,
+            r: reader.u8()?,
+            members: Vec::new(),
+        };
+        for _ in 0..reader.count("members", MEMBERS_MAX)? {
+            let length = reader.count("member", usize::MAX)?;
+            let mut part = reader.part(length)?;
+            status.members.push(MemberStatus::decode(&mut part)?);
+        }
+        skip_tags(reader)?;
+        Ok(status)
+    }
+}
+
+impl Wire for RingReply {
+    fn encode(&self, out: &mut BytesMut) {
+        put_bytes(out, &self.document.to_bytes());
+        put_varint(out, self.addresses.len() as u64);
+        for address in &self.addresses {
+            put_string(out, address);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let length = reader.count("ring document", usize::MAX)?;
+        let document = RingDocument::decode(&mut reader.part(length)?)?;
+        let count = reader.count("addresses", MEMBERS_MAX)?;
+        if count != document.members.len() {
+            return Err(DecodeError::Invalid { what: "addresses" });
+        }
+        let mut addresses = Vec::new();
+        for _ in 0..count {
+            addresses.push(reader.string("address", NAME_BYTES_MAX)?.to_owned());
+        }
+        skip_tags(reader)?;
+        Ok(Self {
+            document,
+            addresses,
+        })
+    }
+}

@@ -1,0 +1,405 @@
+//! The envelope: length-prefixed, checksummed frames, and batches of messages in one frame.
+//!
+//! ```text
+//! u32 length (of what follows) · u32 crc32 (of what follows it) ·
+//! u8 version · u8 kind · u16 flags · u64 request id · body
+//! ```
+//!
+//! A batch is a frame of kind [`KIND_BATCH`] whose body is a row of items, each treated exactly as if
+//! it had come in a frame of its own: `u8 kind · u16 flags · u64 request id · u32 length · body`.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::codec::{DecodeError, Reader};
+use crate::limits::BATCH_ITEMS_MAX;
+
+/// The protocol version of this crate, in every frame after the handshake.
+pub const PROTOCOL_VERSION: u8 = 1;
+
+/// The oldest version it still speaks.
+pub const PROTOCOL_VERSION_MIN: u8 = 1;
+
+/// The kind of a frame that carries many messages.
+pub const KIND_BATCH: u8 = 0x04;
+
+/// Flag: another node has already forwarded this request; it may not be forwarded again.
+pub const FLAG_FORWARDED: u16 = 1;
+
+/// Length and checksum: what stands before the counted and checked part.
+const PREFIX_BYTES: usize = 8;
+
+/// Version, kind, flags and request id.
+const HEADER_BYTES: usize = 12;
+
+/// The smallest value of the length field: checksum and header without a body.
+pub const LENGTH_MIN: usize = 4 + HEADER_BYTES;
+
+/// Bytes that a frame needs beside its body.
+pub const FRAME_HEADER_BYTES: usize = PREFIX_BYTES + HEADER_BYTES;
+
+/// Kind, flags, request id and length of an item in a batch.
+const ITEM_HEADER_BYTES: usize = 15;
+
+/// What addresses a message: its kind, its flags, and the id that its answer will carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Which message the body holds.
+    pub kind: u8,
+    /// Bits such as [`FLAG_FORWARDED`]; unknown ones are ignored.
+    pub flags: u16,
+    /// Chosen by the sender of a request; its answer repeats it.
+    pub request_id: u64,
+}
+
+impl Header {
+    /// A header without flags.
+    pub fn new(kind: u8, request_id: u64) -> Self {
+        let flags = 0;
+        Self {
+            kind,
+            flags,
+            request_id,
+        }
+    }
+
+    /// Whether another node forwarded the request.
+    pub fn is_forwarded(&self) -> bool {
+        self.flags & FLAG_FORWARDED != 0
+    }
+}
+
+/// One message as it came: its header and its undecoded body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// What addresses it.
+    pub header: Header,
+    /// The encoded message; it shares the read buffer.
+    pub body: Bytes,
+}
+
+/// Why the bytes of a connection are no frames. The connection cannot go on after it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// The length field is below the size of a header.
+    #[error("frame length {length} is below the minimum of {LENGTH_MIN}")]
+    TooShort {
+        /// What it says.
+        length: u32,
+    },
+    /// The length field is beyond what this connection accepts.
+    #[error("frame length {length} is over the limit of {max} bytes")]
+    TooLong {
+        /// What it says.
+        length: u32,
+        /// What is accepted.
+        max: usize,
+    },
+    /// The checksum does not fit the bytes.
+    #[error("frame checksum mismatch: sent {sent:08x}, computed {computed:08x}")]
+    Checksum {
+        /// In the frame.
+        sent: u32,
+        /// Of the bytes.
+        computed: u32,
+    },
+    /// A protocol version that was not agreed on.
+    #[error("frame of protocol version {version}, {PROTOCOL_VERSION} was agreed on")]
+    Version {
+        /// In the frame.
+        version: u8,
+    },
+    /// The body of a batch is no row of items.
+    #[error("malformed batch: {0}")]
+    Batch(#[from] DecodeError),
+}
+
+/// Cuts frames off the front of a read buffer.
+#[derive(Debug, Clone)]
+pub struct FrameDecoder {
+    length_max: usize,
+}
+
+impl FrameDecoder {
+    /// A decoder that accepts length fields up to `length_max` bytes.
+    pub fn new(length_max: usize) -> Self {
+        Self { length_max }
+    }
+
+    /// The next whole frame, or `None` until more bytes have come. A batch comes as one frame; see
+    /// [`split_batch`].
+    ///
+    /// It never reserves memory on the word of the length field.
+    ///
+    /// # Errors
+    /// [`FrameError`], after which the stream has no known frame boundary any more.
+    pub fn next(&self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
+        let Some(prefix) = buffer.first_chunk::<PREFIX_BYTES>() else {
+            // Even the length alone can be refused.
+            if let Some(prefix) = buffer.first_chunk::<4>() {
+                self.check_length(u32::from_be_bytes(*prefix))?;
+            }
+            return Ok(None);
+        };
+        let [l0, l1, l2, l3, c0, c1, c2, c3] = *prefix;
+        let length = self.check_length(u32::from_be_bytes([l0, l1, l2, l3]))?;
+        if buffer.len() < 4 + length {
+            return Ok(None);
+        }
+        let sent = u32::from_be_bytes([c0, c1, c2, c3]);
+        let mut frame = buffer.split_to(4 + length).freeze();
+        frame.advance(PREFIX_BYTES);
+        let computed = crc32fast::hash(&frame);
+        if sent != computed {
+            return Err(FrameError::Checksum { sent, computed });
+        }
+        // The length was checked to hold a header, so none of these reads runs out.
+        let version = frame.get_u8();
+        if version != PROTOCOL_VERSION {
+            return Err(FrameError::Version { version });
+        }
+        let header = Header {
+            kind: frame.get_u8(),
+            flags: frame.get_u16(),
+            request_id: frame.get_u64(),
+        };
+        let body = frame;
+        Ok(Some(Frame { header, body }))
+    }
+
+    /// How many bytes the frame at the front of the buffer still lacks (at least 1 while no frame
+    /// is whole): a hint for how much to read.
+    pub fn lacking(&self, buffer: &BytesMut) -> usize {
+        match buffer.first_chunk::<4>() {
+            Some(prefix) => {
+                let length = u32::from_be_bytes(*prefix) as usize;
+                (4 + length).saturating_sub(buffer.len()).max(1)
+            }
+            None => FRAME_HEADER_BYTES - buffer.len().min(FRAME_HEADER_BYTES - 1),
+        }
+    }
+
+    fn check_length(&self, length: u32) -> Result<usize, FrameError> {
+        if (length as usize) < LENGTH_MIN {
+            return Err(FrameError::TooShort { length });
+        }
+        if length as usize > self.length_max {
+            let max = self.length_max;
+            return Err(FrameError::TooLong { length, max });
+        }
+        Ok(length as usize)
+    }
+}
+
+/// Hands every message of a frame to `take`: the frame itself, or each item of a batch.
+///
+/// # Errors
+/// [`FrameError::Batch`] when a batch's body is no row of items, holds another batch, or more than
+/// [`BATCH_ITEMS_MAX`] items. Items before the damage have been handed on.
+pub fn split_batch(frame: Frame, mut take: impl FnMut(Frame)) -> Result<(), FrameError> {
+    if frame.header.kind != KIND_BATCH {
+        take(frame);
+        return Ok(());
+    }
+    let mut reader = Reader::new(&frame.body);
+    for _ in 0..BATCH_ITEMS_MAX {
+        if reader.left() == 0 {
+            return Ok(());
+        }
+        let kind = reader.u8()?;
+        let flags = reader.u16()?;
+        let request_id = reader.u64()?;
+        let length = reader.u32()? as usize;
+        let body = reader.shared(length)?;
+        if kind == KIND_BATCH {
+            let what = "batch within a batch";
+            return Err(DecodeError::Invalid { what }.into());
+        }
+        let header = Header {
+            kind,
+            flags,
+            request_id,
+        };
+        take(Frame { header, body });
+    }
+    reader.finish().map_err(|_| {
+        FrameError::Batch(DecodeError::TooLong {
+            what: "batch",
+            length: BATCH_ITEMS_MAX as u64 + 1,
+            max: BATCH_ITEMS_MAX,
+        })
+    })
+}
+
+/// Appends one frame; `body` writes the message.
+///
+/// The caller keeps messages under 4 GiB (the settings' limits are far below).
+pub fn put_frame(out: &mut BytesMut, header: Header, body: impl FnOnce(&mut BytesMut)) {
+    let start = open_frame(out, header);
+    body(out);
+    close_frame(out, start);
+}
+
+fn open_frame(out: &mut BytesMut, header: Header) -> usize {
+    let start = out.len();
+    out.put_u64(0);
+    out.put_u8(PROTOCOL_VERSION);
+    out.put_u8(header.kind);
+    out.put_u16(header.flags);
+    out.put_u64(header.request_id);
+    start
+}
+
+fn close_frame(out: &mut BytesMut, start: usize) {
+    let length = (out.len() - start - 4) as u32;
+    let checksum = crc32fast::hash(&out[start + PREFIX_BYTES..]);
+    out[start..start + 4].copy_from_slice(&length.to_be_bytes());
+    out[start + 4..start + PREFIX_BYTES].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// Gathers messages for one connection into batch frames.
+///
+/// Call [`push`](Self::push) for each message and [`finish`](Self::finish) before the buffer is
+/// written. A batch closes itself when it is full by count or by bytes.
+#[derive(Debug, Default)]
+pub struct BatchWriter {
+    open_at: Option<usize>,
+    items: usize,
+}
+
+/// A batch is closed once it holds this many bytes, so that its receiver can begin.
+const BATCH_BYTES_SOFT_MAX: usize = 256 * 1024;
+
+impl BatchWriter {
+    /// Appends one message; `body` writes it.
+    pub fn push(&mut self, out: &mut BytesMut, header: Header, body: impl FnOnce(&mut BytesMut)) {
+        let start = match self.open_at {
+            Some(start) => start,
+            None => {
+                let start = open_frame(out, Header::new(KIND_BATCH, 0));
+                self.open_at = Some(start);
+                start
+            }
+        };
+        out.put_u8(header.kind);
+        out.put_u16(header.flags);
+        out.put_u64(header.request_id);
+        let length_at = out.len();
+        out.put_u32(0);
+        body(out);
+        let length = (out.len() - length_at - 4) as u32;
+        out[length_at..length_at + 4].copy_from_slice(&length.to_be_bytes());
+        self.items += 1;
+        if self.items == BATCH_ITEMS_MAX || out.len() - start >= BATCH_BYTES_SOFT_MAX {
+            self.finish(out);
+        }
+    }
+
+    /// Closes the open batch, if there is one. The buffer then holds whole frames only.
+    pub fn finish(&mut self, out: &mut BytesMut) {
+        if let Some(start) = self.open_at.take() {
+            close_frame(out, start);
+        }
+        self.items = 0;
+    }
+}
+
+/// How many bytes a message of this body length takes in a batch.
+pub const fn item_bytes(body_bytes: usize) -> usize {
+    ITEM_HEADER_BYTES + body_bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, request_id: u64, body: &[u8]) -> Frame {
+        Frame {
+            header: Header::new(kind, request_id),
+            body: Bytes::copy_from_slice(body),
+        }
+    }
+
+    #[test]
+    fn a_frame_has_these_bytes() {
+        let mut out = BytesMut::new();
+        put_frame(&mut out, Header::new(0x05, 7), |out| out.put_slice(b"ab"));
+        let checked = [&[1, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7][..], b"ab"].concat();
+        let mut expected = vec![0, 0, 0, 18];
+        expected.extend(crc32fast::hash(&checked).to_be_bytes());
+        expected.extend(checked);
+        assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn frames_come_whole_or_not_at_all() {
+        let mut bytes = BytesMut::new();
+        put_frame(&mut bytes, Header::new(0x10, 1), |out| {
+            out.put_slice(b"one")
+        });
+        let first_len = bytes.len();
+        put_frame(&mut bytes, Header::new(0x11, 2), |_| {});
+        let decoder = FrameDecoder::new(1024);
+        for cut in 0..bytes.len() {
+            let mut buffer = BytesMut::from(&bytes[..cut]);
+            let mut got = 0;
+            while decoder.next(&mut buffer).unwrap().is_some() {
+                got += 1;
+            }
+            assert_eq!(got, usize::from(cut >= first_len));
+        }
+        assert_eq!(decoder.next(&mut bytes), Ok(Some(frame(0x10, 1, b"one"))));
+        assert_eq!(decoder.next(&mut bytes), Ok(Some(frame(0x11, 2, b""))));
+        assert_eq!(decoder.next(&mut bytes), Ok(None));
+    }
+
+    #[test]
+    fn impossible_lengths_are_refused_at_once() {
+        let decoder = FrameDecoder::new(1024);
+        for length in [0, 1, 15, 1025, u32::MAX] {
+            let mut buffer = BytesMut::from(&length.to_be_bytes()[..]);
+            assert!(decoder.next(&mut buffer).is_err(), "{length}");
+        }
+        for length in [16_u32, 1024] {
+            let mut buffer = BytesMut::from(&length.to_be_bytes()[..]);
+            assert_eq!(decoder.next(&mut buffer), Ok(None), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_batch_gives_back_its_items() {
+        let mut out = BytesMut::new();
+        let mut batch = BatchWriter::default();
+        for id in 0..5_u64 {
+            batch.push(&mut out, Header::new(0x20, id), |out| {
+                out.put_bytes(b'x', id as usize);
+            });
+        }
+        batch.finish(&mut out);
+        batch.finish(&mut out);
+        let whole = FrameDecoder::new(1 << 20).next(&mut out).unwrap().unwrap();
+        assert!(out.is_empty());
+        let mut items = Vec::new();
+        split_batch(whole.clone(), |item| items.push(item)).unwrap();
+        let expected: Vec<_> = (0..5)
+            .map(|id| frame(0x20, id, &vec![b'x'; id as usize]))
+            .collect();
+        assert_eq!(items, expected);
+
+        let cut = Frame {
+            header: whole.header,
+            body: whole.body.slice(..whole.body.len() - 1),
+        };
+        assert!(split_batch(cut, |_| {}).is_err());
+    }
+
+    #[test]
+    fn batches_do_not_nest() {
+        let mut out = BytesMut::new();
+        let mut batch = BatchWriter::default();
+        batch.push(&mut out, Header::new(KIND_BATCH, 1), |_| {});
+        batch.finish(&mut out);
+        let whole = FrameDecoder::new(1024).next(&mut out).unwrap().unwrap();
+        assert!(split_batch(whole, |_| {}).is_err());
+    }
+}

@@ -1,0 +1,332 @@
+//! What nodes tell each other about nodes: gossip, probes, joins and decisions about the ring.
+
+use bytes::{BufMut, BytesMut};
+
+use crate::codec::{
+    DecodeError, Reader, Wire, put_bool, put_bytes, put_string, put_tag_bytes, put_varint,
+};
+use crate::handshake::skip_tags;
+use crate::ids::{Generation, NAME_BYTES_MAX, NodeId, RingVersion};
+use crate::limits::MEMBERS_MAX;
+use crate::ring_document::{Member, RingDocument};
+
+const TAG_ACCEPTED: u8 = 1;
+const TAG_DECIDED: u8 = 2;
+
+/// What is thought of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MemberState {
+    /// There is news of its progress.
+    Alive,
+    /// No news for `suspect_after`, and nobody could reach it.
+    Suspected,
+    /// No news for `dead_after`.
+    Dead,
+}
+
+/// What one node says of one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberEntry {
+    /// Whom it is about.
+    pub id: NodeId,
+    /// Where it is reached.
+    pub address: String,
+    /// How often its directory has been started. The order of news is that of
+    /// (generation, incarnation, heartbeat).
+    pub generation: Generation,
+    /// Raised by the node itself to refute a suspicion.
+    pub incarnation: u64,
+    /// Raised by the node itself with every round of gossip: progress.
+    pub heartbeat: u64,
+    /// What the sender thinks of it.
+    pub state: MemberState,
+    /// Live keys in its store.
+    pub keys: u64,
+    /// Bytes on its disk.
+    pub disk_bytes: u64,
+    /// The version of dynakv it runs.
+    pub software: String,
+}
+
+/// News, sent to a few peers each round; the answer has the same form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gossip {
+    /// The newest ring its sender knows; whoever has an older one fetches it.
+    pub ring_version: RingVersion,
+    /// News of members, the sender among them.
+    pub entries: Vec<MemberEntry>,
+}
+
+/// Try whether you can reach this node: asked before anyone is suspected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// Whom to try.
+    pub target: NodeId,
+}
+
+/// What came of a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probed {
+    /// Whom it was about.
+    pub target: NodeId,
+    /// Whether it answered.
+    pub alive: bool,
+}
+
+/// Take me into the ring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Join {
+    /// Who wants in.
+    pub member: Member,
+    /// The N it was started with, when it was told one.
+    pub n: Option<u8>,
+    /// The W it was started with.
+    pub w: Option<u8>,
+    /// The R it was started with.
+    pub r: Option<u8>,
+}
+
+/// A proposal's number: a later round wins, then the greater node id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ballot {
+    /// Counts up from 1.
+    pub round: u64,
+    /// Who proposes; makes ballots distinct.
+    pub node: NodeId,
+}
+
+/// First phase of a decision: promise to accept nothing older than this ballot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepare {
+    /// Which ring version is to be decided.
+    pub slot: RingVersion,
+    /// The proposal's number.
+    pub ballot: Ballot,
+}
+
+/// Second phase: accept this document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accept {
+    /// The proposal's number.
+    pub ballot: Ballot,
+    /// What is proposed; its version is the slot.
+    pub document: RingDocument,
+}
+
+/// The answer to [`Prepare`] and [`Accept`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vote {
+    /// Which ring version it is about.
+    pub slot: RingVersion,
+    /// Whether the promise was made or the document accepted.
+    pub granted: bool,
+    /// The highest ballot promised so far.
+    pub promised: Ballot,
+    /// What was accepted before, to be proposed again instead of one's own.
+    pub accepted: Option<(Ballot, RingDocument)>,
+    /// The voter's ring, when it is at this slot already or beyond.
+    pub decided: Option<RingDocument>,
+}
+
+impl Wire for MemberState {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u8(match self {
+            Self::Alive => 1,
+            Self::Suspected => 2,
+            Self::Dead => 3,
+        });
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match reader.u8()? {
+            1 => Ok(Self::Alive),
+            2 => Ok(Self::Suspected),
+            3 => Ok(Self::Dead),
+            _ => Err(DecodeError::Invalid {
+                what: "member state",
+            }),
+        }
+    }
+}
+
+impl Wire for MemberEntry {
+    fn encode(&self, out: &mut BytesMut) {
+        self.id.encode(out);
+        put_string(out, &self.address);
+        self.generation.encode(out);
+        put_varint(out, self.incarnation);
+        put_varint(out, self.heartbeat);
+        self.state.encode(out);
+        put_varint(out, self.keys);
+        put_varint(out, self.disk_bytes);
+        put_string(out, &self.software);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            id: NodeId::decode(reader)?,
+            address: reader.string("address", NAME_BYTES_MAX)?.to_owned(),
+            generation: Generation::decode(reader)?,
+            incarnation: reader.varint()?,
+            heartbeat: reader.varint()?,
+            state: MemberState::decode(reader)?,
+            keys: reader.varint()?,
+            disk_bytes: reader.varint()?,
+            software: reader.string("software", NAME_BYTES_MAX)?.to_owned(),
+        })
+    }
+}
+
+impl Wire for Gossip {
+    fn encode(&self, out: &mut BytesMut) {
+        self.ring_version.encode(out);
+        put_varint(out, self.entries.len() as u64);
+        for entry in &self.entries {
+            // Each is counted, so that a newer version may add to it.
+            put_bytes(out, &entry.to_bytes());
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let ring_version = RingVersion::decode(reader)?;
+        let count = reader.count("gossip entries", MEMBERS_MAX)?;
+        let mut entries = Vec::new();
+        for _ in 0..count {
+            let length = reader.count("gossip entry", usize::MAX)?;
+            entries.push(MemberEntry::decode(&mut reader.part(length)?)?);
+        }
+        skip_tags(reader)?;
+        Ok(Self {
+            ring_version,
+            entries,
+        })
+    }
+}
+
+impl Wire for Probe {
+    fn encode(&self, out: &mut BytesMut) {
+        self.target.encode(out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let target = NodeId::decode(reader)?;
+        skip_tags(reader)?;
+        Ok(Self { target })
+    }
+}
+
+impl Wire for Probed {
+    fn encode(&self, out: &mut BytesMut) {
+        self.target.encode(out);
+        put_bool(out, self.alive);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let target = NodeId::decode(reader)?;
+        let alive = reader.bool("alive")?;
+        skip_tags(reader)?;
+        Ok(Self { target, alive })
+    }
+}
+
+impl Wire for Join {
+    fn encode(&self, out: &mut BytesMut) {
+        put_bytes(out, &self.member.to_bytes());
+        for quorum in [self.n, self.w, self.r] {
+            // 0 stands for "not told": no quorum can be 0.
+            out.put_u8(quorum.unwrap_or(0));
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let length = reader.count("member", usize::MAX)?;
+        let member = Member::decode(&mut reader.part(length)?)?;
+        let mut quorum = || reader.u8().map(|q| (q > 0).then_some(q));
+        let (n, w, r) = (quorum()?, quorum()?, quorum()?);
+        skip_tags(reader)?;
+        Ok(Self { member, n, w, r })
+    }
+}
+
+impl Wire for Ballot {
+    fn encode(&self, out: &mut BytesMut) {
+        put_varint(out, self.round);
+        self.node.encode(out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            round: reader.varint()?,
+            node: NodeId::decode(reader)?,
+        })
+    }
+}
+
+impl Wire for Prepare {
+    fn encode(&self, out: &mut BytesMut) {
+        self.slot.encode(out);
+        self.ballot.encode(out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let prepare = Self {
+            slot: RingVersion::decode(reader)?,
+            ballot: Ballot::decode(reader)?,
+        };
+        skip_tags(reader)?;
+        Ok(prepare)
+    }
+}
+
+impl Wire for Accept {
+    fn encode(&self, out: &mut BytesMut) {
+        self.ballot.encode(out);
+        put_bytes(out, &self.document.to_bytes());
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let ballot = Ballot::decode(reader)?;
+        let length = reader.count("ring document", usize::MAX)?;
+        let document = RingDocument::decode(&mut reader.part(length)?)?;
+        skip_tags(reader)?;
+        Ok(Self { ballot, document })
+    }
+}
+
+impl Wire for Vote {
+    fn encode(&self, out: &mut BytesMut) {
+        self.slot.encode(out);
+        put_bool(out, self.granted);
+        self.promised.encode(out);
+        if let Some((ballot, document)) = &self.accepted {
+            let mut field = BytesMut::new();
+            ballot.encode(&mut field);
+            document.encode(&mut field);
+            put_tag_bytes(out, TAG_ACCEPTED, &field);
+        }
+        if let Some(document) = &self.decided {
+            put_tag_bytes(out, TAG_DECIDED, &document.to_bytes());
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut vote = Self {
+            slot: RingVersion::decode(reader)?,
+            granted: reader.bool("granted")?,
+            promised: Ballot::decode(reader)?,
+            accepted: None,
+            decided: None,
+        };
+        while let Some((tag, mut field)) = reader.tag()? {
+            match tag {
+                TAG_ACCEPTED => {
+                    let ballot = Ballot::decode(&mut field)?;
+                    vote.accepted = Some((ballot, RingDocument::decode(&mut field)?));
+                }
+                TAG_DECIDED => vote.decided = Some(RingDocument::decode(&mut field)?),
+                _ => {}
+            }
+        }
+        Ok(vote)
+    }
+}

@@ -1,0 +1,34 @@
+//! The dynakv protocol: everything that has a fixed form on the wire or on disk.
+//!
+//! This crate knows no sockets, no disk and no clock. Servers, clients and test tools share it, so
+//! there is one codec for all of them (`PROTOCOL.md` beside this crate is its specification).
+//!
+//! | Room | What it holds |
+//! |---|---|
+//! | [`ids`] | names of nodes, clusters, writers and writes |
+//! | [`hash`] | positions on the ring and segments |
+//! | [`causal`] | dots, clocks, versions, contexts: the dotted version vectors |
+//! | [`codec`] | the primitives every body is made of |
+//! | [`frame`] | the length-prefixed, checksummed envelope and batches |
+//! | [`handshake`], [`client`], [`peer`], [`gossip`] | the messages, by who speaks them |
+//! | [`message`] | all of them as one [`message::Request`] and one [`message::Response`] |
+//! | [`ring_document`] | the numbered document that says who owns what |
+//! | [`limits`] | the bounds that hold before memory is allocated |
+
+pub mod causal;
+pub mod client;
+pub mod codec;
+pub mod error;
+pub mod frame;
+pub mod gossip;
+pub mod handshake;
+pub mod hash;
+pub mod ids;
+pub mod limits;
+pub mod message;
+pub mod peer;
+pub mod ring_document;
+
+pub use codec::DecodeError;
+pub use error::{ErrorCode, ErrorReply};
+pub use ids::{Actor, ClusterId, Generation, NodeId, RingVersion, WriteId};

@@ -1,0 +1,117 @@
+//! What nodes ask of each other about data.
+//!
+//! A forwarded client request has no message of its own: it is the client's, sent over a peer
+//! connection with [`FLAG_FORWARDED`](crate::frame::FLAG_FORWARDED).
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::codec::{DecodeError, Reader, Wire, put_bool, put_bytes};
+use crate::handshake::skip_tags;
+use crate::ids::RingVersion;
+use crate::limits::KEY_BYTES_MAX;
+
+/// Merge these versions into what you have and make it durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MergeVersions {
+    /// The ring the sender followed.
+    pub ring_version: RingVersion,
+    /// How long the sender still waits, in milliseconds.
+    pub timeout_ms: u32,
+    /// The key.
+    pub key: Bytes,
+    /// Encoded [`Versions`](crate::causal::Versions); the receiver decodes and checks them.
+    pub versions: Bytes,
+}
+
+/// It is merged, and durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Merged {
+    /// The replica has lost data of this segment and is fetching it back: it counts towards W only.
+    pub rebuilding: bool,
+}
+
+/// Give all that you have of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadVersions {
+    /// The ring the sender followed.
+    pub ring_version: RingVersion,
+    /// How long the sender still waits, in milliseconds.
+    pub timeout_ms: u32,
+    /// The key.
+    pub key: Bytes,
+}
+
+/// All that a replica has of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionsReply {
+    /// The replica has lost data of this segment: its answer is no vote for R.
+    pub rebuilding: bool,
+    /// Encoded [`Versions`](crate::causal::Versions); empty when the key was never written here.
+    pub versions: Bytes,
+}
+
+impl Wire for MergeVersions {
+    fn encode(&self, out: &mut BytesMut) {
+        self.ring_version.encode(out);
+        out.put_u32(self.timeout_ms);
+        put_bytes(out, &self.key);
+        put_bytes(out, &self.versions);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let merge = Self {
+            ring_version: RingVersion::decode(reader)?,
+            timeout_ms: reader.u32()?,
+            key: reader.bytes("key", KEY_BYTES_MAX)?,
+            versions: reader.bytes("versions", usize::MAX)?,
+        };
+        skip_tags(reader)?;
+        Ok(merge)
+    }
+}
+
+impl Wire for Merged {
+    fn encode(&self, out: &mut BytesMut) {
+        put_bool(out, self.rebuilding);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let rebuilding = reader.bool("rebuilding")?;
+        skip_tags(reader)?;
+        Ok(Self { rebuilding })
+    }
+}
+
+impl Wire for ReadVersions {
+    fn encode(&self, out: &mut BytesMut) {
+        self.ring_version.encode(out);
+        out.put_u32(self.timeout_ms);
+        put_bytes(out, &self.key);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let read = Self {
+            ring_version: RingVersion::decode(reader)?,
+            timeout_ms: reader.u32()?,
+            key: reader.bytes("key", KEY_BYTES_MAX)?,
+        };
+        skip_tags(reader)?;
+        Ok(read)
+    }
+}
+
+impl Wire for VersionsReply {
+    fn encode(&self, out: &mut BytesMut) {
+        put_bool(out, self.rebuilding);
+        put_bytes(out, &self.versions);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let reply = Self {
+            rebuilding: reader.bool("rebuilding")?,
+            versions: reader.bytes("versions", usize::MAX)?,
+        };
+        skip_tags(reader)?;
+        Ok(reply)
+    }
+}

@@ -1,0 +1,100 @@
+//! A node's settings, checked once.
+//!
+//! Everything below works with this struct; nobody else parses a setting.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dynakv_protocol::ids::NodeId;
+use dynakv_protocol::limits;
+
+/// A node's settings. [`Config::new`] gives the defaults for a node of this name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `--id`: the node's name, for ever.
+    pub id: NodeId,
+    /// `--cluster`: only nodes and clients of the same name are let in.
+    pub cluster_name: String,
+    /// `--host`: the address to listen on.
+    pub host: IpAddr,
+    /// `--port`: where to listen; 0 takes a free one.
+    pub port: u16,
+    /// `--advertise HOST:PORT`: where others reach this node; host and port when absent.
+    pub advertise: Option<String>,
+    /// `--http-host`: the address of the HTTP port (metrics and health).
+    pub http_host: IpAddr,
+    /// `--http-port`: port + 1000 when absent, a free one when `port` is 0.
+    pub http_port: Option<u16>,
+    /// `--seed HOST:PORT`: nodes to ask for the cluster. None and an empty directory: found one.
+    pub seeds: Vec<String>,
+    /// `--bootstrap`: found a cluster although seeds are given.
+    pub bootstrap: bool,
+    /// `--data-dir`.
+    pub data_dir: PathBuf,
+    /// `-n`: replicas of each key; the ring's when absent (3 for a new ring).
+    pub n: Option<u8>,
+    /// `-w`: the default write quorum; the ring's when absent (2 for a new ring).
+    pub w: Option<u8>,
+    /// `-r`: the default read quorum; the ring's when absent (2 for a new ring).
+    pub r: Option<u8>,
+    /// `--zone`: replicas of a key go to distinct zones first. Empty for none.
+    pub zone: String,
+    /// `--weight`: multiplies the number of virtual nodes, 1 to 100.
+    pub weight: u16,
+    /// How long without news before a node is suspected. At least 3 gossip intervals.
+    pub suspect_after: Duration,
+    /// How long without news before a node counts as dead. More than `suspect_after`.
+    pub dead_after: Duration,
+    /// How often a node gossips.
+    pub gossip_interval: Duration,
+    /// The largest value a client may store, in bytes; at most 16 MiB.
+    pub value_bytes_max: usize,
+    /// The most client and peer connections at once; more are refused.
+    pub connections_max: usize,
+    /// The most requests in hand at once; more are refused as overloaded.
+    pub requests_in_flight_max: usize,
+    /// The most bytes of requests in hand at once over all connections.
+    pub bytes_in_flight_max: usize,
+    /// The most bytes of answers that wait for one slow reader before the node stops reading its
+    /// requests.
+    pub connection_bytes_max: usize,
+    /// How long a clean shutdown may take before the process ends anyway.
+    pub shutdown_deadline: Duration,
+    /// Memory that sled's page cache aims at, in bytes (it exceeds it by half under load).
+    pub cache_bytes: u64,
+}
+
+impl Config {
+    /// The defaults for a node of this name.
+    pub fn new(id: NodeId) -> Self {
+        let data_dir = PathBuf::from("dynakv-data").join(id.as_str());
+        Self {
+            id,
+            cluster_name: "dynakv".to_owned(),
+            host: IpAddr::from([127, 0, 0, 1]),
+            port: 8080,
+            advertise: None,
+            http_host: IpAddr::from([127, 0, 0, 1]),
+            http_port: None,
+            seeds: Vec::new(),
+            bootstrap: false,
+            data_dir,
+            n: None,
+            w: None,
+            r: None,
+            zone: String::new(),
+            weight: 1,
+            suspect_after: Duration::from_secs(10),
+            dead_after: Duration::from_secs(30),
+            gossip_interval: Duration::from_secs(1),
+            value_bytes_max: limits::VALUE_BYTES_DEFAULT,
+            connections_max: 4096,
+            requests_in_flight_max: 32_768,
+            bytes_in_flight_max: 256 * 1024 * 1024,
+            connection_bytes_max: 16 * 1024 * 1024,
+            shutdown_deadline: Duration::from_secs(20),
+            cache_bytes: 64 * 1024 * 1024,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The numbered ring document: how the next one is made and decided.

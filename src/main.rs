@@ -1,0 +1,3 @@
+//! The `dynakv` binary: see [`dynakv::cli`].
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! A node, built and owned here.
