@@ -1,1 +1,38 @@
-//! Placeholder.
+//! The dynakv store: the versions of every key, durable by group commit, and the few small files
+//! that say who a data directory is.
+//!
+//! | Room | What it holds |
+//! |---|---|
+//! | [`store`] | the [`Store`] trait: `get`, `apply`, `sync`, `scan`, `totals` |
+//! | [`sled_store`] | the store on disk; `format`, `chunks`, `witness` and [`flush_override`] serve it alone |
+//! | [`memory_store`] | the same in memory, with a power switch, for simulation |
+//! | [`totals`] | how many keys, versions, conflicts and bytes there are, counted as they change |
+//! | [`disk`] | [`SmallFiles`]: small files written all or not at all; the directory's lock |
+//! | [`document`] | small files with a checksum |
+//! | [`identity`] | who this directory is: node id, generation, actor, and how it was stopped |
+//! | [`error`] | what can go wrong, in words for an operator |
+//!
+//! Nothing here is asynchronous: a caller gives the store a thread of its own.
+
+mod chunks;
+pub mod disk;
+pub mod document;
+pub mod error;
+#[cfg(target_os = "linux")]
+pub mod flush_override;
+mod format;
+pub mod identity;
+pub mod memory_store;
+pub mod sled_store;
+pub mod store;
+pub mod totals;
+mod witness;
+
+pub use disk::{DirectoryFiles, DirectoryLock, SmallFiles};
+pub use document::{load_document, save_document};
+pub use error::{Damage, StoreError};
+pub use identity::{Identity, IdentityError, LastStop, Started};
+pub use memory_store::{MemoryDisk, MemoryFiles, MemoryStore};
+pub use sled_store::{SledOptions, SledStore};
+pub use store::{Item, Mutation, Page, PageLimit, PositionRange, Store};
+pub use totals::{Tally, Totals};

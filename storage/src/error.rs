@@ -1,0 +1,219 @@
+//! What can go wrong, in words that tell an operator what to do.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use dynakv_protocol::DecodeError;
+
+/// How much of a key an error message shows, in bytes.
+const KEY_BYTES_SHOWN: usize = 64;
+
+/// Why the store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The file system is full. The store must be opened again once there is room.
+    #[error(
+        "no space left on the disk that holds {}: free some space, then start the node again; \
+         nothing that was acknowledged is lost",
+        path.display()
+    )]
+    DiskFull {
+        /// The directory or file that could not grow.
+        path: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        doing: &'static str,
+        /// With which file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Somebody else has the directory open.
+    #[error(
+        "another process uses this directory ({}): stop the other node, or give this one its own \
+         --data-dir",
+        path.display()
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// One stored value is damaged. It is never served and never counts as absent; it is whole again
+    /// once the key is written anew or mended from another replica.
+    #[error(
+        "the stored value of key {key:?} is damaged: {damage}; it is not served, repair it from \
+         the other replicas",
+        key = ShownKey(key)
+    )]
+    Corrupt {
+        /// The key; a scan can go on behind it.
+        key: Bytes,
+        /// What is wrong with the value.
+        damage: Damage,
+    },
+    /// A small file is damaged.
+    #[error(
+        "the file {name} in the data directory is damaged: {damage}; move the data directory aside \
+         and start the node with an empty one, it fetches its data from the other replicas"
+    )]
+    DamagedFile {
+        /// The file's name.
+        name: String,
+        /// What is wrong with it.
+        damage: Damage,
+    },
+    /// The store as a whole cannot be read.
+    #[error(
+        "the store in {} cannot be read: {reason}; move that directory aside and start again, the \
+         node fetches its data from the other replicas",
+        path.display()
+    )]
+    CorruptStore {
+        /// The store's directory.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// The store was made by another version of this program.
+    #[error(
+        "the store in {} does not fit this version: {reason}; start the version that made it",
+        path.display()
+    )]
+    Unsupported {
+        /// The store's directory.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// An earlier write failed, or the power of a simulated disk went: this handle writes no more.
+    ///
+    /// After a failed sync nobody knows what reached the disk (Rebello et al., "Can Applications
+    /// Recover from fsync Failures?", 2020), so going on would be to pretend.
+    #[error("the store has stopped writing: {reason}; start the node again")]
+    Stopped {
+        /// The first failure.
+        reason: String,
+    },
+}
+
+/// What is wrong with stored bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// There are fewer bytes than any value has.
+    #[error("only {length} bytes are there")]
+    TooShort {
+        /// How many there are.
+        length: usize,
+    },
+    /// The first bytes are not those of a file of ours.
+    #[error("it does not begin like a dynakv file")]
+    NotOurs,
+    /// The format number is none that this version knows.
+    #[error("format {format} is unknown to this version")]
+    UnknownFormat {
+        /// The number found.
+        format: u8,
+    },
+    /// There are more or fewer bytes than the header says.
+    #[error("{stated} bytes should be there, {found} are")]
+    Length {
+        /// What the header says.
+        stated: u64,
+        /// How many there are.
+        found: u64,
+    },
+    /// The checksum is not that of the bytes.
+    #[error("checksum {stored:08x} stored, {computed:08x} computed")]
+    Checksum {
+        /// The checksum beside the bytes.
+        stored: u32,
+        /// The checksum of the bytes.
+        computed: u32,
+    },
+    /// A part of a large value is not there.
+    #[error("a part of it is missing")]
+    MissingChunk,
+    /// The checksum is right, the content is not.
+    #[error(transparent)]
+    Undecodable(#[from] DecodeError),
+}
+
+impl StoreError {
+    /// Whether other replicas, not this disk, can give back what is missing here.
+    pub fn is_corruption(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } | Self::DamagedFile { .. } | Self::CorruptStore { .. } => true,
+            Self::DiskFull { .. }
+            | Self::Io { .. }
+            | Self::Locked { .. }
+            | Self::Unsupported { .. }
+            | Self::Stopped { .. } => false,
+        }
+    }
+
+    /// Names what was tried when the operating system refused; tells a full disk from the rest.
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| {
+            let path = path.to_owned();
+            match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    Self::DiskFull { path }
+                }
+                _ => Self::Io {
+                    doing,
+                    path,
+                    source,
+                },
+            }
+        }
+    }
+}
+
+/// Shows printable bytes as they are, the others escaped, and no more than a log line can bear.
+struct ShownKey<'a>(&'a [u8]);
+
+impl fmt::Debug for ShownKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = &self.0[..self.0.len().min(KEY_BYTES_SHOWN)];
+        write!(f, "\"{}\"", shown.escape_ascii())?;
+        if shown.len() < self.0.len() {
+            write!(f, "… ({} bytes)", self.0.len())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_other_errors() {
+        let full = io::Error::from_raw_os_error(28); // ENOSPC
+        let error = StoreError::io("write", Path::new("/data/x"))(full);
+        assert!(matches!(error, StoreError::DiskFull { .. }), "{error:?}");
+        assert!(error.to_string().contains("free some space"));
+        assert!(!error.is_corruption());
+
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let error = StoreError::io("write", Path::new("/data/x"))(denied);
+        assert_eq!(error.to_string(), "cannot write /data/x: permission denied");
+    }
+
+    #[test]
+    fn a_hostile_key_cannot_flood_a_message() {
+        let error = StoreError::Corrupt {
+            key: Bytes::from(vec![b'\n'; 4096]),
+            damage: Damage::TooShort { length: 1 },
+        };
+        let text = error.to_string();
+        assert!(text.len() < 400 && !text.contains('\n'), "{text}");
+    }
+}

@@ -1,0 +1,454 @@
+//! Who a data directory is, and whether its actor may go on.
+//!
+//! An actor never outlives doubt about its own past: a node mints dots under an actor only while its
+//! store holds every earlier dot of it. Suppose that node A mints dot (a, 5), B and C acknowledge it, and
+//! A dies before its own sync. If A went on as `a`, with whatever counter, its next write would claim
+//! to have seen (a, 5), and B and C would drop that value as replaced. A ceiling on the counter would
+//! keep dots unique and still lose the value.
+//!
+//! So every start takes a new random actor, except after a clean stop: then the directory holds a marker
+//! that was written last, when all writes were durable and no more could come. The marker names the
+//! start it belongs to, and is removed, durably, before the next one serves.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use dynakv_protocol::codec::{DecodeError, Reader, Wire, put_varint};
+use dynakv_protocol::{Actor, DirectoryId, Generation, NodeId};
+
+use crate::disk::SmallFiles;
+use crate::document::{damaged, load_document, save_document};
+use crate::error::{Damage, StoreError};
+
+/// The document that holds the [`Identity`].
+const IDENTITY: &str = "identity";
+
+/// The document that is there only between a clean stop and the next start.
+const CLEAN_STOP: &str = "clean-stop";
+
+/// Who a node is during one run of its process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The operator's name for the node; it never changes in one directory.
+    pub node_id: NodeId,
+    /// Random, made once with the directory: a wiped one has another.
+    pub directory_id: DirectoryId,
+    /// How often this directory was started, from 1 on. Peers keep the highest that they have seen: a
+    /// node with a lower one runs on an old copy of its directory.
+    pub generation: Generation,
+    /// Random at every start: two processes on copies of one directory differ in it.
+    pub nonce: u64,
+    /// Under whom this node mints dots.
+    pub actor: Actor,
+    /// The last counter that the actor has used: the next dot has this one plus 1, or a later one.
+    pub counter_floor: u64,
+}
+
+/// How the run before this one ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastStop {
+    /// There was none: the directory is new.
+    NeverStarted,
+    /// In order: everything is there, and the actor goes on.
+    Clean,
+    /// In any other way: what was not synced is gone, and the actor is a new one.
+    Unclean,
+}
+
+/// What [`Identity::start`] found and decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Started {
+    /// Who the node is from now on.
+    pub identity: Identity,
+    /// How its last run ended.
+    pub last_stop: LastStop,
+}
+
+/// Why a directory has no identity for this node.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdentityError {
+    /// The directory belongs to a node of another name.
+    #[error(
+        "this data directory belongs to node {found}, not to {asked}: start with --id {found}, or \
+         give {asked} its own --data-dir"
+    )]
+    OtherNode {
+        /// Whose it is.
+        found: NodeId,
+        /// Who wanted it.
+        asked: NodeId,
+    },
+    /// The directory could not be read or written, or its identity is damaged.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Started {
+    /// Whether the directory is new.
+    pub fn is_new(&self) -> bool {
+        self.last_stop == LastStop::NeverStarted
+    }
+
+    /// Whether the last run ended in order.
+    pub fn was_clean(&self) -> bool {
+        self.last_stop == LastStop::Clean
+    }
+}
+
+impl Identity {
+    /// Begins a run: raises the generation, takes a new nonce, and a new actor unless the last run
+    /// ended cleanly. Everything is durable when it returns, and the marker of the clean stop is gone.
+    ///
+    /// `random` gives 64 random bits at each call.
+    ///
+    /// # Errors
+    /// [`IdentityError::OtherNode`] for the directory of another node;
+    /// [`StoreError::DamagedFile`] when the identity cannot be trusted; otherwise what the disk says.
+    /// Nothing has been served then, and a later start is a safe one.
+    pub fn start(
+        files: &dyn SmallFiles,
+        node_id: NodeId,
+        mut random: impl FnMut() -> u64,
+    ) -> Result<Started, IdentityError> {
+        let old = load(files)?;
+        let Some(old) = old else {
+            let identity = Self {
+                node_id,
+                directory_id: DirectoryId(random()),
+                generation: Generation(1),
+                nonce: random(),
+                actor: new_actor(None, &mut random),
+                counter_floor: 0,
+            };
+            // A marker without an identity belongs to nobody.
+            return identity.begin(files, LastStop::NeverStarted);
+        };
+        if old.node_id != node_id {
+            return Err(IdentityError::OtherNode {
+                found: old.node_id,
+                asked: node_id,
+            });
+        }
+        let Some(generation) = old.generation.0.checked_add(1) else {
+            let what = "generation";
+            return Err(damaged(IDENTITY, DecodeError::Invalid { what }).into());
+        };
+        let stop = CleanStop::load(files)?.filter(|stop| stop.ends(&old));
+        let (actor, counter_floor, last_stop) = match stop {
+            Some(stop) => (stop.actor, stop.last_counter, LastStop::Clean),
+            None => (
+                new_actor(Some(old.actor), &mut random),
+                0,
+                LastStop::Unclean,
+            ),
+        };
+        let identity = Self {
+            node_id,
+            directory_id: old.directory_id,
+            generation: Generation(generation),
+            nonce: random(),
+            actor,
+            counter_floor,
+        };
+        identity.begin(files, last_stop)
+    }
+
+    /// Saves the identity first: should the removal of the marker fail, the marker belongs to an
+    /// earlier generation and counts no more.
+    fn begin(self, files: &dyn SmallFiles, last_stop: LastStop) -> Result<Started, IdentityError> {
+        save_document(files, IDENTITY, &self.to_bytes())?;
+        files.remove_durable(CLEAN_STOP)?;
+        Ok(Started {
+            identity: self,
+            last_stop,
+        })
+    }
+
+    /// Takes a new actor during a run: whenever versions were discarded or could not be read, or
+    /// peers know a newer generation of this node. Durable when it returns.
+    ///
+    /// # Errors
+    /// What the disk says; the identity in memory is then the new one all the same.
+    pub fn renew_actor(
+        &mut self,
+        files: &dyn SmallFiles,
+        mut random: impl FnMut() -> u64,
+    ) -> Result<(), IdentityError> {
+        self.actor = new_actor(Some(self.actor), &mut random);
+        self.counter_floor = 0;
+        save_document(files, IDENTITY, &self.to_bytes())?;
+        Ok(())
+    }
+
+    /// Ends a run in order, so that the next one goes on with this actor. Durable when it returns.
+    ///
+    /// Call it last: when no more dot can be minted, and every dot minted under `actor`, up to
+    /// `last_counter`, is in the store and synced.
+    ///
+    /// # Errors
+    /// What the disk says; the stop then counts as unclean, which is safe.
+    pub fn mark_clean(
+        &self,
+        files: &dyn SmallFiles,
+        actor: Actor,
+        last_counter: u64,
+    ) -> Result<(), IdentityError> {
+        let stop = CleanStop {
+            generation: self.generation,
+            nonce: self.nonce,
+            actor,
+            last_counter,
+        };
+        save_document(files, CLEAN_STOP, &stop.to_bytes())?;
+        Ok(())
+    }
+}
+
+fn load(files: &dyn SmallFiles) -> Result<Option<Identity>, StoreError> {
+    let Some(document) = load_document(files, IDENTITY)? else {
+        return Ok(None);
+    };
+    match Identity::from_bytes(&document) {
+        Ok(identity) => Ok(Some(identity)),
+        Err(error) => Err(damaged(IDENTITY, Damage::Undecodable(error))),
+    }
+}
+
+/// An actor that is neither the old one nor 0, even with a source of randomness that is stuck.
+fn new_actor(old: Option<Actor>, random: &mut impl FnMut() -> u64) -> Actor {
+    let mut actor = Actor(random());
+    while actor.0 == 0 || Some(actor) == old {
+        actor.0 = actor.0.wrapping_add(1);
+    }
+    actor
+}
+
+/// Says that a run ended in order, and which.
+#[derive(Debug, PartialEq, Eq)]
+struct CleanStop {
+    generation: Generation,
+    nonce: u64,
+    actor: Actor,
+    last_counter: u64,
+}
+
+impl CleanStop {
+    /// The marker. A damaged one is none: that makes the stop unclean, which is safe.
+    fn load(files: &dyn SmallFiles) -> Result<Option<Self>, StoreError> {
+        match load_document(files, CLEAN_STOP) {
+            Ok(document) => Ok(document.and_then(|bytes: Bytes| Self::from_bytes(&bytes).ok())),
+            Err(error @ StoreError::DamagedFile { .. }) => {
+                tracing::warn!(%error, "taken for an unclean stop");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether it marks the end of this run.
+    fn ends(&self, run: &Identity) -> bool {
+        self.generation == run.generation && self.nonce == run.nonce
+    }
+}
+
+impl Wire for Identity {
+    fn encode(&self, out: &mut BytesMut) {
+        self.node_id.encode(out);
+        self.directory_id.encode(out);
+        self.generation.encode(out);
+        out.put_u64(self.nonce);
+        self.actor.encode(out);
+        put_varint(out, self.counter_floor);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            node_id: NodeId::decode(reader)?,
+            directory_id: DirectoryId::decode(reader)?,
+            generation: Generation::decode(reader)?,
+            nonce: reader.u64()?,
+            actor: Actor::decode(reader)?,
+            counter_floor: reader.varint()?,
+        })
+    }
+}
+
+impl Wire for CleanStop {
+    fn encode(&self, out: &mut BytesMut) {
+        self.generation.encode(out);
+        out.put_u64(self.nonce);
+        self.actor.encode(out);
+        put_varint(out, self.last_counter);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            generation: Generation::decode(reader)?,
+            nonce: reader.u64()?,
+            actor: Actor::decode(reader)?,
+            last_counter: reader.varint()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::DirectoryFiles;
+    use crate::memory_store::{MemoryDisk, MemoryFiles};
+
+    fn id(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
+
+    /// A source of distinct numbers.
+    fn numbers(mut last: u64) -> impl FnMut() -> u64 {
+        move || {
+            last += 1;
+            last
+        }
+    }
+
+    fn start(files: &dyn SmallFiles, seed: u64) -> Started {
+        Identity::start(files, id("node-1"), numbers(seed)).unwrap()
+    }
+
+    /// A directory that was stopped cleanly at counter 41.
+    fn cleanly_stopped() -> (MemoryFiles, Identity) {
+        let files = MemoryDisk::new().files();
+        let run = start(&files, 100).identity;
+        run.mark_clean(&files, run.actor, 41).unwrap();
+        (files, run)
+    }
+
+    #[test]
+    fn a_clean_stop_keeps_the_actor_and_its_counter() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = DirectoryFiles::open(directory.path()).unwrap();
+        let first = start(&files, 100);
+        assert_eq!(first.last_stop, LastStop::NeverStarted);
+        assert_eq!(first.identity.generation, Generation(1));
+        assert_eq!(first.identity.counter_floor, 0);
+        let actor = first.identity.actor;
+        first.identity.mark_clean(&files, actor, 41).unwrap();
+        drop(files);
+
+        let files = DirectoryFiles::open(directory.path()).unwrap();
+        let second = start(&files, 200);
+        assert_eq!(second.last_stop, LastStop::Clean);
+        assert_eq!(second.identity.generation, Generation(2));
+        assert_ne!(second.identity.nonce, first.identity.nonce);
+        assert_eq!(second.identity.actor, first.identity.actor);
+        assert_eq!(second.identity.counter_floor, 41);
+    }
+
+    #[test]
+    fn an_unclean_stop_costs_the_actor() {
+        let files = MemoryDisk::new().files();
+        let first = start(&files, 100);
+        let second = start(&files, 200);
+        assert_eq!(second.last_stop, LastStop::Unclean);
+        assert_eq!(second.identity.generation, Generation(2));
+        assert_ne!(second.identity.actor, first.identity.actor);
+        assert_eq!(second.identity.counter_floor, 0);
+    }
+
+    #[test]
+    fn a_marker_serves_one_start_only() {
+        let (files, run) = cleanly_stopped();
+        let marker = files.read(CLEAN_STOP).unwrap().unwrap();
+        assert!(start(&files, 200).was_clean());
+        assert_eq!(files.read(CLEAN_STOP).unwrap(), None);
+        assert!(!start(&files, 300).was_clean());
+
+        // Nor does one that comes back from a copy of the directory.
+        files.write_durable(CLEAN_STOP, &marker).unwrap();
+        let fourth = start(&files, 400);
+        assert_eq!(fourth.last_stop, LastStop::Unclean);
+        assert_ne!(fourth.identity.actor, run.actor);
+    }
+
+    #[test]
+    fn the_marker_of_another_life_is_not_believed() {
+        // Same generation, another nonce: the marker of a second process on a copy.
+        let (files, run) = cleanly_stopped();
+        let other = Identity {
+            nonce: run.nonce + 1,
+            ..run.clone()
+        };
+        other.mark_clean(&files, run.actor, 1000).unwrap();
+        assert_eq!(start(&files, 200).last_stop, LastStop::Unclean);
+    }
+
+    #[test]
+    fn a_start_that_died_between_its_two_steps_is_unclean() {
+        let (files, run) = cleanly_stopped();
+        let marker = files.read(CLEAN_STOP).unwrap().unwrap();
+        start(&files, 200);
+        files.write_durable(CLEAN_STOP, &marker).unwrap(); // as if not yet removed
+        let next = start(&files, 300);
+        assert_eq!(next.last_stop, LastStop::Unclean);
+        assert_ne!(next.identity.actor, run.actor);
+        assert_eq!(next.identity.generation, Generation(3));
+    }
+
+    #[test]
+    fn an_actor_renewed_during_a_run_is_the_one_that_goes_on() {
+        let files = MemoryDisk::new().files();
+        let mut run = start(&files, 100).identity;
+        let first = run.actor;
+        run.renew_actor(&files, numbers(500)).unwrap();
+        assert_ne!(run.actor, first);
+        run.mark_clean(&files, run.actor, 7).unwrap();
+        let next = start(&files, 200).identity;
+        assert_eq!((next.actor, next.counter_floor), (run.actor, 7));
+    }
+
+    #[test]
+    fn a_directory_of_another_node_is_refused_and_left_as_it_is() {
+        let (files, _) = cleanly_stopped();
+        let error = Identity::start(&files, id("node-2"), numbers(0)).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("belongs to node node-1, not to node-2"),
+            "{error}"
+        );
+        assert!(start(&files, 200).was_clean());
+    }
+
+    #[test]
+    fn a_damaged_identity_is_an_error_and_a_damaged_marker_an_unclean_stop() {
+        let (files, run) = cleanly_stopped();
+        let identity = files.read(IDENTITY).unwrap().unwrap();
+        let marker = files.read(CLEAN_STOP).unwrap().unwrap();
+        for at in 0..identity.len() {
+            let mut bad = identity.to_vec();
+            bad[at] ^= 0x10;
+            files.write_durable(IDENTITY, &bad).unwrap();
+            let error = Identity::start(&files, id("node-1"), numbers(0)).unwrap_err();
+            assert!(
+                matches!(error, IdentityError::Store(StoreError::DamagedFile { .. })),
+                "byte {at}: {error:?}"
+            );
+        }
+        for at in 0..marker.len() {
+            let mut bad = marker.to_vec();
+            bad[at] ^= 0x10;
+            files.write_durable(IDENTITY, &identity).unwrap();
+            files.write_durable(CLEAN_STOP, &bad).unwrap();
+            let started = start(&files, 200);
+            assert_eq!(started.last_stop, LastStop::Unclean, "byte {at}");
+            assert_ne!(started.identity.actor, run.actor);
+        }
+    }
+
+    #[test]
+    fn an_actor_is_new_even_when_randomness_is_stuck() {
+        let files = MemoryDisk::new().files();
+        let first = Identity::start(&files, id("node-1"), || 0).unwrap();
+        assert_ne!(first.identity.actor, Actor(0));
+        let actor = first.identity.actor.0;
+        let second = Identity::start(&files, id("node-1"), || actor).unwrap();
+        assert_ne!(second.identity.actor, first.identity.actor);
+    }
+}

@@ -1,0 +1,386 @@
+//! A store and small files in memory, behind a power switch, for simulation.
+//!
+//! A [`MemoryDisk`] is what outlives a node: take a [`MemoryStore`] and [`MemoryFiles`] from it, drop
+//! them, take others, and the content is there. What was applied but not synced is *pending*: it can be
+//! read, and a [crash](MemoryDisk::crash) undoes it. Handles taken before a crash are dead afterwards,
+//! so that no task of a node that was killed can write on the disk of the one that came after it.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use dynakv_protocol::hash::Position;
+
+use crate::disk::{SmallFiles, check_file_name};
+use crate::error::StoreError;
+use crate::store::{Item, Mutation, Page, PageBuilder, PageLimit, PositionRange, Store};
+use crate::totals::{Counters, Tally, Totals};
+
+/// Ring order: by position, then by key.
+type Place = (Position, Bytes);
+
+/// A disk that exists in memory only. Clones are the same disk.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryDisk {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    records: BTreeMap<Place, Bytes>,
+    /// How to undo what was applied since the last sync, in the order in which it was applied.
+    pending: Vec<Undo>,
+    files: BTreeMap<String, Bytes>,
+    counters: Counters,
+    stored_bytes: u64,
+    /// How many crashes there were: a handle of an earlier life is dead.
+    life: u64,
+    /// Set by a test: every write fails until the next crash.
+    broken: bool,
+}
+
+#[derive(Debug)]
+struct Undo {
+    place: Place,
+    previous: Option<Bytes>,
+    before: Tally,
+    after: Tally,
+}
+
+impl State {
+    /// Puts a value in, or takes it out; returns the one that was there.
+    fn put(&mut self, place: Place, versions: Option<Bytes>) -> Option<Bytes> {
+        let size = |key: &Bytes, versions: &Bytes| (key.len() + versions.len()) as u64;
+        let key = place.1.clone();
+        let added = versions.as_ref().map_or(0, |new| size(&key, new));
+        let previous = match versions {
+            Some(versions) => self.records.insert(place, versions),
+            None => self.records.remove(&place),
+        };
+        let removed = previous.as_ref().map_or(0, |old| size(&key, old));
+        self.stored_bytes = self.stored_bytes + added - removed;
+        previous
+    }
+
+    /// Refuses a handle of an earlier life.
+    fn check_life(&self, life: u64) -> Result<(), StoreError> {
+        if life == self.life {
+            Ok(())
+        } else {
+            Err(stopped("the power went"))
+        }
+    }
+
+    /// Refuses what writes, on a broken disk also that of a living handle.
+    fn check_write(&self, life: u64) -> Result<(), StoreError> {
+        self.check_life(life)?;
+        if self.broken {
+            Err(stopped("the disk broke"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn stopped(reason: &str) -> StoreError {
+    StoreError::Stopped {
+        reason: reason.to_owned(),
+    }
+}
+
+impl MemoryDisk {
+    /// An empty disk.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The store on this disk, for one life of a node. Take one at a time.
+    pub fn store(&self) -> MemoryStore {
+        MemoryStore {
+            disk: self.clone(),
+            life: self.state().life,
+        }
+    }
+
+    /// The small files on this disk, for one life of a node.
+    pub fn files(&self) -> MemoryFiles {
+        MemoryFiles {
+            disk: self.clone(),
+            life: self.state().life,
+        }
+    }
+
+    /// Cuts the power: everything since the last sync is gone, and every handle is dead. Small files
+    /// were durable when they were written, and stay.
+    pub fn crash(&self) {
+        self.crash_keeping(0);
+    }
+
+    /// Cuts the power when the disk had got further than it had promised: the first `kept` mutations
+    /// since the last sync stay, in the order of their application, and the others are gone.
+    pub fn crash_keeping(&self, kept: usize) {
+        let mut state = self.state();
+        state.life += 1;
+        state.broken = false;
+        let first_lost = kept.min(state.pending.len());
+        for undo in state.pending.split_off(first_lost).into_iter().rev() {
+            state.put(undo.place, undo.previous);
+            state.counters.change(undo.after, undo.before);
+        }
+        // After a power cut what is there is there: the next life reads it from the disk.
+        state.pending.clear();
+    }
+
+    /// How many mutations the next [`crash`](Self::crash) would undo.
+    pub fn pending(&self) -> usize {
+        self.state().pending.len()
+    }
+
+    /// Breaks the disk: every write and sync fails until the next crash, as after a failed `fsync`.
+    pub fn break_writes(&self) {
+        self.state().broken = true;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code of ours panics while it holds the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The [`Store`] on a [`MemoryDisk`].
+#[derive(Debug)]
+pub struct MemoryStore {
+    disk: MemoryDisk,
+    life: u64,
+}
+
+impl MemoryStore {
+    fn living(&self) -> Result<MutexGuard<'_, State>, StoreError> {
+        let state = self.disk.state();
+        state.check_life(self.life)?;
+        Ok(state)
+    }
+
+    fn writable(&self) -> Result<MutexGuard<'_, State>, StoreError> {
+        let state = self.disk.state();
+        state.check_write(self.life)?;
+        Ok(state)
+    }
+}
+
+impl Store for MemoryStore {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let place = (Position::of_key(key), Bytes::copy_from_slice(key));
+        Ok(self.living()?.records.get(&place).cloned())
+    }
+
+    fn apply(&self, mutations: &[Mutation]) -> Result<(), StoreError> {
+        let mut state = self.writable()?;
+        for mutation in mutations {
+            let place = (Position::of_key(&mutation.key), mutation.key.clone());
+            let previous = state.put(place.clone(), Some(mutation.versions.clone()));
+            state.counters.change(mutation.before, mutation.after);
+            state.pending.push(Undo {
+                place,
+                previous,
+                before: mutation.before,
+                after: mutation.after,
+            });
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        let mut state = self.writable()?;
+        state.pending.clear();
+        Ok(())
+    }
+
+    fn scan(
+        &self,
+        range: PositionRange,
+        after_key: Option<&[u8]>,
+        limit: PageLimit,
+    ) -> Result<Page, StoreError> {
+        let start = (range.start, Bytes::new());
+        let from = match after_key {
+            Some(key) => {
+                let place = (Position::of_key(key), Bytes::copy_from_slice(key));
+                if place < start {
+                    Bound::Included(start)
+                } else {
+                    Bound::Excluded(place)
+                }
+            }
+            None => Bound::Included(start),
+        };
+        let state = self.living()?;
+        let mut page = PageBuilder::new(limit);
+        for ((position, key), versions) in state.records.range((from, Bound::Unbounded)) {
+            if !range.contains(*position) {
+                break;
+            }
+            let item = Item {
+                key: key.clone(),
+                versions: versions.clone(),
+            };
+            if page.push(item).is_err() {
+                return Ok(page.with_more());
+            }
+        }
+        Ok(page.last())
+    }
+
+    fn totals(&self) -> Totals {
+        let state = self.disk.state();
+        state.counters.totals(state.stored_bytes, 0)
+    }
+}
+
+/// The [`SmallFiles`] on a [`MemoryDisk`].
+#[derive(Debug, Clone)]
+pub struct MemoryFiles {
+    disk: MemoryDisk,
+    life: u64,
+}
+
+impl MemoryFiles {
+    fn writable(&self, name: &str) -> Result<MutexGuard<'_, State>, StoreError> {
+        check_name(name)?;
+        let state = self.disk.state();
+        state.check_write(self.life)?;
+        Ok(state)
+    }
+}
+
+fn check_name(name: &str) -> Result<(), StoreError> {
+    check_file_name(name).map_err(StoreError::io("use", Path::new(name)))
+}
+
+impl SmallFiles for MemoryFiles {
+    fn read(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        check_name(name)?;
+        let state = self.disk.state();
+        state.check_life(self.life)?;
+        Ok(state.files.get(name).cloned())
+    }
+
+    fn write_durable(&self, name: &str, content: &[u8]) -> Result<(), StoreError> {
+        let content = Bytes::copy_from_slice(content);
+        self.writable(name)?.files.insert(name.to_owned(), content);
+        Ok(())
+    }
+
+    fn remove_durable(&self, name: &str) -> Result<(), StoreError> {
+        self.writable(name)?.files.remove(name);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: PageLimit = PageLimit {
+        items_max: usize::MAX,
+        bytes_max: usize::MAX,
+    };
+
+    fn mutation(key: &str, versions: &str, before: u64, after: u64) -> Mutation {
+        let tally = |versions| Tally {
+            versions,
+            value_bytes: 10 * versions,
+        };
+        Mutation {
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            versions: Bytes::copy_from_slice(versions.as_bytes()),
+            before: tally(before),
+            after: tally(after),
+        }
+    }
+
+    fn get(store: &MemoryStore, key: &str) -> Option<Bytes> {
+        store.get(key.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_crash_undoes_what_was_not_synced() {
+        let disk = MemoryDisk::new();
+        let store = disk.store();
+        let first = [mutation("a", "a1", 0, 1), mutation("b", "b1", 0, 2)];
+        store.apply(&first).unwrap();
+        store.sync().unwrap();
+        let synced = store.totals();
+        let second = [mutation("a", "a2", 1, 0), mutation("c", "c1", 0, 1)];
+        store.apply(&second).unwrap();
+        store.apply(&[mutation("a", "a3", 0, 3)]).unwrap();
+        assert_eq!(get(&store, "a").unwrap(), "a3");
+        assert_eq!(disk.pending(), 3);
+        disk.crash();
+
+        let store = disk.store();
+        assert_eq!(get(&store, "a").unwrap(), "a1");
+        assert_eq!(get(&store, "b").unwrap(), "b1");
+        assert_eq!(get(&store, "c"), None);
+        assert_eq!(store.totals(), synced);
+        assert_eq!(
+            store
+                .scan(PositionRange::ALL, None, ALL)
+                .unwrap()
+                .items
+                .len(),
+            2
+        );
+    }
+
+    #[test]
+    fn a_crash_may_keep_more_than_was_promised_but_only_a_beginning() {
+        let disk = MemoryDisk::new();
+        let mutations = [
+            mutation("a", "a1", 0, 1),
+            mutation("a", "a2", 1, 2),
+            mutation("b", "b1", 0, 1),
+        ];
+        disk.store().apply(&mutations).unwrap();
+        disk.crash_keeping(2);
+        let store = disk.store();
+        assert_eq!(get(&store, "a").unwrap(), "a2");
+        assert_eq!(get(&store, "b"), None);
+        assert_eq!((store.totals().keys, store.totals().versions), (1, 2));
+        // What survived a power cut survives the next one.
+        disk.crash();
+        assert_eq!(get(&disk.store(), "a").unwrap(), "a2");
+    }
+
+    #[test]
+    fn handles_of_an_earlier_life_are_dead() {
+        let disk = MemoryDisk::new();
+        let (store, files) = (disk.store(), disk.files());
+        files.write_durable("x", b"kept").unwrap();
+        disk.crash();
+        assert!(store.apply(&[mutation("a", "a1", 0, 1)]).is_err());
+        assert!(store.sync().is_err());
+        assert!(store.get(b"a").is_err());
+        assert!(files.write_durable("x", b"late").is_err());
+        assert!(files.remove_durable("x").is_err());
+        assert_eq!(disk.files().read("x").unwrap().unwrap(), "kept");
+        assert_eq!(get(&disk.store(), "a"), None);
+    }
+
+    #[test]
+    fn a_broken_disk_writes_nothing_until_the_power_went() {
+        let disk = MemoryDisk::new();
+        let store = disk.store();
+        store.apply(&[mutation("a", "a1", 0, 1)]).unwrap();
+        disk.break_writes();
+        let error = store.sync().unwrap_err();
+        assert!(matches!(error, StoreError::Stopped { .. }), "{error:?}");
+        assert_eq!(get(&store, "a").unwrap(), "a1");
+        disk.crash();
+        let store = disk.store();
+        assert_eq!(get(&store, "a"), None);
+        store.sync().unwrap();
+    }
+}

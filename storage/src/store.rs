@@ -1,0 +1,181 @@
+//! What a store is, whatever it stands on.
+
+use bytes::Bytes;
+use dynakv_protocol::hash::{Position, Segment};
+
+use crate::error::StoreError;
+use crate::totals::{Tally, Totals};
+
+/// A durable map from keys to encoded [`Versions`](dynakv_protocol::causal::Versions), in ring order.
+///
+/// One thread writes (`apply`, `sync`); any thread may read at the same time. The store does not merge:
+/// the writer reads, merges and applies the outcome.
+///
+/// What lets others count on a state (an acknowledgement, also of a merge that changed nothing) must
+/// wait for a [`sync`](Store::sync) that began after the state was applied.
+pub trait Store: Send + Sync + 'static {
+    /// What is stored under a key, checked against its checksum; `None` for a key never written.
+    ///
+    /// Sees everything applied, synced or not.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] for a damaged value: answer as a replica that lost the key, never as
+    /// one that does not have it. Otherwise what the disk says.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
+
+    /// Replaces what is stored under each key, in the order given. Visible at once, durable only after
+    /// the next [`sync`](Store::sync).
+    ///
+    /// # Errors
+    /// What the disk says. An unknown part of the batch is then visible, nothing of it may be counted
+    /// on, and every further `apply` and `sync` is refused with [`StoreError::Stopped`].
+    fn apply(&self, mutations: &[Mutation]) -> Result<(), StoreError>;
+
+    /// Makes everything durable that was applied before this call. The caller batches: one sync for
+    /// many applies is the group commit.
+    ///
+    /// # Errors
+    /// What the disk says. Nothing since the last good sync may be counted on, and every further
+    /// `apply` and `sync` is refused with [`StoreError::Stopped`].
+    fn sync(&self) -> Result<(), StoreError>;
+
+    /// One page of a range, in ring order (by position, then by key), from behind `after_key` on.
+    ///
+    /// To walk a whole range, start with `None` and go on with [`Page::next`] until there is none.
+    /// Keys written meanwhile may or may not be seen; all others are seen exactly once.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when the first value of the page is damaged; a walk that can bear the
+    /// gap goes on behind the key that the error names. Otherwise what the disk says.
+    fn scan(
+        &self,
+        range: PositionRange,
+        after_key: Option<&[u8]>,
+        limit: PageLimit,
+    ) -> Result<Page, StoreError>;
+
+    /// How much the store holds. Cheap, except that the size on disk asks the file system.
+    fn totals(&self) -> Totals;
+}
+
+/// The new state of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mutation {
+    /// The key.
+    pub key: Bytes,
+    /// Encoded [`Versions`](dynakv_protocol::causal::Versions); replaces what is there.
+    pub versions: Bytes,
+    /// What the key added to the totals until now (nothing, if its value was damaged).
+    pub before: Tally,
+    /// What it adds from now on.
+    pub after: Tally,
+}
+
+/// An arc of the ring that does not wrap around.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PositionRange {
+    /// The first position in it.
+    pub start: Position,
+    /// The first position behind it; `None` for the end of the ring.
+    pub end: Option<Position>,
+}
+
+impl PositionRange {
+    /// The whole ring.
+    pub const ALL: Self = Self {
+        start: Position(0),
+        end: None,
+    };
+
+    /// The positions of one segment.
+    pub fn of_segment(segment: Segment) -> Self {
+        Self {
+            start: segment.start(),
+            end: segment.0.checked_add(1).map(|next| Segment(next).start()),
+        }
+    }
+
+    /// Whether a position lies in it.
+    pub fn contains(self, position: Position) -> bool {
+        position >= self.start && self.end.is_none_or(|end| position < end)
+    }
+}
+
+/// How large a page may grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageLimit {
+    /// The most items; 0 counts as 1, so that every page gets on.
+    pub items_max: usize,
+    /// The most bytes of keys and versions. The first item is given whatever its size.
+    pub bytes_max: usize,
+}
+
+/// One key and what is stored under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// The key.
+    pub key: Bytes,
+    /// Encoded [`Versions`](dynakv_protocol::causal::Versions).
+    pub versions: Bytes,
+}
+
+/// A part of a range, in ring order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The items, by position, then by key.
+    pub items: Vec<Item>,
+    /// Where to go on (the `after_key` of the next page); `None` when the range is finished.
+    pub next: Option<Bytes>,
+}
+
+/// Fills pages: the rule of when one is full, the same for every store.
+pub(crate) struct PageBuilder {
+    limit: PageLimit,
+    bytes: usize,
+    items: Vec<Item>,
+}
+
+impl PageBuilder {
+    /// An empty page.
+    pub(crate) fn new(limit: PageLimit) -> Self {
+        Self {
+            limit,
+            bytes: 0,
+            items: Vec::new(),
+        }
+    }
+
+    /// Whether nothing is on it yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Puts one more item on the page, or gives it back when the page is full.
+    pub(crate) fn push(&mut self, item: Item) -> Result<(), Item> {
+        let bytes = item.key.len() + item.versions.len();
+        let room = self.items.len() < self.limit.items_max
+            && self.bytes.saturating_add(bytes) <= self.limit.bytes_max;
+        if !self.items.is_empty() && !room {
+            return Err(item);
+        }
+        self.bytes += bytes;
+        self.items.push(item);
+        Ok(())
+    }
+
+    /// The page; there is more of the range behind it.
+    pub(crate) fn with_more(self) -> Page {
+        Page {
+            next: self.items.last().map(|item| item.key.clone()),
+            items: self.items,
+        }
+    }
+
+    /// The page; the range ends with it.
+    pub(crate) fn last(self) -> Page {
+        Page {
+            items: self.items,
+            next: None,
+        }
+    }
+}

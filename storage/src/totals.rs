@@ -1,0 +1,101 @@
+//! How much a store holds, counted as it changes.
+//!
+//! The writer knows a key's state before and after each mutation, so the totals are sums of
+//! differences: reading them costs a few loads, however many keys there are.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dynakv_protocol::causal::{Value, Versions};
+
+/// What one key adds to the totals. All zero for a key that was never written or is deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Siblings that are no tombstones. Expired ones count until they are purged.
+    pub versions: u64,
+    /// The bytes of their values, without keys and clocks.
+    pub value_bytes: u64,
+}
+
+impl Tally {
+    /// Counts the live siblings of one key.
+    pub fn of(versions: &Versions) -> Self {
+        let mut tally = Self::default();
+        for sibling in versions.siblings() {
+            match &sibling.value {
+                Value::Tombstone => {}
+                Value::Bytes(bytes) => {
+                    tally.versions += 1;
+                    tally.value_bytes += bytes.len() as u64;
+                }
+            }
+        }
+        tally
+    }
+
+    fn keys(self) -> u64 {
+        u64::from(self.versions > 0)
+    }
+
+    fn conflict_keys(self) -> u64 {
+        u64::from(self.versions > 1)
+    }
+}
+
+/// What a store holds. Each number is exact once the writer rests; while it writes they may be a
+/// mutation apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Keys with at least one value that is not deleted.
+    pub keys: u64,
+    /// Values that are not deleted, siblings counted one by one.
+    pub versions: u64,
+    /// Keys with more than one such value.
+    pub conflict_keys: u64,
+    /// The bytes of these values, without keys and clocks.
+    pub live_bytes: u64,
+    /// What the store occupies on disk, in bytes; the ratio to `live_bytes` is its amplification.
+    pub disk_bytes: u64,
+    /// Damaged values found when the store was opened; they are in none of the numbers above.
+    pub corrupt_keys: u64,
+}
+
+/// The running sums behind [`Totals`].
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    keys: AtomicU64,
+    versions: AtomicU64,
+    conflict_keys: AtomicU64,
+    live_bytes: AtomicU64,
+}
+
+impl Counters {
+    /// Takes note of one key's change. Relaxed: each number stands for itself.
+    pub(crate) fn change(&self, before: Tally, after: Tally) {
+        // A difference below zero wraps, and so does the addition: together they subtract.
+        let shift = |counter: &AtomicU64, from: u64, to: u64| {
+            if from != to {
+                counter.fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
+            }
+        };
+        shift(&self.keys, before.keys(), after.keys());
+        shift(&self.versions, before.versions, after.versions);
+        shift(
+            &self.conflict_keys,
+            before.conflict_keys(),
+            after.conflict_keys(),
+        );
+        shift(&self.live_bytes, before.value_bytes, after.value_bytes);
+    }
+
+    /// The sums as they stand.
+    pub(crate) fn totals(&self, disk_bytes: u64, corrupt_keys: u64) -> Totals {
+        Totals {
+            keys: self.keys.load(Ordering::Relaxed),
+            versions: self.versions.load(Ordering::Relaxed),
+            conflict_keys: self.conflict_keys.load(Ordering::Relaxed),
+            live_bytes: self.live_bytes.load(Ordering::Relaxed),
+            disk_bytes,
+            corrupt_keys,
+        }
+    }
+}

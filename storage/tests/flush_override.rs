@@ -1,0 +1,28 @@
+//! sled's writes reach the disk through `flush_override`. Alone in its process, because the count of
+//! calls is the process's.
+#![cfg(target_os = "linux")]
+
+use bytes::Bytes;
+use dynakv_storage::flush_override::calls;
+use dynakv_storage::{Mutation, SledOptions, SledStore, Store, Tally};
+
+#[test]
+fn every_sync_goes_through_the_override() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = SledOptions {
+        cache_bytes: 8 * 1024 * 1024,
+    };
+    let store = SledStore::open(directory.path(), options).unwrap();
+    for turn in 0..10_u8 {
+        let mutation = Mutation {
+            key: Bytes::from_static(b"key"),
+            versions: Bytes::from(vec![turn; 100]),
+            before: Tally::default(),
+            after: Tally::default(),
+        };
+        store.apply(&[mutation]).unwrap();
+        let before = calls();
+        store.sync().unwrap();
+        assert!(calls() > before, "sync {turn} did not reach the disk");
+    }
+}
