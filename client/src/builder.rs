@@ -1,0 +1,160 @@
+//! The settings of a client.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use dynakv_protocol::ids::NAME_BYTES_MAX;
+use dynakv_protocol::limits::{TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX};
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::node::DialSettings;
+
+/// Builds a [`Client`]: see [`Client::builder`].
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct Builder {
+    pub(crate) seeds: Vec<String>,
+    pub(crate) cluster_name: String,
+    pub(crate) timeout: Duration,
+    pub(crate) dial_timeout: Duration,
+    pub(crate) ring_routing: bool,
+}
+
+/// An address is not of the form `HOST:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{address:?} is no address: write HOST:PORT, such as 127.0.0.1:8080")]
+pub struct InvalidAddress {
+    address: String,
+}
+
+/// Checks the form `HOST:PORT` (`[HOST]:PORT` for IPv6); a name is not resolved.
+///
+/// # Errors
+/// [`InvalidAddress`], also for port 0.
+pub fn check_address(address: &str) -> Result<(), InvalidAddress> {
+    let good = address.len() <= NAME_BYTES_MAX
+        && !address.contains(char::is_whitespace)
+        && address.rsplit_once(':').is_some_and(|(host, port)| {
+            let host_is_whole =
+                !host.contains(':') || (host.starts_with('[') && host.ends_with(']'));
+            !host.is_empty() && host_is_whole && port.parse::<u16>().is_ok_and(|port| port > 0)
+        });
+    if good {
+        Ok(())
+    } else {
+        Err(InvalidAddress {
+            // A hostile address must not flood a log line.
+            address: address.chars().take(NAME_BYTES_MAX).collect(),
+        })
+    }
+}
+
+impl Builder {
+    pub(crate) fn new() -> Self {
+        Self {
+            seeds: Vec::new(),
+            cluster_name: String::new(),
+            timeout: Duration::from_millis(u64::from(TIMEOUT_MS_DEFAULT)),
+            dial_timeout: Duration::from_secs(1),
+            ring_routing: true,
+        }
+    }
+
+    /// Nodes to begin with, as `HOST:PORT`; any one that lives is enough. A name is resolved at each
+    /// dial.
+    pub fn seeds<S: Into<String>>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
+        self.seeds.extend(seeds.into_iter().map(Into::into));
+        self
+    }
+
+    /// Talk to a cluster of this name only. Without it, to whichever the seeds belong to.
+    pub fn cluster(mut self, name: impl Into<String>) -> Self {
+        self.cluster_name = name.into();
+        self
+    }
+
+    /// How long an operation may take with all its attempts: 5 s by default, 60 s at most.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How long connecting to one node may take: 1 s by default.
+    pub fn dial_timeout(mut self, timeout: Duration) -> Self {
+        self.dial_timeout = timeout;
+        self
+    }
+
+    /// Whether requests go straight to the owners of their key (the default). Without it the client
+    /// talks to the seeds only, in their order: right for a single request, or where the members'
+    /// addresses cannot be reached from here.
+    pub fn ring_routing(mut self, enabled: bool) -> Self {
+        self.ring_routing = enabled;
+        self
+    }
+
+    /// Connects to the first seed that answers and fetches the ring from it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for settings that cannot be, otherwise the last seed's reason when none
+    /// answers.
+    pub async fn build(mut self) -> Result<Client, Error> {
+        let mut seen = Vec::with_capacity(self.seeds.len());
+        for seed in std::mem::take(&mut self.seeds) {
+            check_address(&seed).map_err(|error| Error::invalid(error.to_string()))?;
+            if !seen.contains(&seed) {
+                seen.push(seed);
+            }
+        }
+        self.seeds = seen;
+        if self.seeds.is_empty() {
+            return Err(Error::invalid(
+                "a client needs at least one seed, such as 127.0.0.1:8080",
+            ));
+        }
+        check_timeout(self.timeout)?;
+        let settings = Arc::new(DialSettings {
+            cluster_name: std::mem::take(&mut self.cluster_name),
+            dial_timeout: self.dial_timeout,
+            cluster_id: OnceLock::new(),
+        });
+        Client::connect(self, settings).await
+    }
+}
+
+/// Checks a deadline against what a request may carry.
+pub(crate) fn check_timeout(timeout: Duration) -> Result<(), Error> {
+    let max = Duration::from_millis(u64::from(TIMEOUT_MS_MAX));
+    if timeout.is_zero() || timeout > max {
+        return Err(Error::invalid(format!(
+            "a timeout of {timeout:?} is out of range: more than 0 and at most {max:?} are permitted"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_have_a_host_and_a_port() {
+        for good in ["127.0.0.1:8080", "localhost:1", "[::1]:8080", "a.b-c:65535"] {
+            assert_eq!(check_address(good), Ok(()), "{good}");
+        }
+        let bad = [
+            "",
+            "localhost",
+            ":8080",
+            "a:0",
+            "a:65536",
+            "a:b",
+            "::1:8080",
+            "a b:1",
+        ];
+        for bad in bad {
+            assert!(check_address(bad).is_err(), "{bad}");
+        }
+    }
+}
