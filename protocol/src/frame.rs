@@ -11,7 +11,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::codec::{DecodeError, Reader};
-use crate::limits::BATCH_ITEMS_MAX;
+use crate::limits::{BATCH_BYTES_SOFT_MAX, BATCH_ITEMS_MAX};
 
 /// The protocol version of this crate, in every frame after the handshake.
 pub const PROTOCOL_VERSION: u8 = 1;
@@ -266,9 +266,6 @@ pub struct BatchWriter {
     open_at: Option<usize>,
     items: usize,
 }
-
-/// A batch is closed once it holds this many bytes, so that its receiver can begin.
-const BATCH_BYTES_SOFT_MAX: usize = 256 * 1024;
 
 impl BatchWriter {
     /// Appends one message; `body` writes it.

@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use crate::codec::{DecodeError, Reader, Wire, put_string, put_tag_bytes};
 use crate::frame::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
-use crate::ids::{ClusterId, Generation, NAME_BYTES_MAX, NodeId, RingVersion};
+use crate::ids::{ClusterId, DirectoryId, Generation, NAME_BYTES_MAX, NodeId, RingVersion};
 
 /// The first bytes of a hello's body.
 pub const MAGIC: [u8; 6] = *b"DYNAKV";
@@ -28,6 +28,8 @@ pub enum Lane {
 pub struct PeerIdentity {
     /// Its name.
     pub node_id: NodeId,
+    /// The directory that holds its data.
+    pub directory_id: DirectoryId,
     /// Its cluster; [`ClusterId::is_none`] while it has not joined.
     pub cluster_id: ClusterId,
     /// How often its directory has been started.
@@ -122,6 +124,7 @@ impl Wire for Lane {
 impl Wire for PeerIdentity {
     fn encode(&self, out: &mut BytesMut) {
         self.node_id.encode(out);
+        self.directory_id.encode(out);
         self.cluster_id.encode(out);
         self.generation.encode(out);
         out.put_u64(self.nonce);
@@ -132,6 +135,7 @@ impl Wire for PeerIdentity {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             node_id: NodeId::decode(reader)?,
+            directory_id: DirectoryId::decode(reader)?,
             cluster_id: ClusterId::decode(reader)?,
             generation: Generation::decode(reader)?,
             nonce: reader.u64()?,

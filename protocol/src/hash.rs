@@ -61,7 +61,10 @@ mod tests {
 
     #[test]
     fn positions_never_change() {
-        assert_eq!(Position::of_key(b"user:123"), Position(0xe7fe_84ba_d891_3b52));
+        assert_eq!(
+            Position::of_key(b"user:123"),
+            Position(0xe7fe_84ba_d891_3b52)
+        );
         assert_eq!(Position::of_key(b""), Position(0x2d06_8005_38d3_94c2));
         let node = NodeId::new("node-1").unwrap();
         assert_eq!(

@@ -133,6 +133,12 @@ number_id! {
 }
 
 number_id! {
+    /// The identity of a data directory: random, made once with it. A wiped directory has another one,
+    /// so a node that lost everything can't pass for the one that was there.
+    DirectoryId(u64), put_u64, u64
+}
+
+number_id! {
     /// How often a node's data directory has been started: persisted and raised at every start.
     Generation(u64), put_u64, u64
 }

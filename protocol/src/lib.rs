@@ -31,4 +31,4 @@ pub mod ring_document;
 
 pub use codec::DecodeError;
 pub use error::{ErrorCode, ErrorReply};
-pub use ids::{Actor, ClusterId, Generation, NodeId, RingVersion, WriteId};
+pub use ids::{Actor, ClusterId, DirectoryId, Generation, NodeId, RingVersion, WriteId};

@@ -21,8 +21,12 @@ pub const SIBLINGS_WARN: usize = 25;
 /// All versions of one key together may hold this many times the value limit by client writes.
 pub const VERSIONS_BYTES_FACTOR: usize = 4;
 
-/// What a frame may need beyond its largest value: keys, clocks, contexts, headers.
-pub const FRAME_OVERHEAD_BYTES: usize = 256 * 1024;
+/// A batch is closed once it holds this many bytes, so that its receiver can begin.
+pub const BATCH_BYTES_SOFT_MAX: usize = 256 * 1024;
+
+/// What a frame may need beyond its values: a batch that was about to close when its last item came,
+/// and that item's key, clock, context and headers.
+pub const FRAME_OVERHEAD_BYTES: usize = BATCH_BYTES_SOFT_MAX + 256 * 1024;
 
 /// The largest frame a node with the given value limit accepts, in bytes (the length field's value).
 ///

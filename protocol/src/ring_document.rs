@@ -8,11 +8,14 @@ use bytes::{BufMut, BytesMut};
 use crate::codec::{DecodeError, Reader, Wire, put_string, put_varint};
 use crate::handshake::skip_tags;
 use crate::hash::VIRTUAL_NODES_PER_NODE;
-use crate::ids::{ClusterId, NAME_BYTES_MAX, NodeId, RingVersion};
+use crate::ids::{ClusterId, DirectoryId, NAME_BYTES_MAX, NodeId, RingVersion};
 use crate::limits::MEMBERS_MAX;
 
 /// The largest weight of a node: the number of its virtual nodes is 150 times this.
 pub const WEIGHT_MAX: u16 = 100;
+
+/// The most replicas a ring can keep of each key.
+pub const N_MAX: u8 = 32;
 
 /// Where the ring stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +31,8 @@ pub enum Step {
 pub struct Member {
     /// Its name.
     pub id: NodeId,
+    /// The directory that holds its data: a member that returns with another one has lost everything.
+    pub directory_id: DirectoryId,
     /// Where it was reached when it joined; gossip carries a newer one.
     pub address: String,
     /// Multiplies its virtual nodes, 1 to [`WEIGHT_MAX`].
@@ -107,6 +112,7 @@ impl Wire for Step {
 impl Wire for Member {
     fn encode(&self, out: &mut BytesMut) {
         self.id.encode(out);
+        self.directory_id.encode(out);
         put_string(out, &self.address);
         out.put_u16(self.weight);
         put_string(out, &self.zone);
@@ -115,6 +121,7 @@ impl Wire for Member {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let member = Self {
             id: NodeId::decode(reader)?,
+            directory_id: DirectoryId::decode(reader)?,
             address: reader.string("address", NAME_BYTES_MAX)?.to_owned(),
             weight: reader.u16()?,
             zone: reader.string("zone", NAME_BYTES_MAX)?.to_owned(),
@@ -147,7 +154,7 @@ impl Wire for RingDocument {
         let version = RingVersion::decode(reader)?;
         let step = Step::decode(reader)?;
         let (n, w, r) = (reader.u8()?, reader.u8()?, reader.u8()?);
-        if n == 0 || !(1..=n).contains(&w) || !(1..=n).contains(&r) {
+        if !(1..=N_MAX).contains(&n) || !(1..=n).contains(&w) || !(1..=n).contains(&r) {
             return Err(DecodeError::Invalid { what: "n, w, r" });
         }
         let count = reader.count("members", MEMBERS_MAX)?;

@@ -1,0 +1,596 @@
+//! Random instances of everything that has an encoding.
+
+use bytes::{Bytes, BytesMut};
+use dynakv_protocol::causal::{Clock, Dot, Sibling, Value, Versions};
+use dynakv_protocol::client::{
+    Fetched, FetchedSibling, Get, HealthReply, MemberStatus, RingReply, StatsReply, StatusReply,
+    Write, Written,
+};
+use dynakv_protocol::codec::{Wire, put_varint};
+use dynakv_protocol::gossip::{
+    Accept, Ballot, Gossip, Join, MemberEntry, MemberState, Prepare, Probe, Probed, Vote,
+};
+use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity, Welcome};
+use dynakv_protocol::message::{Request, Response};
+use dynakv_protocol::peer::{MergeVersions, Merged, ReadVersions, VersionsReply};
+use dynakv_protocol::ring_document::{Member, N_MAX, RingDocument, Step, WEIGHT_MAX};
+use dynakv_protocol::{
+    Actor, ClusterId, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId, RingVersion, WriteId,
+};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::{Just, Strategy, any, prop_oneof};
+use proptest::strategy::BoxedStrategy;
+
+/// Numbers as they are met and as they are feared: small ones, every size of varint, the extremes.
+pub(crate) fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        0..300_u64,
+        any::<u64>(),
+        (any::<u64>(), 0..64_u32).prop_map(|(number, shift)| number >> shift),
+        Just(u64::MAX),
+    ]
+}
+
+pub(crate) fn octets(max: usize) -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), 0..=max).prop_map(Bytes::from)
+}
+
+fn text() -> impl Strategy<Value = String> {
+    vec(any::<char>(), 0..8).prop_map(|letters| letters.into_iter().collect())
+}
+
+fn node_id() -> impl Strategy<Value = NodeId> {
+    const LETTERS: &[u8] = b"ABCXYZabcxyz0189._-";
+    vec(0..LETTERS.len(), 1..=64).prop_map(|picks| {
+        let name: String = picks.iter().map(|&at| char::from(LETTERS[at])).collect();
+        NodeId::new(&name).expect("made of permitted letters")
+    })
+}
+
+fn cluster_id() -> impl Strategy<Value = ClusterId> {
+    any::<u128>().prop_map(ClusterId)
+}
+
+fn generation() -> impl Strategy<Value = Generation> {
+    number().prop_map(Generation)
+}
+
+fn ring_version() -> impl Strategy<Value = RingVersion> {
+    number().prop_map(RingVersion)
+}
+
+fn quorum() -> impl Strategy<Value = Option<u8>> {
+    // 0 is no quorum; a join spells "not told" with it.
+    option::of(1..=u8::MAX)
+}
+
+pub(crate) fn dot() -> impl Strategy<Value = Dot> {
+    (any::<u64>(), number()).prop_map(|(actor, counter)| Dot {
+        actor: Actor(actor),
+        counter: counter.max(1),
+    })
+}
+
+pub(crate) fn clock() -> impl Strategy<Value = Clock> {
+    vec(dot(), 0..12).prop_map(|dots| dots.into_iter().collect())
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        1 => Just(Value::Tombstone),
+        3 => octets(40).prop_map(Value::Bytes),
+    ]
+}
+
+fn sibling(dot: Dot) -> impl Strategy<Value = Sibling> {
+    (any::<u128>(), number(), option::of(number()), value()).prop_map(
+        move |(write_id, timestamp, expires_at_ms, value)| Sibling {
+            dot,
+            write_id: WriteId(write_id),
+            timestamp,
+            expires_at_ms,
+            value,
+        },
+    )
+}
+
+/// Any well-formed state: siblings under dots that its clock covers, reachable or not.
+pub(crate) fn versions() -> impl Strategy<Value = Versions> {
+    vec(dot(), 0..8)
+        .prop_flat_map(|dots| {
+            let siblings: Vec<_> = dots.iter().map(|&dot| sibling(dot)).collect();
+            (siblings, vec(dot(), 0..4), Just(dots))
+        })
+        .prop_map(|(siblings, more, dots)| {
+            let clock: Clock = dots.into_iter().chain(more).collect();
+            assemble(&clock, siblings)
+        })
+}
+
+/// Two states collide only when they speak of the same few dots: three actors, counters up to five,
+/// and so few contents that one dot often has two of them.
+pub(crate) fn colliding_versions() -> impl Strategy<Value = Versions> {
+    let actors = btree_map(1..=3_u64, (1..=5_u64, 0..32_u8, any::<u16>()), 0..=3);
+    actors.prop_map(|actors| {
+        let mut siblings = Vec::new();
+        let mut clock = Clock::new();
+        for (actor, (newest, present, contents)) in actors {
+            let actor = Actor(actor);
+            for counter in 1..=newest {
+                let dot = Dot { actor, counter };
+                clock.see(dot);
+                if present & (1 << (counter - 1)) != 0 {
+                    let content = (contents >> (3 * (counter - 1))) as u8 & 7;
+                    siblings.push(colliding_sibling(dot, content));
+                }
+            }
+        }
+        assemble(&clock, siblings)
+    })
+}
+
+fn colliding_sibling(dot: Dot, content: u8) -> Sibling {
+    Sibling {
+        dot,
+        write_id: WriteId(u128::from(content & 1)),
+        timestamp: u64::from(content >> 1 & 1),
+        expires_at_ms: (content & 2 != 0).then_some(9),
+        value: match content >> 2 {
+            0 => Value::Tombstone,
+            _ => Value::Bytes(Bytes::from_static(b"v")),
+        },
+    }
+}
+
+/// Builds a state through its encoding: there is no other way to one that no run has made.
+pub(crate) fn assemble(clock: &Clock, mut siblings: Vec<Sibling>) -> Versions {
+    siblings.sort();
+    siblings.dedup_by_key(|sibling| sibling.dot);
+    let mut out = BytesMut::from(&[1][..]);
+    clock.encode(&mut out);
+    put_varint(&mut out, siblings.len() as u64);
+    for sibling in &siblings {
+        sibling.encode(&mut out);
+    }
+    Versions::from_bytes(&out.freeze()).expect("sorted, and covered by its clock")
+}
+
+fn member() -> impl Strategy<Value = Member> {
+    (node_id(), number(), text(), 1..=WEIGHT_MAX, text()).prop_map(
+        |(id, directory_id, address, weight, zone)| Member {
+            id,
+            directory_id: DirectoryId(directory_id),
+            address,
+            weight,
+            zone,
+        },
+    )
+}
+
+pub(crate) fn ring_document() -> impl Strategy<Value = RingDocument> {
+    let quorums = (1..=N_MAX).prop_flat_map(|n| (Just(n), 1..=n, 1..=n));
+    let step = prop_oneof![Just(Step::Open), Just(Step::Final)];
+    (
+        1..=u128::MAX,
+        text(),
+        1..=u64::MAX,
+        step,
+        quorums,
+        vec(member(), 1..5),
+    )
+        .prop_map(
+            |(cluster_id, cluster_name, version, step, (n, w, r), mut members)| {
+                members.sort_by(|a, b| a.id.cmp(&b.id));
+                members.dedup_by(|a, b| a.id == b.id);
+                RingDocument {
+                    cluster_id: ClusterId(cluster_id),
+                    cluster_name,
+                    version: RingVersion(version),
+                    step,
+                    n,
+                    w,
+                    r,
+                    members,
+                }
+            },
+        )
+}
+
+fn hello() -> impl Strategy<Value = Hello> {
+    let lane = prop_oneof![Just(Lane::Control), Just(Lane::Data)];
+    let identity = (
+        node_id(),
+        number(),
+        cluster_id(),
+        generation(),
+        number(),
+        text(),
+        lane,
+    )
+        .prop_map(
+            |(node_id, directory_id, cluster_id, generation, nonce, address, lane)| PeerIdentity {
+                node_id,
+                directory_id: DirectoryId(directory_id),
+                cluster_id,
+                generation,
+                nonce,
+                address,
+                lane,
+            },
+        );
+    (
+        any::<u8>(),
+        any::<u8>(),
+        text(),
+        option::of(cluster_id()),
+        option::of(identity),
+    )
+        .prop_map(
+            |(version_min, version_max, cluster_name, cluster_id, peer)| Hello {
+                version_min,
+                version_max,
+                cluster_name,
+                cluster_id,
+                peer,
+            },
+        )
+}
+
+fn get() -> impl Strategy<Value = Get> {
+    (
+        any::<u32>(),
+        octets(64),
+        option::of(any::<u8>()),
+        any::<bool>(),
+    )
+        .prop_map(|(timeout_ms, key, r, repair_first)| Get {
+            timeout_ms,
+            key,
+            r,
+            repair_first,
+        })
+}
+
+fn write(value: impl Strategy<Value = Option<Bytes>>) -> impl Strategy<Value = Write> {
+    (
+        any::<u32>(),
+        any::<u128>(),
+        octets(64),
+        value,
+        option::of(octets(64)),
+        option::of(any::<u8>()),
+        option::of(number()),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(timeout_ms, write_id, key, value, context, w, ttl_ms, sloppy)| Write {
+                timeout_ms,
+                write_id: WriteId(write_id),
+                key,
+                value,
+                context,
+                w,
+                ttl_ms,
+                sloppy,
+            },
+        )
+}
+
+fn member_state() -> impl Strategy<Value = MemberState> {
+    prop_oneof![
+        Just(MemberState::Alive),
+        Just(MemberState::Suspected),
+        Just(MemberState::Dead),
+    ]
+}
+
+fn member_entry() -> impl Strategy<Value = MemberEntry> {
+    (
+        node_id(),
+        text(),
+        generation(),
+        (number(), number()),
+        member_state(),
+        (number(), number()),
+        text(),
+    )
+        .prop_map(
+            |(
+                id,
+                address,
+                generation,
+                (incarnation, heartbeat),
+                state,
+                (keys, disk_bytes),
+                software,
+            )| {
+                MemberEntry {
+                    id,
+                    address,
+                    generation,
+                    incarnation,
+                    heartbeat,
+                    state,
+                    keys,
+                    disk_bytes,
+                    software,
+                }
+            },
+        )
+}
+
+fn gossip() -> impl Strategy<Value = Gossip> {
+    (ring_version(), vec(member_entry(), 0..5)).prop_map(|(ring_version, entries)| Gossip {
+        ring_version,
+        entries,
+    })
+}
+
+fn ballot() -> impl Strategy<Value = Ballot> {
+    (number(), node_id()).prop_map(|(round, node)| Ballot { round, node })
+}
+
+/// Every request, all kinds equally often.
+pub(crate) fn request() -> BoxedStrategy<Request> {
+    let merge = (ring_version(), any::<u32>(), octets(64), octets(64)).prop_map(
+        |(ring_version, timeout_ms, key, versions)| MergeVersions {
+            ring_version,
+            timeout_ms,
+            key,
+            versions,
+        },
+    );
+    let read =
+        (ring_version(), any::<u32>(), octets(64)).prop_map(|(ring_version, timeout_ms, key)| {
+            ReadVersions {
+                ring_version,
+                timeout_ms,
+                key,
+            }
+        });
+    let join = (member(), quorum(), quorum(), quorum()).prop_map(|(member, n, w, r)| Join {
+        member,
+        n,
+        w,
+        r,
+    });
+    let prepare = (ring_version(), ballot()).prop_map(|(slot, ballot)| Prepare { slot, ballot });
+    let accept =
+        (ballot(), ring_document()).prop_map(|(ballot, document)| Accept { ballot, document });
+    prop_oneof![
+        hello().prop_map(Request::Hello),
+        Just(Request::Ping),
+        get().prop_map(Request::Get),
+        write(octets(200).prop_map(Some)).prop_map(Request::Put),
+        write(Just(None)).prop_map(Request::Delete),
+        Just(Request::Stats),
+        Just(Request::Health),
+        Just(Request::Status),
+        Just(Request::Ring),
+        merge.prop_map(Request::Merge),
+        read.prop_map(Request::Read),
+        gossip().prop_map(Request::Gossip),
+        node_id().prop_map(|target| Request::Probe(Probe { target })),
+        join.prop_map(Request::Join),
+        Just(Request::FetchRing),
+        prepare.prop_map(Request::Prepare),
+        accept.prop_map(Request::Accept),
+    ]
+    .boxed()
+}
+
+fn error() -> impl Strategy<Value = ErrorReply> {
+    (
+        any::<u16>().prop_map(|number| ErrorCode::from_number(number % 40)),
+        any::<bool>(),
+        any::<bool>(),
+        text(),
+        option::of(any::<u8>()),
+        option::of(any::<u8>()),
+        option::of(ring_version()),
+    )
+        .prop_map(
+            |(code, maybe_applied, retryable, message, needed, got, ring_version)| ErrorReply {
+                code,
+                maybe_applied,
+                retryable,
+                message,
+                needed,
+                got,
+                ring_version,
+            },
+        )
+}
+
+fn welcome() -> impl Strategy<Value = Welcome> {
+    (
+        any::<u8>(),
+        node_id(),
+        generation(),
+        number(),
+        text(),
+        cluster_id(),
+        ring_version(),
+    )
+        .prop_map(
+            |(version, node_id, generation, nonce, cluster_name, cluster_id, ring_version)| {
+                Welcome {
+                    version,
+                    node_id,
+                    generation,
+                    nonce,
+                    cluster_name,
+                    cluster_id,
+                    ring_version,
+                }
+            },
+        )
+}
+
+fn fetched() -> impl Strategy<Value = Fetched> {
+    let sibling =
+        (dot(), number(), octets(40)).prop_map(|(dot, timestamp_ms, value)| FetchedSibling {
+            dot,
+            timestamp_ms,
+            value,
+        });
+    (any::<u8>(), octets(64), vec(sibling, 0..5)).prop_map(|(effective_r, context, siblings)| {
+        Fetched {
+            siblings,
+            context,
+            effective_r,
+        }
+    })
+}
+
+fn written() -> impl Strategy<Value = Written> {
+    (any::<u8>(), any::<bool>(), octets(64)).prop_map(|(effective_w, sloppy, context)| Written {
+        context,
+        effective_w,
+        sloppy,
+    })
+}
+
+fn stats() -> impl Strategy<Value = StatsReply> {
+    (
+        node_id(),
+        text(),
+        (number(), number(), number()),
+        any::<(u8, u8, u8)>(),
+        ring_version(),
+        any::<(u32, u32, u32, u32, u32)>(),
+    )
+        .prop_map(
+            |(node_id, address, keys, (n, w, r), ring_version, nodes)| StatsReply {
+                node_id,
+                address,
+                total_keys: keys.0,
+                total_versions: keys.1,
+                conflict_keys: keys.2,
+                n,
+                w,
+                r,
+                ring_version,
+                total_nodes: nodes.0,
+                total_virtual_nodes: nodes.1,
+                virtual_nodes_per_node: nodes.2,
+                known_nodes: nodes.3,
+                alive_nodes: nodes.4,
+            },
+        )
+}
+
+fn member_status() -> impl Strategy<Value = MemberStatus> {
+    (
+        node_id(),
+        (text(), text(), text()),
+        member_state(),
+        (number(), number(), number()),
+        generation(),
+        any::<u16>(),
+    )
+        .prop_map(
+            |(id, texts, state, numbers, generation, owns_basis_points)| MemberStatus {
+                id,
+                address: texts.0,
+                state,
+                state_age_ms: numbers.0,
+                generation,
+                zone: texts.1,
+                keys: numbers.1,
+                disk_bytes: numbers.2,
+                owns_basis_points,
+                software: texts.2,
+            },
+        )
+}
+
+fn status() -> impl Strategy<Value = StatusReply> {
+    (
+        node_id(),
+        text(),
+        cluster_id(),
+        ring_version(),
+        any::<(u8, u8, u8)>(),
+        vec(member_status(), 0..4),
+    )
+        .prop_map(
+            |(node_id, cluster_name, cluster_id, ring_version, (n, w, r), members)| StatusReply {
+                node_id,
+                cluster_name,
+                cluster_id,
+                ring_version,
+                n,
+                w,
+                r,
+                members,
+            },
+        )
+}
+
+fn ring_reply() -> impl Strategy<Value = RingReply> {
+    ring_document()
+        .prop_flat_map(|document| {
+            let addresses = vec(text(), document.members.len());
+            (Just(document), addresses)
+        })
+        .prop_map(|(document, addresses)| RingReply {
+            document,
+            addresses,
+        })
+}
+
+fn vote() -> impl Strategy<Value = Vote> {
+    (
+        ring_version(),
+        any::<bool>(),
+        ballot(),
+        option::of((ballot(), ring_document())),
+        option::of(ring_document()),
+    )
+        .prop_map(|(slot, granted, promised, accepted, decided)| Vote {
+            slot,
+            granted,
+            promised,
+            accepted,
+            decided,
+        })
+}
+
+/// Every response, all kinds equally often.
+pub(crate) fn response() -> BoxedStrategy<Response> {
+    let health =
+        (node_id(), any::<bool>(), text()).prop_map(|(node_id, ready, reason)| HealthReply {
+            node_id,
+            ready,
+            reason,
+        });
+    let versions_reply =
+        (any::<bool>(), octets(64)).prop_map(|(rebuilding, versions)| VersionsReply {
+            rebuilding,
+            versions,
+        });
+    let probed = (node_id(), any::<bool>()).prop_map(|(target, alive)| Probed { target, alive });
+    prop_oneof![
+        error().prop_map(Response::Error),
+        welcome().prop_map(Response::Welcome),
+        Just(Response::Pong),
+        fetched().prop_map(Response::Fetched),
+        written().prop_map(Response::Put),
+        written().prop_map(Response::Deleted),
+        stats().prop_map(Response::Stats),
+        health.prop_map(Response::Health),
+        status().prop_map(Response::Status),
+        ring_reply().prop_map(Response::Ring),
+        any::<bool>().prop_map(|rebuilding| Response::Merged(Merged { rebuilding })),
+        versions_reply.prop_map(Response::Versions),
+        gossip().prop_map(Response::Gossip),
+        probed.prop_map(Response::Probed),
+        ring_document().prop_map(Response::Joined),
+        ring_document().prop_map(Response::RingDocument),
+        vote().prop_map(Response::Promise),
+        vote().prop_map(Response::Accepted),
+    ]
+    .boxed()
+}
