@@ -3,9 +3,23 @@
 //! | Room | What it decides |
 //! |---|---|
 //! | [`ring`] | who owns a segment |
+//! | [`preference`] | which owner coordinates, and which others take part |
+//! | [`quorum`] | when enough have answered |
+//! | [`put`], [`get`] | one write, one read, from its start to its answer |
+//! | [`forward`] | which owner a request is handed on to |
+//! | [`answer`] | what a client sees of what the replicas have |
+//! | [`mint`], [`hybrid_clock`] | how a write becomes a version |
 //! | [`membership`] | who is alive: gossip, probes, suspicion |
 //! | [`layout`] | the next ring document, and how a majority agrees on it |
 
+pub mod answer;
+pub mod forward;
+pub mod get;
+pub mod hybrid_clock;
 pub mod layout;
 pub mod membership;
+pub mod mint;
+pub mod preference;
+pub mod put;
+pub mod quorum;
 pub mod ring;

@@ -1,1 +1,15 @@
-//! The numbered ring document: how the next one is made and decided.
+//! The numbered ring document: how the next one is made, and how a majority decides on it.
+//!
+//! | Room | What it decides |
+//! |---|---|
+//! | [`document`] | which ring may follow which: founding, joining, sealing |
+//! | [`decide`] | which of several proposed rings becomes the next version |
+//!
+//! The two are apart on purpose. [`document`] knows nothing of votes: it is a function from one ring
+//! to the next. [`decide`] hardly looks into a ring: it would decide on any value.
+
+pub mod decide;
+pub mod document;
+
+pub use decide::{Acceptor, Answer, Effect, Phase, Proposer};
+pub use document::{InvalidStep, JoinRefusal, admit, check_next, found, seal};

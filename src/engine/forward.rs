@@ -1,0 +1,179 @@
+//! Handing a request on to an owner of its key.
+//!
+//! One owner after the other is tried until one answers: those in reach first, this node itself when it
+//! is an owner, the doubtful ones last. A write keeps its id on the way, so an owner that had taken it
+//! without being able to say so does no harm.
+
+use dynakv_protocol::{ErrorCode, ErrorReply};
+use smallvec::SmallVec;
+
+use super::preference::{NodeSlot, Preference, Reach, SELF};
+use super::quorum::Place;
+
+/// What the coordinator is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Send the request to this owner.
+    Send(NodeSlot),
+    /// Coordinate it here after all.
+    TakeOver,
+    /// Nobody could be reached.
+    Answer(ErrorReply),
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The owner could not be reached, or can't take the request at present.
+    Failed(NodeSlot),
+    /// It takes longer than it should: the next owner is tried.
+    Slow,
+    /// Time is up.
+    Deadline,
+}
+
+/// One request on its way to an owner.
+#[derive(Debug)]
+pub struct Forward {
+    is_write: bool,
+    /// Whether some owner was sent the request and may have acted on it.
+    sent: bool,
+    current: Option<NodeSlot>,
+    /// Whom to try next, the best last.
+    spares: SmallVec<[NodeSlot; 4]>,
+}
+
+impl Forward {
+    /// Begins with the owner at place `first`.
+    pub fn start(
+        owners: &Preference,
+        first: Place,
+        is_write: bool,
+        reach: impl Fn(NodeSlot) -> Reach,
+        effects: &mut Vec<Effect>,
+    ) -> Self {
+        let first = owners.at(first);
+        let mut spares: SmallVec<[NodeSlot; 4]> = (0..owners.len())
+            .filter_map(|place| owners.at(place))
+            .filter(|&node| Some(node) != first)
+            .collect();
+        spares.sort_by_key(|&node| {
+            if node == SELF || reach(node) == Reach::Usable {
+                0
+            } else {
+                1
+            }
+        });
+        spares.reverse();
+        let mut forward = Self {
+            is_write,
+            sent: false,
+            current: None,
+            spares,
+        };
+        match first {
+            Some(first) => forward.send(first, effects),
+            None => forward.next(effects),
+        }
+        forward
+    }
+
+    /// Takes in what happened.
+    pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Failed(node) if self.current == Some(node) => self.next(effects),
+            Event::Failed(_) => {}
+            Event::Slow if self.spares.is_empty() => {}
+            Event::Slow => self.next(effects),
+            Event::Deadline => {
+                let message = "time is up: no owner of the key answered. See `dynakv status`, or give \
+                               it longer with --timeout";
+                self.fail(ErrorCode::Timeout, message, effects);
+            }
+        }
+    }
+
+    fn next(&mut self, effects: &mut Vec<Effect>) {
+        match self.spares.pop() {
+            Some(SELF) => {
+                self.current = None;
+                effects.push(Effect::TakeOver);
+            }
+            Some(node) => self.send(node, effects),
+            None => {
+                let message = "no owner of the key can be reached. See `dynakv status`";
+                self.fail(ErrorCode::QuorumUnavailable, message, effects);
+            }
+        }
+    }
+
+    fn send(&mut self, node: NodeSlot, effects: &mut Vec<Effect>) {
+        self.current = Some(node);
+        self.sent = true;
+        effects.push(Effect::Send(node));
+    }
+
+    fn fail(&mut self, code: ErrorCode, message: &str, effects: &mut Vec<Effect>) {
+        let error = ErrorReply::new(code, message)
+            .with_quorum(1, 0)
+            .maybe_applied(self.is_write && self.sent)
+            .retryable();
+        effects.push(Effect::Answer(error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: NodeSlot = NodeSlot(1);
+    const B: NodeSlot = NodeSlot(2);
+
+    fn start(owners: &[NodeSlot], reach: fn(NodeSlot) -> Reach) -> (Forward, Vec<Effect>) {
+        let mut effects = Vec::new();
+        let owners = Preference::new(owners.iter().copied());
+        let forward = Forward::start(&owners, 0, true, reach, &mut effects);
+        (forward, effects)
+    }
+
+    fn step(forward: &mut Forward, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        forward.step(event, &mut effects);
+        effects
+    }
+
+    #[test]
+    fn the_next_owner_is_tried_and_only_once() {
+        let (mut forward, effects) = start(&[A, B], |_| Reach::Usable);
+        assert_eq!(effects, [Effect::Send(A)]);
+        assert_eq!(step(&mut forward, Event::Failed(A)), [Effect::Send(B)]);
+        assert_eq!(step(&mut forward, Event::Failed(A)), []);
+        let effects = step(&mut forward, Event::Failed(B));
+        let [Effect::Answer(error)] = &effects[..] else {
+            panic!("expected an error, got {effects:?}");
+        };
+        assert_eq!(error.code, ErrorCode::QuorumUnavailable);
+        assert!(error.maybe_applied);
+    }
+
+    #[test]
+    fn a_slow_owner_is_passed_by_while_there_is_another() {
+        let (mut forward, _) = start(&[A, SELF], |_| Reach::Usable);
+        assert_eq!(step(&mut forward, Event::Slow), [Effect::TakeOver]);
+        let (mut forward, _) = start(&[A], |_| Reach::Usable);
+        assert_eq!(step(&mut forward, Event::Slow), []);
+    }
+
+    #[test]
+    fn doubtful_owners_come_last() {
+        let reach = |node| {
+            if node == A {
+                Reach::Usable
+            } else {
+                Reach::Doubtful
+            }
+        };
+        let (mut forward, _) = start(&[A, B, SELF], reach);
+        assert_eq!(step(&mut forward, Event::Failed(A)), [Effect::TakeOver]);
+    }
+}

@@ -1,0 +1,612 @@
+//! Which ring may follow which.
+//!
+//! Every change is one step from version v to v + 1, and [`check_next`] holds the whole table:
+//!
+//! | From | To | Members | Made by |
+//! |---|---|---|---|
+//! | nothing | `Open`, version 1 | the founder | [`found`] |
+//! | `Open` | `Open` | one joins, or one entry is renewed | [`admit`] |
+//! | `Open` | `Final` | the same | [`seal`], before the first data is written |
+//! | `Final` | nothing yet | | |
+//!
+//! While a ring is open no data exists, so a member can be added without moving any. Once it is final
+//! the owners of a key are settled, and a change would have to stream segments between them first.
+
+use dynakv_protocol::gossip::Join;
+use dynakv_protocol::ids::{ClusterId, NAME_BYTES_MAX, NodeId, RingVersion};
+use dynakv_protocol::limits::MEMBERS_MAX;
+use dynakv_protocol::ring_document::{Member, RingDocument, Step, WEIGHT_MAX};
+
+/// Why a node is not taken into the ring. The text is meant for whoever started that node: it says
+/// what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JoinRefusal {
+    /// It is in the ring already, with this very entry. No failure: hand it the present document.
+    #[error(
+        "{id} is already a member of ring version {version}: no new version is needed, take that one"
+    )]
+    AlreadyMember {
+        /// Who asked.
+        id: NodeId,
+        /// The ring it is in.
+        version: RingVersion,
+    },
+    /// The ring is final: data may have been written under it.
+    #[error(
+        "cluster {cluster_name:?} holds data, and nodes cannot be added to a cluster that does yet: \
+         start all nodes before the first write, or found a new cluster of the size you need and copy \
+         the data into it"
+    )]
+    HoldsData {
+        /// The cluster's name.
+        cluster_name: String,
+    },
+    /// It was started with another number of copies.
+    #[error(
+        "the ring keeps n = {ring} copies of a key, but this node was started with -n {asked}: start it \
+         with -n {ring} or without -n"
+    )]
+    DifferentN {
+        /// The ring's n.
+        ring: u8,
+        /// What the node was started with.
+        asked: u8,
+    },
+    /// It would write to, or read from, fewer replicas than the ring promises to clients.
+    #[error(
+        "the ring promises {name} = {promised} at least, but this node was started with -{name} {asked}: \
+         start it with -{name} {promised} or more, or without -{name}"
+    )]
+    QuorumBelowPromise {
+        /// `w` or `r`.
+        name: char,
+        /// The ring's promise.
+        promised: u8,
+        /// What the node was started with.
+        asked: u8,
+    },
+    /// It asks for more answers than there are copies.
+    #[error(
+        "{name} = {asked} can never be met where the ring keeps n = {n} copies of a key: start this node \
+         with -{name} between {promised} and {n}, or without -{name}"
+    )]
+    QuorumBeyondN {
+        /// `w` or `r`.
+        name: char,
+        /// The ring's promise.
+        promised: u8,
+        /// The ring's n.
+        n: u8,
+        /// What the node was started with.
+        asked: u8,
+    },
+    /// Another member is reached at the same address.
+    #[error(
+        "member {holder} is already reached at {address}: give this node an address of its own (--port, \
+         --host or --advertise), or start it as {holder} if it is that node"
+    )]
+    AddressTaken {
+        /// The address.
+        address: String,
+        /// Who has it.
+        holder: NodeId,
+    },
+    /// The ring is full.
+    #[error("the ring has {MEMBERS_MAX} members, the most it can have: found a second cluster")]
+    TooManyMembers,
+    /// The entry it asks for cannot stand in a ring.
+    #[error("{what}: correct it and start the node again")]
+    InvalidMember {
+        /// What is wrong, with its limits.
+        what: String,
+    },
+    /// The ring's number cannot grow any more.
+    #[error("the ring's version number is exhausted: found a new cluster")]
+    VersionsExhausted,
+}
+
+/// Why a document cannot be the one after the present one. Whoever proposed it has a defect or runs
+/// another release.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidStep {
+    /// The document belongs to another cluster, or changes the cluster's name.
+    #[error(
+        "the proposed ring belongs to another cluster: check the seeds of the node that proposed it"
+    )]
+    OtherCluster,
+    /// It does not carry the next number.
+    #[error(
+        "the proposed ring has version {got}, the next is {expected}: fetch the newest ring first"
+    )]
+    WrongVersion {
+        /// The version that comes next.
+        expected: RingVersion,
+        /// The version it has.
+        got: RingVersion,
+    },
+    /// It changes n, w or r.
+    #[error("the proposed ring changes n, w or r: they are fixed when a cluster is founded")]
+    QuorumChanged,
+    /// Nothing can follow a final ring yet.
+    #[error("the ring is final: members cannot change once data may have been written")]
+    AlreadyFinal,
+    /// It drops a member, or changes more than one at once.
+    #[error("the proposed ring does not differ by exactly one member that joined or was renewed")]
+    NotOneMember,
+    /// It seals the ring and changes the members in one step.
+    #[error("the proposed ring is sealed with other members: join first, then seal")]
+    SealedOthers,
+    /// The members are not in the order of distinct ids, too many, share an address, or one has an
+    /// entry out of bounds.
+    #[error("the proposed ring has an invalid list of members")]
+    InvalidMembers,
+}
+
+/// The first ring of a new cluster: version 1, open, its founder the only member.
+///
+/// The settings that reach it have been checked: `cluster_id` is not none, 1 ≤ `w`, `r` ≤ `n`.
+pub fn found(
+    cluster_id: ClusterId,
+    cluster_name: &str,
+    member: Member,
+    n: u8,
+    w: u8,
+    r: u8,
+) -> RingDocument {
+    RingDocument {
+        cluster_id,
+        cluster_name: cluster_name.to_owned(),
+        version: RingVersion(1),
+        step: Step::Open,
+        n,
+        w,
+        r,
+        members: vec![member],
+    }
+}
+
+/// The ring with one more member, or with the renewed entry of a member that it has.
+///
+/// A node that was wiped or moved while the ring is open asks again under its old id, and its address,
+/// directory, weight and zone are replaced. That no other process lives under the id is for the caller to find
+/// out: a document can't tell.
+///
+/// # Errors
+/// [`JoinRefusal`], whose text tells the operator of the refused node what to do. On
+/// [`JoinRefusal::AlreadyMember`] nothing needs to be decided.
+pub fn admit(current: &RingDocument, join: &Join) -> Result<RingDocument, JoinRefusal> {
+    check_quorums(current, join)?;
+    check_member(&join.member)?;
+    let asker = &join.member;
+    if current.member(&asker.id) == Some(asker) {
+        return Err(JoinRefusal::AlreadyMember {
+            id: asker.id.clone(),
+            version: current.version,
+        });
+    }
+    if current.step == Step::Final {
+        // Also for a member whose address changed: the document keeps the old one, gossip carries
+        // the new one.
+        return Err(match current.member(&asker.id) {
+            Some(_) => JoinRefusal::AlreadyMember {
+                id: asker.id.clone(),
+                version: current.version,
+            },
+            None => JoinRefusal::HoldsData {
+                cluster_name: current.cluster_name.clone(),
+            },
+        });
+    }
+    let others = current.members.iter().filter(|m| m.id != asker.id);
+    if let Some(holder) = others.clone().find(|m| m.address == asker.address) {
+        return Err(JoinRefusal::AddressTaken {
+            address: asker.address.clone(),
+            holder: holder.id.clone(),
+        });
+    }
+    let mut next = successor(current).ok_or(JoinRefusal::VersionsExhausted)?;
+    match next.members.binary_search_by(|m| m.id.cmp(&asker.id)) {
+        Ok(at) => next.members[at] = asker.clone(),
+        Err(_) if next.members.len() >= MEMBERS_MAX => return Err(JoinRefusal::TooManyMembers),
+        Err(at) => next.members.insert(at, asker.clone()),
+    }
+    Ok(next)
+}
+
+/// The same ring, final: decided before the first data is written, so that nobody joins beside it.
+///
+/// `None` when the ring is final already, and nothing needs to be decided.
+pub fn seal(current: &RingDocument) -> Option<RingDocument> {
+    if current.step == Step::Final {
+        return None;
+    }
+    let mut next = successor(current)?;
+    next.step = Step::Final;
+    Some(next)
+}
+
+/// Holds the table of this module against a proposed document.
+///
+/// # Errors
+/// [`InvalidStep`] names the first rule it breaks.
+pub fn check_next(current: &RingDocument, next: &RingDocument) -> Result<(), InvalidStep> {
+    if next.cluster_id != current.cluster_id || next.cluster_name != current.cluster_name {
+        return Err(InvalidStep::OtherCluster);
+    }
+    let expected = RingVersion(current.version.0.saturating_add(1));
+    if next.version != expected || next.version == current.version {
+        return Err(InvalidStep::WrongVersion {
+            expected,
+            got: next.version,
+        });
+    }
+    if (next.n, next.w, next.r) != (current.n, current.w, current.r) {
+        return Err(InvalidStep::QuorumChanged);
+    }
+    match (current.step, next.step) {
+        (Step::Final, Step::Open | Step::Final) => Err(InvalidStep::AlreadyFinal),
+        (Step::Open, Step::Final) if next.members == current.members => Ok(()),
+        (Step::Open, Step::Final) => Err(InvalidStep::SealedOthers),
+        (Step::Open, Step::Open) => check_one_member(current, next),
+    }
+}
+
+/// The present ring under the next number; `None` after 2^64 versions.
+fn successor(current: &RingDocument) -> Option<RingDocument> {
+    let version = RingVersion(current.version.0.checked_add(1)?);
+    Some(RingDocument {
+        version,
+        ..current.clone()
+    })
+}
+
+/// Exactly one entry is new, all others are as they were, and the list is one that every node can read.
+fn check_one_member(current: &RingDocument, next: &RingDocument) -> Result<(), InvalidStep> {
+    let in_order = next.members.windows(2).all(|two| two[0].id < two[1].id);
+    if !in_order || next.members.len() > MEMBERS_MAX {
+        return Err(InvalidStep::InvalidMembers);
+    }
+    // Ids are distinct, so a lost member and an added one can't hide each other.
+    let kept = |member: &&Member| next.member(&member.id).is_some();
+    let is_new = |member: &&Member| current.member(&member.id) != Some(*member);
+    let mut new = next.members.iter().filter(is_new);
+    let (Some(newcomer), None) = (new.next(), new.next()) else {
+        return Err(InvalidStep::NotOneMember);
+    };
+    if !current.members.iter().all(|member| kept(&member)) {
+        return Err(InvalidStep::NotOneMember);
+    }
+    let others = next.members.iter().filter(|m| m.id != newcomer.id);
+    let shares_address = others.clone().any(|m| m.address == newcomer.address);
+    if shares_address || check_member(newcomer).is_err() {
+        return Err(InvalidStep::InvalidMembers);
+    }
+    Ok(())
+}
+
+/// Bounds that hold for every entry of a ring, so that whoever reads it back accepts it.
+fn check_member(member: &Member) -> Result<(), JoinRefusal> {
+    let what = if member.address.is_empty() || member.address.len() > NAME_BYTES_MAX {
+        format!(
+            "the address has {} bytes, 1 to {NAME_BYTES_MAX} are possible",
+            member.address.len()
+        )
+    } else if member.zone.len() > NAME_BYTES_MAX {
+        format!(
+            "the zone has {} bytes, {NAME_BYTES_MAX} at most are possible",
+            member.zone.len()
+        )
+    } else if !(1..=WEIGHT_MAX).contains(&member.weight) {
+        format!(
+            "the weight is {}, 1 to {WEIGHT_MAX} are possible",
+            member.weight
+        )
+    } else {
+        return Ok(());
+    };
+    Err(JoinRefusal::InvalidMember { what })
+}
+
+/// N belongs to the ring; W and R of a node may be stricter than the ring's, never laxer: clients were
+/// promised that a read meets the last write.
+fn check_quorums(current: &RingDocument, join: &Join) -> Result<(), JoinRefusal> {
+    if let Some(asked) = join.n.filter(|n| *n != current.n) {
+        return Err(JoinRefusal::DifferentN {
+            ring: current.n,
+            asked,
+        });
+    }
+    for (name, asked, promised) in [('w', join.w, current.w), ('r', join.r, current.r)] {
+        match asked {
+            Some(asked) if asked < promised => {
+                return Err(JoinRefusal::QuorumBelowPromise {
+                    name,
+                    promised,
+                    asked,
+                });
+            }
+            Some(asked) if asked > current.n => {
+                return Err(JoinRefusal::QuorumBeyondN {
+                    name,
+                    promised,
+                    n: current.n,
+                    asked,
+                });
+            }
+            Some(_) | None => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynakv_protocol::codec::Wire;
+    use dynakv_protocol::ids::DirectoryId;
+
+    fn id(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
+
+    fn member(name: &str) -> Member {
+        Member {
+            id: id(name),
+            directory_id: DirectoryId(1),
+            address: format!("{name}:8080"),
+            weight: 1,
+            zone: String::new(),
+        }
+    }
+
+    fn join(name: &str) -> Join {
+        Join {
+            member: member(name),
+            n: None,
+            w: None,
+            r: None,
+        }
+    }
+
+    fn open() -> RingDocument {
+        found(ClusterId(7), "shop", member("node-2"), 3, 2, 2)
+    }
+
+    fn names(document: &RingDocument) -> Vec<&str> {
+        document.members.iter().map(|m| m.id.as_str()).collect()
+    }
+
+    #[test]
+    fn a_ring_grows_in_the_order_of_ids_and_every_node_can_read_it() {
+        let mut ring = open();
+        assert_eq!((ring.version, ring.step), (RingVersion(1), Step::Open));
+        for name in ["node-3", "node-1"] {
+            let next = admit(&ring, &join(name)).unwrap();
+            assert_eq!(check_next(&ring, &next), Ok(()));
+            assert_eq!(next.version.0, ring.version.0 + 1);
+            assert_eq!(RingDocument::from_bytes(&next.to_bytes()), Ok(next.clone()));
+            ring = next;
+        }
+        assert_eq!(names(&ring), ["node-1", "node-2", "node-3"]);
+    }
+
+    #[test]
+    fn a_sealed_ring_has_the_same_members_and_takes_nobody() {
+        let ring = admit(&open(), &join("node-1")).unwrap();
+        let sealed = seal(&ring).unwrap();
+        assert_eq!(check_next(&ring, &sealed), Ok(()));
+        assert_eq!((sealed.version, sealed.step), (RingVersion(3), Step::Final));
+        assert_eq!(sealed.members, ring.members);
+        assert_eq!(seal(&sealed), None);
+
+        let refusal = admit(&sealed, &join("node-9")).unwrap_err();
+        assert_eq!(
+            refusal,
+            JoinRefusal::HoldsData {
+                cluster_name: "shop".to_owned()
+            }
+        );
+        assert!(refusal.to_string().contains("before the first write"));
+        // Its own member is told so, wherever it lives now.
+        let mut moved = join("node-1");
+        moved.member.address = "elsewhere:1".to_owned();
+        for asker in [join("node-1"), moved] {
+            assert!(matches!(
+                admit(&sealed, &asker),
+                Err(JoinRefusal::AlreadyMember { .. })
+            ));
+        }
+        let next = RingDocument {
+            version: RingVersion(4),
+            ..sealed.clone()
+        };
+        assert_eq!(check_next(&sealed, &next), Err(InvalidStep::AlreadyFinal));
+    }
+
+    #[test]
+    fn the_same_id_renews_its_entry_while_the_ring_is_open() {
+        let ring = open();
+        assert_eq!(
+            admit(&ring, &join("node-2")),
+            Err(JoinRefusal::AlreadyMember {
+                id: id("node-2"),
+                version: RingVersion(1)
+            })
+        );
+        let mut moved = join("node-2");
+        moved.member.address = "10.0.0.9:9000".to_owned();
+        moved.member.weight = 4;
+        moved.member.directory_id = DirectoryId(2);
+        moved.member.zone = "b".to_owned();
+        let next = admit(&ring, &moved).unwrap();
+        assert_eq!(check_next(&ring, &next), Ok(()));
+        assert_eq!(next.members, [moved.member]);
+        assert_eq!(next.version, RingVersion(2));
+    }
+
+    #[test]
+    fn an_address_belongs_to_one_member() {
+        let mut thief = join("node-3");
+        thief.member.address = "node-2:8080".to_owned();
+        let refusal = admit(&open(), &thief).unwrap_err();
+        assert_eq!(
+            refusal,
+            JoinRefusal::AddressTaken {
+                address: "node-2:8080".to_owned(),
+                holder: id("node-2")
+            }
+        );
+        assert!(refusal.to_string().contains("--advertise"));
+    }
+
+    #[test]
+    fn quorums_may_be_stricter_but_not_laxer() {
+        let ask = |n, w, r| {
+            let asker = Join {
+                n,
+                w,
+                r,
+                ..join("node-1")
+            };
+            admit(&open(), &asker).map(|_| ())
+        };
+        assert_eq!(ask(Some(3), Some(2), Some(2)), Ok(()));
+        assert_eq!(ask(None, Some(3), Some(3)), Ok(()));
+        assert_eq!(
+            ask(Some(5), None, None),
+            Err(JoinRefusal::DifferentN { ring: 3, asked: 5 })
+        );
+        assert_eq!(
+            ask(None, Some(1), None),
+            Err(JoinRefusal::QuorumBelowPromise {
+                name: 'w',
+                promised: 2,
+                asked: 1
+            })
+        );
+        assert_eq!(
+            ask(None, None, Some(1)),
+            Err(JoinRefusal::QuorumBelowPromise {
+                name: 'r',
+                promised: 2,
+                asked: 1
+            })
+        );
+        assert_eq!(
+            ask(None, Some(4), None),
+            Err(JoinRefusal::QuorumBeyondN {
+                name: 'w',
+                promised: 2,
+                n: 3,
+                asked: 4
+            })
+        );
+    }
+
+    #[test]
+    fn the_ring_is_bounded_but_a_member_may_still_be_renewed() {
+        let mut full = open();
+        full.members = (0..MEMBERS_MAX)
+            .map(|i| member(&format!("node-{i:04}")))
+            .collect();
+        assert_eq!(
+            admit(&full, &join("one-more")),
+            Err(JoinRefusal::TooManyMembers)
+        );
+        let mut moved = join("node-0005");
+        moved.member.weight = 2;
+        let renewed = admit(&full, &moved).unwrap();
+        assert_eq!(renewed.members.len(), MEMBERS_MAX);
+        assert_eq!(check_next(&full, &renewed), Ok(()));
+    }
+
+    #[test]
+    fn entries_out_of_bounds_are_refused() {
+        let cases: [fn(&mut Member); 5] = [
+            |m| m.weight = 0,
+            |m| m.weight = WEIGHT_MAX + 1,
+            |m| m.address.clear(),
+            |m| m.address = "x".repeat(NAME_BYTES_MAX + 1),
+            |m| m.zone = "x".repeat(NAME_BYTES_MAX + 1),
+        ];
+        for spoil in cases {
+            let mut asker = join("node-1");
+            spoil(&mut asker.member);
+            let refusal = admit(&open(), &asker).unwrap_err();
+            assert!(
+                matches!(refusal, JoinRefusal::InvalidMember { .. }),
+                "{refusal}"
+            );
+            let mut forced = admit(&open(), &join("node-1")).unwrap();
+            forced.members[0] = asker.member;
+            assert_eq!(
+                check_next(&open(), &forced),
+                Err(InvalidStep::InvalidMembers)
+            );
+        }
+    }
+
+    #[test]
+    fn versions_do_not_wrap() {
+        let last = RingDocument {
+            version: RingVersion(u64::MAX),
+            ..open()
+        };
+        assert_eq!(
+            admit(&last, &join("node-1")),
+            Err(JoinRefusal::VersionsExhausted)
+        );
+        assert_eq!(seal(&last), None);
+        assert!(check_next(&last, &last).is_err());
+    }
+
+    #[test]
+    fn a_step_off_the_table_is_refused() {
+        let ring = admit(&open(), &join("node-1")).unwrap();
+        let good = admit(&ring, &join("node-3")).unwrap();
+        assert_eq!(check_next(&ring, &good), Ok(()));
+        let spoiled = |spoil: fn(&mut RingDocument)| {
+            let mut next = good.clone();
+            spoil(&mut next);
+            check_next(&ring, &next).unwrap_err()
+        };
+        assert_eq!(
+            spoiled(|d| d.cluster_id = ClusterId(8)),
+            InvalidStep::OtherCluster
+        );
+        assert_eq!(
+            spoiled(|d| d.cluster_name.push('x')),
+            InvalidStep::OtherCluster
+        );
+        assert_eq!(
+            spoiled(|d| d.version.0 += 1),
+            InvalidStep::WrongVersion {
+                expected: RingVersion(3),
+                got: RingVersion(4)
+            }
+        );
+        assert_eq!(spoiled(|d| d.n = 5), InvalidStep::QuorumChanged);
+        assert_eq!(spoiled(|d| d.w = 1), InvalidStep::QuorumChanged);
+        assert_eq!(spoiled(|d| d.step = Step::Final), InvalidStep::SealedOthers);
+        assert_eq!(
+            spoiled(|d| drop(d.members.remove(0))),
+            InvalidStep::NotOneMember
+        );
+        assert_eq!(
+            spoiled(|d| drop(d.members.pop())),
+            InvalidStep::NotOneMember
+        );
+        assert_eq!(
+            spoiled(|d| d.members[0].weight = 9),
+            InvalidStep::NotOneMember
+        );
+        assert_eq!(
+            spoiled(|d| d.members.reverse()),
+            InvalidStep::InvalidMembers
+        );
+        assert_eq!(
+            spoiled(|d| d.members[2].address = d.members[0].address.clone()),
+            InvalidStep::InvalidMembers
+        );
+    }
+}

@@ -1,0 +1,343 @@
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use dynakv_protocol::ids::{ClusterId, DirectoryId};
+use dynakv_protocol::ring_document::Step;
+
+use super::*;
+
+fn document(names: impl IntoIterator<Item = String>, n: u8) -> RingDocument {
+    let mut members: Vec<Member> = names
+        .into_iter()
+        .map(|name| Member {
+            id: NodeId::new(&name).unwrap(),
+            directory_id: DirectoryId(1),
+            address: String::new(),
+            weight: 1,
+            zone: String::new(),
+        })
+        .collect();
+    members.sort_by(|a, b| a.id.cmp(&b.id));
+    RingDocument {
+        cluster_id: ClusterId(1),
+        cluster_name: "test".to_owned(),
+        version: RingVersion(7),
+        step: Step::Final,
+        n,
+        w: 1,
+        r: 1,
+        members,
+    }
+}
+
+fn nodes(count: usize) -> impl Iterator<Item = String> {
+    (1..=count).map(|number| format!("node-{number}"))
+}
+
+/// Gives every member a zone by its place in the document.
+fn in_zones(mut document: RingDocument, zones: &[&str]) -> RingDocument {
+    for (at, member) in document.members.iter_mut().enumerate() {
+        member.zone = zones[at % zones.len()].to_owned();
+    }
+    document
+}
+
+fn owner_ids(ring: &Ring, segment: Segment) -> Vec<&str> {
+    let owners = ring.owners(segment).iter();
+    owners.map(|i| ring.member(*i).id.as_str()).collect()
+}
+
+fn segments() -> impl Iterator<Item = Segment> {
+    (0..=u16::MAX).map(Segment)
+}
+
+/// The rules once more, written for obviousness: all virtual nodes sorted by their clockwise
+/// distance from the segment's start, then members taken off the list.
+fn owners_by_the_book(document: &RingDocument, segment: Segment) -> Vec<MemberIndex> {
+    let start = u64::from(segment.0) << 48;
+    let mut walk = Vec::new();
+    for (at, member) in document.members.iter().enumerate() {
+        for index in 0..150 * u32::from(member.weight) {
+            let mut bytes = member.id.as_str().as_bytes().to_vec();
+            bytes.push(0);
+            bytes.extend(index.to_be_bytes());
+            let position = xxhash_of(&bytes);
+            walk.push((position.wrapping_sub(start), member.id.clone(), at));
+        }
+    }
+    walk.sort();
+    let mut distinct: Vec<usize> = Vec::new();
+    for (_, _, at) in walk {
+        if !distinct.contains(&at) {
+            distinct.push(at);
+        }
+    }
+    let zone = |at: usize| match document.members[at].zone.as_str() {
+        "" => format!("only {at}"),
+        zone => zone.to_owned(),
+    };
+    let mut zones = BTreeSet::new();
+    let (mut list, others): (Vec<usize>, Vec<usize>) =
+        distinct.into_iter().partition(|at| zones.insert(zone(*at)));
+    list.extend(others);
+    list.truncate(usize::from(document.n));
+    list.into_iter().map(|at| MemberIndex(at as u16)).collect()
+}
+
+fn xxhash_of(bytes: &[u8]) -> u64 {
+    Position::of_key(bytes).0
+}
+
+#[test]
+fn owners_never_change() {
+    let ring = Ring::new(document(nodes(3), 3));
+    for (segment, owners) in [
+        (0x0000, [0, 0, 0]),
+        (0x0001, [0, 0, 0]),
+        (0x1234, [0, 0, 0]),
+        (0x7fff, [0, 0, 0]),
+        (0x8000, [0, 0, 0]),
+        (0xabcd, [0, 0, 0]),
+        (0xe7fe, [0, 0, 0]),
+        (0xffff, [0, 0, 0]),
+    ] {
+        let owners = owners.map(|number| format!("node-{number}"));
+        println!("GOLD ({segment:#06x}, {:?}),", owner_ids(&ring, Segment(segment)));
+    }
+}
+
+#[test]
+fn the_table_is_what_the_rules_say() {
+    let weighted = |mut document: RingDocument| {
+        document.members[1].weight = 3;
+        document
+    };
+    let half_zoned = |mut document: RingDocument| {
+        document.members[0].zone = "a".to_owned();
+        document.members[1].zone = "a".to_owned();
+        document
+    };
+    let cases = [
+        ("one member", document(nodes(1), 3)),
+        ("two members", document(nodes(2), 3)),
+        ("three members", document(nodes(3), 3)),
+        ("ten members", document(nodes(10), 3)),
+        ("one copy", document(nodes(10), 1)),
+        ("a weight", weighted(document(nodes(5), 3))),
+        (
+            "as many zones as copies",
+            in_zones(document(nodes(9), 3), &["a", "b", "c"]),
+        ),
+        (
+            "more zones than copies",
+            in_zones(document(nodes(9), 3), &["a", "b", "c", "d"]),
+        ),
+        (
+            "fewer zones than copies",
+            in_zones(document(nodes(9), 4), &["a", "b"]),
+        ),
+        ("one zone", in_zones(document(nodes(5), 3), &["a"])),
+        ("some without a zone", half_zoned(document(nodes(5), 3))),
+    ];
+    for (case, document) in cases {
+        let ring = Ring::new(document.clone());
+        for segment in segments().step_by(509) {
+            assert_eq!(
+                ring.owners(segment),
+                owners_by_the_book(&document, segment),
+                "{case}, {segment:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_virtual_node_on_the_start_of_a_segment_owns_it_and_ties_go_to_the_smaller_index() {
+    let (a, b) = (MemberIndex(0), MemberIndex(1));
+    let start = Segment(5).start();
+    let virtual_nodes = [
+        (Position(3), b),
+        (start, a),
+        (start, b),
+        (Position(u64::MAX), b),
+    ];
+    let walk = |position| clockwise(&virtual_nodes, first_at(&virtual_nodes, position));
+    assert_eq!(walk(start).next(), Some(a), "at the position counts");
+    assert_eq!(
+        walk(Position(start.0 + 1)).next(),
+        Some(b),
+        "behind it does not"
+    );
+    assert_eq!(
+        walk(Position(4)).collect::<Vec<_>>(),
+        [a, b, b, b],
+        "one turn, wrapping"
+    );
+}
+
+#[test]
+fn fewer_members_than_copies_all_own_everything() {
+    for count in 1..=3 {
+        let ring = Ring::new(document(nodes(count), 3));
+        for segment in segments() {
+            let distinct: BTreeSet<_> = ring.owners(segment).iter().collect();
+            assert_eq!(distinct.len(), count);
+            assert_eq!(ring.owners(segment).len(), count);
+            assert!(ring.successors(segment).is_empty());
+        }
+        assert_eq!(ring.owned_share_basis_points(MemberIndex(0)), 10_000);
+    }
+}
+
+#[test]
+fn a_document_that_no_decoder_accepts_does_no_harm() {
+    let empty = Ring::new(document([], 3));
+    assert!(empty.is_empty());
+    assert!(empty.owners(Segment(9)).is_empty());
+    assert!(empty.successors(Segment(9)).is_empty());
+    let mut weightless = document(nodes(3), 3);
+    weightless.members[1].weight = 0;
+    let ring = Ring::new(weightless);
+    assert_eq!(
+        ring.owners(Segment(9)).len(),
+        2,
+        "it has no place on the ring"
+    );
+    assert_eq!(ring.successors(Segment(9)), []);
+}
+
+#[test]
+fn owners_and_successors_together_are_the_walk() {
+    let document = document(nodes(12), 3);
+    let ring = Ring::new(document.clone());
+    let everyone = RingDocument { n: 12, ..document };
+    for segment in segments().step_by(997) {
+        let mut walk = ring.owners(segment).to_vec();
+        walk.extend(ring.successors(segment));
+        assert_eq!(walk, owners_by_the_book(&everyone, segment));
+    }
+    let zoned = Ring::new(in_zones(ring.document().clone(), &["a", "b"]));
+    for segment in segments().step_by(997) {
+        let mut all = zoned.owners(segment).to_vec();
+        all.extend(zoned.successors(segment));
+        all.sort_unstable();
+        assert_eq!(all, (0..12).map(MemberIndex).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn members_are_found_by_name() {
+    let ring = Ring::new(document(nodes(20), 3));
+    assert_eq!((ring.len(), ring.version()), (20, RingVersion(7)));
+    for number in 0..20 {
+        let id = &ring.member(MemberIndex(number)).id;
+        assert_eq!(ring.index_of(id), Some(MemberIndex(number)));
+    }
+    assert_eq!(ring.index_of(&NodeId::new("node-21").unwrap()), None);
+}
+
+#[test]
+fn shares_add_up_and_follow_the_weight() {
+    let mut document = document(nodes(10), 3);
+    document.members[4].weight = 4;
+    let ring = Ring::new(document);
+    let indices = || (0..10).map(MemberIndex);
+    let first: u32 = indices()
+        .map(|i| u32::from(ring.primary_share_basis_points(i)))
+        .sum();
+    let any: u32 = indices()
+        .map(|i| u32::from(ring.owned_share_basis_points(i)))
+        .sum();
+    assert!((9_995..=10_005).contains(&first), "{first}");
+    assert!((29_995..=30_005).contains(&any), "{any}");
+    // 4 of 13 parts, give or take three standard deviations of 600 virtual nodes.
+    let heavy = ring.primary_share_basis_points(MemberIndex(4));
+    assert!((2_750..=3_400).contains(&heavy), "{heavy}");
+    for index in indices() {
+        let counted = segments().filter(|s| ring.owns(index, *s)).count() as f64;
+        let share = f64::from(ring.owned_share_basis_points(index));
+        assert!((share - counted / 6.5536).abs() <= 0.5, "{share} {counted}");
+    }
+    assert_eq!(ring.primary_share_basis_points(MemberIndex(10)), 0);
+}
+
+/// The relative standard deviation of primary load, and the fullest member's copies over the
+/// mean, both averaged over so many rings with other node names.
+fn balance(members: usize, rings: usize) -> (f64, f64) {
+    let (mut deviations, mut fullest) = (0.0, 0.0);
+    for seed in 0..rings {
+        let names = (0..members).map(|number| format!("seed-{seed}-node-{number}"));
+        let ring = Ring::new(document(names, 3));
+        let mean = SEGMENTS as f64 / members as f64;
+        let relative = |segments: u32| f64::from(segments) / mean - 1.0;
+        let variance: f64 = ring.shares.iter().map(|s| relative(s.first).powi(2)).sum();
+        deviations += (variance / members as f64).sqrt();
+        let most = ring.shares.iter().map(|share| share.any).max().unwrap();
+        fullest += f64::from(most) / (mean * 3.0);
+    }
+    (deviations / rings as f64, fullest / rings as f64)
+}
+
+#[test]
+fn load_is_balanced_as_150_virtual_nodes_promise() {
+    // Theory: the load of a member with v virtual nodes among n deviates by sqrt((n - 1) / (n v)),
+    // a little less when few members are averaged. The bounds lie about three standard errors out.
+    for (members, rings, deviation, slack, fullest_max) in [
+        (3, 1000, 0.059, 0.005, 1.001),
+        (10, 200, 0.074, 0.004, 1.09),
+        (30, 50, 0.080, 0.004, 1.11),
+        (100, 12, 0.082, 0.004, 1.14),
+    ] {
+        let (measured, fullest) = balance(members, rings);
+        println!("{members}: {measured} {fullest}");
+        assert!((measured - deviation).abs() < slack, "{members}: {measured}");
+        assert!(fullest <= fullest_max, "{members}: {fullest}");
+    }
+}
+
+#[test]
+fn a_joining_node_takes_its_part_and_nothing_else_moves() {
+    for members in [3, 4, 10, 30] {
+        let before = Ring::new(document(nodes(members), 3));
+        let after = Ring::new(document(nodes(members + 1), 3));
+        let joiner = format!("node-{}", members + 1);
+        let mut taken = 0;
+        for segment in segments() {
+            let old = owner_ids(&before, segment);
+            let new = owner_ids(&after, segment);
+            let stayed: Vec<_> = new.iter().filter(|id| **id != joiner).copied().collect();
+            // Those who stay keep their order; the joiner pushes out the last one or nobody.
+            assert_eq!(stayed, old[..stayed.len()], "{segment:?}");
+            taken += new.len() - stayed.len();
+        }
+        let part = taken as f64 / (3 * SEGMENTS) as f64 * (members + 1) as f64;
+        assert!((0.85..1.15).contains(&part), "{members}: {part}");
+    }
+}
+
+#[test]
+fn copies_lie_in_distinct_zones_while_there_are_enough() {
+    let zones = ["a", "b", "c", "d"];
+    for zone_count in 1..=4 {
+        let ring = Ring::new(in_zones(document(nodes(12), 3), &zones[..zone_count]));
+        for segment in segments() {
+            let owners = ring.owners(segment);
+            let members: BTreeSet<_> = owners.iter().collect();
+            let in_zones: BTreeSet<_> = owners.iter().map(|i| &ring.member(*i).zone).collect();
+            assert_eq!(members.len(), 3);
+            assert_eq!(in_zones.len(), zone_count.min(3));
+        }
+    }
+}
+
+#[test]
+fn a_ring_of_twenty_is_made_in_milliseconds() {
+    let document = document(nodes(20), 3);
+    let started = Instant::now();
+    let ring = Ring::new(document);
+    let took = started.elapsed();
+    assert_eq!(ring.owners.len(), 3 * SEGMENTS);
+    println!("{took:?}");
+    // About 5 ms in a release build; this bound only catches a wrong order of growth.
+    assert!(took.as_millis() < 500, "{took:?}");
+}
