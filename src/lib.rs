@@ -12,3 +12,4 @@ pub mod config;
 pub mod engine;
 pub mod node;
 pub mod runtime;
+pub mod settings;

@@ -1,3 +1,7 @@
 //! The `dynakv` binary: see [`dynakv::cli`].
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dynakv::cli::main()
+}

@@ -1,1 +1,284 @@
-//! The command line.
+//! The command line: its options, and which file answers to which command.
+//!
+//! Scripts depend on it: data goes to standard output and messages to standard error, exit codes are
+//! those of [`exit`], and `--output json` has one form per command, pinned by tests.
+
+mod data;
+mod dev;
+mod exit;
+mod logging;
+mod node_info;
+mod output;
+mod serve;
+
+use std::future::Future;
+use std::io;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use dynakv_client::{Client, Error};
+
+use exit::Exit;
+use output::{Format, Report};
+
+const SERVER_DEFAULT: &str = "127.0.0.1:8080";
+
+/// A distributed key-value store.
+#[derive(Debug, Parser)]
+#[command(name = "dynakv", version, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options that stand before or after the command.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+struct Global {
+    /// A node to talk to; repeatable or comma-separated, the first that answers is used
+    #[arg(
+        long = "server",
+        global = true,
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        env = "DYNAKV_SERVERS",
+        default_value = SERVER_DEFAULT
+    )]
+    servers: Vec<String>,
+    /// How results are printed [default: table on a terminal, plain otherwise]
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    output: Option<Format>,
+    /// How long a command waits for its answer
+    #[arg(
+        long,
+        global = true,
+        value_name = "DURATION",
+        default_value = "5s",
+        value_parser = parse_duration
+    )]
+    timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node
+    Serve(serve::ServeArgs),
+    /// Run a whole cluster on this machine, for trying things out
+    Dev(dev::DevArgs),
+    /// Print the value of a key
+    Get(data::GetArgs),
+    /// Store a value
+    Put(data::PutArgs),
+    /// Delete a key
+    Delete(data::DeleteArgs),
+    /// Show the statistics of a node
+    Stats,
+    /// Check whether a node is ready
+    Health,
+    /// Show the state of the cluster
+    Status,
+    /// Show the ring
+    Ring,
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, with exit code 0. There is nowhere to report it
+            // when printing fails.
+            let _unprinted = error.print();
+            let number = u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.number());
+            return ExitCode::from(number);
+        }
+    };
+    run(cli).into()
+}
+
+fn run(cli: Cli) -> Exit {
+    let Cli { global, command } = cli;
+    let format = Format::or_default(global.output);
+    match command {
+        Command::Serve(args) => serve::run(args, format),
+        Command::Dev(args) => dev::run(args, format),
+        Command::Get(args) => with_client(global, format, async |client| {
+            data::get(client, args, format).await
+        }),
+        Command::Put(args) => with_client(global, format, async |client| {
+            data::put(client, args, format).await
+        }),
+        Command::Delete(args) => with_client(global, format, async |client| {
+            data::delete(client, args, format).await
+        }),
+        Command::Stats => with_client(global, format, async |client| {
+            node_info::stats(client, format).await
+        }),
+        Command::Health => with_client(global, format, async |client| {
+            node_info::health(client, format).await
+        }),
+        Command::Status => with_client(global, format, async |client| {
+            node_info::status(client, format).await
+        }),
+        Command::Ring => with_client(global, format, async |client| {
+            node_info::ring(client, format).await
+        }),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "dynakv", &mut script);
+            Report::data(Exit::Ok, script).print()
+        }
+    }
+}
+
+/// Runs a command that talks to a node, and prints what came of it.
+fn with_client(
+    global: Global,
+    format: Format,
+    command: impl AsyncFnOnce(&Client) -> Result<Report, Error>,
+) -> Exit {
+    let servers = servers(global.servers);
+    let outcome = block_on(async {
+        // One request: a second connection, to the key's owner, would only cost time.
+        let client = Client::builder()
+            .seeds(servers.iter().map(String::as_str))
+            .timeout(global.timeout)
+            .ring_routing(false)
+            .build()
+            .await?;
+        command(&client).await
+    });
+    let report = match outcome {
+        Ok(Ok(report)) => report,
+        Ok(Err(error)) => Report::client_error(format, &error, &servers),
+        Err(error) => runtime_error(format, &error),
+    };
+    report.print()
+}
+
+/// Runs a future on a runtime of one thread.
+fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(future))
+}
+
+fn runtime_error(format: Format, error: &io::Error) -> Report {
+    let what = format!("the operating system gives this process no event queue: {error}");
+    Report::error(Exit::Error, format, &what, "ulimit -n")
+}
+
+/// An empty list, or an empty variable, stands for the default.
+fn servers(given: Vec<String>) -> Vec<String> {
+    let trimmed = given.iter().map(|server| server.trim());
+    let servers: Vec<String> = trimmed
+        .filter(|server| !server.is_empty())
+        .map(str::to_owned)
+        .collect();
+    if servers.is_empty() {
+        vec![SERVER_DEFAULT.to_owned()]
+    } else {
+        servers
+    }
+}
+
+/// `500ms`, `5s`, `10m`, `1h 30m`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}: write a number with a unit, such as 500ms, 5s or 10m"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        for line in [
+            "dynakv --server a:1 --output json --timeout 2s get k -r 2",
+            "dynakv get k --server a:1 --output json -r 2 --timeout 2s",
+            "dynakv --output json get -r 2 --timeout 2s --server a:1 k",
+        ] {
+            let cli = parse(line).unwrap();
+            let expected = Global {
+                servers: vec!["a:1".to_owned()],
+                output: Some(Format::Json),
+                timeout: Duration::from_secs(2),
+            };
+            assert_eq!(cli.global, expected, "{line}");
+            let Command::Get(get) = cli.command else {
+                panic!("{line}");
+            };
+            assert_eq!((get.key.as_str(), get.r), ("k", Some(2)));
+        }
+    }
+
+    #[test]
+    fn servers_are_repeatable_or_comma_separated() {
+        let cli = parse("dynakv --server a:1,b:2 --server c:3 health").unwrap();
+        assert_eq!(cli.global.servers, ["a:1", "b:2", "c:3"]);
+        assert!(parse("dynakv --server a:1 b:2 health").is_err());
+        let given = ["", " a:1 "].map(str::to_owned).to_vec();
+        assert_eq!(servers(given), ["a:1"]);
+        assert_eq!(servers(vec![String::new()]), [SERVER_DEFAULT]);
+    }
+
+    #[test]
+    fn values_that_start_with_a_dash_come_after_two() {
+        let Command::Put(put) = parse("dynakv put k -").unwrap().command else {
+            panic!();
+        };
+        assert_eq!(put.value, "-");
+        let Command::Put(put) = parse("dynakv put -w 2 --ttl 10m -- -k -v").unwrap().command else {
+            panic!();
+        };
+        assert_eq!((put.key.as_str(), put.value.as_str()), ("-k", "-v"));
+        assert_eq!(put.write.w, Some(2));
+        assert_eq!(put.ttl, Some(Duration::from_secs(600)));
+        assert!(parse("dynakv put k -v").is_err());
+    }
+
+    #[test]
+    fn what_does_not_exist_is_a_usage_error() {
+        for line in [
+            "dynakv",
+            "dynakv explain k",
+            "dynakv put k v --sloppy",
+            "dynakv get",
+            "dynakv get k -r many",
+            "dynakv get k --timeout 5",
+            "dynakv delete k --context !",
+            "dynakv stats --output xml",
+            "dynakv serve --id a --durability sync",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+        assert_eq!(parse("dynakv --help").unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        for bad in ["", "5", "-1s", "5 parsecs", "99999999999999999999s"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}

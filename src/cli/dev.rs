@@ -1,0 +1,360 @@
+//! `dev`: a whole cluster on this machine, one process per node, until Ctrl-C.
+
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dynakv_client::{Client, RingReply};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::exit::Exit;
+use super::node_info::{RingSummary, ring_text};
+use super::output::{Format, Heading, Report, Table, json_line};
+
+mod processes;
+
+use processes::{Running, StopSignals, ended_early, start_all, stop_all, watch};
+
+/// How long the cluster may take to form.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often a node that is not ready yet is asked again.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How far a node's HTTP port is from its port.
+const HTTP_PORT_OFFSET: u16 = 1000;
+
+/// `dynakv dev`.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub(crate) struct DevArgs {
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=50))]
+    nodes: u16,
+    /// The port of the first node; the others follow
+    #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
+    base_port: u16,
+    /// Where data and logs live, kept between runs
+    #[arg(long, value_name = "DIR", default_value = "./dynakv-data/dev")]
+    data_dir: PathBuf,
+    /// Replicas of each key
+    #[arg(short, value_name = "N")]
+    n: Option<u8>,
+    /// How many replicas a write waits for
+    #[arg(short, value_name = "N")]
+    w: Option<u8>,
+    /// How many replicas a read waits for
+    #[arg(short, value_name = "N")]
+    r: Option<u8>,
+}
+
+/// Why a cluster did not come up.
+#[derive(Debug, thiserror::Error)]
+enum DevError {
+    #[error(
+        "{nodes} nodes from port {base_port} on do not fit: ports and HTTP ports (+ 1000) end at 65535"
+    )]
+    PortsTooHigh { nodes: u16, base_port: u16 },
+    #[error("port {port} overlaps: with so many nodes ports and HTTP ports (+ 1000) meet")]
+    PortsOverlap { port: u16 },
+    #[error("port {port} is in use ({source})")]
+    PortBusy { port: u16, source: io::Error },
+    #[error("cannot write to {}: {source}", path.display())]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("cannot start {id}: {source}")]
+    Spawn { id: String, source: io::Error },
+    #[error("{id} ended ({status}) before the cluster was ready; its log, {}, ends with:\n{tail}", log.display())]
+    NodeEnded {
+        id: String,
+        status: String,
+        log: PathBuf,
+        tail: String,
+    },
+    #[error("the cluster was not ready within {READY_TIMEOUT:?}: {reason}; the logs are in {}", directory.display())]
+    NotReady { reason: String, directory: PathBuf },
+    #[error("cannot listen for signals: {0}")]
+    Signals(io::Error),
+}
+
+impl DevError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::PortsTooHigh { .. } | Self::PortsOverlap { .. } => Exit::Usage,
+            Self::PortBusy { .. }
+            | Self::Directory { .. }
+            | Self::Spawn { .. }
+            | Self::NodeEnded { .. }
+            | Self::NotReady { .. }
+            | Self::Signals(_) => Exit::Error,
+        }
+    }
+
+    fn next(&self, args: &DevArgs) -> String {
+        match self {
+            Self::PortsTooHigh { .. } => "dynakv dev --base-port 8080".to_owned(),
+            Self::PortsOverlap { .. } => "dynakv dev --nodes 3".to_owned(),
+            Self::PortBusy { .. } => {
+                let other = if args.base_port == 18080 {
+                    28080
+                } else {
+                    18080
+                };
+                format!("dynakv dev --base-port {other}")
+            }
+            Self::Directory { .. } => "dynakv dev --data-dir DIR".to_owned(),
+            Self::NodeEnded { log, .. } => format!("cat {}", log.display()),
+            Self::NotReady { directory, .. } => format!("tail {}/*.log", directory.display()),
+            Self::Spawn { .. } | Self::Signals(_) => "dynakv serve --help".to_owned(),
+        }
+    }
+}
+
+/// A node of the cluster, as planned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Plan {
+    id: String,
+    port: u16,
+    http_port: u16,
+    seeds: Vec<String>,
+    data_dir: PathBuf,
+    log: PathBuf,
+}
+
+impl Plan {
+    fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+/// Runs the cluster until Ctrl-C, SIGTERM or SIGHUP.
+pub(crate) fn run(args: DevArgs, format: Format) -> Exit {
+    let outcome = super::block_on(async {
+        match dev(&args, format).await {
+            Ok(exit) => exit,
+            Err(error) => {
+                let next = error.next(&args);
+                Report::error(error.exit(), format, &error.to_string(), &next).print()
+            }
+        }
+    });
+    outcome.unwrap_or_else(|error| super::runtime_error(format, &error).print())
+}
+
+async fn dev(args: &DevArgs, format: Format) -> Result<Exit, DevError> {
+    let plans = plan(args)?;
+    for plan in &plans {
+        check_port(plan.port)?;
+        check_port(plan.http_port)?;
+    }
+    let mut stop = StopSignals::new().map_err(DevError::Signals)?;
+    let (sender, mut ended) = mpsc::channel(plans.len());
+    let mut nodes = Vec::new();
+    let started = start_all(args, plans, &mut nodes, &sender);
+    let ready = match started {
+        Ok(()) => tokio::select! {
+            ready = until_ready(&nodes, &args.data_dir) => ready.map(Some),
+            Some(end) = ended.recv() => Err(ended_early(&mut nodes, end)),
+            () = stop.received() => Ok(None),
+        },
+        Err(error) => Err(error),
+    };
+    match ready {
+        Ok(Some(ring)) => {
+            Report::data(Exit::Ok, introduction(&nodes, &ring, args, format)).print();
+            let exit = watch(&mut nodes, &mut ended, &mut stop).await;
+            stop_all(&mut nodes, &mut ended, &mut stop).await;
+            Ok(exit)
+        }
+        Ok(None) => {
+            stop_all(&mut nodes, &mut ended, &mut stop).await;
+            Ok(Exit::Ok)
+        }
+        Err(error) => {
+            stop_all(&mut nodes, &mut ended, &mut stop).await;
+            Err(error)
+        }
+    }
+}
+
+/// Names, ports and directories. The first node founds the cluster, the others ask the first two.
+fn plan(args: &DevArgs) -> Result<Vec<Plan>, DevError> {
+    let too_high = DevError::PortsTooHigh {
+        nodes: args.nodes,
+        base_port: args.base_port,
+    };
+    let last = args.base_port.checked_add(args.nodes - 1);
+    if last
+        .and_then(|last| last.checked_add(HTTP_PORT_OFFSET))
+        .is_none()
+    {
+        return Err(too_high);
+    }
+    if args.nodes > HTTP_PORT_OFFSET {
+        let port = args.base_port + HTTP_PORT_OFFSET;
+        return Err(DevError::PortsOverlap { port });
+    }
+    let address = |index: u16| format!("127.0.0.1:{}", args.base_port + index);
+    let seeds = |index: u16| (0..args.nodes.min(2)).filter(move |seed| *seed != index);
+    Ok((0..args.nodes)
+        .map(|index| {
+            let id = format!("node-{}", index + 1);
+            Plan {
+                port: args.base_port + index,
+                http_port: args.base_port + index + HTTP_PORT_OFFSET,
+                // A founder has no seeds; later it rejoins from its directory.
+                seeds: if index == 0 {
+                    Vec::new()
+                } else {
+                    seeds(index).map(address).collect()
+                },
+                data_dir: args.data_dir.join(&id),
+                log: args.data_dir.join(format!("{id}.log")),
+                id,
+            }
+        })
+        .collect())
+}
+
+/// Whether a node could listen there. Another program may still come first; the node then says so.
+fn check_port(port: u16) -> Result<(), DevError> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        Ok(_closed_at_once) => Ok(()),
+        Err(source) => Err(DevError::PortBusy { port, source }),
+    }
+}
+
+/// Waits until every node is ready and shows a ring of all of them; gives the first node's ring.
+async fn until_ready(nodes: &[Running], directory: &Path) -> Result<RingReply, DevError> {
+    let deadline = Instant::now() + READY_TIMEOUT;
+    let mut first_ring = None;
+    for node in nodes {
+        let mut reason = format!("{} does not answer", node.plan.id);
+        let ready = timeout_at(deadline, async {
+            loop {
+                match ring_when_ready(&node.plan, nodes).await {
+                    Ok(ring) => break ring,
+                    Err(not_yet) => reason = not_yet,
+                }
+                sleep(POLL_INTERVAL).await;
+            }
+        });
+        let Ok(ring) = ready.await else {
+            return Err(DevError::NotReady {
+                reason,
+                directory: directory.to_owned(),
+            });
+        };
+        first_ring.get_or_insert(ring);
+    }
+    first_ring.ok_or_else(|| DevError::NotReady {
+        reason: "there are no nodes".to_owned(),
+        directory: directory.to_owned(),
+    })
+}
+
+async fn ring_when_ready(plan: &Plan, nodes: &[Running]) -> Result<RingReply, String> {
+    let id = &plan.id;
+    let failed = |error: dynakv_client::Error| format!("{id}: {error}");
+    let client = Client::builder()
+        .seeds([plan.address()])
+        .timeout(Duration::from_secs(2))
+        .ring_routing(false)
+        .build()
+        .await
+        .map_err(failed)?;
+    let health = client.health().await.map_err(failed)?;
+    if health.node_id.as_str() != id {
+        return Err(format!("{} answers on the port of {id}", health.node_id));
+    }
+    if !health.ready {
+        return Err(format!("{id} is not ready: {}", health.reason));
+    }
+    let ring = client.ring().await.map_err(failed)?;
+    for node in nodes {
+        let has_it =
+            |member: &dynakv_protocol::ring_document::Member| member.id.as_str() == node.plan.id;
+        if !ring.document.members.iter().any(has_it) {
+            return Err(format!("{} is not in the ring of {id}", node.plan.id));
+        }
+    }
+    Ok(ring)
+}
+
+#[derive(Serialize)]
+struct ReadyDocument<'a> {
+    event: &'static str,
+    nodes: Vec<ReadyNode<'a>>,
+    ring: RingSummary<'a>,
+}
+
+#[derive(Serialize)]
+struct ReadyNode<'a> {
+    id: &'a str,
+    pid: u32,
+    address: String,
+    http_port: u16,
+    log: String,
+}
+
+impl<'a> From<&'a Running> for ReadyNode<'a> {
+    fn from(node: &'a Running) -> Self {
+        Self {
+            id: &node.plan.id,
+            pid: node.pid,
+            address: node.plan.address(),
+            http_port: node.plan.http_port,
+            log: node.plan.log.display().to_string(),
+        }
+    }
+}
+
+/// What stands on standard output once the cluster is ready.
+fn introduction(nodes: &[Running], ring: &RingReply, args: &DevArgs, format: Format) -> String {
+    if format == Format::Json {
+        return json_line(&ReadyDocument {
+            event: "ready",
+            nodes: nodes.iter().map(ReadyNode::from).collect(),
+            ring: RingSummary::new(ring),
+        });
+    }
+    let mut table = Table::new(&[
+        Heading::Left("Id"),
+        Heading::Right("Pid"),
+        Heading::Left("Address"),
+        Heading::Right("HTTP port"),
+        Heading::Left("Log"),
+    ]);
+    for node in nodes {
+        table.push([
+            node.plan.id.clone(),
+            node.pid.to_string(),
+            node.plan.address(),
+            node.plan.http_port.to_string(),
+            node.plan.log.display().to_string(),
+        ]);
+    }
+    let server = if args.base_port == 8080 {
+        String::new()
+    } else {
+        format!(" --server 127.0.0.1:{}", args.base_port)
+    };
+    match format {
+        Format::Table => format!(
+            "{}\n{}\nnext, in another terminal: dynakv{server} put greeting hello\nCtrl-C ends all nodes\n",
+            table.aligned(),
+            ring_text(ring, format)
+        ),
+        Format::Json | Format::Plain => format!(
+            "{}ring\t{}\t{}\t{}\nnext\tdynakv{server} put greeting hello\n",
+            table.plain(),
+            ring.document.version,
+            ring.document.members.len(),
+            ring.document.virtual_nodes()
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

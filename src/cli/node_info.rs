@@ -1,0 +1,429 @@
+//! `stats`, `health`, `status` and `ring`: one node's answer about itself and its cluster.
+
+use dynakv_client::routing::Routing;
+use dynakv_client::{
+    Client, Error, HealthReply, MemberState, MemberStatus, RingReply, StatsReply, StatusReply,
+};
+use dynakv_protocol::hash::Segment;
+use dynakv_protocol::ring_document::Step;
+use serde::Serialize;
+
+use super::exit::Exit;
+use super::output::{Format, Heading, Report, Table, bytes_text, json_line};
+
+/// A node's statistics.
+pub(crate) async fn stats(client: &Client, format: Format) -> Result<Report, Error> {
+    Ok(stats_report(&client.stats().await?, format))
+}
+
+/// Whether a node lives and is ready.
+pub(crate) async fn health(client: &Client, format: Format) -> Result<Report, Error> {
+    Ok(health_report(&client.health().await?, format))
+}
+
+/// The state of the cluster.
+pub(crate) async fn status(client: &Client, format: Format) -> Result<Report, Error> {
+    let status = client.status().await?;
+    // Without a ring the verdict rests on the number of members alone.
+    let ring = client.ring().await.ok();
+    Ok(status_report(&status, ring.as_ref(), format))
+}
+
+/// The ring.
+pub(crate) async fn ring(client: &Client, format: Format) -> Result<Report, Error> {
+    let ring = client.ring().await?;
+    Ok(Report::data(Exit::Ok, ring_text(&ring, format)))
+}
+
+#[derive(Serialize)]
+struct StatsDocument<'a> {
+    node_id: &'a str,
+    address: &'a str,
+    total_keys: u64,
+    total_versions: u64,
+    conflict_keys: u64,
+    n: u8,
+    w: u8,
+    r: u8,
+    ring: StatsRing,
+    gossip: StatsGossip,
+}
+
+#[derive(Serialize)]
+struct StatsRing {
+    version: u64,
+    total_nodes: u32,
+    total_virtual_nodes: u32,
+    virtual_nodes_per_node: u32,
+}
+
+#[derive(Serialize)]
+struct StatsGossip {
+    known_nodes: u32,
+    alive_nodes: u32,
+}
+
+fn stats_report(stats: &StatsReply, format: Format) -> Report {
+    if format == Format::Json {
+        let document = StatsDocument {
+            node_id: stats.node_id.as_str(),
+            address: &stats.address,
+            total_keys: stats.total_keys,
+            total_versions: stats.total_versions,
+            conflict_keys: stats.conflict_keys,
+            n: stats.n,
+            w: stats.w,
+            r: stats.r,
+            ring: StatsRing {
+                version: stats.ring_version.0,
+                total_nodes: stats.total_nodes,
+                total_virtual_nodes: stats.total_virtual_nodes,
+                virtual_nodes_per_node: stats.virtual_nodes_per_node,
+            },
+            gossip: StatsGossip {
+                known_nodes: stats.known_nodes,
+                alive_nodes: stats.alive_nodes,
+            },
+        };
+        return Report::data(Exit::Ok, json_line(&document));
+    }
+    let mut table = Table::new(&[Heading::Left("Statistic"), Heading::Left("Value")]);
+    let rows = [
+        ("node_id", stats.node_id.to_string()),
+        ("address", stats.address.clone()),
+        ("total_keys", stats.total_keys.to_string()),
+        ("total_versions", stats.total_versions.to_string()),
+        ("conflict_keys", stats.conflict_keys.to_string()),
+        ("n", stats.n.to_string()),
+        ("w", stats.w.to_string()),
+        ("r", stats.r.to_string()),
+        ("ring.version", stats.ring_version.to_string()),
+        ("ring.total_nodes", stats.total_nodes.to_string()),
+        (
+            "ring.total_virtual_nodes",
+            stats.total_virtual_nodes.to_string(),
+        ),
+        (
+            "ring.virtual_nodes_per_node",
+            stats.virtual_nodes_per_node.to_string(),
+        ),
+        ("gossip.known_nodes", stats.known_nodes.to_string()),
+        ("gossip.alive_nodes", stats.alive_nodes.to_string()),
+    ];
+    for (name, value) in rows {
+        table.push([name.to_owned(), value]);
+    }
+    Report::data(Exit::Ok, rows_text(&table, format))
+}
+
+#[derive(Serialize)]
+struct HealthDocument<'a> {
+    node_id: &'a str,
+    ready: bool,
+    reason: &'a str,
+}
+
+fn health_report(health: &HealthReply, format: Format) -> Report {
+    let exit = if health.ready {
+        Exit::Ok
+    } else {
+        Exit::Degraded
+    };
+    let text = match format {
+        Format::Json => json_line(&HealthDocument {
+            node_id: health.node_id.as_str(),
+            ready: health.ready,
+            reason: &health.reason,
+        }),
+        Format::Table | Format::Plain if health.ready => format!("ok {}\n", health.node_id),
+        Format::Table | Format::Plain => {
+            format!("not ready {}: {}\n", health.node_id, health.reason)
+        }
+    };
+    Report::data(exit, text)
+}
+
+/// What `status` says first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    /// Every member is alive.
+    Healthy,
+    /// A member is not alive; every key has its quorums.
+    Degraded,
+    /// Some keys, or all, have no quorum.
+    Unavailable,
+}
+
+impl Verdict {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Unavailable => "unavailable",
+        }
+    }
+
+    fn exit(self) -> Exit {
+        match self {
+            Self::Healthy => Exit::Ok,
+            Self::Degraded => Exit::Degraded,
+            Self::Unavailable => Exit::Unavailable,
+        }
+    }
+}
+
+fn verdict(status: &StatusReply, ring: Option<&RingReply>) -> Verdict {
+    let is_alive = |id| {
+        let mut members = status.members.iter();
+        members.any(|member| &member.id == id && member.state == MemberState::Alive)
+    };
+    if status.ring_version.0 == 0 || status.members.is_empty() {
+        return Verdict::Unavailable;
+    }
+    if status.members.iter().all(|member| is_alive(&member.id)) {
+        return Verdict::Healthy;
+    }
+    let owners = usize::from(status.n).min(status.members.len());
+    let needed = usize::from(status.w.max(status.r)).min(owners);
+    let served = match ring {
+        Some(ring) => {
+            let members = &ring.document.members;
+            let alive: Vec<bool> = members.iter().map(|member| is_alive(&member.id)).collect();
+            let routing = Routing::new(&ring.document);
+            (0..=u16::MAX).all(|segment| {
+                let owners = routing.owners_of_segment(Segment(segment));
+                let alive = owners.iter().filter(|owner| alive[usize::from(**owner)]);
+                alive.count() >= needed
+            })
+        }
+        None => {
+            let dead = status.members.iter().filter(|member| !is_alive(&member.id));
+            dead.count() <= owners - needed
+        }
+    };
+    if served {
+        Verdict::Degraded
+    } else {
+        Verdict::Unavailable
+    }
+}
+
+#[derive(Serialize)]
+struct StatusDocument<'a> {
+    verdict: Verdict,
+    node_id: &'a str,
+    cluster: &'a str,
+    cluster_id: String,
+    ring_version: u64,
+    n: u8,
+    w: u8,
+    r: u8,
+    members: Vec<StatusMember<'a>>,
+}
+
+#[derive(Serialize)]
+struct StatusMember<'a> {
+    id: &'a str,
+    address: &'a str,
+    state: &'static str,
+    state_age_ms: u64,
+    generation: u64,
+    zone: &'a str,
+    keys: u64,
+    disk_bytes: u64,
+    owns_percent: f64,
+    software: &'a str,
+}
+
+impl<'a> From<&'a MemberStatus> for StatusMember<'a> {
+    fn from(member: &'a MemberStatus) -> Self {
+        Self {
+            id: member.id.as_str(),
+            address: &member.address,
+            state: state_name(member.state),
+            state_age_ms: member.state_age_ms,
+            generation: member.generation.0,
+            zone: &member.zone,
+            keys: member.keys,
+            disk_bytes: member.disk_bytes,
+            owns_percent: f64::from(member.owns_basis_points) / 100.0,
+            software: &member.software,
+        }
+    }
+}
+
+fn state_name(state: MemberState) -> &'static str {
+    match state {
+        MemberState::Alive => "alive",
+        MemberState::Suspected => "suspected",
+        MemberState::Dead => "dead",
+    }
+}
+
+fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format) -> Report {
+    let verdict = verdict(status, ring);
+    if format == Format::Json {
+        let document = StatusDocument {
+            verdict,
+            node_id: status.node_id.as_str(),
+            cluster: &status.cluster_name,
+            cluster_id: status.cluster_id.to_string(),
+            ring_version: status.ring_version.0,
+            n: status.n,
+            w: status.w,
+            r: status.r,
+            members: status.members.iter().map(StatusMember::from).collect(),
+        };
+        return Report::data(verdict.exit(), json_line(&document));
+    }
+    let mut table = Table::new(&[
+        Heading::Left("State"),
+        Heading::Left("Id"),
+        Heading::Left("Address"),
+        Heading::Right("Load"),
+        Heading::Right("Owns"),
+        Heading::Right("Keys"),
+        Heading::Left("Zone"),
+        Heading::Left("Version"),
+    ]);
+    let or_dash = |text: &str| if text.is_empty() { "-" } else { text }.to_owned();
+    for member in &status.members {
+        table.push([
+            state_name(member.state).to_owned(),
+            member.id.to_string(),
+            member.address.clone(),
+            bytes_text(member.disk_bytes),
+            format!("{:.1} %", f64::from(member.owns_basis_points) / 100.0),
+            member.keys.to_string(),
+            or_dash(&member.zone),
+            or_dash(&member.software),
+        ]);
+    }
+    let alive = status.members.iter();
+    let alive = alive
+        .filter(|member| member.state == MemberState::Alive)
+        .count();
+    let text = match format {
+        Format::Table => format!(
+            "{}: {alive} of {} members alive (cluster {}, ring {}, n = {}, w = {}, r = {}; seen by {})\n\n{}",
+            verdict.name(),
+            status.members.len(),
+            status.cluster_name,
+            status.ring_version,
+            status.n,
+            status.w,
+            status.r,
+            status.node_id,
+            table.aligned()
+        ),
+        Format::Json | Format::Plain => format!("{}\n{}", verdict.name(), table.plain()),
+    };
+    Report::data(verdict.exit(), text)
+}
+
+#[derive(Serialize)]
+pub(super) struct RingSummary<'a> {
+    version: u64,
+    step: &'static str,
+    cluster: &'a str,
+    cluster_id: String,
+    n: u8,
+    w: u8,
+    r: u8,
+    total_nodes: usize,
+    total_virtual_nodes: u32,
+    members: Vec<RingMember<'a>>,
+}
+
+#[derive(Serialize)]
+struct RingMember<'a> {
+    id: &'a str,
+    address: &'a str,
+    weight: u16,
+    zone: &'a str,
+    virtual_nodes: u32,
+}
+
+impl<'a> RingSummary<'a> {
+    pub(super) fn new(ring: &'a RingReply) -> Self {
+        let document = &ring.document;
+        let members = document.members.iter().zip(&ring.addresses);
+        Self {
+            version: document.version.0,
+            step: match document.step {
+                Step::Open => "open",
+                Step::Final => "final",
+            },
+            cluster: &document.cluster_name,
+            cluster_id: document.cluster_id.to_string(),
+            n: document.n,
+            w: document.w,
+            r: document.r,
+            total_nodes: document.members.len(),
+            total_virtual_nodes: document.virtual_nodes(),
+            members: members
+                .map(|(member, address)| RingMember {
+                    id: member.id.as_str(),
+                    address,
+                    weight: member.weight,
+                    zone: &member.zone,
+                    virtual_nodes: member.virtual_nodes(),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// The ring as `ring` and `dev` print it.
+pub(super) fn ring_text(ring: &RingReply, format: Format) -> String {
+    let summary = RingSummary::new(ring);
+    if format == Format::Json {
+        return json_line(&summary);
+    }
+    let mut table = Table::new(&[
+        Heading::Left("Id"),
+        Heading::Left("Address"),
+        Heading::Right("Weight"),
+        Heading::Right("Virtual nodes"),
+        Heading::Left("Zone"),
+    ]);
+    for member in &summary.members {
+        let zone = if member.zone.is_empty() {
+            "-"
+        } else {
+            member.zone
+        };
+        table.push([
+            member.id.to_owned(),
+            member.address.to_owned(),
+            member.weight.to_string(),
+            member.virtual_nodes.to_string(),
+            zone.to_owned(),
+        ]);
+    }
+    match format {
+        Format::Table => format!(
+            "ring {} of cluster {}: {} nodes, {} virtual nodes (n = {}, w = {}, r = {})\n\n{}",
+            summary.version,
+            summary.cluster,
+            summary.total_nodes,
+            summary.total_virtual_nodes,
+            summary.n,
+            summary.w,
+            summary.r,
+            table.aligned()
+        ),
+        Format::Json | Format::Plain => table.plain(),
+    }
+}
+
+fn rows_text(table: &Table, format: Format) -> String {
+    match format {
+        Format::Table => table.aligned(),
+        Format::Json | Format::Plain => table.plain(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

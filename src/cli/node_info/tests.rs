@@ -1,0 +1,194 @@
+//! Tests of what the informing commands print.
+
+use dynakv_protocol::ring_document::{Member, RingDocument};
+use dynakv_protocol::{ClusterId, DirectoryId, Generation, NodeId, RingVersion};
+
+use super::*;
+
+fn id(number: usize) -> NodeId {
+    NodeId::new(&format!("node-{number}")).unwrap()
+}
+
+fn status(n: u8, states: &[MemberState]) -> StatusReply {
+    let member = |(number, state): (usize, &MemberState)| MemberStatus {
+        id: id(number),
+        address: format!("127.0.0.1:{}", 8079 + number),
+        state: *state,
+        state_age_ms: 1500,
+        generation: Generation(2),
+        zone: String::new(),
+        keys: 10,
+        disk_bytes: 2048,
+        owns_basis_points: 3333,
+        software: "0.1.0".to_owned(),
+    };
+    StatusReply {
+        node_id: id(1),
+        cluster_name: "dynakv".to_owned(),
+        cluster_id: ClusterId(255),
+        ring_version: RingVersion(3),
+        n,
+        w: 2,
+        r: 2,
+        members: (1..).zip(states).map(member).collect(),
+    }
+}
+
+fn ring(n: u8, nodes: usize) -> RingReply {
+    let mut members: Vec<Member> = (1..=nodes)
+        .map(|number| Member {
+            id: id(number),
+            directory_id: DirectoryId(0),
+            address: "127.0.0.1:1".to_owned(),
+            weight: 1,
+            zone: String::new(),
+        })
+        .collect();
+    members.sort_by(|a, b| a.id.cmp(&b.id));
+    RingReply {
+        addresses: (0..nodes)
+            .map(|at| format!("127.0.0.1:{}", 8080 + at))
+            .collect(),
+        document: RingDocument {
+            cluster_id: ClusterId(255),
+            cluster_name: "dynakv".to_owned(),
+            version: RingVersion(3),
+            step: Step::Final,
+            n,
+            w: 2,
+            r: 2,
+            members,
+        },
+    }
+}
+
+#[test]
+fn stats_have_this_json() {
+    let stats = StatsReply {
+        node_id: id(1),
+        address: "127.0.0.1:8080".to_owned(),
+        total_keys: 0,
+        total_versions: 0,
+        conflict_keys: 0,
+        n: 3,
+        w: 2,
+        r: 2,
+        ring_version: RingVersion(1),
+        total_nodes: 3,
+        total_virtual_nodes: 450,
+        virtual_nodes_per_node: 150,
+        known_nodes: 3,
+        alive_nodes: 3,
+    };
+    let expected = concat!(
+        r#"{"node_id":"node-1","address":"127.0.0.1:8080","total_keys":0,"total_versions":0,"#,
+        r#""conflict_keys":0,"n":3,"w":2,"r":2,"ring":{"version":1,"total_nodes":3,"#,
+        r#""total_virtual_nodes":450,"virtual_nodes_per_node":150},"#,
+        r#""gossip":{"known_nodes":3,"alive_nodes":3}}"#,
+        "\n"
+    );
+    assert_eq!(
+        stats_report(&stats, Format::Json),
+        Report::data(Exit::Ok, expected)
+    );
+    let plain = String::from_utf8(stats_report(&stats, Format::Plain).data).unwrap();
+    assert!(plain.starts_with("node_id\tnode-1\naddress\t127.0.0.1:8080\n"));
+    assert!(plain.ends_with("gossip.alive_nodes\t3\n"));
+}
+
+#[test]
+fn health_is_one_line() {
+    let mut health = HealthReply {
+        node_id: id(1),
+        ready: true,
+        reason: String::new(),
+    };
+    let report = health_report(&health, Format::Plain);
+    assert_eq!(report, Report::data(Exit::Ok, "ok node-1\n"));
+    let report = health_report(&health, Format::Json);
+    let expected = "{\"node_id\":\"node-1\",\"ready\":true,\"reason\":\"\"}\n";
+    assert_eq!(report, Report::data(Exit::Ok, expected));
+    health.ready = false;
+    health.reason = "joining".to_owned();
+    let report = health_report(&health, Format::Table);
+    assert_eq!(
+        report,
+        Report::data(Exit::Degraded, "not ready node-1: joining\n")
+    );
+}
+
+#[test]
+fn the_verdict_follows_the_quorums() {
+    use MemberState::{Alive, Dead, Suspected};
+    let cases: [(u8, &[MemberState], Verdict); 7] = [
+        (3, &[Alive], Verdict::Healthy),
+        (3, &[Alive; 3], Verdict::Healthy),
+        (3, &[Alive, Suspected, Alive], Verdict::Degraded),
+        (3, &[Alive, Dead, Dead], Verdict::Unavailable),
+        (3, &[Alive, Dead], Verdict::Unavailable),
+        (3, &[Alive, Alive, Alive, Alive, Dead], Verdict::Degraded),
+        (3, &[], Verdict::Unavailable),
+    ];
+    for (n, states, expected) in cases {
+        let status = status(n, states);
+        assert_eq!(verdict(&status, None), expected, "{states:?}");
+        if !states.is_empty() {
+            let ring = ring(n, states.len());
+            assert_eq!(verdict(&status, Some(&ring)), expected, "{states:?}");
+        }
+    }
+    // Two dead of five: some segment has both among its three owners.
+    let status = status(3, &[Alive, Alive, Alive, Dead, Dead]);
+    assert_eq!(verdict(&status, Some(&ring(3, 5))), Verdict::Unavailable);
+}
+
+#[test]
+fn a_node_without_a_ring_is_unavailable() {
+    let mut status = status(3, &[MemberState::Alive]);
+    status.ring_version = RingVersion(0);
+    assert_eq!(verdict(&status, None), Verdict::Unavailable);
+}
+
+#[test]
+fn status_has_these_forms() {
+    let status = status(3, &[MemberState::Alive, MemberState::Dead]);
+    let report = status_report(&status, None, Format::Json);
+    let expected = concat!(
+        r#"{"verdict":"unavailable","node_id":"node-1","cluster":"dynakv","#,
+        r#""cluster_id":"000000000000000000000000000000ff","ring_version":3,"n":3,"w":2,"r":2,"#,
+        r#""members":[{"id":"node-1","address":"127.0.0.1:8080","state":"alive","#,
+        r#""state_age_ms":1500,"generation":2,"zone":"","keys":10,"disk_bytes":2048,"#,
+        r#""owns_percent":33.33,"software":"0.1.0"},"#,
+        r#"{"id":"node-2","address":"127.0.0.1:8081","state":"dead","#,
+        r#""state_age_ms":1500,"generation":2,"zone":"","keys":10,"disk_bytes":2048,"#,
+        r#""owns_percent":33.33,"software":"0.1.0"}]}"#,
+        "\n"
+    );
+    assert_eq!(report, Report::data(Exit::Unavailable, expected));
+    let report = status_report(&status, None, Format::Table);
+    let expected = "\
+unavailable: 1 of 2 members alive (cluster dynakv, ring 3, n = 3, w = 2, r = 2; seen by node-1)
+
+State  Id      Address            Load    Owns  Keys  Zone  Version
+alive  node-1  127.0.0.1:8080  2.0 KiB  33.3 %    10  -     0.1.0
+dead   node-2  127.0.0.1:8081  2.0 KiB  33.3 %    10  -     0.1.0
+";
+    assert_eq!(report, Report::data(Exit::Unavailable, expected));
+}
+
+#[test]
+fn the_ring_has_these_forms() {
+    let ring = ring(3, 1);
+    let expected = concat!(
+        r#"{"version":3,"step":"final","cluster":"dynakv","#,
+        r#""cluster_id":"000000000000000000000000000000ff","n":3,"w":2,"r":2,"total_nodes":1,"#,
+        r#""total_virtual_nodes":150,"members":[{"id":"node-1","address":"127.0.0.1:8080","#,
+        r#""weight":1,"zone":"","virtual_nodes":150}]}"#,
+        "\n"
+    );
+    assert_eq!(ring_text(&ring, Format::Json), expected);
+    assert_eq!(
+        ring_text(&ring, Format::Plain),
+        "node-1\t127.0.0.1:8080\t1\t150\t-\n"
+    );
+}

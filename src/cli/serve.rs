@@ -1,0 +1,195 @@
+//! `serve`: settings from everywhere, then a node until a signal ends it.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::exit::Exit;
+use super::logging;
+use super::output::{Format, Report};
+use crate::config::Config;
+use crate::node;
+use crate::settings::{self, Layer, SettingsError};
+
+/// `dynakv serve`. Every flag wins over its `DYNAKV_*` variable, which wins over the settings file.
+#[derive(Debug, Clone, PartialEq, Eq, Default, clap::Args)]
+pub(crate) struct ServeArgs {
+    /// The node's name, for ever: letters, digits, '.', '_', '-'
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// Where to listen; 0 takes a free port [default: 8080]
+    #[arg(long)]
+    port: Option<u16>,
+    /// Replicas of each key [default: the cluster's, 3 for a new one]
+    #[arg(short, value_name = "N")]
+    n: Option<u8>,
+    /// How many replicas a write waits for [default: the cluster's, 2 for a new one]
+    #[arg(short, value_name = "N")]
+    w: Option<u8>,
+    /// How many replicas a read waits for [default: the cluster's, 2 for a new one]
+    #[arg(short, value_name = "N")]
+    r: Option<u8>,
+    /// The address to listen on [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    host: Option<IpAddr>,
+    /// A node of the cluster to join; repeatable or comma-separated
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    seed: Vec<String>,
+    /// Where the data lives [default: ./dynakv-data/ID]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The port for metrics and health [default: port + 1000]
+    #[arg(long, value_name = "PORT")]
+    http_port: Option<u16>,
+    /// The address of that port [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    http_host: Option<IpAddr>,
+    /// A settings file (TOML)
+    #[arg(long, value_name = "FILE", env = "DYNAKV_CONFIG")]
+    config: Option<PathBuf>,
+    /// The cluster's name [default: dynakv]
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+    /// Where others reach this node [default: host and port]
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// Replicas of a key go to distinct zones first
+    #[arg(long)]
+    zone: Option<String>,
+    /// Multiplies the node's share of the data, 1 to 100 [default: 1]
+    #[arg(long)]
+    weight: Option<u16>,
+    /// Found a new cluster although seeds are given
+    #[arg(long)]
+    bootstrap: bool,
+}
+
+/// Runs a node until SIGTERM or Ctrl-C.
+pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
+    let fail = |exit, what: &str, next| Report::error(exit, format, what, next).print();
+    if let Err(error) = logging::init() {
+        return fail(Exit::Usage, &error, "DYNAKV_LOG=info dynakv serve …");
+    }
+    let variables = std::env::vars_os().filter_map(|(name, value)| {
+        // What is not UTF-8 is no setting of ours.
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    });
+    let (config, warnings) = match load(args, variables) {
+        Ok(loaded) => loaded,
+        Err(error) => return fail(Exit::Usage, &error.to_string(), "dynakv serve --help"),
+    };
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    match node::serve(config) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            tracing::error!(%error, "the node ends");
+            fail(Exit::Error, &error.to_string(), "dynakv serve --help")
+        }
+    }
+}
+
+fn load(
+    args: ServeArgs,
+    variables: impl IntoIterator<Item = (String, String)>,
+) -> Result<(Config, Vec<String>), SettingsError> {
+    let file = match &args.config {
+        Some(path) => settings::read_file(path)?,
+        None => Layer::default(),
+    };
+    let (environment, warnings) = settings::read_environment(variables)?;
+    let merged = Layer::from(args).over(environment).over(file);
+    Ok((settings::check(merged)?, warnings))
+}
+
+impl From<ServeArgs> for Layer {
+    fn from(args: ServeArgs) -> Self {
+        Self {
+            id: args.id,
+            cluster: args.cluster,
+            host: args.host,
+            port: args.port,
+            advertise: args.advertise,
+            http_host: args.http_host,
+            http_port: args.http_port,
+            seed: (!args.seed.is_empty()).then_some(args.seed),
+            bootstrap: args.bootstrap.then_some(true),
+            data_dir: args.data_dir,
+            n: args.n,
+            w: args.w,
+            r: args.r,
+            zone: args.zone,
+            weight: args.weight,
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn parse(line: &str) -> ServeArgs {
+        Only::try_parse_from(line.split(' ')).unwrap().serve
+    }
+
+    #[test]
+    fn every_flag_reaches_the_config() {
+        let args = parse(
+            "serve --id node-2 --port 7000 -n 5 -w 3 -r 3 --host 0.0.0.0 --seed a:1,b:2 --seed c:3 \
+             --data-dir /data --http-port 7001 --http-host 0.0.0.0 --cluster blue --advertise n2:7000 \
+             --zone east --weight 4 --bootstrap",
+        );
+        let (config, warnings) = load(args, []).unwrap();
+        let everywhere = IpAddr::from([0, 0, 0, 0]);
+        let expected = Config {
+            cluster_name: "blue".to_owned(),
+            host: everywhere,
+            port: 7000,
+            advertise: Some("n2:7000".to_owned()),
+            http_host: everywhere,
+            http_port: Some(7001),
+            seeds: vec!["a:1".to_owned(), "b:2".to_owned(), "c:3".to_owned()],
+            bootstrap: true,
+            data_dir: PathBuf::from("/data"),
+            n: Some(5),
+            w: Some(3),
+            r: Some(3),
+            zone: "east".to_owned(),
+            weight: 4,
+            ..Config::new("node-2".parse().unwrap())
+        };
+        assert_eq!(config, expected);
+        assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn a_flag_wins_over_its_variable() {
+        let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let variables = [
+            variable("DYNAKV_PORT", "1"),
+            variable("DYNAKV_ZONE", "west"),
+            variable("DYNAKV_SEED", "a:1"),
+            variable("DYNAKV_UNHEARD_OF", "1"),
+        ];
+        let args = parse("serve --id a --port 7000 --seed b:2");
+        let (config, warnings) = load(args, variables).unwrap();
+        assert_eq!((config.port, config.zone.as_str()), (7000, "west"));
+        assert_eq!(config.seeds, ["b:2"]);
+        assert_eq!(warnings.len(), 1);
+    }
+
+    #[test]
+    fn an_id_is_needed() {
+        let error = load(parse("serve --port 7000"), []).unwrap_err();
+        assert!(error.to_string().contains("--id"), "{error}");
+    }
+}
