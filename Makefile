@@ -1,0 +1,42 @@
+# `make` lists the targets; each line that begins with "name: ## text" is one.
+
+CARGO ?= cargo
+# Set by `make CARGO_FLAGS=--offline ...`; the lock file is always followed.
+CARGO_FLAGS ?=
+LOCKED := --locked $(CARGO_FLAGS)
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+
+.DEFAULT_GOAL := help
+.PHONY: help build test run lint fix deny clean
+
+help: ## list the targets
+	@echo "dynakv: make TARGET"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+build: ## build everything, optimised
+	$(CARGO) build --workspace --release $(LOCKED)
+
+# Building and running are two commands, so that a wait for the compiler is not taken for a slow test.
+test: ## run all tests (those marked "ignore" name a target of their own)
+	@echo "==> building the tests"
+	$(CARGO) test --workspace $(LOCKED) --no-run
+	@echo "==> running the tests"
+	$(CARGO) test --workspace $(LOCKED)
+
+run: ## start a cluster of three nodes on this machine; Ctrl-C ends it
+	$(CARGO) build --release --bin dynakv $(LOCKED)
+	$(TARGET_DIR)/release/dynakv dev
+
+lint: ## check the formatting and the lints, as CI does
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets $(LOCKED) -- -D warnings
+
+fix: ## format, and mend what the linter can mend
+	$(CARGO) clippy --workspace --all-targets $(LOCKED) --fix --allow-dirty --allow-staged
+	$(CARGO) fmt --all
+
+deny: ## check licences, sources and advisories of the dependencies (needs cargo-deny)
+	$(CARGO) deny check
+
+clean: ## remove what was built (data directories stay)
+	$(CARGO) clean
