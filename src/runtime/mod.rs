@@ -1,1 +1,42 @@
-//! The tokio shell.
+//! The tokio shell: it turns sockets, timers and the store's answers into events, and carries the
+//! engine's effects out. It decides nothing.
+//!
+//! ```text
+//!  clients, nodes ──▶ listener ──▶ connection ──┬── data ────▶ coordinator ──▶ store_worker (threads)
+//!                                    ▲          │                │  ▲  │            │
+//!                                    │          └── the rest ─┐  │  │  └── links ──▶ link ──▶ nodes
+//!                                    └──── outbox ◀── answers ┼──┘  │
+//!                                                             ▼     │ view
+//!                                                          control ─┘ ── calls ──▶ nodes
+//! ```
+//!
+//! | Room | What it carries out |
+//! |---|---|
+//! | [`environment`], [`tcp`] | the world behind seams, and the real network |
+//! | [`listener`], [`connection`], [`admission`], [`outbox`] | connections that come in |
+//! | [`coordinator`], [`dispatch`], [`operations`], [`parking`], [`connections`], [`links`], [`link`] | requests about data |
+//! | [`store_worker`] | the store's writer and reader |
+//! | [`control`], [`calls`], [`view`] | requests about nodes: gossip, joins, ring decisions, status |
+//! | [`http`], [`metrics`], [`process`] | what operators look at |
+
+pub mod admission;
+pub mod calls;
+pub mod connection;
+pub mod connections;
+pub mod control;
+pub mod coordinator;
+pub mod dispatch;
+pub mod environment;
+pub mod events;
+pub mod http;
+pub mod link;
+pub mod links;
+pub mod listener;
+pub mod metrics;
+pub mod operations;
+pub mod outbox;
+pub mod parking;
+pub mod process;
+pub mod store_worker;
+pub mod tcp;
+pub mod view;

@@ -1,5 +1,4 @@
 use std::collections::BTreeSet;
-use std::time::Instant;
 
 use dynakv_protocol::ids::{ClusterId, DirectoryId};
 use dynakv_protocol::ring_document::Step;
@@ -92,17 +91,17 @@ fn xxhash_of(bytes: &[u8]) -> u64 {
 fn owners_never_change() {
     let ring = Ring::new(document(nodes(3), 3));
     for (segment, owners) in [
-        (0x0000, [0, 0, 0]),
-        (0x0001, [0, 0, 0]),
-        (0x1234, [0, 0, 0]),
-        (0x7fff, [0, 0, 0]),
-        (0x8000, [0, 0, 0]),
-        (0xabcd, [0, 0, 0]),
-        (0xe7fe, [0, 0, 0]),
-        (0xffff, [0, 0, 0]),
+        (0x0000, [2, 3, 1]),
+        (0x0001, [2, 3, 1]),
+        (0x1234, [3, 2, 1]),
+        (0x7fff, [3, 1, 2]),
+        (0x8000, [3, 1, 2]),
+        (0xabcd, [3, 2, 1]),
+        (0xe7fe, [2, 3, 1]),
+        (0xffff, [2, 3, 1]),
     ] {
         let owners = owners.map(|number| format!("node-{number}"));
-        println!("GOLD ({segment:#06x}, {:?}),", owner_ids(&ring, Segment(segment)));
+        assert_eq!(owner_ids(&ring, Segment(segment)), owners, "{segment:#06x}");
     }
 }
 
@@ -289,8 +288,10 @@ fn load_is_balanced_as_150_virtual_nodes_promise() {
         (100, 12, 0.082, 0.004, 1.14),
     ] {
         let (measured, fullest) = balance(members, rings);
-        println!("{members}: {measured} {fullest}");
-        assert!((measured - deviation).abs() < slack, "{members}: {measured}");
+        assert!(
+            (measured - deviation).abs() < slack,
+            "{members}: {measured}"
+        );
         assert!(fullest <= fullest_max, "{members}: {fullest}");
     }
 }
@@ -328,16 +329,4 @@ fn copies_lie_in_distinct_zones_while_there_are_enough() {
             assert_eq!(in_zones.len(), zone_count.min(3));
         }
     }
-}
-
-#[test]
-fn a_ring_of_twenty_is_made_in_milliseconds() {
-    let document = document(nodes(20), 3);
-    let started = Instant::now();
-    let ring = Ring::new(document);
-    let took = started.elapsed();
-    assert_eq!(ring.owners.len(), 3 * SEGMENTS);
-    println!("{took:?}");
-    // About 5 ms in a release build; this bound only catches a wrong order of growth.
-    assert!(took.as_millis() < 500, "{took:?}");
 }

@@ -1,0 +1,162 @@
+//! What is known of one other member, and which news about it is newer.
+
+use dynakv_protocol::gossip::{MemberEntry, MemberState};
+use dynakv_protocol::ids::{Generation, NodeId};
+
+use super::config::MembershipConfig;
+use super::probe::ProbeSchedule;
+
+/// The order of news about one member; only that member itself raises any of the three.
+///
+/// A restart raises the generation, refuting a suspicion the incarnation, each round of gossip the
+/// heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct News {
+    pub(super) generation: Generation,
+    pub(super) incarnation: u64,
+    pub(super) heartbeat: u64,
+}
+
+impl News {
+    pub(super) fn of(entry: &MemberEntry) -> Self {
+        Self {
+            generation: entry.generation,
+            incarnation: entry.incarnation,
+            heartbeat: entry.heartbeat,
+        }
+    }
+
+    /// Whether it tells of a restart or a refutation, not only of another heartbeat.
+    pub(super) fn is_new_life_after(self, older: Self) -> bool {
+        (self.generation, self.incarnation) > (older.generation, older.incarnation)
+    }
+}
+
+/// One other member.
+#[derive(Debug)]
+pub(super) struct Peer {
+    /// The newest news, but with this node's own judgement as the state.
+    pub(super) entry: MemberEntry,
+    /// Since when the state is what it is.
+    pub(super) since_ms: u64,
+    /// Whether any news has come at all; without, the entry is a placeholder that isn't passed on.
+    pub(super) has_news: bool,
+    /// Whether this node has ever had evidence that the member lives.
+    pub(super) was_witnessed: bool,
+    /// When that last was; when the member became known if it never was.
+    evidence_ms: u64,
+    pub(super) probes: ProbeSchedule,
+    /// In how many more messages its last change goes first.
+    pub(super) sends_left: usize,
+}
+
+impl Peer {
+    /// A member of which only the ring has told. It counts as alive until it has been silent for
+    /// as long as any other.
+    pub(super) fn new(id: NodeId, address: String, now_ms: u64) -> Self {
+        Self {
+            entry: MemberEntry {
+                id,
+                address,
+                generation: Generation(0),
+                incarnation: 0,
+                heartbeat: 0,
+                state: MemberState::Alive,
+                keys: 0,
+                disk_bytes: 0,
+                software: String::new(),
+            },
+            since_ms: now_ms,
+            has_news: false,
+            was_witnessed: false,
+            evidence_ms: now_ms,
+            probes: ProbeSchedule::default(),
+            sends_left: 0,
+        }
+    }
+
+    pub(super) fn state(&self) -> MemberState {
+        self.entry.state
+    }
+
+    pub(super) fn news(&self) -> News {
+        News::of(&self.entry)
+    }
+
+    /// Takes over newer news, all but the judgement.
+    pub(super) fn learn(&mut self, entry: MemberEntry) {
+        let state = self.entry.state;
+        let address = std::mem::take(&mut self.entry.address);
+        self.entry = MemberEntry { state, ..entry };
+        if self.entry.address.is_empty() {
+            self.entry.address = address;
+        }
+        self.has_news = true;
+    }
+
+    /// Notes that the member was alive just now.
+    pub(super) fn witness(&mut self, now_ms: u64) {
+        self.evidence_ms = now_ms;
+        self.was_witnessed = true;
+        self.probes.succeeded();
+    }
+
+    /// How long there has been no evidence.
+    pub(super) fn quiet_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.evidence_ms)
+    }
+
+    /// Leaves out of account a time in which this node itself did not run.
+    pub(super) fn forgive(&mut self, pause_ms: u64) {
+        self.evidence_ms = self.evidence_ms.saturating_add(pause_ms);
+    }
+
+    /// The judgement by silence alone. It never gets better by itself: only evidence does that.
+    pub(super) fn judged(&self, config: &MembershipConfig, now_ms: u64) -> MemberState {
+        let quiet_ms = self.quiet_ms(now_ms);
+        let by_silence = if quiet_ms >= config.dead_after_ms {
+            MemberState::Dead
+        } else if quiet_ms >= config.suspect_after_ms {
+            MemberState::Suspected
+        } else {
+            MemberState::Alive
+        };
+        by_silence.max(self.state())
+    }
+}
+
+/// One member as this node sees it: for status and for the published view of who is alive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberView {
+    /// Its name.
+    pub id: NodeId,
+    /// Where it is reached.
+    pub address: String,
+    /// What this node thinks of it.
+    pub state: MemberState,
+    /// Since when, on the clock of `now_ms`.
+    pub since_ms: u64,
+    /// How often its directory has been started; 0 before any news.
+    pub generation: Generation,
+    /// Live keys in its store, as it last said.
+    pub keys: u64,
+    /// Bytes on its disk, as it last said.
+    pub disk_bytes: u64,
+    /// The version of dynakv it runs; empty before any news.
+    pub software: String,
+}
+
+impl MemberView {
+    pub(super) fn of(entry: &MemberEntry, since_ms: u64) -> Self {
+        Self {
+            id: entry.id.clone(),
+            address: entry.address.clone(),
+            state: entry.state,
+            since_ms,
+            generation: entry.generation,
+            keys: entry.keys,
+            disk_bytes: entry.disk_bytes,
+            software: entry.software.clone(),
+        }
+    }
+}

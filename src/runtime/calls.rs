@@ -1,0 +1,152 @@
+//! Calls to other nodes on the control lane: one question, one answer, over pooled connections.
+//!
+//! There are few of them, a handful per second, so each has a connection to itself while it lasts.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use dynakv_protocol::NodeId;
+use dynakv_protocol::frame::{FrameDecoder, Header, put_frame};
+use dynakv_protocol::handshake::{Hello, Welcome};
+use dynakv_protocol::message::{Request, Response};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::connection::FrameReader;
+use super::environment::{Network, WriteHalf};
+use super::link::{DialError, dial};
+use super::view::View;
+
+/// How many idle connections are kept for each address.
+const IDLE_PER_ADDRESS_MAX: usize = 2;
+
+/// How many addresses have idle connections.
+const IDLE_ADDRESSES_MAX: usize = 2048;
+
+/// The largest answer: a ring document with the most members that there can be.
+const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+struct Idle {
+    reader: FrameReader,
+    write: WriteHalf,
+    welcome: Welcome,
+}
+
+/// Makes calls.
+pub struct Calls {
+    network: Arc<dyn Network>,
+    hello: Hello,
+    view: watch::Receiver<Arc<View>>,
+    idle: Mutex<BTreeMap<String, Vec<Idle>>>,
+}
+
+impl Calls {
+    /// Calls over this network; `hello` says who this node is, the view which cluster it is in.
+    pub fn new(network: Arc<dyn Network>, hello: Hello, view: watch::Receiver<Arc<View>>) -> Self {
+        let idle = Mutex::default();
+        Self {
+            network,
+            hello,
+            view,
+            idle,
+        }
+    }
+
+    /// Asks the node at `address`, and makes sure that it is `expected` when that is given. Control
+    /// requests may be asked twice: a connection that broke while idle is made anew.
+    ///
+    /// # Errors
+    /// [`DialError`]; a refusal by the node is the [`Response::Error`] it sent.
+    pub async fn call(
+        &self,
+        address: &str,
+        expected: Option<&NodeId>,
+        request: &Request,
+        within: Duration,
+    ) -> Result<(Response, Welcome), DialError> {
+        let call = async {
+            if let Some(idle) = self.take(address)
+                && let Ok(answer) = self.ask(idle, address, expected, request).await
+            {
+                return Ok(answer);
+            }
+            let fresh = self.dial(address).await?;
+            self.ask(fresh, address, expected, request).await
+        };
+        timeout(within, call)
+            .await
+            .map_err(|_| DialError::Timeout)?
+    }
+
+    async fn dial(&self, address: &str) -> Result<Idle, DialError> {
+        let mut hello = self.hello.clone();
+        if let Some(peer) = &mut hello.peer {
+            peer.cluster_id = self.view.borrow().cluster_id;
+        }
+        let (mut reader, write, welcome) = dial(&*self.network, address, &hello).await?;
+        reader.decoder = FrameDecoder::new(ANSWER_BYTES_MAX);
+        Ok(Idle {
+            reader,
+            write,
+            welcome,
+        })
+    }
+
+    async fn ask(
+        &self,
+        mut connection: Idle,
+        address: &str,
+        expected: Option<&NodeId>,
+        request: &Request,
+    ) -> Result<(Response, Welcome), DialError> {
+        if let Some(expected) = expected
+            && connection.welcome.node_id != *expected
+        {
+            return Err(DialError::AnotherNode {
+                expected: expected.clone(),
+                found: connection.welcome.node_id,
+            });
+        }
+        let mut out = BytesMut::new();
+        put_frame(&mut out, Header::new(request.kind(), 1), |out| {
+            request.encode(out)
+        });
+        connection.write.write_all(&out).await?;
+        let malformed = |error: String| DialError::Malformed(error);
+        let frame = match connection.reader.next_frame().await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Err(malformed("it closed the connection".into())),
+            Err(error) => return Err(malformed(error.to_string())),
+        };
+        let response = Response::decode(frame.header.kind, &frame.body)
+            .map_err(|error| malformed(error.to_string()))?;
+        let welcome = connection.welcome.clone();
+        self.put_back(address, connection);
+        Ok((response, welcome))
+    }
+
+    fn take(&self, address: &str) -> Option<Idle> {
+        self.lock().get_mut(address)?.pop()
+    }
+
+    fn put_back(&self, address: &str, connection: Idle) {
+        let mut idle = self.lock();
+        if idle.len() >= IDLE_ADDRESSES_MAX && !idle.contains_key(address) {
+            return;
+        }
+        let waiting = idle.entry(address.to_owned()).or_default();
+        if waiting.len() < IDLE_PER_ADDRESS_MAX {
+            waiting.push(connection);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Idle>>> {
+        // The map is whole between any two operations.
+        self.idle
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}

@@ -1,0 +1,669 @@
+//! Requests about nodes: gossip, probes, joins, decisions about the ring, status. One task owns all of
+//! it, publishes views, and never waits: every call to another node is a task that reports back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dynakv_protocol::codec::Wire;
+use dynakv_protocol::gossip::{Gossip, MemberEntry, Probe, Probed};
+use dynakv_protocol::handshake::PeerIdentity;
+use dynakv_protocol::message::{Request, Response};
+use dynakv_protocol::ring_document::{Member, RingDocument};
+use dynakv_protocol::{ErrorCode, ErrorReply, NodeId, RingVersion};
+use dynakv_storage::{SmallFiles, Store, StoreError, load_document, save_document};
+use rustc_hash::FxHashMap;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use self::decisions::{Decisions, VoteFrom};
+use self::joining::Joining;
+use super::admission::Myself;
+use super::calls::Calls;
+use super::events::{ControlEvent, Responder};
+use super::link::DialError;
+use super::metrics::Metrics;
+use super::view::{MemberView, View};
+use crate::engine::layout::Acceptor;
+use crate::engine::membership::{Effect, Event, Membership, MembershipConfig};
+use crate::engine::ring::Ring;
+
+mod decisions;
+mod joining;
+mod report;
+
+/// How often the engine is told that time has passed.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How often the store's totals are looked at and histograms tidied.
+const UPKEEP: Duration = Duration::from_secs(1);
+
+/// How long gossip, pings and fetches may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The document that holds the ring.
+const RING: &str = "ring";
+
+/// The document that holds what this node has promised and accepted.
+const ACCEPTOR: &str = "acceptor";
+
+/// What a node was told about its cluster when it was started.
+#[derive(Debug, Clone)]
+pub struct Startup {
+    /// Nodes to ask.
+    pub seeds: Vec<String>,
+    /// Found a cluster although seeds are given.
+    pub bootstrap: bool,
+    /// N, W and R where they were given.
+    pub quorums: (Option<u8>, Option<u8>, Option<u8>),
+    /// The node's own entry in the ring.
+    pub member: Member,
+    /// Whether the directory has never been part of a cluster.
+    pub is_new_directory: bool,
+}
+
+/// What the control task is given.
+pub struct Parts {
+    /// Who this node is.
+    pub me: Myself,
+    /// How it was started.
+    pub startup: Startup,
+    /// Gossip and failure detection.
+    pub membership: MembershipConfig,
+    /// Calls to other nodes.
+    pub calls: Arc<Calls>,
+    /// Requests and hints.
+    pub events: mpsc::Receiver<ControlEvent>,
+    /// Where views go.
+    pub view: watch::Sender<Arc<View>>,
+    /// Small durable state.
+    pub files: Arc<dyn SmallFiles>,
+    /// For its totals.
+    pub store: Arc<dyn Store>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// All randomness.
+    pub random: fastrand::Rng,
+    /// Not ready from now on.
+    pub draining: CancellationToken,
+    /// Ends the task.
+    pub shutdown: CancellationToken,
+}
+
+/// Why a node can't go on, with what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// The cluster does not want this node.
+    #[error("the cluster refused this node: {0}")]
+    Refused(ErrorReply),
+    /// The directory belongs to a cluster of another name.
+    #[error(
+        "this data directory belongs to the cluster {found:?}, not to {asked:?}: start with --cluster \
+         {found}, or with another --data-dir"
+    )]
+    OtherCluster {
+        /// Whose it is.
+        found: String,
+        /// Which was asked for.
+        asked: String,
+    },
+    /// The node was started with another N than its cluster has, or with smaller quorums than its
+    /// cluster promises.
+    #[error(
+        "the cluster has {name} = {ring}, this node was started with -{name} {asked}: leave the \
+             option out, or give it {ring}{or_more}"
+    )]
+    OtherQuorum {
+        /// n, w or r.
+        name: char,
+        /// The cluster's.
+        ring: u8,
+        /// The node's.
+        asked: u8,
+        /// " or more" for w and r.
+        or_more: &'static str,
+    },
+    /// The directory holds data but no ring.
+    #[error(
+        "this data directory holds data, but does not say of which cluster: give --seed HOST:PORT of a \
+         node of that cluster, or an empty --data-dir"
+    )]
+    LostRing,
+    /// A control document is damaged, or the disk failed.
+    #[error(transparent)]
+    Disk(#[from] StoreError),
+    /// A control document can't be decoded although its checksum is right.
+    #[error("the document {name:?} in the data directory is not of this version: {error}")]
+    Document {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        error: dynakv_protocol::DecodeError,
+    },
+}
+
+/// What a call came to.
+enum CallEnd {
+    Gossip(NodeId, Option<Gossip>),
+    Pinged(NodeId, bool),
+    ProbedVia {
+        via: NodeId,
+        target: NodeId,
+        alive: bool,
+    },
+    Ring(Option<RingDocument>),
+    Vote(VoteFrom),
+    Join(Result<Response, DialError>),
+    /// Whether the former holder of a name still answers.
+    Holder {
+        join: decisions::JoinWish,
+        lives: bool,
+    },
+}
+
+/// The task's state.
+pub struct Control {
+    me: Myself,
+    startup: Startup,
+    calls: Arc<Calls>,
+    files: Arc<dyn SmallFiles>,
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    random: fastrand::Rng,
+    membership: Membership,
+    ring: Option<Arc<Ring>>,
+    decisions: Decisions,
+    joining: Joining,
+    view: watch::Sender<Arc<View>>,
+    draining: CancellationToken,
+    /// Probes that other nodes have asked for.
+    probes: FxHashMap<u64, Responder>,
+    next_probe: u64,
+    /// When the ring may be fetched again.
+    fetch_due: Instant,
+    started: Instant,
+    ends: mpsc::UnboundedSender<CallEnd>,
+    effects: Vec<Effect>,
+    end: Option<ControlError>,
+}
+
+impl Control {
+    /// Loads what the directory knows, and founds a cluster where that is due.
+    ///
+    /// # Errors
+    /// [`ControlError`] says what to do.
+    fn load(parts: Parts, ends: mpsc::UnboundedSender<CallEnd>) -> Result<Self, ControlError> {
+        let Parts {
+            me,
+            startup,
+            membership,
+            calls,
+            view,
+            files,
+            store,
+            metrics,
+            mut random,
+            draining,
+            ..
+        } = parts;
+        let entry = MemberEntry {
+            id: me.node_id.clone(),
+            address: me.address.clone(),
+            generation: me.generation,
+            incarnation: 0,
+            heartbeat: 0,
+            state: dynakv_protocol::gossip::MemberState::Alive,
+            keys: 0,
+            disk_bytes: 0,
+            software: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let acceptor = load_wire(&*files, ACCEPTOR)?
+            .unwrap_or_else(|| Acceptor::new(me.node_id.clone(), me.directory_id));
+        let now = Instant::now();
+        let mut control = Self {
+            membership: Membership::new(membership, entry, random.fork(), 0),
+            ring: None,
+            decisions: Decisions::new(acceptor),
+            joining: Joining::new(&startup.seeds, now),
+            me,
+            startup,
+            calls,
+            files,
+            store,
+            metrics,
+            random,
+            view,
+            draining,
+            probes: FxHashMap::default(),
+            next_probe: 0,
+            fetch_due: now,
+            started: now,
+            ends,
+            effects: Vec::new(),
+            end: None,
+        };
+        match load_wire::<RingDocument>(&*control.files, RING)? {
+            Some(document) => {
+                control.check_settings(&document)?;
+                control.follow(document);
+            }
+            None => control.found_if_due()?,
+        }
+        control.upkeep();
+        control.publish();
+        Ok(control)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// Follows a ring that is on disk already.
+    fn follow(&mut self, document: RingDocument) {
+        let version = document.version;
+        let members = document.members.iter();
+        let addresses = members.map(|m| (m.id.clone(), m.address.clone())).collect();
+        tracing::info!(
+            version = version.0,
+            members = document.members.len(),
+            step = ?document.step,
+            "ring"
+        );
+        self.ring = Some(Arc::new(Ring::new(document)));
+        self.step(Event::RingMembers(addresses));
+        self.step(Event::RingVersion(version));
+    }
+
+    /// Takes over a ring that was decided, once it is durable.
+    fn adopt(&mut self, document: RingDocument) {
+        let own = self.ring.as_ref().map(|ring| ring.document());
+        if own.is_some_and(|own| {
+            document.version <= own.version || document.cluster_id != own.cluster_id
+        }) {
+            return;
+        }
+        if let Err(error) = save_document(&*self.files, RING, &document.to_bytes()) {
+            self.end = Some(error.into());
+            return;
+        }
+        self.follow(document);
+        self.publish();
+        self.announce();
+    }
+
+    /// Tells all members of the ring's version at once, rather than with the next rounds of gossip.
+    fn announce(&mut self) {
+        let Some(ring) = self.ring.clone() else {
+            return;
+        };
+        for member in self.membership.members() {
+            if member.id != self.me.node_id {
+                let news = Request::Gossip(Gossip {
+                    ring_version: ring.version(),
+                    entries: Vec::new(),
+                });
+                self.call_for_gossip(member.id, member.address, news);
+            }
+        }
+    }
+
+    /// Lets membership take in an event, and carries out what it wants done.
+    fn step(&mut self, event: Event) {
+        self.step_answering(event, None);
+    }
+
+    fn step_answering(&mut self, event: Event, responder: Option<&Responder>) {
+        let now_ms = self.now_ms();
+        let mut effects = std::mem::take(&mut self.effects);
+        self.membership.step(event, now_ms, &mut effects);
+        for effect in effects.drain(..) {
+            self.carry_out(effect, responder);
+        }
+        self.effects = effects;
+    }
+
+    fn carry_out(&mut self, effect: Effect, responder: Option<&Responder>) {
+        match effect {
+            Effect::SendGossip {
+                gossip,
+                is_reply: true,
+                ..
+            } => {
+                if let Some(responder) = responder {
+                    responder.respond(&Response::Gossip(gossip));
+                }
+            }
+            Effect::SendGossip {
+                to,
+                address,
+                gossip,
+                is_reply: false,
+            } => self.call_for_gossip(to, address, Request::Gossip(gossip)),
+            Effect::SendPing { target, address } => {
+                let calls = self.calls.clone();
+                self.spawn(async move {
+                    let called = calls.call(&address, Some(&target), &Request::Ping, CALL_TIMEOUT);
+                    let alive = matches!(called.await, Ok((Response::Pong, _)));
+                    CallEnd::Pinged(target, alive)
+                });
+            }
+            Effect::SendProbe {
+                via,
+                address,
+                target,
+            } => {
+                let calls = self.calls.clone();
+                self.spawn(async move {
+                    let request = Request::Probe(Probe {
+                        target: target.clone(),
+                    });
+                    let called = calls
+                        .call(&address, Some(&via), &request, 2 * CALL_TIMEOUT)
+                        .await;
+                    let alive = matches!(called, Ok((Response::Probed(probed), _)) if probed.alive);
+                    CallEnd::ProbedVia { via, target, alive }
+                });
+            }
+            Effect::AnswerProbe {
+                token,
+                target,
+                alive,
+                ..
+            } => {
+                if let Some(responder) = self.probes.remove(&token) {
+                    responder.respond(&Response::Probed(Probed { target, alive }));
+                }
+            }
+            Effect::StateChanged { id, from, to } => {
+                tracing::info!(node = %id, ?from, ?to, "membership");
+            }
+            Effect::FetchRing { from, address } => self.fetch_ring(Some(from), address),
+        }
+    }
+
+    fn call_for_gossip(&mut self, to: NodeId, address: String, request: Request) {
+        let calls = self.calls.clone();
+        self.spawn(async move {
+            match calls
+                .call(&address, Some(&to), &request, CALL_TIMEOUT)
+                .await
+            {
+                Ok((Response::Gossip(gossip), _)) => CallEnd::Gossip(to, Some(gossip)),
+                Ok(_) => CallEnd::Gossip(to, None),
+                Err(error) => {
+                    tracing::debug!(node = %to, address, %error, "gossip");
+                    CallEnd::Gossip(to, None)
+                }
+            }
+        });
+    }
+
+    fn fetch_ring(&mut self, from: Option<NodeId>, address: String) {
+        let calls = self.calls.clone();
+        self.spawn(async move {
+            let request = Request::FetchRing;
+            let called = calls
+                .call(&address, from.as_ref(), &request, CALL_TIMEOUT)
+                .await;
+            CallEnd::Ring(match called {
+                Ok((Response::RingDocument(document), _)) => Some(document),
+                Ok(_) | Err(_) => None,
+            })
+        });
+    }
+
+    /// Someone follows a newer ring: asks all members for it, though not all the time.
+    fn look_for_ring(&mut self, version: RingVersion) {
+        let own = self
+            .ring
+            .as_ref()
+            .map_or(RingVersion(0), |ring| ring.version());
+        if version <= own || Instant::now() < self.fetch_due {
+            return;
+        }
+        self.fetch_due = Instant::now() + Duration::from_millis(100);
+        for member in self.membership.members() {
+            if member.id != self.me.node_id {
+                self.fetch_ring(Some(member.id), member.address);
+            }
+        }
+    }
+
+    fn spawn(&self, call: impl Future<Output = CallEnd> + Send + 'static) {
+        let ends = self.ends.clone();
+        tokio::spawn(async move {
+            // A control task that is gone needs no telling.
+            let _ = ends.send(call.await);
+        });
+    }
+
+    fn on_event(&mut self, event: ControlEvent) {
+        match event {
+            ControlEvent::Request {
+                request,
+                peer,
+                responder,
+            } => self.on_request(*request, peer, responder),
+            ControlEvent::SealWanted => self.wish_to_seal(),
+            ControlEvent::NewerRingSeen { version } => self.look_for_ring(version),
+            ControlEvent::LinkLost { node } => self.step(Event::ConnectionLost { node }),
+        }
+    }
+
+    fn on_request(
+        &mut self,
+        request: Request,
+        peer: Option<Arc<PeerIdentity>>,
+        responder: Responder,
+    ) {
+        match (request, peer) {
+            (Request::Stats, _) => responder.respond(&self.stats()),
+            (Request::Health, _) => responder.respond(&self.health()),
+            (Request::Status, _) => responder.respond(&self.status()),
+            (Request::Ring, _) => responder.respond(&self.ring_reply()),
+            (Request::Gossip(gossip), Some(peer)) => {
+                let event = Event::GossipReceived {
+                    from: peer.node_id.clone(),
+                    gossip,
+                    is_reply: false,
+                };
+                self.step_answering(event, Some(&responder));
+            }
+            (Request::Probe(probe), Some(peer)) => {
+                self.next_probe += 1;
+                self.probes.insert(self.next_probe, responder);
+                self.step(Event::ProbeRequested {
+                    token: self.next_probe,
+                    target: probe.target,
+                    from: peer.node_id.clone(),
+                });
+            }
+            (Request::Join(join), Some(peer)) => self.on_join(join, &peer, responder),
+            (Request::FetchRing, Some(_)) => responder.respond(&match &self.ring {
+                Some(ring) => Response::RingDocument(ring.document().clone()),
+                None => self.not_joined(),
+            }),
+            (Request::Prepare(prepare), Some(_)) => self.on_prepare(&prepare, &responder),
+            (Request::Accept(accept), Some(_)) => self.on_accept(&accept, &responder),
+            (
+                Request::Gossip(_)
+                | Request::Probe(_)
+                | Request::Join(_)
+                | Request::FetchRing
+                | Request::Prepare(_)
+                | Request::Accept(_),
+                None,
+            ) => {
+                let message = "only nodes may ask this; say so in the hello";
+                let error = ErrorReply::new(ErrorCode::BadRequest, message);
+                responder.respond(&Response::Error(error));
+            }
+            // The connection keeps these to itself or gives them to the coordinator.
+            (
+                Request::Hello(_)
+                | Request::Ping
+                | Request::Get(_)
+                | Request::Put(_)
+                | Request::Delete(_)
+                | Request::Merge(_)
+                | Request::Read(_),
+                _,
+            ) => {
+                let error = ErrorReply::new(ErrorCode::BadRequest, "unexpected in this place");
+                responder.respond(&Response::Error(error));
+            }
+        }
+    }
+
+    fn not_joined(&self) -> Response {
+        let message = "this node has not joined a cluster yet";
+        Response::Error(ErrorReply::new(ErrorCode::NotReady, message).retryable())
+    }
+
+    fn on_call_end(&mut self, end: CallEnd) {
+        match end {
+            CallEnd::Gossip(from, Some(gossip)) => self.step(Event::GossipReceived {
+                from,
+                gossip,
+                is_reply: true,
+            }),
+            // Silence is what the failure detector lives on.
+            CallEnd::Gossip(_, None) | CallEnd::Ring(None) => {}
+            CallEnd::Pinged(target, alive) => self.step(Event::ProbeAnswered {
+                target,
+                via: None,
+                alive,
+            }),
+            CallEnd::ProbedVia { via, target, alive } => self.step(Event::ProbeAnswered {
+                target,
+                via: Some(via),
+                alive,
+            }),
+            CallEnd::Ring(Some(document)) => {
+                // Nodes that have not joined take a ring only as the answer to their own join.
+                if self.ring.is_some() {
+                    self.adopt(document);
+                }
+            }
+            CallEnd::Vote(vote) => self.on_vote(vote),
+            CallEnd::Join(answer) => self.on_join_answer(answer),
+            CallEnd::Holder { join, lives } => self.on_holder_tried(join, lives),
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        self.step(Event::Tick);
+        self.join_if_due(now);
+        self.decide_if_due(now);
+        self.publish();
+    }
+
+    /// Publishes a new view when anything in it has changed.
+    fn publish(&mut self) {
+        let ring = self.ring.clone();
+        let members = match &ring {
+            Some(ring) => self.members_in_order(ring.document()),
+            None => Vec::new(),
+        };
+        let (_, w, r) = self.startup.quorums;
+        let document = ring.as_ref().map(|ring| ring.document());
+        let next = View {
+            cluster_id: document.map_or_else(Default::default, |d| d.cluster_id),
+            w: w.or(document.map(|d| d.w)).unwrap_or(0),
+            r: r.or(document.map(|d| d.r)).unwrap_or(0),
+            members,
+            ring: ring.clone(),
+        };
+        let is_news = {
+            let last = self.view.borrow();
+            last.ring_version() != next.ring_version() || last.members != next.members
+        };
+        if is_news {
+            self.report_members(&next);
+            self.view.send_replace(Arc::new(next));
+        }
+    }
+
+    fn members_in_order(&self, document: &RingDocument) -> Vec<MemberView> {
+        let known = self.membership.members();
+        let view = |member: &Member| {
+            let news = known.iter().find(|known| known.id == member.id);
+            MemberView {
+                id: member.id.clone(),
+                address: news.map_or_else(|| member.address.clone(), |news| news.address.clone()),
+                state: news.map_or(dynakv_protocol::gossip::MemberState::Alive, |n| n.state),
+            }
+        };
+        document.members.iter().map(view).collect()
+    }
+}
+
+/// The running task, and what it waits on.
+pub struct Runner {
+    control: Control,
+    events: mpsc::Receiver<ControlEvent>,
+    ends: mpsc::UnboundedReceiver<CallEnd>,
+    shutdown: CancellationToken,
+}
+
+/// Loads what the directory knows; a cluster is founded here where that is due.
+///
+/// # Errors
+/// [`ControlError`] says what to do.
+pub fn prepare(mut parts: Parts) -> Result<Runner, ControlError> {
+    let (ends_out, ends) = mpsc::unbounded_channel();
+    let (_, closed) = mpsc::channel(1);
+    let events = std::mem::replace(&mut parts.events, closed);
+    let shutdown = parts.shutdown.clone();
+    let control = Control::load(parts, ends_out)?;
+    Ok(Runner {
+        control,
+        events,
+        ends,
+        shutdown,
+    })
+}
+
+/// Runs until shutdown.
+///
+/// # Errors
+/// [`ControlError`] when the node can't go on: the cluster refused it, or the disk failed.
+pub async fn run(runner: Runner) -> Result<(), ControlError> {
+    let Runner {
+        mut control,
+        mut events,
+        mut ends,
+        shutdown,
+    } = runner;
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut upkeep = interval(UPKEEP);
+    upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(()),
+            Some(end) = ends.recv() => control.on_call_end(end),
+            Some(event) = events.recv() => control.on_event(event),
+            _ = ticks.tick() => control.tick(),
+            _ = upkeep.tick() => control.upkeep(),
+        }
+        if let Some(error) = control.end.take() {
+            return Err(error);
+        }
+    }
+}
+
+fn load_wire<T: Wire>(
+    files: &dyn SmallFiles,
+    name: &'static str,
+) -> Result<Option<T>, ControlError> {
+    let Some(bytes) = load_document(files, name)? else {
+        return Ok(None);
+    };
+    let decoded = T::from_bytes(&bytes);
+    let decoded = decoded.map_err(|error| ControlError::Document { name, error })?;
+    Ok(Some(decoded))
+}

@@ -1,0 +1,406 @@
+//! Deciding the next ring: what is wished for, one attempt at a time, and this node's own votes.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use dynakv_protocol::codec::Wire;
+use dynakv_protocol::gossip::{Accept, Join, Prepare, Vote};
+use dynakv_protocol::handshake::PeerIdentity;
+use dynakv_protocol::message::{Request, Response};
+use dynakv_protocol::ring_document::{RingDocument, Step};
+use dynakv_protocol::{ErrorCode, ErrorReply, NodeId, RingVersion};
+use dynakv_storage::save_document;
+use tokio::time::Instant;
+
+use super::{ACCEPTOR, CALL_TIMEOUT, CallEnd, Control, Responder};
+use crate::engine::layout::{Acceptor, Answer, Effect, JoinRefusal, Phase, Proposer, admit, seal};
+
+/// How long the members may take over one phase.
+const PHASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a joining node's wish is kept; it asks again.
+const JOIN_PATIENCE: Duration = Duration::from_secs(8);
+
+/// How long the wish to seal is kept after the last write that asked for it.
+const SEAL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The longest pause before another attempt after a lost one; random up to this.
+const PAUSE_MAX: Duration = Duration::from_millis(300);
+
+/// The most wishes at once.
+const WISHES_MAX: usize = 256;
+
+/// A node that wants to be let in.
+pub(super) struct JoinWish {
+    join: Join,
+    nonce: u64,
+    responder: Responder,
+    until: Instant,
+    /// Whether the former holder of its name was tried and found gone.
+    is_holder_gone: bool,
+}
+
+/// A vote, and what it is about.
+pub(super) struct VoteFrom {
+    attempt: u64,
+    from: NodeId,
+    phase: Phase,
+    /// Nothing when the node could not be asked.
+    vote: Option<Vote>,
+}
+
+/// Everything about the next ring.
+pub(super) struct Decisions {
+    acceptor: Acceptor,
+    joins: VecDeque<JoinWish>,
+    seal_until: Option<Instant>,
+    proposer: Option<Proposer>,
+    /// Tells late votes of an earlier attempt from votes.
+    attempt: u64,
+    phase_deadline: Instant,
+    /// No attempt before this.
+    pause_until: Option<Instant>,
+    next_round: u64,
+}
+
+impl Decisions {
+    pub(super) fn new(acceptor: Acceptor) -> Self {
+        Self {
+            acceptor,
+            joins: VecDeque::new(),
+            seal_until: None,
+            proposer: None,
+            attempt: 0,
+            phase_deadline: Instant::now(),
+            pause_until: None,
+            next_round: 1,
+        }
+    }
+}
+
+impl Control {
+    // Wishes.
+
+    /// A write waits for the ring to become final.
+    pub(super) fn wish_to_seal(&mut self) {
+        self.decisions.seal_until = Some(Instant::now() + SEAL_PATIENCE);
+        self.decide_if_due(Instant::now());
+    }
+
+    pub(super) fn on_join(&mut self, join: Join, peer: &PeerIdentity, responder: Responder) {
+        if self.ring.is_none() {
+            return responder.respond(&self.not_joined());
+        }
+        if peer.node_id != join.member.id || peer.directory_id != join.member.directory_id {
+            let message = "a node may only ask for itself";
+            let error = ErrorReply::new(ErrorCode::BadRequest, message);
+            return responder.respond(&Response::Error(error));
+        }
+        if self.decisions.joins.len() >= WISHES_MAX {
+            let message = "too many nodes join at once; ask again in a moment";
+            let error = ErrorReply::new(ErrorCode::Overloaded, message).retryable();
+            return responder.respond(&Response::Error(error));
+        }
+        // Asked again, the earlier question needs no answer any more.
+        self.decisions
+            .joins
+            .retain(|wish| wish.join.member.id != join.member.id);
+        self.decisions.joins.push_back(JoinWish {
+            join,
+            nonce: peer.nonce,
+            responder,
+            until: Instant::now() + JOIN_PATIENCE,
+            is_holder_gone: false,
+        });
+        self.decide_if_due(Instant::now());
+    }
+
+    /// Begins the next attempt, if anything is wished for and none is under way.
+    pub(super) fn decide_if_due(&mut self, now: Instant) {
+        if self.decisions.proposer.is_some() {
+            if now >= self.decisions.phase_deadline {
+                self.step_proposer(Proposer::on_timeout);
+            }
+            return;
+        }
+        let decisions = &mut self.decisions;
+        decisions.joins.retain(|wish| wish.until > now);
+        if decisions.seal_until.is_some_and(|until| until <= now) {
+            decisions.seal_until = None;
+        }
+        if decisions.pause_until.is_some_and(|until| until > now) {
+            return;
+        }
+        decisions.pause_until = None;
+        let Some(current) = self.ring.as_ref().map(|ring| ring.document().clone()) else {
+            return;
+        };
+        // Who asked to join before the first write is in before it.
+        if let Some(wanted) = self
+            .next_join(&current)
+            .or_else(|| self.next_seal(&current))
+        {
+            self.attempt(current, wanted);
+        }
+    }
+
+    fn next_seal(&mut self, current: &RingDocument) -> Option<RingDocument> {
+        self.decisions.seal_until?;
+        if current.step == Step::Final {
+            self.decisions.seal_until = None;
+        }
+        seal(current)
+    }
+
+    /// The ring with the next joining node in it. Answers those that need no decision.
+    fn next_join(&mut self, current: &RingDocument) -> Option<RingDocument> {
+        while let Some(wish) = self.decisions.joins.pop_front() {
+            let member = &wish.join.member;
+            let holder = current.member(&member.id);
+            match admit(current, &wish.join) {
+                Ok(_) if holder.is_some() && !wish.is_holder_gone => self.try_holder(wish, current),
+                Ok(next) => {
+                    self.decisions.joins.push_front(wish);
+                    return Some(next);
+                }
+                Err(JoinRefusal::AlreadyMember { .. })
+                    if holder.is_some_and(|h| h.directory_id == member.directory_id) =>
+                {
+                    wish.responder.respond(&Response::Joined(current.clone()));
+                }
+                Err(JoinRefusal::AlreadyMember { id, .. }) => {
+                    let message = format!(
+                        "{id} is a member of this cluster, but its data directory is another one: it \
+                         was wiped or replaced. This version can't rebuild a lost directory yet; \
+                         start {id} with its own directory"
+                    );
+                    refuse_join(&wish.responder, message);
+                }
+                Err(refusal) => refuse_join(&wish.responder, refusal.to_string()),
+            }
+        }
+        None
+    }
+
+    /// A node asks for a name that the ring has with another directory or address: is the former
+    /// holder still there?
+    fn try_holder(&mut self, wish: JoinWish, current: &RingDocument) {
+        let Some(holder) = current.member(&wish.join.member.id).cloned() else {
+            return;
+        };
+        let calls = self.calls.clone();
+        self.spawn(async move {
+            let request = Request::Ping;
+            let called = calls
+                .call(&holder.address, None, &request, CALL_TIMEOUT)
+                .await;
+            let lives = match called {
+                Ok((_, welcome)) => welcome.node_id == holder.id && welcome.nonce != wish.nonce,
+                Err(_) => false,
+            };
+            CallEnd::Holder { join: wish, lives }
+        });
+    }
+
+    pub(super) fn on_holder_tried(&mut self, mut wish: JoinWish, lives: bool) {
+        if lives {
+            let message = format!(
+                "a node with the id {} is running; stop it first, or choose another --id",
+                wish.join.member.id
+            );
+            let error = ErrorReply::new(ErrorCode::DuplicateNode, message);
+            return wish.responder.respond(&Response::Error(error));
+        }
+        wish.is_holder_gone = true;
+        self.decisions.joins.push_front(wish);
+        self.decide_if_due(Instant::now());
+    }
+
+    // Attempts.
+
+    fn attempt(&mut self, current: RingDocument, wanted: RingDocument) {
+        let decisions = &mut self.decisions;
+        let round = decisions
+            .acceptor
+            .next_round(&current)
+            .max(decisions.next_round);
+        match Proposer::new(self.me.node_id.clone(), current, wanted, round) {
+            Ok(proposer) => {
+                decisions.attempt += 1;
+                decisions.proposer = Some(proposer);
+                self.step_proposer(Proposer::start);
+            }
+            Err(error) => tracing::error!(%error, "a ring that can't follow the present one"),
+        }
+    }
+
+    fn step_proposer(&mut self, step: impl FnOnce(&mut Proposer, &mut Vec<Effect>)) {
+        let Some(proposer) = &mut self.decisions.proposer else {
+            return;
+        };
+        let mut effects = Vec::new();
+        step(proposer, &mut effects);
+        // This node's own acceptor answers at once and may bring the attempt on.
+        for effect in effects {
+            self.carry_out_proposal(effect);
+        }
+    }
+
+    fn carry_out_proposal(&mut self, effect: Effect) {
+        match effect {
+            Effect::SendPrepare { to, prepare } => {
+                self.decisions.phase_deadline = Instant::now() + PHASE_TIMEOUT;
+                self.ask(to, Phase::Prepare, Request::Prepare(prepare));
+            }
+            Effect::SendAccept { to, accept } => {
+                self.decisions.phase_deadline = Instant::now() + PHASE_TIMEOUT;
+                self.ask(to, Phase::Accept, Request::Accept(accept));
+            }
+            Effect::Decided(document) => {
+                self.end_attempt(None);
+                self.adopt(document);
+                // Whoever waited is answered, or the next attempt begins, with the new ring.
+                self.decide_if_due(Instant::now());
+            }
+            Effect::Retry { next_round } => self.end_attempt(Some(next_round)),
+            Effect::NoMajority {
+                needed,
+                got,
+                next_round,
+            } => {
+                tracing::warn!(
+                    needed,
+                    got,
+                    "too few members answer to decide about the ring"
+                );
+                self.end_attempt(Some(next_round));
+            }
+        }
+    }
+
+    fn end_attempt(&mut self, retry_round: Option<u64>) {
+        self.decisions.proposer = None;
+        match retry_round {
+            Some(round) => {
+                let pause = PAUSE_MAX.mul_f64(self.random.f64());
+                self.decisions.next_round = round;
+                self.decisions.pause_until = Some(Instant::now() + pause);
+            }
+            None => self.decisions.next_round = 1,
+        }
+    }
+
+    fn ask(&mut self, to: NodeId, phase: Phase, request: Request) {
+        let attempt = self.decisions.attempt;
+        let address = self
+            .membership
+            .members()
+            .into_iter()
+            .find(|m| m.id == to)
+            .map(|m| m.address);
+        let Some(address) = address else {
+            return;
+        };
+        let (calls, is_me) = (self.calls.clone(), to == self.me.node_id);
+        let own = if is_me { self.own_vote(&request) } else { None };
+        self.spawn(async move {
+            let vote = if is_me {
+                own
+            } else {
+                match calls
+                    .call(&address, Some(&to), &request, PHASE_TIMEOUT)
+                    .await
+                {
+                    Ok((Response::Promise(vote) | Response::Accepted(vote), _)) => Some(vote),
+                    Ok(_) | Err(_) => None,
+                }
+            };
+            CallEnd::Vote(VoteFrom {
+                attempt,
+                from: to,
+                phase,
+                vote,
+            })
+        });
+    }
+
+    pub(super) fn on_vote(&mut self, vote: VoteFrom) {
+        if vote.attempt != self.decisions.attempt {
+            return;
+        }
+        let Some(cast) = vote.vote else {
+            return;
+        };
+        self.step_proposer(|proposer, effects| {
+            proposer.on_vote(&vote.from, vote.phase, cast, effects);
+        });
+    }
+
+    // This node's own votes.
+
+    pub(super) fn on_prepare(&mut self, prepare: &Prepare, responder: &Responder) {
+        match self.vote_on_prepare(prepare) {
+            Some(vote) => responder.respond(&Response::Promise(vote)),
+            None => responder.respond(&self.not_joined()),
+        }
+    }
+
+    pub(super) fn on_accept(&mut self, accept: &Accept, responder: &Responder) {
+        match self.vote_on_accept(accept) {
+            Some(vote) => responder.respond(&Response::Accepted(vote)),
+            None => responder.respond(&self.not_joined()),
+        }
+    }
+
+    fn own_vote(&mut self, request: &Request) -> Option<Vote> {
+        match request {
+            Request::Prepare(prepare) => self.vote_on_prepare(prepare),
+            Request::Accept(accept) => self.vote_on_accept(accept),
+            _ => None,
+        }
+    }
+
+    fn vote_on_prepare(&mut self, prepare: &Prepare) -> Option<Vote> {
+        let current = self.ring.clone()?;
+        self.catch_up(current.version(), prepare.slot);
+        let answer = self
+            .decisions
+            .acceptor
+            .on_prepare(current.document(), prepare);
+        self.cast(answer)
+    }
+
+    fn vote_on_accept(&mut self, accept: &Accept) -> Option<Vote> {
+        let current = self.ring.clone()?;
+        self.catch_up(current.version(), accept.document.version);
+        let answer = self
+            .decisions
+            .acceptor
+            .on_accept(current.document(), accept);
+        self.cast(answer)
+    }
+
+    /// A slot further ahead than the next shows that this node has missed a ring.
+    fn catch_up(&mut self, own: RingVersion, slot: RingVersion) {
+        if slot.0 > own.0 + 1 {
+            self.look_for_ring(RingVersion(slot.0 - 1));
+        }
+    }
+
+    /// A vote leaves only once it is durable.
+    fn cast(&mut self, answer: Answer) -> Option<Vote> {
+        if answer.save {
+            let bytes = self.decisions.acceptor.to_bytes();
+            if let Err(error) = save_document(&*self.files, ACCEPTOR, &bytes) {
+                self.end = Some(error.into());
+                return None;
+            }
+        }
+        Some(answer.vote)
+    }
+}
+
+fn refuse_join(responder: &Responder, message: String) {
+    let error = ErrorReply::new(ErrorCode::JoinRefused, message);
+    responder.respond(&Response::Error(error));
+}

@@ -1,0 +1,179 @@
+//! How a node gets its first ring: it founds a cluster, or asks seeds until one lets it in.
+//!
+//! A cluster is founded only by a node that has an empty directory and no seeds, or was told to. Without
+//! an answer from a seed nothing is ever decided.
+
+use std::time::Duration;
+
+use dynakv_protocol::gossip::Join;
+use dynakv_protocol::message::{Request, Response};
+use dynakv_protocol::ring_document::RingDocument;
+use dynakv_protocol::{ClusterId, ErrorCode};
+use tokio::time::Instant;
+
+use super::{CallEnd, Control, ControlError};
+use crate::engine::layout::found;
+use crate::runtime::link::DialError;
+
+/// How long a seed may take over a join: a decision of the cluster's majority is in it.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The pause between two attempts; jittered.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Every so many attempts in vain are worth a line in the log.
+const ATTEMPTS_PER_LINE: usize = 20;
+
+/// N, W and R of a new cluster that was told none: the balanced preset.
+const N_DEFAULT: u8 = 3;
+const W_DEFAULT: u8 = 2;
+const R_DEFAULT: u8 = 2;
+
+/// Where the node stands with its seeds.
+pub(super) struct Joining {
+    seeds: Vec<String>,
+    attempts: usize,
+    is_asking: bool,
+    due: Instant,
+    /// The last thing that kept it from joining, for people.
+    pub(super) trouble: String,
+}
+
+impl Joining {
+    pub(super) fn new(seeds: &[String], now: Instant) -> Self {
+        Self {
+            seeds: seeds.to_vec(),
+            attempts: 0,
+            is_asking: false,
+            due: now,
+            trouble: "joining".to_owned(),
+        }
+    }
+}
+
+impl Control {
+    /// Holds the settings against the ring of the directory.
+    pub(super) fn check_settings(&self, document: &RingDocument) -> Result<(), ControlError> {
+        if document.cluster_name != self.me.cluster_name {
+            return Err(ControlError::OtherCluster {
+                found: document.cluster_name.clone(),
+                asked: self.me.cluster_name.clone(),
+            });
+        }
+        let (n, w, r) = self.startup.quorums;
+        let other = |name, ring, asked, or_more| {
+            Err(ControlError::OtherQuorum {
+                name,
+                ring,
+                asked,
+                or_more,
+            })
+        };
+        match (n, w, r) {
+            (Some(n), _, _) if n != document.n => other('n', document.n, n, ""),
+            (_, Some(w), _) if w < document.w => other('w', document.w, w, " or more"),
+            (_, _, Some(r)) if r < document.r => other('r', document.r, r, " or more"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Founds a cluster when this node is to.
+    pub(super) fn found_if_due(&mut self) -> Result<(), ControlError> {
+        if !self.startup.seeds.is_empty() && !self.startup.bootstrap {
+            tracing::info!(seeds = ?self.startup.seeds, "asking the seeds to be let in");
+            return Ok(());
+        }
+        if !self.startup.is_new_directory && self.store.totals().versions > 0 {
+            return Err(ControlError::LostRing);
+        }
+        let (n, w, r) = self.startup.quorums;
+        let n = n.unwrap_or(N_DEFAULT);
+        let (w, r) = (w.unwrap_or(W_DEFAULT.min(n)), r.unwrap_or(R_DEFAULT.min(n)));
+        let cluster_id = ClusterId(self.random.u128(1..));
+        let member = self.startup.member.clone();
+        let document = found(cluster_id, &self.me.cluster_name, member, n, w, r);
+        tracing::warn!(
+            cluster = self.me.cluster_name,
+            %cluster_id,
+            n, w, r,
+            "no seeds and an empty directory: this node founds a NEW cluster"
+        );
+        self.adopt(document);
+        match self.end.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks the next seed, when none is being asked.
+    pub(super) fn join_if_due(&mut self, now: Instant) {
+        let joining = &mut self.joining;
+        if self.ring.is_some() || joining.is_asking || now < joining.due {
+            return;
+        }
+        let count = joining.seeds.len();
+        if count == 0 {
+            return;
+        }
+        let seed = joining.seeds[joining.attempts % count].clone();
+        joining.attempts += 1;
+        joining.is_asking = true;
+        let (n, w, r) = self.startup.quorums;
+        let member = self.startup.member.clone();
+        let request = Request::Join(Join { member, n, w, r });
+        let calls = self.calls.clone();
+        self.spawn(async move {
+            let called = calls.call(&seed, None, &request, JOIN_TIMEOUT).await;
+            CallEnd::Join(called.map(|(response, _)| response))
+        });
+    }
+
+    pub(super) fn on_join_answer(&mut self, answer: Result<Response, DialError>) {
+        self.joining.is_asking = false;
+        if self.ring.is_some() {
+            return;
+        }
+        let trouble = match answer {
+            Ok(Response::Joined(document)) => return self.on_joined(document),
+            Ok(Response::Error(error)) | Err(DialError::Refused(error)) => {
+                match error.code {
+                    // No other seed would say anything else.
+                    ErrorCode::JoinRefused
+                    | ErrorCode::WrongCluster
+                    | ErrorCode::DuplicateNode
+                    | ErrorCode::VersionMismatch => {
+                        self.end = Some(ControlError::Refused(error));
+                        return;
+                    }
+                    _ => error.to_string(),
+                }
+            }
+            Ok(_) => "a seed gave an answer that makes no sense".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if self.joining.attempts.is_multiple_of(ATTEMPTS_PER_LINE)
+            || self.joining.trouble != trouble
+        {
+            tracing::warn!(
+                seeds = ?self.joining.seeds,
+                trouble,
+                "not in a cluster yet, asking on. To found one, start one node without --seed"
+            );
+        }
+        self.joining.trouble = trouble;
+        let jitter = self.random.f64() + 0.5;
+        self.joining.due = Instant::now() + PAUSE.mul_f64(jitter);
+    }
+
+    fn on_joined(&mut self, document: RingDocument) {
+        if document.member(&self.me.node_id).is_none() {
+            tracing::warn!("a seed sent a ring without this node; asking on");
+            return;
+        }
+        if let Err(error) = self.check_settings(&document) {
+            self.end = Some(error);
+            return;
+        }
+        self.adopt(document);
+    }
+}

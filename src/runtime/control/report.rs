@@ -1,0 +1,157 @@
+//! What the node says of itself and its cluster.
+
+use dynakv_protocol::client::{HealthReply, MemberStatus, RingReply, StatsReply, StatusReply};
+use dynakv_protocol::gossip::MemberState;
+use dynakv_protocol::hash::VIRTUAL_NODES_PER_NODE;
+use dynakv_protocol::message::Response;
+use dynakv_protocol::ring_document::Member;
+
+use super::{Control, Event};
+use crate::runtime::view::View;
+
+impl Control {
+    pub(super) fn stats(&self) -> Response {
+        let Some(ring) = &self.ring else {
+            return self.not_joined();
+        };
+        let totals = self.store.totals();
+        let view = self.view.borrow();
+        let alive = |member: &&crate::runtime::view::MemberView| member.state == MemberState::Alive;
+        Response::Stats(StatsReply {
+            node_id: self.me.node_id.clone(),
+            address: self.me.address.clone(),
+            total_keys: totals.keys,
+            total_versions: totals.versions,
+            conflict_keys: totals.conflict_keys,
+            n: ring.document().n,
+            w: view.w,
+            r: view.r,
+            ring_version: ring.version(),
+            // At most 1,024 members.
+            total_nodes: ring.len() as u32,
+            total_virtual_nodes: ring.document().virtual_nodes(),
+            virtual_nodes_per_node: VIRTUAL_NODES_PER_NODE,
+            known_nodes: view.members.len() as u32,
+            alive_nodes: view.members.iter().filter(alive).count() as u32,
+        })
+    }
+
+    pub(super) fn health(&self) -> Response {
+        let reason = if self.draining.is_cancelled() {
+            "shutting down".to_owned()
+        } else if self.ring.is_none() {
+            format!("not in a cluster yet: {}", self.joining.trouble)
+        } else {
+            String::new()
+        };
+        Response::Health(HealthReply {
+            node_id: self.me.node_id.clone(),
+            ready: reason.is_empty(),
+            reason,
+        })
+    }
+
+    pub(super) fn status(&self) -> Response {
+        let Some(ring) = &self.ring else {
+            return self.not_joined();
+        };
+        let document = ring.document();
+        let known = self.membership.members();
+        let now_ms = self.now_ms();
+        let status = |member: &Member| {
+            let news = known.iter().find(|known| known.id == member.id)?;
+            let share = ring
+                .index_of(&member.id)
+                .map(|i| ring.primary_share_basis_points(i));
+            Some(MemberStatus {
+                id: member.id.clone(),
+                address: news.address.clone(),
+                state: news.state,
+                state_age_ms: now_ms.saturating_sub(news.since_ms),
+                generation: news.generation,
+                zone: member.zone.clone(),
+                keys: news.keys,
+                disk_bytes: news.disk_bytes,
+                owns_basis_points: share.unwrap_or(0),
+                software: news.software.clone(),
+            })
+        };
+        let view = self.view.borrow();
+        Response::Status(StatusReply {
+            node_id: self.me.node_id.clone(),
+            cluster_name: document.cluster_name.clone(),
+            cluster_id: document.cluster_id,
+            ring_version: document.version,
+            n: document.n,
+            w: view.w,
+            r: view.r,
+            members: document.members.iter().filter_map(status).collect(),
+        })
+    }
+
+    pub(super) fn ring_reply(&self) -> Response {
+        let Some(ring) = &self.ring else {
+            return self.not_joined();
+        };
+        let view = self.view.borrow();
+        Response::Ring(RingReply {
+            document: ring.document().clone(),
+            addresses: view
+                .members
+                .iter()
+                .map(|member| member.address.clone())
+                .collect(),
+        })
+    }
+
+    /// Once a second: what the store holds, for gossip and metrics.
+    pub(super) fn upkeep(&mut self) {
+        let totals = self.store.totals();
+        self.step(Event::LocalLoad {
+            keys: totals.keys,
+            disk_bytes: totals.disk_bytes,
+        });
+        let metrics = &self.metrics;
+        metrics.store_keys.set(totals.keys as f64);
+        metrics.store_versions.set(totals.versions as f64);
+        metrics.store_conflict_keys.set(totals.conflict_keys as f64);
+        metrics.store_live_bytes.set(totals.live_bytes as f64);
+        metrics.store_disk_bytes.set(totals.disk_bytes as f64);
+        metrics.store_corrupt_keys.set(totals.corrupt_keys as f64);
+        let ready = self.ring.is_some() && !self.draining.is_cancelled();
+        metrics.ready.set(f64::from(u8::from(ready)));
+        metrics.upkeep();
+    }
+
+    pub(super) fn report_members(&self, view: &View) {
+        for (state, gauge) in [
+            MemberState::Alive,
+            MemberState::Suspected,
+            MemberState::Dead,
+        ]
+        .into_iter()
+        .zip(&self.metrics.members)
+        {
+            let count = view
+                .members
+                .iter()
+                .filter(|member| member.state == state)
+                .count();
+            gauge.set(count as f64);
+        }
+        let Some(ring) = &view.ring else {
+            return;
+        };
+        let document = ring.document();
+        self.metrics.ring_version.set(document.version.0 as f64);
+        self.metrics
+            .ring_virtual_nodes
+            .set(f64::from(document.virtual_nodes()));
+        for (value, gauge) in [document.n, view.w, view.r]
+            .into_iter()
+            .zip(&self.metrics.quorum)
+        {
+            gauge.set(f64::from(value));
+        }
+    }
+}

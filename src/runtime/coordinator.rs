@@ -1,0 +1,644 @@
+//! The node's heart: one task that takes in events, lets the engine decide, and carries its effects out.
+//!
+//! It owns all state of requests in hand, so nothing here is locked. One turn takes in everything that
+//! waits, and only at its end hands over what came of it: one list to the store, one buffer per
+//! connection. So batches grow with the load by themselves, and an idle node answers at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynakv_protocol::frame::{FLAG_FORWARDED, Frame, Header};
+use dynakv_protocol::hash::Segment;
+use dynakv_protocol::message::{Request, Response, kind};
+use dynakv_protocol::peer::{MergeVersions, Merged, ReadVersions, VersionsReply};
+use dynakv_protocol::ring_document::Step;
+use dynakv_protocol::{ErrorCode, ErrorReply, RingVersion};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::connections::Connections;
+use super::dispatch::{Action, DataRequest, Limits, data_request};
+use super::environment::WallClock;
+use super::events::{ConnectionId, ControlEvent, ControlSender, CoordinatorEvent};
+use super::links::Links;
+use super::metrics::{Metrics, Op, Outcome};
+use super::operations::{Operation, OperationId, Operations, Purpose, Requester, Work};
+use super::parking::{Parked, Parking, Wait};
+use super::store_worker::{ReadJob, StoreEvent, StoreHandle, Token, WriteJob, WriteWork};
+use super::view::View;
+use crate::engine::answer::fetched;
+use crate::engine::forward::{self, Forward};
+use crate::engine::get::{self, Get};
+use crate::engine::preference::{NodeSlot, Preference, Route, SELF};
+use crate::engine::put::{self, Put};
+
+mod effects;
+mod replica;
+
+/// How often deadlines and links are looked after.
+const TICK: Duration = Duration::from_millis(10);
+
+/// The most lists of events taken in during one turn.
+const EVENTS_PER_TURN_MAX: usize = 64;
+
+/// How long an owner may take over a read before another is asked besides.
+const SLOW_READ: Duration = Duration::from_millis(50);
+
+/// How long an owner may take over a forwarded request before the next is tried.
+const SLOW_FORWARD: Duration = Duration::from_millis(1000);
+
+/// What bounds the coordinator's work.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// The most requests in hand.
+    pub requests_max: usize,
+    /// The most bytes of requests in hand.
+    pub bytes_max: usize,
+    /// The largest value, in bytes.
+    pub value_bytes_max: usize,
+}
+
+/// What the coordinator is given.
+pub struct Parts {
+    /// Links to other nodes.
+    pub links: Links,
+    /// The store.
+    pub store: StoreHandle,
+    /// What came of its jobs.
+    pub store_events: mpsc::UnboundedReceiver<Vec<StoreEvent>>,
+    /// News of connections and links.
+    pub events: mpsc::Receiver<CoordinatorEvent>,
+    /// The control task.
+    pub control: ControlSender,
+    /// The newest view.
+    pub view: watch::Receiver<Arc<View>>,
+    /// Bounds.
+    pub bounds: Bounds,
+    /// The time of day.
+    pub clock: Arc<dyn WallClock>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// No new requests from now on.
+    pub draining: CancellationToken,
+}
+
+/// Why the coordinator ended.
+#[derive(Debug)]
+pub enum End {
+    /// Everything in hand was done after draining had begun.
+    Drained,
+    /// The disk failed.
+    DiskFailed(Arc<dynakv_storage::StoreError>),
+}
+
+/// The coordinator's state.
+pub struct Coordinator {
+    links: Links,
+    connections: Connections,
+    operations: Operations,
+    parking: Parking,
+    store: StoreHandle,
+    control: ControlSender,
+    view: Arc<View>,
+    bounds: Bounds,
+    clock: Arc<dyn WallClock>,
+    metrics: Arc<Metrics>,
+    is_draining: bool,
+    /// Jobs of this turn.
+    writes: Vec<WriteJob>,
+    reads: Vec<ReadJob>,
+    /// Requests of other nodes that the store has in hand, and their bytes.
+    replica_jobs: usize,
+    /// Changes from read to read, so that owners share the load.
+    turn: usize,
+    now: Instant,
+    /// Requests that could not even be queued for their node.
+    unsent: Vec<(OperationId, NodeSlot)>,
+    /// Lent to the engine, so that no step allocates.
+    put_effects: Vec<put::Effect>,
+    get_effects: Vec<get::Effect>,
+    forward_effects: Vec<forward::Effect>,
+}
+
+/// Runs until drained or the disk fails.
+pub async fn run(parts: Parts) -> End {
+    let Parts {
+        links,
+        store,
+        mut store_events,
+        mut events,
+        control,
+        mut view,
+        bounds,
+        clock,
+        metrics,
+        draining,
+    } = parts;
+    let mut coordinator = Coordinator {
+        links,
+        connections: Connections::default(),
+        operations: Operations::default(),
+        parking: Parking::default(),
+        store,
+        control,
+        view: view.borrow_and_update().clone(),
+        bounds,
+        clock,
+        metrics,
+        is_draining: false,
+        writes: Vec::new(),
+        reads: Vec::new(),
+        replica_jobs: 0,
+        turn: 0,
+        now: Instant::now(),
+        unsent: Vec::new(),
+        put_effects: Vec::new(),
+        get_effects: Vec::new(),
+        forward_effects: Vec::new(),
+    };
+    coordinator.links.follow(&coordinator.view);
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut news = Vec::with_capacity(EVENTS_PER_TURN_MAX);
+    let mut stored = Vec::with_capacity(EVENTS_PER_TURN_MAX);
+    loop {
+        let is_tick = tokio::select! {
+            biased;
+            () = draining.cancelled(), if !coordinator.is_draining => {
+                coordinator.is_draining = true;
+                false
+            }
+            // Disabled once the control task is gone.
+            Ok(()) = view.changed() => false,
+            _ = ticks.tick() => true,
+            _ = store_events.recv_many(&mut stored, EVENTS_PER_TURN_MAX) => false,
+            _ = events.recv_many(&mut news, EVENTS_PER_TURN_MAX) => false,
+        };
+        coordinator.now = Instant::now();
+        let newest = view.borrow().clone();
+        if !Arc::ptr_eq(&coordinator.view, &newest) {
+            coordinator.follow(newest);
+        }
+        for event in stored.drain(..).flatten() {
+            if let StoreEvent::Failed(error) = event {
+                return End::DiskFailed(error);
+            }
+            coordinator.on_stored(event);
+        }
+        for event in news.drain(..) {
+            coordinator.on_news(event);
+        }
+        if is_tick {
+            coordinator.on_tick();
+        }
+        coordinator.flush();
+        if coordinator.is_draining && coordinator.is_idle() {
+            coordinator.links.close();
+            return End::Drained;
+        }
+    }
+}
+
+impl Coordinator {
+    fn is_idle(&self) -> bool {
+        self.operations.is_empty() && self.parking.is_empty() && self.replica_jobs == 0
+    }
+
+    fn follow(&mut self, view: Arc<View>) {
+        self.view = view;
+        self.links.follow(&self.view);
+        for parked in self.parking.released(&self.view) {
+            self.begin(parked.requester, parked.frame);
+        }
+    }
+
+    fn on_news(&mut self, event: CoordinatorEvent) {
+        match event {
+            CoordinatorEvent::Opened {
+                connection,
+                outbox,
+                is_peer,
+            } => self.connections.open(connection, outbox, is_peer),
+            CoordinatorEvent::Closed { connection } => self.connections.close(connection),
+            CoordinatorEvent::Requests { connection, frames } => {
+                for frame in frames {
+                    self.on_request(connection, frame);
+                }
+            }
+            CoordinatorEvent::LinkUp {
+                node,
+                epoch,
+                outbox,
+            } => self.links.on_up(node, epoch, outbox),
+            CoordinatorEvent::LinkFrames {
+                node,
+                epoch,
+                frames,
+            } => {
+                if self.links.on_heard(node, epoch) {
+                    for frame in frames {
+                        self.on_answer(node, frame);
+                    }
+                }
+            }
+            CoordinatorEvent::LinkDown {
+                node,
+                epoch,
+                reason,
+            } => {
+                if self.links.on_down(node, epoch, &reason) {
+                    self.on_node_lost(node);
+                }
+            }
+        }
+    }
+
+    fn on_request(&mut self, connection: ConnectionId, frame: Frame) {
+        match frame.header.kind {
+            kind::MERGE | kind::READ if self.connections.is_peer(connection) => {
+                self.on_replica_request(connection, frame);
+            }
+            kind::GET | kind::PUT | kind::DELETE => self.on_client_request(connection, frame),
+            _ => {
+                let message = "only nodes of the cluster may send this; say so in the hello";
+                let error = ErrorReply::new(ErrorCode::BadRequest, message);
+                self.connections
+                    .refuse(connection, frame.header.request_id, error);
+            }
+        }
+    }
+
+    fn on_client_request(&mut self, connection: ConnectionId, frame: Frame) {
+        let requester = Requester {
+            connection,
+            request_id: frame.header.request_id,
+            op: match frame.header.kind {
+                kind::GET => Op::Get,
+                kind::DELETE => Op::Delete,
+                _ => Op::Put,
+            },
+            arrived: self.now,
+            // Replaced by the request's own once that is known.
+            deadline: self.now,
+        };
+        let in_hand = self.operations.len() + self.replica_jobs + self.parking.len();
+        let bytes = self.operations.bytes() + self.parking.bytes() + frame.body.len();
+        if in_hand >= self.bounds.requests_max || bytes > self.bounds.bytes_max {
+            self.metrics.refused.increment(1);
+            let message = "this node has as much in hand as it takes; try again in a moment, or at \
+                           another node";
+            let error = ErrorReply::new(ErrorCode::Overloaded, message).retryable();
+            return self.end(requester, Err(error));
+        }
+        if self.is_draining {
+            let message = "this node is shutting down; ask another one";
+            let error = ErrorReply::new(ErrorCode::NotReady, message).retryable();
+            return self.end(requester, Err(error));
+        }
+        self.begin(requester, frame);
+    }
+
+    /// Begins a client's request, for the first time or again after it was parked.
+    fn begin(&mut self, mut requester: Requester, frame: Frame) {
+        let Some(ring) = self.view.ring.clone() else {
+            let message =
+                "this node has not joined its cluster yet; ask another one, or see its log";
+            let error = ErrorReply::new(ErrorCode::NotReady, message).retryable();
+            return self.end(requester, Err(error));
+        };
+        let limits = Limits {
+            value_bytes_max: self.bounds.value_bytes_max,
+            // N is at most 32.
+            effective_n: ring.document().effective_n() as u8,
+            w: self.view.w,
+            r: self.view.r,
+            cluster_id: self.view.cluster_id,
+        };
+        let request = match data_request(&frame, limits) {
+            Ok(request) => request,
+            Err(error) => return self.end(requester, Err(error)),
+        };
+        requester.deadline = requester.arrived + request.timeout;
+        if requester.deadline <= self.now {
+            let error = ErrorReply::new(ErrorCode::Timeout, "time was up before the request began");
+            return self.end(requester, Err(error.retryable()));
+        }
+        let is_write = matches!(request.action, Action::Put { .. });
+        if is_write && ring.document().step == Step::Open {
+            // The first write: from now on the members are these.
+            let _ = self.control.try_send(ControlEvent::SealWanted);
+            self.parking.park(requester, frame, Wait::ForSealing);
+            return;
+        }
+        let segment = Segment::of_key(&request.key);
+        let owners = self.links.preference(ring.owners(segment));
+        let route = {
+            let reach = |node| self.links.reach(node);
+            owners.route(request.access, frame.header.is_forwarded(), reach)
+        };
+        match route {
+            Route::Here { place, stands_in } => {
+                self.coordinate(requester, frame, request, owners, (place, stands_in));
+            }
+            Route::Forward { place } => self.forward(requester, frame, &request, &owners, place),
+            Route::NotOwner => {
+                let message = "this node does not own the key under its ring";
+                let error = ErrorReply::new(ErrorCode::NotOwner, message)
+                    .retryable()
+                    .with_ring_version(ring.version());
+                self.end(requester, Err(error));
+            }
+        }
+    }
+
+    fn coordinate(
+        &mut self,
+        requester: Requester,
+        frame: Frame,
+        request: DataRequest,
+        owners: Preference,
+        (place, stands_in): (u8, bool),
+    ) {
+        let slow_at = self.now + SLOW_READ;
+        match request.action {
+            Action::Get { r, repair_first } => {
+                self.turn = self.turn.wrapping_add(1);
+                let mut effects = std::mem::take(&mut self.get_effects);
+                let reach = |node| self.links.reach(node);
+                let turn = self.turn;
+                let get = Get::start(owners, place, r, repair_first, turn, reach, &mut effects);
+                let work = Work::Get(get);
+                let id = self
+                    .operations
+                    .insert(requester, request.key, frame, work, slow_at);
+                self.carry_out_get(id, effects);
+            }
+            Action::Put { w, intent } => {
+                if let dynakv_protocol::causal::Value::Bytes(value) = &intent.value {
+                    self.metrics.value_bytes.record(value.len() as f64);
+                }
+                let mut effects = std::mem::take(&mut self.put_effects);
+                let reach = |node| self.links.reach(node);
+                let quorums = (w, self.view.r);
+                let put = Put::start(owners, place, stands_in, quorums, reach, &mut effects);
+                let intent = Some(intent);
+                let work = Work::Put { put, intent };
+                let id = self
+                    .operations
+                    .insert(requester, request.key, frame, work, slow_at);
+                self.carry_out_put(id, effects);
+            }
+        }
+    }
+
+    fn forward(
+        &mut self,
+        requester: Requester,
+        frame: Frame,
+        request: &DataRequest,
+        owners: &Preference,
+        place: u8,
+    ) {
+        self.metrics.forwarded.increment(1);
+        let is_write = matches!(request.action, Action::Put { .. });
+        let mut effects = std::mem::take(&mut self.forward_effects);
+        let reach = |node| self.links.reach(node);
+        let forward = Forward::start(owners, place, is_write, reach, &mut effects);
+        let work = Work::Forward(forward);
+        let slow_at = self.now + SLOW_FORWARD.min(request.timeout / 2);
+        let key = request.key.clone();
+        let id = self.operations.insert(requester, key, frame, work, slow_at);
+        self.carry_out_forward(id, effects);
+    }
+
+    /// An answer came over a link.
+    fn on_answer(&mut self, from: NodeSlot, frame: Frame) {
+        let Some((id, purpose)) = OperationId::parse(frame.header.request_id) else {
+            return;
+        };
+        let Some(operation) = self.operations.get_mut(id) else {
+            return;
+        };
+        if let Work::Forward(_) = operation.work {
+            return self.on_forwarded(id, from, frame);
+        }
+        let took = self.now - operation.requester.arrived;
+        self.metrics.replica_seconds.record(took.as_secs_f64());
+        let response = match Response::decode(frame.header.kind, &frame.body) {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::warn!(node = %self.links.id(from), %error, "an answer that can't be read");
+                return self.on_replica_failed(id, from);
+            }
+        };
+        match (purpose, response) {
+            (Purpose::Ping, Response::Pong) => self.step_put(id, put::Event::Reached(from)),
+            (Purpose::Read, Response::Versions(reply)) => {
+                self.on_replica_read(id, from, reply.versions, reply.rebuilding);
+            }
+            (Purpose::Write, Response::Merged(_)) => self.step_put(id, put::Event::Merged(from)),
+            (Purpose::Repair, Response::Merged(_)) => self.step_get(id, get::Event::Repaired(from)),
+            (_, Response::Error(error)) => {
+                if error.code == ErrorCode::StaleRing
+                    && let Some(version) = error.ring_version
+                {
+                    return self.on_stale_ring(id, from, version);
+                }
+                tracing::debug!(node = %self.links.id(from), %error, "a replica refused");
+                self.on_replica_failed(id, from);
+            }
+            (_, _) => self.on_replica_failed(id, from),
+        }
+    }
+
+    /// A replica follows a newer ring. What has put nothing anywhere yet begins again under that ring.
+    fn on_stale_ring(&mut self, id: OperationId, from: NodeSlot, version: RingVersion) {
+        let _ = self
+            .control
+            .try_send(ControlEvent::NewerRingSeen { version });
+        let may_begin_again = match self.operations.get_mut(id).map(|operation| &operation.work) {
+            Some(Work::Get(get)) => !get.is_answered(),
+            Some(Work::Put { put, .. }) => !put.maybe_applied() && !put.is_answered(),
+            Some(Work::Forward(_)) | None => false,
+        };
+        if !may_begin_again {
+            return self.on_replica_failed(id, from);
+        }
+        if let Some(Operation {
+            requester, frame, ..
+        }) = self.operations.remove(id)
+        {
+            if self.view.ring_version() >= version {
+                self.begin(requester, frame);
+            } else {
+                self.parking.park(requester, frame, Wait::ForRing(version));
+            }
+        }
+    }
+
+    fn on_replica_read(
+        &mut self,
+        id: OperationId,
+        from: NodeSlot,
+        versions: Bytes,
+        rebuilding: bool,
+    ) {
+        match self.operations.get_mut(id).map(|operation| &operation.work) {
+            Some(Work::Get(_)) => {
+                let event = get::Event::Read {
+                    from,
+                    versions,
+                    rebuilding,
+                };
+                self.step_get(id, event);
+            }
+            Some(Work::Put { .. }) => {
+                let event = match replica::decode_read(&versions, rebuilding) {
+                    Ok(versions) => put::Event::Read(from, versions),
+                    Err(_) => put::Event::Failed(from),
+                };
+                self.step_put(id, event);
+            }
+            Some(Work::Forward(_)) | None => {}
+        }
+    }
+
+    /// What was asked of this node for this operation will not be answered.
+    fn on_replica_failed(&mut self, id: OperationId, node: NodeSlot) {
+        match self.operations.get_mut(id).map(|operation| &operation.work) {
+            Some(Work::Get(_)) => self.step_get(id, get::Event::Failed(node)),
+            Some(Work::Put { .. }) => self.step_put(id, put::Event::Failed(node)),
+            Some(Work::Forward(_)) => self.step_forward(id, forward::Event::Failed(node)),
+            None => {}
+        }
+    }
+
+    /// A link is gone: everything that waits for the node has failed.
+    fn on_node_lost(&mut self, node: NodeSlot) {
+        let lost = ControlEvent::LinkLost {
+            node: self.links.id(node).clone(),
+        };
+        // Only a hint; the control task finds out by itself.
+        let _ = self.control.try_send(lost);
+        for id in self.operations.ids() {
+            self.on_replica_failed(id, node);
+        }
+    }
+
+    fn on_stored(&mut self, event: StoreEvent) {
+        match event {
+            StoreEvent::Minted {
+                token: Token::Operation(message),
+                versions,
+                context,
+            } => {
+                if let Some((id, _)) = OperationId::parse(message) {
+                    self.step_put(id, put::Event::Minted { versions, context });
+                }
+            }
+            StoreEvent::Durable {
+                token: Token::Operation(message),
+            } => match OperationId::parse(message) {
+                Some((id, Purpose::Repair)) => self.step_get(id, get::Event::Repaired(SELF)),
+                Some((id, _)) => self.step_put(id, put::Event::Durable),
+                None => {}
+            },
+            StoreEvent::Refused {
+                token: Token::Operation(message),
+                error,
+            } => match OperationId::parse(message) {
+                Some((id, Purpose::Write)) => self.step_put(id, put::Event::Refused(error)),
+                Some((id, _)) => self.on_replica_failed(id, SELF),
+                None => {}
+            },
+            StoreEvent::Read {
+                token: Token::Operation(message),
+                versions,
+            } => {
+                if let Some((id, _)) = OperationId::parse(message) {
+                    self.on_replica_read(id, SELF, versions, false);
+                }
+            }
+            StoreEvent::Durable {
+                token: Token::Replica(connection, request_id),
+            } => {
+                let merged = Response::Merged(Merged { rebuilding: false });
+                self.answer_replica(connection, request_id, &merged);
+            }
+            StoreEvent::Read {
+                token: Token::Replica(connection, request_id),
+                versions,
+            } => {
+                let reply = Response::Versions(VersionsReply {
+                    rebuilding: false,
+                    versions,
+                });
+                self.answer_replica(connection, request_id, &reply);
+            }
+            StoreEvent::Refused {
+                token: Token::Replica(connection, request_id),
+                error,
+            } => self.answer_replica(connection, request_id, &Response::Error(error)),
+            // Replicas mint nothing, and a failed disk ends the loop before it gets here.
+            StoreEvent::Minted {
+                token: Token::Replica(..),
+                ..
+            }
+            | StoreEvent::Failed(_) => {}
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let (expired, slow) = self.operations.due(self.now);
+        for id in slow {
+            match self.operations.get_mut(id).map(|operation| &operation.work) {
+                Some(Work::Get(_)) => self.step_get(id, get::Event::Slow),
+                Some(Work::Forward(_)) => self.step_forward(id, forward::Event::Slow),
+                Some(Work::Put { .. }) | None => {}
+            }
+        }
+        for id in expired {
+            match self.operations.get_mut(id).map(|operation| &operation.work) {
+                Some(Work::Get(_)) => self.step_get(id, get::Event::Deadline),
+                Some(Work::Put { .. }) => self.step_put(id, put::Event::Deadline),
+                Some(Work::Forward(_)) => self.step_forward(id, forward::Event::Deadline),
+                None => {}
+            }
+        }
+        for Parked {
+            requester, waits, ..
+        } in self.parking.expired(self.now)
+        {
+            let error = ErrorReply::new(ErrorCode::Timeout, waits.too_long()).retryable();
+            self.end(requester, Err(error));
+        }
+        for node in self.links.tick(self.now) {
+            self.on_node_lost(node);
+        }
+        self.metrics
+            .in_flight
+            .set((self.operations.len() + self.replica_jobs) as f64);
+        self.metrics
+            .in_flight_bytes
+            .set(self.operations.bytes() as f64);
+        self.metrics.connections.set(self.connections.len() as f64);
+        self.metrics.links.set(self.links.up() as f64);
+    }
+
+    /// The turn is over: hands on everything that came of it.
+    fn flush(&mut self) {
+        while let Some((id, node)) = self.unsent.pop() {
+            self.on_replica_failed(id, node);
+        }
+        if !self.writes.is_empty() {
+            self.store.write(std::mem::take(&mut self.writes));
+        }
+        if !self.reads.is_empty() {
+            self.store.read(std::mem::take(&mut self.reads));
+        }
+        self.links.flush();
+        self.connections.flush();
+    }
+}

@@ -1,0 +1,332 @@
+//! Carrying out what the engine decided.
+
+use dynakv_protocol::client::{Fetched, Written};
+
+use super::{
+    Bytes, Coordinator, ErrorCode, ErrorReply, FLAG_FORWARDED, Frame, Header, MergeVersions,
+    NodeSlot, Op, OperationId, Outcome, Purpose, ReadJob, ReadVersions, Request, Requester,
+    Response, SELF, Token, Work, WriteJob, WriteWork, fetched, forward, get, kind, put,
+};
+
+/// How a request of a client ends.
+pub(super) enum Reply {
+    /// A read's answer.
+    Fetched(Fetched),
+    /// A write's answer.
+    Written(Written),
+    /// The answer of the owner that coordinated it, as it came.
+    Forwarded(Frame),
+}
+
+impl Coordinator {
+    pub(super) fn step_put(&mut self, id: OperationId, event: put::Event) {
+        let Some(operation) = self.operations.get_mut(id) else {
+            return;
+        };
+        if let Work::Put { put, .. } = &mut operation.work {
+            let mut effects = std::mem::take(&mut self.put_effects);
+            put.step(event, &mut effects);
+            self.carry_out_put(id, effects);
+        }
+    }
+
+    pub(super) fn step_get(&mut self, id: OperationId, event: get::Event) {
+        let Some(operation) = self.operations.get_mut(id) else {
+            return;
+        };
+        if let Work::Get(get) = &mut operation.work {
+            let mut effects = std::mem::take(&mut self.get_effects);
+            get.step(event, &mut effects);
+            self.carry_out_get(id, effects);
+        }
+    }
+
+    pub(super) fn step_forward(&mut self, id: OperationId, event: forward::Event) {
+        let Some(operation) = self.operations.get_mut(id) else {
+            return;
+        };
+        if let Work::Forward(forward) = &mut operation.work {
+            let mut effects = std::mem::take(&mut self.forward_effects);
+            forward.step(event, &mut effects);
+            self.carry_out_forward(id, effects);
+        }
+    }
+
+    pub(super) fn carry_out_put(&mut self, id: OperationId, mut effects: Vec<put::Effect>) {
+        for effect in effects.drain(..) {
+            match effect {
+                put::Effect::Ping(to) => self.send(id, Purpose::Ping, to, &Request::Ping),
+                put::Effect::Read(to) => self.send_read(id, to),
+                put::Effect::ReadLocal => self.read_local(id),
+                put::Effect::Mint { merge_first } => self.mint(id, merge_first),
+                put::Effect::Merge { to, versions } => {
+                    self.send_merge(id, Purpose::Write, to, versions);
+                }
+                put::Effect::Answer(result) => {
+                    let reply = result.map(|acknowledged| {
+                        Reply::Written(Written {
+                            context: acknowledged.context,
+                            effective_w: acknowledged.effective_w,
+                            sloppy: false,
+                        })
+                    });
+                    self.finish(id, reply);
+                }
+            }
+        }
+        self.put_effects = effects;
+    }
+
+    pub(super) fn carry_out_get(&mut self, id: OperationId, mut effects: Vec<get::Effect>) {
+        // Repairs come after the answer, when the operation is out of the table already.
+        let mut key = Bytes::new();
+        for effect in effects.drain(..) {
+            match effect {
+                get::Effect::Read(to) => self.send_read(id, to),
+                get::Effect::ReadLocal => self.read_local(id),
+                get::Effect::Repair { to, versions } => {
+                    self.metrics.read_repairs.increment(1);
+                    if let Some(operation) = self.operations.get_mut(id) {
+                        key = operation.key.clone();
+                    }
+                    self.repair(id, to, key.clone(), versions);
+                }
+                get::Effect::Answer(result) => {
+                    if let Some(operation) = self.operations.get_mut(id) {
+                        key = operation.key.clone();
+                    }
+                    let reply = result.map(|found| {
+                        let now_unix_ms = self.clock.unix_ms();
+                        let cluster = self.view.cluster_id;
+                        let (versions, r) = (&*found.versions, found.effective_r);
+                        let fetched = fetched(cluster, &key, versions, r, now_unix_ms);
+                        if fetched.siblings.len() > 1 {
+                            self.metrics.conflicts.increment(1);
+                        }
+                        Reply::Fetched(fetched)
+                    });
+                    self.finish(id, reply);
+                }
+            }
+        }
+        self.get_effects = effects;
+    }
+
+    pub(super) fn carry_out_forward(&mut self, id: OperationId, mut effects: Vec<forward::Effect>) {
+        // Only a send that fails at once leads to another effect.
+        while let Some(effect) = effects.pop() {
+            match effect {
+                forward::Effect::Send(to) => {
+                    let Some(operation) = self.operations.get_mut(id) else {
+                        continue;
+                    };
+                    let Frame { header, body } = operation.frame.clone();
+                    let header = Header {
+                        flags: header.flags | FLAG_FORWARDED,
+                        request_id: id.message(Purpose::Forward),
+                        ..header
+                    };
+                    let sent = self
+                        .links
+                        .send(to, header, |out| out.extend_from_slice(&body));
+                    if !sent
+                        && let Some(operation) = self.operations.get_mut(id)
+                        && let Work::Forward(forward) = &mut operation.work
+                    {
+                        forward.step(forward::Event::Failed(to), &mut effects);
+                    }
+                }
+                forward::Effect::TakeOver => self.take_over(id),
+                forward::Effect::Answer(error) => self.finish(id, Err(error)),
+            }
+        }
+        self.forward_effects = effects;
+    }
+
+    /// The owner before this one can't be reached: coordinates the request here after all.
+    fn take_over(&mut self, id: OperationId) {
+        if let Some(operation) = self.operations.remove(id) {
+            let mut frame = operation.frame;
+            // It has been forwarded once, even if nobody took it: not again.
+            frame.header.flags |= FLAG_FORWARDED;
+            self.begin(operation.requester, frame);
+        }
+    }
+
+    /// The owner that was asked to coordinate a request has answered.
+    pub(super) fn on_forwarded(&mut self, id: OperationId, from: NodeSlot, frame: Frame) {
+        if frame.header.kind == kind::ERROR
+            && let Ok(Response::Error(error)) = Response::decode(frame.header.kind, &frame.body)
+        {
+            match error.code {
+                // It can't take the request, and has not.
+                ErrorCode::NotOwner
+                | ErrorCode::StaleRing
+                | ErrorCode::NotReady
+                | ErrorCode::Overloaded => {
+                    return self.step_forward(id, forward::Event::Failed(from));
+                }
+                _ => {}
+            }
+        }
+        self.finish(id, Ok(Reply::Forwarded(frame)));
+    }
+
+    fn send(&mut self, id: OperationId, purpose: Purpose, to: NodeSlot, request: &Request) {
+        let header = Header::new(request.kind(), id.message(purpose));
+        if !self.links.send(to, header, |out| request.encode(out)) {
+            // Counted as a failure at the end of the turn: the engine is in the middle of a step.
+            self.unsent.push((id, to));
+        }
+    }
+
+    fn send_read(&mut self, id: OperationId, to: NodeSlot) {
+        let ring_version = self.view.ring_version();
+        let now = self.now;
+        let Some(operation) = self.operations.get_mut(id) else {
+            return;
+        };
+        let request = Request::Read(ReadVersions {
+            ring_version,
+            timeout_ms: remaining_ms(&operation.requester, now),
+            key: operation.key.clone(),
+        });
+        self.send(id, Purpose::Read, to, &request);
+    }
+
+    fn send_merge(&mut self, id: OperationId, purpose: Purpose, to: NodeSlot, versions: Bytes) {
+        let ring_version = self.view.ring_version();
+        let now = self.now;
+        let Some(operation) = self.operations.get_mut(id) else {
+            return;
+        };
+        let request = Request::Merge(MergeVersions {
+            ring_version,
+            timeout_ms: remaining_ms(&operation.requester, now),
+            key: operation.key.clone(),
+            versions,
+        });
+        self.send(id, purpose, to, &request);
+    }
+
+    fn repair(&mut self, id: OperationId, to: NodeSlot, key: Bytes, versions: Bytes) {
+        let message = id.message(Purpose::Repair);
+        if to == SELF {
+            self.writes.push(WriteJob {
+                token: Token::Operation(message),
+                key,
+                work: WriteWork::Merge(versions),
+            });
+            return;
+        }
+        let request = Request::Merge(MergeVersions {
+            ring_version: self.view.ring_version(),
+            timeout_ms: dynakv_protocol::limits::TIMEOUT_MS_DEFAULT,
+            key,
+            versions,
+        });
+        let header = Header::new(request.kind(), message);
+        // A repair that can't be sent is left to the next read or to anti-entropy.
+        let _ = self.links.send(to, header, |out| request.encode(out));
+    }
+
+    fn read_local(&mut self, id: OperationId) {
+        if let Some(operation) = self.operations.get_mut(id) {
+            self.reads.push(ReadJob {
+                token: Token::Operation(id.message(Purpose::Read)),
+                key: operation.key.clone(),
+            });
+        }
+    }
+
+    fn mint(
+        &mut self,
+        id: OperationId,
+        merge_first: Option<Box<dynakv_protocol::causal::Versions>>,
+    ) {
+        let cluster_id = self.view.cluster_id;
+        let Some(operation) = self.operations.get_mut(id) else {
+            return;
+        };
+        let Work::Put { intent, .. } = &mut operation.work else {
+            return;
+        };
+        let Some(intent) = intent.take() else {
+            return;
+        };
+        self.writes.push(WriteJob {
+            token: Token::Operation(id.message(Purpose::Write)),
+            key: operation.key.clone(),
+            work: WriteWork::Mint {
+                intent,
+                merge_first,
+                cluster_id,
+            },
+        });
+    }
+
+    /// Answers a client and forgets its request.
+    fn finish(&mut self, id: OperationId, reply: Result<Reply, ErrorReply>) {
+        if let Some(operation) = self.operations.remove(id) {
+            self.end(operation.requester, reply);
+        }
+    }
+
+    /// Answers a client.
+    pub(super) fn end(&mut self, requester: Requester, reply: Result<Reply, ErrorReply>) {
+        let Requester {
+            connection,
+            request_id,
+            op,
+            ..
+        } = requester;
+        let outcome = match &reply {
+            Ok(Reply::Forwarded(frame)) if frame.header.kind == kind::ERROR => Outcome::Error,
+            Ok(_) => Outcome::Ok,
+            Err(error) => outcome_of(error),
+        };
+        if outcome == Outcome::Quorum {
+            self.metrics.quorum_failures.increment(1);
+        }
+        self.metrics
+            .ended(op, outcome, self.now - requester.arrived);
+        match reply {
+            Ok(Reply::Forwarded(Frame { header, body })) => {
+                self.connections
+                    .pass_on(connection, request_id, header.kind, &body);
+            }
+            Ok(Reply::Fetched(fetched)) => {
+                self.connections
+                    .respond(connection, request_id, &Response::Fetched(fetched));
+            }
+            Ok(Reply::Written(written)) => {
+                let response = match op {
+                    Op::Delete => Response::Deleted(written),
+                    Op::Put | Op::Get => Response::Put(written),
+                };
+                self.connections.respond(connection, request_id, &response);
+            }
+            Err(error) => self.connections.refuse(connection, request_id, error),
+        }
+    }
+}
+
+fn outcome_of(error: &ErrorReply) -> Outcome {
+    match error.code {
+        ErrorCode::QuorumUnavailable => Outcome::Quorum,
+        ErrorCode::Timeout => Outcome::Timeout,
+        ErrorCode::BadRequest
+        | ErrorCode::TooLarge
+        | ErrorCode::TooManySiblings
+        | ErrorCode::Overloaded
+        | ErrorCode::NotReady
+        | ErrorCode::NotOwner => Outcome::Refused,
+        _ => Outcome::Error,
+    }
+}
+
+fn remaining_ms(requester: &Requester, now: tokio::time::Instant) -> u32 {
+    let remaining = requester.deadline.saturating_duration_since(now);
+    // Deadlines are at most a minute away.
+    remaining.as_millis() as u32
+}

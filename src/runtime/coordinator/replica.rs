@@ -1,0 +1,100 @@
+//! The replica's side: other nodes ask this one to merge and to read.
+
+use dynakv_protocol::causal::Versions;
+use dynakv_protocol::codec::Wire;
+
+use super::{
+    Bytes, ConnectionId, ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, ReadJob, Request,
+    Response, RingVersion, Token, WriteJob, WriteWork,
+};
+
+impl Coordinator {
+    pub(super) fn on_replica_request(&mut self, connection: ConnectionId, frame: Frame) {
+        let request_id = frame.header.request_id;
+        let token = Token::Replica(connection, request_id);
+        // Twice the clients' bound: what another node has begun should rather be finished than what
+        // a client might begin, or the cluster would work for nothing under overload.
+        if self.operations.len() + self.replica_jobs >= 2 * self.bounds.requests_max {
+            self.metrics.refused.increment(1);
+            let message = "this replica has as much in hand as it takes";
+            let error = ErrorReply::new(ErrorCode::Overloaded, message).retryable();
+            return self.connections.refuse(connection, request_id, error);
+        }
+        if self.is_draining {
+            let message = "this replica is shutting down";
+            let error = ErrorReply::new(ErrorCode::NotReady, message).retryable();
+            return self.connections.refuse(connection, request_id, error);
+        }
+        let refusal = match Request::decode(frame.header.kind, &frame.body) {
+            Ok(Request::Merge(merge)) => match self.check_ring(merge.ring_version) {
+                Ok(()) => {
+                    self.replica_jobs += 1;
+                    self.writes.push(WriteJob {
+                        token,
+                        key: merge.key,
+                        work: WriteWork::Merge(merge.versions),
+                    });
+                    return;
+                }
+                Err(error) => error,
+            },
+            Ok(Request::Read(read)) => match self.check_ring(read.ring_version) {
+                Ok(()) => {
+                    self.replica_jobs += 1;
+                    let key = read.key;
+                    self.reads.push(ReadJob { token, key });
+                    return;
+                }
+                Err(error) => error,
+            },
+            Ok(_) => ErrorReply::new(ErrorCode::BadRequest, "this is no request about data"),
+            Err(error) => ErrorReply::new(ErrorCode::BadRequest, error.to_string()),
+        };
+        self.connections.refuse(connection, request_id, refusal);
+    }
+
+    /// A replica that is ahead refuses, so that its coordinator learns of the newer ring before it
+    /// counts anyone. One that is behind serves (merging is always right) and catches up.
+    fn check_ring(&mut self, theirs: RingVersion) -> Result<(), ErrorReply> {
+        let own = self.view.ring_version();
+        if own.0 == 0 {
+            let message = "this node has not joined its cluster yet";
+            return Err(ErrorReply::new(ErrorCode::NotReady, message).retryable());
+        }
+        if theirs < own {
+            let message = format!("you follow ring {theirs}, this node ring {own}: fetch it");
+            let error = ErrorReply::new(ErrorCode::StaleRing, message);
+            return Err(error.retryable().with_ring_version(own));
+        }
+        if theirs > own {
+            let _ = self
+                .control
+                .try_send(ControlEvent::NewerRingSeen { version: theirs });
+        }
+        Ok(())
+    }
+
+    pub(super) fn answer_replica(
+        &mut self,
+        connection: ConnectionId,
+        request_id: u64,
+        response: &Response,
+    ) {
+        self.replica_jobs -= 1;
+        self.connections.respond(connection, request_id, response);
+    }
+}
+
+/// What an owner has, decoded; `None` when it is rebuilding.
+pub(super) fn decode_read(
+    versions: &Bytes,
+    rebuilding: bool,
+) -> Result<Option<Box<Versions>>, dynakv_protocol::DecodeError> {
+    if rebuilding {
+        return Ok(None);
+    }
+    if versions.is_empty() {
+        return Ok(Some(Box::default()));
+    }
+    Ok(Some(Box::new(Versions::from_bytes(versions)?)))
+}

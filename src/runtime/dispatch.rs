@@ -1,0 +1,274 @@
+//! From a client's frame to a checked request, or to the error that says what is wrong with it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynakv_protocol::causal::{Value, context};
+use dynakv_protocol::client::{Get, Write};
+use dynakv_protocol::frame::Frame;
+use dynakv_protocol::limits::{KEY_BYTES_MAX, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX};
+use dynakv_protocol::message::Request;
+use dynakv_protocol::{ClusterId, DecodeError, ErrorCode, ErrorReply};
+
+use super::metrics::Op;
+use crate::engine::mint::Intent;
+use crate::engine::preference::Access;
+
+/// The bounds that a client's request is held against.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The largest value, in bytes.
+    pub value_bytes_max: usize,
+    /// Replicas of each key at present.
+    pub effective_n: u8,
+    /// The default write quorum.
+    pub w: u8,
+    /// The default read quorum.
+    pub r: u8,
+    /// The cluster that contexts must belong to.
+    pub cluster_id: ClusterId,
+}
+
+/// A client's request about data, checked.
+#[derive(Debug)]
+pub struct DataRequest {
+    /// What is asked.
+    pub op: Op,
+    /// The key.
+    pub key: Bytes,
+    /// How long its sender waits.
+    pub timeout: Duration,
+    /// Which owner may coordinate it.
+    pub access: Access,
+    /// The rest.
+    pub action: Action,
+}
+
+/// What a client wants done.
+#[derive(Debug)]
+pub enum Action {
+    /// Read.
+    Get {
+        /// How many owners.
+        r: u8,
+        /// Mend stale owners before the answer.
+        repair_first: bool,
+    },
+    /// Write.
+    Put {
+        /// How many owners.
+        w: u8,
+        /// What.
+        intent: Box<Intent>,
+    },
+}
+
+/// Decodes and checks a request about data.
+///
+/// # Errors
+/// `BadRequest` or `TooLarge`, saying what to change.
+pub fn data_request(frame: &Frame, limits: Limits) -> Result<DataRequest, ErrorReply> {
+    match Request::decode(frame.header.kind, &frame.body) {
+        Ok(Request::Get(get)) => read(get, limits),
+        Ok(Request::Put(write)) => self::write(Op::Put, write, limits),
+        Ok(Request::Delete(write)) => self::write(Op::Delete, write, limits),
+        Ok(_) => Err(bad("this is no request about data")),
+        Err(DecodeError::TooLong { what, length, max }) => Err(ErrorReply::new(
+            ErrorCode::TooLarge,
+            format!("the {what} has {length} bytes, the limit is {max}"),
+        )),
+        Err(error) => Err(bad(&error.to_string())),
+    }
+}
+
+fn read(get: Get, limits: Limits) -> Result<DataRequest, ErrorReply> {
+    check_key(&get.key)?;
+    Ok(DataRequest {
+        op: Op::Get,
+        timeout: timeout(get.timeout_ms),
+        access: Access::AnyOwner,
+        action: Action::Get {
+            r: quorum("r", get.r, limits.r, limits.effective_n)?,
+            repair_first: get.repair_first,
+        },
+        key: get.key,
+    })
+}
+
+fn write(op: Op, write: Write, limits: Limits) -> Result<DataRequest, ErrorReply> {
+    check_key(&write.key)?;
+    if write.sloppy {
+        return Err(bad("sloppy quorums are not supported by this version"));
+    }
+    let value = match write.value {
+        None => Value::Tombstone,
+        Some(value) if value.len() > limits.value_bytes_max => {
+            let message = format!(
+                "the value has {} bytes, this cluster takes {}; raise value_bytes_max or store it in \
+                 parts",
+                value.len(),
+                limits.value_bytes_max
+            );
+            return Err(ErrorReply::new(ErrorCode::TooLarge, message));
+        }
+        Some(value) => Value::Bytes(value),
+    };
+    let context = match &write.context {
+        None => None,
+        Some(sealed) => Some(
+            context::open(limits.cluster_id, &write.key, sealed)
+                .map_err(|e| bad(&e.to_string()))?,
+        ),
+    };
+    let access = match &context {
+        Some(_) => Access::AnyOwner,
+        None => Access::FirstOwner,
+    };
+    Ok(DataRequest {
+        op,
+        timeout: timeout(write.timeout_ms),
+        access,
+        action: Action::Put {
+            w: quorum("w", write.w, limits.w, limits.effective_n)?,
+            intent: Box::new(Intent {
+                write_id: write.write_id,
+                value,
+                context,
+                ttl_ms: write.ttl_ms,
+                value_bytes_max: limits.value_bytes_max,
+            }),
+        },
+        key: write.key,
+    })
+}
+
+fn check_key(key: &Bytes) -> Result<(), ErrorReply> {
+    if key.is_empty() {
+        return Err(bad(&format!(
+            "a key has 1 to {KEY_BYTES_MAX} bytes, this one is empty"
+        )));
+    }
+    Ok(())
+}
+
+/// Defaults are capped at the number of owners; what a request asks for itself must be possible.
+fn quorum(name: &str, asked: Option<u8>, default: u8, owners: u8) -> Result<u8, ErrorReply> {
+    match asked {
+        None => Ok(default.min(owners)),
+        Some(asked) if (1..=owners).contains(&asked) => Ok(asked),
+        Some(asked) => Err(bad(&format!(
+            "{name} = {asked} is not possible: a key has {owners} owners at present, so {name} is 1 to \
+             {owners}"
+        ))),
+    }
+}
+
+fn timeout(asked_ms: u32) -> Duration {
+    let ms = match asked_ms {
+        0 => TIMEOUT_MS_DEFAULT,
+        ms => ms.min(TIMEOUT_MS_MAX),
+    };
+    Duration::from_millis(u64::from(ms))
+}
+
+fn bad(message: &str) -> ErrorReply {
+    ErrorReply::new(ErrorCode::BadRequest, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use dynakv_protocol::WriteId;
+    use dynakv_protocol::causal::Clock;
+    use dynakv_protocol::frame::Header;
+
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits {
+            value_bytes_max: 8,
+            effective_n: 3,
+            w: 2,
+            r: 2,
+            cluster_id: ClusterId(1),
+        }
+    }
+
+    fn frame(request: &Request) -> Frame {
+        let mut body = BytesMut::new();
+        request.encode(&mut body);
+        Frame {
+            header: Header::new(request.kind(), 1),
+            body: body.freeze(),
+        }
+    }
+
+    fn put() -> Write {
+        Write {
+            timeout_ms: 0,
+            write_id: WriteId(1),
+            key: Bytes::from_static(b"k"),
+            value: Some(Bytes::from_static(b"v")),
+            context: None,
+            w: None,
+            ttl_ms: None,
+            sloppy: false,
+        }
+    }
+
+    fn code_of(write: Write) -> ErrorCode {
+        data_request(&frame(&Request::Put(write)), limits())
+            .unwrap_err()
+            .code
+    }
+
+    #[test]
+    fn a_blind_write_belongs_to_the_first_owner_one_with_context_to_any() {
+        let request = data_request(&frame(&Request::Put(put())), limits()).unwrap();
+        assert_eq!(request.access, Access::FirstOwner);
+        assert_eq!(request.timeout, Duration::from_secs(5));
+        let mut with_context = put();
+        with_context.context = Some(context::seal(ClusterId(1), b"k", &Clock::new()));
+        let request = data_request(&frame(&Request::Put(with_context)), limits()).unwrap();
+        assert_eq!(request.access, Access::AnyOwner);
+    }
+
+    #[test]
+    fn impossible_requests_say_what_is_wrong() {
+        let empty_key = Write {
+            key: Bytes::new(),
+            ..put()
+        };
+        let large = Write {
+            value: Some(Bytes::from_static(b"123456789")),
+            ..put()
+        };
+        let elsewhere = Write {
+            context: Some(context::seal(ClusterId(1), b"other", &Clock::new())),
+            ..put()
+        };
+        let too_many = Write {
+            w: Some(4),
+            ..put()
+        };
+        let none = Write {
+            w: Some(0),
+            ..put()
+        };
+        assert_eq!(code_of(empty_key), ErrorCode::BadRequest);
+        assert_eq!(code_of(large), ErrorCode::TooLarge);
+        assert_eq!(code_of(elsewhere), ErrorCode::BadRequest);
+        assert_eq!(code_of(too_many), ErrorCode::BadRequest);
+        assert_eq!(code_of(none), ErrorCode::BadRequest);
+    }
+
+    #[test]
+    fn defaults_are_capped_at_the_number_of_owners() {
+        let alone = Limits {
+            effective_n: 1,
+            ..limits()
+        };
+        let request = data_request(&frame(&Request::Put(put())), alone).unwrap();
+        assert!(matches!(request.action, Action::Put { w: 1, .. }));
+    }
+}

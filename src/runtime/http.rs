@@ -1,0 +1,177 @@
+//! The HTTP port: `/metrics`, `/health`, `/ready`, and nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::environment::{Listener, ReadHalf, WriteHalf};
+
+/// The largest head of a request, in bytes.
+const HEAD_BYTES_MAX: usize = 8 * 1024;
+
+/// How long one request may take from its first byte to the last of its answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many scrapers may be served at once.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Where the answers come from.
+pub trait Pages: Send + Sync + 'static {
+    /// All metrics in Prometheus' text form.
+    fn metrics(&self) -> String;
+
+    /// Why this node can't coordinate requests, or nothing when it can.
+    fn not_ready(&self) -> Option<String>;
+}
+
+/// Serves until shutdown.
+pub async fn run(
+    mut listener: Box<dyn Listener>,
+    pages: Arc<dyn Pages>,
+    shutdown: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((read, write, _)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        // One scraper too many is hung up on; the next scrape will do.
+        if let Ok(place) = places.clone().try_acquire_owned() {
+            let pages = pages.clone();
+            tokio::spawn(async move {
+                let _ = timeout(REQUEST_TIMEOUT, serve(read, write, &*pages)).await;
+                drop(place);
+            });
+        }
+    }
+}
+
+/// One request per connection: scrapers come every few seconds.
+async fn serve(mut read: ReadHalf, mut write: WriteHalf, pages: &dyn Pages) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    let answer = loop {
+        let mut headers = [httparse::EMPTY_HEADER; 64];
+        let mut request = httparse::Request::new(&mut headers);
+        match request.parse(&head) {
+            Ok(httparse::Status::Complete(_)) => {
+                let method = request.method.unwrap_or_default();
+                let path = request.path.unwrap_or_default();
+                break answer(method, path, pages);
+            }
+            Ok(httparse::Status::Partial) if head.len() < HEAD_BYTES_MAX => {
+                if read.read_buf(&mut head).await? == 0 {
+                    return Ok(());
+                }
+            }
+            Ok(httparse::Status::Partial) => break page(431, "the request is too large\n"),
+            Err(error) => break page(400, &format!("{error}\n")),
+        }
+    };
+    write.write_all(answer.as_bytes()).await?;
+    write.shutdown().await
+}
+
+fn answer(method: &str, path: &str, pages: &dyn Pages) -> String {
+    let is_head = match method {
+        "GET" => false,
+        "HEAD" => true,
+        _ => return page(405, "only GET\n"),
+    };
+    let path = path.split_once('?').map_or(path, |(path, _)| path);
+    let answer = match path {
+        "/metrics" => page(200, &pages.metrics()),
+        "/health" => page(200, "ok\n"),
+        "/ready" => match pages.not_ready() {
+            None => page(200, "ready\n"),
+            Some(reason) => page(503, &format!("{reason}\n")),
+        },
+        _ => page(404, "there is /metrics, /health and /ready\n"),
+    };
+    if is_head {
+        let end = answer.find("\r\n\r\n").map_or(answer.len(), |at| at + 4);
+        return answer[..end].to_owned();
+    }
+    answer
+}
+
+fn page(status: u16, body: &str) -> String {
+    let reason = match status {
+        200 => "OK",
+        400 => "Bad Request",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        431 => "Request Header Fields Too Large",
+        503 => "Service Unavailable",
+        _ => "",
+    };
+    format!(
+        "HTTP/1.1 {status} {reason}\r\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed(Option<String>);
+
+    impl Pages for Fixed {
+        fn metrics(&self) -> String {
+            "a 1\n".to_owned()
+        }
+
+        fn not_ready(&self) -> Option<String> {
+            self.0.clone()
+        }
+    }
+
+    #[test]
+    fn it_knows_three_pages() {
+        let ready = Fixed(None);
+        assert!(answer("GET", "/metrics", &ready).ends_with("\r\n\r\na 1\n"));
+        assert!(answer("GET", "/health", &ready).starts_with("HTTP/1.1 200 "));
+        assert!(answer("GET", "/ready", &ready).starts_with("HTTP/1.1 200 "));
+        let joining = Fixed(Some("joining".to_owned()));
+        let not_ready = answer("GET", "/ready?x", &joining);
+        assert!(not_ready.starts_with("HTTP/1.1 503 ") && not_ready.ends_with("joining\n"));
+        assert!(answer("GET", "/", &ready).starts_with("HTTP/1.1 404 "));
+        assert!(answer("POST", "/metrics", &ready).starts_with("HTTP/1.1 405 "));
+        assert!(answer("HEAD", "/health", &ready).ends_with("\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_request_may_come_in_pieces() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (near, far) = tokio::io::duplex(64);
+            let (read, write) = tokio::io::split(near);
+            let task =
+                tokio::spawn(
+                    async move { serve(Box::new(read), Box::new(write), &Fixed(None)).await },
+                );
+            let (mut read, mut write) = tokio::io::split(far);
+            for piece in ["GET /hea", "lth HTTP/1.1\r\nhost: x\r\n", "\r\n"] {
+                write.write_all(piece.as_bytes()).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let mut answer = String::new();
+            read.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.ends_with("ok\n"), "{answer}");
+            task.await.unwrap().unwrap();
+        });
+    }
+}

@@ -1,0 +1,354 @@
+//! The coordinator's side of links to other nodes: dialled as needed, written once per turn.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use dynakv_protocol::NodeId;
+use dynakv_protocol::frame::{BatchWriter, Header};
+use dynakv_protocol::gossip::MemberState;
+use dynakv_protocol::handshake::Hello;
+use dynakv_protocol::message::kind;
+use tokio::time::Instant;
+
+use super::environment::Network;
+use super::events::{CoordinatorSender, Epoch};
+use super::link::{self, Target};
+use super::outbox::Outbox;
+use super::view::{MemberView, View};
+use crate::engine::preference::{NodeSlot, Preference, Reach, SELF};
+use crate::engine::ring::MemberIndex;
+
+/// The first pause before a link is dialled again; doubled up to the longest, with jitter.
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// A link that is silent for this long is asked whether it lives.
+const PING_AFTER: Duration = Duration::from_secs(2);
+
+/// A link that is silent for this long although it was asked is given up.
+const SILENT_MAX: Duration = Duration::from_secs(8);
+
+/// The most bytes that wait for one link. What is over it counts as a failure of that node: a replica
+/// that can't keep up must not take this node's memory.
+const LINK_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Request ids below this belong to the link itself.
+const PING_REQUEST: u64 = 0;
+
+/// A node that this process has known, alive or not.
+struct Node {
+    id: NodeId,
+    address: String,
+    state: MemberState,
+    link: State,
+    epoch: Epoch,
+    /// Encoded requests of this turn, or of the time since a dial began.
+    staged: BytesMut,
+    batch: BatchWriter,
+    is_dirty: bool,
+}
+
+enum State {
+    Down {
+        retry_at: Instant,
+        backoff: Duration,
+    },
+    Dialing {
+        /// What the next back-off is if this dial fails.
+        backoff: Duration,
+        /// Whether any dial to this address has failed before.
+        is_doubtful: bool,
+    },
+    Up {
+        outbox: Arc<Outbox>,
+        heard_at: Instant,
+        pinged: bool,
+    },
+}
+
+/// How links are made.
+pub struct Dialer {
+    /// The network.
+    pub network: Arc<dyn Network>,
+    /// Who this node says it is; the cluster id is filled in from the view.
+    pub hello: Hello,
+    /// The largest frame accepted, in bytes.
+    pub frame_bytes_max: usize,
+    /// Where news goes.
+    pub events: CoordinatorSender,
+}
+
+/// All nodes this process has known, and the links to them.
+pub struct Links {
+    dialer: Dialer,
+    random: fastrand::Rng,
+    /// By slot; slot 0 is this node itself and has no link.
+    nodes: Vec<Node>,
+    /// By the ring's member index.
+    members: Vec<NodeSlot>,
+    dirty: Vec<NodeSlot>,
+}
+
+impl Links {
+    /// Begins with nobody but this node.
+    pub fn new(dialer: Dialer, me: NodeId, random: fastrand::Rng) -> Self {
+        let mut links = Self {
+            dialer,
+            random,
+            nodes: Vec::new(),
+            members: Vec::new(),
+            dirty: Vec::new(),
+        };
+        links.add(me, String::new());
+        links
+    }
+
+    fn add(&mut self, id: NodeId, address: String) -> NodeSlot {
+        // Rings hold at most 1,024 members, and names are never reused for another node.
+        let slot = NodeSlot(self.nodes.len() as u16);
+        self.nodes.push(Node {
+            id,
+            address,
+            state: MemberState::Alive,
+            link: State::Down {
+                retry_at: Instant::now(),
+                backoff: BACKOFF_FIRST,
+            },
+            epoch: 0,
+            staged: BytesMut::new(),
+            batch: BatchWriter::default(),
+            is_dirty: false,
+        });
+        slot
+    }
+
+    /// Follows a new view: who the members are, where they are, who is alive.
+    pub fn follow(&mut self, view: &View) {
+        if let Some(peer) = &mut self.dialer.hello.peer {
+            peer.cluster_id = view.cluster_id;
+        }
+        self.members.clear();
+        for member in &view.members {
+            let slot = self.follow_member(member);
+            self.members.push(slot);
+        }
+    }
+
+    fn follow_member(&mut self, member: &MemberView) -> NodeSlot {
+        let known = self.nodes.iter().position(|node| node.id == member.id);
+        let slot = match known {
+            Some(at) => NodeSlot(at as u16),
+            None => self.add(member.id.clone(), member.address.clone()),
+        };
+        let node = &mut self.nodes[usize::from(slot.0)];
+        let came_back = node.state != MemberState::Alive && member.state == MemberState::Alive;
+        node.state = member.state;
+        if node.address != member.address || came_back {
+            node.address.clone_from(&member.address);
+            if let State::Down { retry_at, .. } = &mut node.link {
+                *retry_at = Instant::now();
+            }
+        }
+        slot
+    }
+
+    /// The owners of a segment, as slots.
+    pub fn preference(&self, owners: &[MemberIndex]) -> Preference {
+        Preference::new(
+            owners
+                .iter()
+                .map(|owner| self.members[usize::from(owner.0)]),
+        )
+    }
+
+    /// What is known of the way to a node.
+    pub fn reach(&self, slot: NodeSlot) -> Reach {
+        let node = &self.nodes[usize::from(slot.0)];
+        let connected = match &node.link {
+            State::Up { .. } => true,
+            State::Dialing { is_doubtful, .. } => !is_doubtful,
+            State::Down { .. } => false,
+        };
+        if connected && node.state == MemberState::Alive {
+            Reach::Usable
+        } else {
+            Reach::Doubtful
+        }
+    }
+
+    /// The name of a node.
+    pub fn id(&self, slot: NodeSlot) -> &NodeId {
+        &self.nodes[usize::from(slot.0)].id
+    }
+
+    /// How many links stand.
+    pub fn up(&self) -> usize {
+        let is_up = |node: &&Node| matches!(node.link, State::Up { .. });
+        self.nodes.iter().filter(is_up).count()
+    }
+
+    /// Stages a request; a link that is down is dialled at once. False when so much waits already
+    /// that the request must count as failed.
+    #[must_use]
+    pub fn send(
+        &mut self,
+        slot: NodeSlot,
+        header: Header,
+        body: impl FnOnce(&mut BytesMut),
+    ) -> bool {
+        self.dial_if_down(slot);
+        let node = &mut self.nodes[usize::from(slot.0)];
+        let waiting = match &node.link {
+            State::Up { outbox, .. } => outbox.bytes_waiting(),
+            State::Dialing { .. } | State::Down { .. } => 0,
+        };
+        if waiting + node.staged.len() > LINK_BYTES_MAX {
+            return false;
+        }
+        node.batch.push(&mut node.staged, header, body);
+        if !node.is_dirty {
+            node.is_dirty = true;
+            self.dirty.push(slot);
+        }
+        true
+    }
+
+    fn dial_if_down(&mut self, slot: NodeSlot) {
+        let node = &mut self.nodes[usize::from(slot.0)];
+        let State::Down { backoff, .. } = node.link else {
+            return;
+        };
+        node.epoch += 1;
+        node.link = State::Dialing {
+            backoff,
+            is_doubtful: backoff > BACKOFF_FIRST,
+        };
+        let target = Target {
+            node_id: node.id.clone(),
+            address: node.address.clone(),
+            hello: self.dialer.hello.clone(),
+            frame_bytes_max: self.dialer.frame_bytes_max,
+        };
+        let (network, events) = (self.dialer.network.clone(), self.dialer.events.clone());
+        tokio::spawn(link::run(network, slot, node.epoch, target, events));
+    }
+
+    /// A dial has succeeded.
+    pub fn on_up(&mut self, slot: NodeSlot, epoch: Epoch, outbox: Arc<Outbox>) {
+        let node = &mut self.nodes[usize::from(slot.0)];
+        if node.epoch != epoch {
+            outbox.close();
+            return;
+        }
+        node.link = State::Up {
+            outbox,
+            heard_at: Instant::now(),
+            pinged: false,
+        };
+        tracing::debug!(node = %node.id, address = %node.address, "connected");
+        if !node.staged.is_empty() && !node.is_dirty {
+            node.is_dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    /// News came over a link. False when it is of an old connection and must be ignored.
+    pub fn on_heard(&mut self, slot: NodeSlot, epoch: Epoch) -> bool {
+        let node = &mut self.nodes[usize::from(slot.0)];
+        if node.epoch != epoch {
+            return false;
+        }
+        if let State::Up {
+            heard_at, pinged, ..
+        } = &mut node.link
+        {
+            *heard_at = Instant::now();
+            *pinged = false;
+        }
+        true
+    }
+
+    /// A dial has failed or a link has ended. True when it was the present one: everything sent to
+    /// the node and not answered has failed.
+    pub fn on_down(&mut self, slot: NodeSlot, epoch: Epoch, reason: &str) -> bool {
+        let jitter = self.random.f64() / 2.0 + 0.75;
+        let node = &mut self.nodes[usize::from(slot.0)];
+        if node.epoch != epoch {
+            return false;
+        }
+        let backoff = match &node.link {
+            State::Up { .. } => {
+                tracing::info!(node = %node.id, address = %node.address, reason, "connection lost");
+                BACKOFF_FIRST
+            }
+            State::Dialing { backoff, .. } | State::Down { backoff, .. } => {
+                tracing::debug!(node = %node.id, address = %node.address, reason, "can't connect");
+                *backoff
+            }
+        };
+        node.epoch += 1;
+        node.staged.clear();
+        node.batch = BatchWriter::default();
+        node.link = State::Down {
+            retry_at: Instant::now() + backoff.mul_f64(jitter),
+            backoff: (backoff * 2).min(BACKOFF_MAX),
+        };
+        true
+    }
+
+    /// Dials what is due and looks after silent links. Returns the nodes whose link was given up.
+    pub fn tick(&mut self, now: Instant) -> Vec<NodeSlot> {
+        let mut given_up = Vec::new();
+        for slot in self.members.clone() {
+            if slot == SELF {
+                continue;
+            }
+            let node = &mut self.nodes[usize::from(slot.0)];
+            match &mut node.link {
+                State::Down { retry_at, .. } if *retry_at <= now => self.dial_if_down(slot),
+                State::Down { .. } | State::Dialing { .. } => {}
+                State::Up {
+                    heard_at, outbox, ..
+                } if now - *heard_at > SILENT_MAX => {
+                    outbox.close();
+                    let epoch = node.epoch;
+                    if self.on_down(slot, epoch, "silent for too long") {
+                        given_up.push(slot);
+                    }
+                }
+                State::Up {
+                    heard_at, pinged, ..
+                } if now - *heard_at > PING_AFTER && !*pinged => {
+                    *pinged = true;
+                    let sent = self.send(slot, Header::new(kind::PING, PING_REQUEST), |_| {});
+                    // A link with that much waiting is not idle.
+                    let _ = sent;
+                }
+                State::Up { .. } => {}
+            }
+        }
+        given_up
+    }
+
+    /// Hands everything staged to the links' writers. What waits for a dial stays.
+    pub fn flush(&mut self) {
+        for slot in self.dirty.drain(..) {
+            let node = &mut self.nodes[usize::from(slot.0)];
+            node.is_dirty = false;
+            if let State::Up { outbox, .. } = &node.link {
+                node.batch.finish(&mut node.staged);
+                outbox.push(node.staged.split().freeze());
+            }
+        }
+    }
+
+    /// Ends all links.
+    pub fn close(&mut self) {
+        for node in &mut self.nodes {
+            if let State::Up { outbox, .. } = &node.link {
+                outbox.close();
+            }
+        }
+    }
+}

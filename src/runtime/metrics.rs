@@ -1,0 +1,325 @@
+//! The node's metrics: registered once, used through handles.
+//!
+//! Every node has a recorder of its own, so that several can live in one process. The unit is part of
+//! each name; histograms get explicit buckets, because summaries can't be aggregated over nodes.
+
+use std::time::Duration;
+
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit,
+};
+use metrics_exporter_prometheus::{
+    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+
+use super::process;
+
+const REQUEST_SECONDS: &str = "dynakv_request_duration_seconds";
+const REPLICA_SECONDS: &str = "dynakv_replica_duration_seconds";
+const FSYNC_SECONDS: &str = "dynakv_store_fsync_duration_seconds";
+const SIBLINGS: &str = "dynakv_siblings_per_key";
+const VALUE_BYTES: &str = "dynakv_value_size_bytes";
+
+const SECONDS_BUCKETS: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0,
+];
+const SIBLINGS_BUCKETS: &[f64] = &[1.0, 2.0, 3.0, 5.0, 10.0, 25.0, 50.0, 100.0];
+const BYTES_BUCKETS: &[f64] = &[
+    64.0,
+    256.0,
+    1024.0,
+    4096.0,
+    16_384.0,
+    65_536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+];
+
+const METADATA: Metadata<'static> = Metadata::new("dynakv", Level::INFO, None);
+
+/// What a client asked for, as a metric's label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// A read.
+    Get,
+    /// A write of a value.
+    Put,
+    /// A write of a tombstone.
+    Delete,
+}
+
+/// How a request ended, as a metric's label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answered.
+    Ok,
+    /// Too few owners answered.
+    Quorum,
+    /// The deadline passed.
+    Timeout,
+    /// Refused: too much in hand, not ready, or a bad request.
+    Refused,
+    /// Anything else.
+    Error,
+}
+
+/// The metrics of one operation.
+#[derive(Debug)]
+struct PerOp {
+    by_outcome: [Counter; 5],
+    seconds: Histogram,
+}
+
+/// Handles to everything a node counts.
+pub struct Metrics {
+    node: String,
+    handle: PrometheusHandle,
+    ops: [PerOp; 3],
+    /// From a request's arrival at its coordinator to each other owner's answer.
+    pub replica_seconds: Histogram,
+    /// How long one sync of the store takes.
+    pub fsync_seconds: Histogram,
+    /// Siblings of a key after a write.
+    pub siblings: Histogram,
+    /// Bytes of a value that a client wrote.
+    pub value_bytes: Histogram,
+    /// Requests that failed for want of owners.
+    pub quorum_failures: Counter,
+    /// Reads that found more than one sibling.
+    pub conflicts: Counter,
+    /// Owners that were mended after a read.
+    pub read_repairs: Counter,
+    /// Requests handed on to an owner.
+    pub forwarded: Counter,
+    /// Requests refused because too much was in hand.
+    pub refused: Counter,
+    /// Requests in hand.
+    pub in_flight: Gauge,
+    /// Bytes of requests in hand.
+    pub in_flight_bytes: Gauge,
+    /// Connections that came in.
+    pub connections: Gauge,
+    /// Links to other nodes that stand.
+    pub links: Gauge,
+    /// Members by state: alive, suspected, dead.
+    pub members: [Gauge; 3],
+    /// The ring the node follows.
+    pub ring_version: Gauge,
+    /// Virtual nodes of the whole ring.
+    pub ring_virtual_nodes: Gauge,
+    /// N, W and R.
+    pub quorum: [Gauge; 3],
+    /// Whether the node is ready.
+    pub ready: Gauge,
+    /// Keys with a live value.
+    pub store_keys: Gauge,
+    /// Live siblings.
+    pub store_versions: Gauge,
+    /// Keys in conflict.
+    pub store_conflict_keys: Gauge,
+    /// Bytes of live values.
+    pub store_live_bytes: Gauge,
+    /// Bytes on disk.
+    pub store_disk_bytes: Gauge,
+    /// Damaged values found.
+    pub store_corrupt_keys: Gauge,
+}
+
+impl Metrics {
+    /// Registers all metrics with a recorder of their own; `node` becomes a label of each.
+    ///
+    /// # Errors
+    /// [`BuildError`] for buckets that are none: a defect.
+    pub fn new(node: &str) -> Result<Self, BuildError> {
+        let full = |name: &str| Matcher::Full(name.to_owned());
+        let recorder = PrometheusBuilder::new()
+            .add_global_label("node", node)
+            .set_buckets_for_metric(full(REQUEST_SECONDS), SECONDS_BUCKETS)?
+            .set_buckets_for_metric(full(REPLICA_SECONDS), SECONDS_BUCKETS)?
+            .set_buckets_for_metric(full(FSYNC_SECONDS), SECONDS_BUCKETS)?
+            .set_buckets_for_metric(full(SIBLINGS), SIBLINGS_BUCKETS)?
+            .set_buckets_for_metric(full(VALUE_BYTES), BYTES_BUCKETS)?
+            .build_recorder();
+        Ok(Self::register(node, &recorder))
+    }
+
+    fn register(node: &str, recorder: &PrometheusRecorder) -> Self {
+        let make = Registry { recorder };
+        let per_op = |op: &'static str| {
+            let requests = "dynakv_requests_total";
+            let help = "Requests of clients, by operation and result.";
+            let outcome =
+                |result| make.counter_of(requests, help, &[("op", op), ("result", result)]);
+            PerOp {
+                by_outcome: ["ok", "quorum", "timeout", "refused", "error"].map(outcome),
+                seconds: make.histogram(
+                    REQUEST_SECONDS,
+                    Unit::Seconds,
+                    "From a request's arrival to its answer, at the coordinator.",
+                    &[("op", op)],
+                ),
+            }
+        };
+        let members = |state| {
+            let help = "Members of the ring by what this node thinks of them.";
+            make.gauge_of("dynakv_members", help, &[("state", state)])
+        };
+        let quorum = |setting| {
+            let help = "Replicas of each key (n) and the default quorums (w, r).";
+            make.gauge_of("dynakv_quorum", help, &[("setting", setting)])
+        };
+        let gauge = |name, help| make.gauge_of(name, help, &[]);
+        let counter = |name, help| make.counter_of(name, help, &[]);
+        let histogram = |name, unit, help| make.histogram(name, unit, help, &[]);
+        Self {
+            node: node.to_owned(),
+            handle: recorder.handle(),
+            ops: ["get", "put", "delete"].map(per_op),
+            replica_seconds: histogram(
+                REPLICA_SECONDS,
+                Unit::Seconds,
+                "From a request's arrival at its coordinator to each other owner's answer.",
+            ),
+            fsync_seconds: histogram(
+                FSYNC_SECONDS,
+                Unit::Seconds,
+                "How long one sync of the store takes.",
+            ),
+            siblings: histogram(SIBLINGS, Unit::Count, "Siblings of a key after a write."),
+            value_bytes: histogram(VALUE_BYTES, Unit::Bytes, "Sizes of written values."),
+            quorum_failures: counter(
+                "dynakv_quorum_failures_total",
+                "Requests that failed because too few owners answered.",
+            ),
+            conflicts: counter(
+                "dynakv_conflicts_total",
+                "Reads that found more than one sibling.",
+            ),
+            read_repairs: counter(
+                "dynakv_read_repairs_total",
+                "Stale owners that were mended after a read.",
+            ),
+            forwarded: counter(
+                "dynakv_requests_forwarded_total",
+                "Requests handed on to an owner of their key.",
+            ),
+            refused: counter(
+                "dynakv_requests_refused_total",
+                "Requests refused because this node had too much in hand.",
+            ),
+            in_flight: gauge("dynakv_requests_in_flight", "Requests in hand."),
+            in_flight_bytes: gauge(
+                "dynakv_requests_in_flight_bytes",
+                "Bytes of requests in hand.",
+            ),
+            connections: gauge("dynakv_connections", "Connections of clients and nodes."),
+            links: gauge("dynakv_links", "Data links to other nodes that stand."),
+            members: ["alive", "suspected", "dead"].map(members),
+            ring_version: gauge(
+                "dynakv_ring_version",
+                "The version of the ring this node follows.",
+            ),
+            ring_virtual_nodes: gauge(
+                "dynakv_ring_virtual_nodes",
+                "Virtual nodes of the whole ring.",
+            ),
+            quorum: ["n", "w", "r"].map(quorum),
+            ready: gauge("dynakv_ready", "1 when this node can coordinate requests."),
+            store_keys: gauge(
+                "dynakv_store_keys",
+                "Keys with a live value in this node's store.",
+            ),
+            store_versions: gauge(
+                "dynakv_store_versions",
+                "Live siblings in this node's store.",
+            ),
+            store_conflict_keys: gauge(
+                "dynakv_store_conflict_keys",
+                "Keys with more than one live sibling in this node's store.",
+            ),
+            store_live_bytes: gauge("dynakv_store_live_bytes", "Bytes of live values."),
+            store_disk_bytes: gauge(
+                "dynakv_store_disk_bytes",
+                "Bytes that the store occupies on disk.",
+            ),
+            store_corrupt_keys: gauge(
+                "dynakv_store_corrupt_keys",
+                "Damaged values found when the store was opened.",
+            ),
+        }
+    }
+
+    /// Counts a client's request that has ended.
+    pub fn ended(&self, op: Op, outcome: Outcome, took: Duration) {
+        let op = &self.ops[op as usize];
+        op.by_outcome[outcome as usize].increment(1);
+        op.seconds.record(took.as_secs_f64());
+    }
+
+    /// All metrics in Prometheus' text form, those of the process included.
+    pub fn render(&self) -> String {
+        self.handle.render() + &process::render(&self.node)
+    }
+
+    /// Keeps histograms small; call it every few seconds.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+/// Registers and describes in one go: promtool refuses metrics without a help text.
+struct Registry<'a> {
+    recorder: &'a PrometheusRecorder,
+}
+
+type Labels = [(&'static str, &'static str)];
+
+impl Registry<'_> {
+    fn key(name: &'static str, labels: &Labels) -> Key {
+        let labels = labels.iter().map(|&(key, value)| Label::new(key, value));
+        Key::from_parts(name, labels.collect::<Vec<_>>())
+    }
+
+    fn counter_of(&self, name: &'static str, help: &'static str, labels: &Labels) -> Counter {
+        let (name_of, help) = (KeyName::from(name), SharedString::from(help));
+        self.recorder.describe_counter(name_of, None, help);
+        let counter = self
+            .recorder
+            .register_counter(&Self::key(name, labels), &METADATA);
+        // Present from the first scrape on, at zero.
+        counter.increment(0);
+        counter
+    }
+
+    fn gauge_of(&self, name: &'static str, help: &'static str, labels: &Labels) -> Gauge {
+        let (name_of, help) = (KeyName::from(name), SharedString::from(help));
+        self.recorder.describe_gauge(name_of, None, help);
+        let gauge = self
+            .recorder
+            .register_gauge(&Self::key(name, labels), &METADATA);
+        gauge.set(0.0);
+        gauge
+    }
+
+    fn histogram(
+        &self,
+        name: &'static str,
+        unit: Unit,
+        help: &'static str,
+        labels: &Labels,
+    ) -> Histogram {
+        let (name_of, help) = (KeyName::from(name), SharedString::from(help));
+        self.recorder.describe_histogram(name_of, Some(unit), help);
+        self.recorder
+            .register_histogram(&Self::key(name, labels), &METADATA)
+    }
+}

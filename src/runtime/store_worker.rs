@@ -1,0 +1,417 @@
+//! The store's one writer and one reader.
+//!
+//! The writer takes all jobs that wait, applies them one after the other (minting included, so that
+//! reading, minting and merging are one step per key), hands the minted versions back at once so that
+//! replicas work while this disk does, syncs once for all of them, and only then reports them durable.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynakv_protocol::causal::Versions;
+use dynakv_protocol::codec::Wire;
+use dynakv_protocol::{ClusterId, ErrorCode, ErrorReply};
+use dynakv_storage::{Mutation, Store, StoreError, Tally};
+use tokio::sync::{mpsc, oneshot};
+
+use super::environment::{Disk, StoreThreads, WallClock};
+use super::events::ConnectionId;
+use super::metrics::Metrics;
+use crate::engine::answer::sealed;
+use crate::engine::mint::{Intent, Minter};
+
+/// The most jobs that share one sync: bounds how long the first of them waits.
+const JOBS_PER_SYNC_MAX: usize = 8192;
+
+/// The most bytes of values that share one sync.
+const BYTES_PER_SYNC_MAX: usize = 16 * 1024 * 1024;
+
+/// Who waits for a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Token {
+    /// An operation that this node coordinates.
+    Operation(u64),
+    /// Another node, by its connection and its request.
+    Replica(ConnectionId, u64),
+}
+
+/// What the writer is to do.
+#[derive(Debug)]
+pub struct WriteJob {
+    /// Who waits.
+    pub token: Token,
+    /// The key.
+    pub key: Bytes,
+    /// How.
+    pub work: WriteWork,
+}
+
+/// How a key changes.
+#[derive(Debug)]
+pub enum WriteWork {
+    /// A client's write, coordinated here: it gets its dot now.
+    Mint {
+        /// What to write.
+        intent: Box<Intent>,
+        /// What other owners had, when this node stands in for the first of them.
+        merge_first: Option<Box<Versions>>,
+        /// For the context of the answer.
+        cluster_id: ClusterId,
+    },
+    /// Another replica's versions, encoded.
+    Merge(Bytes),
+}
+
+/// What the reader is to do.
+#[derive(Debug)]
+pub struct ReadJob {
+    /// Who waits.
+    pub token: Token,
+    /// The key.
+    pub key: Bytes,
+}
+
+/// What came of a job.
+#[derive(Debug)]
+pub enum StoreEvent {
+    /// The write has its dot. It is not durable yet.
+    Minted {
+        /// Who waits.
+        token: Token,
+        /// The key's versions with the write in them.
+        versions: Bytes,
+        /// The context that covers them.
+        context: Bytes,
+    },
+    /// The key's state with this job in it is on disk.
+    Durable {
+        /// Who waits.
+        token: Token,
+    },
+    /// The job changed nothing.
+    Refused {
+        /// Who waits.
+        token: Token,
+        /// Why.
+        error: ErrorReply,
+    },
+    /// What is stored; empty for nothing.
+    Read {
+        /// Who waits.
+        token: Token,
+        /// Encoded versions.
+        versions: Bytes,
+    },
+    /// The disk failed: what was written can't be made durable. The node must stop.
+    Failed(Arc<StoreError>),
+}
+
+/// Hands jobs to the store. Dropping it ends the writer once all jobs are done.
+#[derive(Debug)]
+pub struct StoreHandle {
+    writes: mpsc::UnboundedSender<Vec<WriteJob>>,
+    reads: mpsc::UnboundedSender<Vec<ReadJob>>,
+}
+
+// Both queues, and that of events, are unbounded because what waits in them is bounded: the
+// coordinator takes in no more requests than the settings allow.
+
+impl StoreHandle {
+    /// Hands over writes, all that one turn of the coordinator made.
+    pub fn write(&self, jobs: Vec<WriteJob>) {
+        // A store that is gone has reported why.
+        let _ = self.writes.send(jobs);
+    }
+
+    /// Hands over reads.
+    pub fn read(&self, jobs: Vec<ReadJob>) {
+        let _ = self.reads.send(jobs);
+    }
+}
+
+/// What the running store gives back.
+#[derive(Debug)]
+pub struct Running {
+    /// Takes jobs.
+    pub handle: StoreHandle,
+    /// Gives what came of them, in lists.
+    pub events: mpsc::UnboundedReceiver<Vec<StoreEvent>>,
+    /// The minter, once the writer has done its last job and all is durable; nothing if it failed.
+    pub finished: oneshot::Receiver<Minter>,
+}
+
+/// Starts the writer and the reader.
+///
+/// # Errors
+/// When the system gives no more threads.
+pub fn start(
+    disk: &Disk,
+    minter: Minter,
+    clock: Arc<dyn WallClock>,
+    metrics: Arc<Metrics>,
+) -> std::io::Result<Running> {
+    let (writes, write_jobs) = mpsc::unbounded_channel();
+    let (reads, read_jobs) = mpsc::unbounded_channel();
+    let (events_out, events) = mpsc::unbounded_channel();
+    let (done, finished) = oneshot::channel();
+    let writer = Writer {
+        store: disk.store.clone(),
+        minter,
+        clock,
+        metrics,
+        events: events_out.clone(),
+        written: Vec::new(),
+    };
+    let reader = Reader {
+        store: disk.store.clone(),
+        events: events_out,
+    };
+    match disk.threads {
+        StoreThreads::Own => {
+            let name = |name: &str| std::thread::Builder::new().name(name.to_owned());
+            name("store-writer").spawn(move || writer.run(write_jobs, done))?;
+            name("store-reader").spawn(move || reader.run(read_jobs))?;
+        }
+        StoreThreads::Simulated { sync_us } => {
+            tokio::spawn(writer.run_simulated(write_jobs, done, Duration::from_micros(sync_us)));
+            tokio::spawn(reader.run_simulated(read_jobs));
+        }
+    }
+    Ok(Running {
+        handle: StoreHandle { writes, reads },
+        events,
+        finished,
+    })
+}
+
+struct Writer {
+    store: Arc<dyn Store>,
+    minter: Minter,
+    clock: Arc<dyn WallClock>,
+    metrics: Arc<Metrics>,
+    events: mpsc::UnboundedSender<Vec<StoreEvent>>,
+    /// Who waits for the next sync.
+    written: Vec<Token>,
+}
+
+impl Writer {
+    fn run(
+        mut self,
+        mut jobs: mpsc::UnboundedReceiver<Vec<WriteJob>>,
+        done: oneshot::Sender<Minter>,
+    ) {
+        while let Some(first) = jobs.blocking_recv() {
+            self.apply_waiting(first, &mut jobs);
+            if !self.sync() {
+                return;
+            }
+        }
+        // Nobody may be waiting any more; the minter is then of no use.
+        let _ = done.send(self.minter);
+    }
+
+    async fn run_simulated(
+        mut self,
+        mut jobs: mpsc::UnboundedReceiver<Vec<WriteJob>>,
+        done: oneshot::Sender<Minter>,
+        sync_takes: Duration,
+    ) {
+        while let Some(first) = jobs.recv().await {
+            self.apply_waiting(first, &mut jobs);
+            tokio::time::sleep(sync_takes).await;
+            if !self.sync() {
+                return;
+            }
+        }
+        let _ = done.send(self.minter);
+    }
+
+    /// Applies the first list and those that wait behind it, up to the bounds of one sync.
+    fn apply_waiting(
+        &mut self,
+        first: Vec<WriteJob>,
+        jobs: &mut mpsc::UnboundedReceiver<Vec<WriteJob>>,
+    ) {
+        let now_unix_ms = self.clock.unix_ms();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(list) = next {
+            let mut events = Vec::new();
+            for job in list {
+                bytes += self.apply(job, now_unix_ms, &mut events);
+            }
+            self.send(events);
+            let full = self.written.len() >= JOBS_PER_SYNC_MAX || bytes >= BYTES_PER_SYNC_MAX;
+            next = if full { None } else { jobs.try_recv().ok() };
+        }
+    }
+
+    /// Applies one job and returns how many bytes it wrote.
+    fn apply(&mut self, job: WriteJob, now_unix_ms: u64, events: &mut Vec<StoreEvent>) -> usize {
+        let token = job.token;
+        match self.try_apply(job, now_unix_ms, events) {
+            Ok(bytes) => {
+                // Also when nothing changed: what is there may still wait for its sync.
+                self.written.push(token);
+                bytes
+            }
+            Err(error) => {
+                events.push(StoreEvent::Refused { token, error });
+                0
+            }
+        }
+    }
+
+    fn try_apply(
+        &mut self,
+        job: WriteJob,
+        now_unix_ms: u64,
+        events: &mut Vec<StoreEvent>,
+    ) -> Result<usize, ErrorReply> {
+        let WriteJob { token, key, work } = job;
+        let stored = self.store.get(&key).map_err(|error| refusal(&error))?;
+        let mut versions = match &stored {
+            Some(stored) => Versions::from_bytes(stored).map_err(|e| undecodable(&e))?,
+            None => Versions::new(),
+        };
+        let before = Tally::of(&versions);
+        let encoded = match work {
+            WriteWork::Mint {
+                intent,
+                merge_first,
+                cluster_id,
+            } => {
+                if let Some(others) = merge_first {
+                    versions.merge(&others);
+                }
+                self.minter.mint(&mut versions, *intent, now_unix_ms)?;
+                let encoded = versions.to_bytes();
+                events.push(StoreEvent::Minted {
+                    token,
+                    versions: encoded.clone(),
+                    context: sealed(cluster_id, &key, &versions),
+                });
+                encoded
+            }
+            WriteWork::Merge(theirs) => {
+                let received = Versions::from_bytes(&theirs).map_err(|e| {
+                    ErrorReply::new(ErrorCode::BadRequest, format!("versions: {e}"))
+                })?;
+                // The usual case is a newer version of the same history: then the bytes are good as
+                // they came.
+                if replaces(&received, &versions) {
+                    versions = received;
+                    theirs
+                } else {
+                    versions.merge(&received);
+                    versions.to_bytes()
+                }
+            }
+        };
+        if stored.as_ref() == Some(&encoded) {
+            return Ok(0);
+        }
+        self.metrics
+            .siblings
+            .record(versions.siblings().len() as f64);
+        let bytes = encoded.len();
+        let mutation = Mutation {
+            key,
+            versions: encoded,
+            before,
+            after: Tally::of(&versions),
+        };
+        self.store
+            .apply(std::slice::from_ref(&mutation))
+            .map_err(|error| refusal(&error))?;
+        Ok(bytes)
+    }
+
+    /// Makes everything applied durable and says so. False when the disk failed.
+    fn sync(&mut self) -> bool {
+        if self.written.is_empty() {
+            return true;
+        }
+        let begun = std::time::Instant::now();
+        let result = self.store.sync();
+        self.metrics
+            .fsync_seconds
+            .record(begun.elapsed().as_secs_f64());
+        match result {
+            Ok(()) => {
+                let durable = |token| StoreEvent::Durable { token };
+                let events = self.written.drain(..).map(durable).collect();
+                self.send(events);
+                true
+            }
+            Err(error) => {
+                self.send(vec![StoreEvent::Failed(Arc::new(error))]);
+                false
+            }
+        }
+    }
+
+    fn send(&self, events: Vec<StoreEvent>) {
+        if !events.is_empty() {
+            // A coordinator that is gone has no use for them.
+            let _ = self.events.send(events);
+        }
+    }
+}
+
+/// Whether merging gives just what was received: it has seen all that is here, and each of its values
+/// is news.
+fn replaces(received: &Versions, stored: &Versions) -> bool {
+    let is_news = |dot| !stored.clock().covers(dot);
+    received.clock().dominates(stored.clock())
+        && received
+            .siblings()
+            .iter()
+            .all(|sibling| is_news(sibling.dot))
+}
+
+struct Reader {
+    store: Arc<dyn Store>,
+    events: mpsc::UnboundedSender<Vec<StoreEvent>>,
+}
+
+impl Reader {
+    fn run(self, mut jobs: mpsc::UnboundedReceiver<Vec<ReadJob>>) {
+        while let Some(list) = jobs.blocking_recv() {
+            self.read_all(list);
+        }
+    }
+
+    async fn run_simulated(self, mut jobs: mpsc::UnboundedReceiver<Vec<ReadJob>>) {
+        while let Some(list) = jobs.recv().await {
+            self.read_all(list);
+        }
+    }
+
+    fn read_all(&self, list: Vec<ReadJob>) {
+        let read = |ReadJob { token, key }| match self.store.get(&key) {
+            Ok(versions) => StoreEvent::Read {
+                token,
+                versions: versions.unwrap_or_default(),
+            },
+            // Damage is never served and never passes for absence.
+            Err(error) => StoreEvent::Refused {
+                token,
+                error: refusal(&error),
+            },
+        };
+        let _ = self.events.send(list.into_iter().map(read).collect());
+    }
+}
+
+fn refusal(error: &StoreError) -> ErrorReply {
+    ErrorReply::new(ErrorCode::Storage, error.to_string()).retryable()
+}
+
+fn undecodable(error: &dynakv_protocol::DecodeError) -> ErrorReply {
+    let message = format!("the stored versions of this key can't be read: {error}");
+    ErrorReply::new(ErrorCode::Storage, message).retryable()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! The writer against the in-memory disk: what is reported, and when.
+
+use dynakv_protocol::causal::{Clock, Value};
+use dynakv_protocol::{Actor, WriteId};
+use dynakv_storage::MemoryDisk;
+
+use super::*;
+use crate::runtime::environment::SystemClock;
+
+fn mint(token: u64, key: &'static str, value: &'static str, context: Option<Clock>) -> WriteJob {
+    WriteJob {
+        token: Token::Operation(token),
+        key: Bytes::from_static(key.as_bytes()),
+        work: WriteWork::Mint {
+            intent: Box::new(Intent {
+                write_id: WriteId(u128::from(token)),
+                value: Value::Bytes(Bytes::from_static(value.as_bytes())),
+                context,
+                ttl_ms: None,
+                value_bytes_max: 1024,
+            }),
+            merge_first: None,
+            cluster_id: ClusterId(1),
+        },
+    }
+}
+
+fn started(memory: &MemoryDisk, sync_us: u64) -> Running {
+    let disk = Disk {
+        store: Arc::new(memory.store()),
+        files: Arc::new(memory.files()),
+        threads: StoreThreads::Simulated { sync_us },
+    };
+    let minter = Minter::new(Actor(5), 0, fastrand::Rng::with_seed(1));
+    let metrics = Arc::new(Metrics::new("test").unwrap());
+    start(&disk, minter, Arc::new(SystemClock), metrics).unwrap()
+}
+
+fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(test);
+}
+
+#[test]
+fn minted_comes_before_durable_and_durable_means_synced() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut running = started(&memory, 1000);
+        running.handle.write(vec![mint(1, "k", "v", None)]);
+        let events = running.events.recv().await.unwrap();
+        assert!(matches!(&events[..], [StoreEvent::Minted { .. }]));
+        assert_eq!(memory.pending(), 1);
+        let events = running.events.recv().await.unwrap();
+        assert!(matches!(&events[..], [StoreEvent::Durable { .. }]));
+        assert_eq!(memory.pending(), 0);
+    });
+}
+
+#[test]
+fn one_sync_serves_all_that_wait_and_same_keys_build_on_each_other() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut running = started(&memory, 1000);
+        let empty = Some(Clock::new());
+        running.handle.write(vec![
+            mint(1, "k", "a", empty.clone()),
+            mint(2, "k", "b", empty),
+        ]);
+        running.handle.write(vec![mint(3, "other", "c", None)]);
+        let mut minted = Vec::new();
+        let durable = loop {
+            let events = running.events.recv().await.unwrap();
+            if matches!(events[0], StoreEvent::Durable { .. }) {
+                break events.len();
+            }
+            minted.extend(events);
+        };
+        assert_eq!((minted.len(), durable), (3, 3));
+        let StoreEvent::Minted { versions, .. } = &minted[1] else {
+            panic!("{minted:?}");
+        };
+        assert_eq!(Versions::from_bytes(versions).unwrap().siblings().len(), 2);
+        drop(running.handle);
+        assert_eq!(running.finished.await.unwrap().position(), (Actor(5), 3));
+    });
+}
+
+#[test]
+fn merging_is_idempotent_but_answered_only_after_a_sync() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut running = started(&memory, 1000);
+        running.handle.write(vec![mint(1, "k", "v", None)]);
+        let events = running.events.recv().await.unwrap();
+        let StoreEvent::Minted { versions, .. } = &events[0] else {
+            panic!("{events:?}");
+        };
+        // A duplicate arrives while the first copy waits for its sync.
+        running.handle.write(vec![WriteJob {
+            token: Token::Replica(ConnectionId(9), 7),
+            key: Bytes::from_static(b"k"),
+            work: WriteWork::Merge(versions.clone()),
+        }]);
+        let events = running.events.recv().await.unwrap();
+        assert!(matches!(
+            &events[..],
+            [StoreEvent::Durable {
+                token: Token::Operation(1)
+            }]
+        ));
+        let events = running.events.recv().await.unwrap();
+        let token = Token::Replica(ConnectionId(9), 7);
+        assert!(matches!(&events[..], [StoreEvent::Durable { token: t }] if *t == token));
+    });
+}
+
+#[test]
+fn garbage_is_refused_and_a_broken_disk_stops_everything() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut running = started(&memory, 0);
+        running.handle.write(vec![WriteJob {
+            token: Token::Operation(1),
+            key: Bytes::from_static(b"k"),
+            work: WriteWork::Merge(Bytes::from_static(b"no versions")),
+        }]);
+        let events = running.events.recv().await.unwrap();
+        assert!(matches!(&events[..], [StoreEvent::Refused { .. }]));
+        running.handle.write(vec![mint(1, "k", "v", None)]);
+        running.events.recv().await.unwrap();
+        memory.break_writes();
+        let last = loop {
+            match running.events.recv().await.unwrap().pop() {
+                Some(StoreEvent::Minted { .. }) => {}
+                other => break other,
+            }
+        };
+        assert!(
+            matches!(
+                last,
+                Some(
+                    StoreEvent::Failed(_) | StoreEvent::Refused { .. } | StoreEvent::Durable { .. }
+                )
+            ),
+            "{last:?}"
+        );
+        running.handle.write(vec![mint(2, "k2", "v", None)]);
+        let events = running.events.recv().await.unwrap();
+        assert!(
+            matches!(
+                &events[..],
+                [StoreEvent::Failed(_) | StoreEvent::Refused { .. }]
+            ),
+            "{events:?}"
+        );
+    });
+}

@@ -1,0 +1,19 @@
+//! What every test needs: nodes as processes, the command line, and patience.
+
+mod cluster;
+mod command;
+mod data;
+mod http;
+mod node;
+mod ports;
+mod process;
+mod wait;
+
+pub(crate) use cluster::{Cluster, QUICK};
+pub(crate) use command::{Command, Finished, dynakv};
+pub(crate) use data::{block_on, client, client_of_one, read_all, write_all};
+pub(crate) use http::{Page, http_get};
+pub(crate) use node::Node;
+pub(crate) use ports::{free_port, free_ports};
+pub(crate) use process::{Process, is_running};
+pub(crate) use wait::{PATIENCE, eventually};

@@ -1,0 +1,175 @@
+//! A node: its directory and address stay, its processes come and go.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::command::{Command, Finished};
+use super::http::{Page, http_get};
+use super::ports::free_port;
+use super::process::Process;
+use super::wait::eventually;
+
+/// A node with the default data directory under its root and the default HTTP port.
+pub(crate) struct Node {
+    /// Its name.
+    pub(crate) id: String,
+    /// Its port; the HTTP port is 1,000 above.
+    pub(crate) port: u16,
+    root: PathBuf,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    process: Option<Process>,
+}
+
+impl Node {
+    /// A node that is not started yet: `serve --id ID --port PORT`, in the directory `root`.
+    pub(crate) fn new(root: &Path, id: &str) -> Self {
+        Self::at_port(root, id, free_port())
+    }
+
+    /// The same at a port that is known to be free.
+    pub(crate) fn at_port(root: &Path, id: &str, port: u16) -> Self {
+        let port_text = port.to_string();
+        let arguments = ["serve", "--id", id, "--port", &port_text];
+        Self {
+            id: id.to_owned(),
+            port,
+            root: root.to_owned(),
+            arguments: arguments.map(str::to_owned).to_vec(),
+            environment: Vec::new(),
+            process: None,
+        }
+    }
+
+    /// With more arguments.
+    pub(crate) fn with(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    /// With more settings.
+    pub(crate) fn with_settings(mut self, settings: &[(&str, &str)]) -> Self {
+        let owned = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        self.environment.extend(owned);
+        self
+    }
+
+    /// Where it is reached.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Where its data lives: the default.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.root.join("dynakv-data").join(&self.id)
+    }
+
+    /// Starts its process.
+    #[track_caller]
+    pub(crate) fn start(&mut self) {
+        let running = self.process.as_mut().is_some_and(|process| process.ended().is_none());
+        assert!(!running, "{} runs already", self.id);
+        let process = Process::start(&self.id, &self.root, &self.arguments, &self.environment);
+        self.process = Some(process.expect("the binary was just built"));
+    }
+
+    /// kill -9.
+    #[track_caller]
+    pub(crate) fn kill(&mut self) {
+        self.process_mut().kill();
+    }
+
+    /// SIGTERM, and gives back how the process ended.
+    #[track_caller]
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        self.process_mut().signal(Signal::TERM);
+        self.process_mut().wait()
+    }
+
+    /// Waits until the process ends by itself; gives its exit code and its standard error.
+    #[track_caller]
+    pub(crate) fn ends_by_itself(&mut self) -> (Option<i32>, String) {
+        let status = self.process_mut().wait();
+        (status.code(), self.process_mut().stderr())
+    }
+
+    /// Its process.
+    #[track_caller]
+    pub(crate) fn process_mut(&mut self) -> &mut Process {
+        match &mut self.process {
+            Some(process) => process,
+            None => panic!("{} was never started", self.id),
+        }
+    }
+
+    /// Whether its process runs.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.ended().is_none())
+    }
+
+    /// Runs a command with this node as the only server.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Finished {
+        self.command(arguments).run()
+    }
+
+    /// The same command, to be given more before it runs.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let address = self.address();
+        let server = ["--server", &*address];
+        Command::new(server.iter().chain(arguments))
+    }
+
+    /// Its statistics.
+    pub(crate) fn stats(&self) -> Result<Value, String> {
+        let finished = self.run(&["stats", "--output", "json"]);
+        match finished.code {
+            Some(0) => Ok(finished.json()),
+            _ => Err(format!("{finished:?}")),
+        }
+    }
+
+    /// One number of its statistics, such as `/total_keys`.
+    pub(crate) fn stat(&self, pointer: &str) -> Result<u64, String> {
+        let stats = self.stats()?;
+        let number = stats.pointer(pointer).and_then(Value::as_u64);
+        number.ok_or_else(|| format!("no {pointer} in {stats}"))
+    }
+
+    /// What it thinks of another member: its state, and the exit code of `status`.
+    pub(crate) fn opinion_of(&self, other: &str) -> Result<(String, Option<i32>), String> {
+        let finished = self.run(&["status", "--output", "json"]);
+        let status: Value =
+            serde_json::from_slice(&finished.stdout).map_err(|_| format!("{finished:?}"))?;
+        let members = status["members"].as_array().cloned().unwrap_or_default();
+        let member = members.into_iter().find(|member| member["id"] == other);
+        match member.as_ref().and_then(|member| member["state"].as_str()) {
+            Some(state) => Ok((state.to_owned(), finished.code)),
+            None => Err(format!("no member {other}: {status}")),
+        }
+    }
+
+    /// Waits until it can coordinate requests.
+    #[track_caller]
+    pub(crate) fn wait_ready(&mut self) {
+        let what = format!("{} is ready", self.id);
+        eventually(&what, || {
+            if !self.runs() {
+                return Err(format!("it has ended: {}", self.process_mut().stderr()));
+            }
+            let finished = self.run(&["health"]);
+            if finished.code == Some(0) {
+                Ok(())
+            } else {
+                Err(format!("{finished:?}"))
+            }
+        });
+    }
+
+    /// A page of its HTTP port.
+    pub(crate) fn page(&self, path: &str) -> Result<Page, String> {
+        http_get(self.port + 1000, path)
+    }
+}

@@ -1,0 +1,21 @@
+//! Real processes on loopback: started, killed, restarted and looked at from outside, through the
+//! command line and the client library alone.
+//!
+//! Nothing here waits for a fixed time and then asserts: machines are slow and noisy, so a test polls
+//! for what must become true, with a deadline far beyond what it takes, and asserts what must never
+//! happen. Every cluster has its own ports and its own directory, so tests run side by side; the logs
+//! of a test's nodes are printed when it fails.
+
+mod harness;
+
+mod actors;
+mod alone;
+mod availability;
+mod causality;
+mod crashes;
+mod dev;
+mod hostile;
+mod membership;
+mod observability;
+mod readme;
+mod usage;

@@ -1,0 +1,128 @@
+//! Who gets in, and who is told why not.
+
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use crate::harness::{Cluster, Node, free_port};
+
+/// Starts a node that must be refused: it ends by itself, with exit code 1, and gives its reason.
+#[track_caller]
+fn assert_refused(mut node: Node, reasons: &[&str]) {
+    node.start();
+    let (code, said) = node.ends_by_itself();
+    assert_eq!(code, Some(1), "{said}");
+    for reason in reasons {
+        assert!(said.contains(reason), "not said: {reason:?}: {said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+fn founder(root: &Path) -> Node {
+    let mut node = Node::new(root, "node-1").with(&["-n", "3"]);
+    node.start();
+    node.wait_ready();
+    node
+}
+
+/// Five nodes find each other before the first write; which seed each was given does not matter.
+#[test]
+fn five_nodes_join_before_data() {
+    let cluster = Cluster::start(5);
+    for node in cluster.nodes() {
+        let stats = node.run(&["stats", "--output", "json"]).exits(0).json();
+        assert_eq!(stats["ring"]["total_virtual_nodes"], 750, "{stats}");
+        assert_eq!(stats["gossip"]["alive_nodes"], 5, "{stats}");
+        assert_eq!(stats["n"], 3, "{stats}");
+    }
+    cluster[4].run(&["put", "key", "value"]).exits(0);
+    for node in cluster.nodes() {
+        assert_eq!(node.run(&["get", "key"]).exits(0).text(), "value");
+    }
+    let copies: u64 = cluster.nodes().iter().map(|node| node.stat("/total_keys").unwrap()).sum();
+    assert!((2..=3).contains(&copies), "n = 3 copies, w = 2 of them for sure: {copies}");
+    let owns: Vec<f64> = {
+        let status = cluster[0].run(&["status", "--output", "json"]).exits(0).json();
+        let members = status["members"].as_array().cloned().unwrap_or_default();
+        members.iter().filter_map(|member| member["owns_percent"].as_f64()).collect()
+    };
+    assert_eq!(owns.len(), 5);
+    assert!((owns.iter().sum::<f64>() - 100.0).abs() < 0.1, "{owns:?}");
+}
+
+/// Once data was written the members are settled: a newcomer is told so and ends, and the cluster goes on.
+#[test]
+fn a_node_that_comes_after_the_data_is_refused() {
+    let cluster = Cluster::start(3);
+    cluster[0].run(&["put", "key", "value"]).exits(0);
+    let late = Node::new(cluster.root(), "node-4").with(&["--seed", &cluster[1].address()]);
+    assert_refused(late, &["holds data"]);
+    assert_eq!(cluster[2].stat("/ring/total_nodes"), Ok(3));
+    assert_eq!(cluster[2].run(&["get", "key"]).exits(0).text(), "value");
+    cluster[2].run(&["status"]).exits(0);
+}
+
+/// A node of another cluster name is refused by name, and one that keeps another number of copies by
+/// that number.
+#[test]
+fn a_node_of_other_settings_is_refused() {
+    let root = TempDir::new().unwrap();
+    let founder = founder(root.path());
+    let seed = founder.address();
+    let other_name = Node::new(root.path(), "other").with(&["--seed", &seed, "--cluster", "blue"]);
+    assert_refused(other_name, &["blue", "dynakv"]);
+    let other_n = Node::new(root.path(), "other-n").with(&["--seed", &seed, "-n", "5"]);
+    assert_refused(other_n, &["n = 3", "-n 5"]);
+    assert_eq!(founder.stat("/ring/total_nodes"), Ok(1));
+}
+
+/// Two processes cannot share a data directory, and the first one does not notice the attempt.
+#[test]
+fn a_second_process_in_one_directory_is_refused() {
+    let root = TempDir::new().unwrap();
+    let mut first = founder(root.path());
+    first.run(&["put", "key", "value"]).exits(0);
+    let mut second = Node::new(root.path(), "node-1").with(&["-n", "3"]);
+    second.start();
+    let (code, _said) = second.ends_by_itself();
+    assert_eq!(code, Some(1));
+    assert!(first.runs());
+    assert_eq!(first.run(&["get", "key"]).exits(0).text(), "value");
+}
+
+/// A directory belongs to one node id for ever.
+#[test]
+fn a_directory_of_another_node_is_refused() {
+    let root = TempDir::new().unwrap();
+    let mut first = founder(root.path());
+    assert_eq!(first.terminate().code(), Some(0));
+    let directory = first.data_dir();
+    let directory = directory.to_str().unwrap();
+    let other = Node::new(root.path(), "other").with(&["--data-dir", directory]);
+    assert_refused(other, &["belongs to node node-1", "--id node-1"]);
+}
+
+/// A port that somebody else has is an error with the port in it.
+#[test]
+fn a_busy_port_is_named() {
+    let root = TempDir::new().unwrap();
+    let port = free_port();
+    let _holder = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    assert_refused(Node::at_port(root.path(), "node-1", port), &[&port.to_string()]);
+}
+
+/// A node that comes back under its old address rejoins from its directory, without a seed.
+#[test]
+fn a_member_rejoins_without_seeds() {
+    let mut cluster = Cluster::start(3);
+    cluster[0].run(&["put", "key", "value", "-w", "3"]).exits(0);
+    cluster[2].kill();
+    let port = cluster[2].port;
+    let mut again = Node::at_port(cluster.root(), "node-3", port);
+    again.start();
+    again.wait_ready();
+    assert_eq!(again.stat("/ring/total_nodes"), Ok(3));
+    assert_eq!(again.run(&["get", "key"]).exits(0).text(), "value");
+    cluster[0].kill();
+    assert_eq!(again.run(&["get", "key"]).exits(0).text(), "value");
+}

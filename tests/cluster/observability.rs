@@ -1,0 +1,136 @@
+//! The HTTP port: what scrapers and orchestrators see.
+
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+use std::io::Write;
+
+use crate::harness::{Cluster, Node, eventually, http_get};
+
+/// The value of a metric without labels of its own.
+fn metric(text: &str, name: &str) -> Option<f64> {
+    let is_it = |line: &&str| {
+        let rest = line.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with([' ', '{']))
+    };
+    let line = text.lines().find(is_it)?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+/// `/health` and `/ready` say 200, everything else 404, and the metrics agree with `stats`.
+#[test]
+fn metrics_agree_with_stats() {
+    let cluster = Cluster::start(3);
+    for number in 0..20 {
+        let key = format!("key-{number}");
+        cluster[number % 3].run(&["put", &key, "value", "-w", "3"]).exits(0);
+    }
+    cluster[0].run(&["get", "key-1"]).exits(0);
+    for node in cluster.nodes() {
+        for path in ["/health", "/ready"] {
+            let page = node.page(path).unwrap();
+            assert_eq!(page.status, 200, "{path} of {}: {page:?}", node.id);
+        }
+        assert_eq!(node.page("/").unwrap().status, 404);
+        assert_eq!(node.page("/stats").unwrap().status, 404);
+        let named = [
+            ("dynakv_store_keys", "/total_keys"),
+            ("dynakv_store_versions", "/total_versions"),
+            ("dynakv_store_conflict_keys", "/conflict_keys"),
+            ("dynakv_ring_version", "/ring/version"),
+            ("dynakv_ring_virtual_nodes", "/ring/total_virtual_nodes"),
+        ];
+        eventually("the metrics agree with the statistics", || {
+            let text = node.page("/metrics")?.body;
+            for (name, pointer) in named {
+                let (metric, stat) = (metric(&text, name), node.stat(pointer)?);
+                if metric != Some(stat as f64) {
+                    return Err(format!("{name}: {metric:?}, stats say {stat}"));
+                }
+            }
+            Ok(())
+        });
+        let text = node.page("/metrics").unwrap().body;
+        let node_label = format!("node=\"{}\"", node.id);
+        assert!(text.contains(&node_label), "every metric names its node");
+        assert!(text.contains("dynakv_members{") && text.contains("state=\"alive\""), "{text}");
+        assert!(!text.contains("key-1"), "no label holds a key");
+        assert!(!text.contains("quantile="), "histograms, no summaries");
+    }
+    let puts: f64 = cluster.nodes().iter().map(puts_acknowledged).sum();
+    assert!(puts >= 20.0, "{puts} puts were counted");
+}
+
+fn puts_acknowledged(node: &Node) -> f64 {
+    let text = node.page("/metrics").unwrap().body;
+    let is_it = |line: &&str| {
+        line.starts_with("dynakv_requests_total{")
+            && line.contains("op=\"put\"")
+            && line.contains("result=\"ok\"")
+    };
+    let line = text.lines().find(is_it).expect("it is there from the first scrape on");
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+/// Prometheus' own linter has nothing to say against the metrics.
+#[test]
+fn promtool_accepts_the_metrics() {
+    let mut cluster = Cluster::start(1);
+    cluster[0].run(&["put", "key", "value"]).exits(0);
+    cluster[0].run(&["get", "key"]).exits(0);
+    let text = cluster[0].page("/metrics").unwrap().body;
+    for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let value = line.rsplit(' ').next().unwrap();
+        assert!(value.parse::<f64>().is_ok(), "no sample: {line:?}");
+    }
+    let mut command = Command::new("promtool");
+    command.args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut promtool = match command.stdout(Stdio::piped()).spawn() {
+        Ok(promtool) => promtool,
+        Err(error) => {
+            println!("skipped: promtool (part of Prometheus) is not in PATH: {error}");
+            return;
+        }
+    };
+    let mut stdin = promtool.stdin.take().unwrap();
+    stdin.write_all(text.as_bytes()).unwrap();
+    drop(stdin);
+    let output = promtool.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(cluster[0].runs());
+}
+
+/// A node whose seeds are silent lives, is not ready, says why, and founds nothing. Once a seed answers
+/// it joins that one's cluster.
+#[test]
+fn a_node_without_an_answering_seed_waits() {
+    let root = tempfile::tempdir().unwrap();
+    let mut seed = Node::new(root.path(), "seed");
+    // Takes connections and never answers: worse than a refusal.
+    let silent = TcpListener::bind(("127.0.0.1", seed.port)).unwrap();
+    let mut node = Node::new(root.path(), "node").with(&["--seed", &seed.address()]);
+    node.start();
+    let health_page = eventually("the HTTP port answers", || http_get(node.port + 1000, "/health"));
+    assert_eq!(health_page.status, 200);
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let page = node.page("/ready").unwrap();
+    assert_eq!(page.status, 503, "{page:?}");
+    assert!(!page.body.trim().is_empty(), "it says why");
+    let health = node.run(&["health"]).exits(6);
+    assert!(health.text().starts_with("not ready node: "), "{health:?}");
+    node.run(&["put", "key", "value"]).exits(1);
+    node.run(&["ring"]).exits(1);
+    assert!(node.runs(), "it waits, it does not give up");
+
+    drop(silent);
+    seed.start();
+    seed.wait_ready();
+    node.wait_ready();
+    assert_eq!(node.page("/ready").unwrap().status, 200);
+    for member in [&seed, &node] {
+        eventually("both are in one ring", || match member.stat("/ring/total_nodes")? {
+            2 => Ok(()),
+            other => Err(format!("{other} members")),
+        });
+    }
+}
