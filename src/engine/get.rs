@@ -73,6 +73,7 @@ enum Phase {
 #[derive(Debug)]
 pub struct Get {
     owners: Preference,
+    own: Place,
     quorum: Quorum,
     repair_first: bool,
     phase: Phase,
@@ -105,6 +106,7 @@ impl Get {
         let mut get = Self {
             quorum: Quorum::new(r.min(owners.len()), owners.len()),
             owners,
+            own,
             repair_first,
             phase: Phase::Reading,
             merged: Box::default(),
@@ -190,6 +192,8 @@ impl Get {
         match self.quorum.outcome() {
             Outcome::Met => self.conclude(effects),
             Outcome::Pending => self.ask_lacking(effects),
+            // The own store answers soon, and the error should count it.
+            Outcome::Impossible if self.quorum.awaits(self.own) => {}
             Outcome::Impossible => self.fail(effects),
         }
     }

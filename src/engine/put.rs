@@ -196,7 +196,9 @@ impl Put {
         self.phase = Phase::ReadingFirst {
             seen: Box::default(),
         };
-        self.quorum = Quorum::new(self.r, self.owners.len());
+        // A write content with few copies is content with few readers: with `-w 1` this node alone is
+        // enough. Siblings may come of that, a loss never.
+        self.quorum = Quorum::new(self.r.min(self.w), self.owners.len());
         self.quorum.ask(self.own);
         effects.push(Effect::ReadLocal);
         for &node in &self.usable {
@@ -297,6 +299,9 @@ impl Put {
         let outcome = self.quorum.outcome();
         match (&mut self.phase, outcome) {
             (Phase::Answered | Phase::Minting, _) | (_, Outcome::Pending) => {}
+            // The own store answers soon, and the error should count it.
+            (Phase::ReadingFirst { .. } | Phase::Replicating { .. }, Outcome::Impossible)
+                if self.quorum.awaits(self.own) => {}
             (Phase::Connecting, Outcome::Met) => self.read_first(effects),
             (Phase::ReadingFirst { seen }, Outcome::Met) => {
                 let seen = std::mem::take(seen);

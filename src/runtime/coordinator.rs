@@ -623,7 +623,9 @@ impl Coordinator {
         self.metrics
             .in_flight_bytes
             .set(self.operations.bytes() as f64);
-        self.metrics.connections.set(self.connections.len() as f64);
+        self.metrics
+            .connections
+            .set(self.connections.count() as f64);
         self.metrics.links.set(self.links.up() as f64);
     }
 

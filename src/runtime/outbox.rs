@@ -170,7 +170,6 @@ impl Buf for Chunks {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use tokio::io::AsyncReadExt;
 
     use super::*;
 

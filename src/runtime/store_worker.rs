@@ -161,6 +161,7 @@ pub fn start(
         metrics,
         events: events_out.clone(),
         written: Vec::new(),
+        failed: None,
     };
     let reader = Reader {
         store: disk.store.clone(),
@@ -192,6 +193,8 @@ struct Writer {
     events: mpsc::UnboundedSender<Vec<StoreEvent>>,
     /// Who waits for the next sync.
     written: Vec<Token>,
+    /// Why the disk takes nothing more.
+    failed: Option<StoreError>,
 }
 
 impl Writer {
@@ -241,7 +244,9 @@ impl Writer {
                 bytes += self.apply(job, now_unix_ms, &mut events);
             }
             self.send(events);
-            let full = self.written.len() >= JOBS_PER_SYNC_MAX || bytes >= BYTES_PER_SYNC_MAX;
+            let full = self.failed.is_some()
+                || self.written.len() >= JOBS_PER_SYNC_MAX
+                || bytes >= BYTES_PER_SYNC_MAX;
             next = if full { None } else { jobs.try_recv().ok() };
         }
     }
@@ -321,14 +326,20 @@ impl Writer {
             before,
             after: Tally::of(&versions),
         };
-        self.store
-            .apply(std::slice::from_ref(&mutation))
-            .map_err(|error| refusal(&error))?;
+        if let Err(error) = self.store.apply(std::slice::from_ref(&mutation)) {
+            let refusal = refusal(&error).maybe_applied(true);
+            self.failed = Some(error);
+            return Err(refusal);
+        }
         Ok(bytes)
     }
 
     /// Makes everything applied durable and says so. False when the disk failed.
     fn sync(&mut self) -> bool {
+        if let Some(error) = self.failed.take() {
+            self.send(vec![StoreEvent::Failed(Arc::new(error))]);
+            return false;
+        }
         if self.written.is_empty() {
             return true;
         }

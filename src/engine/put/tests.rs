@@ -168,7 +168,8 @@ fn an_owner_that_failed_while_minting_is_not_sent_to() {
     let (mut put, _) = start(2, usable);
     step(&mut put, Event::Failed(B));
     step(&mut put, Event::Failed(C));
-    let effects = step(&mut put, minted());
+    assert_eq!(step(&mut put, minted()), []);
+    let effects = step(&mut put, Event::Durable);
     assert!(error_of(&effects).maybe_applied);
 }
 
@@ -218,6 +219,16 @@ fn a_stand_in_reads_a_quorum_before_it_mints() {
     let effects = step(&mut put, Event::Read(SELF, Some(Box::default())));
     let merge_first = Some(Box::new(theirs));
     assert_eq!(effects, [Effect::Mint { merge_first }]);
+}
+
+#[test]
+fn a_stand_in_that_needs_no_other_copy_reads_no_other() {
+    let mut effects = Vec::new();
+    let stand_in = Preference::new([B, SELF, C]);
+    let mut put = Put::start(stand_in, 1, true, (1, 2), doubtful, &mut effects);
+    assert_eq!(effects, [Effect::ReadLocal]);
+    let effects = step(&mut put, Event::Read(SELF, Some(Box::default())));
+    assert!(matches!(effects[..], [Effect::Mint { .. }]));
 }
 
 #[test]
