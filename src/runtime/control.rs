@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dynakv_protocol::codec::Wire;
-use dynakv_protocol::gossip::{Gossip, MemberEntry, Probe, Probed};
+use dynakv_protocol::gossip::{Gossip, MemberEntry};
 use dynakv_protocol::handshake::PeerIdentity;
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::ring_document::{Member, RingDocument};
-use dynakv_protocol::{ErrorCode, ErrorReply, NodeId, RingVersion};
-use dynakv_storage::{SmallFiles, Store, StoreError, load_document, save_document};
+use dynakv_protocol::{ErrorCode, ErrorReply, NodeId};
+use dynakv_storage::{SmallFiles, Store, load_document, save_document};
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -29,8 +29,12 @@ use crate::engine::membership::{Effect, Event, Membership, MembershipConfig};
 use crate::engine::ring::Ring;
 
 mod decisions;
+mod error;
 mod joining;
+mod news;
 mod report;
+
+pub use self::error::ControlError;
 
 /// How often the engine is told that time has passed.
 const TICK: Duration = Duration::from_millis(50);
@@ -88,59 +92,6 @@ pub struct Parts {
     pub draining: CancellationToken,
     /// Ends the task.
     pub shutdown: CancellationToken,
-}
-
-/// Why a node can't go on, with what to do about it.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ControlError {
-    /// The cluster does not want this node.
-    #[error("the cluster refused this node: {0}")]
-    Refused(ErrorReply),
-    /// The directory belongs to a cluster of another name.
-    #[error(
-        "this data directory belongs to the cluster {found:?}, not to {asked:?}: start with --cluster \
-         {found}, or with another --data-dir"
-    )]
-    OtherCluster {
-        /// Whose it is.
-        found: String,
-        /// Which was asked for.
-        asked: String,
-    },
-    /// The node was started with another N than its cluster has, or with smaller quorums than its
-    /// cluster promises.
-    #[error(
-        "the cluster has {name} = {ring}, this node was started with -{name} {asked}: leave the \
-             option out, or give it {ring}{or_more}"
-    )]
-    OtherQuorum {
-        /// n, w or r.
-        name: char,
-        /// The cluster's.
-        ring: u8,
-        /// The node's.
-        asked: u8,
-        /// " or more" for w and r.
-        or_more: &'static str,
-    },
-    /// The directory holds data but no ring.
-    #[error(
-        "this data directory holds data, but does not say of which cluster: give --seed HOST:PORT of a \
-         node of that cluster, or an empty --data-dir"
-    )]
-    LostRing,
-    /// A control document is damaged, or the disk failed.
-    #[error(transparent)]
-    Disk(#[from] StoreError),
-    /// A control document can't be decoded although its checksum is right.
-    #[error("the document {name:?} in the data directory is not of this version: {error}")]
-    Document {
-        /// Which.
-        name: &'static str,
-        /// Why.
-        error: dynakv_protocol::DecodeError,
-    },
 }
 
 /// What a call came to.
@@ -290,144 +241,6 @@ impl Control {
         self.follow(document);
         self.publish();
         self.announce();
-    }
-
-    /// Tells all members of the ring's version at once, rather than with the next rounds of gossip.
-    fn announce(&mut self) {
-        let Some(ring) = self.ring.clone() else {
-            return;
-        };
-        for member in self.membership.members() {
-            if member.id != self.me.node_id {
-                let news = Request::Gossip(Gossip {
-                    ring_version: ring.version(),
-                    entries: Vec::new(),
-                });
-                self.call_for_gossip(member.id, member.address, news);
-            }
-        }
-    }
-
-    /// Lets membership take in an event, and carries out what it wants done.
-    fn step(&mut self, event: Event) {
-        self.step_answering(event, None);
-    }
-
-    fn step_answering(&mut self, event: Event, responder: Option<&Responder>) {
-        let now_ms = self.now_ms();
-        let mut effects = std::mem::take(&mut self.effects);
-        self.membership.step(event, now_ms, &mut effects);
-        for effect in effects.drain(..) {
-            self.carry_out(effect, responder);
-        }
-        self.effects = effects;
-    }
-
-    fn carry_out(&mut self, effect: Effect, responder: Option<&Responder>) {
-        match effect {
-            Effect::SendGossip {
-                gossip,
-                is_reply: true,
-                ..
-            } => {
-                if let Some(responder) = responder {
-                    responder.respond(&Response::Gossip(gossip));
-                }
-            }
-            Effect::SendGossip {
-                to,
-                address,
-                gossip,
-                is_reply: false,
-            } => self.call_for_gossip(to, address, Request::Gossip(gossip)),
-            Effect::SendPing { target, address } => {
-                let calls = self.calls.clone();
-                self.spawn(async move {
-                    let called = calls.call(&address, Some(&target), &Request::Ping, CALL_TIMEOUT);
-                    let alive = matches!(called.await, Ok((Response::Pong, _)));
-                    CallEnd::Pinged(target, alive)
-                });
-            }
-            Effect::SendProbe {
-                via,
-                address,
-                target,
-            } => {
-                let calls = self.calls.clone();
-                self.spawn(async move {
-                    let request = Request::Probe(Probe {
-                        target: target.clone(),
-                    });
-                    let called = calls
-                        .call(&address, Some(&via), &request, 2 * CALL_TIMEOUT)
-                        .await;
-                    let alive = matches!(called, Ok((Response::Probed(probed), _)) if probed.alive);
-                    CallEnd::ProbedVia { via, target, alive }
-                });
-            }
-            Effect::AnswerProbe {
-                token,
-                target,
-                alive,
-                ..
-            } => {
-                if let Some(responder) = self.probes.remove(&token) {
-                    responder.respond(&Response::Probed(Probed { target, alive }));
-                }
-            }
-            Effect::StateChanged { id, from, to } => {
-                tracing::info!(node = %id, ?from, ?to, "membership");
-            }
-            Effect::FetchRing { from, address } => self.fetch_ring(Some(from), address),
-        }
-    }
-
-    fn call_for_gossip(&mut self, to: NodeId, address: String, request: Request) {
-        let calls = self.calls.clone();
-        self.spawn(async move {
-            match calls
-                .call(&address, Some(&to), &request, CALL_TIMEOUT)
-                .await
-            {
-                Ok((Response::Gossip(gossip), _)) => CallEnd::Gossip(to, Some(gossip)),
-                Ok(_) => CallEnd::Gossip(to, None),
-                Err(error) => {
-                    tracing::debug!(node = %to, address, %error, "gossip");
-                    CallEnd::Gossip(to, None)
-                }
-            }
-        });
-    }
-
-    fn fetch_ring(&mut self, from: Option<NodeId>, address: String) {
-        let calls = self.calls.clone();
-        self.spawn(async move {
-            let request = Request::FetchRing;
-            let called = calls
-                .call(&address, from.as_ref(), &request, CALL_TIMEOUT)
-                .await;
-            CallEnd::Ring(match called {
-                Ok((Response::RingDocument(document), _)) => Some(document),
-                Ok(_) | Err(_) => None,
-            })
-        });
-    }
-
-    /// Someone follows a newer ring: asks all members for it, though not all the time.
-    fn look_for_ring(&mut self, version: RingVersion) {
-        let own = self
-            .ring
-            .as_ref()
-            .map_or(RingVersion(0), |ring| ring.version());
-        if version <= own || Instant::now() < self.fetch_due {
-            return;
-        }
-        self.fetch_due = Instant::now() + Duration::from_millis(100);
-        for member in self.membership.members() {
-            if member.id != self.me.node_id {
-                self.fetch_ring(Some(member.id), member.address);
-            }
-        }
     }
 
     fn spawn(&self, call: impl Future<Output = CallEnd> + Send + 'static) {

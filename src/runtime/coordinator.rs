@@ -11,7 +11,7 @@ use bytes::Bytes;
 use dynakv_protocol::frame::{FLAG_FORWARDED, Frame, Header};
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::message::{Request, Response, kind};
-use dynakv_protocol::peer::{MergeVersions, Merged, ReadVersions, VersionsReply};
+use dynakv_protocol::peer::{MergeVersions, ReadVersions};
 use dynakv_protocol::ring_document::Step;
 use dynakv_protocol::{ErrorCode, ErrorReply, RingVersion};
 use tokio::sync::{mpsc, watch};
@@ -34,6 +34,7 @@ use crate::engine::get::{self, Get};
 use crate::engine::preference::{NodeSlot, Preference, Route, SELF};
 use crate::engine::put::{self, Put};
 
+mod answers;
 mod effects;
 mod replica;
 
@@ -411,183 +412,6 @@ impl Coordinator {
         let key = request.key.clone();
         let id = self.operations.insert(requester, key, frame, work, slow_at);
         self.carry_out_forward(id, effects);
-    }
-
-    /// An answer came over a link.
-    fn on_answer(&mut self, from: NodeSlot, frame: Frame) {
-        let Some((id, purpose)) = OperationId::parse(frame.header.request_id) else {
-            return;
-        };
-        let Some(operation) = self.operations.get_mut(id) else {
-            return;
-        };
-        if let Work::Forward(_) = operation.work {
-            return self.on_forwarded(id, from, frame);
-        }
-        let took = self.now - operation.requester.arrived;
-        self.metrics.replica_seconds.record(took.as_secs_f64());
-        let response = match Response::decode(frame.header.kind, &frame.body) {
-            Ok(response) => response,
-            Err(error) => {
-                tracing::warn!(node = %self.links.id(from), %error, "an answer that can't be read");
-                return self.on_replica_failed(id, from);
-            }
-        };
-        match (purpose, response) {
-            (Purpose::Ping, Response::Pong) => self.step_put(id, put::Event::Reached(from)),
-            (Purpose::Read, Response::Versions(reply)) => {
-                self.on_replica_read(id, from, reply.versions, reply.rebuilding);
-            }
-            (Purpose::Write, Response::Merged(_)) => self.step_put(id, put::Event::Merged(from)),
-            (Purpose::Repair, Response::Merged(_)) => self.step_get(id, get::Event::Repaired(from)),
-            (_, Response::Error(error)) => {
-                if error.code == ErrorCode::StaleRing
-                    && let Some(version) = error.ring_version
-                {
-                    return self.on_stale_ring(id, from, version);
-                }
-                tracing::debug!(node = %self.links.id(from), %error, "a replica refused");
-                self.on_replica_failed(id, from);
-            }
-            (_, _) => self.on_replica_failed(id, from),
-        }
-    }
-
-    /// A replica follows a newer ring. What has put nothing anywhere yet begins again under that ring.
-    fn on_stale_ring(&mut self, id: OperationId, from: NodeSlot, version: RingVersion) {
-        let _ = self
-            .control
-            .try_send(ControlEvent::NewerRingSeen { version });
-        let may_begin_again = match self.operations.get_mut(id).map(|operation| &operation.work) {
-            Some(Work::Get(get)) => !get.is_answered(),
-            Some(Work::Put { put, .. }) => !put.maybe_applied() && !put.is_answered(),
-            Some(Work::Forward(_)) | None => false,
-        };
-        if !may_begin_again {
-            return self.on_replica_failed(id, from);
-        }
-        if let Some(Operation {
-            requester, frame, ..
-        }) = self.operations.remove(id)
-        {
-            if self.view.ring_version() >= version {
-                self.begin(requester, frame);
-            } else {
-                self.parking.park(requester, frame, Wait::ForRing(version));
-            }
-        }
-    }
-
-    fn on_replica_read(
-        &mut self,
-        id: OperationId,
-        from: NodeSlot,
-        versions: Bytes,
-        rebuilding: bool,
-    ) {
-        match self.operations.get_mut(id).map(|operation| &operation.work) {
-            Some(Work::Get(_)) => {
-                let event = get::Event::Read {
-                    from,
-                    versions,
-                    rebuilding,
-                };
-                self.step_get(id, event);
-            }
-            Some(Work::Put { .. }) => {
-                let event = match replica::decode_read(&versions, rebuilding) {
-                    Ok(versions) => put::Event::Read(from, versions),
-                    Err(_) => put::Event::Failed(from),
-                };
-                self.step_put(id, event);
-            }
-            Some(Work::Forward(_)) | None => {}
-        }
-    }
-
-    /// What was asked of this node for this operation will not be answered.
-    fn on_replica_failed(&mut self, id: OperationId, node: NodeSlot) {
-        match self.operations.get_mut(id).map(|operation| &operation.work) {
-            Some(Work::Get(_)) => self.step_get(id, get::Event::Failed(node)),
-            Some(Work::Put { .. }) => self.step_put(id, put::Event::Failed(node)),
-            Some(Work::Forward(_)) => self.step_forward(id, forward::Event::Failed(node)),
-            None => {}
-        }
-    }
-
-    /// A link is gone: everything that waits for the node has failed.
-    fn on_node_lost(&mut self, node: NodeSlot) {
-        let lost = ControlEvent::LinkLost {
-            node: self.links.id(node).clone(),
-        };
-        // Only a hint; the control task finds out by itself.
-        let _ = self.control.try_send(lost);
-        for id in self.operations.ids() {
-            self.on_replica_failed(id, node);
-        }
-    }
-
-    fn on_stored(&mut self, event: StoreEvent) {
-        match event {
-            StoreEvent::Minted {
-                token: Token::Operation(message),
-                versions,
-                context,
-            } => {
-                if let Some((id, _)) = OperationId::parse(message) {
-                    self.step_put(id, put::Event::Minted { versions, context });
-                }
-            }
-            StoreEvent::Durable {
-                token: Token::Operation(message),
-            } => match OperationId::parse(message) {
-                Some((id, Purpose::Repair)) => self.step_get(id, get::Event::Repaired(SELF)),
-                Some((id, _)) => self.step_put(id, put::Event::Durable),
-                None => {}
-            },
-            StoreEvent::Refused {
-                token: Token::Operation(message),
-                error,
-            } => match OperationId::parse(message) {
-                Some((id, Purpose::Write)) => self.step_put(id, put::Event::Refused(error)),
-                Some((id, _)) => self.on_replica_failed(id, SELF),
-                None => {}
-            },
-            StoreEvent::Read {
-                token: Token::Operation(message),
-                versions,
-            } => {
-                if let Some((id, _)) = OperationId::parse(message) {
-                    self.on_replica_read(id, SELF, versions, false);
-                }
-            }
-            StoreEvent::Durable {
-                token: Token::Replica(connection, request_id),
-            } => {
-                let merged = Response::Merged(Merged { rebuilding: false });
-                self.answer_replica(connection, request_id, &merged);
-            }
-            StoreEvent::Read {
-                token: Token::Replica(connection, request_id),
-                versions,
-            } => {
-                let reply = Response::Versions(VersionsReply {
-                    rebuilding: false,
-                    versions,
-                });
-                self.answer_replica(connection, request_id, &reply);
-            }
-            StoreEvent::Refused {
-                token: Token::Replica(connection, request_id),
-                error,
-            } => self.answer_replica(connection, request_id, &Response::Error(error)),
-            // Replicas mint nothing, and a failed disk ends the loop before it gets here.
-            StoreEvent::Minted {
-                token: Token::Replica(..),
-                ..
-            }
-            | StoreEvent::Failed(_) => {}
-        }
     }
 
     fn on_tick(&mut self) {

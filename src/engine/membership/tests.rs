@@ -296,6 +296,32 @@ fn whoever_is_suspected_is_told_so_in_every_message_to_it() {
 }
 
 #[test]
+fn everybody_is_told_of_in_turn() {
+    let others: Vec<String> = (0..100).map(|i| format!("n-{i}")).collect();
+    let others: Vec<&str> = others.iter().map(String::as_str).collect();
+    let mut node = node(&others);
+    let mut told = BTreeMap::new();
+    let mut messages = 0;
+    for round in 1..=60 {
+        let entries = others.iter().map(|name| entry(name, 1, round)).collect();
+        step(&mut node, says("n-0", entries), round * 1_000);
+        for effect in step(&mut node, Event::Tick, round * 1_000) {
+            let Effect::SendGossip { gossip, .. } = effect else {
+                continue;
+            };
+            messages += 1;
+            for entry in gossip.entries {
+                *told.entry(entry.id).or_insert(0) += 1;
+            }
+        }
+    }
+    // 62 places for 100 members, after this node itself and the receiver.
+    assert_eq!(told.len(), 101);
+    let least = told.values().min().unwrap();
+    assert!(least * 2 > messages, "{least} of {messages} messages");
+}
+
+#[test]
 fn entries_for_strangers_and_absurd_counters_do_no_harm() {
     let mut node = node(&["b", "c"]);
     let strangers = (0..1000).map(|i| entry(&format!("x-{i}"), 1, 1)).collect();

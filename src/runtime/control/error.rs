@@ -1,0 +1,57 @@
+//! Why a node can't go on.
+
+use dynakv_protocol::{DecodeError, ErrorReply};
+use dynakv_storage::StoreError;
+
+/// Why a node can't go on, with what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// The cluster does not want this node.
+    #[error("the cluster refused this node: {0}")]
+    Refused(ErrorReply),
+    /// The directory belongs to a cluster of another name.
+    #[error(
+        "this data directory belongs to the cluster {found:?}, not to {asked:?}: start with --cluster \
+         {found}, or with another --data-dir"
+    )]
+    OtherCluster {
+        /// Whose it is.
+        found: String,
+        /// Which was asked for.
+        asked: String,
+    },
+    /// The node was started with another N than its cluster has, or with smaller quorums than its
+    /// cluster promises.
+    #[error(
+        "the cluster has {name} = {ring}, this node was started with -{name} {asked}: leave the \
+             option out, or give it {ring}{or_more}"
+    )]
+    OtherQuorum {
+        /// n, w or r.
+        name: char,
+        /// The cluster's.
+        ring: u8,
+        /// The node's.
+        asked: u8,
+        /// " or more" for w and r.
+        or_more: &'static str,
+    },
+    /// The directory holds data but no ring.
+    #[error(
+        "this data directory holds data, but does not say of which cluster: give --seed HOST:PORT of a \
+         node of that cluster, or an empty --data-dir"
+    )]
+    LostRing,
+    /// A control document is damaged, or the disk failed.
+    #[error(transparent)]
+    Disk(#[from] StoreError),
+    /// A control document can't be decoded although its checksum is right.
+    #[error("the document {name:?} in the data directory is not of this version: {error}")]
+    Document {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        error: DecodeError,
+    },
+}
