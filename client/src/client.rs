@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynakv_protocol::client::{HealthReply, RingReply, StatsReply, StatusReply};
 use dynakv_protocol::message::{Request, Response};
+use dynakv_protocol::placement::Placement;
 use dynakv_protocol::{RingVersion, WriteId};
 use tokio::time::{Instant, sleep_until};
 
@@ -15,7 +16,6 @@ use crate::error::Error;
 use crate::node::{DialSettings, Node};
 use crate::request::{DeleteRequest, GetRequest, PutRequest};
 use crate::retry::{self, Decision};
-use crate::routing::Routing;
 
 /// How long before the client's own deadline a coordinator has to give up, so that its answer (which
 /// says more than silence) still arrives. At most this, and at most a tenth of the time left.
@@ -53,7 +53,7 @@ struct RingState {
 
 #[derive(Debug)]
 struct KnownRing {
-    routing: Routing,
+    placement: Placement,
     /// The members' nodes, in the order of the document.
     members: Vec<Arc<Node>>,
 }
@@ -270,16 +270,14 @@ impl Inner {
             seeds.sort_by_key(|node| !node.looks_alive());
             return seeds;
         };
-        let owners = ring.routing.owners(key);
-        let owning = owners
-            .iter()
-            .map(|owner| &ring.members[usize::from(*owner)]);
+        let owners = ring.placement.owners_of_key(key);
+        let owning = owners.iter().map(|owner| &ring.members[owner.slot()]);
         let mut candidates: Vec<_> = owning.map(Arc::clone).collect();
         // Others forward. A few are enough, chosen at random so that no node gets all of them.
         let others = ring.members.len() - candidates.len();
         let offset = fastrand::usize(..ring.members.len().max(1));
         let turned = (0..ring.members.len()).map(|at| (at + offset) % ring.members.len());
-        let stand_ins = turned.filter(|at| !owners.iter().any(|owner| usize::from(*owner) == *at));
+        let stand_ins = turned.filter(|at| !owners.iter().any(|owner| owner.slot() == *at));
         candidates.extend(
             stand_ins
                 .take(others.min(STAND_INS_MAX))
@@ -299,11 +297,11 @@ impl Inner {
 
     /// Takes over a ring, unless the one at hand is newer.
     fn adopt(&self, ring: &RingReply) {
-        let routing = Routing::new(&ring.document);
+        let placement = Placement::new(&ring.document);
         let mut state = self.ring_state();
         let before = state.known.clone();
         if let Some(before) = &before
-            && before.routing.version() > routing.version()
+            && before.placement.version() > placement.version()
         {
             return;
         }
@@ -314,7 +312,7 @@ impl Inner {
             open.map_or_else(|| Node::new(address, &self.settings), Arc::clone)
         };
         state.known = Some(Arc::new(KnownRing {
-            routing,
+            placement,
             members: ring.addresses.iter().map(node_at).collect(),
         }));
     }
@@ -330,7 +328,7 @@ impl Inner {
         if !self.options.ring_routing {
             return false;
         }
-        let version = |state: &RingState| state.known.as_ref().map(|ring| ring.routing.version());
+        let version = |state: &RingState| state.known.as_ref().map(|ring| ring.placement.version());
         let before = version(&self.ring_state());
         if newer.is_some() && before >= newer {
             // Another task has fetched it, or it is the node that is behind.

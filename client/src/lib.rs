@@ -31,7 +31,6 @@ mod error;
 mod node;
 mod request;
 pub mod retry;
-pub mod routing;
 
 pub use answer::{Conflict, Context, Fetched, Written};
 pub use builder::{Builder, InvalidAddress, check_address};

@@ -13,6 +13,7 @@ use dynakv_protocol::frame::{BatchWriter, Frame, FrameDecoder, Header, put_frame
 use dynakv_protocol::handshake::Welcome;
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::message::{Request, Response};
+use dynakv_protocol::placement::Placement;
 use dynakv_protocol::ring_document::{Member, RingDocument, Step};
 use dynakv_protocol::{Actor, ClusterId, DirectoryId, ErrorReply, Generation, NodeId, RingVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -612,12 +613,12 @@ async fn requests_go_to_the_owner() {
         .build()
         .await
         .unwrap();
-    let routing = dynakv_client::routing::Routing::new(&reply.document);
+    let placement = Placement::new(&reply.document);
     let mut expected = Vec::new();
     for number in 0..60 {
         let key = format!("user:{number}");
         client.get(&key).await.unwrap();
-        let owner = usize::from(routing.owners(key.as_bytes())[0]);
+        let owner = placement.owners_of_key(key.as_bytes())[0].slot();
         expected.push((owner, Bytes::from(key)));
     }
     let asked = asked.lock().unwrap();

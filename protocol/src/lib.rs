@@ -12,7 +12,8 @@
 //! | [`frame`] | the length-prefixed, checksummed envelope and batches |
 //! | [`handshake`], [`client`], [`peer`], [`gossip`] | the messages, by who speaks them |
 //! | [`message`] | all of them as one [`message::Request`] and one [`message::Response`] |
-//! | [`ring_document`] | the numbered document that says who owns what |
+//! | [`ring_document`] | the numbered document that says who the members are |
+//! | [`placement`] | who owns what under it |
 //! | [`limits`] | the bounds that hold before memory is allocated |
 
 pub mod causal;
@@ -27,6 +28,7 @@ pub mod ids;
 pub mod limits;
 pub mod message;
 pub mod peer;
+pub mod placement;
 pub mod ring_document;
 
 pub use codec::DecodeError;

@@ -1,10 +1,10 @@
 //! `stats`, `health`, `status` and `ring`: one node's answer about itself and its cluster.
 
-use dynakv_client::routing::Routing;
 use dynakv_client::{
     Client, Error, HealthReply, MemberState, MemberStatus, RingReply, StatsReply, StatusReply,
 };
 use dynakv_protocol::hash::Segment;
+use dynakv_protocol::placement::Placement;
 use dynakv_protocol::ring_document::Step;
 use serde::Serialize;
 
@@ -190,10 +190,10 @@ fn verdict(status: &StatusReply, ring: Option<&RingReply>) -> Verdict {
         Some(ring) => {
             let members = &ring.document.members;
             let alive: Vec<bool> = members.iter().map(|member| is_alive(&member.id)).collect();
-            let routing = Routing::new(&ring.document);
+            let placement = Placement::new(&ring.document);
             (0..=u16::MAX).all(|segment| {
-                let owners = routing.owners_of_segment(Segment(segment));
-                let alive = owners.iter().filter(|owner| alive[usize::from(**owner)]);
+                let owners = placement.owners(Segment(segment));
+                let alive = owners.iter().filter(|owner| alive[owner.slot()]);
                 alive.count() >= needed
             })
         }

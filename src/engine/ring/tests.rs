@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use dynakv_protocol::hash::Position;
 use dynakv_protocol::ids::{ClusterId, DirectoryId};
 use dynakv_protocol::ring_document::Step;
 
@@ -148,30 +149,6 @@ fn the_table_is_what_the_rules_say() {
             );
         }
     }
-}
-
-#[test]
-fn a_virtual_node_on_the_start_of_a_segment_owns_it_and_ties_go_to_the_smaller_index() {
-    let (a, b) = (MemberIndex(0), MemberIndex(1));
-    let start = Segment(5).start();
-    let virtual_nodes = [
-        (Position(3), b),
-        (start, a),
-        (start, b),
-        (Position(u64::MAX), b),
-    ];
-    let walk = |position| clockwise(&virtual_nodes, first_at(&virtual_nodes, position));
-    assert_eq!(walk(start).next(), Some(a), "at the position counts");
-    assert_eq!(
-        walk(Position(start.0 + 1)).next(),
-        Some(b),
-        "behind it does not"
-    );
-    assert_eq!(
-        walk(Position(4)).collect::<Vec<_>>(),
-        [a, b, b, b],
-        "one turn, wrapping"
-    );
 }
 
 #[test]
