@@ -463,11 +463,12 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
 
 /// Tells a script that asked for free ports which they are.
 fn announce(node: &Node) {
-    let line = serde_json::json!({
-        "event": "listening",
-        "port": node.address.port(),
-        "http_port": node.http_address.map(|address| address.port()),
-    });
+    // The fields in the order that is documented, which a JSON map would not keep.
+    let line = format!(
+        r#"{{"event":"listening","port":{},"http_port":{}}}"#,
+        node.address.port(),
+        node.http_address.map_or(0, |address| address.port()),
+    );
     println!("{line}");
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use dynakv_protocol::handshake::{Hello, PeerIdentity, Welcome};
+use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity, Welcome};
 use dynakv_protocol::{
     ClusterId, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId, RingVersion,
 };
@@ -28,13 +28,33 @@ pub struct Myself {
     pub address: String,
 }
 
+/// One run of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Process {
+    directory_id: DirectoryId,
+    generation: Generation,
+    nonce: u64,
+}
+
+impl Process {
+    /// Whether this one has run after `other`, or beside it. Each start raises the directory's
+    /// generation, so that the same one with another nonce is a second run on a copy of it: it has
+    /// forgotten what the first has written since.
+    fn outdates(self, other: Self) -> bool {
+        let is_copy = self.directory_id == other.directory_id
+            && self.generation == other.generation
+            && self.nonce != other.nonce;
+        self.generation > other.generation || is_copy
+    }
+}
+
 /// Checks hellos against what this node is and knows.
 #[derive(Debug)]
 pub struct Admission {
     me: Myself,
     view: watch::Receiver<Arc<View>>,
     /// The newest process seen of each node: an older one is not let back in.
-    newest: Mutex<BTreeMap<NodeId, (Generation, u64)>>,
+    newest: Mutex<BTreeMap<NodeId, Process>>,
 }
 
 /// How many names are remembered; beyond the most members a ring can have nobody is a member.
@@ -101,6 +121,14 @@ impl Admission {
             Some(peer) => peer.cluster_id,
             None => hello.cluster_id.unwrap_or_default(),
         };
+        let wants_data = hello
+            .peer
+            .as_ref()
+            .is_some_and(|peer| peer.lane == Lane::Data);
+        if wants_data && theirs.is_none() {
+            let message = "a node exchanges data only once it has joined the cluster";
+            return Err(ErrorReply::new(ErrorCode::NotReady, message).retryable());
+        }
         if !theirs.is_none() && !own.is_none() && theirs != own {
             let message = format!(
                 "two clusters have the name {:?}: this node belongs to {own}, you to {theirs}; a node \
@@ -116,21 +144,26 @@ impl Admission {
         if peer.node_id == self.me.node_id && peer.nonce != self.me.nonce {
             return Err(duplicate(&peer.node_id, &self.me.address));
         }
+        let process = Process {
+            directory_id: peer.directory_id,
+            generation: peer.generation,
+            nonce: peer.nonce,
+        };
         let mut newest = self.lock();
         match newest.get(&peer.node_id) {
-            Some((generation, _)) if *generation > peer.generation => {
+            Some(known) if known.outdates(process) => {
                 Err(duplicate(&peer.node_id, "another address"))
             }
             known => {
                 if known.is_some() || newest.len() < NEWEST_MAX {
-                    newest.insert(peer.node_id.clone(), (peer.generation, peer.nonce));
+                    newest.insert(peer.node_id.clone(), process);
                 }
                 Ok(())
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, (Generation, u64)>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Process>> {
         // The map is whole between any two operations.
         self.newest
             .lock()
@@ -140,8 +173,58 @@ impl Admission {
 
 fn duplicate(id: &NodeId, place: &str) -> ErrorReply {
     let message = format!(
-        "a newer process with the id {id} runs at {place}; stop one of them, or give this one another \
-         --id and --data-dir"
+        "a newer process with the id {id} runs at {place}, or has run; stop one of them, or give this \
+         one another --id and --data-dir. If its data directory is an old copy, start it again until \
+         it is let in: it then knows that it has forgotten something"
     );
     ErrorReply::new(ErrorCode::DuplicateNode, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use dynakv_protocol::handshake::Lane;
+
+    use super::*;
+
+    fn hello(directory: u64, generation: u64, nonce: u64) -> Hello {
+        let peer = PeerIdentity {
+            node_id: "b".parse().unwrap(),
+            directory_id: DirectoryId(directory),
+            cluster_id: ClusterId::default(),
+            generation: Generation(generation),
+            nonce,
+            address: "127.0.0.1:1".to_owned(),
+            lane: Lane::Control,
+        };
+        Hello::peer("blue", peer)
+    }
+
+    fn admission() -> Admission {
+        let me = Myself {
+            node_id: "a".parse().unwrap(),
+            directory_id: DirectoryId(1),
+            generation: Generation(1),
+            nonce: 1,
+            cluster_name: "blue".to_owned(),
+            address: "127.0.0.1:2".to_owned(),
+        };
+        let (_, view) = watch::channel(Arc::default());
+        Admission::new(me, view)
+    }
+
+    #[test]
+    fn an_older_run_and_a_copy_are_refused() {
+        let admission = admission();
+        let code = |hello| admission.admit(&hello).err().map(|error| error.code);
+        assert_eq!(code(hello(7, 5, 50)), None);
+        assert_eq!(
+            code(hello(7, 5, 50)),
+            None,
+            "another connection of the same run"
+        );
+        assert_eq!(code(hello(7, 4, 40)), Some(ErrorCode::DuplicateNode));
+        assert_eq!(code(hello(7, 5, 51)), Some(ErrorCode::DuplicateNode));
+        assert_eq!(code(hello(7, 6, 60)), None, "it was started again");
+        assert_eq!(code(hello(7, 5, 50)), Some(ErrorCode::DuplicateNode));
+    }
 }

@@ -97,6 +97,8 @@ pub struct Parts {
 /// What a call came to.
 enum CallEnd {
     Gossip(NodeId, Option<Gossip>),
+    /// Another node knows a newer process of this node.
+    Outdated(ErrorReply),
     Pinged(NodeId, bool),
     ProbedVia {
         via: NodeId,
@@ -341,6 +343,9 @@ impl Control {
                 gossip,
                 is_reply: true,
             }),
+            // To go on would be to mint dots that the newer process has minted already. The next start
+            // is an unclean one, with a new actor and a higher generation.
+            CallEnd::Outdated(error) => self.end = Some(ControlError::Refused(error)),
             // Silence is what the failure detector lives on.
             CallEnd::Gossip(_, None) | CallEnd::Ring(None) => {}
             CallEnd::Pinged(target, alive) => self.step(Event::ProbeAnswered {

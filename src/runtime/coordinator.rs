@@ -283,6 +283,7 @@ impl Coordinator {
             arrived: self.now,
             // Replaced by the request's own once that is known.
             deadline: self.now,
+            handed_on: 0,
         };
         let in_hand = self.operations.len() + self.replica_jobs + self.parking.len();
         let bytes = self.operations.bytes() + self.parking.bytes() + frame.body.len();

@@ -25,6 +25,19 @@ pub struct Requester {
     pub arrived: Instant,
     /// When its sender stops waiting.
     pub deadline: Instant,
+    /// How many owners were given it to coordinate. What a later one says, or this node when it takes
+    /// over, is no word about an earlier one: that may have written it and not be able to say so.
+    pub handed_on: u8,
+}
+
+impl Requester {
+    /// Whether it is a write.
+    pub fn is_write(&self) -> bool {
+        match self.op {
+            Op::Put | Op::Delete => true,
+            Op::Get => false,
+        }
+    }
 }
 
 /// What a message about an operation is for. It travels in the request id, so that a late answer of

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
+use dynakv_protocol::limits::SIBLINGS_WARN;
 use dynakv_protocol::{ClusterId, ErrorCode, ErrorReply};
 use dynakv_storage::{Mutation, Store, StoreError, Tally};
 use tokio::sync::{mpsc, oneshot};
@@ -316,15 +317,23 @@ impl Writer {
         if stored.as_ref() == Some(&encoded) {
             return Ok(0);
         }
+        let after = Tally::of(&versions);
         self.metrics
             .siblings
             .record(versions.siblings().len() as f64);
+        if after.versions == SIBLINGS_WARN as u64 && before.versions < after.versions {
+            tracing::warn!(
+                key = %key.escape_ascii(),
+                siblings = after.versions,
+                "many concurrent values: does some client write with old contexts?"
+            );
+        }
         let bytes = encoded.len();
         let mutation = Mutation {
             key,
             versions: encoded,
             before,
-            after: Tally::of(&versions),
+            after,
         };
         if let Err(error) = self.store.apply(std::slice::from_ref(&mutation)) {
             let refusal = refusal(&error).maybe_applied(true);

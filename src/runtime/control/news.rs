@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use dynakv_protocol::gossip::{Gossip, Probe, Probed};
 use dynakv_protocol::message::{Request, Response};
-use dynakv_protocol::{NodeId, RingVersion};
+use dynakv_protocol::{ErrorCode, NodeId, RingVersion};
 use tokio::time::Instant;
 
 use super::{CALL_TIMEOUT, CallEnd, Control, Responder};
 use crate::engine::membership::{Effect, Event};
+use crate::runtime::link::DialError;
 
 impl Control {
     /// Tells all members of the ring's version at once, rather than with the next rounds of gossip.
@@ -110,6 +111,9 @@ impl Control {
             {
                 Ok((Response::Gossip(gossip), _)) => CallEnd::Gossip(to, Some(gossip)),
                 Ok(_) => CallEnd::Gossip(to, None),
+                Err(DialError::Refused(error)) if error.code == ErrorCode::DuplicateNode => {
+                    CallEnd::Outdated(error)
+                }
                 Err(error) => {
                     tracing::debug!(node = %to, address, %error, "gossip");
                     CallEnd::Gossip(to, None)

@@ -120,6 +120,7 @@ impl Coordinator {
                     let Some(operation) = self.operations.get_mut(id) else {
                         continue;
                     };
+                    operation.requester.handed_on = operation.requester.handed_on.saturating_add(1);
                     let Frame { header, body } = operation.frame.clone();
                     let header = Header {
                         flags: header.flags | FLAG_FORWARDED,
@@ -167,6 +168,10 @@ impl Coordinator {
                     return self.step_forward(id, forward::Event::Failed(from));
                 }
                 _ => {}
+            }
+            let requester = self.operations.get_mut(id).map(|known| known.requester);
+            if requester.is_some_and(|known| known.is_write() && known.handed_on > 1) {
+                return self.finish(id, Err(error.maybe_applied(true)));
             }
         }
         self.finish(id, Ok(Reply::Forwarded(frame)));
@@ -306,7 +311,10 @@ impl Coordinator {
                 };
                 self.connections.respond(connection, request_id, &response);
             }
-            Err(error) => self.connections.refuse(connection, request_id, error),
+            Err(mut error) => {
+                error.maybe_applied |= requester.is_write() && requester.handed_on > 0;
+                self.connections.refuse(connection, request_id, error);
+            }
         }
     }
 }
