@@ -11,7 +11,10 @@ fn one_node_serves_and_keeps_its_data_over_a_clean_stop() {
     node.start();
     node.wait_ready();
     let stats = node.run(&["stats", "--output", "json"]).exits(0).json();
-    assert_eq!((&stats["n"], &stats["w"], &stats["r"]), (&3.into(), &2.into(), &2.into()));
+    assert_eq!(
+        (&stats["n"], &stats["w"], &stats["r"]),
+        (&3.into(), &2.into(), &2.into())
+    );
     assert_eq!(stats["ring"]["total_virtual_nodes"], 150);
 
     node.run(&["put", "kept", "value"]).exits(0);
@@ -37,8 +40,10 @@ fn a_value_expires() {
     let mut node = Node::new(root.path(), "node-1");
     node.start();
     node.wait_ready();
-    node.run(&["put", "lasting", "value", "--ttl", "1h"]).exits(0);
-    node.run(&["put", "passing", "value", "--ttl", "10ms"]).exits(0);
+    node.run(&["put", "lasting", "value", "--ttl", "1h"])
+        .exits(0);
+    node.run(&["put", "passing", "value", "--ttl", "10ms"])
+        .exits(0);
     std::thread::sleep(std::time::Duration::from_millis(20));
     node.run(&["get", "passing"]).exits(3);
     node.run(&["get", "lasting"]).exits(0);

@@ -10,13 +10,23 @@ type Data = BTreeMap<String, String>;
 
 fn data(prefix: &str, count: usize) -> Data {
     (0..count)
-        .map(|number| (format!("{prefix}-{number}"), format!("value of {prefix}-{number}")))
+        .map(|number| {
+            (
+                format!("{prefix}-{number}"),
+                format!("value of {prefix}-{number}"),
+            )
+        })
         .collect()
 }
 
 #[track_caller]
 fn assert_written(failures: &[(String, dynakv_client::Error)]) {
-    assert!(failures.is_empty(), "{} puts failed: {:?}", failures.len(), failures.first());
+    assert!(
+        failures.is_empty(),
+        "{} puts failed: {:?}",
+        failures.len(),
+        failures.first()
+    );
 }
 
 /// Every key has exactly its value, through this node alone and with `r` owners asked.
@@ -27,7 +37,12 @@ fn assert_readable(node: &Node, expected: &Data, r: u8) {
         read_all(&client, expected.keys().cloned(), r).await
     });
     for (key, value) in expected {
-        assert_eq!(found[key], [value.as_str()], "{key} through {} with r = {r}", node.id);
+        assert_eq!(
+            found[key],
+            [value.as_str()],
+            "{key} through {} with r = {r}",
+            node.id
+        );
     }
 }
 
@@ -49,7 +64,10 @@ fn one_node_down_fails_no_request_and_comes_back() {
         let through_first = client_of_one(&cluster[0]).await;
         let through_second = client_of_one(&cluster[1]).await;
         // Half of it replaces what the dead node has.
-        let replaced = expected.keys().take(50).map(|key| (key.clone(), "newer".to_owned()));
+        let replaced = expected
+            .keys()
+            .take(50)
+            .map(|key| (key.clone(), "newer".to_owned()));
         let replaced: Data = replaced.collect();
         assert_written(&write_all(&through_first, meanwhile.clone()).await);
         assert_written(&write_all(&through_second, replaced.clone()).await);
@@ -62,7 +80,11 @@ fn one_node_down_fails_no_request_and_comes_back() {
     for state in ["suspected", "dead"] {
         eventually(&format!("node-3 is {state}"), || {
             let (opinion, exit) = cluster[0].opinion_of("node-3")?;
-            if opinion == state && exit == Some(6) { Ok(()) } else { Err(format!("{opinion}, exit {exit:?}")) }
+            if opinion == state && exit == Some(6) {
+                Ok(())
+            } else {
+                Err(format!("{opinion}, exit {exit:?}"))
+            }
         });
     }
     assert_eq!(cluster[0].stat("/gossip/known_nodes"), Ok(3));
@@ -74,7 +96,11 @@ fn one_node_down_fails_no_request_and_comes_back() {
     for node in cluster.nodes() {
         eventually(&format!("{} finds the cluster healthy", node.id), || {
             let finished = node.run(&["status"]);
-            if finished.code == Some(0) { Ok(()) } else { Err(format!("{finished:?}")) }
+            if finished.code == Some(0) {
+                Ok(())
+            } else {
+                Err(format!("{finished:?}"))
+            }
         });
     }
     assert_readable(&cluster[2], &expected, 2);
@@ -82,7 +108,11 @@ fn one_node_down_fails_no_request_and_comes_back() {
         eventually("node-3 is up to date", || {
             let (own, others) = (cluster[2].stat(pointer)?, cluster[0].stat(pointer)?);
             let all = expected.len() as u64;
-            if own == others && own == all { Ok(()) } else { Err(format!("{own}, {others} of {all}")) }
+            if own == others && own == all {
+                Ok(())
+            } else {
+                Err(format!("{own}, {others} of {all}"))
+            }
         });
     }
     cluster[0].kill();
@@ -101,9 +131,11 @@ fn two_nodes_down_refuse_clearly_and_lose_nothing() {
         let client = client(&cluster.addresses()).await;
         assert_written(&write_all(&client, before.clone()).await);
     });
-    eventually("node-1 has them all", || match cluster[0].stat("/total_keys")? {
-        60 => Ok(()),
-        fewer => Err(format!("{fewer}")),
+    eventually("node-1 has them all", || {
+        match cluster[0].stat("/total_keys")? {
+            60 => Ok(()),
+            fewer => Err(format!("{fewer}")),
+        }
     });
     cluster[1].kill();
     cluster[2].kill();
@@ -111,8 +143,13 @@ fn two_nodes_down_refuse_clearly_and_lose_nothing() {
 
     for key in ["a", "b", "c", "d", "e", "f"] {
         let refused = survivor.run(&["put", key, "value"]).exits(4);
-        refused.says("1 of 2 replicas").says("nothing was written").says("next: dynakv");
-        let json = survivor.run(&["put", key, "value", "--output", "json"]).exits(4);
+        refused
+            .says("1 of 2 replicas")
+            .says("nothing was written")
+            .says("next: dynakv");
+        let json = survivor
+            .run(&["put", key, "value", "--output", "json"])
+            .exits(4);
         let error: serde_json::Value = serde_json::from_str(&json.stderr).unwrap();
         assert_eq!(error["error"]["code"], "quorum_unavailable", "{json:?}");
         assert_eq!(error["error"]["maybe_applied"], false, "{json:?}");
@@ -125,14 +162,23 @@ fn two_nodes_down_refuse_clearly_and_lose_nothing() {
     let alone = data("alone", 20);
     for (key, value) in &alone {
         // The context of a read makes it a write that any owner may take.
-        let read = survivor.run(&["get", key, "-r", "1", "--output", "json"]).exits(3).json();
+        let read = survivor
+            .run(&["get", key, "-r", "1", "--output", "json"])
+            .exits(3)
+            .json();
         let context = read["context"].as_str().unwrap();
-        survivor.run(&["put", key, value, "-w", "1", "--context", context]).exits(0);
+        survivor
+            .run(&["put", key, value, "-w", "1", "--context", context])
+            .exits(0);
     }
     assert_readable(survivor, &alone, 1);
     eventually("node-1 sees that no quorum is left", || {
         let finished = survivor.run(&["status"]);
-        if finished.code == Some(4) { Ok(()) } else { Err(format!("{finished:?}")) }
+        if finished.code == Some(4) {
+            Ok(())
+        } else {
+            Err(format!("{finished:?}"))
+        }
     });
 
     cluster[1].start();
@@ -159,5 +205,10 @@ fn a_single_node_left_takes_blind_writes_that_ask_for_one_owner() {
         .filter(|put| put.code != Some(0))
         .map(|put| put.stderr)
         .collect();
-    assert!(refused.is_empty(), "{} of 20: {}", refused.len(), refused[0]);
+    assert!(
+        refused.is_empty(),
+        "{} of 20: {}",
+        refused.len(),
+        refused[0]
+    );
 }

@@ -8,13 +8,18 @@ use crate::harness::{Cluster, Finished};
 
 fn context_of(finished: &Finished) -> String {
     let document = finished.json();
-    document["context"].as_str().unwrap_or_else(|| panic!("{document}")).to_owned()
+    document["context"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{document}"))
+        .to_owned()
 }
 
 fn values_of(finished: &Finished) -> BTreeSet<String> {
     let document = finished.json();
     let siblings = document["siblings"].as_array().cloned().unwrap_or_default();
-    let texts = siblings.iter().filter_map(|sibling| sibling["value"].as_str());
+    let texts = siblings
+        .iter()
+        .filter_map(|sibling| sibling["value"].as_str());
     texts.map(str::to_owned).collect()
 }
 
@@ -33,8 +38,12 @@ fn writers_that_saw_the_same_state_become_siblings_until_reconciled() {
     cluster[0].run(&["put", "cart", "empty"]).exits(0);
     let context = context_of(&get(0).exits(0));
     assert!(!context.starts_with('-'), "{context}");
-    cluster[1].run(&["put", "cart", "milk", "--context", &context]).exits(0);
-    cluster[2].run(&["put", "cart", "bread", "--context", &context]).exits(0);
+    cluster[1]
+        .run(&["put", "cart", "milk", "--context", &context])
+        .exits(0);
+    cluster[2]
+        .run(&["put", "cart", "bread", "--context", &context])
+        .exits(0);
 
     let plain = cluster[0].run(&["get", "cart", "-r", "3"]).exits(5);
     assert!(plain.stdout.is_empty(), "{plain:?}");
@@ -43,12 +52,18 @@ fn writers_that_saw_the_same_state_become_siblings_until_reconciled() {
     for node in 0..3 {
         assert_eq!(values_of(&get(node).exits(5)), set(&["bread", "milk"]));
     }
-    let conflicts: Vec<_> = cluster.nodes().iter().map(|node| node.stat("/conflict_keys")).collect();
+    let conflicts: Vec<_> = cluster
+        .nodes()
+        .iter()
+        .map(|node| node.stat("/conflict_keys"))
+        .collect();
     assert!(conflicts.contains(&Ok(1)), "{conflicts:?}");
 
     let context = context_of(&get(1).exits(5));
     let merged = ["put", "cart", "milk and bread", "--context", &context];
-    cluster[2].run(&[&merged[..], &["-w", "3"]].concat()).exits(0);
+    cluster[2]
+        .run(&[&merged[..], &["-w", "3"]].concat())
+        .exits(0);
     for node in 0..3 {
         assert_eq!(values_of(&get(node).exits(0)), set(&["milk and bread"]));
         assert_eq!(cluster[node].stat("/total_versions"), Ok(1));
@@ -63,16 +78,25 @@ fn a_put_beside_a_delete_survives() {
     let get = |node: usize| cluster[node].run(&["get", "k", "-r", "3", "--output", "json"]);
     cluster[0].run(&["put", "k", "old", "-w", "3"]).exits(0);
     let context = context_of(&get(0).exits(0));
-    cluster[1].run(&["put", "k", "new", "--context", &context]).exits(0);
-    cluster[2].run(&["delete", "k", "--context", &context]).exits(0);
+    cluster[1]
+        .run(&["put", "k", "new", "--context", &context])
+        .exits(0);
+    cluster[2]
+        .run(&["delete", "k", "--context", &context])
+        .exits(0);
     for node in 0..3 {
         assert_eq!(values_of(&get(node).exits(0)), set(&["new"]));
     }
     let context = context_of(&get(0).exits(0));
-    cluster[1].run(&["delete", "k", "--context", &context]).exits(0);
+    cluster[1]
+        .run(&["delete", "k", "--context", &context])
+        .exits(0);
     let gone = get(2).exits(3);
     assert_eq!(gone.json()["found"], Value::Bool(false));
-    assert!(!context_of(&gone).is_empty(), "an absent key has a context, too");
+    assert!(
+        !context_of(&gone).is_empty(),
+        "an absent key has a context, too"
+    );
 }
 
 /// Blind writes one after the other replace each other, through whichever nodes they come, also when
@@ -91,7 +115,9 @@ fn blind_writes_in_a_row_leave_one_version() {
         }
     }
     for node in cluster.nodes() {
-        let got = node.run(&["get", "counter", "-r", "3", "--output", "json"]).exits(0);
+        let got = node
+            .run(&["get", "counter", "-r", "3", "--output", "json"])
+            .exits(0);
         assert_eq!(values_of(&got), set(&["99"]));
         assert_eq!(node.stat("/total_keys"), Ok(1));
         assert_eq!(node.stat("/total_versions"), Ok(1));
@@ -108,14 +134,17 @@ fn a_context_is_bound_to_its_key() {
     node.run(&["put", "one", "value"]).exits(0);
     node.run(&["put", "two", "value"]).exits(0);
     let context = context_of(&node.run(&["get", "one", "--output", "json"]).exits(0));
-    node.run(&["put", "two", "other", "--context", &context]).exits(2).says("context");
+    node.run(&["put", "two", "other", "--context", &context])
+        .exits(2)
+        .says("context");
     let flipped: String = {
         let mut bytes = context.clone().into_bytes();
         let last = bytes.len() - 2;
         bytes[last] = if bytes[last] == b'A' { b'B' } else { b'A' };
         String::from_utf8(bytes).unwrap()
     };
-    node.run(&["put", "one", "other", "--context", &flipped]).exits(2);
+    node.run(&["put", "one", "other", "--context", &flipped])
+        .exits(2);
     for key in ["one", "two"] {
         assert_eq!(node.run(&["get", key]).exits(0).text(), "value");
     }

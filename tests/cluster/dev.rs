@@ -1,11 +1,12 @@
 //! `dynakv dev`: a cluster to try things out.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Process, dynakv, eventually, free_ports, is_running};
+use crate::harness::{PATIENCE, Process, dynakv, eventually, free_ports, is_running};
 
 struct Dev {
     process: Process,
@@ -16,7 +17,15 @@ struct Dev {
 #[track_caller]
 fn start(directory: &Path, port: u16, name: &str) -> Dev {
     let port = port.to_string();
-    let arguments = ["dev", "--base-port", &port, "--data-dir", "data", "--output", "json"];
+    let arguments = [
+        "dev",
+        "--base-port",
+        &port,
+        "--data-dir",
+        "data",
+        "--output",
+        "json",
+    ];
     let arguments = arguments.map(str::to_owned);
     let mut process = Process::start(name, directory, &arguments, &[]).unwrap();
     let ready: Value = eventually("dev is ready", || {
@@ -28,7 +37,9 @@ fn start(directory: &Path, port: u16, name: &str) -> Dev {
     assert_eq!(ready["event"], "ready");
     assert_eq!(ready["ring"]["total_virtual_nodes"], 450, "{ready}");
     let nodes = ready["nodes"].as_array().unwrap();
-    let pids = nodes.iter().map(|node| node["pid"].as_u64().unwrap() as u32);
+    let pids = nodes
+        .iter()
+        .map(|node| node["pid"].as_u64().unwrap() as u32);
     let pids: Vec<u32> = pids.collect();
     assert_eq!(pids.len(), 3);
     assert!(pids.iter().all(|pid| is_running(*pid)));
@@ -42,15 +53,21 @@ impl Dev {
         self.process.signal(signal);
         let status = self.process.wait();
         assert_eq!(status.code(), Some(0), "{}", self.process.stderr());
-        assert!(!self.pids.iter().any(|pid| is_running(*pid)), "no node outlives it");
+        assert!(
+            !self.pids.iter().any(|pid| is_running(*pid)),
+            "no node outlives it"
+        );
     }
 }
 
 impl Drop for Dev {
     fn drop(&mut self) {
-        // It ends its nodes; killed with SIGKILL it could not.
+        // It ends its nodes; killed with SIGKILL it could not. No panic here: the test may be in one.
         self.process.signal(Signal::TERM);
-        self.process.wait();
+        let deadline = Instant::now() + PATIENCE;
+        while self.process.ended().is_none() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 }
 
@@ -89,12 +106,19 @@ fn dev_says_what_to_type_next() {
     };
     let said = eventually("dev is ready", || {
         let said = dev.process.stdout();
-        if said.contains("Ctrl-C") { Ok(said) } else { Err(said) }
+        if said.contains("Ctrl-C") {
+            Ok(said)
+        } else {
+            Err(said)
+        }
     });
     assert!(said.contains("3 nodes, 450 virtual nodes"), "{said}");
     let next = format!("dynakv --server 127.0.0.1:{port} put greeting hello");
     assert!(said.contains(&next), "{said}");
-    assert!(root.path().join("dynakv-data/dev/node-1").is_dir(), "the default directory");
+    assert!(
+        root.path().join("dynakv-data/dev/node-1").is_dir(),
+        "the default directory"
+    );
     dev.ends_at(Signal::INT);
 }
 
@@ -108,6 +132,9 @@ fn dev_names_the_port_in_use() {
     let directory = root.path().join("data");
     let directory = directory.to_str().unwrap();
     let finished = dynakv(["dev", "--base-port", &base_port, "--data-dir", directory]);
-    finished.exits(1).says(&format!("port {} is in use", port + 1)).says("next: dynakv dev");
+    finished
+        .exits(1)
+        .says(&format!("port {} is in use", port + 1))
+        .says("next: dynakv dev");
     assert!(!Path::new(directory).exists());
 }

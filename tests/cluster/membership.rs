@@ -39,12 +39,25 @@ fn five_nodes_join_before_data() {
     for node in cluster.nodes() {
         assert_eq!(node.run(&["get", "key"]).exits(0).text(), "value");
     }
-    let copies: u64 = cluster.nodes().iter().map(|node| node.stat("/total_keys").unwrap()).sum();
-    assert!((2..=3).contains(&copies), "n = 3 copies, w = 2 of them for sure: {copies}");
+    let copies: u64 = cluster
+        .nodes()
+        .iter()
+        .map(|node| node.stat("/total_keys").unwrap())
+        .sum();
+    assert!(
+        (2..=3).contains(&copies),
+        "n = 3 copies, w = 2 of them for sure: {copies}"
+    );
     let owns: Vec<f64> = {
-        let status = cluster[0].run(&["status", "--output", "json"]).exits(0).json();
+        let status = cluster[0]
+            .run(&["status", "--output", "json"])
+            .exits(0)
+            .json();
         let members = status["members"].as_array().cloned().unwrap_or_default();
-        members.iter().filter_map(|member| member["owns_percent"].as_f64()).collect()
+        members
+            .iter()
+            .filter_map(|member| member["owns_percent"].as_f64())
+            .collect()
     };
     assert_eq!(owns.len(), 5);
     assert!((owns.iter().sum::<f64>() - 100.0).abs() < 0.1, "{owns:?}");
@@ -108,7 +121,10 @@ fn a_busy_port_is_named() {
     let root = TempDir::new().unwrap();
     let port = free_port();
     let _holder = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
-    assert_refused(Node::at_port(root.path(), "node-1", port), &[&port.to_string()]);
+    assert_refused(
+        Node::at_port(root.path(), "node-1", port),
+        &[&port.to_string()],
+    );
 }
 
 /// A node that comes back under its old address rejoins from its directory, without a seed.

@@ -23,7 +23,9 @@ fn metrics_agree_with_stats() {
     let cluster = Cluster::start(3);
     for number in 0..20 {
         let key = format!("key-{number}");
-        cluster[number % 3].run(&["put", &key, "value", "-w", "3"]).exits(0);
+        cluster[number % 3]
+            .run(&["put", &key, "value", "-w", "3"])
+            .exits(0);
     }
     cluster[0].run(&["get", "key-1"]).exits(0);
     for node in cluster.nodes() {
@@ -53,7 +55,10 @@ fn metrics_agree_with_stats() {
         let text = node.page("/metrics").unwrap().body;
         let node_label = format!("node=\"{}\"", node.id);
         assert!(text.contains(&node_label), "every metric names its node");
-        assert!(text.contains("dynakv_members{") && text.contains("state=\"alive\""), "{text}");
+        assert!(
+            text.contains("dynakv_members{") && text.contains("state=\"alive\""),
+            "{text}"
+        );
         assert!(!text.contains("key-1"), "no label holds a key");
         assert!(!text.contains("quantile="), "histograms, no summaries");
     }
@@ -68,7 +73,10 @@ fn puts_acknowledged(node: &Node) -> f64 {
             && line.contains("op=\"put\"")
             && line.contains("result=\"ok\"")
     };
-    let line = text.lines().find(is_it).expect("it is there from the first scrape on");
+    let line = text
+        .lines()
+        .find(is_it)
+        .expect("it is there from the first scrape on");
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
@@ -79,12 +87,18 @@ fn promtool_accepts_the_metrics() {
     cluster[0].run(&["put", "key", "value"]).exits(0);
     cluster[0].run(&["get", "key"]).exits(0);
     let text = cluster[0].page("/metrics").unwrap().body;
-    for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+    for line in text
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+    {
         let value = line.rsplit(' ').next().unwrap();
         assert!(value.parse::<f64>().is_ok(), "no sample: {line:?}");
     }
     let mut command = Command::new("promtool");
-    command.args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut promtool = match command.stdout(Stdio::piped()).spawn() {
         Ok(promtool) => promtool,
         Err(error) => {
@@ -110,7 +124,9 @@ fn a_node_without_an_answering_seed_waits() {
     let silent = TcpListener::bind(("127.0.0.1", seed.port)).unwrap();
     let mut node = Node::new(root.path(), "node").with(&["--seed", &seed.address()]);
     node.start();
-    let health_page = eventually("the HTTP port answers", || http_get(node.port + 1000, "/health"));
+    let health_page = eventually("the HTTP port answers", || {
+        http_get(node.port + 1000, "/health")
+    });
     assert_eq!(health_page.status, 200);
     std::thread::sleep(std::time::Duration::from_secs(3));
     let page = node.page("/ready").unwrap();
@@ -128,9 +144,11 @@ fn a_node_without_an_answering_seed_waits() {
     node.wait_ready();
     assert_eq!(node.page("/ready").unwrap().status, 200);
     for member in [&seed, &node] {
-        eventually("both are in one ring", || match member.stat("/ring/total_nodes")? {
-            2 => Ok(()),
-            other => Err(format!("{other} members")),
+        eventually("both are in one ring", || {
+            match member.stat("/ring/total_nodes")? {
+                2 => Ok(()),
+                other => Err(format!("{other} members")),
+            }
         });
     }
 }

@@ -27,9 +27,16 @@ fn three_nodes_serve_as_documented() {
 
     let mut random = fastrand::Rng::with_seed(1);
     let large: Vec<u8> = (0..VALUE_BYTES_MAX).map(|_| random.u8(..)).collect();
-    second.command(&["put", "large", "-"]).input(large.clone()).run().exits(0);
+    second
+        .command(&["put", "large", "-"])
+        .input(large.clone())
+        .run()
+        .exits(0);
     let got = first.run(&["get", "large"]).exits(0);
-    assert!(got.stdout == large, "1 MiB of random bytes comes back as it was");
+    assert!(
+        got.stdout == large,
+        "1 MiB of random bytes comes back as it was"
+    );
     third.command(&["put", "empty", "-"]).run().exits(0);
     assert_eq!(first.run(&["get", "empty"]).exits(0).stdout, b"");
 
@@ -69,14 +76,24 @@ fn the_commands_show_the_cluster() {
         let ring = node.run(&["--output", "json", "ring"]).exits(0).json();
         let ids: Vec<_> = ring["members"].as_array().into_iter().flatten().collect();
         let ids: Vec<_> = ids.iter().map(|member| member["id"].as_str()).collect();
-        assert_eq!(ids, [Some("node-1"), Some("node-2"), Some("node-3")], "{ring}");
+        assert_eq!(
+            ids,
+            [Some("node-1"), Some("node-2"), Some("node-3")],
+            "{ring}"
+        );
         let table = node.run(&["--output", "table", "ring"]).exits(0);
-        assert!(table.text().contains("3 nodes, 450 virtual nodes"), "{table:?}");
+        assert!(
+            table.text().contains("3 nodes, 450 virtual nodes"),
+            "{table:?}"
+        );
 
         let status = node.run(&["--output", "json", "status"]).exits(0).json();
         assert_eq!(status["verdict"], "healthy", "{status}");
         let plain = node.run(&["status"]).exits(0);
-        assert!(plain.text().starts_with("healthy\n"), "the verdict comes first: {plain:?}");
+        assert!(
+            plain.text().starts_with("healthy\n"),
+            "the verdict comes first: {plain:?}"
+        );
         let health = node.run(&["health"]).exits(0);
         assert_eq!(health.text(), format!("ok {}\n", node.id));
     }

@@ -7,7 +7,10 @@ use crate::harness::{Cluster, Command, Process, dynakv, eventually};
 fn impossible_quorums_are_usage_errors() {
     let cluster = Cluster::start(3);
     let node = &cluster[0];
-    node.run(&["put", "key", "value", "-w", "4"]).exits(2).says("w = 4").says("3 owners");
+    node.run(&["put", "key", "value", "-w", "4"])
+        .exits(2)
+        .says("w = 4")
+        .says("3 owners");
     node.run(&["put", "key", "value", "-w", "0"]).exits(2);
     node.run(&["get", "key", "-r", "4"]).exits(2).says("r = 4");
     node.run(&["delete", "key", "-w", "4"]).exits(2);
@@ -28,12 +31,23 @@ fn impossible_settings_are_usage_errors() {
         &["serve", "--id", "a b"],
         &["serve", "--id", "a", "-n", "3", "-w", "4"],
         &["serve", "--id", "a", "--seed", "nowhere"],
-        &["serve", "--id", "a", "--port", "8080", "--http-port", "8080"],
+        &[
+            "serve",
+            "--id",
+            "a",
+            "--port",
+            "8080",
+            "--http-port",
+            "8080",
+        ],
         &["serve", "--id", "a", "--durability", "never"],
         &["dev", "--base-port", "64999"],
     ];
     for arguments in cases {
-        let finished = Command::new(arguments).current_dir(root.path()).run().exits(2);
+        let finished = Command::new(arguments)
+            .current_dir(root.path())
+            .run()
+            .exits(2);
         assert!(finished.stdout.is_empty(), "{finished:?}");
         assert!(!finished.stderr.is_empty(), "{finished:?}");
     }
@@ -48,9 +62,18 @@ fn impossible_settings_are_usage_errors() {
 fn no_server_is_an_error() {
     let port = crate::harness::free_port();
     let server = format!("127.0.0.1:{port}");
-    for command in [&["get", "k"][..], &["put", "k", "v"], &["stats"], &["health"], &["ring"]] {
+    for command in [
+        &["get", "k"][..],
+        &["put", "k", "v"],
+        &["stats"],
+        &["health"],
+        &["ring"],
+    ] {
         let arguments = [&["--server", &*server], command].concat();
-        dynakv(arguments).exits(1).says("cannot reach").says("next: dynakv dev");
+        dynakv(arguments)
+            .exits(1)
+            .says("cannot reach")
+            .says("next: dynakv dev");
     }
 }
 
@@ -73,11 +96,18 @@ fn free_ports_are_announced() {
     let port = announced["port"].as_u64().unwrap();
     let http_port = announced["http_port"].as_u64().unwrap();
     assert!(port > 0 && http_port > 0 && port != http_port, "{line}");
-    assert!(line.starts_with(r#"{"event":"listening","port":"#), "{line}");
+    assert!(
+        line.starts_with(r#"{"event":"listening","port":"#),
+        "{line}"
+    );
     let server = format!("127.0.0.1:{port}");
     eventually("the node is ready", || {
         let health = dynakv(["--server", &server, "health"]);
-        if health.code == Some(0) { Ok(()) } else { Err(format!("{health:?}")) }
+        if health.code == Some(0) {
+            Ok(())
+        } else {
+            Err(format!("{health:?}"))
+        }
     });
     let page = crate::harness::http_get(http_port as u16, "/ready").unwrap();
     assert_eq!(page.status, 200, "{page:?}");

@@ -63,13 +63,6 @@ impl Cluster {
         &self.nodes
     }
 
-    /// kill -9 to all, one right after the other.
-    pub(crate) fn kill_all(&mut self) {
-        for node in &mut self.nodes {
-            node.kill();
-        }
-    }
-
     /// Starts all again and waits until they are whole.
     #[track_caller]
     pub(crate) fn restart_all(&mut self) {
@@ -90,7 +83,11 @@ impl Cluster {
                 let stats = node.stats()?;
                 let whole = stats["ring"]["total_nodes"] == count
                     && stats["gossip"]["alive_nodes"] == count;
-                if whole { Ok(()) } else { Err(stats.to_string()) }
+                if whole {
+                    Ok(())
+                } else {
+                    Err(stats.to_string())
+                }
             });
         }
     }

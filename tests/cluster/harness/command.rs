@@ -148,7 +148,10 @@ impl Finished {
 
 impl fmt::Debug for Finished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let stdout: String = String::from_utf8_lossy(&self.stdout).chars().take(2000).collect();
+        let stdout: String = String::from_utf8_lossy(&self.stdout)
+            .chars()
+            .take(2000)
+            .collect();
         write!(
             f,
             "{}\n  exit code: {:?}\n  standard output: {stdout:?}\n  standard error: {}",

@@ -17,19 +17,26 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Runs a future on a runtime of its own.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     runtime.expect("tests need an event queue").block_on(future)
 }
 
 /// A client of these nodes, which routes by the ring.
 pub(crate) async fn client(seeds: &[String]) -> Client {
-    let builder = Client::builder().seeds(seeds.iter().cloned()).timeout(TIMEOUT);
+    let builder = Client::builder()
+        .seeds(seeds.iter().cloned())
+        .timeout(TIMEOUT);
     builder.build().await.expect("some seed answers")
 }
 
 /// A client that talks to this one node whatever happens, so it has nobody else to try.
 pub(crate) async fn client_of_one(node: &Node) -> Client {
-    let builder = Client::builder().seeds([node.address()]).timeout(TIMEOUT).ring_routing(false);
+    let builder = Client::builder()
+        .seeds([node.address()])
+        .timeout(TIMEOUT)
+        .ring_routing(false);
     builder.build().await.expect("the node answers")
 }
 
@@ -42,7 +49,11 @@ pub(crate) async fn write_all(
         let written = client.put(&key, value).await;
         written.err().map(|error| (key, error))
     };
-    for_each(client, data, each).await.into_iter().flatten().collect()
+    for_each(client, data, each)
+        .await
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Reads these keys with `r` owners each: a value, several, or none.
@@ -58,7 +69,8 @@ pub(crate) async fn read_all(
         match client.get(&key).r(r).await {
             Ok(fetched) => {
                 let texts = fetched.siblings.iter();
-                let texts = texts.map(|sibling| String::from_utf8_lossy(&sibling.value).into_owned());
+                let texts =
+                    texts.map(|sibling| String::from_utf8_lossy(&sibling.value).into_owned());
                 (key, texts.collect::<Vec<_>>())
             }
             Err(error) => panic!("{key}: {error}"),

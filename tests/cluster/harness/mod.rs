@@ -12,7 +12,7 @@ mod wait;
 pub(crate) use cluster::{Cluster, QUICK};
 pub(crate) use command::{Command, Finished, dynakv};
 pub(crate) use data::{block_on, client, client_of_one, read_all, write_all};
-pub(crate) use http::{Page, http_get};
+pub(crate) use http::http_get;
 pub(crate) use node::Node;
 pub(crate) use ports::{free_port, free_ports};
 pub(crate) use process::{Process, is_running};

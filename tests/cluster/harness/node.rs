@@ -46,13 +46,16 @@ impl Node {
 
     /// With more arguments.
     pub(crate) fn with(mut self, arguments: &[&str]) -> Self {
-        self.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self.arguments
+            .extend(arguments.iter().map(|argument| (*argument).to_owned()));
         self
     }
 
     /// With more settings.
     pub(crate) fn with_settings(mut self, settings: &[(&str, &str)]) -> Self {
-        let owned = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let owned = settings
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         self.environment.extend(owned);
         self
     }
@@ -70,7 +73,10 @@ impl Node {
     /// Starts its process.
     #[track_caller]
     pub(crate) fn start(&mut self) {
-        let running = self.process.as_mut().is_some_and(|process| process.ended().is_none());
+        let running = self
+            .process
+            .as_mut()
+            .is_some_and(|process| process.ended().is_none());
         assert!(!running, "{} runs already", self.id);
         let process = Process::start(&self.id, &self.root, &self.arguments, &self.environment);
         self.process = Some(process.expect("the binary was just built"));
@@ -107,7 +113,9 @@ impl Node {
 
     /// Whether its process runs.
     pub(crate) fn runs(&mut self) -> bool {
-        self.process.as_mut().is_some_and(|process| process.ended().is_none())
+        self.process
+            .as_mut()
+            .is_some_and(|process| process.ended().is_none())
     }
 
     /// Runs a command with this node as the only server.

@@ -1,0 +1,44 @@
+//! Power cuts that lose what was not synced, at one machine and then at all, under load.
+
+use std::time::Duration;
+
+use crate::chaos::{self, FAULTS_FROM, FAULTS_UNTIL, MACHINES};
+use crate::machine::Flaw;
+use crate::plan::{Fault, Plan};
+use crate::seeds::for_each_seed;
+
+#[test]
+fn power_cuts_lose_no_acknowledged_write() {
+    let undone = std::cell::Cell::new(0);
+    for_each_seed(5, "power_cuts_lose_no_acknowledged_write", |seed| {
+        let verdict = chaos::run_with(seed, Flaw::None, cuts);
+        undone.set(undone.get() + verdict.undone);
+        verdict.into_result()
+    });
+    // Or the disks would have been in no danger.
+    assert!(undone.get() > 0, "no power cut has undone anything");
+}
+
+/// Each machine goes dark once, at its own moment, and then all of them at one moment.
+fn cuts(random: &mut fastrand::Rng) -> Plan {
+    let mut plan = Plan::default();
+    let window = (FAULTS_UNTIL - FAULTS_FROM) / (MACHINES as u32 + 1);
+    let mut moment = |number: usize| {
+        let offset = Duration::from_millis(random.u64(..window.as_millis() as u64 / 2));
+        FAULTS_FROM + window * number as u32 + offset
+    };
+    let kept_percent = 0;
+    for node in 0..MACHINES {
+        let at = moment(node);
+        plan.add(at, Fault::PowerCut { node, kept_percent });
+        plan.add(at + window / 3, Fault::Start { node });
+    }
+    let at = moment(MACHINES);
+    for node in 0..MACHINES {
+        plan.add(at, Fault::PowerCut { node, kept_percent });
+    }
+    for node in 0..MACHINES {
+        plan.add(at + window / 3, Fault::Start { node });
+    }
+    plan
+}

@@ -1,0 +1,290 @@
+//! What clients sent and saw, by their own books, and what must hold of it.
+//!
+//! A write that is not there any more is excused only if a write that is there replaced it, itself or
+//! through others: each link of that chain is the context that a client got from a read whose values it
+//! was shown. The store's own clocks are no evidence: the clock of a node that has forgotten something
+//! covers just what it has forgotten.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynakv_protocol::client::Fetched;
+use dynakv_protocol::ids::WriteId;
+
+use crate::client::Failure;
+
+/// Ids of writes.
+pub(crate) type Writes = BTreeSet<WriteId>;
+
+/// What a write replaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Replaces {
+    /// What its client had read.
+    Read(Writes),
+    /// Whatever its coordinator has: of that the client knows nothing, except that it was begun
+    /// before the blind write ended.
+    WhatIsThere,
+}
+
+/// How a write ended, as far as its client knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It must be there from now on.
+    Acknowledged,
+    /// It may be there, now or later.
+    Unknown,
+    /// It was promised that nothing happened.
+    NotApplied,
+}
+
+#[derive(Debug, Clone)]
+struct WriteRecord {
+    key: String,
+    is_delete: bool,
+    replaces: Replaces,
+    began: Duration,
+    /// When it was known how it ended; nothing for a write that may still happen.
+    ended: Option<Duration>,
+    outcome: Outcome,
+    /// Whether an attempt before the present one may have happened.
+    is_in_doubt: bool,
+    /// A retry may bring back what somebody has replaced meanwhile.
+    is_retried: bool,
+}
+
+impl WriteRecord {
+    /// Whether it may have been there before a moment.
+    fn may_exist_before(&self, moment: Duration) -> bool {
+        self.outcome != Outcome::NotApplied && self.began < moment
+    }
+}
+
+/// Which invariant broke, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Violation {
+    pub(crate) invariant: &'static str,
+    pub(crate) what: String,
+}
+
+/// All that the clients of a run know.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    writes: BTreeMap<WriteId, WriteRecord>,
+    by_key: BTreeMap<String, Vec<WriteId>>,
+    violations: Vec<Violation>,
+    reads: usize,
+    acknowledged: usize,
+}
+
+/// The bytes that stand for a write.
+pub(crate) fn value_of(id: WriteId) -> Bytes {
+    Bytes::from(format!("value-of-{:032x}", id.0))
+}
+
+fn write_of(value: &[u8]) -> Option<WriteId> {
+    let text = std::str::from_utf8(value).ok()?;
+    let number = u128::from_str_radix(text.strip_prefix("value-of-")?, 16);
+    number.ok().map(WriteId)
+}
+
+impl History {
+    /// A client begins a write.
+    pub(crate) fn begin(
+        &mut self,
+        id: WriteId,
+        key: &str,
+        is_delete: bool,
+        replaces: Replaces,
+        now: Duration,
+    ) {
+        let record = WriteRecord {
+            key: key.to_owned(),
+            is_delete,
+            replaces,
+            began: now,
+            ended: None,
+            outcome: Outcome::Unknown,
+            is_in_doubt: false,
+            is_retried: false,
+        };
+        assert!(self.writes.insert(id, record).is_none(), "an id used twice");
+        self.by_key.entry(key.to_owned()).or_default().push(id);
+    }
+
+    /// A client sends a write again.
+    pub(crate) fn retry(&mut self, id: WriteId) {
+        let record = self.writes.get_mut(&id).expect("a write that was begun");
+        record.is_retried = true;
+        record.is_in_doubt |= record.outcome == Outcome::Unknown;
+        record.outcome = Outcome::Unknown;
+        record.ended = None;
+    }
+
+    /// An attempt has ended.
+    pub(crate) fn end<T>(&mut self, id: WriteId, answer: &Result<T, Failure>, now: Duration) {
+        let outcome = match answer {
+            Ok(_) => Outcome::Acknowledged,
+            Err(Failure::Refused(error)) if !error.maybe_applied => Outcome::NotApplied,
+            Err(Failure::NotSent(_)) => Outcome::NotApplied,
+            Err(Failure::Refused(_) | Failure::Broken | Failure::Silent) => Outcome::Unknown,
+        };
+        self.expect_an_end(answer, now);
+        let record = self.writes.get_mut(&id).expect("a write that was begun");
+        // After an attempt that may have happened, a refusal says nothing of that attempt.
+        record.outcome = match outcome {
+            Outcome::NotApplied if record.is_in_doubt => Outcome::Unknown,
+            outcome => outcome,
+        };
+        record.ended = (record.outcome != Outcome::Unknown).then_some(now);
+        self.acknowledged += usize::from(outcome == Outcome::Acknowledged);
+    }
+
+    /// Every request ends by its deadline.
+    pub(crate) fn expect_an_end<T>(&mut self, answer: &Result<T, Failure>, now: Duration) {
+        if matches!(answer, Err(Failure::Silent)) {
+            let at = now.as_secs_f64();
+            self.violate("bounded", format!("a request had no end by {at:.3}"));
+        }
+    }
+
+    /// A read of R owners came back; gives the writes that it showed.
+    pub(crate) fn on_read(
+        &mut self,
+        key: &str,
+        fetched: &Fetched,
+        began: Duration,
+        now: Duration,
+    ) -> Writes {
+        self.reads += 1;
+        let shown = self.shown(key, fetched);
+        self.expect_nothing_lost(key, &shown, began, now);
+        shown
+    }
+
+    /// **no_phantom**: a read shows only what was sent for its key, and nothing of which a client was
+    /// promised that it did not happen.
+    fn shown(&mut self, key: &str, fetched: &Fetched) -> Writes {
+        let (mut shown, mut phantoms) = (Writes::new(), Vec::new());
+        for sibling in &fetched.siblings {
+            let id = write_of(&sibling.value);
+            let record = id.and_then(|id| self.writes.get(&id));
+            match (id, record) {
+                (Some(id), Some(record)) if record.key == key => {
+                    if record.outcome == Outcome::NotApplied {
+                        let what = format!("{key} shows {id:x?}, which was never applied");
+                        phantoms.push(what);
+                    }
+                    shown.insert(id);
+                }
+                _ => {
+                    phantoms.push(format!(
+                        "{key} shows {:?}, which nobody sent",
+                        sibling.value
+                    ));
+                }
+            }
+        }
+        for what in phantoms {
+            self.violate("no_phantom", what);
+        }
+        shown
+    }
+
+    /// **no_lost_write** and **fresh_read**: every write of the key that was acknowledged before the
+    /// read began is shown or excused.
+    fn expect_nothing_lost(
+        &mut self,
+        key: &str,
+        shown: &Writes,
+        read_began: Duration,
+        read_ended: Duration,
+    ) {
+        let excused = self.excused(key, shown, read_ended);
+        let ids = self.by_key.get(key).cloned().unwrap_or_default();
+        for id in ids {
+            let record = &self.writes[&id];
+            let is_due = record.outcome == Outcome::Acknowledged
+                && record.ended.is_some_and(|ended| ended < read_began);
+            // A delete shows nothing; what it deleted is checked by `expect_no_resurrection`.
+            if is_due && !record.is_delete && !shown.contains(&id) && !excused.contains(&id) {
+                let what = format!(
+                    "{key}: {id:x?}, begun at {:.3}, was acknowledged and is gone at {:.3}; shown: {shown:x?}",
+                    record.began.as_secs_f64(),
+                    read_ended.as_secs_f64(),
+                );
+                self.violate("no_lost_write", what);
+            }
+        }
+    }
+
+    /// What the shown writes replaced, themselves or through others. Deletes can't be seen, so each
+    /// that may have happened counts as if it were shown.
+    fn excused(&self, key: &str, shown: &Writes, until: Duration) -> Writes {
+        let of_key = self.by_key.get(key).into_iter().flatten();
+        let deletes = of_key.clone().filter(|id| {
+            let record = &self.writes[*id];
+            record.is_delete && record.may_exist_before(until)
+        });
+        let mut waiting: Vec<_> = shown.iter().chain(deletes).copied().collect();
+        let mut excused = Writes::new();
+        while let Some(id) = waiting.pop() {
+            let record = &self.writes[&id];
+            let replaced: Vec<_> = match &record.replaces {
+                Replaces::Read(read) => read.iter().copied().collect(),
+                Replaces::WhatIsThere => {
+                    let ended = record.ended.unwrap_or(Duration::MAX);
+                    let before = |other: &&WriteId| self.writes[*other].may_exist_before(ended);
+                    of_key.clone().filter(before).copied().collect()
+                }
+            };
+            waiting.extend(replaced.into_iter().filter(|&id| excused.insert(id)));
+        }
+        excused
+    }
+
+    /// **no_resurrection**: once all is healed, nothing is shown that an acknowledged write had read
+    /// and replaced.
+    pub(crate) fn expect_no_resurrection(&mut self, key: &str, shown: &Writes) {
+        for id in self.by_key.get(key).cloned().unwrap_or_default() {
+            let record = &self.writes[&id];
+            let Replaces::Read(read) = &record.replaces else {
+                continue;
+            };
+            if record.outcome != Outcome::Acknowledged {
+                continue;
+            }
+            let retried = |id: &&WriteId| self.writes[*id].is_retried;
+            let back: Writes = read.intersection(shown).copied().collect();
+            if let Some(back) = back.iter().find(|id| !retried(id)) {
+                let what = format!("{key}: {back:x?} was replaced by {id:x?} and is back");
+                self.violate("no_resurrection", what);
+            }
+        }
+    }
+
+    /// Takes note of a broken invariant.
+    pub(crate) fn violate(&mut self, invariant: &'static str, what: String) {
+        self.violations.push(Violation { invariant, what });
+    }
+
+    /// What broke.
+    pub(crate) fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    /// Keys that were written to.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        self.by_key.keys().cloned().collect()
+    }
+
+    /// How many writes were acknowledged.
+    pub(crate) fn acknowledged(&self) -> usize {
+        self.acknowledged
+    }
+
+    /// How many reads were held against this history.
+    pub(crate) fn reads(&self) -> usize {
+        self.reads
+    }
+}

@@ -1,0 +1,172 @@
+//! A client that reads, writes, deletes and retries at random.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynakv_protocol::ids::WriteId;
+use tokio::time::sleep;
+
+use crate::client::{Client, Failure, get, write};
+use crate::clock;
+use crate::history::{History, Replaces, Writes, value_of};
+
+/// How long a request may take.
+const TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// The pause between two requests, in milliseconds.
+const PAUSE_MS: std::ops::Range<u64> = 1..80;
+
+/// Keys that are only written with contexts: of these the history knows exactly what replaced what.
+const CAUSAL_KEYS: usize = 5;
+
+/// Keys that are also written blindly.
+const MIXED_KEYS: usize = 2;
+
+/// What a client remembers of its last read of a key.
+#[derive(Debug, Clone)]
+struct Seen {
+    context: Bytes,
+    writes: Writes,
+}
+
+/// A client's work.
+pub(crate) struct Workload {
+    client: Client,
+    random: fastrand::Rng,
+    history: Rc<RefCell<History>>,
+    until: Duration,
+    seen: BTreeMap<String, Seen>,
+}
+
+impl Workload {
+    pub(crate) fn new(
+        client: Client,
+        random: fastrand::Rng,
+        history: Rc<RefCell<History>>,
+        until: Duration,
+    ) -> Self {
+        Self {
+            client,
+            random,
+            history,
+            until,
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// Works until it is time to end.
+    pub(crate) async fn run(mut self) -> turmoil::Result {
+        self.client.wait_for_cluster().await;
+        while clock::now() < self.until {
+            sleep(Duration::from_millis(self.random.u64(PAUSE_MS))).await;
+            self.one().await;
+        }
+        Ok(())
+    }
+
+    async fn one(&mut self) {
+        let number = self.random.usize(..CAUSAL_KEYS + MIXED_KEYS);
+        if number < CAUSAL_KEYS {
+            let key = format!("causal-{number}");
+            match self.random.u8(..100) {
+                0..25 => self.read(&key).await,
+                25..60 => self.update(&key, false).await,
+                60..68 => self.update(&key, true).await,
+                // With the context of an earlier read: a write that is concurrent to others.
+                _ => self.write_as_seen(&key, false).await,
+            }
+        } else {
+            let key = format!("mixed-{number}");
+            match self.random.u8(..100) {
+                0..30 => self.read(&key).await,
+                30..50 => self.update(&key, false).await,
+                _ => self.write(&key, false, None).await,
+            }
+        }
+    }
+
+    async fn read(&mut self, key: &str) {
+        let began = clock::now();
+        let node = self.node();
+        let answer = self.client.get(node, get(key, TIMEOUT)).await;
+        let now = clock::now();
+        let mut history = self.history.borrow_mut();
+        history.expect_an_end(&answer, now);
+        let line = match answer {
+            Ok(fetched) => {
+                let writes = history.on_read(key, &fetched, began, now);
+                let line = format!("get {key} at {}: {writes:x?}", node + 1);
+                let context = fetched.context;
+                let seen = Seen { context, writes };
+                self.seen.insert(key.to_owned(), seen);
+                line
+            }
+            Err(failure) => {
+                self.seen.remove(key);
+                format!("get {key} at {}: {failure}", node + 1)
+            }
+        };
+        self.client.line(&line);
+    }
+
+    async fn update(&mut self, key: &str, is_delete: bool) {
+        self.read(key).await;
+        self.write_as_seen(key, is_delete).await;
+    }
+
+    async fn write_as_seen(&mut self, key: &str, is_delete: bool) {
+        if let Some(seen) = self.seen.get(key).cloned() {
+            self.write(key, is_delete, Some(seen)).await;
+        }
+    }
+
+    async fn write(&mut self, key: &str, is_delete: bool, seen: Option<Seen>) {
+        let id = WriteId(self.random.u128(..));
+        let value = (!is_delete).then(|| value_of(id));
+        let mut request = write(key, id, value, TIMEOUT);
+        let replaces = match seen {
+            Some(seen) => {
+                request.context = Some(seen.context);
+                Replaces::Read(seen.writes)
+            }
+            None => Replaces::WhatIsThere,
+        };
+        let line = format!("write {id:x?} to {key}, replaces {replaces:x?}");
+        self.client.line(&line);
+        let now = clock::now();
+        self.history
+            .borrow_mut()
+            .begin(id, key, is_delete, replaces, now);
+        loop {
+            let node = self.node();
+            let answer = self.client.write(node, request.clone()).await;
+            let now = clock::now();
+            self.history.borrow_mut().end(id, &answer, now);
+            let outcome = match &answer {
+                Ok(_) => "acknowledged".to_owned(),
+                Err(failure) => failure.to_string(),
+            };
+            let line = format!("write {id:x?} at {}: {outcome}", node + 1);
+            self.client.line(&line);
+            if !worth_a_retry(&answer) || self.random.bool() {
+                return;
+            }
+            self.history.borrow_mut().retry(id);
+        }
+    }
+
+    fn node(&mut self) -> usize {
+        self.random.usize(..self.client.machines())
+    }
+}
+
+fn worth_a_retry<T>(answer: &Result<T, Failure>) -> bool {
+    match answer {
+        Ok(_) => false,
+        Err(Failure::Refused(error)) => error.retryable,
+        Err(Failure::NotSent(_) | Failure::Broken | Failure::Silent) => true,
+    }
+}

@@ -1,0 +1,241 @@
+//! A cluster of simulated machines, and a hand that does things to it.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Once;
+use std::time::Duration;
+
+use turmoil::Sim;
+
+use crate::client::Client;
+use crate::clock;
+use crate::machine::{Flaw, Machine, machine_name};
+use crate::plan::{Fault, Plan};
+use crate::trace::Trace;
+
+/// How fine simulated time is. Machines run one after the other, this long each.
+const TICK: Duration = Duration::from_millis(1);
+
+/// The shortest and the longest delay of a message on a healthy link.
+const LATENCY_MIN: Duration = Duration::from_millis(1);
+const LATENCY_MAX: Duration = Duration::from_millis(10);
+
+/// The longest delay of a message on a slow link.
+const LATENCY_SLOW_MAX: Duration = Duration::from_millis(400);
+
+/// No simulation lasts longer than this, in simulated time.
+const DURATION_MAX: Duration = Duration::from_secs(300);
+
+thread_local! {
+    static PANICS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// A cluster, its network and its clock.
+pub(crate) struct World {
+    sim: Sim<'static>,
+    pub(crate) machines: Vec<Rc<Machine>>,
+    pub(crate) trace: Trace,
+    random: fastrand::Rng,
+    clients: Vec<String>,
+    /// What is wrong between two machines, the smaller number first.
+    faults: BTreeMap<(usize, usize), Fault>,
+    undone: usize,
+    panics_before: usize,
+}
+
+impl World {
+    /// Machines that are about to be switched on. All randomness of the run comes from the seed.
+    pub(crate) fn new(seed: u64, machines: usize, flaw: Flaw) -> Self {
+        watch_panics();
+        let mut random = fastrand::Rng::with_seed(seed);
+        let trace = Trace::default();
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(random.u64(..))
+            .epoch(clock::epoch())
+            .tick_duration(TICK)
+            .simulation_duration(DURATION_MAX)
+            .min_message_latency(LATENCY_MIN)
+            .max_message_latency(LATENCY_MAX)
+            .tcp_capacity(4096)
+            .enable_random_order()
+            .build();
+        let machines: Vec<_> = (0..machines)
+            .map(|number| Rc::new(Machine::new(number, flaw, &mut random, trace.clone())))
+            .collect();
+        for machine in &machines {
+            let (name, machine) = (machine.name.clone(), machine.clone());
+            sim.host(name, move || {
+                let machine = machine.clone();
+                async move { machine.run().await }
+            });
+        }
+        Self {
+            sim,
+            machines,
+            trace,
+            random,
+            clients: Vec::new(),
+            faults: BTreeMap::new(),
+            undone: 0,
+            panics_before: PANICS.get(),
+        }
+    }
+
+    /// A seed for somebody else.
+    pub(crate) fn fork(&mut self) -> fastrand::Rng {
+        self.random.fork()
+    }
+
+    /// Adds a client; the run is over when all have ended.
+    pub(crate) fn add_client<F>(&mut self, name: &str, work: impl FnOnce(Client) -> F)
+    where
+        F: Future<Output = turmoil::Result> + 'static,
+    {
+        let client = Client::new(name, self.machines.clone(), self.trace.clone());
+        self.sim.client(name, work(client));
+        self.clients.push(name.to_owned());
+    }
+
+    /// Runs until all clients have ended, and does to the machines what the plan says.
+    ///
+    /// # Errors
+    /// What a node or a client failed with, or that something panicked.
+    pub(crate) fn run(&mut self, plan: &Plan) -> Result<(), String> {
+        let mut steps = plan.steps.iter().peekable();
+        loop {
+            while let Some(step) = steps.next_if(|step| step.at <= self.sim.elapsed()) {
+                self.apply(&step.fault);
+            }
+            let is_over = self.sim.step().map_err(|error| error.to_string())?;
+            self.switch_off_the_stopped();
+            // A task that panics takes no test down with it by itself.
+            if PANICS.get() != self.panics_before {
+                return Err("a task panicked; its message stands above".to_owned());
+            }
+            if is_over {
+                return Ok(());
+            }
+        }
+    }
+
+    /// How many applied mutations power cuts have undone.
+    pub(crate) fn undone(&self) -> usize {
+        self.undone
+    }
+
+    fn apply(&mut self, fault: &Fault) {
+        self.note(&fault.to_string());
+        match *fault {
+            Fault::PowerCut { node, kept_percent } => self.cut_power(node, kept_percent),
+            Fault::Stop { node } => self.machines[node].stop(),
+            Fault::Start { node } => self.start(node),
+            Fault::Partition { a, b }
+            | Fault::PartitionOneWay { from: a, to: b }
+            | Fault::Hold { a, b }
+            | Fault::Slow { a, b } => {
+                self.faults.insert((a.min(b), a.max(b)), fault.clone());
+                self.wire(a, b);
+            }
+            Fault::Heal { a, b } => {
+                self.faults.remove(&(a.min(b), a.max(b)));
+                self.wire(a, b);
+            }
+        }
+    }
+
+    /// A node that stopped in order leaves its machine dark: what was not acknowledged as durable by
+    /// then is lost.
+    fn switch_off_the_stopped(&mut self) {
+        for node in 0..self.machines.len() {
+            let machine = self.machines[node].clone();
+            if machine.is_on() && !self.sim.is_host_running(machine.name.as_str()) {
+                self.cut_power(node, 0);
+            }
+        }
+    }
+
+    /// Everything stops at once, and nobody is told.
+    fn cut_power(&mut self, node: usize, kept_percent: usize) {
+        let machine = self.machines[node].clone();
+        // The links go first. A process that dies says goodbye on its connections, in an order that
+        // depends on numbers which tokio shares among all runtimes: no run could be replayed.
+        machine.set_on(false);
+        self.wire_all(node);
+        self.sim.crash(machine.name.as_str());
+        let pending = machine.disk.pending();
+        let kept = pending * kept_percent / 100;
+        machine.cut_power(kept);
+        let undone = pending - kept;
+        self.undone += undone;
+        self.note(&format!("{}: {undone} mutations are undone", machine.name));
+    }
+
+    fn start(&mut self, node: usize) {
+        // It may have been started meanwhile, by another episode of the plan.
+        self.cut_power(node, 0);
+        let machine = &self.machines[node];
+        machine.set_on(true);
+        self.sim.bounce(machine.name.as_str());
+        self.wire_all(node);
+    }
+
+    fn wire_all(&self, node: usize) {
+        for other in 0..self.machines.len() {
+            if other != node {
+                self.wire(node, other);
+            }
+        }
+        let (name, is_on) = (machine_name(node), self.machines[node].is_on());
+        for client in &self.clients {
+            match is_on {
+                true => self.sim.repair(name.as_str(), client.as_str()),
+                false => self.sim.partition(name.as_str(), client.as_str()),
+            }
+        }
+    }
+
+    /// Makes the link between two machines what it should be now.
+    fn wire(&self, a: usize, b: usize) {
+        let name = machine_name;
+        let fault = self.faults.get(&(a.min(b), a.max(b)));
+        let latency_max = match fault {
+            Some(Fault::Slow { .. }) => LATENCY_SLOW_MAX,
+            _ => LATENCY_MAX,
+        };
+        self.sim
+            .set_link_max_message_latency(name(a), name(b), latency_max);
+        if !self.machines[a].is_on() || !self.machines[b].is_on() {
+            return self.sim.partition(name(a), name(b));
+        }
+        // What was held comes now.
+        self.sim.release(name(a), name(b));
+        match fault {
+            Some(Fault::Partition { .. }) => self.sim.partition(name(a), name(b)),
+            Some(Fault::PartitionOneWay { from, to }) => {
+                self.sim.partition_oneway(name(*from), name(*to));
+            }
+            Some(Fault::Hold { .. }) => self.sim.hold(name(a), name(b)),
+            _ => {}
+        }
+    }
+
+    fn note(&self, text: &str) {
+        self.trace.line_at(self.sim.elapsed(), "plan", text);
+    }
+}
+
+/// Counts the panics of each thread; a simulation has one to itself.
+fn watch_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.set(PANICS.get() + 1);
+            report(panic);
+        }));
+        if let Ok(filter) = std::env::var("DYNAKV_SIM_LOG") {
+            tracing_subscriber::fmt().with_env_filter(filter).init();
+        }
+    });
+}
