@@ -273,6 +273,7 @@ impl Node {
                 requests_max: config.requests_in_flight_max,
                 bytes_max: config.bytes_in_flight_max,
                 value_bytes_max: config.value_bytes_max,
+                connection_bytes_max: config.connection_bytes_max,
             },
             clock,
             metrics: metrics.clone(),

@@ -39,12 +39,11 @@ struct Process {
 impl Process {
     /// Whether this one has run after `other`, or beside it. Each start raises the directory's
     /// generation, so that the same one with another nonce is a second run on a copy of it: it has
-    /// forgotten what the first has written since.
+    /// forgotten what the first has written since. Another directory counts from 1 again; whether
+    /// that one may come in is for the ring to say.
     fn outdates(self, other: Self) -> bool {
-        let is_copy = self.directory_id == other.directory_id
-            && self.generation == other.generation
-            && self.nonce != other.nonce;
-        self.generation > other.generation || is_copy
+        let is_copy = self.generation == other.generation && self.nonce != other.nonce;
+        self.directory_id == other.directory_id && (self.generation > other.generation || is_copy)
     }
 }
 

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use dynakv_protocol::ErrorReply;
 use dynakv_protocol::frame::{BatchWriter, Header, put_frame};
 use dynakv_protocol::message::Response;
+use dynakv_protocol::{ErrorCode, ErrorReply};
 use rustc_hash::FxHashMap;
 
 use super::events::ConnectionId;
@@ -22,15 +22,31 @@ struct Connection {
     is_dirty: bool,
 }
 
+/// A connection for which this many times the settings' bound waits gets refusals in place of answers.
+///
+/// At the bound itself no more requests are read; what was read by then may still be answered, unless
+/// the answers are far larger than the requests.
+const REFUSED_FACTOR: usize = 4;
+
 /// All connections that came in.
-#[derive(Default)]
 pub struct Connections {
+    /// How many bytes may wait for one connection before answers turn into refusals.
+    waiting_bytes_max: usize,
     by_id: FxHashMap<ConnectionId, Connection>,
     /// Those with staged answers.
     dirty: Vec<ConnectionId>,
 }
 
 impl Connections {
+    /// No connections yet; `waiting_bytes_max` is the settings' bound for one of them.
+    pub fn new(waiting_bytes_max: usize) -> Self {
+        Self {
+            waiting_bytes_max: waiting_bytes_max.saturating_mul(REFUSED_FACTOR),
+            by_id: FxHashMap::default(),
+            dirty: Vec::new(),
+        }
+    }
+
     /// Takes a connection in.
     pub fn open(&mut self, id: ConnectionId, outbox: Arc<Outbox>, is_peer: bool) {
         let connection = Connection {
@@ -60,8 +76,11 @@ impl Connections {
             .is_some_and(|connection| connection.is_peer)
     }
 
-    /// Stages an answer.
+    /// Stages an answer, or a refusal when its receiver does not read.
     pub fn respond(&mut self, id: ConnectionId, request_id: u64, response: &Response) {
+        if self.is_clogged(id) && !matches!(response, Response::Error(_)) {
+            return self.refuse(id, request_id, clogged());
+        }
         let header = Header::new(response.kind(), request_id);
         self.stage(id, header, |out| response.encode(out));
     }
@@ -73,9 +92,20 @@ impl Connections {
 
     /// Stages an answer that another node has encoded.
     pub fn pass_on(&mut self, id: ConnectionId, request_id: u64, kind: u8, body: &Bytes) {
+        if self.is_clogged(id) {
+            return self.refuse(id, request_id, clogged());
+        }
         self.stage(id, Header::new(kind, request_id), |out| {
             out.extend_from_slice(body);
         });
+    }
+
+    /// Whether more answers wait for it than it may leave unread.
+    fn is_clogged(&self, id: ConnectionId) -> bool {
+        self.by_id.get(&id).is_some_and(|connection| {
+            let waiting = connection.outbox.bytes_waiting() + connection.staged.len();
+            waiting > self.waiting_bytes_max
+        })
     }
 
     fn stage(&mut self, id: ConnectionId, header: Header, body: impl FnOnce(&mut BytesMut)) {
@@ -104,4 +134,12 @@ impl Connections {
             }
         }
     }
+}
+
+fn clogged() -> ErrorReply {
+    let message = "the answers to earlier requests of this connection wait to be read; read them, and \
+                   ask for less at once. If it was a write, it may have been applied";
+    ErrorReply::new(ErrorCode::Overloaded, message)
+        .maybe_applied(true)
+        .retryable()
 }

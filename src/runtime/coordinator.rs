@@ -59,6 +59,8 @@ pub struct Bounds {
     pub bytes_max: usize,
     /// The largest value, in bytes.
     pub value_bytes_max: usize,
+    /// The most bytes of answers that may wait for one connection.
+    pub connection_bytes_max: usize,
 }
 
 /// What the coordinator is given.
@@ -139,7 +141,7 @@ pub async fn run(parts: Parts) -> End {
     } = parts;
     let mut coordinator = Coordinator {
         links,
-        connections: Connections::default(),
+        connections: Connections::new(bounds.connection_bytes_max),
         operations: Operations::default(),
         parking: Parking::default(),
         store,

@@ -27,6 +27,9 @@ const JOBS_PER_SYNC_MAX: usize = 8192;
 /// The most bytes of values that share one sync.
 const BYTES_PER_SYNC_MAX: usize = 16 * 1024 * 1024;
 
+/// After how many bytes the reader hands on what it has read.
+const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// Who waits for a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Token {
@@ -408,19 +411,32 @@ impl Reader {
         }
     }
 
+    /// Reads, and hands on what it has every so many bytes: a list of small requests for large values
+    /// must not be held in memory whole.
     fn read_all(&self, list: Vec<ReadJob>) {
-        let read = |ReadJob { token, key }| match self.store.get(&key) {
-            Ok(versions) => StoreEvent::Read {
-                token,
-                versions: versions.unwrap_or_default(),
-            },
-            // Damage is never served and never passes for absence.
-            Err(error) => StoreEvent::Refused {
-                token,
-                error: refusal(&error),
-            },
-        };
-        let _ = self.events.send(list.into_iter().map(read).collect());
+        let mut events = Vec::with_capacity(list.len());
+        let mut bytes = 0;
+        for ReadJob { token, key } in list {
+            events.push(match self.store.get(&key) {
+                Ok(versions) => {
+                    let versions = versions.unwrap_or_default();
+                    bytes += versions.len();
+                    StoreEvent::Read { token, versions }
+                }
+                // Damage is never served and never passes for absence.
+                Err(error) => StoreEvent::Refused {
+                    token,
+                    error: refusal(&error),
+                },
+            });
+            if bytes >= READ_BYTES_MAX {
+                bytes = 0;
+                let _ = self.events.send(std::mem::take(&mut events));
+            }
+        }
+        if !events.is_empty() {
+            let _ = self.events.send(events);
+        }
     }
 }
 

@@ -248,7 +248,7 @@ fn a_silent_connection_is_hung_up_on() {
 }
 
 /// How many answers of 1 MiB are asked for and not read.
-const ANSWERS: usize = 64;
+const ANSWERS: usize = 1024;
 
 /// How much the node may grow for them.
 const GROWTH_BYTES_MAX: u64 = 256 * 1024 * 1024;

@@ -1,14 +1,34 @@
 //! Rules left out on purpose: a checker that does not notice would prove nothing.
 
-use crate::chaos;
+use crate::chaos::{self, FAULTS_FROM, FAULTS_UNTIL, MACHINES};
 use crate::machine::Flaw;
+use crate::plan::Plan;
+use crate::seeds::for_each_seed;
+use crate::verdict::Verdict;
 
 /// Within this many seeds a flaw must be noticed.
-const SEEDS: u64 = 30;
+const SEEDS: u64 = 60;
+
+/// Both flaws show where nodes forget, come back at once, and go on.
+fn flickering(seed: u64, flaw: Flaw) -> Verdict {
+    chaos::run_with(seed, flaw, |random| {
+        Plan::flickering(MACHINES, FAULTS_FROM, FAULTS_UNTIL, random)
+    })
+}
+
+/// The same runs without the flaw: what is noticed is the flaw and not the plan.
+#[test]
+fn without_a_flaw_a_flickering_power_loses_nothing() {
+    for_each_seed(
+        5,
+        "without_a_flaw_a_flickering_power_loses_nothing",
+        |seed| flickering(seed, Flaw::None).into_result(),
+    );
+}
 
 fn expect_lost_write(flaw: Flaw) {
     for seed in 1..=SEEDS {
-        let violations = chaos::run(seed, flaw).violations;
+        let violations = flickering(seed, flaw).violations;
         let lost = violations.iter().find(|v| v.invariant == "no_lost_write");
         if let Some(violation) = lost {
             println!("{flaw:?} noticed with seed {seed}: {}", violation.what);

@@ -288,3 +288,112 @@ impl History {
         self.reads
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dynakv_protocol::ErrorReply;
+    use dynakv_protocol::causal::Dot;
+    use dynakv_protocol::client::FetchedSibling;
+    use dynakv_protocol::{Actor, ErrorCode};
+
+    use super::*;
+
+    const KEY: &str = "k";
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn ids(ids: &[u128]) -> Writes {
+        ids.iter().copied().map(WriteId).collect()
+    }
+
+    /// A history of acknowledged writes, one after the other, and what each replaces.
+    fn acknowledged(writes: &[(u128, Replaces)]) -> History {
+        let mut history = History::default();
+        for (second, (id, replaces)) in writes.iter().enumerate() {
+            let (id, second) = (WriteId(*id), second as u64);
+            history.begin(id, KEY, false, replaces.clone(), at(second));
+            history.end(id, &Ok(()), at(second) + Duration::from_millis(500));
+        }
+        history
+    }
+
+    /// What breaks when a read at the end shows these.
+    fn broken_by(mut history: History, shown: &[u128]) -> Vec<&'static str> {
+        let sibling = |id: &u128| FetchedSibling {
+            dot: Dot {
+                actor: Actor(1),
+                counter: 1,
+            },
+            timestamp_ms: 0,
+            value: value_of(WriteId(*id)),
+        };
+        let fetched = Fetched {
+            siblings: shown.iter().map(sibling).collect(),
+            context: Bytes::new(),
+            effective_r: 2,
+        };
+        let shown = history.on_read(KEY, &fetched, at(100), at(101));
+        history.expect_no_resurrection(KEY, &shown);
+        let violations = history.violations().iter();
+        violations.map(|violation| violation.invariant).collect()
+    }
+
+    #[test]
+    fn only_a_chain_of_reads_excuses() {
+        let chain = || {
+            acknowledged(&[
+                (1, Replaces::Read(ids(&[]))),
+                (2, Replaces::Read(ids(&[1]))),
+                (3, Replaces::Read(ids(&[2]))),
+                (4, Replaces::Read(ids(&[]))),
+            ])
+        };
+        assert!(broken_by(chain(), &[3, 4]).is_empty());
+        assert_eq!(broken_by(chain(), &[3]), ["no_lost_write"]);
+        // The fourth has seen none of the others.
+        assert_eq!(broken_by(chain(), &[4]), ["no_lost_write"; 3]);
+        assert_eq!(broken_by(chain(), &[1, 3, 4]), ["no_resurrection"]);
+    }
+
+    #[test]
+    fn a_blind_write_excuses_what_was_begun_before_it_ended() {
+        let blind = || {
+            acknowledged(&[
+                (1, Replaces::Read(ids(&[]))),
+                (2, Replaces::WhatIsThere),
+                (3, Replaces::Read(ids(&[]))),
+            ])
+        };
+        assert!(broken_by(blind(), &[2, 3]).is_empty());
+        assert_eq!(broken_by(blind(), &[2]), ["no_lost_write"]);
+        assert_eq!(broken_by(blind(), &[3]), ["no_lost_write"; 2]);
+    }
+
+    #[test]
+    fn what_never_happened_is_not_shown() {
+        let mut history = acknowledged(&[(1, Replaces::Read(ids(&[])))]);
+        history.begin(WriteId(2), KEY, false, Replaces::WhatIsThere, at(5));
+        let refusal = ErrorReply::new(ErrorCode::QuorumUnavailable, "nothing was written");
+        history.end::<()>(WriteId(2), &Err(Failure::Refused(refusal)), at(6));
+        assert_eq!(broken_by(history, &[1, 2]), ["no_phantom"]);
+        let unsent = acknowledged(&[(1, Replaces::Read(ids(&[])))]);
+        assert_eq!(broken_by(unsent, &[1, 77]), ["no_phantom"]);
+    }
+
+    #[test]
+    fn a_write_in_doubt_may_be_there_or_not() {
+        let in_doubt = || {
+            let mut history = acknowledged(&[(1, Replaces::Read(ids(&[])))]);
+            history.begin(WriteId(2), KEY, false, Replaces::Read(ids(&[1])), at(5));
+            history.end::<()>(WriteId(2), &Err(Failure::Broken), at(6));
+            history.retry(WriteId(2));
+            let unsent = Err(Failure::NotSent(String::new()));
+            history.end::<()>(WriteId(2), &unsent, at(7));
+            history
+        };
+        assert!(broken_by(in_doubt(), &[1]).is_empty());
+        assert!(broken_by(in_doubt(), &[2]).is_empty());
+    }
+}

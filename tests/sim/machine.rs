@@ -73,7 +73,7 @@ impl Machine {
             flaw,
             seed: random.u64(..),
             // Some disks are slower than the network, so that others acknowledge first.
-            sync_us: random.u64(500..=20_000),
+            sync_us: random.u64(500..=40_000),
             clock_ahead_ms: random.u64(..2000),
             seeds: match number {
                 0 => Vec::new(),

@@ -77,6 +77,9 @@ impl fmt::Display for Plan {
 const LASTS_MS: std::ops::Range<u64> = 200..5000;
 const PAUSE_MS: std::ops::Range<u64> = 500..6000;
 
+/// How long the power is away when it flickers.
+const FLICKER: Duration = Duration::from_millis(100);
+
 impl Plan {
     /// Faults of every kind between two moments. Each link and each machine has at most one at a
     /// time; at the end all of them are over.
@@ -101,6 +104,25 @@ impl Plan {
         }
         // Stable: what happens at one moment happens in a fixed order.
         plan.steps.sort_by_key(|step| step.at);
+        plan
+    }
+
+    /// One machine after the other loses its power for a moment, again and again, and with it all that
+    /// it had not synced.
+    pub(crate) fn flickering(
+        machines: usize,
+        from: Duration,
+        until: Duration,
+        random: &mut fastrand::Rng,
+    ) -> Self {
+        let mut plan = Self::default();
+        let mut at = from;
+        while at < until - FLICKER * 2 {
+            let (node, kept_percent) = (random.usize(..machines), 0);
+            plan.add(at, Fault::PowerCut { node, kept_percent });
+            plan.add(at + FLICKER, Fault::Start { node });
+            at += FLICKER * 2 + Duration::from_millis(random.u64(..500));
+        }
         plan
     }
 
