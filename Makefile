@@ -7,7 +7,7 @@ LOCKED := --locked $(CARGO_FLAGS)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test run lint fix deny clean
+.PHONY: help build test sim run lint fix deny clean
 
 help: ## list the targets
 	@echo "dynakv: make TARGET"
@@ -22,6 +22,12 @@ test: ## run all tests (those marked "ignore" name a target of their own)
 	$(CARGO) test --workspace $(LOCKED) --no-run
 	@echo "==> running the tests"
 	$(CARGO) test --workspace $(LOCKED)
+
+SEEDS ?= 200
+
+sim: ## simulate whole clusters: SEEDS=200 seeds, or replay SEED=17
+	$(CARGO) test $(LOCKED) --test sim --no-run
+	$(if $(SEED),DYNAKV_SIM_SEED=$(SEED),DYNAKV_SIM_SEEDS=$(SEEDS)) $(CARGO) test $(LOCKED) --test sim -- --nocapture
 
 run: ## start a cluster of three nodes on this machine; Ctrl-C ends it
 	$(CARGO) build --release --bin dynakv $(LOCKED)

@@ -244,7 +244,9 @@ impl History {
     }
 
     /// **no_resurrection**: once all is healed, nothing is shown that an acknowledged write had read
-    /// and replaced.
+    /// and replaced. A write that was sent twice may happen twice, the second time after it was
+    /// replaced: that of a client that tries again, and any blind one, which a node sends on to the next
+    /// owner when the first does not answer.
     pub(crate) fn expect_no_resurrection(&mut self, key: &str, shown: &Writes) {
         for id in self.by_key.get(key).cloned().unwrap_or_default() {
             let record = &self.writes[&id];
@@ -254,9 +256,12 @@ impl History {
             if record.outcome != Outcome::Acknowledged {
                 continue;
             }
-            let retried = |id: &&WriteId| self.writes[*id].is_retried;
-            let back: Writes = read.intersection(shown).copied().collect();
-            if let Some(back) = back.iter().find(|id| !retried(id)) {
+            let is_sent_once = |id: &&WriteId| {
+                let record = &self.writes[*id];
+                !record.is_retried && record.replaces != Replaces::WhatIsThere
+            };
+            let mut back = read.intersection(shown);
+            if let Some(back) = back.find(is_sent_once) {
                 let what = format!("{key}: {back:x?} was replaced by {id:x?} and is back");
                 self.violate("no_resurrection", what);
             }

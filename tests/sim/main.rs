@@ -6,9 +6,9 @@
 //! the microsecond (`determinism.rs` holds that up), so a failure is replayed by its seed:
 //!
 //! ```text
-//! DYNAKV_SIM_SEED=17 cargo test --test sim -- --nocapture       the seed that failed
-//! DYNAKV_SIM_SEEDS=1000 cargo test --test sim random            many seeds
-//! DYNAKV_SIM_LOG=dynakv=debug DYNAKV_SIM_SEED=17 ...             with the nodes' logs
+//! make sim SEEDS=1000             many seeds
+//! make sim SEED=17                one of them again, with everything that its clients saw
+//! DYNAKV_SIM_SEED=17 DYNAKV_SIM_LOG=dynakv=debug cargo test --test sim random -- --nocapture
 //! ```
 //!
 //! | Room | What it holds |
