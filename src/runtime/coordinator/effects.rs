@@ -312,7 +312,11 @@ impl Coordinator {
                 self.connections.respond(connection, request_id, &response);
             }
             Err(mut error) => {
-                error.maybe_applied |= requester.is_write() && requester.handed_on > 0;
+                if requester.is_write() && requester.handed_on > 0 && !error.maybe_applied {
+                    error.maybe_applied = true;
+                    error.message += "; but another owner was asked before, did not answer in time, \
+                                      and may have written it";
+                }
                 self.connections.refuse(connection, request_id, error);
             }
         }
