@@ -131,11 +131,6 @@ impl<'a> Reader<'a> {
         self.end - self.at
     }
 
-    /// How many bytes have been read.
-    pub fn position(&self) -> usize {
-        self.at
-    }
-
     /// Ends the reading.
     ///
     /// # Errors
@@ -174,11 +169,6 @@ impl<'a> Reader<'a> {
         let from = self.at;
         self.slice(length)?;
         Ok(self.whole.slice(from..self.at))
-    }
-
-    /// A shared slice of bytes that were already read, from `from` up to here.
-    pub fn shared_since(&self, from: usize) -> Bytes {
-        self.whole.slice(from..self.at)
     }
 
     reader_integer!(u8: u8, u16: u16, u32: u32, u64: u64, u128: u128);

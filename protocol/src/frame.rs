@@ -37,9 +37,6 @@ pub const LENGTH_MIN: usize = 4 + HEADER_BYTES;
 /// Bytes that a frame needs beside its body.
 pub const FRAME_HEADER_BYTES: usize = PREFIX_BYTES + HEADER_BYTES;
 
-/// Kind, flags, request id and length of an item in a batch.
-const ITEM_HEADER_BYTES: usize = 15;
-
 /// What addresses a message: its kind, its flags, and the id that its answer will carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
@@ -299,11 +296,6 @@ impl BatchWriter {
         }
         self.items = 0;
     }
-}
-
-/// How many bytes a message of this body length takes in a batch.
-pub const fn item_bytes(body_bytes: usize) -> usize {
-    ITEM_HEADER_BYTES + body_bytes
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ use dynakv_protocol::limits::{KEY_BYTES_MAX, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX}
 use dynakv_protocol::message::Request;
 use dynakv_protocol::{ClusterId, DecodeError, ErrorCode, ErrorReply};
 
-use super::metrics::Op;
 use crate::engine::mint::Intent;
 use crate::engine::preference::Access;
 
@@ -32,8 +31,6 @@ pub struct Limits {
 /// A client's request about data, checked.
 #[derive(Debug)]
 pub struct DataRequest {
-    /// What is asked.
-    pub op: Op,
     /// The key.
     pub key: Bytes,
     /// How long its sender waits.
@@ -70,8 +67,7 @@ pub enum Action {
 pub fn data_request(frame: &Frame, limits: Limits) -> Result<DataRequest, ErrorReply> {
     match Request::decode(frame.header.kind, &frame.body) {
         Ok(Request::Get(get)) => read(get, limits),
-        Ok(Request::Put(write)) => self::write(Op::Put, write, limits),
-        Ok(Request::Delete(write)) => self::write(Op::Delete, write, limits),
+        Ok(Request::Put(write) | Request::Delete(write)) => self::write(write, limits),
         Ok(_) => Err(bad("this is no request about data")),
         Err(DecodeError::TooLong { what, length, max }) => Err(ErrorReply::new(
             ErrorCode::TooLarge,
@@ -84,7 +80,6 @@ pub fn data_request(frame: &Frame, limits: Limits) -> Result<DataRequest, ErrorR
 fn read(get: Get, limits: Limits) -> Result<DataRequest, ErrorReply> {
     check_key(&get.key)?;
     Ok(DataRequest {
-        op: Op::Get,
         timeout: timeout(get.timeout_ms),
         access: Access::AnyOwner,
         action: Action::Get {
@@ -95,7 +90,7 @@ fn read(get: Get, limits: Limits) -> Result<DataRequest, ErrorReply> {
     })
 }
 
-fn write(op: Op, write: Write, limits: Limits) -> Result<DataRequest, ErrorReply> {
+fn write(write: Write, limits: Limits) -> Result<DataRequest, ErrorReply> {
     check_key(&write.key)?;
     if write.sloppy {
         return Err(bad("sloppy quorums are not supported by this version"));
@@ -125,7 +120,6 @@ fn write(op: Op, write: Write, limits: Limits) -> Result<DataRequest, ErrorReply
         None => Access::FirstOwner,
     };
     Ok(DataRequest {
-        op,
         timeout: timeout(write.timeout_ms),
         access,
         action: Action::Put {

@@ -113,14 +113,6 @@ impl Versions {
         self.clock.is_empty()
     }
 
-    /// How many bytes the values hold.
-    pub fn value_bytes(&self) -> usize {
-        self.siblings
-            .iter()
-            .map(|sibling| sibling.value.len())
-            .sum()
-    }
-
     /// Whether a write with this id is among the siblings.
     pub fn contains_write(&self, id: WriteId) -> bool {
         self.siblings.iter().any(|sibling| sibling.write_id == id)
