@@ -1,0 +1,5 @@
+//! `dynakv-bench`: puts load on a cluster and measures it, and audits that no acknowledged write is lost.
+
+pub mod cli;
+pub mod html;
+pub mod report;
