@@ -286,6 +286,7 @@ impl Node {
             control: control_in,
             frame_bytes_max,
             waiting_bytes_max: config.connection_bytes_max,
+            metrics: metrics.clone(),
             shutdown: stop.shutdown.clone(),
         };
         tasks.spawn(listener::run(
