@@ -32,6 +32,7 @@ use crate::runtime::links::{Dialer, Links};
 use crate::runtime::listener;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::store_worker;
+use crate::runtime::systemd::{self, Notifier};
 use crate::runtime::tcp::TcpNetwork;
 use crate::runtime::view::View;
 
@@ -87,6 +88,7 @@ pub struct Node {
     config: Config,
     identity: Identity,
     files: Arc<dyn SmallFiles>,
+    view: watch::Receiver<Arc<View>>,
     stop: Stop,
     coordinator: JoinHandle<End>,
     control: JoinHandle<Result<(), ControlError>>,
@@ -297,7 +299,7 @@ impl Node {
         ));
         let pages = NodePages {
             metrics,
-            view,
+            view: view.clone(),
             draining: stop.draining.clone(),
         };
         tasks.spawn(http::run(
@@ -311,6 +313,7 @@ impl Node {
             http_address: Some(http_address),
             identity,
             files: disk.files,
+            view,
             stop,
             coordinator,
             control,
@@ -452,6 +455,10 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         let mut node = Node::start(config).await?;
         if announces {
             announce(&node);
+        }
+        if let Some(notifier) = Notifier::from_environment() {
+            let (view, draining) = (node.view.clone(), node.stop.draining.clone());
+            tokio::spawn(systemd::run(notifier, view, draining));
         }
         tokio::select! {
             biased;

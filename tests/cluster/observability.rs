@@ -7,14 +7,16 @@ use std::io::Write;
 
 use crate::harness::{Cluster, Node, eventually, http_get};
 
-/// The value of a metric without labels of its own.
-fn metric(text: &str, name: &str) -> Option<f64> {
+/// The sum over all series of a metric that carry this label; an empty label is carried by all.
+fn metric(text: &str, name: &str, label: &str) -> Option<f64> {
     let is_it = |line: &&str| {
         let rest = line.strip_prefix(name);
-        rest.is_some_and(|rest| rest.starts_with([' ', '{']))
+        rest.is_some_and(|rest| rest.starts_with('{') && rest.contains(label))
     };
-    let line = text.lines().find(is_it)?;
-    line.rsplit(' ').next()?.parse().ok()
+    let values = text.lines().filter(is_it);
+    let values = values.map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    let values: Vec<f64> = values.collect::<Option<_>>()?;
+    (!values.is_empty()).then(|| values.iter().sum())
 }
 
 /// `/health` and `/ready` say 200, everything else 404, and the metrics agree with `stats`.
@@ -36,18 +38,34 @@ fn metrics_agree_with_stats() {
         assert_eq!(node.page("/").unwrap().status, 404);
         assert_eq!(node.page("/stats").unwrap().status, 404);
         let named = [
-            ("dynakv_store_keys", "/total_keys"),
-            ("dynakv_store_versions", "/total_versions"),
-            ("dynakv_store_conflict_keys", "/conflict_keys"),
-            ("dynakv_ring_version", "/ring/version"),
-            ("dynakv_ring_virtual_nodes", "/ring/total_virtual_nodes"),
+            ("dynakv_store_keys", "", "/total_keys"),
+            ("dynakv_store_versions", "", "/total_versions"),
+            ("dynakv_store_conflict_keys", "", "/conflict_keys"),
+            ("dynakv_quorum", "setting=\"n\"", "/n"),
+            ("dynakv_quorum", "setting=\"w\"", "/w"),
+            ("dynakv_quorum", "setting=\"r\"", "/r"),
+            ("dynakv_ring_version", "", "/ring/version"),
+            ("dynakv_ring_nodes", "", "/ring/total_nodes"),
+            ("dynakv_ring_virtual_nodes", "", "/ring/total_virtual_nodes"),
+            (
+                "dynakv_ring_virtual_nodes_per_node",
+                "",
+                "/ring/virtual_nodes_per_node",
+            ),
+            ("dynakv_members", "", "/gossip/known_nodes"),
+            ("dynakv_members", "state=\"alive\"", "/gossip/alive_nodes"),
         ];
+        assert_eq!(
+            named.len(),
+            numbers_in(&node.stats().unwrap()),
+            "every number of the statistics is a metric"
+        );
         eventually("the metrics agree with the statistics", || {
             let text = node.page("/metrics")?.body;
-            for (name, pointer) in named {
-                let (metric, stat) = (metric(&text, name), node.stat(pointer)?);
+            for (name, label, pointer) in named {
+                let (metric, stat) = (metric(&text, name, label), node.stat(pointer)?);
                 if metric != Some(stat as f64) {
-                    return Err(format!("{name}: {metric:?}, stats say {stat}"));
+                    return Err(format!("{name}{{{label}}}: {metric:?}, stats say {stat}"));
                 }
             }
             Ok(())
@@ -64,6 +82,14 @@ fn metrics_agree_with_stats() {
     }
     let puts: f64 = cluster.nodes().iter().map(puts_acknowledged).sum();
     assert!(puts >= 20.0, "{puts} puts were counted");
+}
+
+fn numbers_in(value: &serde_json::Value) -> usize {
+    match value {
+        serde_json::Value::Number(_) => 1,
+        serde_json::Value::Object(fields) => fields.values().map(numbers_in).sum(),
+        _ => 0,
+    }
 }
 
 fn puts_acknowledged(node: &Node) -> f64 {
