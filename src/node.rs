@@ -1,6 +1,7 @@
 //! A node: the one place that builds everything and owns it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use dynakv_protocol::ClusterId;
@@ -299,6 +300,7 @@ impl Node {
         ));
         let pages = NodePages {
             metrics,
+            data_dir: config.data_dir.clone(),
             view: view.clone(),
             draining: stop.draining.clone(),
         };
@@ -420,13 +422,14 @@ fn http_port(config: &Config) -> Result<u16, ServeError> {
 
 struct NodePages {
     metrics: Arc<Metrics>,
+    data_dir: PathBuf,
     view: watch::Receiver<Arc<View>>,
     draining: CancellationToken,
 }
 
 impl Pages for NodePages {
     fn metrics(&self) -> String {
-        self.metrics.render()
+        self.metrics.render(&self.data_dir)
     }
 
     fn not_ready(&self) -> Option<String> {

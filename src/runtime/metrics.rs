@@ -4,6 +4,7 @@
 //! each name; histograms get explicit buckets, because summaries can't be aggregated over nodes. Nothing
 //! is looked up while requests are served: all series exist, at zero, before the first.
 
+use std::path::Path;
 use std::time::Duration;
 
 use metrics::{
@@ -322,9 +323,10 @@ impl Metrics {
         self.replica_seconds[op as usize].record(took.as_secs_f64());
     }
 
-    /// All metrics in Prometheus' text form, those of the process included.
-    pub fn render(&self) -> String {
-        self.handle.render() + &process::render(&self.node)
+    /// All metrics in Prometheus' text form, those of the process and of the disk of its data directory
+    /// included.
+    pub fn render(&self, data_dir: &Path) -> String {
+        self.handle.render() + &process::render(&self.node, data_dir)
     }
 
     /// Keeps histograms small; call it every few seconds.
@@ -398,7 +400,7 @@ mod tests {
 
     #[test]
     fn every_series_is_there_before_the_first_request() {
-        let text = Metrics::new("node-1").unwrap().render();
+        let text = Metrics::new("node-1").unwrap().render(Path::new("."));
         for op in ["get", "put", "delete"] {
             let count =
                 format!("dynakv_request_duration_seconds_count{{node=\"node-1\",op=\"{op}\"}} 0");
@@ -431,7 +433,7 @@ mod tests {
                 metrics.replica_answered(op, took);
             }
         }
-        let text = metrics.render();
+        let text = metrics.render(Path::new("."));
         for expected in [
             "dynakv_requests_total{node=\"node-1\",op=\"delete\",result=\"timeout\"} 1",
             "dynakv_request_duration_seconds_bucket{node=\"node-1\",op=\"delete\",le=\"0.001\"} 0",
@@ -448,7 +450,7 @@ mod tests {
 
     #[test]
     fn every_metric_is_described_and_carries_its_node() {
-        let text = Metrics::new("node-1").unwrap().render();
+        let text = Metrics::new("node-1").unwrap().render(Path::new("."));
         for line in text.lines().filter(|line| !line.is_empty()) {
             if let Some(family) = line.strip_prefix("# TYPE ") {
                 let name = family.split(' ').next().unwrap_or_default();

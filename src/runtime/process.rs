@@ -1,13 +1,18 @@
-//! What the operating system says of this process.
+//! What the operating system says of this process and of the disk it writes to.
 
 use std::fmt::Write;
+use std::path::Path;
+use std::sync::LazyLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// The process's CPU time, memory, descriptors and start in Prometheus' text form, under the names that
-/// Prometheus' own client libraries use.
+/// Prometheus' own client libraries use, and the room on the disk of the data directory.
 ///
-/// Written by hand because the metrics crate counts in whole numbers, and CPU seconds are none. What
-/// the system does not tell is left out.
-pub fn render(node: &str) -> String {
+/// Written by hand because the metrics crate counts in whole numbers, and CPU seconds are none, and
+/// because these are looked up only when somebody asks. What the system does not tell is left out.
+pub fn render(node: &str, data_dir: &Path) -> String {
     let mut out = String::new();
     let mut put = |name: &str, kind: &str, help: &str, value: Option<String>| {
         let Some(value) = value else {
@@ -19,6 +24,21 @@ pub fn render(node: &str) -> String {
             "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{{node=\"{node}\"}} {value}\n\n"
         );
     };
+    let disk = rustix::fs::statvfs(data_dir).ok();
+    put(
+        "dynakv_disk_size_bytes",
+        "gauge",
+        "Size of the file system that holds the data directory.",
+        disk.as_ref()
+            .map(|disk| disk.f_blocks.saturating_mul(disk.f_frsize).to_string()),
+    );
+    put(
+        "dynakv_disk_available_bytes",
+        "gauge",
+        "Room left on the file system that holds the data directory.",
+        disk.as_ref()
+            .map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize).to_string()),
+    );
     put(
         "process_cpu_seconds_total",
         "counter",
@@ -63,7 +83,7 @@ const VIRTUAL: usize = 0;
 const RESIDENT: usize = 1;
 
 fn cpu_seconds() -> f64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
@@ -79,32 +99,34 @@ fn open_descriptors() -> Option<usize> {
     Some(entries.saturating_sub(1))
 }
 
-/// Nothing when there is no limit.
+/// Nothing when there is no limit. Read, not asked for: services are often forbidden the system call,
+/// which can change limits too.
 fn descriptors_max() -> Option<u64> {
-    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let name = "Max open files";
+    let values = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    values.split_whitespace().next()?.parse().ok()
 }
 
+/// Worked out once: a later step of the system's clock must not look like a restart.
 fn start_seconds() -> Option<f64> {
-    let own = std::fs::read_to_string("/proc/self/stat").ok()?;
-    let machine = std::fs::read_to_string("/proc/stat").ok()?;
-    // The name of the process may hold spaces and brackets; field 22 is the 20th after it.
-    let ticks: u64 = own
-        .rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()?;
-    let boot = machine
-        .lines()
-        .find_map(|line| line.strip_prefix("btime "))?;
-    let boot: u64 = boot.trim().parse().ok()?;
-    Some(boot as f64 + ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    static START: LazyLock<Option<f64>> = LazyLock::new(|| {
+        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+        // The name of the process may hold spaces and brackets; field 22 is the 20th after it.
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+        let ticks: u64 = fields.nth(19)?.parse().ok()?;
+        let since_boot = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
+        let now = clock_gettime(ClockId::Boottime);
+        let age = now.tv_sec as f64 + now.tv_nsec as f64 / 1e9 - since_boot;
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        Some(unix.as_secs_f64() - age)
+    });
+    *START
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+    use std::time::Duration;
 
     use super::*;
 
@@ -115,7 +137,9 @@ mod tests {
         while cpu_seconds() <= before {
             sum = std::hint::black_box(sum.wrapping_add(1));
         }
-        assert!(render("n").contains("process_cpu_seconds_total{node=\"n\"} "));
+        assert!(
+            render("n", Path::new("/nowhere")).contains("process_cpu_seconds_total{node=\"n\"} ")
+        );
     }
 
     #[test]
@@ -130,6 +154,19 @@ mod tests {
             files.len()
         );
         assert!(descriptors_max().is_none_or(|most| most >= now as u64));
+    }
+
+    #[test]
+    fn a_disk_has_room_and_one_that_is_not_there_is_left_out() {
+        let value = |text: &str, name: &str| -> Option<u64> {
+            let line = text.lines().find(|line| line.starts_with(name))?;
+            line.rsplit(' ').next()?.parse().ok()
+        };
+        let here = render("n", Path::new("."));
+        let size = value(&here, "dynakv_disk_size_bytes{").unwrap();
+        let available = value(&here, "dynakv_disk_available_bytes{").unwrap();
+        assert!(size > 0 && available <= size, "{available} of {size}");
+        assert!(!render("n", Path::new("/nowhere")).contains("dynakv_disk"));
     }
 
     #[test]
