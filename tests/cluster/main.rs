@@ -14,6 +14,7 @@ mod availability;
 mod causality;
 mod crashes;
 mod dashboard;
+mod deployment;
 mod dev;
 mod hostile;
 mod membership;
