@@ -78,3 +78,51 @@ pub async fn run(
     }
     notifier.tell("STOPPING=1\nSTATUS=finishing what is in hand");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(manager: &UnixDatagram) -> String {
+        let mut buffer = [0; 256];
+        let length = manager.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    }
+
+    #[test]
+    fn a_manager_is_found_by_path_and_by_abstract_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        Notifier::new(path.as_os_str()).unwrap().tell("READY=1");
+        assert_eq!(received(&manager), "READY=1");
+
+        // Unique on this machine: its path is.
+        let name = path.as_os_str().as_bytes();
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        let manager = UnixDatagram::bind_addr(&address).unwrap();
+        let name = [b"@", name].concat();
+        let notifier = Notifier::new(OsStr::from_bytes(&name)).unwrap();
+        notifier.tell("STOPPING=1");
+        assert_eq!(received(&manager), "STOPPING=1");
+    }
+
+    #[test]
+    fn a_manager_that_does_not_read_holds_nothing_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let _silent = UnixDatagram::bind(&path).unwrap();
+        let notifier = Notifier::new(path.as_os_str()).unwrap();
+        // Far more than a socket's queue takes.
+        for _ in 0..10_000 {
+            notifier.tell("STATUS=still here");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_an_error() {
+        let long = "x".repeat(1000);
+        Notifier::new(OsStr::new(&long)).unwrap_err();
+        Notifier::new(OsStr::new(&format!("@{long}"))).unwrap_err();
+    }
+}

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use std::io::Write;
 
-use crate::harness::{Cluster, Node, eventually, http_get};
+use crate::harness::{Cluster, Node, QUICK, block_on, client_of_one, eventually, http_get};
 
 /// The sum over all series of a metric that carry this label; an empty label is carried by all.
 fn metric(text: &str, name: &str, label: &str) -> Option<f64> {
@@ -104,6 +104,45 @@ fn puts_acknowledged(node: &Node) -> f64 {
         .find(is_it)
         .expect("it is there from the first scrape on");
     line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+/// A request that is handed on and fails has its true result at the node that the client asked, and is one
+/// failure in the cluster, not two.
+#[test]
+fn a_failure_at_another_node_is_counted_once_and_by_its_name() {
+    let mut cluster = Cluster::start_with(3, QUICK);
+    cluster[0].run(&["put", "sealed", "value"]).exits(0);
+    cluster[2].kill();
+    // From now on nobody hands anything to it.
+    for node in &cluster.nodes()[..2] {
+        eventually("node-3 is missed", || match node.opinion_of("node-3")? {
+            (state, _) if state == "alive" => Err(state),
+            _ => Ok(()),
+        });
+    }
+    block_on(async {
+        let client = client_of_one(&cluster[0]).await;
+        for number in 0..30 {
+            let put = client.put(format!("key-{number}"), "value").w(3);
+            put.await.unwrap_err();
+        }
+    });
+    let texts: Vec<String> = cluster.nodes()[..2]
+        .iter()
+        .map(|node| node.page("/metrics").unwrap().body)
+        .collect();
+    let of = |at: usize, name: &str, label: &str| metric(&texts[at], name, label).unwrap();
+    let puts = |result: &str| {
+        let labels = format!("op=\"put\",result=\"{result}\"");
+        of(0, "dynakv_requests_total", &labels)
+    };
+    let handed_on = of(0, "dynakv_requests_forwarded_total", "");
+    assert!(handed_on > 0.0, "node-1 is not the first owner of all keys");
+    assert_eq!(puts("error"), 0.0, "{}", texts[0]);
+    assert!(puts("quorum") >= 30.0, "{}", texts[0]);
+    let failures = |at| of(at, "dynakv_quorum_failures_total", "");
+    assert!(failures(0) > 0.0 && failures(1) > 0.0, "{texts:?}");
+    assert_eq!(failures(0) + failures(1), puts("quorum"), "{texts:?}");
 }
 
 /// Prometheus' own linter has nothing to say against the metrics.
