@@ -1,6 +1,7 @@
 //! A node: the one place that builds everything and owns it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use dynakv_protocol::ClusterId;
@@ -32,6 +33,7 @@ use crate::runtime::links::{Dialer, Links};
 use crate::runtime::listener;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::store_worker;
+use crate::runtime::systemd::{self, Notifier};
 use crate::runtime::tcp::TcpNetwork;
 use crate::runtime::view::View;
 
@@ -87,6 +89,7 @@ pub struct Node {
     config: Config,
     identity: Identity,
     files: Arc<dyn SmallFiles>,
+    view: watch::Receiver<Arc<View>>,
     stop: Stop,
     coordinator: JoinHandle<End>,
     control: JoinHandle<Result<(), ControlError>>,
@@ -286,6 +289,7 @@ impl Node {
             control: control_in,
             frame_bytes_max,
             waiting_bytes_max: config.connection_bytes_max,
+            metrics: metrics.clone(),
             shutdown: stop.shutdown.clone(),
         };
         tasks.spawn(listener::run(
@@ -296,7 +300,8 @@ impl Node {
         ));
         let pages = NodePages {
             metrics,
-            view,
+            data_dir: config.data_dir.clone(),
+            view: view.clone(),
             draining: stop.draining.clone(),
         };
         tasks.spawn(http::run(
@@ -310,6 +315,7 @@ impl Node {
             http_address: Some(http_address),
             identity,
             files: disk.files,
+            view,
             stop,
             coordinator,
             control,
@@ -416,13 +422,14 @@ fn http_port(config: &Config) -> Result<u16, ServeError> {
 
 struct NodePages {
     metrics: Arc<Metrics>,
+    data_dir: PathBuf,
     view: watch::Receiver<Arc<View>>,
     draining: CancellationToken,
 }
 
 impl Pages for NodePages {
     fn metrics(&self) -> String {
-        self.metrics.render()
+        self.metrics.render(&self.data_dir)
     }
 
     fn not_ready(&self) -> Option<String> {
@@ -451,6 +458,10 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         let mut node = Node::start(config).await?;
         if announces {
             announce(&node);
+        }
+        if let Some(notifier) = Notifier::from_environment() {
+            let (view, draining) = (node.view.clone(), node.stop.draining.clone());
+            tokio::spawn(systemd::run(notifier, view, draining));
         }
         tokio::select! {
             biased;

@@ -18,6 +18,7 @@ use super::environment::{ReadHalf, WriteHalf};
 use super::events::{
     ConnectionId, ControlEvent, ControlSender, CoordinatorEvent, CoordinatorSender, Responder,
 };
+use super::metrics::Metrics;
 use super::outbox::Outbox;
 
 /// How long the other side may take over its hello.
@@ -42,6 +43,8 @@ pub struct Shared {
     pub frame_bytes_max: usize,
     /// The most bytes of answers that may wait before no more requests are read.
     pub waiting_bytes_max: usize,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// Ends all connections.
     pub shutdown: CancellationToken,
 }

@@ -23,7 +23,7 @@ use super::dispatch::{Action, DataRequest, Limits, data_request};
 use super::environment::WallClock;
 use super::events::{ConnectionId, ControlEvent, ControlSender, CoordinatorEvent};
 use super::links::Links;
-use super::metrics::{Metrics, Op, Outcome};
+use super::metrics::{Metrics, Op, Outcome, ReplicaOp};
 use super::operations::{Operation, OperationId, Operations, Purpose, Requester, Work};
 use super::parking::{Parked, Parking, Wait};
 use super::store_worker::{ReadJob, StoreEvent, StoreHandle, Token, WriteJob, WriteWork};
@@ -162,6 +162,9 @@ pub async fn run(parts: Parts) -> End {
         forward_effects: Vec::new(),
     };
     coordinator.links.follow(&coordinator.view);
+    let metrics = &coordinator.metrics;
+    metrics.in_flight_max.set(bounds.requests_max as f64);
+    metrics.in_flight_bytes_max.set(bounds.bytes_max as f64);
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut news = Vec::with_capacity(EVENTS_PER_TURN_MAX);

@@ -45,6 +45,7 @@ pub async fn run(
             }
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
+            shared.metrics.connections_refused.increment(1);
             tasks.spawn(refuse(write, connections_max));
             continue;
         };

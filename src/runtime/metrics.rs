@@ -1,8 +1,10 @@
 //! The node's metrics: registered once, used through handles.
 //!
 //! Every node has a recorder of its own, so that several can live in one process. The unit is part of
-//! each name; histograms get explicit buckets, because summaries can't be aggregated over nodes.
+//! each name; histograms get explicit buckets, because summaries can't be aggregated over nodes. Nothing
+//! is looked up while requests are served: all series exist, at zero, before the first.
 
+use std::path::Path;
 use std::time::Duration;
 
 use metrics::{
@@ -17,14 +19,20 @@ use super::process;
 const REQUEST_SECONDS: &str = "dynakv_request_duration_seconds";
 const REPLICA_SECONDS: &str = "dynakv_replica_duration_seconds";
 const FSYNC_SECONDS: &str = "dynakv_store_fsync_duration_seconds";
+const WRITES_PER_SYNC: &str = "dynakv_store_writes_per_sync";
 const SIBLINGS: &str = "dynakv_siblings_per_key";
 const VALUE_BYTES: &str = "dynakv_value_size_bytes";
 
+/// Steps of 1, 2 and 5, from below the fastest read to beyond the default deadline: a quantile is known
+/// to a factor of 2.5 at worst.
 const SECONDS_BUCKETS: &[f64] = &[
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    5.0,
+    0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0,
+    2.0, 5.0, 10.0,
 ];
-const SIBLINGS_BUCKETS: &[f64] = &[1.0, 2.0, 3.0, 5.0, 10.0, 25.0, 50.0, 100.0];
+const SIBLINGS_BUCKETS: &[f64] = &[1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0];
+const WRITES_BUCKETS: &[f64] = &[
+    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0,
+];
 const BYTES_BUCKETS: &[f64] = &[
     64.0,
     256.0,
@@ -66,6 +74,19 @@ pub enum Outcome {
     Error,
 }
 
+/// What another owner was asked for, as a metric's label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicaOp {
+    /// Whether it can be reached.
+    Ping,
+    /// Its versions of a key.
+    Read,
+    /// To merge a write.
+    Write,
+    /// To merge what a read found it lacks.
+    Repair,
+}
+
 /// The metrics of one operation.
 #[derive(Debug)]
 struct PerOp {
@@ -78,15 +99,16 @@ pub struct Metrics {
     node: String,
     handle: PrometheusHandle,
     ops: [PerOp; 3],
-    /// From a request's arrival at its coordinator to each other owner's answer.
-    pub replica_seconds: Histogram,
+    replica_seconds: [Histogram; 4],
     /// How long one sync of the store takes.
     pub fsync_seconds: Histogram,
+    /// How many writes share one sync.
+    pub writes_per_sync: Histogram,
     /// Siblings of a key after a write.
     pub siblings: Histogram,
     /// Bytes of a value that a client wrote.
     pub value_bytes: Histogram,
-    /// Requests that failed for want of owners.
+    /// Requests coordinated here that failed for want of owners.
     pub quorum_failures: Counter,
     /// Reads that found more than one sibling.
     pub conflicts: Counter,
@@ -100,16 +122,26 @@ pub struct Metrics {
     pub in_flight: Gauge,
     /// Bytes of requests in hand.
     pub in_flight_bytes: Gauge,
+    /// How many requests may be in hand before clients are refused.
+    pub in_flight_max: Gauge,
+    /// How many bytes of them.
+    pub in_flight_bytes_max: Gauge,
     /// Connections that came in.
     pub connections: Gauge,
+    /// Connections hung up on because there were too many.
+    pub connections_refused: Counter,
     /// Links to other nodes that stand.
     pub links: Gauge,
     /// Members by state: alive, suspected, dead.
     pub members: [Gauge; 3],
     /// The ring the node follows.
     pub ring_version: Gauge,
+    /// Members of the ring.
+    pub ring_nodes: Gauge,
     /// Virtual nodes of the whole ring.
     pub ring_virtual_nodes: Gauge,
+    /// Virtual nodes of a member of weight 1.
+    pub ring_virtual_nodes_per_node: Gauge,
     /// N, W and R.
     pub quorum: [Gauge; 3],
     /// Whether the node is ready.
@@ -140,6 +172,7 @@ impl Metrics {
             .set_buckets_for_metric(full(REQUEST_SECONDS), SECONDS_BUCKETS)?
             .set_buckets_for_metric(full(REPLICA_SECONDS), SECONDS_BUCKETS)?
             .set_buckets_for_metric(full(FSYNC_SECONDS), SECONDS_BUCKETS)?
+            .set_buckets_for_metric(full(WRITES_PER_SYNC), WRITES_BUCKETS)?
             .set_buckets_for_metric(full(SIBLINGS), SIBLINGS_BUCKETS)?
             .set_buckets_for_metric(full(VALUE_BYTES), BYTES_BUCKETS)?
             .build_recorder();
@@ -148,9 +181,13 @@ impl Metrics {
 
     fn register(node: &str, recorder: &PrometheusRecorder) -> Self {
         let make = Registry { recorder };
+        let help = "Always 1; its label says which version runs.";
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        make.gauge_of("dynakv_build_info", help, &version).set(1.0);
         let per_op = |op: &'static str| {
             let requests = "dynakv_requests_total";
-            let help = "Requests of clients, by operation and result.";
+            let help =
+                "Requests by operation and result; one that was handed on counts at both nodes.";
             let outcome =
                 |result| make.counter_of(requests, help, &[("op", op), ("result", result)]);
             PerOp {
@@ -162,6 +199,10 @@ impl Metrics {
                     &[("op", op)],
                 ),
             }
+        };
+        let replica = |op| {
+            let help = "From a request's arrival at its coordinator to each other owner's answer.";
+            make.histogram(REPLICA_SECONDS, Unit::Seconds, help, &[("op", op)])
         };
         let members = |state| {
             let help = "Members of the ring by what this node thinks of them.";
@@ -178,21 +219,22 @@ impl Metrics {
             node: node.to_owned(),
             handle: recorder.handle(),
             ops: ["get", "put", "delete"].map(per_op),
-            replica_seconds: histogram(
-                REPLICA_SECONDS,
-                Unit::Seconds,
-                "From a request's arrival at its coordinator to each other owner's answer.",
-            ),
+            replica_seconds: ["ping", "read", "write", "repair"].map(replica),
             fsync_seconds: histogram(
                 FSYNC_SECONDS,
                 Unit::Seconds,
                 "How long one sync of the store takes.",
             ),
+            writes_per_sync: histogram(
+                WRITES_PER_SYNC,
+                Unit::Count,
+                "How many writes share one sync of the store.",
+            ),
             siblings: histogram(SIBLINGS, Unit::Count, "Siblings of a key after a write."),
             value_bytes: histogram(VALUE_BYTES, Unit::Bytes, "Sizes of written values."),
             quorum_failures: counter(
                 "dynakv_quorum_failures_total",
-                "Requests that failed because too few owners answered.",
+                "Requests coordinated here that failed because too few owners answered.",
             ),
             conflicts: counter(
                 "dynakv_conflicts_total",
@@ -215,16 +257,33 @@ impl Metrics {
                 "dynakv_requests_in_flight_bytes",
                 "Bytes of requests in hand.",
             ),
+            in_flight_max: gauge(
+                "dynakv_requests_in_flight_max",
+                "How many requests may be in hand before clients are refused.",
+            ),
+            in_flight_bytes_max: gauge(
+                "dynakv_requests_in_flight_bytes_max",
+                "How many bytes of requests may be in hand before clients are refused.",
+            ),
             connections: gauge("dynakv_connections", "Connections of clients and nodes."),
+            connections_refused: counter(
+                "dynakv_connections_refused_total",
+                "Connections refused because this node had as many as it takes.",
+            ),
             links: gauge("dynakv_links", "Data links to other nodes that stand."),
             members: ["alive", "suspected", "dead"].map(members),
             ring_version: gauge(
                 "dynakv_ring_version",
                 "The version of the ring this node follows.",
             ),
+            ring_nodes: gauge("dynakv_ring_nodes", "Members of the ring."),
             ring_virtual_nodes: gauge(
                 "dynakv_ring_virtual_nodes",
                 "Virtual nodes of the whole ring.",
+            ),
+            ring_virtual_nodes_per_node: gauge(
+                "dynakv_ring_virtual_nodes_per_node",
+                "Virtual nodes of a member of weight 1.",
             ),
             quorum: ["n", "w", "r"].map(quorum),
             ready: gauge("dynakv_ready", "1 when this node can coordinate requests."),
@@ -259,9 +318,15 @@ impl Metrics {
         op.seconds.record(took.as_secs_f64());
     }
 
-    /// All metrics in Prometheus' text form, those of the process included.
-    pub fn render(&self) -> String {
-        self.handle.render() + &process::render(&self.node)
+    /// Counts the answer of another owner.
+    pub fn replica_answered(&self, op: ReplicaOp, took: Duration) {
+        self.replica_seconds[op as usize].record(took.as_secs_f64());
+    }
+
+    /// All metrics in Prometheus' text form, those of the process and of the disk of its data directory
+    /// included.
+    pub fn render(&self, data_dir: &Path) -> String {
+        self.handle.render() + &process::render(&self.node, data_dir)
     }
 
     /// Keeps histograms small; call it every few seconds.
@@ -321,5 +386,78 @@ impl Registry<'_> {
         self.recorder.describe_histogram(name_of, Some(unit), help);
         self.recorder
             .register_histogram(&Self::key(name, labels), &METADATA)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first line that begins like this.
+    fn line<'a>(text: &'a str, begin: &str) -> Option<&'a str> {
+        text.lines().find(|line| line.starts_with(begin))
+    }
+
+    #[test]
+    fn every_series_is_there_before_the_first_request() {
+        let text = Metrics::new("node-1").unwrap().render(Path::new("."));
+        for op in ["get", "put", "delete"] {
+            let count =
+                format!("dynakv_request_duration_seconds_count{{node=\"node-1\",op=\"{op}\"}} 0");
+            assert_eq!(line(&text, &count), Some(&*count), "{text}");
+            for result in ["ok", "quorum", "timeout", "refused", "error"] {
+                let labels = format!("node=\"node-1\",op=\"{op}\",result=\"{result}\"");
+                let count = format!("dynakv_requests_total{{{labels}}} 0");
+                assert_eq!(line(&text, &count), Some(&*count), "{text}");
+            }
+        }
+        let build = format!(
+            "dynakv_build_info{{node=\"node-1\",version=\"{}\"}} 1",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert_eq!(line(&text, &build), Some(&*build), "{text}");
+    }
+
+    #[test]
+    fn labels_follow_what_is_counted() {
+        let metrics = Metrics::new("node-1").unwrap();
+        let took = Duration::from_micros(1500);
+        metrics.ended(Op::Delete, Outcome::Timeout, took);
+        for (op, times) in [
+            (ReplicaOp::Ping, 1),
+            (ReplicaOp::Read, 2),
+            (ReplicaOp::Write, 3),
+            (ReplicaOp::Repair, 4),
+        ] {
+            for _ in 0..times {
+                metrics.replica_answered(op, took);
+            }
+        }
+        let text = metrics.render(Path::new("."));
+        for expected in [
+            "dynakv_requests_total{node=\"node-1\",op=\"delete\",result=\"timeout\"} 1",
+            "dynakv_request_duration_seconds_bucket{node=\"node-1\",op=\"delete\",le=\"0.001\"} 0",
+            "dynakv_request_duration_seconds_bucket{node=\"node-1\",op=\"delete\",le=\"0.002\"} 1",
+            "dynakv_request_duration_seconds_count{node=\"node-1\",op=\"get\"} 0",
+            "dynakv_replica_duration_seconds_count{node=\"node-1\",op=\"ping\"} 1",
+            "dynakv_replica_duration_seconds_count{node=\"node-1\",op=\"read\"} 2",
+            "dynakv_replica_duration_seconds_count{node=\"node-1\",op=\"write\"} 3",
+            "dynakv_replica_duration_seconds_count{node=\"node-1\",op=\"repair\"} 4",
+        ] {
+            assert_eq!(line(&text, expected), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_metric_is_described_and_carries_its_node() {
+        let text = Metrics::new("node-1").unwrap().render(Path::new("."));
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            if let Some(family) = line.strip_prefix("# TYPE ") {
+                let name = family.split(' ').next().unwrap_or_default();
+                assert!(text.contains(&format!("# HELP {name} ")), "{line}");
+            } else if !line.starts_with('#') {
+                assert!(line.contains("node=\"node-1\""), "{line}");
+            }
+        }
     }
 }

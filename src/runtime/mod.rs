@@ -17,7 +17,7 @@
 //! | [`coordinator`], [`dispatch`], [`operations`], [`parking`], [`connections`], [`links`], [`link`] | requests about data |
 //! | [`store_worker`] | the store's writer and reader |
 //! | [`control`], [`calls`], [`view`] | requests about nodes: gossip, joins, ring decisions, status |
-//! | [`http`], [`metrics`], [`process`] | what operators look at |
+//! | [`http`], [`metrics`], [`process`], [`systemd`] | what operators and service managers look at |
 
 pub mod admission;
 pub mod calls;
@@ -38,5 +38,6 @@ pub mod outbox;
 pub mod parking;
 pub mod process;
 pub mod store_worker;
+pub mod systemd;
 pub mod tcp;
 pub mod view;

@@ -355,6 +355,9 @@ impl Writer {
         if self.written.is_empty() {
             return true;
         }
+        self.metrics
+            .writes_per_sync
+            .record(self.written.len() as f64);
         let begun = std::time::Instant::now();
         let result = self.store.sync();
         self.metrics

@@ -5,16 +5,18 @@ use std::process::{Command, Stdio};
 
 use std::io::Write;
 
-use crate::harness::{Cluster, Node, eventually, http_get};
+use crate::harness::{Cluster, Node, QUICK, block_on, client_of_one, eventually, http_get};
 
-/// The value of a metric without labels of its own.
-fn metric(text: &str, name: &str) -> Option<f64> {
+/// The sum over all series of a metric that carry this label; an empty label is carried by all.
+fn metric(text: &str, name: &str, label: &str) -> Option<f64> {
     let is_it = |line: &&str| {
         let rest = line.strip_prefix(name);
-        rest.is_some_and(|rest| rest.starts_with([' ', '{']))
+        rest.is_some_and(|rest| rest.starts_with('{') && rest.contains(label))
     };
-    let line = text.lines().find(is_it)?;
-    line.rsplit(' ').next()?.parse().ok()
+    let values = text.lines().filter(is_it);
+    let values = values.map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    let values: Vec<f64> = values.collect::<Option<_>>()?;
+    (!values.is_empty()).then(|| values.iter().sum())
 }
 
 /// `/health` and `/ready` say 200, everything else 404, and the metrics agree with `stats`.
@@ -36,18 +38,34 @@ fn metrics_agree_with_stats() {
         assert_eq!(node.page("/").unwrap().status, 404);
         assert_eq!(node.page("/stats").unwrap().status, 404);
         let named = [
-            ("dynakv_store_keys", "/total_keys"),
-            ("dynakv_store_versions", "/total_versions"),
-            ("dynakv_store_conflict_keys", "/conflict_keys"),
-            ("dynakv_ring_version", "/ring/version"),
-            ("dynakv_ring_virtual_nodes", "/ring/total_virtual_nodes"),
+            ("dynakv_store_keys", "", "/total_keys"),
+            ("dynakv_store_versions", "", "/total_versions"),
+            ("dynakv_store_conflict_keys", "", "/conflict_keys"),
+            ("dynakv_quorum", "setting=\"n\"", "/n"),
+            ("dynakv_quorum", "setting=\"w\"", "/w"),
+            ("dynakv_quorum", "setting=\"r\"", "/r"),
+            ("dynakv_ring_version", "", "/ring/version"),
+            ("dynakv_ring_nodes", "", "/ring/total_nodes"),
+            ("dynakv_ring_virtual_nodes", "", "/ring/total_virtual_nodes"),
+            (
+                "dynakv_ring_virtual_nodes_per_node",
+                "",
+                "/ring/virtual_nodes_per_node",
+            ),
+            ("dynakv_members", "", "/gossip/known_nodes"),
+            ("dynakv_members", "state=\"alive\"", "/gossip/alive_nodes"),
         ];
+        assert_eq!(
+            named.len(),
+            numbers_in(&node.stats().unwrap()),
+            "every number of the statistics is a metric"
+        );
         eventually("the metrics agree with the statistics", || {
             let text = node.page("/metrics")?.body;
-            for (name, pointer) in named {
-                let (metric, stat) = (metric(&text, name), node.stat(pointer)?);
+            for (name, label, pointer) in named {
+                let (metric, stat) = (metric(&text, name, label), node.stat(pointer)?);
                 if metric != Some(stat as f64) {
-                    return Err(format!("{name}: {metric:?}, stats say {stat}"));
+                    return Err(format!("{name}{{{label}}}: {metric:?}, stats say {stat}"));
                 }
             }
             Ok(())
@@ -66,6 +84,14 @@ fn metrics_agree_with_stats() {
     assert!(puts >= 20.0, "{puts} puts were counted");
 }
 
+fn numbers_in(value: &serde_json::Value) -> usize {
+    match value {
+        serde_json::Value::Number(_) => 1,
+        serde_json::Value::Object(fields) => fields.values().map(numbers_in).sum(),
+        _ => 0,
+    }
+}
+
 fn puts_acknowledged(node: &Node) -> f64 {
     let text = node.page("/metrics").unwrap().body;
     let is_it = |line: &&str| {
@@ -78,6 +104,45 @@ fn puts_acknowledged(node: &Node) -> f64 {
         .find(is_it)
         .expect("it is there from the first scrape on");
     line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+/// A request that is handed on and fails has its true result at the node that the client asked, and is one
+/// failure in the cluster, not two.
+#[test]
+fn a_failure_at_another_node_is_counted_once_and_by_its_name() {
+    let mut cluster = Cluster::start_with(3, QUICK);
+    cluster[0].run(&["put", "sealed", "value"]).exits(0);
+    cluster[2].kill();
+    // From now on nobody hands anything to it.
+    for node in &cluster.nodes()[..2] {
+        eventually("node-3 is missed", || match node.opinion_of("node-3")? {
+            (state, _) if state == "alive" => Err(state),
+            _ => Ok(()),
+        });
+    }
+    block_on(async {
+        let client = client_of_one(&cluster[0]).await;
+        for number in 0..30 {
+            let put = client.put(format!("key-{number}"), "value").w(3);
+            put.await.unwrap_err();
+        }
+    });
+    let texts: Vec<String> = cluster.nodes()[..2]
+        .iter()
+        .map(|node| node.page("/metrics").unwrap().body)
+        .collect();
+    let of = |at: usize, name: &str, label: &str| metric(&texts[at], name, label).unwrap();
+    let puts = |result: &str| {
+        let labels = format!("op=\"put\",result=\"{result}\"");
+        of(0, "dynakv_requests_total", &labels)
+    };
+    let handed_on = of(0, "dynakv_requests_forwarded_total", "");
+    assert!(handed_on > 0.0, "node-1 is not the first owner of all keys");
+    assert_eq!(puts("error"), 0.0, "{}", texts[0]);
+    assert!(puts("quorum") >= 30.0, "{}", texts[0]);
+    let failures = |at| of(at, "dynakv_quorum_failures_total", "");
+    assert!(failures(0) > 0.0 && failures(1) > 0.0, "{texts:?}");
+    assert_eq!(failures(0) + failures(1), puts("quorum"), "{texts:?}");
 }
 
 /// Prometheus' own linter has nothing to say against the metrics.

@@ -144,9 +144,13 @@ impl Control {
         };
         let document = ring.document();
         self.metrics.ring_version.set(document.version.0 as f64);
+        self.metrics.ring_nodes.set(ring.len() as f64);
         self.metrics
             .ring_virtual_nodes
             .set(f64::from(document.virtual_nodes()));
+        self.metrics
+            .ring_virtual_nodes_per_node
+            .set(f64::from(VIRTUAL_NODES_PER_NODE));
         for (value, gauge) in [document.n, view.w, view.r]
             .into_iter()
             .zip(&self.metrics.quorum)

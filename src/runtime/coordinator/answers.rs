@@ -4,7 +4,8 @@ use dynakv_protocol::peer::{Merged, VersionsReply};
 
 use super::{
     Bytes, ControlEvent, Coordinator, ErrorCode, Frame, NodeSlot, Operation, OperationId, Purpose,
-    Response, RingVersion, SELF, StoreEvent, Token, Wait, Work, forward, get, put, replica,
+    ReplicaOp, Response, RingVersion, SELF, StoreEvent, Token, Wait, Work, forward, get, put,
+    replica,
 };
 
 impl Coordinator {
@@ -20,7 +21,16 @@ impl Coordinator {
             return self.on_forwarded(id, from, frame);
         }
         let took = self.now - operation.requester.arrived;
-        self.metrics.replica_seconds.record(took.as_secs_f64());
+        let replica_op = match purpose {
+            Purpose::Ping => Some(ReplicaOp::Ping),
+            Purpose::Read => Some(ReplicaOp::Read),
+            Purpose::Write => Some(ReplicaOp::Write),
+            Purpose::Repair => Some(ReplicaOp::Repair),
+            Purpose::Forward => None,
+        };
+        if let Some(replica_op) = replica_op {
+            self.metrics.replica_answered(replica_op, took);
+        }
         let response = match Response::decode(frame.header.kind, &frame.body) {
             Ok(response) => response,
             Err(error) => {

@@ -286,11 +286,12 @@ impl Coordinator {
             ..
         } = requester;
         let outcome = match &reply {
-            Ok(Reply::Forwarded(frame)) if frame.header.kind == kind::ERROR => Outcome::Error,
+            Ok(Reply::Forwarded(frame)) => outcome_of_forwarded(frame),
             Ok(_) => Outcome::Ok,
             Err(error) => outcome_of(error),
         };
-        if outcome == Outcome::Quorum {
+        // One that was handed on has been counted where it was coordinated.
+        if outcome == Outcome::Quorum && reply.is_err() {
             self.metrics.quorum_failures.increment(1);
         }
         self.metrics
@@ -320,6 +321,16 @@ impl Coordinator {
                 self.connections.refuse(connection, request_id, error);
             }
         }
+    }
+}
+
+fn outcome_of_forwarded(frame: &Frame) -> Outcome {
+    if frame.header.kind != kind::ERROR {
+        return Outcome::Ok;
+    }
+    match Response::decode(frame.header.kind, &frame.body) {
+        Ok(Response::Error(error)) => outcome_of(&error),
+        Ok(_) | Err(_) => Outcome::Error,
     }
 }
 
