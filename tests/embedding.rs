@@ -278,6 +278,46 @@ async fn many_tasks_share_a_node_that_takes_little_in_hand() {
     shut_down([node]).await;
 }
 
+/// Nodes on a runtime of several threads, asked from another runtime as well, which then ends first.
+#[test]
+fn nodes_live_on_any_runtime() {
+    let root = tempfile::tempdir().unwrap();
+    let runtime = |threads| {
+        let builder = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .enable_all()
+            .build();
+        builder.unwrap()
+    };
+    let (theirs, ours) = (runtime(4), runtime(2));
+    let nodes = theirs.block_on(cluster(root.path(), 3, (3, 2, 2)));
+    let ask = |client: LocalClient, task: usize| async move {
+        for step in 0..20 {
+            let (key, value) = (format!("{task}/{step}"), format!("{task} {step}"));
+            let put = client.put(&key, value.clone()).timeout(TIMEOUT);
+            put.await?;
+            let fetched = client.get(&key).timeout(TIMEOUT).await?;
+            assert_eq!(texts(&fetched), BTreeSet::from([value]));
+        }
+        Ok::<_, Error>(())
+    };
+    let mut asking = JoinSet::new();
+    for task in 0..24 {
+        let here = if task % 2 == 0 { &theirs } else { &ours };
+        asking.spawn_on(ask(nodes[task % 3].client(), task), here.handle());
+    }
+    theirs.block_on(async {
+        for result in in_time("all tasks", asking.join_all()).await {
+            result.unwrap();
+        }
+    });
+    drop(ours);
+    theirs.block_on(async {
+        nodes[0].put("last", "x").await.unwrap();
+        shut_down(nodes).await;
+    });
+}
+
 /// With one copy of each key, most requests reach a node that has none and forwards them.
 #[tokio::test]
 async fn any_node_serves_keys_that_it_does_not_own() {
@@ -530,6 +570,7 @@ async fn a_refused_node_says_why_wherever_it_is_asked() {
         seeds: vec![founder.address().to_string()],
         ..config(root.path(), "late")
     };
+    let directory = late.data_dir.clone();
     let mut node = Node::start(late).await.unwrap();
     let error = node.ready(PATIENCE).await.unwrap_err();
     assert!(matches!(&error, NotReady::Ended { .. }), "{error:?}");
@@ -545,7 +586,12 @@ async fn a_refused_node_says_why_wherever_it_is_asked() {
             .to_string()
             .contains("refused this node")
     );
-    shut_down([node, founder]).await;
+    shut_down([node]).await;
+    let marker = directory.join("clean-stop");
+    assert!(!marker.exists(), "its next start is an unclean one");
+    shut_down([founder]).await;
+    let marker = root.path().join("founder/clean-stop");
+    assert!(marker.exists(), "where the marker of a clean stop is");
 }
 
 /// Each node counts for itself, and the program's own requests are no connection.
