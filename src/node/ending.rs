@@ -146,3 +146,45 @@ impl Directory {
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dynakv_storage::DirectoryFiles;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn directory(root: &tempfile::TempDir) -> Directory {
+        Directory {
+            store: Arc::new(dynakv_storage::MemoryDisk::new().store()),
+            files: Arc::new(DirectoryFiles::open(root.path()).unwrap()),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_directory_is_let_go_of_once_nobody_holds_it() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = directory(&root);
+        let began = Instant::now();
+        for (held_ms, file_is_held) in [(50, false), (90, true)] {
+            let store = directory.store.clone();
+            let files = file_is_held.then(|| directory.files.clone());
+            tokio::spawn(async move {
+                sleep(Duration::from_millis(held_ms)).await;
+                drop((store, files));
+            });
+        }
+        directory.release().await;
+        assert!(began.elapsed() >= Duration::from_millis(90));
+        DirectoryFiles::open(root.path()).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn somebody_who_never_lets_go_is_not_waited_for_for_ever() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = directory(&root);
+        let _held = directory.files.clone();
+        directory.release().await;
+        assert!(DirectoryFiles::open(root.path()).is_err());
+    }
+}
