@@ -2,12 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dynakv::embedded::{Error, Fetched, LocalClient};
 use dynakv::node::{NotReady, ServeError};
+use dynakv::runtime::environment::{Disk, Environment, StoreThreads, SystemClock};
+use dynakv::runtime::tcp::TcpNetwork;
 use dynakv::{Config, Node, NodeId};
 use dynakv_client::{Client, Context, ErrorCode};
+use dynakv_storage::MemoryDisk;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -558,6 +562,36 @@ async fn a_dropped_node_leaves_nobody_waiting() {
         error.to_string().contains("the node was dropped")
     })
     .await;
+}
+
+/// A disk that takes nothing more: whoever asks is told, and nothing hangs or panics on the way out.
+#[tokio::test]
+async fn a_failed_disk_ends_the_node_with_a_reason() {
+    let root = tempfile::tempdir().unwrap();
+    let disk = MemoryDisk::new();
+    let environment = Environment {
+        network: Arc::new(TcpNetwork),
+        clock: Arc::new(SystemClock),
+        seed: 1,
+        disk: Disk {
+            store: Arc::new(disk.store()),
+            files: Arc::new(disk.files()),
+            threads: StoreThreads::Own,
+        },
+    };
+    let config = config(root.path(), "failing");
+    let mut node = Node::start_in(config, environment).await.unwrap();
+    node.put("a", "1").await.unwrap();
+    disk.break_writes();
+    let error = node.put("a", "2").await.unwrap_err();
+    assert!(error.maybe_applied(), "{error:?}");
+    let failure = in_time("the failure", node.failed()).await;
+    assert!(matches!(&failure, ServeError::DiskFailed(_)), "{failure:?}");
+    let error = node.put("a", "3").await.unwrap_err();
+    assert!(matches!(&error, Error::Unreachable { .. }), "{error:?}");
+    assert!(error.to_string().contains("disk"), "{error}");
+    assert!(node.ready(PATIENCE).await.is_err());
+    shut_down([node]).await;
 }
 
 /// A node that its cluster does not want: everybody who asks is told why, and it can still be shut down.
