@@ -66,6 +66,17 @@ pub struct Config {
 }
 
 impl Config {
+    /// The defaults for a node inside a program: its data in `data_dir`, its ports free ones of this
+    /// machine. Any number of such nodes can live in one process; all but the first are given the
+    /// address of another one as a seed.
+    pub fn embedded(id: NodeId, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            port: 0,
+            data_dir: data_dir.into(),
+            ..Self::new(id)
+        }
+    }
+
     /// The defaults for a node of this name.
     pub fn new(id: NodeId) -> Self {
         let data_dir = PathBuf::from("dynakv-data").join(id.as_str());

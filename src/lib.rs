@@ -5,11 +5,19 @@
 //! - [`engine`] decides. Pure state machines: events and the time go in, effects come out.
 //! - [`runtime`] carries out. Sockets, timers, the store and the HTTP port; it decides nothing.
 //! - the top: [`config`] (settings, checked once), [`node`] (the one place that builds and owns
-//!   everything), and the command line in [`cli`].
+//!   everything), [`embedded`] (data operations of the program a node runs in), and the command line in
+//!   [`cli`].
+//!
+//! To run a node inside a program, begin at [`Node::start`].
 
 pub mod cli;
 pub mod config;
+pub mod embedded;
 pub mod engine;
 pub mod node;
 pub mod runtime;
 pub mod settings;
+
+pub use config::Config;
+pub use dynakv_protocol::NodeId;
+pub use node::Node;

@@ -1,5 +1,9 @@
 //! A node: the one place that builds everything and owns it.
 
+mod ending;
+mod error;
+mod readiness;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,17 +12,17 @@ use dynakv_protocol::ClusterId;
 use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity};
 use dynakv_protocol::limits::frame_bytes_max;
 use dynakv_protocol::ring_document::Member;
-use dynakv_storage::{
-    DirectoryFiles, Identity, IdentityError, SledOptions, SledStore, SmallFiles, Started,
-    StoreError,
-};
+use dynakv_storage::{DirectoryFiles, Identity, SledOptions, SledStore, SmallFiles, Started};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::error::ServeError;
+pub use self::readiness::NotReady;
+
+use self::ending::{Directory, Task};
 use crate::config::Config;
+use crate::embedded::LocalClient;
 use crate::engine::membership::MembershipConfig;
 use crate::engine::mint::Minter;
 use crate::runtime::admission::{Admission, Myself};
@@ -31,68 +35,35 @@ use crate::runtime::events::{CONTROL_EVENTS_MAX, COORDINATOR_EVENTS_MAX};
 use crate::runtime::http::{self, Pages};
 use crate::runtime::links::{Dialer, Links};
 use crate::runtime::listener;
+use crate::runtime::local::{EndReason, Local, LocalBounds};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::store_worker;
 use crate::runtime::systemd::{self, Notifier};
 use crate::runtime::tcp::TcpNetwork;
 use crate::runtime::view::View;
+use crate::settings::check_values;
 
 /// Where the store lives in the data directory.
 const STORE_DIRECTORY: &str = "store";
 
-/// Why a node could not start, or ended before it was told to.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ServeError {
-    /// The port is taken, or the address is none of this machine.
-    #[error(
-        "cannot listen on {address}: {source}; choose another --port or --host, or end what listens there"
-    )]
-    Listen {
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The HTTP port would be above 65535.
-    #[error("port {port} + 1000 is no port: give --http-port")]
-    NoHttpPort {
-        /// The main port.
-        port: u16,
-    },
-    /// The data directory is another node's, or in use, or damaged.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The store could not be opened, or failed while running.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The disk failed while the node ran: what was not acknowledged may be lost.
-    #[error("the disk failed, the node stops rather than pretend: {0}")]
-    DiskFailed(Arc<StoreError>),
-    /// The cluster and this node don't go together.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// The system gave no thread, no signal handler, no randomness.
-    #[error("the operating system refused {what}: {reason}")]
-    System {
-        /// What.
-        what: &'static str,
-        /// Why.
-        reason: String,
-    },
-}
-
 /// A running node. Dropping it stops it as a crash would; use [`shutdown`](Self::shutdown).
+///
+/// The program it runs in reads and writes with [`get`](Self::get), [`put`](Self::put) and
+/// [`delete`](Self::delete), or from many tasks through a [`client`](Self::client).
 pub struct Node {
     address: SocketAddr,
     http_address: Option<SocketAddr>,
     config: Config,
     identity: Identity,
     files: Arc<dyn SmallFiles>,
+    /// What this node has locked itself; nothing in a world of the caller's.
+    directory: Option<Directory>,
+    client: LocalClient,
     view: watch::Receiver<Arc<View>>,
+    end: EndReason,
     stop: Stop,
-    coordinator: JoinHandle<End>,
-    control: JoinHandle<Result<(), ControlError>>,
+    coordinator: Task<End>,
+    control: Task<Result<(), ControlError>>,
     minter: oneshot::Receiver<Minter>,
     tasks: TaskTracker,
 }
@@ -100,6 +71,8 @@ pub struct Node {
 /// The steps of a shutdown, in order. Dropping it takes all of them at once.
 #[derive(Debug)]
 struct Stop {
+    /// For those who still ask it something.
+    end: EndReason,
     /// Not ready any more; nothing new is begun.
     draining: CancellationToken,
     /// Connections and tasks end.
@@ -117,6 +90,7 @@ impl std::fmt::Debug for Node {
 
 impl Drop for Stop {
     fn drop(&mut self) {
+        self.end.tell("the node was dropped");
         self.draining.cancel();
         self.shutdown.cancel();
     }
@@ -125,19 +99,76 @@ impl Drop for Stop {
 impl Node {
     /// Starts a node on this machine's disk and network, on the present tokio runtime.
     ///
+    /// With an empty directory and no seed it founds a cluster:
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use dynakv::{Config, Node, NodeId};
+    ///
+    /// let directory = tempfile::tempdir()?;
+    /// let config = Config::embedded(NodeId::new("inside")?, directory.path());
+    /// let node = Node::start(config.clone()).await?;
+    ///
+    /// node.put("greeting", "hello").await?;
+    /// let fetched = node.get("greeting").await?;
+    /// assert_eq!(fetched.value()?.map(|value| &value[..]), Some(&b"hello"[..]));
+    /// node.delete("greeting").context(fetched.context).await?;
+    /// node.shutdown().await;
+    ///
+    /// // The same directory again: everything that was acknowledged is there.
+    /// let node = Node::start(config).await?;
+    /// assert_eq!(node.get("greeting").await?.value()?, None);
+    /// node.shutdown().await;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Several nodes may live in one process. Each is given the address of another one as a seed, and
+    /// all must have joined before the first write:
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use dynakv::{Config, Node, NodeId};
+    ///
+    /// let directory = tempfile::tempdir()?;
+    /// let first = Config::embedded(NodeId::new("first")?, directory.path().join("first"));
+    /// let first = Node::start(first).await?;
+    /// let second = Node::start(Config {
+    ///     seeds: vec![first.address().to_string()],
+    ///     ..Config::embedded(NodeId::new("second")?, directory.path().join("second"))
+    /// })
+    /// .await?;
+    /// first.wait_for_members(2, Duration::from_secs(30)).await?;
+    /// second.wait_for_members(2, Duration::from_secs(30)).await?;
+    ///
+    /// first.put("greeting", "hello").await?;
+    /// assert!(second.get("greeting").await?.value()?.is_some());
+    /// first.shutdown().await;
+    /// second.shutdown().await;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`ServeError`] says what to do. Waiting for a seed is no error: the node has started, and is not
-    /// ready.
+    /// [`ready`](Self::ready).
     pub async fn start(config: Config) -> Result<Self, ServeError> {
+        check(&config)?;
         let seed = getrandom::u64().map_err(|error| ServeError::System {
             what: "randomness",
             reason: error.to_string(),
         })?;
-        let files = DirectoryFiles::open(&config.data_dir)?;
-        let options = SledOptions {
-            cache_bytes: config.cache_bytes,
-        };
-        let store = SledStore::open(config.data_dir.join(STORE_DIRECTORY), options)?;
+        let (directory, cache_bytes) = (config.data_dir.clone(), config.cache_bytes);
+        // Every record is read once: whatever else runs on this runtime goes on meanwhile.
+        let opened = tokio::task::spawn_blocking(move || {
+            let files = DirectoryFiles::open(&directory)?;
+            let options = SledOptions { cache_bytes };
+            let store = SledStore::open(directory.join(STORE_DIRECTORY), options)?;
+            Ok::<_, ServeError>((files, store))
+        });
+        let opened = opened.await;
+        let (files, store) = opened.map_err(|error| system("a thread", &error.to_string()))??;
         let environment = Environment {
             network: Arc::new(TcpNetwork),
             clock: Arc::new(SystemClock),
@@ -148,7 +179,13 @@ impl Node {
                 threads: StoreThreads::Own,
             },
         };
-        Self::start_in(config, environment).await
+        let directory = Directory {
+            store: environment.disk.store.clone(),
+            files: environment.disk.files.clone(),
+        };
+        let mut node = Self::start_in(config, environment).await?;
+        node.directory = Some(directory);
+        Ok(node)
     }
 
     /// Starts a node in a world of the caller's: a simulation, say.
@@ -156,6 +193,7 @@ impl Node {
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn start_in(config: Config, environment: Environment) -> Result<Self, ServeError> {
+        check(&config)?;
         let Environment {
             network,
             clock,
@@ -207,7 +245,9 @@ impl Node {
             reason: error.to_string(),
         })?;
         let metrics = Arc::new(metrics);
+        let end = EndReason::default();
         let stop = Stop {
+            end: end.clone(),
             draining: CancellationToken::new(),
             shutdown: CancellationToken::new(),
         };
@@ -265,7 +305,7 @@ impl Node {
             frame_bytes_max,
             events: events_in.clone(),
         };
-        let coordinator = tokio::spawn(coordinator::run(coordinator::Parts {
+        let coordinator = coordinator::run(coordinator::Parts {
             links: Links::new(dialer, config.id.clone(), random.fork()),
             store: store.handle,
             store_events: store.events,
@@ -281,8 +321,30 @@ impl Node {
             clock,
             metrics: metrics.clone(),
             draining: stop.draining.clone(),
-        }));
-        let control = tokio::spawn(control::run(runner));
+        });
+        let reason = end.clone();
+        let coordinator = tokio::spawn(async move {
+            let end = coordinator.await;
+            if let End::DiskFailed(error) = &end {
+                reason.tell(error.to_string());
+            }
+            end
+        });
+        let reason = end.clone();
+        let control = tokio::spawn(async move {
+            let end = control::run(runner).await;
+            if let Err(error) = &end {
+                reason.tell(error.to_string());
+            }
+            end
+        });
+        let bounds = LocalBounds {
+            requests_max: config.requests_in_flight_max,
+            bytes_max: config.bytes_in_flight_max,
+        };
+        let local = Local::open(events_in.clone(), control_in.clone(), bounds, end.clone()).await;
+        tokio::spawn(local.clone().run());
+        let client = LocalClient::new(local, me.address.clone(), random.u128(..));
         let shared = Shared {
             admission: Arc::new(Admission::new(me, view.clone())),
             coordinator: events_in,
@@ -315,10 +377,13 @@ impl Node {
             http_address: Some(http_address),
             identity,
             files: disk.files,
+            directory: None,
+            client,
             view,
+            end,
             stop,
-            coordinator,
-            control,
+            coordinator: Task::new(coordinator),
+            control: Task::new(control),
             minter: store.finished,
             tasks,
             config,
@@ -335,58 +400,14 @@ impl Node {
         self.http_address
     }
 
-    /// Waits until the node can't go on. It never ends by itself otherwise.
-    pub async fn failed(&mut self) -> ServeError {
-        tokio::select! {
-            biased;
-            end = &mut self.coordinator => match end {
-                Ok(End::DiskFailed(error)) => ServeError::DiskFailed(error),
-                Ok(End::Drained) => system("the coordinator", "it ended"),
-                Err(error) => system("the coordinator", &error.to_string()),
-            },
-            end = &mut self.control => match end {
-                Ok(Err(error)) => error.into(),
-                Ok(Ok(())) => system("the control task", "it ended"),
-                Err(error) => system("the control task", &error.to_string()),
-            },
-        }
+    /// Asks this node without a socket. Cheap to clone; give each task one.
+    pub fn client(&self) -> LocalClient {
+        self.client.clone()
     }
+}
 
-    /// Stops in order: refuses new work, finishes what is in hand, syncs, and marks the directory as
-    /// cleanly stopped. What is not finished by the deadline of the settings is left as after a crash,
-    /// which is safe.
-    pub async fn shutdown(mut self) {
-        tracing::info!("shutting down");
-        self.stop.draining.cancel();
-        let deadline = self.config.shutdown_deadline;
-        let in_order = timeout(deadline, async {
-            let drained = (&mut self.coordinator).await;
-            let minter = (&mut self.minter).await;
-            match (drained, minter) {
-                (Ok(End::Drained), Ok(minter)) => Some(minter.position()),
-                _ => None,
-            }
-        });
-        match in_order.await {
-            Ok(Some((actor, counter))) => {
-                match self.identity.mark_clean(&*self.files, actor, counter) {
-                    Ok(()) => tracing::info!("stopped cleanly"),
-                    Err(error) => tracing::warn!(%error, "could not mark the stop as clean"),
-                }
-            }
-            Ok(None) => {
-                tracing::warn!("the store did not finish; the next start is an unclean one")
-            }
-            Err(_) => tracing::warn!(
-                ?deadline,
-                "the deadline passed; the next start is an unclean one"
-            ),
-        }
-        self.stop.shutdown.cancel();
-        self.tasks.close();
-        // Answers that are on their way get a moment to leave.
-        let _ = timeout(std::time::Duration::from_secs(1), self.tasks.wait()).await;
-    }
+fn check(config: &Config) -> Result<(), ServeError> {
+    check_values(config).map_err(|(name, reason)| ServeError::Setting { name, reason })
 }
 
 fn system(what: &'static str, reason: &str) -> ServeError {

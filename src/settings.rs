@@ -288,7 +288,8 @@ pub fn check(settings: Layer) -> Result<Config, SettingsError> {
     Ok(config)
 }
 
-fn check_values(config: &Config) -> Result<(), (&'static str, String)> {
+/// Holds settings against what they may be; the error names one and says what is permitted.
+pub(crate) fn check_values(config: &Config) -> Result<(), (&'static str, String)> {
     let ensure = |good: bool, name: &'static str, reason: &str| {
         if good {
             Ok(())

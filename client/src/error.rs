@@ -83,7 +83,8 @@ impl Error {
         Self::Invalid { what: what.into() }
     }
 
-    pub(crate) fn from_reply(address: &str, reply: ErrorReply) -> Self {
+    /// The error that a node's refusal stands for.
+    pub fn from_reply(address: &str, reply: ErrorReply) -> Self {
         match (reply.code, reply.needed, reply.got) {
             (ErrorCode::QuorumUnavailable, Some(needed), Some(got)) => Self::QuorumUnavailable {
                 needed,
@@ -145,7 +146,7 @@ impl Error {
     }
 
     /// The same error with what earlier attempts may have done added.
-    pub(crate) fn or_maybe_applied(mut self, earlier: bool) -> Self {
+    pub fn or_maybe_applied(mut self, earlier: bool) -> Self {
         match &mut self {
             Self::Invalid { .. } => {}
             Self::Unreachable { maybe_applied, .. }

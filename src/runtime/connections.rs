@@ -64,9 +64,9 @@ impl Connections {
         self.by_id.remove(&id);
     }
 
-    /// How many there are.
+    /// How many have come in.
     pub fn count(&self) -> usize {
-        self.by_id.len()
+        self.by_id.len() - usize::from(self.by_id.contains_key(&ConnectionId::LOCAL))
     }
 
     /// Whether a node is at the other end.

@@ -21,6 +21,11 @@ pub const CONTROL_EVENTS_MAX: usize = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
+impl ConnectionId {
+    /// The connection of the program that the node runs in; those that come in count from 1.
+    pub const LOCAL: Self = Self(0);
+}
+
 /// How often a link to a node has been dialled: tells late news of an old connection from news.
 pub type Epoch = u64;
 

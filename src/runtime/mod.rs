@@ -14,6 +14,7 @@
 //! |---|---|
 //! | [`environment`], [`tcp`] | the world behind seams, and the real network |
 //! | [`listener`], [`connection`], [`admission`], [`outbox`] | connections that come in |
+//! | [`local`] | the connection of the program that the node runs in |
 //! | [`coordinator`], [`dispatch`], [`operations`], [`parking`], [`connections`], [`links`], [`link`] | requests about data |
 //! | [`store_worker`] | the store's writer and reader |
 //! | [`control`], [`calls`], [`view`] | requests about nodes: gossip, joins, ring decisions, status |
@@ -32,6 +33,7 @@ pub mod http;
 pub mod link;
 pub mod links;
 pub mod listener;
+pub mod local;
 pub mod metrics;
 pub mod operations;
 pub mod outbox;

@@ -99,6 +99,25 @@ impl Outbox {
         result
     }
 
+    /// For a receiver in this process: what waits, once something does. None once the outbox is closed
+    /// and empty. Dropping the future loses nothing.
+    pub async fn taken(&self) -> Option<VecDeque<Bytes>> {
+        loop {
+            let filled = self.filled.notified();
+            let (chunks, closed) = self.take();
+            if !chunks.is_empty() {
+                let total: usize = chunks.iter().map(Bytes::len).sum();
+                self.bytes.fetch_sub(total, Ordering::Relaxed);
+                self.drained.notify_waiters();
+                return Some(chunks);
+            }
+            if closed {
+                return None;
+            }
+            filled.await;
+        }
+    }
+
     async fn write_all_to(&self, connection: &mut WriteHalf) -> io::Result<()> {
         loop {
             let filled = self.filled.notified();

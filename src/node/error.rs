@@ -1,0 +1,58 @@
+//! Why a node could not start, or ended.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use dynakv_storage::{IdentityError, StoreError};
+
+use crate::runtime::control::ControlError;
+
+/// Why a node could not start, or ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// A setting cannot be.
+    #[error("the setting {name} is wrong: {reason}")]
+    Setting {
+        /// Its name in the settings file.
+        name: &'static str,
+        /// What is permitted.
+        reason: String,
+    },
+    /// The port is taken, or the address is none of this machine.
+    #[error(
+        "cannot listen on {address}: {source}; choose another --port or --host, or end what listens there"
+    )]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The HTTP port would be above 65535.
+    #[error("port {port} + 1000 is no port: give --http-port")]
+    NoHttpPort {
+        /// The main port.
+        port: u16,
+    },
+    /// The data directory is another node's, or in use, or damaged.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The store could not be opened, or failed while running.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The disk failed while the node ran: what was not acknowledged may be lost.
+    #[error("the disk failed, the node stops rather than pretend: {0}")]
+    DiskFailed(Arc<StoreError>),
+    /// The cluster and this node don't go together.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The system gave no thread, no signal handler, no randomness.
+    #[error("the operating system refused {what}: {reason}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
