@@ -28,15 +28,23 @@ mod builder;
 mod client;
 mod connection;
 mod error;
+mod execute;
+mod many;
 mod node;
+mod node_client;
 mod request;
 pub mod retry;
+mod routing;
+mod update;
 
 pub use answer::{Conflict, Context, Fetched, Written};
 pub use builder::{Builder, InvalidAddress, check_address};
 pub use client::Client;
 pub use error::Error;
+pub use many::{GetManyRequest, PutManyRequest};
+pub use node_client::NodeClient;
 pub use request::{DeleteRequest, GetRequest, PutRequest};
+pub use update::{Update, UpdateRequest, Updated};
 
 pub use dynakv_protocol::client::{
     FetchedSibling, HealthReply, MemberStatus, RingReply, StatsReply, StatusReply,

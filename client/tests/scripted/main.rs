@@ -1,0 +1,4 @@
+//! The client against servers that follow a script: every answer, silence and accident is the test's.
+
+mod requests;
+mod server;
