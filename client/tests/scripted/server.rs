@@ -22,9 +22,20 @@ pub(crate) struct Peer {
     buffer: BytesMut,
     /// What came in one frame with others.
     items: VecDeque<Frame>,
+    /// How many frames have come.
+    pub(crate) frames: usize,
 }
 
 impl Peer {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            buffer: BytesMut::new(),
+            items: VecDeque::new(),
+            frames: 0,
+        }
+    }
+
     pub(crate) async fn frame(&mut self) -> Option<Frame> {
         let decoder = FrameDecoder::new(1 << 26);
         loop {
@@ -32,6 +43,7 @@ impl Peer {
                 return Some(item);
             }
             if let Some(frame) = decoder.next(&mut self.buffer).unwrap() {
+                self.frames += 1;
                 split_batch(frame, |item| self.items.push_back(item)).unwrap();
                 continue;
             }
@@ -96,13 +108,7 @@ where
         while let Ok((stream, _)) = listener.accept().await {
             let script = Arc::clone(&script);
             tokio::spawn(async move {
-                let buffer = BytesMut::new();
-                let items = VecDeque::new();
-                let mut peer = Peer {
-                    stream,
-                    buffer,
-                    items,
-                };
+                let mut peer = Peer::new(stream);
                 peer.shake_hands(cluster_id).await;
                 script(peer).await;
             });
