@@ -14,6 +14,8 @@ mod availability;
 mod causality;
 mod crashes;
 mod dev;
+mod examples;
+mod failover;
 mod hostile;
 mod membership;
 mod observability;
