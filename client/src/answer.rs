@@ -14,6 +14,10 @@ impl Context {
     pub fn as_bytes(&self) -> &Bytes {
         &self.0
     }
+
+    pub(crate) fn into_bytes(self) -> Bytes {
+        self.0
+    }
 }
 
 impl From<Bytes> for Context {
@@ -45,6 +49,11 @@ pub struct Fetched {
 }
 
 impl Fetched {
+    /// Whether there is no value: the key was never written, was deleted, or has expired.
+    pub fn is_absent(&self) -> bool {
+        self.siblings.is_empty()
+    }
+
     /// The one value of the key, or `None` when it is absent.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The settings of a client.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use dynakv_protocol::ids::NAME_BYTES_MAX;
@@ -9,6 +9,12 @@ use dynakv_protocol::limits::{TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX};
 use crate::client::Client;
 use crate::error::Error;
 use crate::node::DialSettings;
+
+/// How many requests may be in flight on one connection, unless the caller says otherwise.
+const WINDOW_DEFAULT: u32 = 2048;
+
+/// A node refuses clients long before.
+const WINDOW_MAX: u32 = 1 << 20;
 
 /// Builds a [`Client`]: see [`Client::builder`].
 #[derive(Debug, Clone)]
@@ -19,6 +25,7 @@ pub struct Builder {
     pub(crate) timeout: Duration,
     pub(crate) dial_timeout: Duration,
     pub(crate) ring_routing: bool,
+    pub(crate) window: u32,
 }
 
 /// An address is not of the form `HOST:PORT`.
@@ -58,6 +65,7 @@ impl Builder {
             timeout: Duration::from_millis(u64::from(TIMEOUT_MS_DEFAULT)),
             dial_timeout: Duration::from_secs(1),
             ring_routing: true,
+            window: WINDOW_DEFAULT,
         }
     }
 
@@ -94,6 +102,17 @@ impl Builder {
         self
     }
 
+    /// How many requests may be in flight to one node: 2,048 by default. A request counts once, and once
+    /// more for each 64 KiB of it.
+    ///
+    /// Callers beyond it wait, within their deadline, and the first to come is the first to go. A future
+    /// that is dropped gives its place back at once. A small window bounds memory and keeps a burst from
+    /// one process from crowding out others; the price is throughput over lines with a long delay.
+    pub fn window(mut self, requests: u32) -> Self {
+        self.window = requests;
+        self
+    }
+
     /// Connects to the first seed that answers and fetches the ring from it.
     ///
     /// # Errors
@@ -114,11 +133,18 @@ impl Builder {
             ));
         }
         check_timeout(self.timeout)?;
-        let settings = Arc::new(DialSettings {
+        if !(1..=WINDOW_MAX).contains(&self.window) {
+            return Err(Error::invalid(format!(
+                "a window of {} requests is out of range: 1 to {WINDOW_MAX} are permitted",
+                self.window
+            )));
+        }
+        let settings = DialSettings {
             cluster_name: std::mem::take(&mut self.cluster_name),
             dial_timeout: self.dial_timeout,
+            window: self.window,
             cluster_id: OnceLock::new(),
-        });
+        };
         Client::connect(self, settings).await
     }
 }

@@ -1,33 +1,31 @@
-//! The client: which node a request goes to, and where it goes next when that one fails.
+//! The client as its user sees it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use dynakv_protocol::WriteId;
 use dynakv_protocol::client::{HealthReply, RingReply, StatsReply, StatusReply};
 use dynakv_protocol::message::{Request, Response};
-use dynakv_protocol::placement::Placement;
-use dynakv_protocol::{RingVersion, WriteId};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
-use crate::builder::Builder;
+use crate::answer::Fetched;
+use crate::builder::{Builder, check_address};
 use crate::error::Error;
-use crate::node::{DialSettings, Node};
+use crate::execute;
+use crate::many::{GetManyRequest, PutManyRequest};
+use crate::node::DialSettings;
+use crate::node_client::NodeClient;
 use crate::request::{DeleteRequest, GetRequest, PutRequest};
 use crate::retry::{self, Decision};
-
-/// How long before the client's own deadline a coordinator has to give up, so that its answer (which
-/// says more than silence) still arrives. At most this, and at most a tenth of the time left.
-const ANSWER_MARGIN: Duration = Duration::from_millis(50);
-
-/// A client without a ring asks for one at most this often.
-const RING_FETCH_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How many nodes that do not own a key are asked after its owners.
-const STAND_INS_MAX: usize = 3;
+use crate::routing::{Access, Routing, attempt_deadline};
+use crate::update::{Update, UpdateRequest};
 
 /// A connection to a cluster. Cheap to clone; all clones share the connections.
+///
+/// Every method may be called from any number of tasks at once, and every future may be dropped at any
+/// time: a request that was sent may then still be carried out.
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -35,27 +33,11 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Inner {
-    options: Builder,
-    settings: Arc<DialSettings>,
-    seeds: Vec<Arc<Node>>,
-    ring: Mutex<RingState>,
-    fetching_ring: AtomicBool,
+    timeout: Duration,
+    routing: Routing,
     /// From the operating system, so that two clients never give the same write ids.
     first_write_id: u128,
     writes: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct RingState {
-    known: Option<Arc<KnownRing>>,
-    fetched_at: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct KnownRing {
-    placement: Placement,
-    /// The members' nodes, in the order of the document.
-    members: Vec<Arc<Node>>,
 }
 
 impl Client {
@@ -64,12 +46,7 @@ impl Client {
         Builder::new()
     }
 
-    pub(crate) async fn connect(
-        options: Builder,
-        settings: Arc<DialSettings>,
-    ) -> Result<Self, Error> {
-        let seeds = options.seeds.iter();
-        let seeds = seeds.map(|seed| Node::new(seed, &settings)).collect();
+    pub(crate) async fn connect(options: Builder, settings: DialSettings) -> Result<Self, Error> {
         let deadline = Instant::now() + options.timeout;
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|error| {
@@ -79,26 +56,24 @@ impl Client {
         })?;
         let client = Self {
             inner: Arc::new(Inner {
-                options,
-                settings,
-                seeds,
-                ring: Mutex::default(),
-                fetching_ring: AtomicBool::new(false),
+                timeout: options.timeout,
+                routing: Routing::new(&options.seeds, options.ring_routing, settings),
                 first_write_id: u128::from_be_bytes(random),
                 writes: AtomicU64::new(0),
             }),
         };
+        let routing = client.routing();
+        let first_request = if options.ring_routing {
+            Request::Ring
+        } else {
+            Request::Ping
+        };
         let mut failure = None;
-        for (index, node) in client.inner.seeds.iter().enumerate() {
-            let left = client.inner.seeds.len() - index - 1;
-            let attempt = attempt_deadline(deadline, left);
-            let first_request = if client.inner.options.ring_routing {
-                Request::Ring
-            } else {
-                Request::Ping
-            };
+        for (index, node) in routing.seeds().iter().enumerate() {
+            let others = index + 1 < routing.seeds().len();
+            let attempt = attempt_deadline(deadline, others);
             match node.call(&first_request, attempt).await {
-                Ok(Response::Ring(ring)) => client.inner.adopt(&ring),
+                Ok(Response::Ring(ring)) => routing.adopt(&ring),
                 Ok(_) => {}
                 // It answers, though it has no ring to show yet.
                 Err(error) if retry::decide(&error) == Decision::BackOff => {}
@@ -115,31 +90,116 @@ impl Client {
     /// Reads a key. Await the request, or set its options first:
     /// `client.get("k").r(1).await?`.
     pub fn get(&self, key: impl AsRef<[u8]>) -> GetRequest {
-        GetRequest::new(self.clone(), key.as_ref())
+        GetRequest::new(self.clone(), Bytes::copy_from_slice(key.as_ref()))
     }
 
     /// Stores a value. Await the request, or set its options first:
     /// `client.put("k", "v").context(fetched.context).w(3).await?`.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> PutRequest {
-        PutRequest::new(self.clone(), key.as_ref(), value.into())
+        let key = Bytes::copy_from_slice(key.as_ref());
+        PutRequest::new(self.clone(), key, value.into())
     }
 
     /// Deletes a key; deleting an absent one succeeds. Takes the same options as a put, but for a
     /// time to live.
     pub fn delete(&self, key: impl AsRef<[u8]>) -> DeleteRequest {
-        DeleteRequest::new(self.clone(), key.as_ref())
+        DeleteRequest::new(self.clone(), Bytes::copy_from_slice(key.as_ref()))
     }
 
-    /// The statistics of the first seed.
+    /// Reads a key, has `change` make one value of what is there, and writes it with the read's
+    /// context; again, a bounded number of times, while other writers leave siblings beside it. See
+    /// [`UpdateRequest`] for what `change` has to hold to.
+    ///
+    /// ```no_run
+    /// # async fn example(client: dynakv_client::Client) -> Result<(), dynakv_client::Error> {
+    /// use std::collections::BTreeSet;
+    /// use dynakv_client::Update;
+    ///
+    /// // A set of words, one a line. The union of all siblings loses nobody's word.
+    /// let updated = client
+    ///     .update("words", |found| {
+    ///         let mut words: BTreeSet<String> = found
+    ///             .siblings
+    ///             .iter()
+    ///             .flat_map(|sibling| String::from_utf8_lossy(&sibling.value).into_owned()
+    ///                 .lines().map(str::to_owned).collect::<Vec<_>>())
+    ///             .collect();
+    ///         words.insert("dynamo".to_owned());
+    ///         Update::put(words.into_iter().collect::<Vec<_>>().join("\n"))
+    ///     })
+    ///     .await?;
+    /// println!("stored after {} rounds", updated.rounds);
+    /// # Ok(()) }
+    /// ```
+    pub fn update<'f>(
+        &self,
+        key: impl AsRef<[u8]>,
+        change: impl FnMut(&Fetched) -> Update + Send + 'f,
+    ) -> UpdateRequest<'f> {
+        UpdateRequest::new(self.clone(), Bytes::copy_from_slice(key.as_ref()), change)
+    }
+
+    /// Reads many keys; each has a result of its own, in the order of the keys.
+    ///
+    /// ```no_run
+    /// # async fn example(client: dynakv_client::Client) -> Result<(), dynakv_client::Error> {
+    /// let results = client.get_many(["a", "b", "c"]).await?;
+    /// for (key, result) in ["a", "b", "c"].iter().zip(results) {
+    ///     match result {
+    ///         Ok(fetched) => println!("{key}: {} values", fetched.siblings.len()),
+    ///         Err(error) => println!("{key}: {error}"),
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn get_many<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> GetManyRequest {
+        let keys = keys.into_iter();
+        let keys = keys.map(|key| Bytes::copy_from_slice(key.as_ref()));
+        GetManyRequest::new(self.clone(), keys.collect())
+    }
+
+    /// Stores many values, each with a result of its own, in the order of the pairs. The writes are
+    /// blind, and two for the same key may take effect in either order.
+    ///
+    /// ```no_run
+    /// # async fn example(client: dynakv_client::Client) -> Result<(), dynakv_client::Error> {
+    /// let pairs = (0..100_000).map(|number| (format!("key-{number}"), "value"));
+    /// let results = client.put_many(pairs).timeout(std::time::Duration::from_secs(30)).await?;
+    /// let failed = results.iter().filter(|result| result.is_err()).count();
+    /// println!("{failed} of {} failed", results.len());
+    /// # Ok(()) }
+    /// ```
+    pub fn put_many<K: AsRef<[u8]>, V: Into<Bytes>>(
+        &self,
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) -> PutManyRequest {
+        let pairs = pairs.into_iter();
+        let pairs = pairs.map(|(key, value)| (Bytes::copy_from_slice(key.as_ref()), value.into()));
+        PutManyRequest::new(self.clone(), pairs.collect())
+    }
+
+    /// One node of the cluster, for the questions that only it can answer. An address that is no
+    /// member's is dialled all the same, and refused when it belongs to another cluster.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless it is of the form `HOST:PORT`.
+    pub fn node(&self, address: &str) -> Result<NodeClient, Error> {
+        check_address(address).map_err(|error| Error::invalid(error.to_string()))?;
+        let node = self.routing().node_at(address);
+        Ok(NodeClient::new(node, self.inner.timeout))
+    }
+
+    /// The addresses of the members by the ring this client has at hand; of the seeds without one.
+    pub fn node_addresses(&self) -> Vec<String> {
+        self.routing().addresses()
+    }
+
+    /// The statistics of the first seed; [`node`](Self::node) asks another.
     ///
     /// # Errors
     /// [`Error`]; no other node is asked in its place.
     pub async fn stats(&self) -> Result<StatsReply, Error> {
-        self.ask_first_seed(&Request::Stats, |response| match response {
-            Response::Stats(stats) => Some(stats),
-            _ => None,
-        })
-        .await
+        self.first_seed()?.stats().await
     }
 
     /// Whether the first seed is ready.
@@ -147,11 +207,7 @@ impl Client {
     /// # Errors
     /// [`Error`]; no other node is asked in its place.
     pub async fn health(&self) -> Result<HealthReply, Error> {
-        self.ask_first_seed(&Request::Health, |response| match response {
-            Response::Health(health) => Some(health),
-            _ => None,
-        })
-        .await
+        self.first_seed()?.health().await
     }
 
     /// The cluster as the first seed sees it.
@@ -159,11 +215,7 @@ impl Client {
     /// # Errors
     /// [`Error`]; no other node is asked in its place.
     pub async fn status(&self) -> Result<StatusReply, Error> {
-        self.ask_first_seed(&Request::Status, |response| match response {
-            Response::Status(status) => Some(status),
-            _ => None,
-        })
-        .await
+        self.first_seed()?.status().await
     }
 
     /// The ring as the first seed knows it.
@@ -171,11 +223,13 @@ impl Client {
     /// # Errors
     /// [`Error`]; no other node is asked in its place.
     pub async fn ring(&self) -> Result<RingReply, Error> {
-        self.ask_first_seed(&Request::Ring, |response| match response {
-            Response::Ring(ring) => Some(ring),
-            _ => None,
-        })
-        .await
+        self.first_seed()?.ring().await
+    }
+
+    fn first_seed(&self) -> Result<NodeClient, Error> {
+        let seed = self.routing().seeds().first();
+        let seed = seed.ok_or_else(|| Error::invalid("a client needs at least one seed"))?;
+        Ok(NodeClient::new(Arc::clone(seed), self.inner.timeout))
     }
 
     pub(crate) fn next_write_id(&self) -> WriteId {
@@ -184,257 +238,21 @@ impl Client {
     }
 
     pub(crate) fn timeout(&self) -> Duration {
-        self.inner.options.timeout
+        self.inner.timeout
     }
 
-    async fn ask_first_seed<T>(
-        &self,
-        request: &Request,
-        extract: impl FnOnce(Response) -> Option<T>,
-    ) -> Result<T, Error> {
-        let Some(node) = self.inner.seeds.first() else {
-            return Err(Error::invalid("a client needs at least one seed"));
-        };
-        let response = node.call(request, Instant::now() + self.timeout()).await?;
-        extract(response).ok_or_else(|| unexpected(node, false))
-    }
-
-    /// Runs a data operation: asks the owners of the key, then whoever else there is, until one
-    /// answers or the time is up.
+    /// Runs a data operation.
     pub(crate) async fn execute<T>(
         &self,
-        key: &[u8],
-        timeout: Duration,
-        request: impl Fn(u32) -> Request,
+        request: Request,
+        access: Access,
+        deadline: Instant,
         extract: impl Fn(Response) -> Option<T>,
     ) -> Result<T, Error> {
-        let started = Instant::now();
-        let deadline = started + timeout;
-        self.inner.fetch_missing_ring(deadline).await;
-        let mut maybe_applied = false;
-        let mut failure: Option<Error> = None;
-        for pass in 0..retry::PASSES_MAX {
-            let candidates = self.inner.candidates(key);
-            let mut begin_again = None;
-            for (index, node) in candidates.iter().enumerate() {
-                let attempt = attempt_deadline(deadline, candidates.len() - index - 1);
-                let request = request(coordinator_timeout_ms(attempt));
-                let error = match node.call(&request, attempt).await {
-                    Ok(response) => match extract(response) {
-                        Some(answer) => return Ok(answer),
-                        None => unexpected(node, !matches!(request, Request::Get(_))),
-                    },
-                    Err(error) => error,
-                };
-                maybe_applied |= error.maybe_applied();
-                let decision = retry::decide(&error);
-                let newer = newer_ring(&error);
-                // What a node said is worth more to the caller than a connection that failed later.
-                if error.is_answer() || !failure.as_ref().is_some_and(Error::is_answer) {
-                    failure = Some(error);
-                }
-                match decision {
-                    Decision::GiveUp => return Err(finish(failure, maybe_applied, started)),
-                    Decision::NextNode => {}
-                    Decision::BackOff => begin_again = Some(retry::backoff(pass)),
-                    Decision::RefreshRing => {
-                        begin_again = Some(retry::backoff(pass));
-                        if self.inner.refresh_ring(node, newer, deadline).await {
-                            begin_again = Some(Duration::ZERO);
-                            break;
-                        }
-                    }
-                }
-                if Instant::now() >= deadline {
-                    return Err(finish(failure, maybe_applied, started));
-                }
-            }
-            let Some(pause) = begin_again else { break };
-            let next = Instant::now() + pause;
-            if pass + 1 == retry::PASSES_MAX || next >= deadline {
-                break;
-            }
-            sleep_until(next).await;
-        }
-        Err(finish(failure, maybe_applied, started))
-    }
-}
-
-impl Inner {
-    /// Whom to ask for a key: its owners, then the other nodes; those that just failed to connect
-    /// come last.
-    fn candidates(&self, key: &[u8]) -> Vec<Arc<Node>> {
-        let ring = self.ring_state().known.clone();
-        let Some(ring) = ring else {
-            let mut seeds = self.seeds.clone();
-            seeds.sort_by_key(|node| !node.looks_alive());
-            return seeds;
-        };
-        let owners = ring.placement.owners_of_key(key);
-        let owning = owners.iter().map(|owner| &ring.members[owner.slot()]);
-        let mut candidates: Vec<_> = owning.map(Arc::clone).collect();
-        // Others forward. A few are enough, chosen at random so that no node gets all of them.
-        let others = ring.members.len() - candidates.len();
-        let offset = fastrand::usize(..ring.members.len().max(1));
-        let turned = (0..ring.members.len()).map(|at| (at + offset) % ring.members.len());
-        let stand_ins = turned.filter(|at| !owners.iter().any(|owner| owner.slot() == *at));
-        candidates.extend(
-            stand_ins
-                .take(others.min(STAND_INS_MAX))
-                .map(|at| Arc::clone(&ring.members[at])),
-        );
-        for seed in &self.seeds {
-            if !candidates
-                .iter()
-                .any(|node| node.address() == seed.address())
-            {
-                candidates.push(Arc::clone(seed));
-            }
-        }
-        candidates.sort_by_key(|node| !node.looks_alive());
-        candidates
+        execute::execute(self.routing(), request, access, deadline, extract).await
     }
 
-    /// Takes over a ring, unless the one at hand is newer.
-    fn adopt(&self, ring: &RingReply) {
-        let placement = Placement::new(&ring.document);
-        let mut state = self.ring_state();
-        let before = state.known.clone();
-        if let Some(before) = &before
-            && before.placement.version() > placement.version()
-        {
-            return;
-        }
-        let known = before.iter().flat_map(|ring| &ring.members);
-        let known: Vec<_> = self.seeds.iter().chain(known).map(Arc::clone).collect();
-        let node_at = |address: &String| {
-            let open = known.iter().find(|node| node.address() == address);
-            open.map_or_else(|| Node::new(address, &self.settings), Arc::clone)
-        };
-        state.known = Some(Arc::new(KnownRing {
-            placement,
-            members: ring.addresses.iter().map(node_at).collect(),
-        }));
+    fn routing(&self) -> &Routing {
+        &self.inner.routing
     }
-
-    /// Fetches the ring from a node that knows a newer one. True when the ring at hand is not the
-    /// one that was refused any more.
-    async fn refresh_ring(
-        &self,
-        node: &Arc<Node>,
-        newer: Option<RingVersion>,
-        deadline: Instant,
-    ) -> bool {
-        if !self.options.ring_routing {
-            return false;
-        }
-        let version = |state: &RingState| state.known.as_ref().map(|ring| ring.placement.version());
-        let before = version(&self.ring_state());
-        if newer.is_some() && before >= newer {
-            // Another task has fetched it, or it is the node that is behind.
-            return false;
-        }
-        self.fetch_ring(node, deadline).await;
-        version(&self.ring_state()) > before
-    }
-
-    async fn fetch_missing_ring(&self, deadline: Instant) {
-        if !self.options.ring_routing {
-            return;
-        }
-        {
-            let mut state = self.ring_state();
-            let now = Instant::now();
-            let recently = |at: Instant| now < at + RING_FETCH_INTERVAL;
-            if state.known.is_some() || state.fetched_at.is_some_and(recently) {
-                return;
-            }
-            state.fetched_at = Some(now);
-        }
-        let alive = self.seeds.iter().find(|node| node.looks_alive());
-        if let Some(node) = alive.or(self.seeds.first()) {
-            self.fetch_ring(node, deadline).await;
-        }
-    }
-
-    /// Fetches the ring; when another task is at it already, does nothing.
-    async fn fetch_ring(&self, node: &Arc<Node>, deadline: Instant) {
-        if self.fetching_ring.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let _done = ResetOnDrop(&self.fetching_ring);
-        // Not having it is no failure: any node forwards.
-        if let Ok(Response::Ring(ring)) = node
-            .call(&Request::Ring, attempt_deadline(deadline, 1))
-            .await
-        {
-            self.adopt(&ring);
-        }
-    }
-
-    fn ring_state(&self) -> MutexGuard<'_, RingState> {
-        // Nothing panics while it holds the lock.
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Lowers a flag again, also when the future that raised it is dropped.
-struct ResetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for ResetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
-
-/// When an attempt ends: half of the time left goes to this node while there are others to ask.
-fn attempt_deadline(deadline: Instant, others: usize) -> Instant {
-    let now = Instant::now();
-    let left = deadline.saturating_duration_since(now);
-    if others == 0 {
-        deadline
-    } else {
-        now + left / 2
-    }
-}
-
-/// What the coordinator is told.
-fn coordinator_timeout_ms(attempt: Instant) -> u32 {
-    let left = attempt.saturating_duration_since(Instant::now());
-    let for_it = left - ANSWER_MARGIN.min(left / 10);
-    u32::try_from(for_it.as_millis()).unwrap_or(u32::MAX).max(1)
-}
-
-fn newer_ring(error: &Error) -> Option<RingVersion> {
-    match error {
-        Error::Refused { reply, .. } => reply.ring_version,
-        Error::Invalid { .. }
-        | Error::Unreachable { .. }
-        | Error::ConnectionLost { .. }
-        | Error::Protocol { .. }
-        | Error::Timeout { .. }
-        | Error::QuorumUnavailable { .. } => None,
-    }
-}
-
-fn unexpected(node: &Node, maybe_applied: bool) -> Error {
-    Error::Protocol {
-        address: node.address().to_owned(),
-        reason: "an answer to another kind of request".to_owned(),
-        maybe_applied,
-    }
-}
-
-/// The error for the caller: the whole wait counts, and every attempt.
-fn finish(failure: Option<Error>, maybe_applied: bool, started: Instant) -> Error {
-    let failure = failure.unwrap_or_else(|| Error::invalid("there is no node to ask"));
-    let failure = match failure {
-        Error::Timeout { address, .. } => Error::Timeout {
-            address,
-            waited: started.elapsed(),
-            maybe_applied,
-        },
-        other => other,
-    };
-    failure.or_maybe_applied(maybe_applied)
 }

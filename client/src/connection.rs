@@ -2,37 +2,35 @@
 //!
 //! Callers encode their request into a shared outgoing buffer and wait. A single task per connection
 //! owns the socket: its writing half takes whatever has gathered in the buffer and writes it at once
-//! (so that under load many requests share one system call), its reading half decodes every frame that
-//! one read brought and wakes the callers by request id.
+//! (so that under load many requests share one frame and one system call), its reading half decodes
+//! every frame that one read brought and wakes the callers by request id. A third part watches for a
+//! node that has stopped answering.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use dynakv_protocol::frame::{Frame, FrameDecoder, Header, put_frame, split_batch};
+use dynakv_protocol::frame::{BatchWriter, Frame, FrameDecoder, Header, put_frame, split_batch};
 use dynakv_protocol::handshake::{Hello, Welcome};
 use dynakv_protocol::limits::{HANDSHAKE_FRAME_BYTES_MAX, VALUE_BYTES_MAX, frame_bytes_max};
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::{DecodeError, ErrorReply};
 use rustc_hash::FxHashMap;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, TryAcquireError, oneshot};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// The handshake's request id. Requests count from 1 on, so an error that answers no request of ours
 /// but the connection as a whole is told apart.
 const CONNECTION_ID: u64 = 0;
 
-/// How much may be in flight on one connection, in units of one request plus one for each
-/// [`WINDOW_UNIT_BYTES`] of it. Callers beyond it wait.
-const WINDOW_UNITS: usize = 2048;
-
-/// What a unit of the window stands for, in bytes.
-const WINDOW_UNIT_BYTES: usize = 64 * 1024;
+/// A request takes one place in the window, and one more for each of these bytes.
+const WINDOW_PLACE_BYTES: usize = 64 * 1024;
 
 /// A read asks for at least this much room, so that one system call brings many answers.
 const READ_BYTES_MIN: usize = 16 * 1024;
@@ -43,8 +41,22 @@ const READ_BYTES_MAX: usize = 1024 * 1024;
 /// A write buffer that has grown beyond this is given back.
 const SPARE_BYTES_MAX: usize = 1024 * 1024;
 
-/// A connection that was silent for this long while a request timed out on it is taken for dead.
-const SILENT_AFTER: Duration = Duration::from_secs(1);
+/// How often the connection is looked at while somebody waits on it. The looks are counted and not the
+/// time, so that a pause of this process is not held against the node.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// After how many looks without a byte from the node it is taken for dead. At the first it is pinged,
+/// and a node answers a ping whatever its requests wait for, so slow requests do no harm.
+const SILENT_LOOKS_MAX: u64 = 5;
+
+/// One look more for each of these bytes that are on their way to the node: over a slow line the ping
+/// arrives behind them.
+const LOOK_BYTES: u64 = 256 * 1024;
+
+/// A connection without traffic is probed by the system after this time, and this often, so that one
+/// whose other end vanished is found out before it is needed.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Why there is no connection.
 #[derive(Debug, Clone)]
@@ -87,20 +99,40 @@ pub(crate) struct Connection {
 struct Shared {
     state: Mutex<State>,
     to_write: Notify,
+    /// Places for requests in flight; callers beyond it wait.
     window: Semaphore,
-    /// How many reads have brought something: tells a slow node from a dead connection.
+    window_places: u32,
+    /// How many reads have brought something: tells a slow node from a dead one.
     reads: AtomicU64,
+    /// Bytes written since the last read.
+    unanswered_bytes: AtomicU64,
+    /// Set together with the reason in the state, to be looked at without the lock.
+    closed: AtomicBool,
+    /// Somebody waits again, so the connection is to be watched again.
+    to_watch: Notify,
 }
 
 #[derive(Debug)]
 struct State {
     waiting: FxHashMap<u64, oneshot::Sender<Result<Frame, CallError>>>,
     outgoing: BytesMut,
+    /// The frame at the end of `outgoing` that still takes requests.
+    batch: BatchWriter,
     next_id: u64,
     /// Requests below this id have been handed to the socket. Ids are given in the order of the
     /// outgoing buffer, so this one number says for each request whether it was sent.
     sent_before: u64,
+    /// Nobody waited when the connection was looked at last: whoever comes next starts the watch.
+    unwatched: bool,
     closed: Option<Arc<str>>,
+}
+
+impl CallError {
+    /// The deadline passed before the request was written anywhere.
+    const NOT_SENT_IN_TIME: Self = Self {
+        sent: false,
+        cause: Cause::TimedOut,
+    };
 }
 
 impl Connection {
@@ -109,8 +141,9 @@ impl Connection {
         address: &str,
         hello: &Hello,
         limit: Duration,
+        window: u32,
     ) -> Result<Self, DialError> {
-        match timeout(limit, Self::dial_unbounded(address, hello)).await {
+        match timeout(limit, Self::dial_unbounded(address, hello, window)).await {
             Ok(result) => result,
             Err(_) => Err(DialError::Network(
                 format!("no connection within {limit:?}").into(),
@@ -118,10 +151,15 @@ impl Connection {
         }
     }
 
-    async fn dial_unbounded(address: &str, hello: &Hello) -> Result<Self, DialError> {
+    async fn dial_unbounded(address: &str, hello: &Hello, window: u32) -> Result<Self, DialError> {
         let network = |error: std::io::Error| DialError::Network(error.to_string().into());
         let mut stream = TcpStream::connect(address).await.map_err(network)?;
         stream.set_nodelay(true).map_err(network)?;
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE_AFTER)
+            .with_interval(KEEPALIVE_INTERVAL);
+        // It only finds out sooner what a request would find out, too.
+        let _without = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
         let mut buffer = BytesMut::new();
         let request = Request::Hello(hello.clone());
         put_frame(
@@ -136,13 +174,19 @@ impl Connection {
             state: Mutex::new(State {
                 waiting: FxHashMap::default(),
                 outgoing: BytesMut::new(),
+                batch: BatchWriter::default(),
                 next_id: CONNECTION_ID + 1,
                 sent_before: CONNECTION_ID + 1,
+                unwatched: true,
                 closed: None,
             }),
             to_write: Notify::new(),
-            window: Semaphore::new(WINDOW_UNITS),
+            window: Semaphore::new(window as usize),
+            window_places: window,
             reads: AtomicU64::new(0),
+            unanswered_bytes: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            to_watch: Notify::new(),
         });
         let (reader, writer) = stream.into_split();
         let task = tokio::spawn(drive(Arc::clone(&shared), reader, writer, buffer)).abort_handle();
@@ -160,44 +204,44 @@ impl Connection {
 
     /// Whether it is of no use any more.
     pub(crate) fn is_closed(&self) -> bool {
-        self.shared.lock().closed.is_some()
+        self.shared.closed.load(Ordering::Acquire)
     }
 
-    /// Sends a request and waits for its answer. May be dropped at any time.
+    /// Sends a request and waits for its answer. May be dropped at any time: its place in the window
+    /// is then free, and its answer goes nowhere.
     pub(crate) async fn call(
         &self,
         request: &Request,
         deadline: Instant,
     ) -> Result<Response, CallError> {
-        let units = 1 + request_bytes(request) / WINDOW_UNIT_BYTES;
-        let units = units.min(WINDOW_UNITS) as u32;
-        let started = Instant::now();
-        let permit = match timeout_at(deadline, self.shared.window.acquire_many(units)).await {
-            Ok(Ok(permit)) => permit,
-            Ok(Err(_closed)) => return Err(self.shared.closed_error()),
-            Err(_elapsed) => {
-                return Err(CallError {
-                    sent: false,
-                    cause: Cause::TimedOut,
-                });
+        let shared = &*self.shared;
+        let places = 1 + request_bytes(request) / WINDOW_PLACE_BYTES;
+        let places = u32::try_from(places).unwrap_or(u32::MAX);
+        let places = places.min(shared.window_places);
+        let permit = match shared.window.try_acquire_many(places) {
+            Ok(permit) => permit,
+            Err(TryAcquireError::Closed) => return Err(shared.closed_error()),
+            Err(TryAcquireError::NoPermits) => {
+                match timeout_at(deadline, shared.window.acquire_many(places)).await {
+                    Ok(Ok(permit)) => permit,
+                    Ok(Err(_closed)) => return Err(shared.closed_error()),
+                    Err(_elapsed) => return Err(CallError::NOT_SENT_IN_TIME),
+                }
             }
         };
-        let reads_before = self.shared.reads.load(Ordering::Relaxed);
-        let (id, answer) = self.shared.enqueue(request)?;
-        let waiting = Waiting {
-            shared: &self.shared,
-            id,
-        };
+        if Instant::now() >= deadline {
+            return Err(CallError::NOT_SENT_IN_TIME);
+        }
+        let (id, answer) = shared.enqueue(request)?;
+        let waiting = Waiting { shared, id };
         let frame = match timeout_at(deadline, answer).await {
-            Ok(Ok(result)) => result?,
-            // The sender is dropped only together with the connection's state.
-            Ok(Err(_dropped)) => return Err(self.shared.closed_error_sent()),
+            Ok(answered) => {
+                // Whoever answered has taken it out of the table.
+                waiting.forget();
+                // The sender is dropped only together with the connection's state.
+                answered.unwrap_or_else(|_dropped| Err(shared.closed_error_sent()))?
+            }
             Err(_elapsed) => {
-                let silent = self.shared.reads.load(Ordering::Relaxed) == reads_before;
-                drop(waiting);
-                if silent && started.elapsed() >= SILENT_AFTER {
-                    self.shared.close("the node has stopped answering".into());
-                }
                 return Err(CallError {
                     sent: true,
                     cause: Cause::TimedOut,
@@ -224,9 +268,28 @@ struct Waiting<'a> {
     id: u64,
 }
 
+impl Waiting<'_> {
+    /// Leaves the table as it is. (There is nothing else to drop.)
+    fn forget(self) {
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.shared.lock().waiting.remove(&self.id);
+    }
+}
+
+impl State {
+    /// Appends a request to what is to be written; gives its id.
+    fn push(&mut self, request: &Request) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        let header = Header::new(request.kind(), id);
+        self.batch
+            .push(&mut self.outgoing, header, |out| request.encode(out));
+        id
     }
 }
 
@@ -241,32 +304,50 @@ impl Shared {
         request: &Request,
     ) -> Result<(u64, oneshot::Receiver<Result<Frame, CallError>>), CallError> {
         let (sender, receiver) = oneshot::channel();
-        let mut state = self.lock();
+        let mut locked = self.lock();
+        let state = &mut *locked;
         if let Some(reason) = &state.closed {
             return Err(CallError {
                 sent: false,
                 cause: Cause::Closed(Arc::clone(reason)),
             });
         }
-        let id = state.next_id;
-        state.next_id += 1;
+        let id = state.push(request);
         state.waiting.insert(id, sender);
-        put_frame(
-            &mut state.outgoing,
-            Header::new(request.kind(), id),
-            |out| request.encode(out),
-        );
+        let was_unwatched = std::mem::take(&mut state.unwatched);
+        drop(locked);
+        self.to_write.notify_one();
+        if was_unwatched {
+            self.to_watch.notify_one();
+        }
+        Ok((id, receiver))
+    }
+
+    /// Asks for a sign of life. Nobody waits for the answer: that bytes come is enough.
+    fn ping(&self) {
+        let mut state = self.lock();
+        if state.closed.is_none() {
+            state.push(&Request::Ping);
+        }
         drop(state);
         self.to_write.notify_one();
-        Ok((id, receiver))
+    }
+
+    /// Whether somebody waits; if not, the next one says so.
+    fn is_watched(&self) -> bool {
+        let mut state = self.lock();
+        state.unwatched = state.waiting.is_empty();
+        !state.unwatched
     }
 
     /// Swaps what is to be written against an empty buffer; false when there is nothing.
     fn take_outgoing(&self, spare: &mut BytesMut) -> bool {
-        let mut state = self.lock();
+        let mut locked = self.lock();
+        let state = &mut *locked;
         if state.outgoing.is_empty() {
             return false;
         }
+        state.batch.finish(&mut state.outgoing);
         std::mem::swap(&mut state.outgoing, spare);
         state.sent_before = state.next_id;
         true
@@ -289,7 +370,9 @@ impl Shared {
             return;
         }
         state.closed = Some(Arc::clone(&reason));
+        self.closed.store(true, Ordering::Release);
         state.outgoing = BytesMut::new();
+        state.batch = BatchWriter::default();
         let sent_before = state.sent_before;
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
@@ -325,9 +408,12 @@ async fn drive(
     writer: OwnedWriteHalf,
     buffer: BytesMut,
 ) {
+    // Reading first: what has come counts before the watch looks.
     let reason = tokio::select! {
+        biased;
         reason = read_answers(&shared, reader, buffer) => reason,
         reason = write_requests(&shared, writer) => reason,
+        reason = watch(&shared) => reason,
     };
     shared.close(reason);
 }
@@ -336,6 +422,8 @@ async fn write_requests(shared: &Shared, mut writer: OwnedWriteHalf) -> Arc<str>
     let mut chunk = BytesMut::new();
     loop {
         if shared.take_outgoing(&mut chunk) {
+            let bytes = chunk.len() as u64;
+            shared.unanswered_bytes.fetch_add(bytes, Ordering::Relaxed);
             if let Err(error) = writer.write_all(&chunk).await {
                 return error.to_string().into();
             }
@@ -347,6 +435,34 @@ async fn write_requests(shared: &Shared, mut writer: OwnedWriteHalf) -> Arc<str>
             return reason;
         } else {
             shared.to_write.notified().await;
+        }
+    }
+}
+
+/// Ends when the node says nothing for so long, although it is asked, that it must be dead, stopped, or
+/// behind a cut. A request that merely takes long does not look like that: the ping is answered.
+async fn watch(shared: &Shared) -> Arc<str> {
+    let mut silent_looks = 0;
+    let mut reads_before = shared.reads.load(Ordering::Relaxed);
+    loop {
+        if !shared.is_watched() {
+            shared.to_watch.notified().await;
+            silent_looks = 0;
+            reads_before = shared.reads.load(Ordering::Relaxed);
+        }
+        sleep(LOOK_INTERVAL).await;
+        let reads = shared.reads.load(Ordering::Relaxed);
+        if reads != reads_before {
+            reads_before = reads;
+            silent_looks = 0;
+            continue;
+        }
+        silent_looks += 1;
+        let on_their_way = shared.unanswered_bytes.load(Ordering::Relaxed);
+        if silent_looks == 1 {
+            shared.ping();
+        } else if silent_looks >= SILENT_LOOKS_MAX + on_their_way / LOOK_BYTES {
+            return "the node has stopped answering".into();
         }
     }
 }
@@ -381,9 +497,12 @@ async fn read_answers(
         buffer.reserve(room.clamp(READ_BYTES_MIN, READ_BYTES_MAX));
         match reader.read_buf(&mut buffer).await {
             Ok(0) => return "closed by the node".into(),
-            Ok(_) => shared.reads.fetch_add(1, Ordering::Relaxed),
+            Ok(_) => {
+                shared.reads.fetch_add(1, Ordering::Relaxed);
+                shared.unanswered_bytes.store(0, Ordering::Relaxed);
+            }
             Err(error) => return error.to_string().into(),
-        };
+        }
     }
 }
 

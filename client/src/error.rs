@@ -5,18 +5,21 @@ use std::time::Duration;
 
 use dynakv_protocol::{ErrorCode, ErrorReply};
 
-/// Why an operation failed. Ask [`is_retryable`](Self::is_retryable) and
-/// [`maybe_applied`](Self::maybe_applied) rather than listing variants.
+use crate::answer::Fetched;
+
+/// Why an operation failed, after all attempts. Ask [`is_retryable`](Self::is_retryable) and
+/// [`maybe_applied`](Self::maybe_applied) rather than listing variants; more may be added.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The request or a setting is wrong; nothing was sent.
+    /// The request or a setting is wrong; nothing was sent. Change what the message names.
     #[error("{what}")]
     Invalid {
         /// What is wrong and what is permitted.
         what: String,
     },
-    /// No connection to the node; nothing was sent to it.
+    /// No connection to the node; nothing was sent to it. Check the address and whether it runs
+    /// (`dynakv status`), or try again later.
     #[error("cannot reach {address}: {reason}")]
     Unreachable {
         /// The node.
@@ -26,7 +29,8 @@ pub enum Error {
         /// Whether an earlier attempt may have applied the write.
         maybe_applied: bool,
     },
-    /// The connection broke while the request waited for its answer.
+    /// The connection broke while the request waited for its answer, and no other node answered. Try
+    /// again; a write that may have been applied as [`Error::is_retryable`] describes.
     #[error("the connection to {address} was lost: {reason}")]
     ConnectionLost {
         /// The node.
@@ -36,7 +40,8 @@ pub enum Error {
         /// Whether the write may have been applied.
         maybe_applied: bool,
     },
-    /// The node answered with something that is no answer to the request.
+    /// The node answered with something that is no answer to the request. Check that client and nodes
+    /// are of versions that go together; trying again does not help.
     #[error("{address} gave an answer that this client does not understand: {reason}")]
     Protocol {
         /// The node.
@@ -46,7 +51,7 @@ pub enum Error {
         /// Whether the write may have been applied.
         maybe_applied: bool,
     },
-    /// The deadline passed first.
+    /// The deadline passed first. Give it longer, or send fewer requests at a time.
     #[error("no answer from {address} within {waited:?}")]
     Timeout {
         /// The node asked last.
@@ -56,7 +61,8 @@ pub enum Error {
         /// Whether the write may have been applied.
         maybe_applied: bool,
     },
-    /// Fewer replicas answered than were needed.
+    /// Fewer replicas answered than were needed. Try again when more nodes are up, or ask for fewer
+    /// with `.r()` or `.w()`, if the weaker promise will do.
     #[error("{message} ({got} of {needed} replicas answered)")]
     QuorumUnavailable {
         /// How many replicas were needed.
@@ -68,13 +74,27 @@ pub enum Error {
         /// Whether the write may have been applied.
         maybe_applied: bool,
     },
-    /// A node refused the request, or failed at it, for any other reason: see [`ErrorReply::code`].
+    /// A node refused the request, or failed at it, for any other reason: see [`ErrorReply::code`]
+    /// and what [`retry`](crate::retry) says of each.
     #[error("{address}: {reply}")]
     Refused {
         /// The node.
         address: String,
         /// What it said.
         reply: Box<ErrorReply>,
+    },
+    /// An update was written in every round, and in every round other writers left siblings beside it.
+    /// Nothing is lost: all values stand beside each other. Update again later, with more rounds, or
+    /// have fewer clients write this key.
+    #[error(
+        "other writers changed the key in each of {rounds} rounds, {} values stand beside each other: update it again",
+        last.siblings.len()
+    )]
+    Contended {
+        /// How often the update was written.
+        rounds: u32,
+        /// What was read last, with the context to write the answer with.
+        last: Box<Fetched>,
     },
 }
 
@@ -110,6 +130,7 @@ impl Error {
             | Self::Timeout { maybe_applied, .. }
             | Self::QuorumUnavailable { maybe_applied, .. } => *maybe_applied,
             Self::Refused { reply, .. } => reply.maybe_applied,
+            Self::Contended { .. } => true,
         }
     }
 
@@ -122,7 +143,8 @@ impl Error {
             Self::Unreachable { .. }
             | Self::ConnectionLost { .. }
             | Self::Timeout { .. }
-            | Self::QuorumUnavailable { .. } => true,
+            | Self::QuorumUnavailable { .. }
+            | Self::Contended { .. } => true,
             Self::Refused { reply, .. } => reply.retryable,
         }
     }
@@ -136,7 +158,8 @@ impl Error {
             | Self::Unreachable { .. }
             | Self::ConnectionLost { .. }
             | Self::Protocol { .. }
-            | Self::Timeout { .. } => None,
+            | Self::Timeout { .. }
+            | Self::Contended { .. } => None,
         }
     }
 
@@ -148,7 +171,7 @@ impl Error {
     /// The same error with what earlier attempts may have done added.
     pub fn or_maybe_applied(mut self, earlier: bool) -> Self {
         match &mut self {
-            Self::Invalid { .. } => {}
+            Self::Invalid { .. } | Self::Contended { .. } => {}
             Self::Unreachable { maybe_applied, .. }
             | Self::ConnectionLost { maybe_applied, .. }
             | Self::Protocol { maybe_applied, .. }

@@ -12,8 +12,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::connection::{CallError, Cause, Connection, DialError};
 use crate::error::Error;
 
-/// After a failed dial the node is asked last for this long.
-const SHUN_FOR: Duration = Duration::from_secs(1);
+/// A node whose dial failed is dialled again after this time, and meanwhile asked last.
+const REDIAL_AFTER: Duration = Duration::from_secs(1);
 
 /// What every dial needs to know.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub(crate) struct DialSettings {
     pub(crate) cluster_name: String,
     /// How long a dial with its handshake may take.
     pub(crate) dial_timeout: Duration,
+    /// How many requests may be in flight on one connection.
+    pub(crate) window: u32,
     /// The cluster's id, pinned by the first node that tells one: a client never talks to two clusters.
     pub(crate) cluster_id: OnceLock<ClusterId>,
 }
@@ -39,7 +41,17 @@ enum Link {
 #[derive(Debug)]
 struct State {
     link: Link,
-    shunned_until: Option<Instant>,
+    /// Set from a lost connection or failed dial until the next dial that succeeds.
+    failed: bool,
+    /// A node that failed is not dialled before, unless there is nobody else to ask.
+    redial_at: Option<Instant>,
+}
+
+impl State {
+    fn is_dialling(&self) -> bool {
+        // A dial whose task died with its runtime never ends: it does not count.
+        matches!(&self.link, Link::Dialling(watching) if watching.has_changed().is_ok())
+    }
 }
 
 /// One node and the connection to it.
@@ -57,7 +69,8 @@ impl Node {
             settings: Arc::clone(settings),
             state: Mutex::new(State {
                 link: Link::Idle,
-                shunned_until: None,
+                failed: false,
+                redial_at: None,
             }),
         })
     }
@@ -66,12 +79,29 @@ impl Node {
         &self.address
     }
 
-    /// Whether it is worth asking before others: it did not just fail to connect.
-    pub(crate) fn looks_alive(&self) -> bool {
-        match self.lock().shunned_until {
-            Some(until) => Instant::now() >= until,
-            None => true,
+    /// Whether it is worth asking before others: it has not failed since it was last connected.
+    ///
+    /// Nobody waits for a node that failed while others can be asked. It is dialled beside the requests
+    /// that pass it over, now and then, and is back as soon as that succeeds.
+    pub(crate) fn looks_alive(self: &Arc<Self>) -> bool {
+        let mut state = self.lock();
+        match &state.link {
+            Link::Open(connection) if !connection.is_closed() => return true,
+            Link::Open(_) => {
+                state.link = Link::Idle;
+                state.failed = true;
+                state.redial_at = None;
+            }
+            Link::Idle | Link::Dialling(_) => {}
         }
+        if !state.failed {
+            return true;
+        }
+        let is_due = state.redial_at.is_none_or(|at| Instant::now() >= at);
+        if is_due && !state.is_dialling() {
+            self.begin_dial(&mut state);
+        }
+        false
     }
 
     /// Sends a request over the node's connection, which is dialled first if need be.
@@ -133,31 +163,34 @@ impl Node {
     ) -> Result<Arc<Connection>, watch::Receiver<Option<DialResult>>> {
         let mut state = self.lock();
         match &state.link {
-            Link::Open(connection) if !connection.is_closed() => {
-                return Ok(Arc::clone(connection));
-            }
-            // A dial whose task died with its runtime never ends: begin another.
-            Link::Dialling(watching) if watching.has_changed().is_ok() => {
-                return Err(watching.clone());
-            }
-            Link::Open(_) | Link::Dialling(_) | Link::Idle => {}
+            Link::Open(connection) if !connection.is_closed() => Ok(Arc::clone(connection)),
+            Link::Dialling(watching) if state.is_dialling() => Err(watching.clone()),
+            Link::Open(_) | Link::Dialling(_) | Link::Idle => Err(self.begin_dial(&mut state)),
         }
+    }
+
+    fn begin_dial(self: &Arc<Self>, state: &mut State) -> watch::Receiver<Option<DialResult>> {
         let (sender, watching) = watch::channel(None);
         state.link = Link::Dialling(watching.clone());
-        drop(state);
         let node = Arc::clone(self);
         tokio::spawn(async move {
             let result = node.dial().await;
             node.dialled(&result);
             let _nobody_waits = sender.send(Some(result));
         });
-        Err(watching)
+        watching
     }
 
     async fn dial(&self) -> DialResult {
         let settings = &*self.settings;
         let hello = Hello::client(&settings.cluster_name, settings.cluster_id.get().copied());
-        let connection = Connection::dial(&self.address, &hello, settings.dial_timeout).await?;
+        let connection = Connection::dial(
+            &self.address,
+            &hello,
+            settings.dial_timeout,
+            settings.window,
+        )
+        .await?;
         let told = connection.welcome().cluster_id;
         if !told.is_none() {
             let pinned = *settings.cluster_id.get_or_init(|| told);
@@ -175,11 +208,13 @@ impl Node {
         match result {
             Ok(connection) => {
                 state.link = Link::Open(Arc::clone(connection));
-                state.shunned_until = None;
+                state.failed = false;
+                state.redial_at = None;
             }
             Err(_) => {
                 state.link = Link::Idle;
-                state.shunned_until = Some(Instant::now() + SHUN_FOR);
+                state.failed = true;
+                state.redial_at = Some(Instant::now() + REDIAL_AFTER);
             }
         }
     }

@@ -8,14 +8,16 @@ use bytes::Bytes;
 use dynakv_protocol::client::{Get, Write};
 use dynakv_protocol::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use dynakv_protocol::message::{Request, Response};
+use tokio::time::Instant;
 
 use crate::answer::{Context, Fetched, Written};
 use crate::builder::check_timeout;
 use crate::client::Client;
 use crate::error::Error;
+use crate::routing::Access;
 
 /// What `.await` on a request runs.
-type Sending<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
+pub(crate) type Sending<'f, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'f>>;
 
 /// A read that has not been sent yet: see [`Client::get`].
 #[derive(Debug, Clone)]
@@ -39,7 +41,7 @@ pub struct PutRequest(WriteRequest);
 pub struct DeleteRequest(WriteRequest);
 
 #[derive(Debug, Clone)]
-struct WriteRequest {
+pub(crate) struct WriteRequest {
     client: Client,
     timeout: Duration,
     ttl: Option<Duration>,
@@ -47,11 +49,11 @@ struct WriteRequest {
 }
 
 impl GetRequest {
-    pub(crate) fn new(client: Client, key: &[u8]) -> Self {
+    pub(crate) fn new(client: Client, key: Bytes) -> Self {
         let timeout = client.timeout();
         let get = Get {
             timeout_ms: 0,
-            key: Bytes::copy_from_slice(key),
+            key,
             r: None,
             repair_first: false,
         };
@@ -63,6 +65,9 @@ impl GetRequest {
     }
 
     /// How many replicas must answer: 1 to the number of owners; the node's default when not given.
+    ///
+    /// Reads take turns between the owners. With R + W of at most N two reads in a row may therefore
+    /// see the key at different ages.
     pub fn r(mut self, r: u8) -> Self {
         self.get.r = Some(r);
         self
@@ -85,32 +90,32 @@ impl GetRequest {
     /// # Errors
     /// [`Error`], after the attempts that [`retry`](crate::retry) lists.
     pub async fn send(self) -> Result<Fetched, Error> {
-        check_key(&self.get.key)?;
         check_timeout(self.timeout)?;
-        let key = self.get.key.clone();
-        let request = |timeout_ms| {
-            Request::Get(Get {
-                timeout_ms,
-                ..self.get.clone()
-            })
-        };
+        let deadline = Instant::now() + self.timeout;
+        self.send_by(deadline).await
+    }
+
+    /// Sends it as part of something that has a deadline.
+    pub(crate) async fn send_by(self, deadline: Instant) -> Result<Fetched, Error> {
+        check_key(&self.get.key)?;
         let extract = |response| match response {
             Response::Fetched(fetched) => Some(Fetched::from(fetched)),
             _ => None,
         };
-        self.client
-            .execute(&key, self.timeout, request, extract)
+        let Self { client, get, .. } = self;
+        client
+            .execute(Request::Get(get), Access::AnyOwner, deadline, extract)
             .await
     }
 }
 
 impl WriteRequest {
-    fn new(client: Client, key: &[u8], value: Option<Bytes>) -> Self {
+    pub(crate) fn new(client: Client, key: Bytes, value: Option<Bytes>) -> Self {
         let timeout = client.timeout();
         let write = Write {
             timeout_ms: 0,
             write_id: client.next_write_id(),
-            key: Bytes::copy_from_slice(key),
+            key,
             value,
             context: None,
             w: None,
@@ -125,38 +130,58 @@ impl WriteRequest {
         }
     }
 
-    async fn send(mut self) -> Result<Written, Error> {
-        check_key(&self.write.key)?;
+    pub(crate) fn set_context(&mut self, context: Context) {
+        self.write.context = Some(context.into_bytes());
+    }
+
+    pub(crate) fn set_w(&mut self, w: Option<u8>) {
+        self.write.w = w;
+    }
+
+    pub(crate) fn set_ttl(&mut self, ttl: Option<Duration>) {
+        self.ttl = ttl;
+    }
+
+    pub(crate) fn is_put(&self) -> bool {
+        self.write.value.is_some()
+    }
+
+    async fn send(self) -> Result<Written, Error> {
         check_timeout(self.timeout)?;
-        let value_bytes = self.write.value.as_ref().map_or(0, Bytes::len);
+        let deadline = Instant::now() + self.timeout;
+        self.send_by(deadline).await
+    }
+
+    pub(crate) async fn send_by(self, deadline: Instant) -> Result<Written, Error> {
+        let Self {
+            client,
+            ttl,
+            mut write,
+            ..
+        } = self;
+        check_key(&write.key)?;
+        let value_bytes = write.value.as_ref().map_or(0, Bytes::len);
         if value_bytes > VALUE_BYTES_MAX {
             return Err(Error::invalid(format!(
                 "the value has {value_bytes} bytes, {VALUE_BYTES_MAX} are permitted"
             )));
         }
-        if let Some(ttl) = self.ttl {
-            self.write.ttl_ms = Some(ttl_ms(ttl)?);
+        if let Some(ttl) = ttl {
+            write.ttl_ms = Some(ttl_ms(ttl)?);
         }
-        let is_put = self.write.value.is_some();
-        let key = self.write.key.clone();
-        let request = |timeout_ms| {
-            let write = Write {
-                timeout_ms,
-                ..self.write.clone()
-            };
-            if is_put {
-                Request::Put(write)
-            } else {
-                Request::Delete(write)
-            }
+        let is_put = write.value.is_some();
+        let request = if is_put {
+            Request::Put(write)
+        } else {
+            Request::Delete(write)
         };
         let extract = |response| match response {
             Response::Put(written) if is_put => Some(Written::from(written)),
             Response::Deleted(written) if !is_put => Some(Written::from(written)),
             _ => None,
         };
-        self.client
-            .execute(&key, self.timeout, request, extract)
+        client
+            .execute(request, Access::FirstOwner, deadline, extract)
             .await
     }
 }
@@ -167,14 +192,14 @@ macro_rules! write_options {
             /// Replace exactly what the read that gave this context has seen; what was written
             /// meanwhile stays beside it as a sibling. Without a context the write is blind.
             pub fn context(mut self, context: Context) -> Self {
-                self.0.write.context = Some(context.as_bytes().clone());
+                self.0.set_context(context);
                 self
             }
 
             /// How many replicas must have it on disk: 1 to the number of owners; the node's default
             /// when not given.
             pub fn w(mut self, w: u8) -> Self {
-                self.0.write.w = Some(w);
+                self.0.set_w(Some(w));
                 self
             }
 
@@ -197,7 +222,7 @@ macro_rules! write_options {
 
         impl IntoFuture for $name {
             type Output = Result<Written, Error>;
-            type IntoFuture = Sending<Written>;
+            type IntoFuture = Sending<'static, Written>;
 
             fn into_future(self) -> Self::IntoFuture {
                 Box::pin(self.send())
@@ -210,26 +235,31 @@ write_options!(PutRequest);
 write_options!(DeleteRequest);
 
 impl PutRequest {
-    pub(crate) fn new(client: Client, key: &[u8], value: Bytes) -> Self {
+    pub(crate) fn new(client: Client, key: Bytes, value: Bytes) -> Self {
         Self(WriteRequest::new(client, key, Some(value)))
+    }
+
+    /// Sends it as part of something that has a deadline.
+    pub(crate) async fn send_by(self, deadline: Instant) -> Result<Written, Error> {
+        self.0.send_by(deadline).await
     }
 
     /// After how long the value expires: at least 1 ms; rounded up to milliseconds.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.0.ttl = Some(ttl);
+        self.0.set_ttl(Some(ttl));
         self
     }
 }
 
 impl DeleteRequest {
-    pub(crate) fn new(client: Client, key: &[u8]) -> Self {
+    pub(crate) fn new(client: Client, key: Bytes) -> Self {
         Self(WriteRequest::new(client, key, None))
     }
 }
 
 impl IntoFuture for GetRequest {
     type Output = Result<Fetched, Error>;
-    type IntoFuture = Sending<Fetched>;
+    type IntoFuture = Sending<'static, Fetched>;
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.send())

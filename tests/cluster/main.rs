@@ -16,6 +16,8 @@ mod crashes;
 mod dashboard;
 mod deployment;
 mod dev;
+mod examples;
+mod failover;
 mod hostile;
 mod membership;
 mod observability;

@@ -1,0 +1,65 @@
+//! One node, asked about itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dynakv_protocol::client::{HealthReply, RingReply, StatsReply, StatusReply};
+use dynakv_protocol::message::{Request, Response};
+use tokio::time::Instant;
+
+use crate::error::Error;
+use crate::execute::unexpected;
+use crate::node::Node;
+
+/// One node of the cluster: see [`Client::node`](crate::Client::node). No other node answers in its
+/// place, and nothing is tried twice: whoever watches nodes wants to know.
+#[derive(Debug, Clone)]
+pub struct NodeClient {
+    node: Arc<Node>,
+    timeout: Duration,
+}
+
+macro_rules! questions {
+    ($($(#[$doc:meta])* $name:ident -> $reply:ty = $request:ident / $response:ident;)*) => {
+        impl NodeClient {
+            $(
+                $(#[$doc])*
+                ///
+                /// # Errors
+                /// [`Error`], when it cannot be reached or does not answer in time.
+                pub async fn $name(&self) -> Result<$reply, Error> {
+                    match self.ask(&Request::$request).await? {
+                        Response::$response(reply) => Ok(reply),
+                        _ => Err(unexpected(&self.node, false)),
+                    }
+                }
+            )*
+        }
+    };
+}
+
+questions! {
+    /// Its statistics.
+    stats -> StatsReply = Stats / Stats;
+    /// Whether it is ready.
+    health -> HealthReply = Health / Health;
+    /// The cluster as it sees it.
+    status -> StatusReply = Status / Status;
+    /// The ring as it knows it.
+    ring -> RingReply = Ring / Ring;
+}
+
+impl NodeClient {
+    pub(crate) fn new(node: Arc<Node>, timeout: Duration) -> Self {
+        Self { node, timeout }
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> &str {
+        self.node.address()
+    }
+
+    async fn ask(&self, request: &Request) -> Result<Response, Error> {
+        self.node.call(request, Instant::now() + self.timeout).await
+    }
+}
