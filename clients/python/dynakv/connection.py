@@ -10,9 +10,10 @@ import itertools
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable
 
 from . import messages
 from .errors import (
@@ -56,7 +57,7 @@ class Call:
     decode: Callable[[Bytes], Any]
     #: Whether a lost answer leaves open what became of it.
     is_write: bool = False
-    answer: "Future[Any]" = field(default_factory=Future)
+    answer: Future[Any] = field(default_factory=Future)
 
     def lost(self, why: str) -> ConnectionLostError:
         """What to raise when the answer cannot come any more."""
@@ -67,7 +68,11 @@ class Connection:
     """A connection after its handshake."""
 
     def __init__(
-        self, address: str, sock: socket.socket, left_over: bytearray, welcome: messages.Welcome,
+        self,
+        address: str,
+        sock: socket.socket,
+        left_over: bytearray,
+        welcome: messages.Welcome,
         silence_s: float,
     ) -> None:
         self.address = address
@@ -78,16 +83,14 @@ class Connection:
         self._ids = itertools.count(2)
         # Guards what waits and whether the connection lives; never held while anybody waits.
         self._lock = threading.Lock()
-        self._waiting: Dict[int, Call] = {}
-        self._closed: Optional[str] = None
+        self._waiting: dict[int, Call] = {}
+        self._closed: str | None = None
         # One frame after the other.
         self._send_lock = threading.Lock()
         self._progress_at = time.monotonic()
-        self._pinged_at: Optional[float] = None
+        self._pinged_at: float | None = None
         sock.settimeout(_TICK_S)
-        self._reader = threading.Thread(
-            target=self._read, name=f"dynakv {address}", daemon=True
-        )
+        self._reader = threading.Thread(target=self._read, name=f"dynakv {address}", daemon=True)
         self._reader.start()
 
     @classmethod
@@ -170,7 +173,7 @@ class Connection:
 
     # Writing.
 
-    def _write(self, pieces: List[Bytes], deadline: float, identified: Any) -> None:
+    def _write(self, pieces: list[Bytes], deadline: float, identified: Any) -> None:
         if not self._send_lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
             with self._lock:
                 unsent = [call for number, call in identified if self._waiting.pop(number, None)]
@@ -210,7 +213,9 @@ class Connection:
                 with self._lock:
                     number = next(self._ids)
                     self._waiting[number] = call
-                self._socket.send(b"".join(frame(call.kind, number, [])))
+                ping = b"".join(frame(call.kind, number, []))
+                if self._socket.send(ping) < len(ping):
+                    self.close(f"{self.address} takes no more bytes")
             except OSError:
                 pass  # The reader finds out.
             finally:
@@ -312,7 +317,7 @@ class _Ended(Exception):
     """The other side is gone."""
 
 
-def _resolve(call: Call, result: Any = None, error: Optional[DynakvError] = None) -> None:
+def _resolve(call: Call, result: Any = None, error: DynakvError | None = None) -> None:
     if error is None:
         call.answer.set_result(result)
     else:
@@ -320,7 +325,11 @@ def _resolve(call: Call, result: Any = None, error: Optional[DynakvError] = None
 
 
 def _shake_hands(
-    address: str, sock: socket.socket, buffer: bytearray, cluster: str, cluster_id: int,
+    address: str,
+    sock: socket.socket,
+    buffer: bytearray,
+    cluster: str,
+    cluster_id: int,
     deadline: float,
 ) -> messages.Welcome:
     sock.sendall(b"".join(frame(messages.HELLO, 1, [messages.hello(cluster, cluster_id)])))
@@ -357,7 +366,5 @@ def _shake_hands(
             f"{address} chose protocol version {welcome.version}, offered was {VERSION}"
         )
     if cluster and welcome.cluster != cluster:
-        raise WrongClusterError(
-            f"{address} belongs to cluster {welcome.cluster!r}, wanted was {cluster!r}"
-        )
+        raise WrongClusterError(f"{address} belongs to cluster {welcome.cluster!r}, wanted was {cluster!r}")
     return welcome

@@ -1,12 +1,12 @@
 """What can go wrong, as exceptions.
 
-All of them are a :class:`DynakvError`. Whatever its class, ``maybe_applied`` and ``retryable`` say what to do:
-the flags decide, the code explains (PROTOCOL.md, "Errors").
+All of them are a :class:`DynakvError`. Whatever its class, ``maybe_applied`` and ``retryable`` say what to
+do: the flags decide, the code explains (PROTOCOL.md, "Errors").
 """
 
 from __future__ import annotations
 
-from typing import Dict, Optional, Sequence, Type
+from collections.abc import Sequence
 
 
 class DynakvError(Exception):
@@ -15,7 +15,7 @@ class DynakvError(Exception):
     #: The name of the error in the protocol; empty for what only this client knows.
     name = ""
     #: Its number in the protocol; None for what only this client knows.
-    code: Optional[int] = None
+    code: int | None = None
 
     def __init__(
         self,
@@ -23,9 +23,9 @@ class DynakvError(Exception):
         *,
         maybe_applied: bool = False,
         retryable: bool = False,
-        needed: Optional[int] = None,
-        got: Optional[int] = None,
-        ring_version: Optional[int] = None,
+        needed: int | None = None,
+        got: int | None = None,
+        ring_version: int | None = None,
     ) -> None:
         super().__init__(message)
         #: What happened and what to do, for people.
@@ -192,7 +192,7 @@ class PartialFailureError(DynakvError):
         self.failures = failures
 
 
-_BY_CODE: Dict[int, Type[DynakvError]] = {
+_BY_CODE: dict[int, type[DynakvError]] = {
     kind.code: kind
     for kind in (
         BadRequestError,
@@ -223,9 +223,9 @@ def error_of_code(
     *,
     maybe_applied: bool,
     retryable: bool,
-    needed: Optional[int] = None,
-    got: Optional[int] = None,
-    ring_version: Optional[int] = None,
+    needed: int | None = None,
+    got: int | None = None,
+    ring_version: int | None = None,
 ) -> DynakvError:
     """The exception for an error that a node sent. One with an unknown code goes by its flags."""
     kind = _BY_CODE.get(code, DynakvError)

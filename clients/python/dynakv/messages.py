@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Tuple
 
 from .errors import ConflictError, DynakvError, MalformedError, error_of_code
 from .ring import Member, Ring
@@ -37,7 +36,7 @@ def hello(cluster: str, cluster_id: int) -> bytes:
     return _MAGIC + bytes([1, 1, _ROLE_CLIENT]) + sized(cluster.encode()) + pin
 
 
-def get(timeout_ms: int, key: bytes, r: Optional[int], repair_first: bool) -> bytes:
+def get(timeout_ms: int, key: bytes, r: int | None, repair_first: bool) -> bytes:
     """Read a key."""
     tags = b""
     if r is not None:
@@ -47,7 +46,7 @@ def get(timeout_ms: int, key: bytes, r: Optional[int], repair_first: bool) -> by
     return u32(timeout_ms) + sized(key) + tags
 
 
-def _write_tags(w: Optional[int], context: Optional[bytes], ttl_ms: Optional[int]) -> bytes:
+def _write_tags(w: int | None, context: bytes | None, ttl_ms: int | None) -> bytes:
     tags = b""
     if w is not None:
         tags += tagged(1, u8(w))
@@ -63,9 +62,9 @@ def put(
     write_id: int,
     key: bytes,
     value: Bytes,
-    w: Optional[int] = None,
-    context: Optional[bytes] = None,
-    ttl_ms: Optional[int] = None,
+    w: int | None = None,
+    context: bytes | None = None,
+    ttl_ms: int | None = None,
 ) -> bytes:
     """Store a value."""
     head = u32(timeout_ms) + u128(write_id) + sized(key)
@@ -76,8 +75,8 @@ def delete(
     timeout_ms: int,
     write_id: int,
     key: bytes,
-    w: Optional[int] = None,
-    context: Optional[bytes] = None,
+    w: int | None = None,
+    context: bytes | None = None,
 ) -> bytes:
     """Delete a key."""
     return u32(timeout_ms) + u128(write_id) + sized(key) + _write_tags(w, context, None)
@@ -116,21 +115,21 @@ class Fetched:
     """What a read found."""
 
     #: None: the key is absent or deleted. One: its value. More: concurrent writes.
-    siblings: Tuple[Sibling, ...]
+    siblings: tuple[Sibling, ...]
     #: Stands for all that this read has seen. Hand it to the write that answers this read.
     context: bytes
     #: How many replicas this answer rests on.
     effective_r: int
 
     @property
-    def value(self) -> Optional[bytes]:
+    def value(self) -> bytes | None:
         """The value, or None when the key is absent; raises ConflictError when it has several."""
         if len(self.siblings) > 1:
             raise ConflictError(self.siblings, self.context)
         return self.siblings[0].value if self.siblings else None
 
     @property
-    def values(self) -> Tuple[bytes, ...]:
+    def values(self) -> tuple[bytes, ...]:
         """The values of all siblings."""
         return tuple(sibling.value for sibling in self.siblings)
 
@@ -207,7 +206,7 @@ class Status:
     n: int
     w: int
     r: int
-    members: Tuple[MemberStatus, ...]
+    members: tuple[MemberStatus, ...]
 
 
 _STATES = {1: "alive", 2: "suspected", 3: "dead"}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import List, Sequence, Tuple
 
 from .xxh3 import xxh3_64
 
@@ -39,10 +39,10 @@ class Ring:
     n: int
     w: int
     r: int
-    members: Tuple[Member, ...]
+    members: tuple[Member, ...]
     # Filled in when it is first needed, and then the same for ever. Two threads that fill it in at
     # once do the same work twice, no more.
-    _placed: List[Tuple[List[int], List[int]]] = field(
+    _placed: list[tuple[list[int], list[int]]] = field(
         default_factory=list, init=False, repr=False, compare=False
     )
 
@@ -64,38 +64,28 @@ class Ring:
         """Whether the ring is small enough to be computed here."""
         return self.total_virtual_nodes <= VIRTUAL_NODES_MAX
 
-    def owners(self, key: bytes) -> Tuple[Member, ...]:
+    def owners(self, key: bytes) -> tuple[Member, ...]:
         """The members that own a key, the preferred one first."""
         return self.owners_of_segment(segment(key))
 
-    def owners_of_segment(self, number: int) -> Tuple[Member, ...]:
+    def owners_of_segment(self, number: int) -> tuple[Member, ...]:
         """The members that own a segment, the preferred one first."""
         positions, holders = self._virtual_nodes()
         start = bisect_left(positions, number << (64 - _SEGMENT_BITS))
-        count = min(self.n, len(self.members))
-        # A member without a zone counts as a zone of its own; no zone is called like a member, as the
-        # two are told apart by the number in front.
+        # A member without a zone counts as a zone of its own.
         zones = [(1, member.zone) if member.zone else (0, member.node_id) for member in self.members]
-        distinct = min(self.n, len(set(zones)))
-        walk = self._walk(holders, start)
-        taken: List[int] = []
-        seen = set()
-        for holder in walk:
-            if len(taken) == distinct:
-                break
-            if zones[holder] not in seen:
+        first, others, seen = [], [], set()
+        for holder in self._walk(holders, start):
+            if zones[holder] in seen:
+                others.append(holder)
+            else:
                 seen.add(zones[holder])
-                taken.append(holder)
-        for holder in walk:
-            if len(taken) == count:
-                break
-            if holder not in taken:
-                taken.append(holder)
-        return tuple(self.members[holder] for holder in taken)
+                first.append(holder)
+        return tuple(self.members[holder] for holder in (first + others)[: self.n])
 
-    def _walk(self, holders: Sequence[int], start: int) -> List[int]:
+    def _walk(self, holders: Sequence[int], start: int) -> list[int]:
         """All members in the order in which their first virtual node is met."""
-        order: List[int] = []
+        order: list[int] = []
         seen = set()
         for step in range(len(holders)):
             holder = holders[(start + step) % len(holders)]
@@ -106,7 +96,7 @@ class Ring:
                     break
         return order
 
-    def _virtual_nodes(self) -> Tuple[List[int], List[int]]:
+    def _virtual_nodes(self) -> tuple[list[int], list[int]]:
         """Positions in ascending order, and the index of the member at each."""
         if not self._placed:
             # Members are in the order of their ids, so their indices settle ties as their ids do.

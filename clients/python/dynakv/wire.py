@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import Callable, Dict, List, Sequence, Tuple, TypeVar, Union
+from typing import Callable, TypeVar, Union
 
 from .errors import MalformedError
 
@@ -187,7 +188,7 @@ class Reader:
             raise MalformedError("a node id is 1 to 64 letters, digits, '.', '_' and '-'")
         return str(value, "ascii")
 
-    def items(self, item: Callable[[], T], item_bytes_min: int) -> List[T]:
+    def items(self, item: Callable[[], T], item_bytes_min: int) -> list[T]:
         """A count and as many items. No count asks for more items than there are bytes for."""
         count = self.varint()
         if count * item_bytes_min > self.left:
@@ -198,9 +199,9 @@ class Reader:
         """A reader of the next field alone, whose unknown end is skipped."""
         return Reader(self.view())
 
-    def tags(self) -> Dict[int, Reader]:
+    def tags(self) -> dict[int, Reader]:
         """The tagged fields that follow, to the end. Of a tag that comes twice the last one counts."""
-        fields: Dict[int, Reader] = {}
+        fields: dict[int, Reader] = {}
         while self.left:
             tag = self.u8()
             fields[tag] = self.counted()
@@ -219,7 +220,7 @@ class Message:
     body: Bytes
 
 
-def frame(kind: int, request_id: int, parts: Sequence[Bytes], flags: int = 0) -> List[Bytes]:
+def frame(kind: int, request_id: int, parts: Sequence[Bytes], flags: int = 0) -> list[Bytes]:
     """A frame, as pieces to be sent one after the other; ``parts`` are its body and are not copied."""
     head = _AFTER_CHECKSUM.pack(VERSION, kind, flags, request_id)
     checksum = zlib.crc32(head)
@@ -230,14 +231,14 @@ def frame(kind: int, request_id: int, parts: Sequence[Bytes], flags: int = 0) ->
     return [_U32.pack(length) + _U32.pack(checksum) + head, *parts]
 
 
-def batch_item(message: Message) -> List[Bytes]:
+def batch_item(message: Message) -> list[Bytes]:
     """An item of a batch, as pieces."""
     return [_ITEM.pack(message.kind, 0, message.request_id, len(message.body)), message.body]
 
 
-def pack(messages: Sequence[Message]) -> List[Bytes]:
+def pack(messages: Sequence[Message]) -> list[Bytes]:
     """Frames that hold these messages in their order, several to a batch, as pieces."""
-    pieces: List[Bytes] = []
+    pieces: list[Bytes] = []
     start = 0
     while start < len(messages):
         size, end = HEADER_BYTES, start
@@ -266,7 +267,7 @@ def frame_length(header: Bytes, length_max: int) -> int:
     return int(length) - _LENGTH_MIN
 
 
-def open_frame(header: Bytes, body: Bytes) -> List[Message]:
+def open_frame(header: Bytes, body: Bytes) -> list[Message]:
     """The messages in a frame: one, or those of a batch. The checksum is held against all of it."""
     _, checksum, version, kind, _flags, request_id = _HEADER.unpack(header)
     if zlib.crc32(body, zlib.crc32(memoryview(header)[8:])) != checksum:
@@ -278,9 +279,9 @@ def open_frame(header: Bytes, body: Bytes) -> List[Message]:
     return [Message(kind, request_id, body)]
 
 
-def _open_batch(body: Bytes) -> List[Message]:
+def _open_batch(body: Bytes) -> list[Message]:
     reader = Reader(body)
-    messages: List[Message] = []
+    messages: list[Message] = []
     while reader.left:
         if len(messages) == BATCH_ITEMS_MAX:
             raise MalformedError(f"a batch of more than {BATCH_ITEMS_MAX} items")
@@ -291,7 +292,7 @@ def _open_batch(body: Bytes) -> List[Message]:
     return messages
 
 
-def split_address(address: str) -> Tuple[str, int]:
+def split_address(address: str) -> tuple[str, int]:
     """Host and port of ``host:port``; an IPv6 address stands in brackets."""
     host, colon, port = address.rpartition(":")
     if host.startswith("[") and host.endswith("]"):

@@ -90,7 +90,7 @@ def _up_to_16(data: bytes, length: int) -> int:
         return _avalanche((length + swapped + high + _fold(low, high)) & _MASK)
     if length >= 4:
         first, last = _u32(data, 0)[0], _u32(data, length - 4)[0]
-        h = (last + (first << 32)) ^ _u64(_SECRET, 8)[0] ^ _u64(_SECRET, 16)[0]
+        h: int = (last + (first << 32)) ^ _u64(_SECRET, 8)[0] ^ _u64(_SECRET, 16)[0]
         h ^= _rotate(h, 49) ^ _rotate(h, 24)
         h = h * _MX2 & _MASK
         h ^= (h >> 35) + length
