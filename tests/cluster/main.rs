@@ -17,5 +17,6 @@ mod dev;
 mod hostile;
 mod membership;
 mod observability;
+mod python;
 mod readme;
 mod usage;

@@ -18,6 +18,9 @@ Value = Union[str, Bytes]
 _AVOID_MIN_S = 0.1
 _AVOID_MAX_S = 2.0
 
+#: A hundred years: it fits into every field and every clock.
+_SECONDS_MAX = 100 * 365 * 86_400.0
+
 
 class Node:
     """An address, its connection, and how it fared."""
@@ -149,6 +152,6 @@ def check_quorum(name: str, count: int | None) -> None:
 
 def seconds(value: float) -> float:
     """A length of time, checked."""
-    if not value > 0 or value == float("inf"):
-        raise ValueError(f"a time is a number of seconds above 0, not {value}")
+    if not 0 < value <= _SECONDS_MAX:
+        raise ValueError(f"a time is a number of seconds from 0 to {_SECONDS_MAX:.0f}, not {value}")
     return float(value)

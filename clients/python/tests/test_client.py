@@ -328,6 +328,8 @@ class ArgumentTest(unittest.TestCase):
                 (lambda: client.put("k", b"", context="text"), TypeError),
                 (lambda: client.put("k", b"", ttl=0), ValueError),
                 (lambda: client.get("k", timeout=float("nan")), ValueError),
+                (lambda: client.get("k", timeout=float("inf")), ValueError),
+                (lambda: client.put("k", b"", ttl=1e30), ValueError),
                 (lambda: client.ping("nowhere"), ValueError),
             ):
                 with self.assertRaises(expected):

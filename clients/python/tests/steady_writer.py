@@ -1,0 +1,55 @@
+"""Writes until its standard input ends, and says how that went: used while nodes are killed.
+
+Every line on standard output is a count of writes. At the end everything that was acknowledged is read
+again; the exit code is 0 when no request failed and nothing is missing.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from dynakv import Client, DynakvError
+
+
+def main() -> int:
+    """Runs the writer; gives its exit code."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    failures: list[str] = []
+    written: dict[str, str] = {}
+    with Client(sys.argv[1].split(","), timeout=30.0) as client:
+
+        def attempt(what: str, request: object) -> None:
+            try:
+                assert callable(request)
+                request()
+            except DynakvError as error:
+                failures.append(f"{what}: {type(error).__name__}: {error}")
+
+        number = 0
+        while not ended.is_set():
+            items = {f"steady:{number + at}": f"{number + at}" for at in range(20)}
+            for key in list(items)[:10]:
+                attempt(f"put {key}", lambda key=key: client.put(key, items[key]))
+            attempt(f"batch at {number}", lambda: client.put_many(dict(list(items.items())[10:])))
+            written.update(items)
+            number += len(items)
+            print(number, flush=True)
+        keys = list(written)
+        found = client.get_many(keys)
+        for key, fetched in zip(keys, found):
+            if written[key].encode() not in fetched.values:
+                failures.append(f"{key} is lost: {fetched}")
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
