@@ -10,7 +10,7 @@ from dynakv.ring import Member, Ring, segment, virtual_node
 from dynakv.wire import Reader
 from dynakv.xxh3 import xxh3_64
 
-from .vectors import golden
+from .vectors import golden, table
 
 SEGMENTS = (0x0000, 0x0001, 0x1234, 0x7FFF, 0x8000, 0xABCD, 0xE7FE, 0xFFFF)
 
@@ -63,6 +63,17 @@ class RingTest(unittest.TestCase):
             for number, expected in zip(SEGMENTS, owners.split()):
                 ids = "".join(m.node_id[-1] for m in placed.owners_of_segment(number))
                 self.assertEqual(ids, expected, f"{case}, segment {number:#06x}")
+
+    def test_owners_in_the_page(self) -> None:
+        zones = {"none": ("",), "a b c d": ("a", "b", "c", "d"), "a b": ("a", "b")}
+        zones["a a, then none"] = ("a", "a", "", "", "")
+        rows = table("### From a key to its owners", "Members")
+        self.assertEqual(len(rows), 4)
+        for members, n, zone, *owners in rows:
+            placed = ring(int(members), int(n), zones[zone])
+            for number, expected in zip((0x0000, 0x1234, 0x7FFF, 0xABCD, 0xE7FE), owners):
+                ids = " ".join(m.node_id[-1] for m in placed.owners_of_segment(number))
+                self.assertEqual(ids, expected, f"{zone}, segment {number:#06x}")
 
     def test_fewer_members_than_copies_own_everything(self) -> None:
         for count in (1, 2, 3):

@@ -12,7 +12,7 @@ from dynakv import messages, wire
 from dynakv.context import context_from_text, context_to_text
 from dynakv.errors import BadRequestError, DynakvError, MalformedError, QuorumUnavailableError
 
-from .vectors import CLUSTER_ID, CONTEXT, REQUEST_ID, WRITE_ID, documented, golden, open_bytes
+from .vectors import CLUSTER_ID, CONTEXT, REQUEST_ID, WRITE_ID, documented, golden, open_bytes, table
 
 KEY = b"user:123"
 
@@ -114,6 +114,13 @@ class VectorTest(unittest.TestCase):
         self.assertEqual((error.needed, error.got, error.ring_version), (2, 1, 3))
         self.assertIn("1 of 2 replicas answered", str(error))
         self.assertIsInstance(self.answer("response.error"), BadRequestError)
+
+    def test_every_code_of_the_page_has_its_exception(self) -> None:
+        rows = table("## Errors", "Code")
+        self.assertGreaterEqual(len(rows), 17)
+        for code, name, *_ in rows:
+            error = messages.read_error(wire.u16(int(code)) + b"\x00\x00\x00")
+            self.assertEqual((error.code, f"`{error.name}`"), (int(code), name))
 
     def test_an_unknown_error_goes_by_its_flags(self) -> None:
         error = messages.read_error(b"\x03\xe7\x01\x00\x05later")

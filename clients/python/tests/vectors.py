@@ -42,3 +42,11 @@ def open_bytes(data: bytes) -> list[Message]:
     header, body = data[:HEADER_BYTES], data[HEADER_BYTES:]
     assert frame_length(header, FRAME_LENGTH_MAX) == len(body)
     return open_frame(header, body)
+
+
+def table(heading: str, first_cell: str) -> list[list[str]]:
+    """The rows of the table under a heading of PROTOCOL.md that begins with this cell."""
+    section = (PROTOCOL / "PROTOCOL.md").read_text().split(f"\n{heading}\n")[1]
+    _, _, rows = section.partition(f"\n| {first_cell} |")
+    cells = [line.strip("|").split("|") for line in rows.split("\n\n")[0].splitlines()[2:]]
+    return [[cell.strip() for cell in row] for row in cells]
