@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from typing import Callable
 
 from dynakv import Client, DynakvError
 
@@ -25,19 +26,19 @@ def main() -> int:
     written: dict[str, str] = {}
     with Client(sys.argv[1].split(","), timeout=30.0) as client:
 
-        def attempt(what: str, request: object) -> None:
+        def attempt(items: dict[str, str], request: Callable[[dict[str, str]], object]) -> None:
             try:
-                assert callable(request)
-                request()
+                request(items)
             except DynakvError as error:
-                failures.append(f"{what}: {type(error).__name__}: {error}")
+                failures.append(f"{list(items)}: {type(error).__name__}: {error}")
 
         number = 0
         while not ended.is_set():
             items = {f"steady:{number + at}": f"{number + at}" for at in range(20)}
-            for key in list(items)[:10]:
-                attempt(f"put {key}", lambda key=key: client.put(key, items[key]))
-            attempt(f"batch at {number}", lambda: client.put_many(dict(list(items.items())[10:])))
+            keys = list(items)
+            for key in keys[:10]:
+                attempt({key: items[key]}, lambda one: client.put(*next(iter(one.items()))))
+            attempt({key: items[key] for key in keys[10:]}, client.put_many)
             written.update(items)
             number += len(items)
             print(number, flush=True)

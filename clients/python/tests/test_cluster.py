@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import random
 import secrets
@@ -9,6 +11,8 @@ import time
 import unittest
 import unittest.mock
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 from dynakv import (
     BadRequestError,
@@ -144,6 +148,22 @@ class DataTest(ClusterTest):
             each.result()
         with self.assertRaises(BadRequestError):
             wrong.result()
+
+
+class ReadmeTest(ClusterTest):
+    def test_its_programs_run(self) -> None:
+        text = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+        programs = [block.split("```")[0] for block in text.split("```python\n")[1:]]
+        self.assertGreaterEqual(len(programs), 4)
+        names: dict[str, Any] = {"client": self.client}
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            for program in programs:
+                for port, server in zip((8080, 8081, 8082), self.servers):
+                    program = program.replace(f"127.0.0.1:{port}", server)
+                exec(compile(program, "README.md", "exec"), names)
+                names["client"] = self.client  # The first one closes its own.
+        self.assertIn("b'hello'", printed.getvalue())
+        self.assertEqual(len(names["values"]), 1000)
 
 
 class CommandLineTest(ClusterTest):

@@ -64,6 +64,13 @@ class RingTest(unittest.TestCase):
                 ids = "".join(m.node_id[-1] for m in placed.owners_of_segment(number))
                 self.assertEqual(ids, expected, f"{case}, segment {number:#06x}")
 
+    def test_a_segment_belongs_to_whom_its_start_belongs_to(self) -> None:
+        # Virtual node 0 of node-1 lies early in this segment: after its start, before most of its keys.
+        placed = ring(3, 3)
+        self.assertEqual(virtual_node("node-1", 0) >> 44, 0x85361)
+        self.assertEqual(placed.owners_of_segment(0x8536)[0].node_id, "node-1")
+        self.assertEqual(placed.owners_of_segment(0x8537)[0].node_id, "node-2")
+
     def test_owners_in_the_page(self) -> None:
         zones = {"none": ("",), "a b c d": ("a", "b", "c", "d"), "a b": ("a", "b")}
         zones["a a, then none"] = ("a", "a", "", "", "")
