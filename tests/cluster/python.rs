@@ -14,12 +14,17 @@ fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("clients/python")
 }
 
-/// Python in the folder of the client; `None`, with a message, when there is no Python here.
+/// Python in the folder of the client; `None`, with a message, when there is none or it is too old.
 fn python(arguments: &[&str]) -> Option<Command> {
-    match Command::new("python3").arg("--version").output() {
-        Ok(version) if version.status.success() => {}
-        missing => {
-            eprintln!("skipped: python3 does not run here ({missing:?})");
+    let recent = "import sys; sys.exit(sys.version_info < (3, 9))";
+    match Command::new("python3").args(["-c", recent]).output() {
+        Ok(output) if output.status.success() => {}
+        Ok(_) => {
+            eprintln!("skipped: python3 is older than 3.9 here");
+            return None;
+        }
+        Err(error) => {
+            eprintln!("skipped: python3 does not run here ({error})");
             return None;
         }
     }

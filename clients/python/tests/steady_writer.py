@@ -29,6 +29,7 @@ def main() -> int:
         def attempt(items: dict[str, str], request: Callable[[dict[str, str]], object]) -> None:
             try:
                 request(items)
+                written.update(items)
             except DynakvError as error:
                 failures.append(f"{list(items)}: {type(error).__name__}: {error}")
 
@@ -39,7 +40,6 @@ def main() -> int:
             for key in keys[:10]:
                 attempt({key: items[key]}, lambda one: client.put(*next(iter(one.items()))))
             attempt({key: items[key] for key in keys[10:]}, client.put_many)
-            written.update(items)
             number += len(items)
             print(number, flush=True)
         keys = list(written)
