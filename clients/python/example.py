@@ -35,7 +35,7 @@ def walk(client: Client) -> None:
     client.put("example:greeting", "hello")
     print(f"The greeting is {text(client.get('example:greeting').value)!r}.")
     client.delete("example:greeting")
-    print(f"After deleting it, the greeting is {client.get('example:greeting').value}.")
+    print(f"After deleting it, the greeting is {client.get('example:greeting').value!r}.")
 
     print("\n-- Two writers who do not know of each other")
     client.put("example:cart", "")
