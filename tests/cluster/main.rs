@@ -21,6 +21,7 @@ mod failover;
 mod hostile;
 mod membership;
 mod observability;
+mod python;
 mod readme;
 mod service;
 mod usage;
