@@ -2,4 +2,5 @@
 
 pub mod cli;
 pub mod html;
+pub mod load;
 pub mod report;
