@@ -1,12 +1,16 @@
 //! The command line of `dynakv-bench`.
+//!
+//! Results go to standard output, messages and progress to standard error. Each command's file
+//! documents its exit codes.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::load;
+use crate::audit::{self, AuditArgs};
+use crate::load::{self, LocalArgs, RunArgs};
 
-/// Puts load on a dynakv cluster and measures it.
+/// Puts load on a dynakv cluster and measures it, and audits that no acknowledged write is lost.
 #[derive(Debug, Parser)]
 #[command(name = "dynakv-bench", version, propagate_version = true)]
 struct Cli {
@@ -17,7 +21,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Put load on a running cluster and measure it
-    Run(load::RunArgs),
+    Run(RunArgs),
+    /// Bring up a cluster on this machine, put load on it, and take it down
+    Local(LocalArgs),
+    /// Write, read and delete, and prove that no acknowledged write is lost
+    Audit(AuditArgs),
 }
 
 /// Runs the command line of this process.
@@ -33,6 +41,8 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(args) => load::run(&args),
+        Command::Local(args) => load::local(&args),
+        Command::Audit(args) => audit::run(args),
     }
 }
 

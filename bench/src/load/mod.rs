@@ -1,4 +1,8 @@
-//! `run`: load on a cluster, measured.
+//! `run` and `local`: load on a cluster, measured.
+//!
+//! Exit codes: 0 when there is a report and any operation succeeded (failed ones are counted in it), 1
+//! when none did or something else failed, 2 when an option is wrong, 130 when a signal came before
+//! there was anything to report.
 
 mod assemble;
 mod caller;
@@ -6,6 +10,7 @@ mod host;
 mod http;
 mod keys;
 mod loading;
+mod local;
 mod measure;
 mod options;
 mod output;
@@ -31,6 +36,8 @@ use output::say;
 use stop::StopSignals;
 
 use crate::report::Report;
+
+pub use local::{LocalArgs, local};
 
 const SERVER_DEFAULT: &str = "127.0.0.1:8080";
 
@@ -79,7 +86,7 @@ impl Failure {
 
 /// Runs the command.
 pub fn run(args: &RunArgs) -> ExitCode {
-    finish(args.load.clone(), async |plan, stop| {
+    finish("run", &args.load, async |plan, stop| {
         let target = Target {
             servers: addresses(&args.servers, SERVER_DEFAULT)?,
             metrics: addresses(&args.metrics, "")?,
@@ -90,10 +97,11 @@ pub fn run(args: &RunArgs) -> ExitCode {
 
 /// Does what is common to all: checks the options, runs, writes the results.
 fn finish(
-    options: LoadOptions,
+    command: &str,
+    options: &LoadOptions,
     work: impl AsyncFnOnce(&Plan, &mut StopSignals) -> Result<Report, Failure>,
 ) -> ExitCode {
-    let outcome = outcome(&options, work);
+    let outcome = outcome(command, options, work);
     match outcome {
         Ok(report) if report.by_op.values().any(|op| op.count > 0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(EXIT_FAILED),
@@ -109,6 +117,7 @@ fn finish(
 }
 
 fn outcome(
+    command: &str,
     options: &LoadOptions,
     work: impl AsyncFnOnce(&Plan, &mut StopSignals) -> Result<Report, Failure>,
 ) -> Result<Report, Failure> {
