@@ -121,8 +121,8 @@ fn outcome(
     options: &LoadOptions,
     work: impl AsyncFnOnce(&Plan, &mut StopSignals) -> Result<Report, Failure>,
 ) -> Result<Report, Failure> {
-    let usage =
-        |error: &dyn std::fmt::Display| Failure::new(EXIT_USAGE, error, "dynakv-bench help run");
+    let help = format!("dynakv-bench help {command}");
+    let usage = |error: &dyn std::fmt::Display| Failure::new(EXIT_USAGE, error, help.clone());
     let plan = options.plan().map_err(|error| usage(&error))?;
     let (json, html) = (options.json.as_deref(), options.html.as_deref());
     output::check(json, html).map_err(|error| usage(&error))?;
