@@ -225,6 +225,8 @@ fn an_open_loop_keeps_its_rate() {
         // The schedule decides it, however slow the machine is.
         assert!((595..=601).contains(&count), "{count}: {said}");
         assert_eq!(report.config.rate, Some(200.0));
+        let unsent = |warning: &String| warning.contains("not sent");
+        assert!(!report.warnings.iter().any(unsent), "{said}");
         cluster.stop().await.unwrap();
     });
 }
@@ -486,6 +488,26 @@ fn an_interrupted_run_still_reports_and_leaves_nothing_behind() {
             .iter()
             .any(|warning| warning.contains("signal"))
     );
+    leaves_nothing(temporary.path(), &pids);
+}
+
+#[test]
+fn a_signal_while_loading_ends_it_without_a_report() {
+    let temporary = tempfile::tempdir().unwrap();
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut command = local_command(temporary.path(), &["--keys", "100000000"]);
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(log.reopen().unwrap())
+        .spawn()
+        .unwrap();
+    let log = || std::fs::read_to_string(log.path()).unwrap();
+    eventually("keys are being loaded", || log().contains("loading:"));
+    let pids = nodes_in(temporary.path());
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", log());
+    assert!(output.stdout.is_empty(), "{}", said(&output));
     leaves_nothing(temporary.path(), &pids);
 }
 

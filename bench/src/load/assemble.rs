@@ -98,6 +98,12 @@ fn warnings(plan: &Plan, measured: &Measured, cost: &ServerCost) -> Vec<String> 
     if measured.interrupted {
         warnings.push(format!("ended by a signal after {seconds:.1} s"));
     }
+    let (smallest, largest) = plan.sequence.value_bytes;
+    if smallest < largest {
+        warnings.push(format!(
+            "values have {smallest} to {largest} bytes, all sizes alike"
+        ));
+    }
     if recorded.successes == 0 {
         warnings.push("no operation succeeded".to_owned());
     }

@@ -1,6 +1,7 @@
 //! The machine the generator runs on, as far as it tells.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::report::Host;
@@ -48,6 +49,26 @@ fn memory_bytes(meminfo: &str) -> u64 {
     kibibytes.unwrap_or(0) * 1024
 }
 
+/// The file system that a path lies on, as the system calls its kind; `None` where it does not tell.
+pub(super) fn file_system(path: &Path) -> Option<String> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    let path = path.canonicalize().ok()?;
+    file_system_in(&mounts, &path).map(str::to_owned)
+}
+
+/// The kind of the mount that is nearest to the path: the longest one, and the last of equals, which
+/// covers those before it.
+fn file_system_in<'a>(mounts: &'a str, path: &Path) -> Option<&'a str> {
+    let fitting = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (at, kind) = (fields.next()?, fields.next()?);
+        path.starts_with(at).then_some((at.len(), kind))
+    });
+    fitting
+        .max_by_key(|(length, _)| *length)
+        .map(|(_, kind)| kind)
+}
+
 /// CPU time of this process, user and system, all its threads.
 pub(super) fn process_cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
@@ -70,6 +91,19 @@ mod tests {
         );
         assert_eq!(memory_bytes("garbage"), 0);
         assert!(describe().cores >= 1);
+    }
+
+    #[test]
+    fn the_nearest_mount_counts() {
+        let mounts = "overlay / overlay rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n\
+                      disk /tmp/data ext4 rw 0 0\n";
+        let kind = |path: &str| file_system_in(mounts, Path::new(path));
+        assert_eq!(kind("/tmp/x"), Some("tmpfs"));
+        assert_eq!(kind("/tmp/data/x"), Some("ext4"));
+        assert_eq!(kind("/tmpfile"), Some("overlay"));
+        let covered = "disk /a ext4 rw 0 0\nmemory /a tmpfs rw 0 0\n";
+        assert_eq!(file_system_in(covered, Path::new("/a/b")), Some("tmpfs"));
+        assert_eq!(file_system_in("", Path::new("/a")), None);
     }
 
     #[test]

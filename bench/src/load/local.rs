@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::host::file_system;
 use super::measure::Target;
 use super::options::{LoadOptions, Plan};
 use super::output::say;
@@ -54,7 +55,17 @@ async fn on_own_cluster(
         servers: cluster.addresses(),
         metrics: cluster.http_addresses(),
     };
-    let outcome = measured(plan, &target, stop).await;
+    let in_memory = file_system(cluster.directory()).is_some_and(|kind| kind == "tmpfs");
+    let mut outcome = measured(plan, &target, stop).await;
+    if let Ok(report) = &mut outcome
+        && in_memory
+    {
+        report.warnings.push(format!(
+            "the data lay in memory ({} is a tmpfs), where a sync costs nothing: \
+             --directory DIR on a disk shows what writes cost",
+            cluster.directory().display()
+        ));
+    }
     // Dropping the cluster, at a second signal, kills the nodes.
     let stopped = tokio::select! {
         stopped = cluster.stop() => stopped,

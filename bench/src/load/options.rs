@@ -11,7 +11,7 @@ use super::values::VALUE_BYTES_MIN;
 use super::workload::Workload;
 
 /// Callers times pipeline: the most requests in flight.
-const IN_FLIGHT_MAX: usize = 1_000_000;
+const IN_FLIGHT_MAX: usize = 100_000;
 
 /// Options that `run` and `local` share.
 #[derive(Debug, Clone, PartialEq, clap::Args)]

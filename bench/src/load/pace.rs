@@ -17,6 +17,9 @@ use super::timer::Timer;
 /// than they do.
 const BATCH_INTERVAL: Duration = Duration::from_micros(100);
 
+/// How long callers who are idle at the end get to take what came due last.
+const LAST_TURNS: Duration = Duration::from_millis(5);
+
 /// Tells callers when to send.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -94,6 +97,8 @@ impl Pace {
                 .add_permits(fresh.min(Semaphore::MAX_PERMITS - open.due.available_permits()));
             released = due.max(released);
             if now >= self.end || self.stopped.get() {
+                // Callers who wait take what has just come due.
+                timer.wait(LAST_TURNS).await?;
                 self.stop();
                 return Ok(());
             }

@@ -84,7 +84,7 @@ pub(super) fn grouped(number: u64) -> String {
 }
 
 const HEADINGS: [&str; 10] = [
-    "", "ops/s", "count", "errors", "mean ms", "P50", "P90", "P99", "P99.9", "max",
+    "", "ops/s", "count", "errors", "mean ms", "P50 ms", "P90 ms", "P99 ms", "P99.9 ms", "max ms",
 ];
 
 fn table(report: &Report) -> String {
