@@ -442,8 +442,13 @@ fn leaves_nothing(temporary: &Path, pids: &[i32]) {
 #[test]
 fn a_local_cluster_leaves_nothing_behind() {
     let temporary = tempfile::tempdir().unwrap();
-    let output = local_command(temporary.path(), &SMALL).output().unwrap();
+    let results = tempfile::tempdir().unwrap();
+    let page = results.path().join("page.html");
+    let more = ["--html", page.to_str().unwrap()];
+    let mut command = local_command(temporary.path(), &[&SMALL[..], &more].concat());
+    let output = command.output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
+    assert!(page.is_file(), "{}", said(&output));
     let text = said(&output);
     assert!(
         text.contains("ops/s") && text.contains("server CPU"),
