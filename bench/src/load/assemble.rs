@@ -14,6 +14,9 @@ const CLIENT_BUSY: f64 = 0.9;
 /// An open loop that reaches less than this share of its rate has fallen behind.
 const RATE_REACHED: f64 = 0.98;
 
+/// A load average of more than this for each processor is not the loading phase's alone.
+const HOST_BUSY: f64 = 2.0;
+
 /// What a run has measured.
 #[derive(Debug)]
 pub(super) struct Measured {
@@ -167,6 +170,13 @@ fn warnings(plan: &Plan, measured: &Measured, cost: &ServerCost) -> Vec<String> 
             why.unwrap_or_default()
         ));
     }
+    let host = &measured.host;
+    if host.load_average > HOST_BUSY * host.cores as f64 {
+        warnings.push(format!(
+            "this machine was busy when the measuring began: load average {:.1} on {} processors",
+            host.load_average, host.cores
+        ));
+    }
     if all_local(&measured.members) {
         warnings.push(format!(
             "generator and nodes share this machine's {} processors",
@@ -235,7 +245,11 @@ mod tests {
             interrupted: false,
             unsent: 0,
             loading: None,
-            host: super::super::host::describe(),
+            host: Host {
+                cores: 4,
+                load_average: 1.0,
+                ..super::super::host::describe()
+            },
             members: vec![member("a", "10.0.0.1:8080"), member("b", "10.0.0.2:8080")],
             servers_before: cpu(5.0, 5.0),
             servers_after: cpu(6.0, 5.0),
@@ -280,6 +294,8 @@ mod tests {
             }
         });
         assert!(local.contains("share this machine"), "{local}");
+        let busy = warnings_of(None, |m| m.host.load_average = 9.0);
+        assert!(busy.contains("load average 9.0 on 4"), "{busy}");
         let unknown = warnings_of(None, |m| {
             m.servers_after.seconds.remove("b");
             m.servers_after
