@@ -517,6 +517,23 @@ fn a_signal_while_loading_ends_it_without_a_report() {
 }
 
 #[test]
+fn a_second_signal_ends_it_even_when_the_nodes_hang() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (child, pids) = long_run(temporary.path());
+    for pid in pids.iter().filter_map(|pid| Pid::from_raw(*pid)) {
+        kill_process(pid, Signal::STOP).unwrap();
+    }
+    interrupt(&child);
+    // Two of one kind that come together would be one.
+    std::thread::sleep(Duration::from_millis(500));
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", said(&output));
+    assert!(output.stdout.is_empty(), "{}", said(&output));
+    leaves_nothing(temporary.path(), &pids);
+}
+
+#[test]
 fn the_nodes_die_with_a_run_that_is_killed() {
     let temporary = tempfile::tempdir().unwrap();
     let (mut child, pids) = long_run(temporary.path());

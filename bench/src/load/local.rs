@@ -66,15 +66,28 @@ async fn on_own_cluster(
             cluster.directory().display()
         ));
     }
-    // Dropping the cluster, at a second signal, kills the nodes.
-    let stopped = tokio::select! {
-        stopped = cluster.stop() => stopped,
-        () = stop.received() => Ok(()),
+    let interrupted = matches!(&outcome, Err(failure) if failure.exit == EXIT_INTERRUPTED);
+    let stopped = if interrupted {
+        kill_all(cluster).await
+    } else {
+        // At another signal the cluster is dropped, which kills the nodes.
+        tokio::select! {
+            stopped = cluster.stop() => stopped,
+            () = stop.received() => Ok(()),
+        }
     };
     if let Err(error) = stopped {
         say(&format!("dynakv-bench: {error}\n"));
     }
     outcome
+}
+
+/// For somebody who does not want to wait: gone when it returns, whatever state the nodes are in.
+async fn kill_all(mut cluster: Cluster) -> Result<(), ClusterError> {
+    for index in 0..cluster.size() {
+        cluster.kill(index).await?;
+    }
+    Ok(())
 }
 
 fn failure(error: &ClusterError) -> Failure {
