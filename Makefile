@@ -7,7 +7,7 @@ LOCKED := --locked $(CARGO_FLAGS)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test sim run lint fix deny clean
+.PHONY: help build test sim run bench lint fix deny clean
 
 help: ## list the targets
 	@echo "dynakv: make TARGET"
@@ -32,6 +32,12 @@ sim: ## simulate whole clusters: SEEDS=200 seeds, or replay SEED=17
 run: ## start a cluster of three nodes on this machine; Ctrl-C ends it
 	$(CARGO) build --release --bin dynakv $(LOCKED)
 	$(TARGET_DIR)/release/dynakv dev
+
+BENCH ?= --workload write --keys 100000 --duration 10s
+
+bench: ## measure a short run on a cluster of its own; other options with BENCH="--workload a"
+	$(CARGO) build --release --package dynakv --package dynakv-bench $(LOCKED)
+	$(TARGET_DIR)/release/dynakv-bench local $(BENCH)
 
 lint: ## check the formatting and the lints, as CI does
 	$(CARGO) fmt --all --check

@@ -1,8 +1,59 @@
 //! The command line of `dynakv-bench`.
+//!
+//! Results go to standard output, messages and progress to standard error. Each command's file
+//! documents its exit codes.
 
 use std::process::ExitCode;
 
+use clap::{Parser, Subcommand};
+
+use crate::audit::{self, AuditArgs};
+use crate::load::{self, LocalArgs, RunArgs};
+
+/// Puts load on a dynakv cluster and measures it, and audits that no acknowledged write is lost.
+#[derive(Debug, Parser)]
+#[command(name = "dynakv-bench", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Put load on a running cluster and measure it
+    Run(RunArgs),
+    /// Bring up a cluster on this machine, put load on it, and take it down
+    Local(LocalArgs),
+    /// Write, read and delete, and prove that no acknowledged write is lost
+    Audit(AuditArgs),
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, with exit code 0. There is nowhere to report it
+            // when printing fails.
+            let _unprinted = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match cli.command {
+        Command::Run(args) => load::run(&args),
+        Command::Local(args) => load::local(&args),
+        Command::Audit(args) => audit::run(args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
 }

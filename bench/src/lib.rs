@@ -1,5 +1,8 @@
 //! `dynakv-bench`: puts load on a cluster and measures it, and audits that no acknowledged write is lost.
 
+pub mod audit;
 pub mod cli;
+pub mod cluster;
 pub mod html;
+pub mod load;
 pub mod report;

@@ -1,0 +1,91 @@
+//! What a run leaves behind: the text, the JSON file, the page, the warnings.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use super::text;
+use crate::html;
+use crate::report::Report;
+
+/// A result could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}: {source}", path.display())]
+pub(super) struct OutputError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Writes a message to standard error.
+pub(super) fn say(message: &str) {
+    let _nowhere_to_say_so = io::stderr().write_all(message.as_bytes());
+}
+
+/// Checks that the files can be written, before the work and not after it.
+///
+/// # Errors
+/// [`OutputError`] for the first that cannot.
+pub(super) fn check(json: Option<&Path>, html: Option<&Path>) -> Result<(), OutputError> {
+    let files = [json.filter(|path| !is_standard_output(path)), html];
+    for path in files.into_iter().flatten() {
+        let opened = fs::File::options().create(true).append(true).open(path);
+        opened.map_err(|source| failed(path, source))?;
+    }
+    Ok(())
+}
+
+/// Writes the report: as text to standard output, or to standard error when the JSON goes there.
+///
+/// # Errors
+/// [`OutputError`] for the first file that could not be written; the others are.
+pub(super) fn write(
+    report: &Report,
+    json: Option<&Path>,
+    html: Option<&Path>,
+) -> Result<(), OutputError> {
+    let text = text::render(report);
+    let document = json.map(|_| json_document(report));
+    if json.is_some_and(is_standard_output) {
+        say(&text);
+        print(document.as_deref().unwrap_or_default());
+    } else {
+        print(&text);
+    }
+    for warning in &report.warnings {
+        say(&format!("dynakv-bench: note: {warning}\n"));
+    }
+    let to_file = json.filter(|path| !is_standard_output(path)).zip(document);
+    let page = html.map(|path| (path, html::page(report)));
+    let written = [to_file, page].into_iter().flatten().map(|(path, text)| {
+        let outcome = fs::write(path, text).map_err(|source| failed(path, source));
+        if outcome.is_ok() {
+            say(&format!("wrote {}\n", path.display()));
+        }
+        outcome
+    });
+    let outcomes: Vec<_> = written.collect();
+    outcomes.into_iter().collect()
+}
+
+fn failed(path: &Path, source: io::Error) -> OutputError {
+    OutputError {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn is_standard_output(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// A reader that has closed its end (`| head`) is no failure.
+fn print(text: &str) {
+    let _closed = io::stdout().write_all(text.as_bytes());
+}
+
+fn json_document(report: &Report) -> String {
+    // All keys are strings and all numbers finite, so that there is a document.
+    let mut document = serde_json::to_string_pretty(report).unwrap_or_default();
+    document.push('\n');
+    document
+}

@@ -1,0 +1,37 @@
+//! What the tests of this crate share.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The `dynakv` binary of this build. `cargo test --workspace` has built it; where only this crate is
+/// tested and it is missing, it is built here.
+pub(crate) fn dynakv() -> PathBuf {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    let find = || {
+        let executable = std::env::current_exe().expect("a test knows its own path");
+        let profile = executable.parent().and_then(|deps| deps.parent());
+        let binary = profile
+            .expect("tests lie in TARGET/PROFILE/deps")
+            .join("dynakv");
+        if !binary.is_file() {
+            let mut build = Command::new(env!("CARGO"));
+            build.args([
+                "build",
+                "--locked",
+                "--package",
+                "dynakv",
+                "--bin",
+                "dynakv",
+            ]);
+            let status = build.status().expect("cargo runs");
+            assert!(
+                status.success() && binary.is_file(),
+                "{} is missing: cargo build --bin dynakv",
+                binary.display()
+            );
+        }
+        binary
+    };
+    BINARY.get_or_init(find).clone()
+}
