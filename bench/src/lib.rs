@@ -3,5 +3,6 @@
 pub mod audit;
 pub mod cli;
 pub mod cluster;
+pub mod history;
 pub mod html;
 pub mod report;
