@@ -152,6 +152,13 @@ impl<Id: Copy + Ord> History<Id> {
         Ok(())
     }
 
+    /// Nobody waits any more: what has no end yet may have happened, now or later.
+    pub fn close(&mut self) {
+        for record in self.writes.values_mut() {
+            record.is_under_way = false;
+        }
+    }
+
     /// How a write ended; nothing when it is not in the books.
     pub fn outcome(&self, id: Id) -> Option<Outcome> {
         self.writes.get(&id).map(|record| record.outcome)
