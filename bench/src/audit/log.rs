@@ -374,7 +374,8 @@ mod tests {
     fn damage_before_the_end_is_an_error() {
         let text = text();
         let last = encode(samples().last().unwrap()).len();
-        for index in 0..text.len() - last {
+        // The last line break but one is left out: without it the two last lines are one torn one.
+        for index in 0..text.len() - last - 1 {
             let mut damaged = text.clone();
             damaged[index] ^= 1;
             assert!(parse(&damaged).is_err(), "at {index}");
