@@ -12,7 +12,8 @@
 //! | [`verdict`] | the lines at the end, and the exit code |
 
 use std::convert::Infallible;
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ mod verdict;
 mod verify;
 mod workload;
 
-use books::{Books, Trust};
+use books::{Books, KEYS_MAX, Trust};
 use log::{Entry, Log, LogError};
 use shared::Shared;
 use value::RunId;
@@ -69,7 +70,7 @@ pub struct AuditArgs {
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1000))]
     clients: u16,
     /// How many keys
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=i64::from(KEYS_MAX)))]
     keys: u32,
     /// Where to log what was begun and acknowledged; must not exist [default: a temporary file, kept
     /// when the audit does not pass]
@@ -221,7 +222,14 @@ async fn audit(
 
     let kills = cluster.as_ref().map(|_| shared.kills());
     let exit = conclude(args, &clients, &shared, &servers, kills).await?;
-    if let Some(cluster) = cluster {
+    if let Some(mut cluster) = cluster {
+        if exit != Exit::Passed {
+            let directory = cluster.keep_directory();
+            eprintln!(
+                "what the nodes have stored and logged is kept: {}",
+                directory.display()
+            );
+        }
         cluster.stop().await?;
     }
     match exit {
@@ -341,16 +349,15 @@ async fn verify_only(args: &AuditArgs, path: &Path) -> Result<Exit, AuditError> 
         path: path.to_owned(),
         reason,
     };
-    let text = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
-    let found = log::parse(&text).map_err(|error| unusable(error.to_string()))?;
-    drop(text);
-    if found.torn_bytes > 0 {
+    let file = File::open(path).map_err(|error| unusable(error.to_string()))?;
+    let mut entries = log::Entries::new(BufReader::new(file));
+    let books = Books::replay(entries.by_ref()).map_err(unusable)?;
+    if entries.torn_bytes() > 0 {
         eprintln!(
-            "the last {} bytes of the log are no whole line: left out",
-            found.torn_bytes
+            "the last {} bytes of the log are no line: left out",
+            entries.torn_bytes()
         );
     }
-    let books = Books::replay(found.entries).map_err(unusable)?;
     let quorums = Quorums::ask(&args.servers)
         .await
         .map_err(AuditError::NoServer)?;

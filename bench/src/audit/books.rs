@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::log::Entry;
+use super::log::{Entry, ReadError};
 use super::value::{RunId, WriteName, WriteNumber, decode};
 use crate::history::{BooksError, History, Outcome, Replaces};
 
@@ -16,6 +16,9 @@ const EXCERPT_BYTES: usize = 80;
 
 /// So many findings of a kind are kept; the others are only counted.
 const FINDINGS_KEPT: usize = 1000;
+
+/// An audit has at most so many keys.
+pub(super) const KEYS_MAX: u32 = 10_000_000;
 
 /// How far a read is to be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,13 +105,19 @@ impl Books {
     ///
     /// # Errors
     /// What contradicts itself.
-    pub(super) fn replay(entries: impl IntoIterator<Item = Entry>) -> Result<Self, String> {
-        let mut entries = entries.into_iter();
-        let Some(Entry::Audit { run, keys }) = entries.next() else {
+    pub(super) fn replay(
+        mut entries: impl Iterator<Item = Result<Entry, ReadError>>,
+    ) -> Result<Self, String> {
+        let said = |error: ReadError| error.to_string();
+        let Some(Entry::Audit { run, keys }) = entries.next().transpose().map_err(said)? else {
             return Err("it does not begin as the log of an audit".to_owned());
         };
+        if keys > KEYS_MAX {
+            return Err(format!("{keys} keys are more than an audit may have"));
+        }
         let mut books = Self::new(run, keys);
         for entry in entries {
+            let entry = entry.map_err(said)?;
             let done = match &entry {
                 Entry::Audit { .. } => return Err("a second audit begins in it".to_owned()),
                 Entry::Begun { name, .. } | Entry::Ended { name, .. } if name.key >= keys => {

@@ -16,7 +16,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, BufRead, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -30,6 +30,9 @@ use crate::history::{Outcome, Replaces};
 
 /// How many lines may wait for the thread.
 const WAITING_MAX: usize = 4096;
+
+/// Far longer than any line.
+const LINE_BYTES_MAX: u64 = 64 * 1024;
 
 /// One line of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,43 +204,72 @@ fn checksum(body: &str) -> u32 {
     xxh3_64(body.as_bytes()) as u32
 }
 
-/// A log as it was found.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    /// Its whole lines, in order.
-    pub(super) entries: Vec<Entry>,
-    /// How many bytes at its end are no line: the audit died while it wrote.
-    pub(super) torn_bytes: usize,
+/// Why a log cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    /// What is torn at the end was never counted on; this was.
+    #[error(
+        "line {line} is damaged, and whole lines follow it: nothing can be proved with this log"
+    )]
+    Damaged { line: usize },
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }
 
-/// A log is damaged elsewhere than at its end.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line} is damaged, and whole lines follow it: nothing can be proved with this log")]
-pub(super) struct Damaged {
+/// Reads a log line by line.
+pub(super) struct Entries<R> {
+    input: R,
     line: usize,
+    torn_bytes: usize,
 }
 
-/// Reads a log. What is torn at the end is left out: it was never counted on.
-///
-/// # Errors
-/// [`Damaged`].
-pub(super) fn parse(text: &[u8]) -> Result<Found, Damaged> {
-    let mut entries = Vec::new();
-    let mut torn: Option<(usize, usize)> = None;
-    let mut offset = 0;
-    for (index, line) in text.split_inclusive(|byte| *byte == b'\n').enumerate() {
-        match (decode(line), torn) {
-            (Some(_), Some((line, _))) => return Err(Damaged { line }),
-            (Some(entry), None) => entries.push(entry),
-            (None, None) => torn = Some((index + 1, text.len() - offset)),
-            (None, Some(_)) => {}
+impl<R: BufRead> Entries<R> {
+    pub(super) fn new(input: R) -> Self {
+        Self {
+            input,
+            line: 0,
+            torn_bytes: 0,
         }
-        offset += line.len();
     }
-    Ok(Found {
-        entries,
-        torn_bytes: torn.map_or(0, |(_, bytes)| bytes),
-    })
+
+    /// How many bytes at the end are no line, once the end is reached: the audit died while it wrote.
+    pub(super) fn torn_bytes(&self) -> usize {
+        self.torn_bytes
+    }
+
+    /// The next line, decoded if it is whole; and its length, 0 at the end.
+    fn read(&mut self) -> io::Result<(Option<Entry>, usize)> {
+        let mut line = Vec::new();
+        // A line that does not end is none, however long it gets.
+        let length = (&mut self.input)
+            .take(LINE_BYTES_MAX)
+            .read_until(b'\n', &mut line)?;
+        Ok((decode(&line), length))
+    }
+
+    fn advance(&mut self) -> Result<Option<Entry>, ReadError> {
+        self.line += 1;
+        let (entry, length) = self.read()?;
+        if entry.is_some() || length == 0 {
+            return Ok(entry);
+        }
+        self.torn_bytes = length;
+        loop {
+            match self.read()? {
+                (None, 0) => return Ok(None),
+                (None, length) => self.torn_bytes += length,
+                (Some(_), _) => return Err(ReadError::Damaged { line: self.line }),
+            }
+        }
+    }
+}
+
+impl<R: BufRead> Iterator for Entries<R> {
+    type Item = Result<Entry, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.advance().transpose()
+    }
 }
 
 fn decode(line: &[u8]) -> Option<Entry> {
@@ -339,11 +371,15 @@ mod tests {
         lines.into_bytes()
     }
 
+    fn read(text: &[u8]) -> Result<(Vec<Entry>, usize), ReadError> {
+        let mut reader = Entries::new(text);
+        let entries = reader.by_ref().collect::<Result<_, _>>()?;
+        Ok((entries, reader.torn_bytes()))
+    }
+
     #[test]
     fn lines_come_back_as_they_were_and_can_be_read() {
-        let found = parse(&text()).unwrap();
-        assert_eq!(found.entries, samples());
-        assert_eq!(found.torn_bytes, 0);
+        assert_eq!(read(&text()).unwrap(), (samples(), 0));
         let text = String::from_utf8(text()).unwrap();
         assert!(
             text.contains(" begun 1.000234 17/1 put after 3,5\n"),
@@ -359,15 +395,15 @@ mod tests {
     fn a_log_may_end_anywhere() {
         let text = text();
         for length in 0..text.len() {
-            let found = parse(&text[..length]).unwrap();
-            let whole = found.entries.len();
-            assert_eq!(found.entries, samples()[..whole]);
+            let (entries, torn_bytes) = read(&text[..length]).unwrap();
+            let whole = entries.len();
+            assert_eq!(entries, samples()[..whole]);
             let lines: usize = samples()[..whole].iter().map(|e| encode(e).len()).sum();
-            assert_eq!(lines + found.torn_bytes, length);
+            assert_eq!(lines + torn_bytes, length);
         }
         let mut zeros = text.clone();
-        zeros.extend([0; 100]);
-        assert_eq!(parse(&zeros).unwrap().torn_bytes, 100);
+        zeros.extend([0; 200_000]);
+        assert_eq!(read(&zeros).unwrap(), (samples(), 200_000));
     }
 
     #[test]
@@ -378,7 +414,8 @@ mod tests {
         for index in 0..text.len() - last - 1 {
             let mut damaged = text.clone();
             damaged[index] ^= 1;
-            assert!(parse(&damaged).is_err(), "at {index}");
+            let error = read(&damaged).unwrap_err();
+            assert!(matches!(error, ReadError::Damaged { .. }), "at {index}");
         }
     }
 
