@@ -338,6 +338,14 @@ async fn conclude(
         eprintln!("{with_fewer} keys were not read from all owners: some did not answer");
     }
     let books = shared.books();
+    let twice = books.counts().second_copies;
+    if twice > 0 {
+        eprintln!(
+            "{} writes were taken twice, as their clients had to send them again, and the second copy was \
+             seen after the first one was replaced",
+            grouped(twice)
+        );
+    }
     let (text, exit) = verdict(&books, books.written_keys().len(), kills);
     let _nowhere_to_say_so = io::stdout().write_all(text.as_bytes());
     Ok(exit)

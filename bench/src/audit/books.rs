@@ -6,13 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use dynakv_protocol::causal::Dot;
 
 use super::log::{Entry, ReadError};
-use super::value::{RunId, WriteName, WriteNumber, decode};
+use super::value::{Before, RunId, Shown, WriteName, WriteNumber, decode};
 use crate::history::{BooksError, History, Outcome, Replaces};
 
 /// So much of a value nobody sent is shown.
 const EXCERPT_BYTES: usize = 80;
+
+/// So many second copies of a key are remembered, so that each is counted once.
+const SECOND_COPIES_KEPT: usize = 32;
 
 /// So many findings of a kind are kept; the others are only counted.
 const FINDINGS_KEPT: usize = 1000;
@@ -67,12 +71,18 @@ pub(super) struct Counts {
     pub(super) reads: u64,
     pub(super) failed: u64,
     pub(super) unknown: u64,
+    /// How often a write that was taken twice came back after its first copy was replaced.
+    pub(super) second_copies: u64,
 }
 
 #[derive(Debug, Default)]
 struct KeyBook {
     history: History<WriteNumber>,
     begun: WriteNumber,
+    /// For each write in the history: what its client had read.
+    read: BTreeMap<WriteNumber, Vec<Shown>>,
+    /// Second copies that were noticed, those of the newest writes.
+    second_copies: BTreeSet<Shown>,
 }
 
 /// The books.
@@ -127,8 +137,8 @@ impl Books {
                     at,
                     name,
                     is_delete,
-                    replaces,
-                } => books.record_begin(*name, *is_delete, replaces.clone(), *at),
+                    before,
+                } => books.record_begin(*name, *is_delete, before.as_deref(), *at),
                 Entry::Ended { at, name, outcome } => books.end(*name, *outcome, *at),
             };
             done.map_err(|error| format!("{entry:?}: {error}"))?;
@@ -149,12 +159,12 @@ impl Books {
         &mut self,
         key: u32,
         is_delete: bool,
-        replaces: Replaces<WriteNumber>,
+        before: &Before,
         now: Duration,
     ) -> Result<WriteName, BooksError> {
         let write = self.keys[key as usize].begun;
         let name = WriteName { key, write };
-        self.record_begin(name, is_delete, replaces, now)?;
+        self.record_begin(name, is_delete, before.as_deref(), now)?;
         Ok(name)
     }
 
@@ -162,12 +172,19 @@ impl Books {
         &mut self,
         name: WriteName,
         is_delete: bool,
-        replaces: Replaces<WriteNumber>,
+        before: Option<&[Shown]>,
         now: Duration,
     ) -> Result<(), BooksError> {
         let key = &mut self.keys[name.key as usize];
+        let replaces = match before {
+            Some(read) => Replaces::Read(read.iter().map(|shown| shown.write).collect()),
+            None => Replaces::WhatIsThere,
+        };
         key.history.begin(name.write, is_delete, replaces, now)?;
         self.last_moment = self.last_moment.max(now);
+        if let Some(read) = before {
+            key.read.insert(name.write, read.to_vec());
+        }
         key.begun = key.begun.max(name.write.saturating_add(1));
         Ok(())
     }
@@ -185,7 +202,11 @@ impl Books {
         match outcome {
             Outcome::Acknowledged => {
                 self.counts.acknowledged += 1;
-                key.history.forget_if_crowded();
+                if key.history.forget_if_crowded() {
+                    let history = &key.history;
+                    key.read
+                        .retain(|write, _| history.outcome(*write).is_some());
+                }
             }
             Outcome::Unknown => self.counts.unknown += 1,
             Outcome::NotApplied => {}
@@ -202,57 +223,75 @@ impl Books {
     pub(super) fn on_read(
         &mut self,
         key: u32,
-        values: &[Bytes],
+        values: &[(Bytes, Dot)],
         trust: Trust,
         began: Duration,
         now: Duration,
-    ) -> Vec<WriteNumber> {
+    ) -> Vec<Shown> {
         self.counts.reads += 1;
         let shown = self.shown(key, values, now);
-        let found = || match shown.len() {
-            0 => "no value".to_owned(),
-            _ => {
-                let writes = shown.iter().map(|write| format!("write {key}/{write}"));
-                writes.collect::<Vec<_>>().join(", ")
-            }
-        };
-        let history = &self.keys[key as usize].history;
         let wrong = match trust {
-            Trust::Weak => None,
-            Trust::Strict => Some(Wrong::Stale),
-            Trust::Final => Some(Wrong::Lost),
+            Trust::Weak => return shown,
+            Trust::Strict => Wrong::Stale,
+            Trust::Final => Wrong::Lost,
         };
-        let mut findings = Vec::new();
-        if let Some(wrong) = wrong {
-            for write in history.missing(&shown, began, now) {
-                findings.push((wrong, write, history.ended(write), found()));
-            }
-            for (back, by) in history.returned(&shown) {
-                let ended = history.ended(back);
-                let is_first_over = ended.is_some_and(|ended| Some(ended) < history.began(by))
-                    && history.ended(by).is_some_and(|ended| ended < began);
-                if is_first_over && !history.may_come_twice(back) {
-                    let found = format!("shown although write {key}/{by} had replaced it");
-                    findings.push((Wrong::Returned, back, ended, found));
-                }
-            }
-        }
-        for (wrong, write, ended, found) in findings {
+        let writes = shown.iter().map(|shown| shown.write).collect();
+        let history = &self.keys[key as usize].history;
+        let missing = history.missing(&writes, began, now).into_iter();
+        let missing: Vec<_> = missing.map(|write| (write, history.ended(write))).collect();
+        for (write, ended) in missing {
             let finding = Finding {
                 key,
                 write: Some(write),
                 ended,
                 noticed: now,
-                found,
+                found: listed(key, &shown),
             };
             self.note(wrong, finding);
         }
-        shown.into_iter().collect()
+        for shown in &shown {
+            self.expect_not_replaced(key, *shown, began, now);
+        }
+        shown
     }
 
-    fn shown(&mut self, key: u32, values: &[Bytes], now: Duration) -> BTreeSet<WriteNumber> {
-        let mut shown = BTreeSet::new();
-        for value in values {
+    /// An acknowledged write replaced what its client had read, and that does not come back. A write
+    /// that was sent twice may: its second copy, under a dot that the client has not read.
+    fn expect_not_replaced(&mut self, key: u32, shown: Shown, began: Duration, now: Duration) {
+        let book = &mut self.keys[key as usize];
+        let is_due = |by: &WriteNumber| {
+            let is_acknowledged = book.history.outcome(*by) == Some(Outcome::Acknowledged);
+            is_acknowledged && book.history.ended(*by).is_some_and(|ended| ended < began)
+        };
+        let replacing = book.read.iter().filter(|(by, read)| {
+            let has_read = read.iter().any(|read| read.write == shown.write);
+            has_read && is_due(by)
+        });
+        let replacing: Vec<_> = replacing
+            .map(|(by, read)| (*by, read.contains(&shown)))
+            .collect();
+        let Some((by, _)) = replacing.iter().find(|(_, is_same)| *is_same) else {
+            if !replacing.is_empty() && book.second_copies.insert(shown) {
+                self.counts.second_copies += 1;
+                while book.second_copies.len() > SECOND_COPIES_KEPT {
+                    book.second_copies.pop_first();
+                }
+            }
+            return;
+        };
+        let finding = Finding {
+            key,
+            write: Some(shown.write),
+            ended: book.history.ended(shown.write),
+            noticed: now,
+            found: format!("shown although write {key}/{by} had replaced it"),
+        };
+        self.note(Wrong::Returned, finding);
+    }
+
+    fn shown(&mut self, key: u32, values: &[(Bytes, Dot)], now: Duration) -> Vec<Shown> {
+        let mut shown = Vec::with_capacity(values.len());
+        for (value, dot) in values {
             let book = &self.keys[key as usize];
             let write = decode(self.run, key, value).filter(|write| *write < book.begun);
             let promised = write.and_then(|write| book.history.outcome(write));
@@ -265,7 +304,7 @@ impl Books {
                     "its client was told that it was not applied".to_owned()
                 }
                 Some(write) => {
-                    shown.insert(write);
+                    shown.push(Shown { write, dot: *dot });
                     continue;
                 }
             };
@@ -342,3 +381,16 @@ impl Books {
         kept + self.not_kept.get(&wrong).copied().unwrap_or(0)
     }
 }
+
+fn listed(key: u32, shown: &[Shown]) -> String {
+    if shown.is_empty() {
+        return "no value".to_owned();
+    }
+    let writes = shown
+        .iter()
+        .map(|Shown { write, dot }| format!("write {key}/{write} ({dot})"));
+    writes.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,12 +5,12 @@
 //! 51f0c2aa begun 0.001734 17/0 put after nothing
 //! 0c77e1d2 begun 0.001790 21/0 put blind
 //! 7d20aa19 ended 0.004212 17/0 acknowledged
-//! 60b1f4e8 begun 0.005001 17/1 delete after 0
+//! 60b1f4e8 begun 0.005001 17/1 delete after 0@064197ff18d1be1d:1
 //! ```
 //!
 //! Each line begins with a checksum over the rest of it. `17/1` is the write number 1 of the key number
-//! 17; the times are seconds since the audit began; `after` lists what the client had read, in writes of
-//! the same key. A write is on its way only after its first line was handed to the operating system, and
+//! 17; the times are seconds since the audit began; `after` lists what the client had read: writes of the
+//! same key, each with the dot it was shown with. A write is on its way only after its first line was handed to the operating system, and
 //! counts as acknowledged only after its second one is on disk: one thread writes all that waits and
 //! syncs once for it.
 
@@ -22,11 +22,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use dynakv_protocol::Actor;
+use dynakv_protocol::causal::Dot;
 use tokio::sync::{mpsc, oneshot};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::value::{RunId, WriteName};
-use crate::history::{Outcome, Replaces};
+use super::value::{Before, RunId, Shown, WriteName};
+use crate::history::Outcome;
 
 /// How many lines may wait for the thread.
 const WAITING_MAX: usize = 4096;
@@ -44,7 +46,7 @@ pub(super) enum Entry {
         at: Duration,
         name: WriteName,
         is_delete: bool,
-        replaces: Replaces<u32>,
+        before: Before,
     },
     /// It is known how it ended, or that nobody knows.
     Ended {
@@ -166,18 +168,18 @@ fn encode(entry: &Entry) -> String {
             at,
             name,
             is_delete,
-            replaces,
+            before,
         } => {
             let what = if *is_delete { "delete" } else { "put" };
             let mut body = format!("begun {} {name} {what} ", seconds(*at));
-            match replaces {
-                Replaces::WhatIsThere => body.push_str("blind"),
-                Replaces::Read(read) if read.is_empty() => body.push_str("after nothing"),
-                Replaces::Read(read) => {
-                    for (index, write) in read.iter().enumerate() {
-                        let before = if index == 0 { "after " } else { "," };
+            match before.as_deref() {
+                None => body.push_str("blind"),
+                Some([]) => body.push_str("after nothing"),
+                Some(read) => {
+                    for (index, Shown { write, dot }) in read.iter().enumerate() {
+                        let between = if index == 0 { "after " } else { "," };
                         // Writing to a string cannot fail.
-                        let _infallible = write!(body, "{before}{write}");
+                        let _infallible = write!(body, "{between}{write}@{dot}");
                     }
                 }
             }
@@ -292,13 +294,10 @@ fn decode(line: &[u8]) -> Option<Entry> {
                 "delete" => true,
                 _ => return None,
             },
-            replaces: match how {
-                ["blind"] => Replaces::WhatIsThere,
-                ["after", "nothing"] => Replaces::Read(Vec::new()),
-                ["after", read] => {
-                    let read = read.split(',').map(str::parse).collect::<Result<_, _>>();
-                    Replaces::Read(read.ok()?)
-                }
+            before: match how {
+                ["blind"] => None,
+                ["after", "nothing"] => Some(Vec::new()),
+                ["after", read] => Some(read.split(',').map(decode_shown).collect::<Option<_>>()?),
                 _ => return None,
             },
         }),
@@ -324,6 +323,17 @@ fn decode_name(text: &str) -> Option<WriteName> {
     })
 }
 
+fn decode_shown(text: &str) -> Option<Shown> {
+    let (write, dot) = text.split_once('@')?;
+    let (actor, counter) = dot.split_once(':')?;
+    let dot = Dot {
+        actor: Actor(u64::from_str_radix(actor, 16).ok()?),
+        counter: counter.parse().ok()?,
+    };
+    let write = write.parse().ok()?;
+    Some(Shown { write, dot })
+}
+
 fn decode_seconds(text: &str) -> Option<Duration> {
     let (seconds, micros) = text.split_once('.')?;
     if micros.len() != 6 {
@@ -341,11 +351,18 @@ mod tests {
     const NAME: WriteName = WriteName { key: 17, write: 1 };
 
     fn samples() -> Vec<Entry> {
-        let begun = |is_delete, replaces| Entry::Begun {
+        let shown = |write, counter| Shown {
+            write,
+            dot: Dot {
+                actor: Actor(0xab),
+                counter,
+            },
+        };
+        let begun = |is_delete, before| Entry::Begun {
             at: Duration::from_micros(1_000_234),
             name: NAME,
             is_delete,
-            replaces,
+            before,
         };
         let ended = |outcome| Entry::Ended {
             at: Duration::from_micros(5),
@@ -357,9 +374,9 @@ mod tests {
                 run: RunId(0xabc),
                 keys: 1000,
             },
-            begun(false, Replaces::WhatIsThere),
-            begun(true, Replaces::Read(vec![])),
-            begun(false, Replaces::Read(vec![3, 5])),
+            begun(false, None),
+            begun(true, Some(vec![])),
+            begun(false, Some(vec![shown(3, 1), shown(5, u64::MAX)])),
             ended(Outcome::Acknowledged),
             ended(Outcome::Unknown),
             ended(Outcome::NotApplied),
@@ -382,7 +399,7 @@ mod tests {
         assert_eq!(read(&text()).unwrap(), (samples(), 0));
         let text = String::from_utf8(text()).unwrap();
         assert!(
-            text.contains(" begun 1.000234 17/1 put after 3,5\n"),
+            text.contains(" begun 1.000234 17/1 put after 3@00000000000000ab:1,5@"),
             "{text}"
         );
         assert!(

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use bytes::Bytes;
+use dynakv_protocol::causal::Dot;
 
 /// Tells one audit from another, in keys, values and logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,17 @@ impl fmt::Display for WriteName {
         write!(f, "{}/{}", self.key, self.write)
     }
 }
+
+/// A write as a read showed it. A write that was sent twice may have been taken twice, by two nodes that
+/// did not know of each other: it then has two dots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Shown {
+    pub(super) write: WriteNumber,
+    pub(super) dot: Dot,
+}
+
+/// What a client had read when it began a write; `None` makes the write a blind one.
+pub(super) type Before = Option<Vec<Shown>>;
 
 /// The name of a key in the store.
 pub(super) fn key_name(run: RunId, key: u32) -> String {

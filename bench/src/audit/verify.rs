@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use dynakv_client::{Client, Error, Fetched};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -147,7 +146,11 @@ async fn read(
 }
 
 fn note(shared: &Shared, key: u32, fetched: Fetched, began: Duration) {
-    let values: Vec<Bytes> = fetched.siblings.into_iter().map(|s| s.value).collect();
+    let values: Vec<_> = fetched
+        .siblings
+        .into_iter()
+        .map(|s| (s.value, s.dot))
+        .collect();
     let now = shared.now();
     shared
         .books()

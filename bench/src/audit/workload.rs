@@ -8,13 +8,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use dynakv_client::{Client, Context, Error};
 
 use super::log::{Entry, Log, LogError};
 use super::shared::Shared;
-use super::value::{self, WriteNumber};
-use crate::history::{BooksError, Outcome, Replaces};
+use super::value::{self, Shown};
+use crate::history::{BooksError, Outcome};
 
 /// A part of the requests goes to so few keys, so that clients meet.
 const HOT_KEYS: u32 = 16;
@@ -33,7 +32,7 @@ const LONG_PADDING_MAX: usize = 12_000;
 #[derive(Debug, Clone)]
 struct Seen {
     context: Context,
-    writes: Vec<WriteNumber>,
+    writes: Vec<Shown>,
 }
 
 /// The audit cannot go on.
@@ -129,7 +128,11 @@ impl Worker {
                 return;
             }
         };
-        let values: Vec<Bytes> = fetched.siblings.into_iter().map(|s| s.value).collect();
+        let values: Vec<_> = fetched
+            .siblings
+            .into_iter()
+            .map(|s| (s.value, s.dot))
+            .collect();
         let trust = self.shared.trust;
         let writes = self.shared.books().on_read(key, &values, trust, began, now);
         if self.seen.len() >= SEEN_MAX {
@@ -174,18 +177,18 @@ impl Worker {
         is_delete: bool,
         seen: Option<Seen>,
     ) -> Result<(), WorkError> {
-        let (context, replaces) = match seen {
-            Some(seen) => (Some(seen.context), Replaces::Read(seen.writes)),
-            None => (None, Replaces::WhatIsThere),
+        let (context, before) = match seen {
+            Some(seen) => (Some(seen.context), Some(seen.writes)),
+            None => (None, None),
         };
         let shared = Arc::clone(&self.shared);
         let at = shared.now();
-        let name = shared.books().begin(key, is_delete, replaces.clone(), at)?;
+        let name = shared.books().begin(key, is_delete, &before, at)?;
         let begun = Entry::Begun {
             at,
             name,
             is_delete,
-            replaces,
+            before,
         };
         self.log.add(&begun).await?;
         let answer = self.send(name, is_delete, context).await;

@@ -14,7 +14,7 @@
 //! not what *v* had replaced.
 //!
 //! A delete is never shown, so nobody reads it and nobody replaces it. It goes when all that it replaced
-//! is gone; the newest few stay with what they have read, so that a value that comes back is noticed.
+//! is gone; the newest few stay, so that a value that comes back is noticed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,12 +28,14 @@ const DELETES_KEPT: usize = 8;
 
 impl<Id: Copy + Ord> History<Id> {
     /// Forgets what is provably replaced, when many writes have piled up. To be called now and then,
-    /// after an acknowledgement.
-    pub fn forget_if_crowded(&mut self) {
-        if self.writes.len() >= self.crowded_at {
+    /// after an acknowledgement. Whether it has.
+    pub fn forget_if_crowded(&mut self) -> bool {
+        let is_crowded = self.writes.len() >= self.crowded_at;
+        if is_crowded {
             self.forget();
             self.crowded_at = CROWD.max(2 * self.writes.len());
         }
+        is_crowded
     }
 
     /// Forgets what is provably replaced.
@@ -60,23 +62,14 @@ impl<Id: Copy + Ord> History<Id> {
         let below = below.filter(|(id, record)| has_ended(record) && is_below(id));
         let mut forgotten: BTreeSet<Id> = below.map(|(id, _)| *id).collect();
 
-        let mut deletes: Vec<(Id, &Vec<Id>)> = Vec::new();
-        for (id, record) in &self.writes {
-            if let (true, true, Replaces::Read(read)) =
-                (record.is_delete, has_ended(record), &record.replaces)
-            {
-                deletes.push((*id, read));
-            }
-        }
-        deletes.sort_by_key(|(id, _)| self.writes[id].began);
-        let old = deletes.len().saturating_sub(DELETES_KEPT);
-        forgotten.extend(deletes[..old].iter().map(|(id, _)| *id));
-        for (id, read) in &deletes[old..] {
-            forgotten.remove(id);
-            for read in *read {
-                forgotten.remove(read);
-            }
-        }
+        let of_reads = |record: &Record<Id>| matches!(record.replaces, Replaces::Read(_));
+        let deletes = self.writes.iter();
+        let deletes = deletes.filter(|(_, r)| r.is_delete && has_ended(r) && of_reads(r));
+        let mut deletes: Vec<Id> = deletes.map(|(id, _)| *id).collect();
+        deletes.sort_by_key(|id| self.writes[id].began);
+        let (old, new) = deletes.split_at(deletes.len().saturating_sub(DELETES_KEPT));
+        forgotten.extend(old);
+        forgotten.retain(|id| !new.contains(id));
         // No chain of excuses that leads to one who stays may lose a link.
         let is_gone = |id: &Id| forgotten.contains(id) || !self.writes.contains_key(id);
         let links = forgotten
