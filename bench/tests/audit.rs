@@ -131,6 +131,46 @@ fn nothing_is_lost_while_nodes_are_killed() {
 }
 
 #[test]
+fn failed_requests_are_told_apart_from_losses() {
+    let dynakv = common::dynakv();
+    // Nobody answers while the only node is down.
+    let ended = audit(&[
+        "--nodes",
+        "1",
+        "--kill-every",
+        "1s",
+        "--duration",
+        "4s",
+        "--dynakv",
+        dynakv.to_str().unwrap(),
+    ]);
+    assert_eq!(ended.code, Some(6), "{ended:#?}");
+    assert!(ended.verdict().starts_with("audit failed: "), "{ended:#?}");
+    assert_eq!(ended.count("lost"), 0, "{ended:#?}");
+    assert!(ended.count("failed requests") > 0, "{ended:#?}");
+    assert!(ended.stderr.contains("(node-1 was down)"), "{ended:#?}");
+    // What proves the verdict is kept.
+    let kept = |name: &str| {
+        let path = ended
+            .stderr
+            .lines()
+            .find_map(|line| line.strip_prefix(name));
+        PathBuf::from(path.unwrap_or_else(|| panic!("no {name:?}: {ended:#?}")))
+    };
+    let (directory, log) = (
+        kept("what the nodes have stored and logged is kept: "),
+        kept("the log is kept: "),
+    );
+    assert!(
+        directory.join("node-1.log").is_file(),
+        "{}",
+        directory.display()
+    );
+    std::fs::remove_dir_all(directory).unwrap();
+    std::fs::remove_file(log).unwrap();
+}
+
+#[test]
 fn dropped_puts_are_noticed_and_named() {
     let cluster = FlawedCluster::start(Flaw::DropsPuts(200));
     let scratch = Scratch::new();

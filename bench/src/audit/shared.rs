@@ -13,6 +13,9 @@ use super::value::RunId;
 /// So many failed requests are told one by one.
 const FAILURES_TOLD: u64 = 20;
 
+/// How long a client waits after a failed request.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
+
 /// The books, the clock, and the sign to stop.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -68,8 +71,9 @@ impl Shared {
         let _either = tokio::time::timeout(duration, stopped).await;
     }
 
-    /// A request failed: counted, and the first ones told.
-    pub(super) fn fail(&self, what: &str, key: u32, error: &dynakv_client::Error) {
+    /// A request failed: counted, and the first ones told. Its client pauses for a moment, so that a
+    /// cluster that is down is not asked all the time.
+    pub(super) async fn fail(&self, what: &str, key: u32, error: &dynakv_client::Error) {
         self.books().fail();
         if self.failures.fetch_add(1, Ordering::Relaxed) < FAILURES_TOLD {
             let at = self.now().as_secs_f64();
@@ -78,6 +82,7 @@ impl Shared {
                 .map_or_else(String::new, |id| format!(" ({id} was down)"));
             eprintln!("{at:.3} s: {what} of key {key} failed{down}: {error}");
         }
+        self.sleep(PAUSE_AFTER_FAILURE).await;
     }
 
     /// A node was killed.

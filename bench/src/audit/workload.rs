@@ -124,7 +124,7 @@ impl Worker {
             Ok(fetched) => fetched,
             Err(error) => {
                 self.seen.remove(&key);
-                self.shared.fail("a read", key, &error);
+                self.shared.fail("a read", key, &error).await;
                 return;
             }
         };
@@ -198,13 +198,13 @@ impl Worker {
             Err(error) if error.maybe_applied() => Outcome::Unknown,
             Err(_) => Outcome::NotApplied,
         };
-        if let Err(error) = &answer {
-            let what = if is_delete { "a delete" } else { "a put" };
-            shared.fail(what, key, error);
-        }
         // On disk first, then in the books: what is counted can be proved.
         self.log.add(&Entry::Ended { at, name, outcome }).await?;
         shared.books().end(name, outcome, at)?;
+        if let Err(error) = &answer {
+            let what = if is_delete { "a delete" } else { "a put" };
+            shared.fail(what, key, error).await;
+        }
         Ok(())
     }
 
