@@ -7,7 +7,7 @@ LOCKED := --locked $(CARGO_FLAGS)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test sim run bench lint fix deny clean
+.PHONY: help build test sim run bench audit lint fix deny clean
 
 help: ## list the targets
 	@echo "dynakv: make TARGET"
@@ -28,6 +28,12 @@ SEEDS ?= 200
 sim: ## simulate whole clusters: SEEDS=200 seeds, or replay SEED=17
 	$(CARGO) test $(LOCKED) --test sim --no-run
 	$(if $(SEED),DYNAKV_SIM_SEED=$(SEED),DYNAKV_SIM_SEEDS=$(SEEDS)) $(CARGO) test $(LOCKED) --test sim -- --nocapture
+
+DURATION ?= 40s
+
+audit: ## kill nodes of a real cluster for DURATION=40s and prove that no acknowledged write is lost
+	$(CARGO) build --release --bin dynakv --bin dynakv-bench --workspace $(LOCKED)
+	$(TARGET_DIR)/release/dynakv-bench audit --nodes 3 --kill-every 3s --duration $(DURATION)
 
 run: ## start a cluster of three nodes on this machine; Ctrl-C ends it
 	$(CARGO) build --release --bin dynakv $(LOCKED)

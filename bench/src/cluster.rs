@@ -128,7 +128,7 @@ pub struct Cluster {
     serve_arguments: Vec<String>,
     directory: PathBuf,
     // Dropped last: the nodes live in it.
-    _temporary: Option<TempDir>,
+    temporary: Option<TempDir>,
 }
 
 #[derive(Debug)]
@@ -179,7 +179,7 @@ impl Cluster {
             has_setpriv: binary::is_in_path("setpriv"),
             serve_arguments: options.serve_arguments,
             directory,
-            _temporary: temporary,
+            temporary,
         };
         // The founder first: the others need to know where it listens.
         cluster.add(1, None)?;
@@ -228,6 +228,14 @@ impl Cluster {
 
     /// Where data and logs live.
     pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Keeps the directory, also a temporary one, beyond the cluster's end.
+    pub fn keep_directory(&mut self) -> &Path {
+        if let Some(temporary) = self.temporary.take() {
+            let _same = temporary.keep();
+        }
         &self.directory
     }
 

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod cli;
 pub mod cluster;
+pub mod history;
 pub mod html;
 pub mod load;
 pub mod report;

@@ -5,19 +5,13 @@ mod common;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use common::block_on;
 use dynakv_bench::cluster::{Cluster, ClusterError, ClusterOptions};
 use dynakv_client::Client;
 use rustix::process::{Pid, test_kill_process};
 
 /// Far longer than anything takes on a machine that is not stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    runtime.expect("tests need an event queue").block_on(future)
-}
 
 fn options(nodes: usize) -> ClusterOptions {
     ClusterOptions {

@@ -1,14 +1,13 @@
 //! What clients sent and saw, by their own books, and what must hold of it.
 //!
-//! A write that is not there any more is excused only if a write that is there replaced it, itself or
-//! through others: each link of that chain is the context that a client got from a read whose values it
-//! was shown. The store's own clocks are no evidence: the clock of a node that has forgotten something
-//! covers just what it has forgotten.
+//! What excuses a write that is not there any more is decided by [`dynakv_bench::history`], which the
+//! auditor of real clusters uses as well. Nothing is ever forgotten here: runs are short.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use dynakv_bench::history::{self, Outcome};
 use dynakv_protocol::client::Fetched;
 use dynakv_protocol::ids::WriteId;
 
@@ -18,47 +17,7 @@ use crate::client::Failure;
 pub(crate) type Writes = BTreeSet<WriteId>;
 
 /// What a write replaces.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Replaces {
-    /// What its client had read.
-    Read(Writes),
-    /// Whatever its coordinator has: of that the client knows nothing, except that it was begun
-    /// before the blind write ended.
-    WhatIsThere,
-}
-
-/// How a write ended, as far as its client knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// It must be there from now on.
-    Acknowledged,
-    /// It may be there, now or later.
-    Unknown,
-    /// It was promised that nothing happened.
-    NotApplied,
-}
-
-#[derive(Debug, Clone)]
-struct WriteRecord {
-    key: String,
-    is_delete: bool,
-    replaces: Replaces,
-    began: Duration,
-    /// When it was known how it ended; nothing for a write that may still happen.
-    ended: Option<Duration>,
-    outcome: Outcome,
-    /// Whether an attempt before the present one may have happened.
-    is_in_doubt: bool,
-    /// A retry may bring back what somebody has replaced meanwhile.
-    is_retried: bool,
-}
-
-impl WriteRecord {
-    /// Whether it may have been there before a moment.
-    fn may_exist_before(&self, moment: Duration) -> bool {
-        self.outcome != Outcome::NotApplied && self.began < moment
-    }
-}
+pub(crate) type Replaces = history::Replaces<WriteId>;
 
 /// Which invariant broke, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,8 +29,8 @@ pub(crate) struct Violation {
 /// All that the clients of a run know.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    writes: BTreeMap<WriteId, WriteRecord>,
-    by_key: BTreeMap<String, Vec<WriteId>>,
+    by_key: BTreeMap<String, history::History<WriteId>>,
+    keys: BTreeMap<WriteId, String>,
     violations: Vec<Violation>,
     reads: usize,
     acknowledged: usize,
@@ -98,27 +57,22 @@ impl History {
         replaces: Replaces,
         now: Duration,
     ) {
-        let record = WriteRecord {
-            key: key.to_owned(),
-            is_delete,
-            replaces,
-            began: now,
-            ended: None,
-            outcome: Outcome::Unknown,
-            is_in_doubt: false,
-            is_retried: false,
-        };
-        assert!(self.writes.insert(id, record).is_none(), "an id used twice");
-        self.by_key.entry(key.to_owned()).or_default().push(id);
+        let known = self.keys.insert(id, key.to_owned());
+        assert!(known.is_none(), "an id used twice");
+        let history = self.by_key.entry(key.to_owned()).or_default();
+        let begun = history.begin(id, is_delete, replaces, now);
+        begun.expect("an id used once");
     }
 
     /// A client sends a write again.
     pub(crate) fn retry(&mut self, id: WriteId) {
-        let record = self.writes.get_mut(&id).expect("a write that was begun");
-        record.is_retried = true;
-        record.is_in_doubt |= record.outcome == Outcome::Unknown;
-        record.outcome = Outcome::Unknown;
-        record.ended = None;
+        let retried = self.history_of(id).retry(id);
+        retried.expect("a write that was begun");
+    }
+
+    fn history_of(&mut self, id: WriteId) -> &mut history::History<WriteId> {
+        let history = self.by_key.get_mut(&self.keys[&id]);
+        history.expect("a write that was begun")
     }
 
     /// An attempt has ended.
@@ -130,13 +84,8 @@ impl History {
             Err(Failure::Refused(_) | Failure::Broken | Failure::Silent) => Outcome::Unknown,
         };
         self.expect_an_end(answer, now);
-        let record = self.writes.get_mut(&id).expect("a write that was begun");
-        // After an attempt that may have happened, a refusal says nothing of that attempt.
-        record.outcome = match outcome {
-            Outcome::NotApplied if record.is_in_doubt => Outcome::Unknown,
-            outcome => outcome,
-        };
-        record.ended = (record.outcome != Outcome::Unknown).then_some(now);
+        let ended = self.history_of(id).end(id, outcome, now);
+        ended.expect("a write that is under way");
         self.acknowledged += usize::from(outcome == Outcome::Acknowledged);
     }
 
@@ -168,10 +117,11 @@ impl History {
         let (mut shown, mut phantoms) = (Writes::new(), Vec::new());
         for sibling in &fetched.siblings {
             let id = write_of(&sibling.value);
-            let record = id.and_then(|id| self.writes.get(&id));
-            match (id, record) {
-                (Some(id), Some(record)) if record.key == key => {
-                    if record.outcome == Outcome::NotApplied {
+            let history = self.by_key.get(key);
+            let outcome = id.and_then(|id| history?.outcome(id));
+            match (id, outcome) {
+                (Some(id), Some(outcome)) => {
+                    if outcome == Outcome::NotApplied {
                         let what = format!("{key} shows {id:x?}, which was never applied");
                         phantoms.push(what);
                     }
@@ -200,47 +150,22 @@ impl History {
         read_began: Duration,
         read_ended: Duration,
     ) {
-        let excused = self.excused(key, shown, read_ended);
-        let ids = self.by_key.get(key).cloned().unwrap_or_default();
-        for id in ids {
-            let record = &self.writes[&id];
-            let is_due = record.outcome == Outcome::Acknowledged
-                && record.ended.is_some_and(|ended| ended < read_began);
-            // A delete shows nothing; what it deleted is checked by `expect_no_resurrection`.
-            if is_due && !record.is_delete && !shown.contains(&id) && !excused.contains(&id) {
-                let what = format!(
+        let Some(history) = self.by_key.get(key) else {
+            return;
+        };
+        let missing = history.missing(shown, read_began, read_ended).into_iter();
+        let lines: Vec<_> = missing
+            .map(|id| {
+                format!(
                     "{key}: {id:x?}, begun at {:.3}, was acknowledged and is gone at {:.3}; shown: {shown:x?}",
-                    record.began.as_secs_f64(),
+                    history.began(id).unwrap_or_default().as_secs_f64(),
                     read_ended.as_secs_f64(),
-                );
-                self.violate("no_lost_write", what);
-            }
+                )
+            })
+            .collect();
+        for what in lines {
+            self.violate("no_lost_write", what);
         }
-    }
-
-    /// What the shown writes replaced, themselves or through others. Deletes can't be seen, so each
-    /// that may have happened counts as if it were shown.
-    fn excused(&self, key: &str, shown: &Writes, until: Duration) -> Writes {
-        let of_key = self.by_key.get(key).into_iter().flatten();
-        let deletes = of_key.clone().filter(|id| {
-            let record = &self.writes[*id];
-            record.is_delete && record.may_exist_before(until)
-        });
-        let mut waiting: Vec<_> = shown.iter().chain(deletes).copied().collect();
-        let mut excused = Writes::new();
-        while let Some(id) = waiting.pop() {
-            let record = &self.writes[&id];
-            let replaced: Vec<_> = match &record.replaces {
-                Replaces::Read(read) => read.iter().copied().collect(),
-                Replaces::WhatIsThere => {
-                    let ended = record.ended.unwrap_or(Duration::MAX);
-                    let before = |other: &&WriteId| self.writes[*other].may_exist_before(ended);
-                    of_key.clone().filter(before).copied().collect()
-                }
-            };
-            waiting.extend(replaced.into_iter().filter(|&id| excused.insert(id)));
-        }
-        excused
     }
 
     /// **no_resurrection**: once all is healed, nothing is shown that an acknowledged write had read
@@ -248,23 +173,14 @@ impl History {
     /// replaced: that of a client that tries again, and any blind one, which a node sends on to the next
     /// owner when the first does not answer.
     pub(crate) fn expect_no_resurrection(&mut self, key: &str, shown: &Writes) {
-        for id in self.by_key.get(key).cloned().unwrap_or_default() {
-            let record = &self.writes[&id];
-            let Replaces::Read(read) = &record.replaces else {
-                continue;
-            };
-            if record.outcome != Outcome::Acknowledged {
-                continue;
-            }
-            let is_sent_once = |id: &&WriteId| {
-                let record = &self.writes[*id];
-                !record.is_retried && record.replaces != Replaces::WhatIsThere
-            };
-            let mut back = read.intersection(shown);
-            if let Some(back) = back.find(is_sent_once) {
-                let what = format!("{key}: {back:x?} was replaced by {id:x?} and is back");
-                self.violate("no_resurrection", what);
-            }
+        let Some(history) = self.by_key.get(key) else {
+            return;
+        };
+        let mut returned = history.returned(shown);
+        returned.retain(|(back, _)| !history.may_come_twice(*back));
+        for (back, by) in returned {
+            let what = format!("{key}: {back:x?} was replaced by {by:x?} and is back");
+            self.violate("no_resurrection", what);
         }
     }
 
@@ -309,7 +225,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn ids(ids: &[u128]) -> Writes {
+    fn ids(ids: &[u128]) -> Vec<WriteId> {
         ids.iter().copied().map(WriteId).collect()
     }
 

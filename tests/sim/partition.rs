@@ -118,7 +118,7 @@ impl Script {
     /// Reads, and writes with the context of that read.
     async fn update(&mut self, node: usize, key: &str) -> Answer<()> {
         let (writes, context) = self.read(node, key).await?;
-        let replaces = Replaces::Read(writes);
+        let replaces = Replaces::Read(writes.into_iter().collect());
         self.write(node, key, replaces, Some(context)).await
     }
 

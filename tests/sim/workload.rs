@@ -130,7 +130,7 @@ impl Workload {
         let replaces = match seen {
             Some(seen) => {
                 request.context = Some(seen.context);
-                Replaces::Read(seen.writes)
+                Replaces::Read(seen.writes.into_iter().collect())
             }
             None => Replaces::WhatIsThere,
         };

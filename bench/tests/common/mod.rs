@@ -1,5 +1,8 @@
 //! What the tests of this crate share.
 
+// Each test binary uses a part of it.
+#![allow(dead_code)]
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -34,4 +37,12 @@ pub(crate) fn dynakv() -> PathBuf {
         binary
     };
     BINARY.get_or_init(find).clone()
+}
+
+/// Runs a future on a runtime of its own.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.expect("tests need an event queue").block_on(future)
 }

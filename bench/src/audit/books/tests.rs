@@ -1,0 +1,159 @@
+use dynakv_protocol::Actor;
+
+use super::*;
+use crate::audit::value::encode;
+
+const RUN: RunId = RunId(1);
+const KEY: u32 = 3;
+
+fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn dot(counter: u64) -> Dot {
+    let actor = Actor(1);
+    Dot { actor, counter }
+}
+
+fn shown(write: WriteNumber, counter: u64) -> Shown {
+    let dot = dot(counter);
+    Shown { write, dot }
+}
+
+/// A write that is acknowledged at once.
+fn write(books: &mut Books, is_delete: bool, before: Before, now: u64) -> WriteNumber {
+    let name = books.begin(KEY, is_delete, &before, at(now)).unwrap();
+    books.end(name, Outcome::Acknowledged, at(now)).unwrap();
+    name.write
+}
+
+fn read(books: &mut Books, values: &[(Bytes, Dot)], trust: Trust, now: u64) -> Vec<Wrong> {
+    books.on_read(KEY, values, trust, at(now), at(now));
+    books.findings().map(|(wrong, _)| wrong).collect()
+}
+
+fn value(write: WriteNumber, counter: u64) -> (Bytes, Dot) {
+    (encode(RUN, WriteName { key: KEY, write }, 5), dot(counter))
+}
+
+#[test]
+fn what_is_missing_is_stale_in_the_midst_and_lost_at_the_end() {
+    let with_one = || {
+        let mut books = Books::new(RUN, 8);
+        write(&mut books, false, Some(vec![]), 1);
+        books
+    };
+    assert_eq!(read(&mut with_one(), &[value(0, 1)], Trust::Final, 2), []);
+    assert_eq!(read(&mut with_one(), &[], Trust::Weak, 2), []);
+    assert_eq!(read(&mut with_one(), &[], Trust::Strict, 2), [Wrong::Stale]);
+    let mut books = with_one();
+    assert_eq!(read(&mut books, &[], Trust::Strict, 2), [Wrong::Stale]);
+    // The same write is not told twice, neither is it counted twice.
+    assert_eq!(read(&mut books, &[], Trust::Final, 3), [Wrong::Lost]);
+    assert_eq!(read(&mut books, &[], Trust::Final, 4), [Wrong::Lost]);
+    assert_eq!(
+        (books.how_many(Wrong::Lost), books.how_many(Wrong::Stale)),
+        (1, 0)
+    );
+}
+
+#[test]
+fn what_was_replaced_must_not_come_back_but_a_second_copy_may() {
+    let deleted = || {
+        let mut books = Books::new(RUN, 8);
+        write(&mut books, false, Some(vec![]), 1);
+        write(&mut books, true, Some(vec![shown(0, 1)]), 2);
+        books
+    };
+    let mut books = deleted();
+    assert_eq!(
+        read(&mut books, &[value(0, 1)], Trust::Strict, 3),
+        [Wrong::Returned]
+    );
+    assert_eq!(books.counts().second_copies, 0);
+    // A read that began before the delete was acknowledged may still show it.
+    assert_eq!(read(&mut deleted(), &[value(0, 1)], Trust::Strict, 2), []);
+    let mut books = deleted();
+    for now in 3..5 {
+        assert_eq!(read(&mut books, &[value(0, 2)], Trust::Strict, now), []);
+        assert_eq!(books.counts().second_copies, 1);
+    }
+}
+
+#[test]
+fn what_nobody_sent_is_found() {
+    let mut books = Books::new(RUN, 8);
+    write(&mut books, false, None, 1);
+    let mut damaged = value(0, 1).0.to_vec();
+    *damaged.last_mut().unwrap() ^= 1;
+    let foreign = (Bytes::from(damaged), dot(1));
+    let wrong = read(&mut books, &[value(0, 1), foreign], Trust::Final, 2);
+    assert_eq!(wrong, [Wrong::NeverSent]);
+    // A write that is not begun yet.
+    let mut books = Books::new(RUN, 8);
+    assert_eq!(
+        read(&mut books, &[value(0, 1)], Trust::Final, 2),
+        [Wrong::NeverSent]
+    );
+}
+
+#[test]
+fn a_refused_write_must_not_be_there() {
+    let mut books = Books::new(RUN, 8);
+    let name = books.begin(KEY, false, &None, at(1)).unwrap();
+    books.end(name, Outcome::NotApplied, at(1)).unwrap();
+    assert_eq!(read(&mut books, &[], Trust::Final, 2), []);
+    assert_eq!(
+        read(&mut books, &[value(0, 1)], Trust::Final, 2),
+        [Wrong::NeverSent]
+    );
+}
+
+#[test]
+fn a_replayed_log_gives_the_same_books() {
+    let name = |write| WriteName { key: KEY, write };
+    let begun = |write, before| Entry::Begun {
+        at: at(1),
+        name: name(write),
+        is_delete: false,
+        before,
+    };
+    let ended = |write, outcome| Entry::Ended {
+        at: at(2),
+        name: name(write),
+        outcome,
+    };
+    let head = Entry::Audit { run: RUN, keys: 8 };
+    let entries = vec![
+        head.clone(),
+        begun(0, Some(vec![])),
+        ended(0, Outcome::Acknowledged),
+        // Its audit was killed.
+        begun(1, Some(vec![shown(0, 1)])),
+    ];
+    let replay = |entries: Vec<Entry>| Books::replay(entries.into_iter().map(Ok));
+    let mut books = replay(entries.clone()).unwrap();
+    assert_eq!(books.counts().acknowledged, 1);
+    assert_eq!(books.written_keys(), [KEY]);
+    assert_eq!(books.last_moment(), at(2));
+    for survivor in [0, 1] {
+        assert_eq!(read(&mut books, &[value(survivor, 1)], Trust::Final, 3), []);
+    }
+    assert_eq!(read(&mut books, &[], Trust::Final, 3), [Wrong::Lost]);
+
+    assert!(replay(vec![]).is_err());
+    assert!(replay(vec![begun(0, None)]).is_err());
+    assert!(replay(vec![head.clone(), head.clone()]).is_err());
+    assert!(replay(vec![head.clone(), ended(0, Outcome::Unknown)]).is_err());
+    assert!(replay(vec![head.clone(), begun(0, None), begun(0, None)]).is_err());
+    let keys = u32::MAX;
+    assert!(replay(vec![Entry::Audit { run: RUN, keys }]).is_err());
+    let outside = WriteName { key: 8, write: 0 };
+    let outcome = Outcome::Unknown;
+    let outside = Entry::Ended {
+        at: at(1),
+        name: outside,
+        outcome,
+    };
+    assert!(replay(vec![head, outside]).is_err());
+}

@@ -1,0 +1,112 @@
+//! What all tasks of an audit share.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::books::{Books, Trust};
+use super::value::RunId;
+
+/// So many failed requests are told one by one.
+const FAILURES_TOLD: u64 = 20;
+
+/// How long a client waits after a failed request.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
+
+/// The books, the clock, and the sign to stop.
+#[derive(Debug)]
+pub(super) struct Shared {
+    books: Mutex<Books>,
+    pub(super) run: RunId,
+    /// How far a read of the default quorum is to be trusted.
+    pub(super) trust: Trust,
+    started: Instant,
+    /// What the clock showed then.
+    offset: Duration,
+    pub(super) stop: watch::Sender<bool>,
+    kills: AtomicU64,
+    failures: AtomicU64,
+    down: Mutex<Option<String>>,
+}
+
+impl Shared {
+    /// The clock begins at `offset`.
+    pub(super) fn new(books: Books, trust: Trust, offset: Duration) -> Self {
+        Self {
+            run: books.run(),
+            books: Mutex::new(books),
+            trust,
+            started: Instant::now(),
+            offset,
+            stop: watch::Sender::new(false),
+            kills: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            down: Mutex::new(None),
+        }
+    }
+
+    /// The moment by the clock of this audit.
+    pub(super) fn now(&self) -> Duration {
+        self.offset + self.started.elapsed()
+    }
+
+    /// The books, for a moment.
+    pub(super) fn books(&self) -> MutexGuard<'_, Books> {
+        // Nothing panics while it holds the lock.
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the load is to end.
+    pub(super) fn is_stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Waits for so long, or until the load is to end.
+    pub(super) async fn sleep(&self, duration: Duration) {
+        let mut stop = self.stop.subscribe();
+        let stopped = stop.wait_for(|stopped| *stopped);
+        let _either = tokio::time::timeout(duration, stopped).await;
+    }
+
+    /// A request failed: counted, and the first ones told. Its client pauses for a moment, so that a
+    /// cluster that is down is not asked all the time.
+    pub(super) async fn fail(&self, what: &str, key: u32, error: &dynakv_client::Error) {
+        self.books().fail();
+        if self.failures.fetch_add(1, Ordering::Relaxed) < FAILURES_TOLD {
+            let at = self.now().as_secs_f64();
+            let down = self
+                .down()
+                .map_or_else(String::new, |id| format!(" ({id} was down)"));
+            eprintln!("{at:.3} s: {what} of key {key} failed{down}: {error}");
+        }
+        self.sleep(PAUSE_AFTER_FAILURE).await;
+    }
+
+    /// A node was killed.
+    pub(super) fn killed(&self, id: &str) {
+        self.kills.fetch_add(1, Ordering::Relaxed);
+        *self.lock_down() = Some(id.to_owned());
+    }
+
+    /// It is back.
+    pub(super) fn is_back(&self) {
+        *self.lock_down() = None;
+    }
+
+    /// Which node is down.
+    pub(super) fn down(&self) -> Option<String> {
+        self.lock_down().clone()
+    }
+
+    /// How many were killed.
+    pub(super) fn kills(&self) -> u64 {
+        self.kills.load(Ordering::Relaxed)
+    }
+
+    fn lock_down(&self) -> MutexGuard<'_, Option<String>> {
+        self.down.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,133 @@
+//! What an audit comes to, for people and for scripts.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::books::{Books, Finding, Wrong};
+use super::value::WriteName;
+
+/// How an audit ended. The numbers are those of `dynakv`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// 0: all is there, and every request succeeded.
+    Passed,
+    /// 1: something is lost, or wrong in another way; or the audit could not be done.
+    Failed,
+    /// 2: an option is wrong.
+    Usage,
+    /// 6: all is there, but requests failed.
+    RequestsFailed,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Passed => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::RequestsFailed => 6,
+        })
+    }
+}
+
+/// All that is wrong, a line each, and the verdict as the last line.
+pub(super) fn verdict(books: &Books, keys: usize, kills: Option<u64>) -> (String, Exit) {
+    let mut text = String::new();
+    for (wrong, finding) in books.findings() {
+        // Writing to a string cannot fail.
+        let _infallible = writeln!(text, "{}", line(wrong, finding));
+    }
+    let counts = books.counts();
+    let how_many = |wrong| books.how_many(wrong);
+    let kinds = [
+        (Wrong::Stale, "missed by reads meanwhile"),
+        (Wrong::Returned, "back after they were replaced"),
+        (Wrong::NeverSent, "never sent"),
+    ];
+    let lost = how_many(Wrong::Lost);
+    let unreadable = how_many(Wrong::Unreadable);
+    let is_wrong = lost + unreadable + kinds.iter().map(|(w, _)| how_many(*w)).sum::<u64>() > 0;
+    let exit = if is_wrong || counts.acknowledged == 0 {
+        Exit::Failed
+    } else if counts.failed > 0 {
+        Exit::RequestsFailed
+    } else {
+        Exit::Passed
+    };
+    let word = if exit == Exit::Passed {
+        "passed"
+    } else {
+        "failed"
+    };
+    let mut last = format!(
+        "audit {word}: {} acknowledged writes over {} keys, {} lost",
+        grouped(counts.acknowledged),
+        grouped(keys as u64),
+        grouped(lost),
+    );
+    // Only what is not as it should be.
+    for (wrong, name) in kinds {
+        if how_many(wrong) > 0 {
+            let _infallible = write!(last, ", {} {name}", grouped(how_many(wrong)));
+        }
+    }
+    if unreadable > 0 {
+        let _infallible = write!(last, ", {} keys unreadable", grouped(unreadable));
+    }
+    let _infallible = write!(last, ", {} failed requests", grouped(counts.failed));
+    if let Some(kills) = kills {
+        let _infallible = write!(last, ", {} kills", grouped(kills));
+    }
+    text.push_str(&last);
+    text.push('\n');
+    (text, exit)
+}
+
+fn line(wrong: Wrong, finding: &Finding) -> String {
+    let key = finding.key;
+    let write = match finding.write {
+        Some(write) => format!("write {}", WriteName { key, write }),
+        None => format!("key {key}"),
+    };
+    let ended = match finding.ended {
+        Some(ended) => format!(", acknowledged at {}", seconds(ended)),
+        None => String::new(),
+    };
+    let (noticed, found) = (seconds(finding.noticed), &finding.found);
+    match wrong {
+        Wrong::Lost => format!("lost: {write}{ended}; at {noticed} the key had {found}"),
+        Wrong::Stale => format!("stale read: {write}{ended}; a read at {noticed} gave {found}"),
+        Wrong::Returned => format!("came back: {write}{ended}; at {noticed} {found}"),
+        Wrong::NeverSent => format!("never sent: {write}; at {noticed} {found}"),
+        Wrong::Unreadable => format!("unreadable: {write}; at {noticed}: {found}"),
+    }
+}
+
+fn seconds(at: Duration) -> String {
+    format!("{:.3} s", at.as_secs_f64())
+}
+
+/// 1234567 as 1,234,567.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        let of = [0, 999, 1000, 182_331, 1_000_000].map(grouped);
+        assert_eq!(of, ["0", "999", "1,000", "182,331", "1,000,000"]);
+    }
+}

@@ -1,0 +1,238 @@
+//! One client of the load: reads, replaces what it read, writes with old contexts, writes blindly,
+//! deletes.
+//!
+//! What a key is used for depends on its number. Of keys that are only written with contexts the books
+//! know exactly what replaced what, so nothing that gets lost there is ever excused by chance; a blind
+//! write excuses all that was begun before it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dynakv_client::{Client, Context, Error};
+
+use super::log::{Entry, Log, LogError};
+use super::shared::Shared;
+use super::value::{self, Shown};
+use crate::history::{BooksError, Outcome};
+
+/// A part of the requests goes to so few keys, so that clients meet.
+const HOT_KEYS: u32 = 16;
+
+/// A client remembers so many of its reads, for writes with an old context.
+const SEEN_MAX: usize = 32;
+
+/// Where there are that many values already, no more are put beside them.
+const SIBLINGS_MAX: usize = 8;
+
+/// Most values are small; a few are longer than what the store keeps in one piece.
+const PADDING_MAX: usize = 200;
+const LONG_PADDING_MAX: usize = 12_000;
+
+/// What a client remembers of a read.
+#[derive(Debug, Clone)]
+struct Seen {
+    context: Context,
+    writes: Vec<Shown>,
+}
+
+/// The audit cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WorkError {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("the books of this audit contradict themselves: {0}")]
+    Books(#[from] BooksError),
+}
+
+/// A client at work.
+pub(super) struct Worker {
+    pub(super) client: Client,
+    pub(super) shared: Arc<Shared>,
+    pub(super) log: Log,
+    pub(super) random: fastrand::Rng,
+    pub(super) keys: u32,
+    seen: BTreeMap<u32, Seen>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        client: Client,
+        shared: Arc<Shared>,
+        log: Log,
+        random: fastrand::Rng,
+        keys: u32,
+    ) -> Self {
+        Self {
+            client,
+            shared,
+            log,
+            random,
+            keys,
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// Works until it is time to end.
+    ///
+    /// # Errors
+    /// [`WorkError`]; a failed request is none.
+    pub(super) async fn run(mut self) -> Result<(), WorkError> {
+        while !self.shared.is_stopped() {
+            self.one().await?;
+        }
+        Ok(())
+    }
+
+    async fn one(&mut self) -> Result<(), WorkError> {
+        let key = match self.random.u8(..4) {
+            0 => self.random.u32(..HOT_KEYS.min(self.keys)),
+            _ => self.random.u32(..self.keys),
+        };
+        let percent = self.random.u8(..100);
+        match key % 8 {
+            // Only with contexts.
+            0..=4 => match percent {
+                0..25 => self.read(key).await,
+                25..70 => self.update(key, false).await?,
+                70..80 => self.update(key, true).await?,
+                _ => self.write_as_seen(key).await?,
+            },
+            // Blind puts as well.
+            5 | 6 => match percent {
+                0..25 => self.read(key).await,
+                25..50 => self.update(key, false).await?,
+                50..55 => self.update(key, true).await?,
+                _ => self.write(key, false, None).await?,
+            },
+            // Blind deletes, too.
+            _ => match percent {
+                0..25 => self.read(key).await,
+                25..45 => self.update(key, false).await?,
+                45..85 => self.write(key, false, None).await?,
+                _ => self.write(key, true, None).await?,
+            },
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self, key: u32) {
+        let began = self.shared.now();
+        let name = value::key_name(self.shared.run, key);
+        let fetched = self.client.get(&name).send().await;
+        let now = self.shared.now();
+        let fetched = match fetched {
+            Ok(fetched) => fetched,
+            Err(error) => {
+                self.seen.remove(&key);
+                self.shared.fail("a read", key, &error).await;
+                return;
+            }
+        };
+        let values: Vec<_> = fetched
+            .siblings
+            .into_iter()
+            .map(|s| (s.value, s.dot))
+            .collect();
+        let trust = self.shared.trust;
+        let writes = self.shared.books().on_read(key, &values, trust, began, now);
+        if self.seen.len() >= SEEN_MAX {
+            let forgotten = self.random.usize(..self.seen.len());
+            let forgotten = self.seen.keys().nth(forgotten).copied();
+            forgotten.and_then(|key| self.seen.remove(&key));
+        }
+        let context = fetched.context;
+        self.seen.insert(key, Seen { context, writes });
+    }
+
+    /// Reads, and replaces or deletes all that was read.
+    async fn update(&mut self, key: u32, is_delete: bool) -> Result<(), WorkError> {
+        self.read(key).await;
+        match self.seen.get(&key).cloned() {
+            Some(seen) => self.write(key, is_delete, Some(seen)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Writes with the context of an earlier read: others may have written since.
+    async fn write_as_seen(&mut self, key: u32) -> Result<(), WorkError> {
+        // Of a key that was seen, or else of the one at hand.
+        let key = match self.seen.len() {
+            0 => key,
+            seen => {
+                let some = self.random.usize(..seen);
+                self.seen.keys().nth(some).copied().unwrap_or(key)
+            }
+        };
+        match self.seen.get(&key).cloned() {
+            Some(seen) if seen.writes.len() < SIBLINGS_MAX => {
+                self.write(key, false, Some(seen)).await
+            }
+            _ => self.update(key, false).await,
+        }
+    }
+
+    async fn write(
+        &mut self,
+        key: u32,
+        is_delete: bool,
+        seen: Option<Seen>,
+    ) -> Result<(), WorkError> {
+        let (context, before) = match seen {
+            Some(seen) => (Some(seen.context), Some(seen.writes)),
+            None => (None, None),
+        };
+        let shared = Arc::clone(&self.shared);
+        let at = shared.now();
+        let name = shared.books().begin(key, is_delete, &before, at)?;
+        let begun = Entry::Begun {
+            at,
+            name,
+            is_delete,
+            before,
+        };
+        self.log.add(&begun).await?;
+        let answer = self.send(name, is_delete, context).await;
+        let at = shared.now();
+        let outcome = match &answer {
+            Ok(()) => Outcome::Acknowledged,
+            Err(error) if error.maybe_applied() => Outcome::Unknown,
+            Err(_) => Outcome::NotApplied,
+        };
+        // On disk first, then in the books: what is counted can be proved.
+        self.log.add(&Entry::Ended { at, name, outcome }).await?;
+        shared.books().end(name, outcome, at)?;
+        if let Err(error) = &answer {
+            let what = if is_delete { "a delete" } else { "a put" };
+            shared.fail(what, key, error).await;
+        }
+        Ok(())
+    }
+
+    async fn send(
+        &mut self,
+        name: value::WriteName,
+        is_delete: bool,
+        context: Option<Context>,
+    ) -> Result<(), Error> {
+        let run = self.shared.run;
+        let key = value::key_name(run, name.key);
+        if is_delete {
+            let delete = self.client.delete(&key);
+            let delete = match context {
+                Some(context) => delete.context(context),
+                None => delete,
+            };
+            return delete.send().await.map(drop);
+        }
+        let padding = match self.random.u8(..50) {
+            0 => self.random.usize(..LONG_PADDING_MAX),
+            _ => self.random.usize(..PADDING_MAX),
+        };
+        let put = self.client.put(&key, value::encode(run, name, padding));
+        let put = match context {
+            Some(context) => put.context(context),
+            None => put,
+        };
+        put.send().await.map(drop)
+    }
+}
