@@ -187,7 +187,7 @@ impl Client {
         self.inner.options.timeout
     }
 
-    async fn ask_first_seed<T>(
+    pub(crate) async fn ask_first_seed<T>(
         &self,
         request: &Request,
         extract: impl FnOnce(Response) -> Option<T>,

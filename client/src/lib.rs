@@ -23,6 +23,7 @@
 //! Within its deadline a request is sent to one node after the other ([`retry`] says when). That is
 //! safe for writes too: a write carries a random id, and the same id twice is one sibling.
 
+mod admin;
 mod answer;
 mod builder;
 mod client;
@@ -38,6 +39,7 @@ pub use client::Client;
 pub use error::Error;
 pub use request::{DeleteRequest, GetRequest, PutRequest};
 
+pub use dynakv_protocol::admin::{Explained, Exported, Imported};
 pub use dynakv_protocol::client::{
     FetchedSibling, HealthReply, MemberStatus, RingReply, StatsReply, StatusReply,
 };

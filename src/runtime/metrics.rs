@@ -49,6 +49,10 @@ pub enum Op {
     Put,
     /// A write of a tombstone.
     Delete,
+    /// All owners of a key asked what they have.
+    Explain,
+    /// A merge of exported versions.
+    Import,
 }
 
 /// How a request ended, as a metric's label.
@@ -77,7 +81,7 @@ struct PerOp {
 pub struct Metrics {
     node: String,
     handle: PrometheusHandle,
-    ops: [PerOp; 3],
+    ops: [PerOp; 5],
     /// From a request's arrival at its coordinator to each other owner's answer.
     pub replica_seconds: Histogram,
     /// How long one sync of the store takes.
@@ -177,7 +181,7 @@ impl Metrics {
         Self {
             node: node.to_owned(),
             handle: recorder.handle(),
-            ops: ["get", "put", "delete"].map(per_op),
+            ops: ["get", "put", "delete", "explain", "import"].map(per_op),
             replica_seconds: histogram(
                 REPLICA_SECONDS,
                 Unit::Seconds,
