@@ -6,10 +6,12 @@
 mod data;
 mod dev;
 mod exit;
+mod explain;
 mod logging;
 mod node_info;
 mod output;
 mod serve;
+mod transfer;
 
 use std::future::Future;
 use std::io;
@@ -81,6 +83,12 @@ enum Command {
     Status,
     /// Show the ring
     Ring,
+    /// Show what each owner of a key has of it, and why
+    Explain(explain::ExplainArgs),
+    /// Write what a node holds, or all of them, to standard output
+    Export(transfer::ExportArgs),
+    /// Merge an export from standard input into the cluster
+    Import(transfer::ImportArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -129,6 +137,19 @@ fn run(cli: Cli) -> Exit {
         }),
         Command::Ring => with_client(global, format, async |client| {
             node_info::ring(client, format).await
+        }),
+        Command::Explain(args) => with_client(global, format, async |client| {
+            explain::explain(client, args, format).await
+        }),
+        Command::Export(args) => {
+            let timeout = global.timeout;
+            with_client(global, format, async |client| {
+                transfer::export(client, args, timeout, format).await
+            })
+        }
+        Command::Import(args) if args.check => transfer::check(format).print(),
+        Command::Import(args) => with_client(global, format, async |client| {
+            transfer::import(client, args, format).await
         }),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -259,7 +280,7 @@ mod tests {
     fn what_does_not_exist_is_a_usage_error() {
         for line in [
             "dynakv",
-            "dynakv explain k",
+            "dynakv explain",
             "dynakv put k v --sloppy",
             "dynakv get",
             "dynakv get k -r many",
