@@ -83,9 +83,16 @@ impl Import {
         }
         match self.quorum.outcome() {
             Outcome::Met => self.answer(Ok(self.quorum.needed()), effects),
+            // The own store answers soon, and the error should count it.
+            Outcome::Impossible if self.awaits_own() => {}
             Outcome::Impossible => self.answer(Err(self.unavailable()), effects),
             Outcome::Pending => {}
         }
+    }
+
+    fn awaits_own(&self) -> bool {
+        let own = self.owners.place_of(SELF);
+        own.is_some_and(|place| self.quorum.awaits(place))
     }
 
     fn answer(&mut self, result: Result<u8, ErrorReply>, effects: &mut Vec<Effect>) {
@@ -173,6 +180,14 @@ mod tests {
                 assert_eq!((error.needed, error.got), (Some(2), Some(1)));
                 assert!(error.maybe_applied && error.retryable);
             }
+            other => panic!("{other:?}"),
+        }
+        // The own store is waited for, so that it counts.
+        let (mut import, _) = start(&[A, SELF, B], 2);
+        assert!(step(&mut import, Event::Failed(A)).is_empty());
+        assert!(step(&mut import, Event::Failed(B)).is_empty());
+        match &step(&mut import, Event::Merged(SELF))[..] {
+            [Effect::Answer(Err(error))] => assert_eq!(error.got, Some(1)),
             other => panic!("{other:?}"),
         }
         let (mut import, _) = start(&[A, B], 2);

@@ -437,6 +437,8 @@ impl<R: BufRead> Lines<R> {
                 return Err(self.flaw(&format!("it can't be read: {error}")));
             }
             if text.is_empty() {
+                // The end is told of by the last line that there is.
+                self.line -= 1;
                 return Ok(None);
             }
             if text.len() as u64 == LINE_BYTES_MAX && text.last() != Some(&b'\n') {

@@ -149,10 +149,9 @@ async fn send_all(client: &Client, w: Option<u8>, mut lines: mpsc::Receiver<Piec
                         imported += 1;
                         progress.add(item.versions.len());
                     }
-                    // The first one is told; those after it were on their way already.
                     Err(error) => {
-                        let bytes = item.versions.len();
-                        failure.get_or_insert(Failure::Refused { line: item.line, bytes, error });
+                        let (line, bytes) = (item.line, item.versions.len());
+                        note_refused(&mut failure, Failure::Refused { line, bytes, error });
                     }
                 }
             }
@@ -178,6 +177,20 @@ async fn send_all(client: &Client, w: Option<u8>, mut lines: mpsc::Receiver<Piec
         (None, None) => Ok(Default::default()),
     };
     Done { imported, end }
+}
+
+/// Keeps the failure of the lowest line: others were on their way when it failed.
+fn note_refused(known: &mut Option<Failure>, refused: Failure) {
+    let line = |failure: &Failure| match failure {
+        Failure::Flaw(flaw) => flaw.line,
+        Failure::Refused { line, .. } => *line,
+    };
+    if known
+        .as_ref()
+        .is_none_or(|known| line(&refused) < line(known))
+    {
+        *known = Some(refused);
+    }
 }
 
 async fn send(client: Client, item: Item, w: Option<u8>) -> (Item, Result<(), Error>) {
@@ -278,15 +291,11 @@ fn failure_report(failure: &Failure, imported: u64, is_check: bool, format: Form
                 Some(ErrorCode::BadRequest) => "dynakv import --help",
                 _ => "dynakv status, then dynakv import again",
             };
-            Report::error(
-                Exit::of_error(error),
-                format,
-                &format!(
-                    "line {line}: {error}{hint}; {imported} keys were imported, and some after this line may \
-                          have been; to import all again changes nothing"
-                ),
-                next,
-            )
+            let what = format!(
+                "line {line}: {error}{hint}; {imported} keys were imported, and some after this line may \
+                 have been; to import all again changes nothing"
+            );
+            Report::client_error_as(format, error, &what, next)
         }
     }
 }
