@@ -3,6 +3,7 @@
 //! Scripts depend on it: data goes to standard output and messages to standard error, exit codes are
 //! those of [`exit`], and `--output json` has one form per command, pinned by tests.
 
+mod config;
 mod data;
 mod dev;
 mod exit;
@@ -89,6 +90,11 @@ enum Command {
     Export(transfer::ExportArgs),
     /// Merge an export from standard input into the cluster
     Import(transfer::ImportArgs),
+    /// Look at settings without starting anything
+    Config {
+        #[command(subcommand)]
+        command: config::ConfigCommand,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -151,6 +157,7 @@ fn run(cli: Cli) -> Exit {
         Command::Import(args) => with_client(global, format, async |client| {
             transfer::import(client, args, format).await
         }),
+        Command::Config { command } => config::run(command, format).print(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "dynakv", &mut script);

@@ -19,5 +19,6 @@ mod hostile;
 mod membership;
 mod observability;
 mod readme;
+mod settings;
 mod transfer;
 mod usage;
