@@ -6,9 +6,11 @@ use dynakv_protocol::Actor;
 use dynakv_protocol::admin::OwnerState;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
-use smallvec::SmallVec;
 
 use super::preference::{NodeSlot, Preference, SELF};
+
+/// What an owner has, or why it did not say.
+pub type Answer = Result<OwnerState, String>;
 
 /// What the coordinator is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +20,7 @@ pub enum Effect {
     /// Read the own versions.
     ReadLocal,
     /// The answer: each owner, in the order of preference, with what it has or why it did not say.
-    Answer(Vec<(NodeSlot, Result<OwnerState, String>)>),
+    Answer(Vec<(NodeSlot, Answer)>),
 }
 
 /// What happened.
@@ -44,7 +46,7 @@ pub enum Event {
 /// One question after a key.
 #[derive(Debug)]
 pub struct Explain {
-    owners: SmallVec<[(NodeSlot, Option<Result<OwnerState, String>>); 4]>,
+    owners: Vec<(NodeSlot, Option<Answer>)>,
     is_answered: bool,
 }
 
@@ -101,7 +103,7 @@ impl Explain {
     }
 
     /// The first word counts: a link that breaks after an answer takes nothing back.
-    fn note(&mut self, node: NodeSlot, state: Result<OwnerState, String>) {
+    fn note(&mut self, node: NodeSlot, state: Answer) {
         let owner = self.owners.iter_mut().find(|(slot, _)| *slot == node);
         if let Some((_, answer)) = owner {
             answer.get_or_insert(state);

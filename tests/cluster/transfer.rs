@@ -4,6 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use dynakv_protocol::causal::{Clock, Dot, Sibling, Value as Stored, Versions};
+use dynakv_protocol::codec::Wire;
+use dynakv_protocol::{Actor, WriteId};
 use serde_json::Value;
 
 use crate::harness::{
@@ -150,6 +153,64 @@ fn an_old_export_takes_nothing_back() {
     }
 }
 
+/// Versions that name writes of a node which it never made: the node takes a new actor, so that its own
+/// writes are neither taken for those nor refused, with a context or without.
+#[test]
+fn an_import_that_knows_more_of_a_node_than_the_node_itself() {
+    let cluster = Cluster::start(3);
+    cluster[0].run(&["put", "key", "value", "-w", "3"]).exits(0);
+    let explain = ["explain", "key", "--output", "json"];
+    let actors = |explained: &Value| -> Vec<u64> {
+        let owners = explained["owners"].as_array().cloned().unwrap_or_default();
+        let actors = owners.iter().map(|owner| {
+            let actor = owner["actor"].as_str().expect("it is told");
+            u64::from_str_radix(actor, 16).expect("it is hexadecimal")
+        });
+        actors.collect()
+    };
+    let before = actors(&cluster[0].run(&explain).exits(0).json());
+    assert_eq!(before.len(), 3);
+    let dots = before.iter().map(|&actor| Dot {
+        actor: Actor(actor),
+        counter: 1_000_000,
+    });
+    let clock: Clock = dots.collect();
+    let foreign = clock.iter().map(|dot| Sibling {
+        dot,
+        write_id: WriteId(u128::from(dot.actor.0)),
+        timestamp: 1,
+        expires_at_ms: None,
+        value: Stored::Bytes(format!("foreign {dot}").into()),
+    });
+    let versions = Versions::from_parts(clock.clone(), foreign.collect::<Vec<_>>());
+    let versions = versions.expect("they are well formed").to_bytes();
+    block_on(async {
+        let client = client_of_one(&cluster[0]).await;
+        let imported = client.import(&"key".into(), &versions, Some(3)).await;
+        assert_eq!(imported.expect("all owners are up").effective_w, 3);
+        let again = client.import(&"key".into(), &versions, Some(3)).await;
+        again.expect("a second time changes nothing");
+    });
+    let after = actors(&cluster[0].run(&explain).exits(0).json());
+    assert!(before.iter().all(|old| !after.contains(old)), "{after:?}");
+    for number in 0..9 {
+        let node = &cluster[number % 3];
+        let value = format!("own {number}");
+        let get = node.run(&["get", "key", "-r", "3", "--output", "json"]);
+        let context = context_of(&get);
+        let put = ["put", "key", &value, "-w", "3", "--context", &context];
+        node.run(&put).exits(0);
+        for node in cluster.nodes() {
+            let read = node.run(&["get", "key", "-r", "3"]).exits(0);
+            assert_eq!(read.text(), value, "through {}", node.id);
+        }
+        // Also for a key that the import said nothing of.
+        node.run(&["put", "other", &value]).exits(0);
+        let read = cluster[(number + 1) % 3].run(&["get", "other", "-r", "3"]);
+        assert_eq!(read.exits(0).text(), value);
+    }
+}
+
 /// Twenty thousand keys come over while a writer goes on in both clusters; what was acknowledged before
 /// the export is in it, what the new cluster acknowledged stays.
 #[test]
@@ -203,7 +264,7 @@ fn many_keys_come_over_beside_a_writer() {
         let client = client(&new.addresses()).await;
         let read = read_all(&client, data.keys().cloned(), 2).await;
         for (key, value) in &data {
-            assert_eq!(read[key], [value.clone()], "{key}");
+            assert_eq!(read[key].join("|"), *value, "{key}");
         }
         // The last of its kind was acknowledged by the new cluster, whatever the old one had there.
         let last = format!("beside-{}", (written - 1) % 100);
@@ -273,7 +334,7 @@ fn a_damaged_file_is_refused_at_its_line() {
         .says("line 20")
         .says("cut off")
         .says("19 keys were imported")
-        .says("next");
+        .says("dynakv export");
     let within = &text[..text.len() / 2];
     import(&new[0], within.as_bytes())
         .exits(1)

@@ -188,7 +188,12 @@ fn a_stale_owner_is_named_with_what_it_lacks_and_against_whom() {
         sibling(dot(1, 1), 0, Some("old")),
         sibling(dot(2, 4), 10, Some("new")),
     );
-    let current = || Ok(versions(&[dot(1, 1), dot(2, 4)], &[new.clone()]));
+    let current = || {
+        Ok(versions(
+            &[dot(1, 1), dot(2, 4)],
+            std::slice::from_ref(&new),
+        ))
+    };
     let explained = explained(vec![
         owner(1, Ok(versions(&[dot(1, 1)], &[old]))),
         owner(2, current()),

@@ -75,11 +75,7 @@ impl Coordinator {
         }
     }
 
-    fn explained_owner(
-        &self,
-        slot: NodeSlot,
-        answer: Result<dynakv_protocol::admin::OwnerState, String>,
-    ) -> ExplainedOwner {
+    fn explained_owner(&self, slot: NodeSlot, answer: explain::Answer) -> ExplainedOwner {
         let id = self.links.id(slot).clone();
         let member = self.view.members.iter().find(|member| member.id == id);
         ExplainedOwner {

@@ -177,10 +177,11 @@ impl Coordinator {
             StoreEvent::Refused {
                 token: Token::Operation(message),
                 error,
-            } => match OperationId::parse(message) {
-                Some((id, purpose)) => self.on_refused(id, purpose, error),
-                None => {}
-            },
+            } => {
+                if let Some((id, purpose)) = OperationId::parse(message) {
+                    self.on_refused(id, purpose, error);
+                }
+            }
             StoreEvent::Read {
                 token: Token::Operation(message),
                 versions,

@@ -125,7 +125,7 @@ fn scan(
 mod tests {
     use std::collections::BTreeSet;
 
-    use dynakv_storage::{MemoryDisk, Mutation, Tally};
+    use dynakv_storage::{Damage, Item, MemoryDisk, Mutation, Page, Tally, Totals};
 
     use super::*;
 
@@ -166,5 +166,68 @@ mod tests {
             assert_eq!(seen.len(), 101);
             assert!(parts >= 101 || bytes_max >= 100, "{parts} with {bytes_max}");
         }
+    }
+
+    /// A store of the keys a to d, in which the values of b and c are damaged.
+    struct Damaged;
+
+    impl Store for Damaged {
+        fn get(&self, _: &[u8]) -> Result<Option<Bytes>, StoreError> {
+            Ok(None)
+        }
+
+        fn apply(&self, _: &[Mutation]) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn sync(&self) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn scan(
+            &self,
+            _: PositionRange,
+            after_key: Option<&[u8]>,
+            _: PageLimit,
+        ) -> Result<Page, StoreError> {
+            let item = |key: &'static str| Item {
+                key: Bytes::from_static(key.as_bytes()),
+                versions: Bytes::from_static(b"v"),
+            };
+            match after_key {
+                None => Ok(Page {
+                    next: Some(Bytes::from_static(b"a")),
+                    items: vec![item("a")],
+                }),
+                Some(b"c") => Ok(Page {
+                    next: None,
+                    items: vec![item("d")],
+                }),
+                Some(after) => Err(StoreError::Corrupt {
+                    key: Bytes::from(vec![after[0] + 1]),
+                    damage: Damage::NotOurs,
+                }),
+            }
+        }
+
+        fn totals(&self) -> Totals {
+            Totals::default()
+        }
+    }
+
+    #[test]
+    fn damage_is_told_and_passed_over() {
+        let (mut items, mut damaged, mut after) = (Vec::new(), Vec::new(), None);
+        loop {
+            let part = scan(&Damaged, after.as_deref(), 1000).unwrap();
+            items.extend(part.items.into_iter().map(|item| item.key));
+            damaged.extend(part.damaged);
+            after = part.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(items, ["a", "d"]);
+        assert_eq!(damaged, ["b", "c"]);
     }
 }
