@@ -19,6 +19,10 @@ const WINDOW_KEYS: usize = 128;
 /// How many bytes of them, unless it is a single key.
 const WINDOW_BYTES: usize = 8 * 1024 * 1024;
 
+/// From here on a key travels alone: a node that takes no frame as large as that ends the connection,
+/// which must not fail other keys.
+const LARGE_BYTES: usize = 256 * 1024;
+
 /// How many keys wait between the reader and the network.
 const READ_AHEAD: usize = 16;
 
@@ -131,11 +135,20 @@ async fn send_all(client: &Client, w: Option<u8>, mut lines: mpsc::Receiver<Piec
     let mut imported = 0;
     let mut end = None;
     let mut failure: Option<Failure> = None;
+    // A large one that waits until it can travel alone.
+    let mut held: Option<Item> = None;
     let mut progress = Progress::start("imported");
     loop {
+        if sending.is_empty()
+            && failure.is_none()
+            && let Some(item) = held.take()
+        {
+            bytes_waiting += weight(&item);
+            sending.spawn(send(client.clone(), item, w));
+        }
         let has_room =
             sending.is_empty() || (sending.len() < WINDOW_KEYS && bytes_waiting < WINDOW_BYTES);
-        let reads = end.is_none() && failure.is_none();
+        let reads = end.is_none() && failure.is_none() && held.is_none();
         tokio::select! {
             biased;
             Some(sent) = sending.join_next() => {
@@ -143,7 +156,7 @@ async fn send_all(client: &Client, w: Option<u8>, mut lines: mpsc::Receiver<Piec
                     Ok(sent) => sent,
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 };
-                bytes_waiting -= item.versions.len();
+                bytes_waiting -= weight(&item);
                 match result {
                     Ok(()) => {
                         imported += 1;
@@ -156,8 +169,9 @@ async fn send_all(client: &Client, w: Option<u8>, mut lines: mpsc::Receiver<Piec
                 }
             }
             line = lines.recv(), if reads && has_room => match line {
+                Some(Piece::Item(item)) if item.versions.len() > LARGE_BYTES => held = Some(item),
                 Some(Piece::Item(item)) => {
-                    bytes_waiting += item.versions.len();
+                    bytes_waiting += weight(&item);
                     sending.spawn(send(client.clone(), item, w));
                 }
                 Some(Piece::End(headers, totals)) => end = Some((headers, totals)),
@@ -174,9 +188,20 @@ async fn send_all(client: &Client, w: Option<u8>, mut lines: mpsc::Receiver<Piec
         (None, Some(end)) => Ok(end),
         (Some(failure), _) => Err(failure),
         // The loop ends with one of them.
-        (None, None) => Ok(Default::default()),
+        (None, None) => {
+            let what = "the import ended before the file".to_owned();
+            Err(Failure::Flaw(Flaw { line: 0, what }))
+        }
     };
     Done { imported, end }
+}
+
+/// How much of the window a key takes: all of it, if it is large.
+fn weight(item: &Item) -> usize {
+    match item.versions.len() {
+        bytes if bytes > LARGE_BYTES => WINDOW_BYTES,
+        bytes => bytes,
+    }
 }
 
 /// Keeps the failure of the lowest line: others were on their way when it failed.
@@ -279,7 +304,7 @@ fn failure_report(failure: &Failure, imported: u64, is_check: bool, format: Form
         ),
         Failure::Refused { line, bytes, error } => {
             let hint = match error.code() {
-                None if *bytes > 1024 * 1024 => format!(
+                None if *bytes > LARGE_BYTES => format!(
                     " (this key has {bytes} bytes: does the cluster's value_bytes_max permit its values?)"
                 ),
                 _ => String::new(),
