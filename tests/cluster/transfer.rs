@@ -226,6 +226,16 @@ fn many_keys_come_over_beside_a_writer() {
         let failed = write_all(&client, data.clone()).await;
         assert!(failed.is_empty(), "{failed:?}");
     });
+    // Keys that both clusters know, each with a value of its own.
+    let both: Vec<String> = (0..100).map(|number| format!("both-{number}")).collect();
+    for (cluster, value) in [(&old, "old"), (&new, "new")] {
+        block_on(async {
+            let client = client(&cluster.addresses()).await;
+            let data = both.iter().map(|key| (key.clone(), value.to_owned()));
+            let failed = write_all(&client, data).await;
+            assert!(failed.is_empty(), "{failed:?}");
+        });
+    }
     let beside = |cluster: &Cluster, work: &mut dyn FnMut()| {
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -265,6 +275,10 @@ fn many_keys_come_over_beside_a_writer() {
         let read = read_all(&client, data.keys().cloned(), 2).await;
         for (key, value) in &data {
             assert_eq!(read[key].join("|"), *value, "{key}");
+        }
+        for (key, mut values) in read_all(&client, both.clone(), 2).await {
+            values.sort();
+            assert_eq!(values, ["new", "old"], "{key}");
         }
         // The last of its kind was acknowledged by the new cluster, whatever the old one had there.
         let last = format!("beside-{}", (written - 1) % 100);
