@@ -300,7 +300,7 @@ fn failure_report(failure: &Failure, imported: u64, is_check: bool, format: Form
             Exit::Error,
             format,
             &format!("{flaw}; {before}"),
-            "dynakv export --all > FILE again, or mend that line; dynakv import --check < FILE finds the next",
+            "dynakv export --all > FILE again, then dynakv import --check < FILE",
         ),
         Failure::Refused { line, bytes, error } => {
             let hint = match error.code() {
