@@ -4,6 +4,7 @@
 //!
 //! The outcome is a checked [`Config`]; nothing else reads a setting.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +16,13 @@ use dynakv_protocol::ring_document::WEIGHT_MAX;
 use serde::{Deserialize, Deserializer};
 
 use crate::config::Config;
+
+mod effective;
+
+pub use self::effective::{Effective, Layers, Origin, effective};
+
+/// In which line of the settings file each key stands.
+pub type KeyLines = BTreeMap<String, usize>;
 
 /// Why a node cannot start with these settings.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +126,18 @@ macro_rules! settings {
         }
 
         impl Layer {
+            /// All settings: the name in the file, and the variable.
+            pub const NAMES: &'static [(&'static str, &'static str)] =
+                &[$((stringify!($name), $variable)),*];
+
+            /// Whether this layer says anything about the setting of this name.
+            pub fn has(&self, name: &str) -> bool {
+                match name {
+                    $(stringify!($name) => self.$name.is_some(),)*
+                    _ => false,
+                }
+            }
+
             /// These settings, and those of a weaker layer where this one says nothing.
             #[must_use]
             pub fn over(self, weaker: Self) -> Self {
@@ -196,15 +216,32 @@ const OTHER_VARIABLES: [&str; 3] = ["DYNAKV_CONFIG", "DYNAKV_LOG", "DYNAKV_SERVE
 ///
 /// # Errors
 /// [`SettingsError::Unreadable`], [`SettingsError::Malformed`].
-pub fn read_file(path: &Path) -> Result<Layer, SettingsError> {
+pub fn read_file(path: &Path) -> Result<(Layer, KeyLines), SettingsError> {
     let text = std::fs::read_to_string(path).map_err(|source| SettingsError::Unreadable {
         path: path.to_owned(),
         source,
     })?;
-    toml::from_str(&text).map_err(|source| SettingsError::Malformed {
+    let layer = toml::from_str(&text).map_err(|source| SettingsError::Malformed {
         path: path.to_owned(),
         source: Box::new(source),
-    })
+    })?;
+    Ok((layer, key_lines(&text)))
+}
+
+/// Where the keys of a file stand; it has been read as settings already.
+fn key_lines(text: &str) -> KeyLines {
+    let Ok(table) = toml::de::DeTable::parse(text) else {
+        return KeyLines::new();
+    };
+    let line_of = |at: usize| {
+        1 + text.as_bytes()[..at]
+            .iter()
+            .filter(|&&b| b == b'\n')
+            .count()
+    };
+    let keys = table.get_ref().iter();
+    keys.map(|(key, _)| (key.get_ref().to_string(), line_of(key.span().start)))
+        .collect()
 }
 
 /// Takes the settings out of the environment, with a warning for each `DYNAKV_*` variable that is no
@@ -382,7 +419,8 @@ mod tests {
         let text =
             "id = \"file\"\nport = 1\nn = 5\nseed = [\"a:1\", \"b:2\"]\ndead_after = \"1m\"\n";
         std::fs::write(&path, text).unwrap();
-        let file = read_file(&path).unwrap();
+        let (file, lines) = read_file(&path).unwrap();
+        assert_eq!((lines["id"], lines["dead_after"]), (1, 5));
         let (variables, warnings) =
             environment(&[("DYNAKV_ID", "variable"), ("DYNAKV_PORT", "2")]).unwrap();
         assert!(warnings.is_empty());

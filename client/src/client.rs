@@ -226,7 +226,7 @@ impl Client {
         self.first_seed()?.ring().await
     }
 
-    fn first_seed(&self) -> Result<NodeClient, Error> {
+    pub(crate) fn first_seed(&self) -> Result<NodeClient, Error> {
         let seed = self.routing().seeds().first();
         let seed = seed.ok_or_else(|| Error::invalid("a client needs at least one seed"))?;
         Ok(NodeClient::new(Arc::clone(seed), self.inner.timeout))

@@ -39,7 +39,7 @@ pub(crate) async fn execute<T>(
             let error = match node.call(&request, attempt).await {
                 Ok(response) => match extract(response) {
                     Some(answer) => return Ok(answer),
-                    None => unexpected(&node, !matches!(request, Request::Get(_))),
+                    None => unexpected(&node, !is_read(&request)),
                 },
                 Err(error) => error,
             };
@@ -136,15 +136,24 @@ fn segment_of(request: &Request) -> Segment {
     match request {
         Request::Get(get) => Segment::of_key(&get.key),
         Request::Put(write) | Request::Delete(write) => Segment::of_key(&write.key),
+        Request::Explain(explain) => Segment::of_key(&explain.key),
+        Request::Import(import) => Segment::of_key(&import.key),
         // No other request is executed here; any node answers those.
         _ => Segment(0),
     }
+}
+
+/// Whether it changes nothing.
+fn is_read(request: &Request) -> bool {
+    matches!(request, Request::Get(_) | Request::Explain(_))
 }
 
 fn set_timeout_ms(request: &mut Request, timeout_ms: u32) {
     match request {
         Request::Get(get) => get.timeout_ms = timeout_ms,
         Request::Put(write) | Request::Delete(write) => write.timeout_ms = timeout_ms,
+        Request::Explain(explain) => explain.timeout_ms = timeout_ms,
+        Request::Import(import) => import.timeout_ms = timeout_ms,
         _ => {}
     }
 }

@@ -69,6 +69,7 @@
 //! A client needs a tokio runtime with its I/O and time drivers enabled, of either kind. Connections are
 //! tasks of the runtime that first used them.
 
+mod admin;
 mod answer;
 mod builder;
 mod client;
@@ -92,6 +93,7 @@ pub use node_client::NodeClient;
 pub use request::{DeleteRequest, GetRequest, PutRequest};
 pub use update::{Update, UpdateRequest, Updated};
 
+pub use dynakv_protocol::admin::{Explained, Exported, Imported};
 pub use dynakv_protocol::client::{
     FetchedSibling, HealthReply, MemberStatus, RingReply, StatsReply, StatusReply,
 };

@@ -110,7 +110,10 @@ impl Node {
         request: &Request,
         deadline: Instant,
     ) -> Result<Response, Error> {
-        let is_write = matches!(request, Request::Put(_) | Request::Delete(_));
+        let is_write = matches!(
+            request,
+            Request::Put(_) | Request::Delete(_) | Request::Import(_)
+        );
         let started = Instant::now();
         let connection = match timeout_at(deadline, self.connection()).await {
             Ok(Ok(connection)) => connection,

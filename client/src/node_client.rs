@@ -30,7 +30,7 @@ macro_rules! questions {
                 pub async fn $name(&self) -> Result<$reply, Error> {
                     match self.ask(&Request::$request).await? {
                         Response::$response(reply) => Ok(reply),
-                        _ => Err(unexpected(&self.node, false)),
+                        _ => Err(self.unexpected()),
                     }
                 }
             )*
@@ -59,7 +59,12 @@ impl NodeClient {
         self.node.address()
     }
 
-    async fn ask(&self, request: &Request) -> Result<Response, Error> {
+    pub(crate) async fn ask(&self, request: &Request) -> Result<Response, Error> {
         self.node.call(request, Instant::now() + self.timeout).await
+    }
+
+    /// The error for an answer to another kind of question.
+    pub(crate) fn unexpected(&self) -> Error {
+        unexpected(&self.node, false)
     }
 }

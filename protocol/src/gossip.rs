@@ -120,7 +120,7 @@ pub struct Vote {
     pub slot: RingVersion,
     /// Whether the promise was made or the document accepted.
     pub granted: bool,
-    /// The highest ballot promised so far.
+    /// The highest ballot promised so far in this slot; round 0, with the asker's name, when nothing was.
     pub promised: Ballot,
     /// What was accepted before, to be proposed again instead of one's own.
     pub accepted: Option<(Ballot, RingDocument)>,

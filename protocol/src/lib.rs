@@ -10,12 +10,13 @@
 //! | [`causal`] | dots, clocks, versions, contexts: the dotted version vectors |
 //! | [`codec`] | the primitives every body is made of |
 //! | [`frame`] | the length-prefixed, checksummed envelope and batches |
-//! | [`handshake`], [`client`], [`peer`], [`gossip`] | the messages, by who speaks them |
+//! | [`handshake`], [`client`], [`admin`], [`peer`], [`gossip`] | the messages, by who speaks them |
 //! | [`message`] | all of them as one [`message::Request`] and one [`message::Response`] |
 //! | [`ring_document`] | the numbered document that says who the members are |
 //! | [`placement`] | who owns what under it |
 //! | [`limits`] | the bounds that hold before memory is allocated |
 
+pub mod admin;
 pub mod causal;
 pub mod client;
 pub mod codec;

@@ -4,6 +4,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::admin::{Explain, Explained, Export, Exported, Import, Imported};
 use crate::client::{
     Fetched, Get, HealthReply, RingReply, StatsReply, StatusReply, Write, Written,
 };
@@ -36,6 +37,12 @@ pub mod kind {
     pub const STATUS: u8 = 0x15;
     /// The ring.
     pub const RING: u8 = 0x16;
+    /// How a key stands with each of its owners.
+    pub const EXPLAIN: u8 = 0x17;
+    /// A part of all that a node holds.
+    pub const EXPORT: u8 = 0x18;
+    /// Merge exported versions into a key.
+    pub const IMPORT: u8 = 0x19;
     /// Merge versions (peers).
     pub const MERGE: u8 = 0x20;
     /// Read versions (peers).
@@ -139,6 +146,12 @@ messages! {
         Status = kind::STATUS, (), ();
         /// The ring.
         Ring = kind::RING, (), ();
+        /// How a key stands with each of its owners.
+        Explain(Explain) = kind::EXPLAIN, Explain::decode, Explain::encode;
+        /// A part of all that a node holds.
+        Export(Export) = kind::EXPORT, Export::decode, Export::encode;
+        /// Merge exported versions into a key.
+        Import(Import) = kind::IMPORT, Import::decode, Import::encode;
         /// Merge versions.
         Merge(MergeVersions) = kind::MERGE, MergeVersions::decode, MergeVersions::encode;
         /// Read versions.
@@ -181,6 +194,12 @@ messages! {
         Status(StatusReply) = kind::STATUS | kind::ANSWER, StatusReply::decode, StatusReply::encode;
         /// The ring.
         Ring(RingReply) = kind::RING | kind::ANSWER, RingReply::decode, RingReply::encode;
+        /// How a key stands with each of its owners.
+        Explained(Explained) = kind::EXPLAIN | kind::ANSWER, Explained::decode, Explained::encode;
+        /// A part of all that a node holds.
+        Exported(Exported) = kind::EXPORT | kind::ANSWER, Exported::decode, Exported::encode;
+        /// Exported versions are merged into their key.
+        Imported(Imported) = kind::IMPORT | kind::ANSWER, Imported::decode, Imported::encode;
         /// Merged, and durable.
         Merged(Merged) = kind::MERGE | kind::ANSWER, Merged::decode, Merged::encode;
         /// What a replica has of a key.

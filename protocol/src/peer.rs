@@ -5,9 +5,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::codec::{DecodeError, Reader, Wire, put_bool, put_bytes};
+use crate::codec::{DecodeError, Reader, Wire, put_bool, put_bytes, put_tag_u8, put_tag_u64};
 use crate::handshake::skip_tags;
-use crate::ids::RingVersion;
+use crate::ids::{Actor, RingVersion};
 use crate::limits::KEY_BYTES_MAX;
 
 /// Merge these versions into what you have and make it durable.
@@ -39,6 +39,8 @@ pub struct ReadVersions {
     pub timeout_ms: u32,
     /// The key.
     pub key: Bytes,
+    /// Whether the replica is to tell under which actor it mints.
+    pub tell_actor: bool,
 }
 
 /// All that a replica has of a key.
@@ -48,7 +50,12 @@ pub struct VersionsReply {
     pub rebuilding: bool,
     /// Encoded [`Versions`](crate::causal::Versions); empty when the key was never written here.
     pub versions: Bytes,
+    /// Under which actor the replica mints; only told when asked for.
+    pub actor: Option<Actor>,
 }
+
+const TAG_TELL_ACTOR: u8 = 1;
+const TAG_ACTOR: u8 = 1;
 
 impl Wire for MergeVersions {
     fn encode(&self, out: &mut BytesMut) {
@@ -87,15 +94,23 @@ impl Wire for ReadVersions {
         self.ring_version.encode(out);
         out.put_u32(self.timeout_ms);
         put_bytes(out, &self.key);
+        if self.tell_actor {
+            put_tag_u8(out, TAG_TELL_ACTOR, 1);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let read = Self {
+        let mut read = Self {
             ring_version: RingVersion::decode(reader)?,
             timeout_ms: reader.u32()?,
             key: reader.bytes("key", KEY_BYTES_MAX)?,
+            tell_actor: false,
         };
-        skip_tags(reader)?;
+        while let Some((tag, mut field)) = reader.tag()? {
+            if tag == TAG_TELL_ACTOR {
+                read.tell_actor = field.bool("tell actor")?;
+            }
+        }
         Ok(read)
     }
 }
@@ -104,14 +119,22 @@ impl Wire for VersionsReply {
     fn encode(&self, out: &mut BytesMut) {
         put_bool(out, self.rebuilding);
         put_bytes(out, &self.versions);
+        if let Some(actor) = self.actor {
+            put_tag_u64(out, TAG_ACTOR, actor.0);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let reply = Self {
+        let mut reply = Self {
             rebuilding: reader.bool("rebuilding")?,
             versions: reader.bytes("versions", usize::MAX)?,
+            actor: None,
         };
-        skip_tags(reader)?;
+        while let Some((tag, mut field)) = reader.tag()? {
+            if tag == TAG_ACTOR {
+                reply.actor = Some(Actor(field.u64()?));
+            }
+        }
         Ok(reply)
     }
 }

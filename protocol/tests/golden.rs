@@ -10,6 +10,10 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use bytes::{Bytes, BytesMut};
+use dynakv_protocol::admin::{
+    Explain, Explained, ExplainedOwner, Export, Exported, ExportedItem, Import, Imported,
+    OwnerState,
+};
 use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions, context};
 use dynakv_protocol::client::{
     Fetched, FetchedSibling, Get, HealthReply, MemberStatus, RingReply, StatsReply, StatusReply,
@@ -316,6 +320,45 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("status", Request::Status),
         ("ring", Request::Ring),
         (
+            "explain",
+            Request::Explain(Explain {
+                timeout_ms: 5000,
+                key: key.clone(),
+            }),
+        ),
+        (
+            "export",
+            Request::Export(Export {
+                bytes_max: 1_048_576,
+                after_key: None,
+            }),
+        ),
+        (
+            "export.go-on",
+            Request::Export(Export {
+                bytes_max: 1_048_576,
+                after_key: Some(key.clone()),
+            }),
+        ),
+        (
+            "import",
+            Request::Import(Import {
+                timeout_ms: 5000,
+                key: key.clone(),
+                versions: versions().to_bytes(),
+                w: None,
+            }),
+        ),
+        (
+            "import.all-options",
+            Request::Import(Import {
+                timeout_ms: 5000,
+                key: key.clone(),
+                versions: versions().to_bytes(),
+                w: Some(3),
+            }),
+        ),
+        (
             "merge",
             Request::Merge(MergeVersions {
                 ring_version: RingVersion(3),
@@ -329,7 +372,17 @@ fn requests() -> Vec<(&'static str, Request)> {
             Request::Read(ReadVersions {
                 ring_version: RingVersion(3),
                 timeout_ms: 4000,
+                key: key.clone(),
+                tell_actor: false,
+            }),
+        ),
+        (
+            "read.tell-actor",
+            Request::Read(ReadVersions {
+                ring_version: RingVersion(3),
+                timeout_ms: 4000,
                 key,
+                tell_actor: true,
             }),
         ),
         ("gossip", Request::Gossip(gossip())),
@@ -496,12 +549,75 @@ fn responses() -> Vec<(&'static str, Response)> {
                 ],
             }),
         ),
+        (
+            "explained",
+            Response::Explained(Explained {
+                node_id: node("node-1"),
+                ring_version: RingVersion(3),
+                now_unix_ms: 1_700_000_000_000,
+                owners: vec![
+                    ExplainedOwner {
+                        id: node("node-2"),
+                        address: "127.0.0.1:8081".to_owned(),
+                        state: MemberState::Alive,
+                        answer: Ok(OwnerState::of(
+                            &versions(),
+                            Some(Actor(0x0b0b_0b0b_0b0b_0b0b)),
+                            false,
+                        )),
+                    },
+                    ExplainedOwner {
+                        id: node("node-3"),
+                        address: "127.0.0.1:8082".to_owned(),
+                        state: MemberState::Dead,
+                        answer: Err("no answer in time".to_owned()),
+                    },
+                ],
+            }),
+        ),
+        (
+            "exported",
+            Response::Exported(Exported {
+                node_id: node("node-1"),
+                cluster_name: "dynakv".to_owned(),
+                cluster_id: CLUSTER,
+                ring_version: RingVersion(3),
+                items: vec![ExportedItem {
+                    key: Bytes::from_static(KEY),
+                    versions: versions().to_bytes(),
+                }],
+                damaged: Vec::new(),
+                next: Some(Bytes::from_static(KEY)),
+            }),
+        ),
+        (
+            "exported.last-damaged",
+            Response::Exported(Exported {
+                node_id: node("node-1"),
+                cluster_name: "dynakv".to_owned(),
+                cluster_id: CLUSTER,
+                ring_version: RingVersion(3),
+                items: Vec::new(),
+                damaged: vec![Bytes::from_static(KEY)],
+                next: None,
+            }),
+        ),
+        ("imported", Response::Imported(Imported { effective_w: 2 })),
         ("merged", Response::Merged(Merged { rebuilding: false })),
         (
             "versions",
             Response::Versions(VersionsReply {
                 rebuilding: false,
                 versions: versions().to_bytes(),
+                actor: None,
+            }),
+        ),
+        (
+            "versions.with-actor",
+            Response::Versions(VersionsReply {
+                rebuilding: false,
+                versions: versions().to_bytes(),
+                actor: Some(Actor(0x0b0b_0b0b_0b0b_0b0b)),
             }),
         ),
         (
@@ -509,6 +625,7 @@ fn responses() -> Vec<(&'static str, Response)> {
             Response::Versions(VersionsReply {
                 rebuilding: true,
                 versions: Bytes::new(),
+                actor: None,
             }),
         ),
         ("gossip", Response::Gossip(gossip())),

@@ -3,13 +3,16 @@
 //! Scripts depend on it: data goes to standard output and messages to standard error, exit codes are
 //! those of [`exit`], and `--output json` has one form per command, pinned by tests.
 
+mod config;
 mod data;
 mod dev;
 mod exit;
+mod explain;
 mod logging;
 mod node_info;
 mod output;
 mod serve;
+mod transfer;
 
 use std::future::Future;
 use std::io;
@@ -81,6 +84,17 @@ enum Command {
     Status,
     /// Show the ring
     Ring,
+    /// Show what each owner of a key has of it, and why
+    Explain(explain::ExplainArgs),
+    /// Write what a node holds, or all of them, to standard output
+    Export(transfer::ExportArgs),
+    /// Merge an export from standard input into the cluster
+    Import(transfer::ImportArgs),
+    /// Look at settings without starting anything
+    Config {
+        #[command(subcommand)]
+        command: config::ConfigCommand,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -130,6 +144,20 @@ fn run(cli: Cli) -> Exit {
         Command::Ring => with_client(global, format, async |client| {
             node_info::ring(client, format).await
         }),
+        Command::Explain(args) => with_client(global, format, async |client| {
+            explain::explain(client, args, format).await
+        }),
+        Command::Export(args) => {
+            let timeout = global.timeout;
+            with_client(global, format, async |client| {
+                transfer::export(client, args, timeout, format).await
+            })
+        }
+        Command::Import(args) if args.check => transfer::check(format).print(),
+        Command::Import(args) => with_client(global, format, async |client| {
+            transfer::import(client, args, format).await
+        }),
+        Command::Config { command } => config::run(command, format).print(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "dynakv", &mut script);
@@ -259,7 +287,7 @@ mod tests {
     fn what_does_not_exist_is_a_usage_error() {
         for line in [
             "dynakv",
-            "dynakv explain k",
+            "dynakv explain",
             "dynakv put k v --sloppy",
             "dynakv get",
             "dynakv get k -r many",

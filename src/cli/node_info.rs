@@ -253,7 +253,7 @@ impl<'a> From<&'a MemberStatus> for StatusMember<'a> {
     }
 }
 
-fn state_name(state: MemberState) -> &'static str {
+pub(super) fn state_name(state: MemberState) -> &'static str {
     match state {
         MemberState::Alive => "alive",
         MemberState::Suspected => "suspected",

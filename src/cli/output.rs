@@ -78,6 +78,24 @@ impl Report {
         Self::message(exit, message)
     }
 
+    /// A failure of the client that is told in other words than its own.
+    pub(crate) fn client_error_as(format: Format, error: &Error, what: &str, next: &str) -> Self {
+        let exit = Exit::of_error(error);
+        let Format::Json = format else {
+            return Self::error(exit, format, what, next);
+        };
+        let document = ErrorDocument {
+            error: ErrorFields {
+                code: error_name(error),
+                message: what,
+                maybe_applied: error.maybe_applied(),
+                retryable: error.is_retryable(),
+                next,
+            },
+        };
+        Self::message(exit, json_line(&document))
+    }
+
     /// A failure of the client with the next command to type.
     pub(crate) fn client_error(format: Format, error: &Error, servers: &[String]) -> Self {
         let exit = Exit::of_error(error);

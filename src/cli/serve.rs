@@ -8,7 +8,7 @@ use super::logging;
 use super::output::{Format, Report};
 use crate::config::Config;
 use crate::node;
-use crate::settings::{self, Layer, SettingsError};
+use crate::settings::{self, Layer, Layers, SettingsError};
 
 /// `dynakv serve`. Every flag wins over its `DYNAKV_*` variable, which wins over the settings file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, clap::Args)]
@@ -69,13 +69,11 @@ pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
     if let Err(error) = logging::init() {
         return fail(Exit::Usage, &error, "DYNAKV_LOG=info dynakv serve …");
     }
-    let variables = std::env::vars_os().filter_map(|(name, value)| {
-        // What is not UTF-8 is no setting of ours.
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    });
-    let (config, warnings) = match load(args, variables) {
+    let Loaded {
+        config, warnings, ..
+    } = match load(args, environment()) {
         Ok(loaded) => loaded,
-        Err(error) => return fail(Exit::Usage, &error.to_string(), "dynakv serve --help"),
+        Err(error) => return settings_error(&error, format).print(),
     };
     for warning in warnings {
         tracing::warn!("{warning}");
@@ -89,17 +87,61 @@ pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
     }
 }
 
-fn load(
+/// Settings that a node can start with, and where they come from.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// Checked.
+    pub(super) config: Config,
+    /// About variables that are none of ours.
+    pub(super) warnings: Vec<String>,
+    /// Before they were merged.
+    pub(super) layers: Layers,
+}
+
+/// The variables of this process.
+pub(super) fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| {
+        // What is not UTF-8 is no setting of ours.
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    })
+}
+
+/// What is said of settings that a node cannot start with.
+pub(super) fn settings_error(error: &SettingsError, format: Format) -> Report {
+    Report::error(
+        Exit::Usage,
+        format,
+        &error.to_string(),
+        "dynakv serve --help",
+    )
+}
+
+/// Reads all settings and checks them.
+///
+/// # Errors
+/// [`SettingsError`].
+pub(super) fn load(
     args: ServeArgs,
     variables: impl IntoIterator<Item = (String, String)>,
-) -> Result<(Config, Vec<String>), SettingsError> {
-    let file = match &args.config {
+) -> Result<Loaded, SettingsError> {
+    let path = args.config.clone();
+    let (file, lines) = match &path {
         Some(path) => settings::read_file(path)?,
-        None => Layer::default(),
+        None => Default::default(),
     };
     let (environment, warnings) = settings::read_environment(variables)?;
-    let merged = Layer::from(args).over(environment).over(file);
-    Ok((settings::check(merged)?, warnings))
+    let layers = Layers {
+        flags: args.into(),
+        environment,
+        file,
+        path,
+        lines,
+    };
+    Ok(Loaded {
+        config: settings::check(layers.clone().merged())?,
+        warnings,
+        layers,
+    })
 }
 
 impl From<ServeArgs> for Layer {
@@ -148,7 +190,9 @@ mod tests {
              --data-dir /data --http-port 7001 --http-host 0.0.0.0 --cluster blue --advertise n2:7000 \
              --zone east --weight 4 --bootstrap",
         );
-        let (config, warnings) = load(args, []).unwrap();
+        let Loaded {
+            config, warnings, ..
+        } = load(args, []).unwrap();
         let everywhere = IpAddr::from([0, 0, 0, 0]);
         let expected = Config {
             cluster_name: "blue".to_owned(),
@@ -181,7 +225,9 @@ mod tests {
             variable("DYNAKV_UNHEARD_OF", "1"),
         ];
         let args = parse("serve --id a --port 7000 --seed b:2");
-        let (config, warnings) = load(args, variables).unwrap();
+        let Loaded {
+            config, warnings, ..
+        } = load(args, variables).unwrap();
         assert_eq!((config.port, config.zone.as_str()), (7000, "west"));
         assert_eq!(config.seeds, ["b:2"]);
         assert_eq!(warnings.len(), 1);

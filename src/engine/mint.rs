@@ -111,6 +111,15 @@ impl Minter {
         Ok(Minted::New(dot))
     }
 
+    /// Takes note of what another node, or an import, brings. If it names writes of the present actor
+    /// that were never made here, that actor is given up at once: its next write would otherwise be
+    /// taken for one of them and dropped wherever this state is known.
+    pub fn heed(&mut self, clock: &Clock) {
+        if clock.counter(self.actor) > self.counter {
+            self.renew();
+        }
+    }
+
     /// Takes a new actor: whenever this node can't be sure of its own past.
     pub fn renew(&mut self) {
         self.actor = Actor(self.random.u64(1..));
@@ -261,6 +270,25 @@ mod tests {
         assert_ne!(forgetful.position().0, Actor(7));
         assert_eq!(key.siblings()[0].write_id, WriteId(2));
         assert_eq!(key.clock().counter(Actor(7)), 41);
+    }
+
+    #[test]
+    fn a_merged_clock_that_knows_more_than_was_minted_costs_the_actor() {
+        let seen = |counter| -> Clock {
+            let actor = Actor(7);
+            [Dot { actor, counter }].into_iter().collect()
+        };
+        let mut minter = Minter::new(Actor(7), 3, fastrand::Rng::with_seed(3));
+        minter.heed(&seen(3));
+        assert_eq!(minter.position(), (Actor(7), 3));
+        minter.heed(&seen(4));
+        assert_ne!(minter.position().0, Actor(7));
+        // Whoever reads that state can write with it here, also to a key that this node never had.
+        let mut key = Versions::new();
+        minter
+            .mint(&mut key, intent(1, "a", Some(&seen(4))), 1)
+            .unwrap();
+        assert_eq!(key.siblings().len(), 1);
     }
 
     #[test]

@@ -7,15 +7,18 @@
 //! | [`quorum`] | when enough have answered |
 //! | [`put`], [`get`] | one write, one read, from its start to its answer |
 //! | [`forward`] | which owner a request is handed on to |
+//! | [`explain`], [`import`] | asking all owners what they have; merging given versions into a key |
 //! | [`answer`] | what a client sees of what the replicas have |
 //! | [`mint`], [`hybrid_clock`] | how a write becomes a version |
 //! | [`membership`] | who is alive: gossip, probes, suspicion |
 //! | [`layout`] | the next ring document, and how a majority agrees on it |
 
 pub mod answer;
+pub mod explain;
 pub mod forward;
 pub mod get;
 pub mod hybrid_clock;
+pub mod import;
 pub mod layout;
 pub mod membership;
 pub mod mint;

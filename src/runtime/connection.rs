@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
+use super::dispatch::undecodable;
 use super::environment::{ReadHalf, WriteHalf};
 use super::events::{
     ConnectionId, ControlEvent, ControlSender, CoordinatorEvent, CoordinatorSender, Responder,
@@ -148,6 +149,7 @@ async fn read_requests(
         let mut control = Vec::new();
         let mut sort = |frame: Frame| match frame.header.kind {
             kind::GET | kind::PUT | kind::DELETE | kind::MERGE | kind::READ => data.push(frame),
+            kind::EXPLAIN | kind::EXPORT | kind::IMPORT => data.push(frame),
             kind::PING => outbox.respond(frame.header.request_id, &Response::Pong),
             _ => control.push(frame),
         };
@@ -195,15 +197,7 @@ async fn pass_on(
             // A control task that is gone is shutting down; the connection ends right after.
             let _ = shared.control.send(event).await;
         }
-        Err(dynakv_protocol::DecodeError::UnknownKind { kind }) => {
-            let message = format!("this node does not know the message kind 0x{kind:02x}");
-            let error = ErrorReply::new(ErrorCode::UnknownKind, message);
-            responder.respond(&Response::Error(error));
-        }
-        Err(error) => responder.respond(&Response::Error(ErrorReply::new(
-            ErrorCode::BadRequest,
-            error.to_string(),
-        ))),
+        Err(error) => responder.respond(&Response::Error(undecodable(&error))),
     }
 }
 

@@ -321,6 +321,9 @@ impl Control {
                 | Request::Get(_)
                 | Request::Put(_)
                 | Request::Delete(_)
+                | Request::Explain(_)
+                | Request::Export(_)
+                | Request::Import(_)
                 | Request::Merge(_)
                 | Request::Read(_),
                 _,

@@ -33,7 +33,9 @@ use crate::engine::forward::{self, Forward};
 use crate::engine::get::{self, Get};
 use crate::engine::preference::{NodeSlot, Preference, Route, SELF};
 use crate::engine::put::{self, Put};
+use crate::engine::{explain, import};
 
+mod admin;
 mod answers;
 mod effects;
 mod replica;
@@ -114,6 +116,8 @@ pub struct Coordinator {
     reads: Vec<ReadJob>,
     /// Requests of other nodes that the store has in hand, and their bytes.
     replica_jobs: usize,
+    /// Parts of exports that the store has in hand.
+    scans: usize,
     /// Changes from read to read, so that owners share the load.
     turn: usize,
     now: Instant,
@@ -154,6 +158,7 @@ pub async fn run(parts: Parts) -> End {
         writes: Vec::new(),
         reads: Vec::new(),
         replica_jobs: 0,
+        scans: 0,
         turn: 0,
         now: Instant::now(),
         unsent: Vec::new(),
@@ -209,7 +214,7 @@ pub async fn run(parts: Parts) -> End {
 
 impl Coordinator {
     fn is_idle(&self) -> bool {
-        self.operations.is_empty() && self.parking.is_empty() && self.replica_jobs == 0
+        self.operations.is_empty() && self.parking.is_empty() && self.replica_jobs + self.scans == 0
     }
 
     fn follow(&mut self, view: Arc<View>) {
@@ -255,7 +260,7 @@ impl Coordinator {
                 reason,
             } => {
                 if self.links.on_down(node, epoch, &reason) {
-                    self.on_node_lost(node);
+                    self.on_node_lost(node, &reason);
                 }
             }
         }
@@ -266,7 +271,10 @@ impl Coordinator {
             kind::MERGE | kind::READ if self.connections.is_peer(connection) => {
                 self.on_replica_request(connection, frame);
             }
-            kind::GET | kind::PUT | kind::DELETE => self.on_client_request(connection, frame),
+            kind::GET | kind::PUT | kind::DELETE | kind::EXPLAIN | kind::IMPORT => {
+                self.on_client_request(connection, frame);
+            }
+            kind::EXPORT => self.on_export(connection, &frame),
             _ => {
                 let message = "only nodes of the cluster may send this; say so in the hello";
                 let error = ErrorReply::new(ErrorCode::BadRequest, message);
@@ -283,6 +291,8 @@ impl Coordinator {
             op: match frame.header.kind {
                 kind::GET => Op::Get,
                 kind::DELETE => Op::Delete,
+                kind::EXPLAIN => Op::Explain,
+                kind::IMPORT => Op::Import,
                 _ => Op::Put,
             },
             arrived: self.now,
@@ -332,7 +342,7 @@ impl Coordinator {
             let error = ErrorReply::new(ErrorCode::Timeout, "time was up before the request began");
             return self.end(requester, Err(error.retryable()));
         }
-        let is_write = matches!(request.action, Action::Put { .. });
+        let is_write = matches!(request.action, Action::Put { .. } | Action::Import { .. });
         if is_write && ring.document().step == Step::Open {
             // The first write: from now on the members are these.
             let _ = self.control.try_send(ControlEvent::SealWanted);
@@ -341,6 +351,15 @@ impl Coordinator {
         }
         let segment = Segment::of_key(&request.key);
         let owners = self.links.preference(ring.owners(segment));
+        let request = match request.action {
+            // Any node can ask all owners, so these are not handed on.
+            Action::Explain => return self.explain(requester, frame, request.key, &owners),
+            Action::Import { w, versions } => {
+                let what = (request.key, versions);
+                return self.import(requester, frame, what, owners, w);
+            }
+            Action::Get { .. } | Action::Put { .. } => request,
+        };
         let route = {
             let reach = |node| self.links.reach(node);
             owners.route(request.access, frame.header.is_forwarded(), reach)
@@ -397,6 +416,8 @@ impl Coordinator {
                     .insert(requester, request.key, frame, work, slow_at);
                 self.carry_out_put(id, effects);
             }
+            // Begun before a route is looked for.
+            Action::Explain | Action::Import { .. } => {}
         }
     }
 
@@ -426,7 +447,7 @@ impl Coordinator {
             match self.operations.get_mut(id).map(|operation| &operation.work) {
                 Some(Work::Get(_)) => self.step_get(id, get::Event::Slow),
                 Some(Work::Forward(_)) => self.step_forward(id, forward::Event::Slow),
-                Some(Work::Put { .. }) | None => {}
+                Some(Work::Put { .. } | Work::Explain(_) | Work::Import { .. }) | None => {}
             }
         }
         for id in expired {
@@ -434,6 +455,8 @@ impl Coordinator {
                 Some(Work::Get(_)) => self.step_get(id, get::Event::Deadline),
                 Some(Work::Put { .. }) => self.step_put(id, put::Event::Deadline),
                 Some(Work::Forward(_)) => self.step_forward(id, forward::Event::Deadline),
+                Some(Work::Explain(_)) => self.step_explain(id, explain::Event::Deadline),
+                Some(Work::Import { .. }) => self.step_import(id, import::Event::Deadline),
                 None => {}
             }
         }
@@ -445,7 +468,7 @@ impl Coordinator {
             self.end(requester, Err(error));
         }
         for node in self.links.tick(self.now) {
-            self.on_node_lost(node);
+            self.on_node_lost(node, "it is silent");
         }
         self.metrics
             .in_flight

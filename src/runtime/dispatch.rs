@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynakv_protocol::causal::{Value, context};
+use dynakv_protocol::admin::{Explain, Import};
+use dynakv_protocol::causal::{Value, Versions, context};
 use dynakv_protocol::client::{Get, Write};
+use dynakv_protocol::codec::Wire;
 use dynakv_protocol::frame::Frame;
 use dynakv_protocol::limits::{KEY_BYTES_MAX, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX};
 use dynakv_protocol::message::Request;
@@ -58,6 +60,15 @@ pub enum Action {
         /// What.
         intent: Box<Intent>,
     },
+    /// Ask all owners what they have.
+    Explain,
+    /// Merge these versions.
+    Import {
+        /// How many owners.
+        w: u8,
+        /// Encoded, and checked.
+        versions: Bytes,
+    },
 }
 
 /// Decodes and checks a request about data.
@@ -68,13 +79,58 @@ pub fn data_request(frame: &Frame, limits: Limits) -> Result<DataRequest, ErrorR
     match Request::decode(frame.header.kind, &frame.body) {
         Ok(Request::Get(get)) => read(get, limits),
         Ok(Request::Put(write) | Request::Delete(write)) => self::write(write, limits),
+        Ok(Request::Explain(explain)) => self::explain(explain),
+        Ok(Request::Import(import)) => self::import(import, limits),
         Ok(_) => Err(bad("this is no request about data")),
-        Err(DecodeError::TooLong { what, length, max }) => Err(ErrorReply::new(
-            ErrorCode::TooLarge,
-            format!("the {what} has {length} bytes, the limit is {max}"),
-        )),
-        Err(error) => Err(bad(&error.to_string())),
+        Err(error) => Err(undecodable(&error)),
     }
+}
+
+/// What is answered to a body that cannot be decoded, whatever its kind.
+pub fn undecodable(error: &DecodeError) -> ErrorReply {
+    match error {
+        DecodeError::TooLong { what, length, max } => ErrorReply::new(
+            ErrorCode::TooLarge,
+            format!("the {what} has length {length}, the limit is {max}"),
+        ),
+        DecodeError::UnknownKind { kind } => ErrorReply::new(
+            ErrorCode::UnknownKind,
+            format!("this node does not know the message kind 0x{kind:02x}"),
+        ),
+        error => bad(&error.to_string()),
+    }
+}
+
+fn explain(explain: Explain) -> Result<DataRequest, ErrorReply> {
+    check_key(&explain.key)?;
+    Ok(DataRequest {
+        timeout: timeout(explain.timeout_ms),
+        access: Access::AnyOwner,
+        action: Action::Explain,
+        key: explain.key,
+    })
+}
+
+fn import(import: Import, limits: Limits) -> Result<DataRequest, ErrorReply> {
+    check_key(&import.key)?;
+    let versions = Versions::from_bytes(&import.versions)
+        .map_err(|error| bad(&format!("these are no versions of a key: {error}")))?;
+    if versions.is_empty() {
+        return Err(bad("versions with an empty clock say nothing of a key"));
+    }
+    let mut siblings = versions.siblings().iter();
+    if let Some(large) = siblings.find(|sibling| sibling.value.len() > limits.value_bytes_max) {
+        return Err(too_large(large.value.len(), limits));
+    }
+    Ok(DataRequest {
+        timeout: timeout(import.timeout_ms),
+        access: Access::AnyOwner,
+        action: Action::Import {
+            w: quorum("w", import.w, limits.w, limits.effective_n)?,
+            versions: import.versions,
+        },
+        key: import.key,
+    })
 }
 
 fn read(get: Get, limits: Limits) -> Result<DataRequest, ErrorReply> {
@@ -98,13 +154,7 @@ fn write(write: Write, limits: Limits) -> Result<DataRequest, ErrorReply> {
     let value = match write.value {
         None => Value::Tombstone,
         Some(value) if value.len() > limits.value_bytes_max => {
-            let message = format!(
-                "the value has {} bytes, this cluster takes {}; raise value_bytes_max or store it in \
-                 parts",
-                value.len(),
-                limits.value_bytes_max
-            );
-            return Err(ErrorReply::new(ErrorCode::TooLarge, message));
+            return Err(too_large(value.len(), limits));
         }
         Some(value) => Value::Bytes(value),
     };
@@ -134,6 +184,15 @@ fn write(write: Write, limits: Limits) -> Result<DataRequest, ErrorReply> {
         },
         key: write.key,
     })
+}
+
+fn too_large(value_bytes: usize, limits: Limits) -> ErrorReply {
+    let message = format!(
+        "the value has {value_bytes} bytes, this cluster takes {}; raise value_bytes_max or store it in \
+         parts",
+        limits.value_bytes_max
+    );
+    ErrorReply::new(ErrorCode::TooLarge, message)
 }
 
 fn check_key(key: &Bytes) -> Result<(), ErrorReply> {
@@ -172,9 +231,9 @@ fn bad(message: &str) -> ErrorReply {
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
-    use dynakv_protocol::WriteId;
-    use dynakv_protocol::causal::Clock;
+    use dynakv_protocol::causal::{Clock, Dot, Sibling};
     use dynakv_protocol::frame::Header;
+    use dynakv_protocol::{Actor, WriteId};
 
     use super::*;
 
@@ -254,6 +313,65 @@ mod tests {
         assert_eq!(code_of(elsewhere), ErrorCode::BadRequest);
         assert_eq!(code_of(too_many), ErrorCode::BadRequest);
         assert_eq!(code_of(none), ErrorCode::BadRequest);
+    }
+
+    #[test]
+    fn an_import_is_checked_before_anybody_is_sent_it() {
+        let dot = |counter| Dot {
+            actor: Actor(1),
+            counter,
+        };
+        let versions = |value: &'static [u8]| {
+            let sibling = Sibling {
+                dot: dot(1),
+                write_id: WriteId(1),
+                timestamp: 1,
+                expires_at_ms: None,
+                value: Value::Bytes(Bytes::from_static(value)),
+            };
+            let clock = [dot(2)].into_iter().collect();
+            Versions::from_parts(clock, [sibling]).unwrap().to_bytes()
+        };
+        let import = |versions: Bytes| Import {
+            timeout_ms: 0,
+            key: Bytes::from_static(b"k"),
+            versions,
+            w: None,
+        };
+        let outcome = |import: Import| data_request(&frame(&Request::Import(import)), limits());
+        let code = |import: Import| outcome(import).unwrap_err().code;
+        let good = outcome(import(versions(b"v"))).unwrap();
+        assert!(matches!(good.action, Action::Import { w: 2, .. }));
+        let mut no_key = import(versions(b"v"));
+        no_key.key = Bytes::new();
+        assert_eq!(code(no_key), ErrorCode::BadRequest);
+        let mut too_many = import(versions(b"v"));
+        too_many.w = Some(4);
+        assert_eq!(code(too_many), ErrorCode::BadRequest);
+        assert_eq!(code(import(versions(b"123456789"))), ErrorCode::TooLarge);
+        for nothing in [Bytes::new(), Bytes::from_static(&[1, 0, 0])] {
+            assert_eq!(code(import(nothing)), ErrorCode::BadRequest);
+        }
+        // A clock that lost an entry: its sibling is beyond it.
+        let mut beyond = versions(b"v").to_vec();
+        let counter_at = 2 + 8;
+        assert_eq!(beyond[counter_at], 2);
+        beyond[counter_at + 10] = 3;
+        assert_eq!(code(import(Bytes::from(beyond))), ErrorCode::BadRequest);
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_has_a_code_of_its_own() {
+        let too_long = DecodeError::TooLong {
+            what: "key",
+            length: 5000,
+            max: 4096,
+        };
+        assert_eq!(undecodable(&too_long).code, ErrorCode::TooLarge);
+        let unknown = DecodeError::UnknownKind { kind: 0x7e };
+        assert_eq!(undecodable(&unknown).code, ErrorCode::UnknownKind);
+        let malformed = DecodeError::MalformedVarint;
+        assert_eq!(undecodable(&malformed).code, ErrorCode::BadRequest);
     }
 
     #[test]

@@ -57,6 +57,10 @@ pub enum Op {
     Put,
     /// A write of a tombstone.
     Delete,
+    /// All owners of a key asked what they have.
+    Explain,
+    /// A merge of exported versions.
+    Import,
 }
 
 /// How a request ended, as a metric's label.
@@ -98,7 +102,7 @@ struct PerOp {
 pub struct Metrics {
     node: String,
     handle: PrometheusHandle,
-    ops: [PerOp; 3],
+    ops: [PerOp; 5],
     replica_seconds: [Histogram; 4],
     /// How long one sync of the store takes.
     pub fsync_seconds: Histogram,
@@ -218,7 +222,7 @@ impl Metrics {
         Self {
             node: node.to_owned(),
             handle: recorder.handle(),
-            ops: ["get", "put", "delete"].map(per_op),
+            ops: ["get", "put", "delete", "explain", "import"].map(per_op),
             replica_seconds: ["ping", "read", "write", "repair"].map(replica),
             fsync_seconds: histogram(
                 FSYNC_SECONDS,

@@ -7,8 +7,10 @@ use tokio::time::Instant;
 
 use super::events::ConnectionId;
 use super::metrics::Op;
+use crate::engine::explain::Explain;
 use crate::engine::forward::Forward;
 use crate::engine::get::Get;
+use crate::engine::import::Import;
 use crate::engine::mint::Intent;
 use crate::engine::put::Put;
 
@@ -34,8 +36,8 @@ impl Requester {
     /// Whether it is a write.
     pub fn is_write(&self) -> bool {
         match self.op {
-            Op::Put | Op::Delete => true,
-            Op::Get => false,
+            Op::Put | Op::Delete | Op::Import => true,
+            Op::Get | Op::Explain => false,
         }
     }
 }
@@ -107,6 +109,15 @@ pub enum Work {
     Get(Get),
     /// A request handed on to an owner.
     Forward(Forward),
+    /// A key explained.
+    Explain(Explain),
+    /// Versions merged into a key.
+    Import {
+        /// Its state.
+        import: Import,
+        /// What is merged, encoded.
+        versions: Bytes,
+    },
 }
 
 /// One request in hand.

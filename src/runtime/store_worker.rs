@@ -1,17 +1,18 @@
-//! The store's one writer and one reader.
+//! The store's one writer, its reader, and its scanner.
 //!
 //! The writer takes all jobs that wait, applies them one after the other (minting included, so that
 //! reading, minting and merging are one step per key), hands the minted versions back at once so that
 //! replicas work while this disk does, syncs once for all of them, and only then reports them durable.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::limits::SIBLINGS_WARN;
-use dynakv_protocol::{ClusterId, ErrorCode, ErrorReply};
+use dynakv_protocol::{Actor, ClusterId, ErrorCode, ErrorReply};
 use dynakv_storage::{Mutation, Store, StoreError, Tally};
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,6 +21,11 @@ use super::events::ConnectionId;
 use super::metrics::Metrics;
 use crate::engine::answer::sealed;
 use crate::engine::mint::{Intent, Minter};
+
+mod scanner;
+
+use self::scanner::Scanner;
+pub use self::scanner::{ScanJob, Scanned};
 
 /// The most jobs that share one sync: bounds how long the first of them waits.
 const JOBS_PER_SYNC_MAX: usize = 8192;
@@ -37,6 +43,8 @@ pub enum Token {
     Operation(u64),
     /// Another node, by its connection and its request.
     Replica(ConnectionId, u64),
+    /// The same, and it wants to know this node's actor with the answer.
+    Explaining(ConnectionId, u64),
 }
 
 /// What the writer is to do.
@@ -106,6 +114,15 @@ pub enum StoreEvent {
         /// Encoded versions.
         versions: Bytes,
     },
+    /// What came of a scan.
+    Scanned {
+        /// From where it was asked for.
+        connection: ConnectionId,
+        /// Under which id.
+        request_id: u64,
+        /// A part of what is stored, or why there is none.
+        result: Result<Scanned, ErrorReply>,
+    },
     /// The disk failed: what was written can't be made durable. The node must stop.
     Failed(Arc<StoreError>),
 }
@@ -115,9 +132,11 @@ pub enum StoreEvent {
 pub struct StoreHandle {
     writes: mpsc::UnboundedSender<Vec<WriteJob>>,
     reads: mpsc::UnboundedSender<Vec<ReadJob>>,
+    scans: mpsc::UnboundedSender<ScanJob>,
+    actor: Arc<AtomicU64>,
 }
 
-// Both queues, and that of events, are unbounded because what waits in them is bounded: the
+// All queues, and that of events, are unbounded because what waits in them is bounded: the
 // coordinator takes in no more requests than the settings allow.
 
 impl StoreHandle {
@@ -130,6 +149,17 @@ impl StoreHandle {
     /// Hands over reads.
     pub fn read(&self, jobs: Vec<ReadJob>) {
         let _ = self.reads.send(jobs);
+    }
+
+    /// Hands over a scan.
+    pub fn scan(&self, job: ScanJob) {
+        let _ = self.scans.send(job);
+    }
+
+    /// Under which actor the writer mints.
+    pub fn actor(&self) -> Actor {
+        // It only informs: nothing else hangs on when it is seen.
+        Actor(self.actor.load(Ordering::Relaxed))
     }
 }
 
@@ -157,9 +187,13 @@ pub fn start(
     let (writes, write_jobs) = mpsc::unbounded_channel();
     let (reads, read_jobs) = mpsc::unbounded_channel();
     let (events_out, events) = mpsc::unbounded_channel();
+    let (scans, scan_jobs) = mpsc::unbounded_channel();
     let (done, finished) = oneshot::channel();
+    let actor = Arc::new(AtomicU64::new(minter.position().0.0));
+    let scanner = Scanner::new(disk.store.clone(), events_out.clone());
     let writer = Writer {
         store: disk.store.clone(),
+        actor: actor.clone(),
         minter,
         clock,
         metrics,
@@ -176,14 +210,21 @@ pub fn start(
             let name = |name: &str| std::thread::Builder::new().name(name.to_owned());
             name("store-writer").spawn(move || writer.run(write_jobs, done))?;
             name("store-reader").spawn(move || reader.run(read_jobs))?;
+            name("store-scanner").spawn(move || scanner.run(scan_jobs))?;
         }
         StoreThreads::Simulated { sync_us } => {
             tokio::spawn(writer.run_simulated(write_jobs, done, Duration::from_micros(sync_us)));
             tokio::spawn(reader.run_simulated(read_jobs));
+            tokio::spawn(scanner.run_simulated(scan_jobs));
         }
     }
     Ok(Running {
-        handle: StoreHandle { writes, reads },
+        handle: StoreHandle {
+            writes,
+            reads,
+            scans,
+            actor,
+        },
         events,
         finished,
     })
@@ -192,6 +233,8 @@ pub fn start(
 struct Writer {
     store: Arc<dyn Store>,
     minter: Minter,
+    /// The minter's actor, for others to see.
+    actor: Arc<AtomicU64>,
     clock: Arc<dyn WallClock>,
     metrics: Arc<Metrics>,
     events: mpsc::UnboundedSender<Vec<StoreEvent>>,
@@ -247,6 +290,8 @@ impl Writer {
             for job in list {
                 bytes += self.apply(job, now_unix_ms, &mut events);
             }
+            self.actor
+                .store(self.minter.position().0.0, Ordering::Relaxed);
             self.send(events);
             let full = self.failed.is_some()
                 || self.written.len() >= JOBS_PER_SYNC_MAX
@@ -306,6 +351,7 @@ impl Writer {
                 let received = Versions::from_bytes(&theirs).map_err(|e| {
                     ErrorReply::new(ErrorCode::BadRequest, format!("versions: {e}"))
                 })?;
+                self.minter.heed(received.clock());
                 // The usual case is a newer version of the same history: then the bytes are good as
                 // they came.
                 if replaces(&received, &versions) {

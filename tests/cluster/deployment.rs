@@ -158,7 +158,7 @@ fn the_nodes_of_the_compose_file_are_one_cluster() {
 #[test]
 fn the_example_of_a_settings_file_is_complete_and_true() {
     let path = repository().join("deploy/dynakv.toml");
-    let as_shipped = settings::check(settings::read_file(&path).unwrap()).unwrap();
+    let as_shipped = settings::check(settings::read_file(&path).unwrap().0).unwrap();
     let data_dir = PathBuf::from("/var/lib/dynakv");
     let defaults = || Config::new("node-1".parse().unwrap());
     let shipped = Config {

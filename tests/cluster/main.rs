@@ -6,9 +6,8 @@
 //! happen. Every cluster has its own ports and its own directory, so tests run side by side; the logs
 //! of a test's nodes are printed when it fails.
 
-mod harness;
-
 mod actors;
+
 mod alone;
 mod availability;
 mod causality;
@@ -17,11 +16,15 @@ mod dashboard;
 mod deployment;
 mod dev;
 mod examples;
+mod explain;
 mod failover;
+mod harness;
 mod hostile;
 mod membership;
 mod observability;
 mod python;
 mod readme;
 mod service;
+mod settings;
+mod transfer;
 mod usage;

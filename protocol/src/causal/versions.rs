@@ -98,6 +98,40 @@ impl Versions {
         Self::default()
     }
 
+    /// A state put together from its parts, held against the same rules as an encoding.
+    ///
+    /// # Errors
+    /// [`DecodeError::Invalid`] for a sibling whose dot the clock does not cover (merging such a state
+    /// would drop values), and for siblings that are not in the order of their dots, each once.
+    pub fn from_parts(
+        clock: Clock,
+        siblings: impl IntoIterator<Item = Sibling>,
+    ) -> Result<Self, DecodeError> {
+        let mut versions = Self {
+            clock,
+            siblings: SmallVec::new(),
+        };
+        for sibling in siblings {
+            versions.push(sibling)?;
+        }
+        Ok(versions)
+    }
+
+    /// Adds the next sibling in the order of dots.
+    fn push(&mut self, sibling: Sibling) -> Result<(), DecodeError> {
+        if !self.clock.covers(sibling.dot) {
+            let what = "dot beyond its clock";
+            return Err(DecodeError::Invalid { what });
+        }
+        let last = self.siblings.last();
+        if last.is_some_and(|last| last.dot >= sibling.dot) {
+            let what = "sibling order";
+            return Err(DecodeError::Invalid { what });
+        }
+        self.siblings.push(sibling);
+        Ok(())
+    }
+
     /// Which writes have been seen.
     pub fn clock(&self) -> &Clock {
         &self.clock
@@ -199,22 +233,14 @@ impl Wire for Versions {
         }
         let clock = Clock::decode(reader)?;
         let count = reader.count("siblings", SIBLINGS_DECODED_MAX)?;
-        let mut siblings = SmallVec::<[Sibling; 1]>::new();
+        let mut versions = Self {
+            clock,
+            siblings: SmallVec::new(),
+        };
         for _ in 0..count {
-            let sibling = Sibling::decode(reader)?;
-            if !clock.covers(sibling.dot) {
-                return Err(DecodeError::Invalid {
-                    what: "dot beyond its clock",
-                });
-            }
-            if siblings.last().is_some_and(|last| last.dot >= sibling.dot) {
-                return Err(DecodeError::Invalid {
-                    what: "sibling order",
-                });
-            }
-            siblings.push(sibling);
+            versions.push(Sibling::decode(reader)?)?;
         }
-        Ok(Self { clock, siblings })
+        Ok(versions)
     }
 }
 

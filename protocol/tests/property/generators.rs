@@ -1,6 +1,10 @@
 //! Random instances of everything that has an encoding.
 
 use bytes::{Bytes, BytesMut};
+use dynakv_protocol::admin::{
+    Explain, Explained, ExplainedOwner, Export, Exported, ExportedItem, Import, Imported,
+    OwnerState, SiblingDigest, ValueDigest,
+};
 use dynakv_protocol::causal::{Clock, Dot, Sibling, Value, Versions};
 use dynakv_protocol::client::{
     Fetched, FetchedSibling, Get, HealthReply, MemberStatus, RingReply, StatsReply, StatusReply,
@@ -341,20 +345,34 @@ pub(crate) fn request() -> BoxedStrategy<Request> {
             versions,
         },
     );
-    let read =
-        (ring_version(), any::<u32>(), octets(64)).prop_map(|(ring_version, timeout_ms, key)| {
-            ReadVersions {
-                ring_version,
-                timeout_ms,
-                key,
-            }
-        });
+    let read = (ring_version(), any::<u32>(), octets(64), any::<bool>()).prop_map(
+        |(ring_version, timeout_ms, key, tell_actor)| ReadVersions {
+            ring_version,
+            timeout_ms,
+            key,
+            tell_actor,
+        },
+    );
     let join = (member(), quorum(), quorum(), quorum()).prop_map(|(member, n, w, r)| Join {
         member,
         n,
         w,
         r,
     });
+    let explain =
+        (any::<u32>(), octets(64)).prop_map(|(timeout_ms, key)| Explain { timeout_ms, key });
+    let export = (any::<u32>(), option::of(octets(64))).prop_map(|(bytes_max, after_key)| Export {
+        bytes_max,
+        after_key,
+    });
+    let import = (any::<u32>(), octets(64), octets(64), quorum()).prop_map(
+        |(timeout_ms, key, versions, w)| Import {
+            timeout_ms,
+            key,
+            versions,
+            w,
+        },
+    );
     let prepare = (ring_version(), ballot()).prop_map(|(slot, ballot)| Prepare { slot, ballot });
     let accept =
         (ballot(), ring_document()).prop_map(|(ballot, document)| Accept { ballot, document });
@@ -368,6 +386,9 @@ pub(crate) fn request() -> BoxedStrategy<Request> {
         Just(Request::Health),
         Just(Request::Status),
         Just(Request::Ring),
+        explain.prop_map(Request::Explain),
+        export.prop_map(Request::Export),
+        import.prop_map(Request::Import),
         merge.prop_map(Request::Merge),
         read.prop_map(Request::Read),
         gossip().prop_map(Request::Gossip),
@@ -558,6 +579,89 @@ fn vote() -> impl Strategy<Value = Vote> {
         })
 }
 
+fn sibling_digest() -> impl Strategy<Value = SiblingDigest> {
+    let value = prop_oneof![
+        Just(ValueDigest::Tombstone),
+        (number(), any::<u64>(), octets(64)).prop_map(|(length, checksum, preview)| {
+            ValueDigest::Bytes {
+                length,
+                checksum,
+                preview,
+            }
+        }),
+    ];
+    (dot(), any::<u128>(), number(), option::of(number()), value).prop_map(
+        |(dot, write_id, timestamp, expires_at_ms, value)| SiblingDigest {
+            dot,
+            write_id: WriteId(write_id),
+            timestamp,
+            expires_at_ms,
+            value,
+        },
+    )
+}
+
+fn explained_owner() -> impl Strategy<Value = ExplainedOwner> {
+    // Actor 0 stands for "not told".
+    let actor = option::of((1..u64::MAX).prop_map(Actor));
+    let state = (any::<bool>(), actor, clock(), vec(sibling_digest(), 0..4)).prop_map(
+        |(rebuilding, actor, clock, siblings)| OwnerState {
+            rebuilding,
+            actor,
+            clock,
+            siblings,
+        },
+    );
+    let answer = prop_oneof![state.prop_map(Ok), text().prop_map(Err)];
+    (node_id(), text(), member_state(), answer).prop_map(|(id, address, state, answer)| {
+        ExplainedOwner {
+            id,
+            address,
+            state,
+            answer,
+        }
+    })
+}
+
+fn explained() -> impl Strategy<Value = Explained> {
+    (
+        node_id(),
+        ring_version(),
+        number(),
+        vec(explained_owner(), 0..4),
+    )
+        .prop_map(|(node_id, ring_version, now_unix_ms, owners)| Explained {
+            node_id,
+            ring_version,
+            now_unix_ms,
+            owners,
+        })
+}
+
+fn exported() -> impl Strategy<Value = Exported> {
+    let item = (octets(40), octets(40)).prop_map(|(key, versions)| ExportedItem { key, versions });
+    (
+        node_id(),
+        text(),
+        cluster_id(),
+        ring_version(),
+        vec(item, 0..4),
+        vec(octets(40), 0..4),
+        option::of(octets(40)),
+    )
+        .prop_map(
+            |(node_id, cluster_name, cluster_id, ring_version, items, damaged, next)| Exported {
+                node_id,
+                cluster_name,
+                cluster_id,
+                ring_version,
+                items,
+                damaged,
+                next,
+            },
+        )
+}
+
 /// Every response, all kinds equally often.
 pub(crate) fn response() -> BoxedStrategy<Response> {
     let health =
@@ -566,11 +670,13 @@ pub(crate) fn response() -> BoxedStrategy<Response> {
             ready,
             reason,
         });
-    let versions_reply =
-        (any::<bool>(), octets(64)).prop_map(|(rebuilding, versions)| VersionsReply {
+    let versions_reply = (any::<bool>(), octets(64), option::of(number())).prop_map(
+        |(rebuilding, versions, actor)| VersionsReply {
             rebuilding,
             versions,
-        });
+            actor: actor.map(Actor),
+        },
+    );
     let probed = (node_id(), any::<bool>()).prop_map(|(target, alive)| Probed { target, alive });
     prop_oneof![
         error().prop_map(Response::Error),
@@ -583,6 +689,9 @@ pub(crate) fn response() -> BoxedStrategy<Response> {
         health.prop_map(Response::Health),
         status().prop_map(Response::Status),
         ring_reply().prop_map(Response::Ring),
+        explained().prop_map(Response::Explained),
+        exported().prop_map(Response::Exported),
+        any::<u8>().prop_map(|effective_w| Response::Imported(Imported { effective_w })),
         any::<bool>().prop_map(|rebuilding| Response::Merged(Merged { rebuilding })),
         versions_reply.prop_map(Response::Versions),
         gossip().prop_map(Response::Gossip),

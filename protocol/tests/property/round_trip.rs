@@ -65,9 +65,9 @@ fn the_generators_leave_out_no_kind() {
 }
 
 proptest! {
-    #![proptest_config(proptest::test_runner::Config { cases: 170_000, ..ten_thousand() })]
+    #![proptest_config(proptest::test_runner::Config { cases: 200_000, ..ten_thousand() })]
 
-    /// 17 kinds, 10,000 cases each.
+    /// 20 kinds, 10,000 cases each.
     #[test]
     fn every_request_comes_back(request in request()) {
         let body = request_body(&request);
@@ -78,9 +78,9 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(proptest::test_runner::Config { cases: 180_000, ..ten_thousand() })]
+    #![proptest_config(proptest::test_runner::Config { cases: 210_000, ..ten_thousand() })]
 
-    /// 18 kinds, 10,000 cases each.
+    /// 21 kinds, 10,000 cases each.
     #[test]
     fn every_response_comes_back(response in response()) {
         let body = response_body(&response);

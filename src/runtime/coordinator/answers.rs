@@ -3,9 +3,9 @@
 use dynakv_protocol::peer::{Merged, VersionsReply};
 
 use super::{
-    Bytes, ControlEvent, Coordinator, ErrorCode, Frame, NodeSlot, Operation, OperationId, Purpose,
-    ReplicaOp, Response, RingVersion, SELF, StoreEvent, Token, Wait, Work, forward, get, put,
-    replica,
+    ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, NodeSlot, Operation, OperationId,
+    Purpose, ReplicaOp, Response, RingVersion, SELF, StoreEvent, Token, Wait, Work, explain,
+    forward, get, import, put, replica,
 };
 
 impl Coordinator {
@@ -40,10 +40,8 @@ impl Coordinator {
         };
         match (purpose, response) {
             (Purpose::Ping, Response::Pong) => self.step_put(id, put::Event::Reached(from)),
-            (Purpose::Read, Response::Versions(reply)) => {
-                self.on_replica_read(id, from, reply.versions, reply.rebuilding);
-            }
-            (Purpose::Write, Response::Merged(_)) => self.step_put(id, put::Event::Merged(from)),
+            (Purpose::Read, Response::Versions(reply)) => self.on_replica_read(id, from, reply),
+            (Purpose::Write, Response::Merged(_)) => self.on_durable(id, from),
             (Purpose::Repair, Response::Merged(_)) => self.step_get(id, get::Event::Repaired(from)),
             (_, Response::Error(error)) => {
                 if error.code == ErrorCode::StaleRing
@@ -52,7 +50,7 @@ impl Coordinator {
                     return self.on_stale_ring(id, from, version);
                 }
                 tracing::debug!(node = %self.links.id(from), %error, "a replica refused");
-                self.on_replica_failed(id, from);
+                self.on_replica_failed_with(id, from, &error.to_string());
             }
             (_, _) => self.on_replica_failed(id, from),
         }
@@ -66,6 +64,9 @@ impl Coordinator {
         let may_begin_again = match self.operations.get_mut(id).map(|operation| &operation.work) {
             Some(Work::Get(get)) => !get.is_answered(),
             Some(Work::Put { put, .. }) => !put.maybe_applied() && !put.is_answered(),
+            Some(Work::Explain(explain)) => !explain.is_answered(),
+            // Merging twice is merging once.
+            Some(Work::Import { import, .. }) => !import.is_answered(),
             Some(Work::Forward(_)) | None => false,
         };
         if !may_begin_again {
@@ -87,9 +88,13 @@ impl Coordinator {
         &mut self,
         id: OperationId,
         from: NodeSlot,
-        versions: Bytes,
-        rebuilding: bool,
+        reply: VersionsReply,
     ) {
+        let VersionsReply {
+            rebuilding,
+            versions,
+            actor,
+        } = reply;
         match self.operations.get_mut(id).map(|operation| &operation.work) {
             Some(Work::Get(_)) => {
                 let event = get::Event::Read {
@@ -106,29 +111,57 @@ impl Coordinator {
                 };
                 self.step_put(id, event);
             }
-            Some(Work::Forward(_)) | None => {}
+            Some(Work::Explain(_)) => {
+                let event = explain::Event::Read {
+                    from,
+                    versions,
+                    rebuilding,
+                    actor,
+                };
+                self.step_explain(id, event);
+            }
+            Some(Work::Forward(_) | Work::Import { .. }) | None => {}
+        }
+    }
+
+    /// A copy is on disk, here or at another owner.
+    fn on_durable(&mut self, id: OperationId, at: NodeSlot) {
+        match self.operations.get_mut(id).map(|operation| &operation.work) {
+            Some(Work::Import { .. }) => self.step_import(id, import::Event::Merged(at)),
+            Some(Work::Put { .. }) if at == SELF => self.step_put(id, put::Event::Durable),
+            Some(Work::Put { .. }) => self.step_put(id, put::Event::Merged(at)),
+            Some(Work::Get(_) | Work::Forward(_) | Work::Explain(_)) | None => {}
         }
     }
 
     /// What was asked of this node for this operation will not be answered.
     pub(super) fn on_replica_failed(&mut self, id: OperationId, node: NodeSlot) {
+        self.on_replica_failed_with(id, node, "it cannot be asked");
+    }
+
+    /// The same, with the reason for people.
+    fn on_replica_failed_with(&mut self, id: OperationId, node: NodeSlot, reason: &str) {
         match self.operations.get_mut(id).map(|operation| &operation.work) {
             Some(Work::Get(_)) => self.step_get(id, get::Event::Failed(node)),
             Some(Work::Put { .. }) => self.step_put(id, put::Event::Failed(node)),
             Some(Work::Forward(_)) => self.step_forward(id, forward::Event::Failed(node)),
+            Some(Work::Explain(_)) => {
+                self.step_explain(id, explain::Event::Failed(node, reason.to_owned()));
+            }
+            Some(Work::Import { .. }) => self.step_import(id, import::Event::Failed(node)),
             None => {}
         }
     }
 
     /// A link is gone: everything that waits for the node has failed.
-    pub(super) fn on_node_lost(&mut self, node: NodeSlot) {
+    pub(super) fn on_node_lost(&mut self, node: NodeSlot, reason: &str) {
         let lost = ControlEvent::LinkLost {
             node: self.links.id(node).clone(),
         };
         // Only a hint; the control task finds out by itself.
         let _ = self.control.try_send(lost);
         for id in self.operations.ids() {
-            self.on_replica_failed(id, node);
+            self.on_replica_failed_with(id, node, reason);
         }
     }
 
@@ -147,23 +180,28 @@ impl Coordinator {
                 token: Token::Operation(message),
             } => match OperationId::parse(message) {
                 Some((id, Purpose::Repair)) => self.step_get(id, get::Event::Repaired(SELF)),
-                Some((id, _)) => self.step_put(id, put::Event::Durable),
+                Some((id, _)) => self.on_durable(id, SELF),
                 None => {}
             },
             StoreEvent::Refused {
                 token: Token::Operation(message),
                 error,
-            } => match OperationId::parse(message) {
-                Some((id, Purpose::Write)) => self.step_put(id, put::Event::Refused(error)),
-                Some((id, _)) => self.on_replica_failed(id, SELF),
-                None => {}
-            },
+            } => {
+                if let Some((id, purpose)) = OperationId::parse(message) {
+                    self.on_refused(id, purpose, error);
+                }
+            }
             StoreEvent::Read {
                 token: Token::Operation(message),
                 versions,
             } => {
                 if let Some((id, _)) = OperationId::parse(message) {
-                    self.on_replica_read(id, SELF, versions, false);
+                    let reply = VersionsReply {
+                        rebuilding: false,
+                        versions,
+                        actor: self.own_actor(),
+                    };
+                    self.on_replica_read(id, SELF, reply);
                 }
             }
             StoreEvent::Durable {
@@ -179,19 +217,51 @@ impl Coordinator {
                 let reply = Response::Versions(VersionsReply {
                     rebuilding: false,
                     versions,
+                    actor: None,
                 });
                 self.answer_replica(connection, request_id, &reply);
             }
+            StoreEvent::Read {
+                token: Token::Explaining(connection, request_id),
+                versions,
+            } => {
+                let reply = Response::Versions(VersionsReply {
+                    rebuilding: false,
+                    versions,
+                    actor: self.own_actor(),
+                });
+                self.answer_replica(connection, request_id, &reply);
+            }
+            StoreEvent::Scanned {
+                connection,
+                request_id,
+                result,
+            } => self.on_scanned(connection, request_id, result),
             StoreEvent::Refused {
-                token: Token::Replica(connection, request_id),
+                token:
+                    Token::Replica(connection, request_id) | Token::Explaining(connection, request_id),
                 error,
             } => self.answer_replica(connection, request_id, &Response::Error(error)),
             // Replicas mint nothing, and a failed disk ends the loop before it gets here.
             StoreEvent::Minted {
-                token: Token::Replica(..),
+                token: Token::Replica(..) | Token::Explaining(..),
                 ..
             }
+            | StoreEvent::Durable {
+                token: Token::Explaining(..),
+            }
             | StoreEvent::Failed(_) => {}
+        }
+    }
+
+    /// This node's store refused its part of an operation.
+    fn on_refused(&mut self, id: OperationId, purpose: Purpose, error: ErrorReply) {
+        match self.operations.get_mut(id).map(|operation| &operation.work) {
+            Some(Work::Put { .. }) if purpose == Purpose::Write => {
+                self.step_put(id, put::Event::Refused(error));
+            }
+            Some(_) => self.on_replica_failed_with(id, SELF, &error.message),
+            None => {}
         }
     }
 }

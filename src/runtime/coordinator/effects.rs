@@ -1,5 +1,6 @@
 //! Carrying out what the engine decided.
 
+use dynakv_protocol::admin::{Explained, Imported};
 use dynakv_protocol::client::{Fetched, Written};
 
 use super::{
@@ -14,6 +15,10 @@ pub(super) enum Reply {
     Fetched(Fetched),
     /// A write's answer.
     Written(Written),
+    /// How a key stands with its owners.
+    Explained(Explained),
+    /// An import's answer.
+    Imported(Imported),
     /// The answer of the owner that coordinated it, as it came.
     Forwarded(Frame),
 }
@@ -177,7 +182,13 @@ impl Coordinator {
         self.finish(id, Ok(Reply::Forwarded(frame)));
     }
 
-    fn send(&mut self, id: OperationId, purpose: Purpose, to: NodeSlot, request: &Request) {
+    pub(super) fn send(
+        &mut self,
+        id: OperationId,
+        purpose: Purpose,
+        to: NodeSlot,
+        request: &Request,
+    ) {
         let header = Header::new(request.kind(), id.message(purpose));
         if !self.links.send(to, header, |out| request.encode(out)) {
             // Counted as a failure at the end of the turn: the engine is in the middle of a step.
@@ -195,11 +206,18 @@ impl Coordinator {
             ring_version,
             timeout_ms: remaining_ms(&operation.requester, now),
             key: operation.key.clone(),
+            tell_actor: false,
         });
         self.send(id, Purpose::Read, to, &request);
     }
 
-    fn send_merge(&mut self, id: OperationId, purpose: Purpose, to: NodeSlot, versions: Bytes) {
+    pub(super) fn send_merge(
+        &mut self,
+        id: OperationId,
+        purpose: Purpose,
+        to: NodeSlot,
+        versions: Bytes,
+    ) {
         let ring_version = self.view.ring_version();
         let now = self.now;
         let Some(operation) = self.operations.get_mut(id) else {
@@ -235,7 +253,7 @@ impl Coordinator {
         let _ = self.links.send(to, header, |out| request.encode(out));
     }
 
-    fn read_local(&mut self, id: OperationId) {
+    pub(super) fn read_local(&mut self, id: OperationId) {
         if let Some(operation) = self.operations.get_mut(id) {
             self.reads.push(ReadJob {
                 token: Token::Operation(id.message(Purpose::Read)),
@@ -271,7 +289,7 @@ impl Coordinator {
     }
 
     /// Answers a client and forgets its request.
-    fn finish(&mut self, id: OperationId, reply: Result<Reply, ErrorReply>) {
+    pub(super) fn finish(&mut self, id: OperationId, reply: Result<Reply, ErrorReply>) {
         if let Some(operation) = self.operations.remove(id) {
             self.end(operation.requester, reply);
         }
@@ -308,8 +326,16 @@ impl Coordinator {
             Ok(Reply::Written(written)) => {
                 let response = match op {
                     Op::Delete => Response::Deleted(written),
-                    Op::Put | Op::Get => Response::Put(written),
+                    _ => Response::Put(written),
                 };
+                self.connections.respond(connection, request_id, &response);
+            }
+            Ok(Reply::Explained(explained)) => {
+                let response = Response::Explained(explained);
+                self.connections.respond(connection, request_id, &response);
+            }
+            Ok(Reply::Imported(imported)) => {
+                let response = Response::Imported(imported);
                 self.connections.respond(connection, request_id, &response);
             }
             Err(mut error) => {
@@ -348,7 +374,7 @@ fn outcome_of(error: &ErrorReply) -> Outcome {
     }
 }
 
-fn remaining_ms(requester: &Requester, now: tokio::time::Instant) -> u32 {
+pub(super) fn remaining_ms(requester: &Requester, now: tokio::time::Instant) -> u32 {
     let remaining = requester.deadline.saturating_duration_since(now);
     // Deadlines are at most a minute away.
     remaining.as_millis() as u32

@@ -3,6 +3,8 @@
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 
+use crate::runtime::dispatch::undecodable;
+
 use super::{
     Bytes, ConnectionId, ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, ReadJob, Request,
     Response, RingVersion, Token, WriteJob, WriteWork,
@@ -41,14 +43,17 @@ impl Coordinator {
             Ok(Request::Read(read)) => match self.check_ring(read.ring_version) {
                 Ok(()) => {
                     self.replica_jobs += 1;
-                    let key = read.key;
+                    let (key, token) = match read.tell_actor {
+                        true => (read.key, Token::Explaining(connection, request_id)),
+                        false => (read.key, token),
+                    };
                     self.reads.push(ReadJob { token, key });
                     return;
                 }
                 Err(error) => error,
             },
             Ok(_) => ErrorReply::new(ErrorCode::BadRequest, "this is no request about data"),
-            Err(error) => ErrorReply::new(ErrorCode::BadRequest, error.to_string()),
+            Err(error) => undecodable(&error),
         };
         self.connections.refuse(connection, request_id, refusal);
     }

@@ -1,0 +1,77 @@
+//! What operators ask: how a key stands with its owners, all that a node holds, and to take it in again.
+
+use bytes::Bytes;
+use dynakv_protocol::admin::{Explain, Explained, Export, Exported, Import, Imported};
+use dynakv_protocol::message::{Request, Response};
+use tokio::time::Instant;
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::routing::Access;
+
+impl Client {
+    /// What each owner of a key has of it. Owners that do not answer are part of the answer; it takes
+    /// as long as the slowest of them, the client's timeout at most.
+    ///
+    /// # Errors
+    /// [`Error`] when no node could be asked to find out.
+    pub async fn explain(&self, key: impl AsRef<[u8]>) -> Result<Explained, Error> {
+        let key = Bytes::copy_from_slice(key.as_ref());
+        let request = Request::Explain(Explain { timeout_ms: 0, key });
+        let extract = |response| match response {
+            Response::Explained(explained) => Some(explained),
+            _ => None,
+        };
+        let deadline = Instant::now() + self.timeout();
+        self.execute(request, Access::AnyOwner, deadline, extract)
+            .await
+    }
+
+    /// The next part of all that the first seed holds, from behind `after_key` on: begin with `None`,
+    /// go on with [`Exported::next`] until there is none. A part holds at least one key and otherwise
+    /// at most `bytes_max` bytes.
+    ///
+    /// # Errors
+    /// [`Error`]; no other node is asked in its place, as each holds other keys.
+    pub async fn export(
+        &self,
+        after_key: Option<Bytes>,
+        bytes_max: u32,
+    ) -> Result<Exported, Error> {
+        let request = Request::Export(Export {
+            bytes_max,
+            after_key,
+        });
+        let seed = self.first_seed()?;
+        match seed.ask(&request).await? {
+            Response::Exported(exported) => Ok(exported),
+            _ => Err(seed.unexpected()),
+        }
+    }
+
+    /// Merges encoded versions, as [`export`](Self::export) gives them, into what the key's owners
+    /// have. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// [`Error`], after the attempts that [`retry`](crate::retry) lists.
+    pub async fn import(
+        &self,
+        key: &Bytes,
+        versions: &Bytes,
+        w: Option<u8>,
+    ) -> Result<Imported, Error> {
+        let request = Request::Import(Import {
+            timeout_ms: 0,
+            key: key.clone(),
+            versions: versions.clone(),
+            w,
+        });
+        let extract = |response| match response {
+            Response::Imported(imported) => Some(imported),
+            _ => None,
+        };
+        let deadline = Instant::now() + self.timeout();
+        self.execute(request, Access::FirstOwner, deadline, extract)
+            .await
+    }
+}

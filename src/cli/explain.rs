@@ -1,0 +1,490 @@
+//! `explain`: where a key lies, what each of its owners has of it, and what that means.
+
+use dynakv_client::{Client, Error, Explained};
+use dynakv_protocol::admin::{ExplainedOwner, OwnerState, SiblingDigest, ValueDigest};
+use dynakv_protocol::causal::Clock;
+use dynakv_protocol::hash::Position;
+use serde::Serialize;
+
+use super::exit::Exit;
+use super::output::{EncodedValue, Format, Heading, Report, Table, bytes_text, json_line};
+
+mod verdict;
+
+use verdict::{Held, Standing, Verdict, preview_text, time_text};
+
+/// `dynakv explain`.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub(crate) struct ExplainArgs {
+    /// The key
+    pub(crate) key: String,
+}
+
+/// Explains a key.
+pub(crate) async fn explain(
+    client: &Client,
+    args: ExplainArgs,
+    format: Format,
+) -> Result<Report, Error> {
+    let explained = client.explain(&args.key).await?;
+    Ok(explained_report(&args.key, &explained, format))
+}
+
+fn explained_report(key: &str, explained: &Explained, format: Format) -> Report {
+    let verdict = Verdict::new(explained);
+    let answered = explained.owners.iter();
+    let answered = answered.filter(|owner| owner.answer.is_ok()).count();
+    let exit = if answered == 0 {
+        Exit::Unavailable
+    } else if verdict.clock.is_empty() {
+        Exit::NotFound
+    } else {
+        Exit::Ok
+    };
+    let sentences = sentences(key, explained, &verdict);
+    let next = next_command(key, &verdict, exit);
+    match format {
+        Format::Json => {
+            let document = Document::new(key, explained, &verdict, &sentences, &next);
+            Report::data(exit, json_line(&document))
+        }
+        Format::Plain => Report::data(exit, plain(explained, &verdict)),
+        Format::Table => Report::data(exit, table(key, explained, &verdict, &sentences, &next)),
+    }
+}
+
+fn next_command(key: &str, verdict: &Verdict<'_>, exit: Exit) -> String {
+    match exit {
+        Exit::Unavailable => "dynakv status".to_owned(),
+        Exit::NotFound => format!("dynakv put {key:?} VALUE"),
+        _ if verdict.live().len() > 1 => {
+            format!("dynakv get {key:?}, then put the merged value with the context it prints")
+        }
+        _ if !verdict.agree() => format!(
+            "dynakv get {key:?} -r {}: a read of all owners mends those that are stale",
+            verdict.owner_count()
+        ),
+        _ => format!("dynakv get {key:?}"),
+    }
+}
+
+/// What it means, in words.
+fn sentences(key: &str, explained: &Explained, verdict: &Verdict<'_>) -> Vec<String> {
+    let owners = explained.owners.len();
+    let silent: Vec<&ExplainedOwner> = explained
+        .owners
+        .iter()
+        .filter(|owner| owner.answer.is_err())
+        .collect();
+    let mut sentences = Vec::new();
+    let answered = owners - silent.len();
+    if answered == 0 {
+        sentences.push(format!(
+            "none of the {owners} owners answered: nothing is known of {key:?}"
+        ));
+    } else if verdict.clock.is_empty() {
+        sentences.push(format!(
+            "{key:?} was never written, as far as {answered} of {owners} owners know"
+        ));
+    } else if verdict.agree() {
+        sentences.push(if silent.is_empty() {
+            format!("all {owners} owners agree")
+        } else {
+            format!("the {answered} owners that answered agree")
+        });
+    } else {
+        sentences.push("the owners do not agree".to_owned());
+        for owner in &explained.owners {
+            let id = owner.id.as_str();
+            if matches!(verdict.standing(id), Standing::Stale | Standing::Lacks) {
+                sentences.push(stale_sentence(id, verdict));
+            }
+        }
+    }
+    for owner in silent {
+        if let Err(reason) = &owner.answer {
+            sentences.push(format!(
+                "{} at {} did not answer ({reason}); what it holds is not known",
+                owner.id, owner.address
+            ));
+        }
+    }
+    if answered > 0 && !verdict.clock.is_empty() {
+        let live = verdict.live().len();
+        let now = explained.now_unix_ms;
+        let hidden: Vec<_> = verdict
+            .current()
+            .filter(|held| !held.is_live(now))
+            .collect();
+        if live > 1 {
+            sentences.push(format!("conflict: {live} values stand beside each other"));
+        } else if live == 0 {
+            let expired = hidden
+                .iter()
+                .any(|held| held.sibling.value != ValueDigest::Tombstone);
+            let how = if expired { "has expired" } else { "is deleted" };
+            sentences.push(format!(
+                "the key {how}: readers are told that it does not exist"
+            ));
+        }
+        if verdict.current().count() > 1 {
+            sentences.extend(verdict.why_siblings());
+        }
+    }
+    sentences
+}
+
+fn stale_sentence(id: &str, verdict: &Verdict<'_>) -> String {
+    let dots = |held: &[&Held<'_>]| {
+        let dots = held.iter().map(|held| held.sibling.dot.to_string());
+        dots.collect::<Vec<_>>().join(", ")
+    };
+    let who = |ids: &[&str]| ids.join(", ");
+    let (missing, obsolete) = (verdict.missing(id), verdict.obsolete(id));
+    let mut parts = Vec::new();
+    if !missing.is_empty() {
+        let mut by: Vec<&str> = missing.iter().flat_map(|held| held.by.clone()).collect();
+        by.sort_unstable();
+        by.dedup();
+        parts.push(format!(
+            "lacks {}, which {} holds",
+            dots(&missing),
+            who(&by)
+        ));
+    }
+    if !obsolete.is_empty() {
+        let mut at: Vec<&str> = obsolete
+            .iter()
+            .flat_map(|held| held.replaced_at.clone())
+            .collect();
+        at.sort_unstable();
+        at.dedup();
+        parts.push(format!(
+            "still holds {}, which was replaced: {} knows that",
+            dots(&obsolete),
+            who(&at)
+        ));
+    }
+    if parts.is_empty() {
+        parts.push(
+            "holds the same values, but has not seen every write that led to them".to_owned(),
+        );
+    }
+    let against = match &verdict.complete()[..] {
+        [] => String::new(),
+        complete => format!(" (current: {})", who(complete)),
+    };
+    format!("{id} is stale: it {}{against}", parts.join("; it "))
+}
+
+fn table(
+    key: &str,
+    explained: &Explained,
+    verdict: &Verdict<'_>,
+    sentences: &[String],
+    next: &str,
+) -> String {
+    let position = Position::of_key(key.as_bytes());
+    let mut owners = Table::new(&[
+        Heading::Left("Owner"),
+        Heading::Left("Address"),
+        Heading::Left("Standing"),
+        Heading::Left("Actor"),
+        Heading::Right("Values"),
+        Heading::Left("Clock"),
+    ]);
+    for owner in &explained.owners {
+        let standing = verdict.standing(owner.id.as_str()).name().to_owned();
+        let (actor, values, clock) = match &owner.answer {
+            Ok(state) => (
+                actor_text(state),
+                state.siblings.len().to_string(),
+                verdict.clock_text(&state.clock),
+            ),
+            Err(_) => ("-".to_owned(), "-".to_owned(), "-".to_owned()),
+        };
+        owners.push([
+            owner.id.to_string(),
+            owner.address.clone(),
+            standing,
+            actor,
+            values,
+            clock,
+        ]);
+    }
+    let mut text = format!(
+        "{key:?}: position {:016x}, segment {:04x}, {} owners under ring {} (seen by {})\n\n{}",
+        position.0,
+        position.segment().0,
+        explained.owners.len(),
+        explained.ring_version,
+        explained.node_id,
+        owners.aligned()
+    );
+    if !verdict.held.is_empty() {
+        let mut values = Table::new(&[
+            Heading::Left("Dot"),
+            Heading::Left("Through"),
+            Heading::Left("Written"),
+            Heading::Right("Size"),
+            Heading::Left("Checksum"),
+            Heading::Left("Value"),
+            Heading::Left("Held by"),
+        ]);
+        for held in &verdict.held {
+            values.push(value_cells(held, explained, verdict));
+        }
+        text.push('\n');
+        text.push_str(&values.aligned());
+    }
+    text.push('\n');
+    for sentence in sentences {
+        text.push_str(&format!("- {sentence}\n"));
+    }
+    text.push_str(&format!("next: {next}\n"));
+    text
+}
+
+fn actor_text(state: &OwnerState) -> String {
+    let actor = state.actor.map(|actor| actor.to_string());
+    actor.unwrap_or_else(|| "-".to_owned())
+}
+
+fn value_cells(held: &Held<'_>, explained: &Explained, verdict: &Verdict<'_>) -> [String; 7] {
+    let sibling = held.sibling;
+    let (size, checksum) = match &sibling.value {
+        ValueDigest::Tombstone => ("-".to_owned(), "-".to_owned()),
+        ValueDigest::Bytes {
+            length, checksum, ..
+        } => (bytes_text(*length), format!("{checksum:016x}")),
+    };
+    let mut value = preview_text(&sibling.value);
+    if held.is_replaced() {
+        value.push_str(" (replaced)");
+    } else if let Some(at) = sibling.expires_at_ms {
+        let word = if at <= explained.now_unix_ms {
+            "expired"
+        } else {
+            "expires"
+        };
+        value.push_str(&format!(" ({word} {})", time_text(at)));
+    }
+    [
+        sibling.dot.to_string(),
+        verdict.coordinator(sibling.dot.actor),
+        time_text(sibling.timestamp_ms()),
+        size,
+        checksum,
+        value,
+        held.by.join(", "),
+    ]
+}
+
+/// One line for each owner and each value that it holds: tabs between id, address, standing, clock, dot,
+/// time, size, checksum, value.
+fn plain(explained: &Explained, verdict: &Verdict<'_>) -> String {
+    let mut table = Table::new(&[]);
+    for owner in &explained.owners {
+        let id = owner.id.as_str();
+        let mut first = vec![
+            id.to_owned(),
+            owner.address.clone(),
+            verdict.standing(id).name().to_owned(),
+        ];
+        match &owner.answer {
+            Err(reason) => first.push(reason.replace(['\t', '\n'], " ")),
+            Ok(state) => {
+                first.push(raw_clock(&state.clock));
+                if state.siblings.is_empty() {
+                    table.push(first);
+                    continue;
+                }
+                for sibling in &state.siblings {
+                    let (size, checksum) = match &sibling.value {
+                        ValueDigest::Tombstone => ("-".to_owned(), "-".to_owned()),
+                        ValueDigest::Bytes {
+                            length, checksum, ..
+                        } => (length.to_string(), format!("{checksum:016x}")),
+                    };
+                    let cells = [
+                        sibling.dot.to_string(),
+                        sibling.timestamp_ms().to_string(),
+                        size,
+                        checksum,
+                        preview_text(&sibling.value),
+                    ];
+                    table.push(first.iter().cloned().chain(cells));
+                }
+                continue;
+            }
+        }
+        table.push(first);
+    }
+    table.plain()
+}
+
+fn raw_clock(clock: &Clock) -> String {
+    let dots = clock.iter().map(|dot| dot.to_string());
+    dots.collect::<Vec<_>>().join(" ")
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    key: &'a str,
+    found: bool,
+    position: String,
+    segment: u16,
+    ring_version: u64,
+    seen_by: &'a str,
+    now_ms: u64,
+    agree: bool,
+    conflict: bool,
+    owners: Vec<OwnerDocument<'a>>,
+    values: Vec<ValueDocument<'a>>,
+    sentences: &'a [String],
+    next: &'a str,
+}
+
+#[derive(Serialize)]
+struct OwnerDocument<'a> {
+    id: &'a str,
+    address: &'a str,
+    state: &'static str,
+    answered: bool,
+    reason: Option<&'a str>,
+    standing: &'static str,
+    actor: Option<String>,
+    clock: Vec<ClockDocument<'a>>,
+    dots: Vec<String>,
+    missing: Vec<String>,
+    replaced: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ClockDocument<'a> {
+    actor: String,
+    node: Option<&'a str>,
+    counter: u64,
+}
+
+#[derive(Serialize)]
+struct ValueDocument<'a> {
+    dot: String,
+    node: Option<&'a str>,
+    write_id: String,
+    timestamp_ms: u64,
+    expires_at_ms: Option<u64>,
+    deleted: bool,
+    live: bool,
+    bytes: Option<u64>,
+    checksum: Option<String>,
+    preview: Option<EncodedValue>,
+    held_by: &'a [&'a str],
+    replaced_at: &'a [&'a str],
+}
+
+impl<'a> Document<'a> {
+    fn new(
+        key: &'a str,
+        explained: &'a Explained,
+        verdict: &'a Verdict<'a>,
+        sentences: &'a [String],
+        next: &'a str,
+    ) -> Self {
+        let position = Position::of_key(key.as_bytes());
+        let owners = explained.owners.iter();
+        let values = verdict.held.iter();
+        Self {
+            key,
+            found: !verdict.clock.is_empty(),
+            position: format!("{:016x}", position.0),
+            segment: position.segment().0,
+            ring_version: explained.ring_version.0,
+            seen_by: explained.node_id.as_str(),
+            now_ms: explained.now_unix_ms,
+            agree: verdict.agree(),
+            conflict: verdict.live().len() > 1,
+            owners: owners
+                .map(|owner| OwnerDocument::new(owner, verdict))
+                .collect(),
+            values: values
+                .map(|held| ValueDocument::new(held, explained.now_unix_ms, verdict))
+                .collect(),
+            sentences,
+            next,
+        }
+    }
+}
+
+impl<'a> OwnerDocument<'a> {
+    fn new(owner: &'a ExplainedOwner, verdict: &Verdict<'a>) -> Self {
+        let id = owner.id.as_str();
+        let state = owner.answer.as_ref().ok();
+        let dots = |held: Vec<&Held<'_>>| {
+            let dots = held.into_iter().map(|held| held.sibling.dot.to_string());
+            dots.collect()
+        };
+        let clock = state.into_iter().flat_map(|state| state.clock.iter());
+        let siblings = state.into_iter().flat_map(|state| &state.siblings);
+        Self {
+            id,
+            address: &owner.address,
+            state: super::node_info::state_name(owner.state),
+            answered: state.is_some(),
+            reason: owner.answer.as_ref().err().map(String::as_str),
+            standing: verdict.standing(id).name(),
+            actor: state.and_then(|state| Some(state.actor?.to_string())),
+            clock: clock
+                .map(|dot| ClockDocument {
+                    actor: dot.actor.to_string(),
+                    node: verdict.minter(dot.actor),
+                    counter: dot.counter,
+                })
+                .collect(),
+            dots: siblings.map(|sibling| sibling.dot.to_string()).collect(),
+            missing: dots(verdict.missing(id)),
+            replaced: dots(verdict.obsolete(id)),
+        }
+    }
+}
+
+impl<'a> ValueDocument<'a> {
+    fn new(held: &'a Held<'a>, now_unix_ms: u64, verdict: &Verdict<'a>) -> Self {
+        let SiblingDigest {
+            dot,
+            write_id,
+            expires_at_ms,
+            value,
+            ..
+        } = held.sibling;
+        let (bytes, checksum, preview) = match value {
+            ValueDigest::Tombstone => (None, None, None),
+            ValueDigest::Bytes {
+                length,
+                checksum,
+                preview,
+            } => (
+                Some(*length),
+                Some(format!("{checksum:016x}")),
+                Some(EncodedValue::new(preview)),
+            ),
+        };
+        Self {
+            dot: dot.to_string(),
+            node: verdict.minter(dot.actor),
+            write_id: format!("{:032x}", write_id.0),
+            timestamp_ms: held.sibling.timestamp_ms(),
+            expires_at_ms: *expires_at_ms,
+            deleted: *value == ValueDigest::Tombstone,
+            live: held.is_live(now_unix_ms),
+            bytes,
+            checksum,
+            preview,
+            held_by: &held.by,
+            replaced_at: &held.replaced_at,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

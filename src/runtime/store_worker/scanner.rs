@@ -1,0 +1,233 @@
+//! Reading all that is stored, part by part, on a thread of its own: however long an export takes,
+//! reads and writes do not wait for it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dynakv_protocol::admin::{EXPORT_BYTES_MAX, EXPORT_ITEMS_MAX, ExportedItem};
+use dynakv_protocol::limits::{VALUE_BYTES_MAX, frame_bytes_max};
+use dynakv_protocol::{ErrorCode, ErrorReply};
+use dynakv_storage::{PageLimit, PositionRange, Store, StoreError};
+use tokio::sync::mpsc;
+
+use super::{ConnectionId, StoreEvent, refusal};
+
+/// What an answer needs beside the one key that it holds at least, in bytes.
+const ANSWER_OVERHEAD_BYTES: usize = 64 * 1024;
+
+/// One part to be read.
+#[derive(Debug)]
+pub struct ScanJob {
+    /// Who asks.
+    pub connection: ConnectionId,
+    /// Under which id.
+    pub request_id: u64,
+    /// Where to go on; `None` begins.
+    pub after_key: Option<Bytes>,
+    /// How many bytes are wanted.
+    pub bytes_max: u32,
+}
+
+/// One part that was read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Scanned {
+    /// Keys and their versions, in ring order.
+    pub items: Vec<ExportedItem>,
+    /// Keys whose value is damaged.
+    pub damaged: Vec<Bytes>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<Bytes>,
+}
+
+pub(super) struct Scanner {
+    store: Arc<dyn Store>,
+    events: mpsc::UnboundedSender<Vec<StoreEvent>>,
+}
+
+impl Scanner {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        events: mpsc::UnboundedSender<Vec<StoreEvent>>,
+    ) -> Self {
+        Self { store, events }
+    }
+
+    pub(super) fn run(self, mut jobs: mpsc::UnboundedReceiver<ScanJob>) {
+        while let Some(job) = jobs.blocking_recv() {
+            self.scan(job);
+        }
+    }
+
+    pub(super) async fn run_simulated(self, mut jobs: mpsc::UnboundedReceiver<ScanJob>) {
+        while let Some(job) = jobs.recv().await {
+            self.scan(job);
+        }
+    }
+
+    fn scan(&self, job: ScanJob) {
+        let result = scan(&*self.store, job.after_key.as_deref(), job.bytes_max);
+        let event = StoreEvent::Scanned {
+            connection: job.connection,
+            request_id: job.request_id,
+            result,
+        };
+        // A coordinator that is gone has no use for it.
+        let _ = self.events.send(vec![event]);
+    }
+}
+
+fn scan(
+    store: &dyn Store,
+    after_key: Option<&[u8]>,
+    bytes_max: u32,
+) -> Result<Scanned, ErrorReply> {
+    let limit = PageLimit {
+        items_max: EXPORT_ITEMS_MAX,
+        bytes_max: bytes_max.min(EXPORT_BYTES_MAX) as usize,
+    };
+    let page = match store.scan(PositionRange::ALL, after_key, limit) {
+        Ok(page) => page,
+        // Damage is told and passed over: the other owners have the key.
+        Err(StoreError::Corrupt { key, damage }) => {
+            tracing::error!(key = %key.escape_ascii(), %damage, "left out of an export");
+            return Ok(Scanned {
+                items: Vec::new(),
+                next: Some(key.clone()),
+                damaged: vec![key],
+            });
+        }
+        Err(error) => return Err(refusal(&error)),
+    };
+    let answer_bytes_max = frame_bytes_max(VALUE_BYTES_MAX) - ANSWER_OVERHEAD_BYTES;
+    if let [only] = &page.items[..]
+        && only.versions.len() > answer_bytes_max
+    {
+        let message = format!(
+            "the versions of the key \"{}\" have {} bytes and do not fit into an answer ({answer_bytes_max}); \
+             read the key, reconcile its siblings, and export again",
+            only.key.escape_ascii(),
+            only.versions.len()
+        );
+        return Err(ErrorReply::new(ErrorCode::TooLarge, message));
+    }
+    let items = page.items.into_iter().map(|item| ExportedItem {
+        key: item.key,
+        versions: item.versions,
+    });
+    Ok(Scanned {
+        items: items.collect(),
+        damaged: Vec::new(),
+        next: page.next,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use dynakv_storage::{Damage, Item, MemoryDisk, Mutation, Page, Tally, Totals};
+
+    use super::*;
+
+    fn put(store: &dyn Store, key: &str, bytes: usize) {
+        let mutation = Mutation {
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            versions: Bytes::from(vec![b'v'; bytes]),
+            before: Tally::default(),
+            after: Tally::default(),
+        };
+        store.apply(&[mutation]).unwrap();
+    }
+
+    /// However small the answers, all keys come, each once, one larger than an answer too.
+    #[test]
+    fn parts_make_the_whole() {
+        let disk = MemoryDisk::new();
+        let store = disk.store();
+        for number in 0..100 {
+            put(&store, &format!("key-{number}"), 10);
+        }
+        put(&store, "large", 10_000);
+        for bytes_max in [0, 1, 100, 1000, u32::MAX] {
+            let (mut seen, mut after, mut parts) = (BTreeSet::new(), None, 0);
+            loop {
+                let part = scan(&store, after.as_deref(), bytes_max).unwrap();
+                for item in &part.items {
+                    assert!(seen.insert(item.key.clone()), "{:?} came twice", item.key);
+                }
+                let bytes: usize = part.items.iter().map(|item| item.versions.len()).sum();
+                assert!(part.items.len() == 1 || bytes <= bytes_max as usize);
+                parts += 1;
+                after = part.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(seen.len(), 101);
+            assert!(parts >= 101 || bytes_max >= 100, "{parts} with {bytes_max}");
+        }
+    }
+
+    /// A store of the keys a to d, in which the values of b and c are damaged.
+    struct Damaged;
+
+    impl Store for Damaged {
+        fn get(&self, _: &[u8]) -> Result<Option<Bytes>, StoreError> {
+            Ok(None)
+        }
+
+        fn apply(&self, _: &[Mutation]) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn sync(&self) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn scan(
+            &self,
+            _: PositionRange,
+            after_key: Option<&[u8]>,
+            _: PageLimit,
+        ) -> Result<Page, StoreError> {
+            let item = |key: &'static str| Item {
+                key: Bytes::from_static(key.as_bytes()),
+                versions: Bytes::from_static(b"v"),
+            };
+            match after_key {
+                None => Ok(Page {
+                    next: Some(Bytes::from_static(b"a")),
+                    items: vec![item("a")],
+                }),
+                Some(b"c") => Ok(Page {
+                    next: None,
+                    items: vec![item("d")],
+                }),
+                Some(after) => Err(StoreError::Corrupt {
+                    key: Bytes::from(vec![after[0] + 1]),
+                    damage: Damage::NotOurs,
+                }),
+            }
+        }
+
+        fn totals(&self) -> Totals {
+            Totals::default()
+        }
+    }
+
+    #[test]
+    fn damage_is_told_and_passed_over() {
+        let (mut items, mut damaged, mut after) = (Vec::new(), Vec::new(), None);
+        loop {
+            let part = scan(&Damaged, after.as_deref(), 1000).unwrap();
+            items.extend(part.items.into_iter().map(|item| item.key));
+            damaged.extend(part.damaged);
+            after = part.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(items, ["a", "d"]);
+        assert_eq!(damaged, ["b", "c"]);
+    }
+}
