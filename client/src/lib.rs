@@ -51,8 +51,10 @@
 //!
 //! # Retries
 //! Within its deadline (5 s by default) a request is sent to one node after the other; [`retry`] has
-//! the table. That is safe for writes too: a write carries a random id, and the same id twice is one
-//! sibling. So one node that is killed, stopped or cut off fails no request while a quorum is up.
+//! the table. That is safe for writes too: a write carries a random id, and a replica that has it takes no
+//! second one. So one node that is killed, stopped or cut off fails no request while a quorum is up. What
+//! remains: a write whose coordinator died half-way may be stored twice, and shows as one value; a writer
+//! who replaced it having seen only one of the two may see the value come back once.
 //!
 //! # Errors
 //! [`Error`] answers two questions: [`is_retryable`](Error::is_retryable) and
