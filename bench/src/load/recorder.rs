@@ -13,6 +13,9 @@ const LATENCY_US_MAX: u64 = 3_600_000_000;
 
 const SIGNIFICANT_DIGITS: u8 = 3;
 
+/// What is left after the last full second gets a point of its own from this length on.
+const SHORT_REST: Duration = Duration::from_millis(500);
+
 /// A kind of operation, as `Report::by_op` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Op {
@@ -156,11 +159,39 @@ impl Recorder {
         second
     }
 
+    /// Adds what came after the last full second to its point. A few answers in a few milliseconds make
+    /// no rate: as a point of their own they would be a peak that never was.
+    fn extend_last(&mut self, end: Duration) {
+        let before = match self.timeline.as_slice() {
+            [.., before, _last] => before.at_seconds,
+            _ => 0.0,
+        };
+        let Some(last) = self.timeline.last_mut() else {
+            return;
+        };
+        let length = last.at_seconds - before;
+        last.at_seconds = end.as_secs_f64();
+        for op in Op::ALL {
+            let kind = &mut self.kinds[op as usize];
+            let point = last.by_op.entry(op.name().to_owned()).or_default();
+            let count = point.ops_per_second * length + kind.recent.len() as f64;
+            point.ops_per_second = count / (last.at_seconds - before).max(f64::MIN_POSITIVE);
+            point.errors += kind.recent_errors;
+            point.max_ms = point.max_ms.max(milliseconds(kind.recent.max()));
+            kind.fold();
+        }
+    }
+
     /// The result of a run that took so long.
     pub(super) fn finish(mut self, duration: Duration) -> Recorded {
         let pending = |kind: &Kind| !kind.recent.is_empty() || kind.recent_errors > 0;
         if self.kinds.iter().any(pending) {
-            self.tick(duration.max(self.ticked_at));
+            let end = duration.max(self.ticked_at);
+            if end - self.ticked_at < SHORT_REST && !self.timeline.is_empty() {
+                self.extend_last(end);
+            } else {
+                self.tick(end);
+            }
         }
         let seconds = duration.as_secs_f64();
         let mut recorded = Recorded {
@@ -406,5 +437,27 @@ mod tests {
         let recorded = recorder.finish(Duration::from_secs(1));
         assert_eq!(recorded.by_op["read"].count, 2);
         assert!(recorded.by_op["read"].latency_ms.max >= 3_600_000.0);
+    }
+
+    #[test]
+    fn a_short_rest_belongs_to_the_last_second_and_makes_no_peak() {
+        let mut recorder = Recorder::new().unwrap();
+        for second in 1..=2 {
+            for _ in 0..100 {
+                recorder.success(Op::Write, Duration::from_millis(1));
+            }
+            recorder.tick(Duration::from_secs(second));
+        }
+        for _ in 0..10 {
+            recorder.success(Op::Write, Duration::from_millis(7));
+        }
+        let recorded = recorder.finish(Duration::from_millis(2_001));
+        assert_eq!(recorded.by_op["write"].count, 210);
+        let points = recorded.timeline;
+        assert_eq!(points.len(), 2);
+        let last = points[1].by_op["write"];
+        assert!((109.0..110.0).contains(&last.ops_per_second), "{last:?}");
+        assert!(last.max_ms > 6.9, "{last:?}");
+        assert!((points[1].at_seconds - 2.001).abs() < 1e-9);
     }
 }
