@@ -7,7 +7,7 @@ LOCKED := --locked $(CARGO_FLAGS)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test sim run lint fix deny clean
+.PHONY: help build test sim crash run lint fix deny clean
 
 help: ## list the targets
 	@echo "dynakv: make TARGET"
@@ -28,6 +28,12 @@ SEEDS ?= 200
 sim: ## simulate whole clusters: SEEDS=200 seeds, or replay SEED=17
 	$(CARGO) test $(LOCKED) --test sim --no-run
 	$(if $(SEED),DYNAKV_SIM_SEED=$(SEED),DYNAKV_SIM_SEEDS=$(SEEDS)) $(CARGO) test $(LOCKED) --test sim -- --nocapture
+
+ROUNDS ?= 100
+
+crash: ## kill a writing store again and again and look for losses: ROUNDS=100 rounds
+	$(CARGO) test $(LOCKED) -p dynakv-storage --test kill --no-run
+	DYNAKV_CRASH_ROUNDS=$(ROUNDS) $(CARGO) test $(LOCKED) -p dynakv-storage --test kill -- --nocapture
 
 run: ## start a cluster of three nodes on this machine; Ctrl-C ends it
 	$(CARGO) build --release --bin dynakv $(LOCKED)

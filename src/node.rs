@@ -8,7 +8,7 @@ use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity};
 use dynakv_protocol::limits::frame_bytes_max;
 use dynakv_protocol::ring_document::Member;
 use dynakv_storage::{
-    DirectoryFiles, Identity, IdentityError, SledOptions, SledStore, SmallFiles, Started,
+    DirectoryFiles, DiskOptions, DiskStore, Identity, IdentityError, SmallFiles, Started,
     StoreError,
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -131,10 +131,11 @@ impl Node {
             reason: error.to_string(),
         })?;
         let files = DirectoryFiles::open(&config.data_dir)?;
-        let options = SledOptions {
+        let options = DiskOptions {
             cache_bytes: config.cache_bytes,
+            ..DiskOptions::default()
         };
-        let store = SledStore::open(config.data_dir.join(STORE_DIRECTORY), options)?;
+        let store = DiskStore::open(config.data_dir.join(STORE_DIRECTORY), options)?;
         let environment = Environment {
             network: Arc::new(TcpNetwork),
             clock: Arc::new(SystemClock),
