@@ -248,6 +248,12 @@ impl Tree {
         self.disk_bytes.load(Ordering::Relaxed)
     }
 
+    /// Damages every large value.
+    #[cfg(test)]
+    pub(crate) fn lose_chunks(&self) {
+        self.db.open_tree("chunks").unwrap().clear().unwrap();
+    }
+
     fn corrupt(&self, record_key: &[u8], damage: Damage) -> StoreError {
         let mut damaged = self.damaged();
         if damaged.len() < DAMAGED_KEYS_MAX {
@@ -292,6 +298,11 @@ impl TreeCursor<'_> {
                     .map_err(self.tree.failure("read"))
             });
             self.taken = next?;
+            if self.taken.is_none() {
+                // sled's own would go on with what was inserted meanwhile, behind what the caller has
+                // seen elsewhere.
+                self.records = None;
+            }
         }
         Ok(self.taken.as_ref().map(|(record_key, _)| &record_key[..]))
     }
@@ -397,3 +408,6 @@ fn text_of(panic: &(dyn Any + Send)) -> &str {
         "no reason given"
     }
 }
+
+#[cfg(test)]
+mod tests;
