@@ -7,7 +7,7 @@ LOCKED := --locked $(CARGO_FLAGS)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test sim run bench audit lint fix deny clean
+.PHONY: help build test sim crash run bench audit lint fix deny clean
 
 help: ## list the targets
 	@echo "dynakv: make TARGET"
@@ -34,6 +34,12 @@ DURATION ?= 40s
 audit: ## kill nodes of a real cluster for DURATION=40s and prove that no acknowledged write is lost
 	$(CARGO) build --release --bin dynakv --bin dynakv-bench --workspace $(LOCKED)
 	$(TARGET_DIR)/release/dynakv-bench audit --nodes 3 --kill-every 3s --duration $(DURATION)
+
+ROUNDS ?= 100
+
+crash: ## kill a writing store again and again and look for losses: ROUNDS=100 rounds
+	$(CARGO) test $(LOCKED) -p dynakv-storage --test kill --no-run
+	DYNAKV_CRASH_ROUNDS=$(ROUNDS) $(CARGO) test $(LOCKED) -p dynakv-storage --test kill -- --nocapture
 
 run: ## start a cluster of three nodes on this machine; Ctrl-C ends it
 	$(CARGO) build --release --bin dynakv $(LOCKED)

@@ -12,7 +12,7 @@ use dynakv_protocol::ClusterId;
 use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity};
 use dynakv_protocol::limits::frame_bytes_max;
 use dynakv_protocol::ring_document::Member;
-use dynakv_storage::{DirectoryFiles, Identity, SledOptions, SledStore, SmallFiles, Started};
+use dynakv_storage::{DirectoryFiles, DiskOptions, DiskStore, Identity, SmallFiles, Started};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -160,11 +160,14 @@ impl Node {
             reason: error.to_string(),
         })?;
         let (directory, cache_bytes) = (config.data_dir.clone(), config.cache_bytes);
-        // Every record is read once: whatever else runs on this runtime goes on meanwhile.
+        // The log is read: whatever else runs on this runtime goes on meanwhile.
         let opened = tokio::task::spawn_blocking(move || {
             let files = DirectoryFiles::open(&directory)?;
-            let options = SledOptions { cache_bytes };
-            let store = SledStore::open(directory.join(STORE_DIRECTORY), options)?;
+            let options = DiskOptions {
+                cache_bytes,
+                ..DiskOptions::default()
+            };
+            let store = DiskStore::open(directory.join(STORE_DIRECTORY), options)?;
             Ok::<_, ServeError>((files, store))
         });
         let opened = opened.await;

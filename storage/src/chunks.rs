@@ -5,11 +5,15 @@
 //! never synced. So no item here is larger than [`INLINE_BYTES_MAX`].
 //!
 //! The chunks of a value lie under a fresh number (its *set*) and are never overwritten: they are
-//! written before the record that names them, and removed after a sync has made their record's
-//! successor durable. Whatever a crash leaves, each record that survived finds its chunks; sets that no
-//! record names are removed at the next opening.
+//! written before the record that names them, and removed after the checkpoint that has made their
+//! record's successor durable. Whatever a crash leaves, each record that survived finds its chunks.
+//!
+//! Sets that no record names are found without reading the records. Those whose record was replaced
+//! (*retired*) are written down in a tree of their own, durably with the checkpoint, and crossed out when
+//! they are removed. Those that an unfinished checkpoint made lie at or above the number that the last
+//! finished one wrote down; the commit log still has their keys, so the next checkpoint writes all of
+//! these anew, and then nothing names them.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -21,33 +25,43 @@ use crate::format::{ChunkedValue, INLINE_BYTES_MAX, check_content};
 /// The chunks of all large values, keyed by set (u64) and index (u32), big-endian.
 pub(crate) struct Chunks {
     tree: sled::Tree,
+    /// The sets that are to be removed, durably: the keys are set numbers, there are no values.
+    notes: sled::Tree,
     next_set: AtomicU64,
-    /// Sets whose record was replaced since the last sync.
+    /// Sets that nothing names once the next checkpoint is durable.
     retired: Mutex<Vec<u64>>,
 }
 
 impl Chunks {
-    /// Takes over the tree; removes every set that is not in `named`. Costs one look-up per set.
-    pub(crate) fn open(tree: sled::Tree, named: &BTreeSet<u64>) -> sled::Result<Self> {
-        // A set that lost all its chunks may still have a record that names it.
-        let mut next_set = named.last().map_or(0, |set| set.saturating_add(1));
-        let mut from = Some(0);
+    /// Takes over the trees; `next_set` is what the last finished checkpoint wrote down. Costs a
+    /// look-up for each set that is to be removed.
+    pub(crate) fn open(tree: sled::Tree, notes: sled::Tree, next_set: u64) -> sled::Result<Self> {
+        let mut retired = Vec::new();
+        for note in notes.iter().keys() {
+            retired.push(set_of(&note?));
+        }
+        let mut from = Some(next_set);
+        let mut next_set = next_set;
         while let Some(start) = from {
             let Some((key, _)) = tree.range(set_start(start)..).next().transpose()? else {
                 break;
             };
             let set = set_of(&key);
-            if !named.contains(&set) {
-                remove_set(&tree, set)?;
-            }
+            retired.push(set);
             next_set = next_set.max(set.saturating_add(1));
             from = set.checked_add(1);
         }
         Ok(Self {
             tree,
+            notes,
             next_set: AtomicU64::new(next_set),
-            retired: Mutex::default(),
+            retired: Mutex::new(retired),
         })
+    }
+
+    /// The number of the next set.
+    pub(crate) fn next_set(&self) -> u64 {
+        self.next_set.load(Ordering::Relaxed)
     }
 
     /// Stores a value under a fresh set number, and returns that.
@@ -76,14 +90,22 @@ impl Chunks {
         self.retired().push(set);
     }
 
-    /// The sets retired until now: to be removed once a sync that began after this call is done.
-    pub(crate) fn take_retired(&self) -> Vec<u64> {
-        std::mem::take(&mut *self.retired())
+    /// The sets retired until now, written down: to be removed once this is durable.
+    pub(crate) fn note_retired(&self) -> sled::Result<Vec<u64>> {
+        let retired = std::mem::take(&mut *self.retired());
+        for set in &retired {
+            self.notes.insert(set.to_be_bytes(), &[])?;
+        }
+        Ok(retired)
     }
 
-    /// Removes sets that nothing names any more.
+    /// Removes sets that nothing names any more, and crosses them out.
     pub(crate) fn remove(&self, sets: &[u64]) -> sled::Result<()> {
-        sets.iter().try_for_each(|&set| remove_set(&self.tree, set))
+        for &set in sets {
+            remove_set(&self.tree, set)?;
+            self.notes.remove(set.to_be_bytes())?;
+        }
+        Ok(())
     }
 
     fn retired(&self) -> std::sync::MutexGuard<'_, Vec<u64>> {

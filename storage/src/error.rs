@@ -80,6 +80,34 @@ pub enum StoreError {
         /// What was found.
         reason: String,
     },
+    /// What was acknowledged is damaged in the commit log. Nothing was changed: what can be read is
+    /// still there.
+    #[error(
+        "the commit log is damaged: {damage}, in {} at byte {offset}; {readable_before} changes before \
+         it and {readable_after} behind it can be read, those in between are lost here; move the store's \
+         directory aside and start again, the node fetches its data from the other replicas",
+        path.display()
+    )]
+    CorruptLog {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// What is wrong.
+        damage: Damage,
+        /// How many changes could be read before the damage.
+        readable_before: u64,
+        /// How many changes can be read behind it.
+        readable_after: u64,
+    },
+    /// A value is too large for the store; nothing of its batch was applied.
+    #[error("a key's versions of {bytes} bytes are too large, {bytes_max} bytes is the most")]
+    TooLarge {
+        /// Their size.
+        bytes: usize,
+        /// The most that can be stored.
+        bytes_max: usize,
+    },
     /// The store was made by another version of this program.
     #[error(
         "the store in {} does not fit this version: {reason}; start the version that made it",
@@ -137,6 +165,12 @@ pub enum Damage {
         /// The checksum of the bytes.
         computed: u32,
     },
+    /// It belongs to another file, or to another place in this one.
+    #[error("what lies there belongs elsewhere")]
+    Misplaced,
+    /// A whole file is not there.
+    #[error("the file is missing")]
+    MissingFile,
     /// A part of a large value is not there.
     #[error("a part of it is missing")]
     MissingChunk,
@@ -149,10 +183,14 @@ impl StoreError {
     /// Whether other replicas, not this disk, can give back what is missing here.
     pub fn is_corruption(&self) -> bool {
         match self {
-            Self::Corrupt { .. } | Self::DamagedFile { .. } | Self::CorruptStore { .. } => true,
+            Self::Corrupt { .. }
+            | Self::DamagedFile { .. }
+            | Self::CorruptStore { .. }
+            | Self::CorruptLog { .. } => true,
             Self::DiskFull { .. }
             | Self::Io { .. }
             | Self::Locked { .. }
+            | Self::TooLarge { .. }
             | Self::Unsupported { .. }
             | Self::Stopped { .. } => false,
         }

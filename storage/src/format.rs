@@ -4,7 +4,6 @@
 //! record key       position (u64)  key
 //! inline value     1 (u8)  crc32 (u32)  versions
 //! chunked value    2 (u8)  crc32 (u32)  set (u64)  length (u32)  content crc32 (u32)
-//!                                       live versions (u64)  live value bytes (u64)
 //! ```
 //! Integers are big-endian, so that the order of the tree is the order of the ring. The crc32 (IEEE)
 //! covers the record key, the format byte and all that follows the checksum: a value that ends up under
@@ -14,7 +13,6 @@ use bytes::{Buf, Bytes};
 use dynakv_protocol::hash::Position;
 
 use crate::error::Damage;
-use crate::totals::Tally;
 
 /// Values up to this size lie in the record itself, in bytes; larger ones are cut into chunks of it.
 pub(crate) const INLINE_BYTES_MAX: usize = 4096;
@@ -25,7 +23,7 @@ const CHUNKED: u8 = 2;
 /// The format byte and the checksum.
 const HEADER_BYTES: usize = 5;
 const POSITION_BYTES: usize = 8;
-const CHUNKED_BYTES: usize = HEADER_BYTES + 8 + 4 + 4 + 8 + 8;
+const CHUNKED_BYTES: usize = HEADER_BYTES + 8 + 4 + 4;
 
 /// A stored value, its checksum verified.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,16 +43,29 @@ pub(crate) struct ChunkedValue {
     pub(crate) length: u32,
     /// The checksum of these bytes.
     pub(crate) checksum: u32,
-    /// What the key adds to the totals, so that opening a store need not read its large values.
-    pub(crate) tally: Tally,
 }
 
 /// The key of a record: its place on the ring, then the key.
-pub(crate) fn record_key(key: &[u8]) -> Vec<u8> {
+pub(crate) fn record_key(position: Position, key: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(POSITION_BYTES + key.len());
-    bytes.extend_from_slice(&Position::of_key(key).0.to_be_bytes());
-    bytes.extend_from_slice(key);
+    put_record_key(position, key, &mut bytes);
     bytes
+}
+
+/// Puts the key of a record into `out`, in place of what was there.
+pub(crate) fn put_record_key(position: Position, key: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    out.extend_from_slice(&position.0.to_be_bytes());
+    out.extend_from_slice(key);
+}
+
+/// The position within a record key, 0 if damage cut it short.
+pub(crate) fn position_of_record(record_key: &[u8]) -> Position {
+    Position(
+        record_key
+            .first_chunk()
+            .map_or(0, |&bytes| u64::from_be_bytes(bytes)),
+    )
 }
 
 /// The key within a record key. Empty if damage cut it short: no key of a client is.
@@ -75,8 +86,6 @@ pub(crate) fn encode_chunked(record_key: &[u8], value: &ChunkedValue, out: &mut 
     out.extend_from_slice(&value.set.to_be_bytes());
     out.extend_from_slice(&value.length.to_be_bytes());
     out.extend_from_slice(&value.checksum.to_be_bytes());
-    out.extend_from_slice(&value.tally.versions.to_be_bytes());
-    out.extend_from_slice(&value.tally.value_bytes.to_be_bytes());
     finish(record_key, out);
 }
 
@@ -132,10 +141,6 @@ pub(crate) fn decode<'a>(record_key: &[u8], stored: &'a [u8]) -> Result<Record<'
         set: body.get_u64(),
         length: body.get_u32(),
         checksum: body.get_u32(),
-        tally: Tally {
-            versions: body.get_u64(),
-            value_bytes: body.get_u64(),
-        },
     }))
 }
 
@@ -161,6 +166,10 @@ pub(crate) fn check_content(value: &ChunkedValue, content: Vec<u8>) -> Result<By
 mod tests {
     use super::*;
 
+    fn record_key(key: &[u8]) -> Vec<u8> {
+        super::record_key(Position::of_key(key), key)
+    }
+
     #[test]
     fn the_bytes_on_disk_never_change() {
         let key = record_key(b"user:123");
@@ -181,10 +190,6 @@ mod tests {
             set: 7,
             length: 9000,
             checksum: 1,
-            tally: Tally {
-                versions: 2,
-                value_bytes: 8000,
-            },
         };
         let mut inline = Vec::new();
         encode_inline(&key, b"some versions", &mut inline);

@@ -4,7 +4,8 @@
 //! | Room | What it holds |
 //! |---|---|
 //! | [`store`] | the [`Store`] trait: `get`, `apply`, `sync`, `scan`, `totals` |
-//! | [`sled_store`] | the store on disk; `format`, `chunks`, `witness` and [`flush_override`] serve it alone |
+//! | [`disk_store`] | the store on disk: `log` and `memtable` in front of `tree`, and the checkpoints between them |
+//! | `tree` | sled, with `format`, `chunks`, `witness` and [`flush_override`] to make it safe |
 //! | [`memory_store`] | the same in memory, with a power switch, for simulation |
 //! | [`totals`] | how many keys, versions, conflicts and bytes there are, counted as they change |
 //! | [`disk`] | [`SmallFiles`]: small files written all or not at all; the directory's lock |
@@ -16,23 +17,26 @@
 
 mod chunks;
 pub mod disk;
+pub mod disk_store;
 pub mod document;
 pub mod error;
 #[cfg(target_os = "linux")]
 pub mod flush_override;
 mod format;
 pub mod identity;
+mod log;
 pub mod memory_store;
-pub mod sled_store;
+mod memtable;
 pub mod store;
 pub mod totals;
+mod tree;
 mod witness;
 
 pub use disk::{DirectoryFiles, DirectoryLock, SmallFiles};
+pub use disk_store::{DiskOptions, DiskStore, Durability};
 pub use document::{load_document, save_document};
 pub use error::{Damage, StoreError};
 pub use identity::{Identity, IdentityError, LastStop, Started};
 pub use memory_store::{MemoryDisk, MemoryFiles, MemoryStore};
-pub use sled_store::{SledOptions, SledStore};
 pub use store::{Item, Mutation, Page, PageLimit, PositionRange, Store};
 pub use totals::{Tally, Totals};

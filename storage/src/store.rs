@@ -65,7 +65,7 @@ pub struct Mutation {
     pub key: Bytes,
     /// Encoded [`Versions`](dynakv_protocol::causal::Versions); replaces what is there.
     pub versions: Bytes,
-    /// What the key added to the totals until now (nothing, if its value was damaged).
+    /// What the key added to the totals until now.
     pub before: Tally,
     /// What it adds from now on.
     pub after: Tally,

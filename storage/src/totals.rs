@@ -55,8 +55,18 @@ pub struct Totals {
     pub live_bytes: u64,
     /// What the store occupies on disk, in bytes; the ratio to `live_bytes` is its amplification.
     pub disk_bytes: u64,
-    /// Damaged values found when the store was opened; they are in none of the numbers above.
+    /// Damaged values met since the store was opened and not written anew since. The numbers above
+    /// still count what they held.
     pub corrupt_keys: u64,
+}
+
+/// Sums over all keys, at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Sums {
+    pub(crate) keys: u64,
+    pub(crate) versions: u64,
+    pub(crate) conflict_keys: u64,
+    pub(crate) live_bytes: u64,
 }
 
 /// The running sums behind [`Totals`].
@@ -87,13 +97,34 @@ impl Counters {
         shift(&self.live_bytes, before.value_bytes, after.value_bytes);
     }
 
+    /// Goes on from sums that were written down.
+    pub(crate) fn starting_at(sums: Sums) -> Self {
+        Self {
+            keys: AtomicU64::new(sums.keys),
+            versions: AtomicU64::new(sums.versions),
+            conflict_keys: AtomicU64::new(sums.conflict_keys),
+            live_bytes: AtomicU64::new(sums.live_bytes),
+        }
+    }
+
     /// The sums as they stand.
-    pub(crate) fn totals(&self, disk_bytes: u64, corrupt_keys: u64) -> Totals {
-        Totals {
+    pub(crate) fn sums(&self) -> Sums {
+        Sums {
             keys: self.keys.load(Ordering::Relaxed),
             versions: self.versions.load(Ordering::Relaxed),
             conflict_keys: self.conflict_keys.load(Ordering::Relaxed),
             live_bytes: self.live_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The sums as they stand, with what the caller knows besides.
+    pub(crate) fn totals(&self, disk_bytes: u64, corrupt_keys: u64) -> Totals {
+        let sums = self.sums();
+        Totals {
+            keys: sums.keys,
+            versions: sums.versions,
+            conflict_keys: sums.conflict_keys,
+            live_bytes: sums.live_bytes,
             disk_bytes,
             corrupt_keys,
         }

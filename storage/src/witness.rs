@@ -2,9 +2,10 @@
 //!
 //! sled takes any damage in the last part of its log for a torn tail: it cuts the log there and opens
 //! as if nothing had been written behind it, so that keys would seem absent which are lost. Therefore
-//! each sync has a number, kept twice: in sled itself, written last before the flush, and in a file
+//! each checkpoint has a number, kept twice: in sled itself, written last before the flush, and in a file
 //! beside it, written after the flush. sled keeps a prefix of its log; so whenever it knows the number
-//! in the file, it has everything of that sync and of those before.
+//! in the file, it has everything of that checkpoint and of those before. What the checkpoint stands for
+//! is kept with the number, so that the one is there when the other is.
 //!
 //! The file is not synced. After the death of the process it is exact; after a power cut it may be some
 //! seconds old, and then it vouches for all that is older.
@@ -14,16 +15,33 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::{Buf, BufMut};
+
 use crate::error::StoreError;
+use crate::totals::Sums;
 
 /// The file beside sled's own: number (u64, big-endian), crc32 of these eight bytes (u32, big-endian).
 const FILE: &str = "synced";
 const FILE_BYTES: usize = 12;
 
-/// The key of the number in its tree.
-const NUMBER: &[u8] = b"sync";
+/// The key of the last checkpoint in its tree.
+const LAST: &[u8] = b"last";
 
-/// The number of the last sync, kept in two places.
+/// Number, checkpoint, crc32 of these (u32); big-endian.
+const RECORD_BYTES: usize = 8 + 6 * 8 + 4;
+
+/// What the tree stands for once a checkpoint is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Checkpoint {
+    /// The first log file that is not in the tree.
+    pub(crate) log_first: u64,
+    /// What the store held.
+    pub(crate) sums: Sums,
+    /// The first chunk set that was not in use yet.
+    pub(crate) next_set: u64,
+}
+
+/// The number of the last checkpoint, kept in two places.
 pub(crate) struct Witness {
     tree: sled::Tree,
     file: File,
@@ -52,8 +70,11 @@ impl From<StoreError> for WitnessError {
 }
 
 impl Witness {
-    /// Compares what sled knows with what it once said.
-    pub(crate) fn open(directory: &Path, tree: sled::Tree) -> Result<Self, WitnessError> {
+    /// Compares what sled knows with what it once said; gives the last checkpoint, if there was one.
+    pub(crate) fn open(
+        directory: &Path,
+        tree: sled::Tree,
+    ) -> Result<(Self, Option<Checkpoint>), WitnessError> {
         let path = directory.join(FILE);
         let mut file = OpenOptions::new()
             .read(true)
@@ -74,30 +95,40 @@ impl Witness {
                 0
             }
         };
-        let stored = tree.get(NUMBER)?;
-        let known = stored
-            .and_then(|bytes| bytes.first_chunk().copied())
-            .map_or(0, u64::from_be_bytes);
+        let last = match tree.get(LAST)? {
+            Some(stored) => {
+                Some(
+                    decode_record(&stored).ok_or_else(|| StoreError::CorruptStore {
+                        path: directory.to_owned(),
+                        reason: "what the last checkpoint wrote down is damaged".to_owned(),
+                    })?,
+                )
+            }
+            None => None,
+        };
+        let known = last.map_or(0, |(number, _)| number);
         if known < promised {
             let reason = format!(
-                "it has only the syncs up to number {known}, but number {promised} was done: damage \
-                 has cut off what was written since"
+                "it has only the checkpoints up to number {known}, but number {promised} was done: \
+                 damage has cut off what was written since"
             );
             let path = directory.to_owned();
             return Err(StoreError::CorruptStore { path, reason }.into());
         }
-        Ok(Self {
+        let witness = Self {
             tree,
             file,
             path,
             number: AtomicU64::new(known),
-        })
+        };
+        Ok((witness, last.map(|(_, checkpoint)| checkpoint)))
     }
 
-    /// Numbers the sync that begins: the last write before the flush.
-    pub(crate) fn before_flush(&self) -> sled::Result<()> {
+    /// Numbers the checkpoint and writes it down: the last write before the flush.
+    pub(crate) fn before_flush(&self, checkpoint: &Checkpoint) -> sled::Result<()> {
         let number = self.number.fetch_add(1, Ordering::Relaxed) + 1;
-        self.tree.insert(NUMBER, &number.to_be_bytes())?;
+        self.tree
+            .insert(LAST, encode_record(number, checkpoint).as_slice())?;
         Ok(())
     }
 
@@ -109,6 +140,44 @@ impl Witness {
             .and_then(|_| file.write_all(&content))
             .map_err(StoreError::io("write", &self.path))
     }
+}
+
+fn encode_record(number: u64, checkpoint: &Checkpoint) -> Vec<u8> {
+    let sums = &checkpoint.sums;
+    let mut record = Vec::with_capacity(RECORD_BYTES);
+    for field in [
+        number,
+        checkpoint.log_first,
+        sums.keys,
+        sums.versions,
+        sums.conflict_keys,
+        sums.live_bytes,
+        checkpoint.next_set,
+    ] {
+        record.put_u64(field);
+    }
+    record.put_u32(crc32fast::hash(&record));
+    record
+}
+
+fn decode_record(record: &[u8]) -> Option<(u64, Checkpoint)> {
+    let record = record.first_chunk::<RECORD_BYTES>()?;
+    let (mut fields, sum) = record.split_at(RECORD_BYTES - 4);
+    if sum != crc32fast::hash(fields).to_be_bytes() {
+        return None;
+    }
+    let number = fields.get_u64();
+    let checkpoint = Checkpoint {
+        log_first: fields.get_u64(),
+        sums: Sums {
+            keys: fields.get_u64(),
+            versions: fields.get_u64(),
+            conflict_keys: fields.get_u64(),
+            live_bytes: fields.get_u64(),
+        },
+        next_set: fields.get_u64(),
+    };
+    Some((number, checkpoint))
 }
 
 fn encode(number: u64) -> [u8; FILE_BYTES] {
@@ -127,6 +196,28 @@ fn decode(content: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_checkpoint_is_read_as_it_was_written_or_not_at_all() {
+        let checkpoint = Checkpoint {
+            log_first: 2,
+            sums: Sums {
+                keys: 3,
+                versions: 4,
+                conflict_keys: 5,
+                live_bytes: 6,
+            },
+            next_set: 7,
+        };
+        let good = encode_record(1, &checkpoint);
+        assert_eq!(decode_record(&good), Some((1, checkpoint)));
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode_record(&bad), None, "bit {bit}");
+        }
+        assert_eq!(decode_record(&good[..good.len() - 1]), None);
+    }
 
     #[test]
     fn a_number_is_read_as_it_was_written_or_not_at_all() {

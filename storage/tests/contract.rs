@@ -8,8 +8,8 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::hash::{Position, Segment};
 use dynakv_protocol::{Actor, WriteId};
 use dynakv_storage::{
-    Item, MemoryDisk, Mutation, PageLimit, PositionRange, SledOptions, SledStore, Store, Tally,
-    Totals,
+    DiskOptions, DiskStore, Durability, Item, MemoryDisk, MemoryStore, Mutation, PageLimit,
+    PositionRange, Store, Tally, Totals,
 };
 use proptest::prelude::{Strategy, any, prop_assert_eq, prop_oneof};
 use proptest::test_runner::{Config, TestRunner};
@@ -25,6 +25,21 @@ struct Write {
     blind: bool,
     length: Option<usize>,
     sync: bool,
+    /// Whether all of it is carried into the tree, where the store has one.
+    checkpoint: bool,
+}
+
+/// A store that may have a tree behind what it remembers.
+trait Checkpoints: Store {
+    fn checkpoint(&self) {}
+}
+
+impl Checkpoints for MemoryStore {}
+
+impl Checkpoints for DiskStore {
+    fn checkpoint(&self) {
+        DiskStore::checkpoint(self).unwrap();
+    }
 }
 
 fn writes() -> impl Strategy<Value = Vec<Write>> {
@@ -33,15 +48,16 @@ fn writes() -> impl Strategy<Value = Vec<Write>> {
         4 => (0..200_usize).prop_map(Some),
         1 => (4_000..20_000_usize).prop_map(Some),
     ];
-    let write =
-        (0..20_u8, any::<bool>(), length, any::<bool>()).prop_map(|(key, blind, length, sync)| {
-            Write {
-                key,
-                blind,
-                length,
-                sync,
-            }
-        });
+    let checkpoint = proptest::bool::weighted(0.03);
+    let write = (0..20_u8, any::<bool>(), length, any::<bool>(), checkpoint).prop_map(
+        |(key, blind, length, sync, checkpoint)| Write {
+            key,
+            blind,
+            length,
+            sync,
+            checkpoint,
+        },
+    );
     proptest::collection::vec(write, 1..120)
 }
 
@@ -50,7 +66,7 @@ fn key_of(key: u8) -> Bytes {
 }
 
 /// Carries one write out on the store and on the model.
-fn carry_out(store: &dyn Store, model: &mut Model, counter: u64, write: &Write) {
+fn carry_out(store: &dyn Checkpoints, model: &mut Model, counter: u64, write: &Write) {
     let key = key_of(write.key);
     let versions = model
         .entry((Position::of_key(&key), key.clone()))
@@ -84,6 +100,9 @@ fn carry_out(store: &dyn Store, model: &mut Model, counter: u64, write: &Write) 
     store.apply(&[mutation]).unwrap();
     if write.sync {
         store.sync().unwrap();
+    }
+    if write.checkpoint {
+        store.checkpoint();
     }
 }
 
@@ -141,7 +160,11 @@ fn part(model: &Model, range: PositionRange) -> Vec<Item> {
 }
 
 /// Random writes; then everything must be as in the model, also after `reopen`.
-fn behaves_like_the_model<S: Store>(cases: u32, open: impl Fn() -> S, reopen: impl Fn(S) -> S) {
+fn behaves_like_the_model<S: Checkpoints>(
+    cases: u32,
+    open: impl Fn() -> S,
+    reopen: impl Fn(S) -> S,
+) {
     let config = Config {
         cases,
         failure_persistence: None,
@@ -204,15 +227,11 @@ fn the_store_in_memory_behaves_like_the_model() {
     );
 }
 
-#[test]
-fn the_store_on_disk_behaves_like_the_model() {
-    let options = SledOptions {
-        cache_bytes: 8 * 1024 * 1024,
-    };
+fn the_store_on_disk_behaves_like_the_model(cases: u32, options: DiskOptions) {
     let directory = std::cell::RefCell::new(tempfile::tempdir().unwrap());
-    let open = || SledStore::open(directory.borrow().path(), options).unwrap();
+    let open = || DiskStore::open(directory.borrow().path(), options).unwrap();
     behaves_like_the_model(
-        12,
+        cases,
         || {
             *directory.borrow_mut() = tempfile::tempdir().unwrap();
             open()
@@ -222,6 +241,37 @@ fn the_store_on_disk_behaves_like_the_model() {
             open()
         },
     );
+}
+
+const OPTIONS: DiskOptions = DiskOptions {
+    cache_bytes: 8 * 1024 * 1024,
+    memtable_bytes: 64 * 1024 * 1024,
+    log_bytes: 256 * 1024 * 1024,
+    durability: Durability::Sync,
+};
+
+#[test]
+fn the_store_on_disk_behaves_like_the_model_when_all_fits_in_memory() {
+    the_store_on_disk_behaves_like_the_model(8, OPTIONS);
+}
+
+#[test]
+fn the_store_on_disk_behaves_like_the_model_when_checkpoints_never_end() {
+    let options = DiskOptions {
+        memtable_bytes: 2_000,
+        ..OPTIONS
+    };
+    the_store_on_disk_behaves_like_the_model(8, options);
+}
+
+#[test]
+fn the_store_on_disk_behaves_like_the_model_when_its_log_is_short_and_synced_by_time() {
+    let options = DiskOptions {
+        log_bytes: 3_000,
+        durability: Durability::Interval(std::time::Duration::from_millis(1)),
+        ..OPTIONS
+    };
+    the_store_on_disk_behaves_like_the_model(8, options);
 }
 
 #[test]
@@ -234,6 +284,7 @@ fn a_page_has_at_least_one_item_and_a_cursor_before_the_range_is_no_harm() {
             blind: true,
             length: Some(100),
             sync: false,
+            checkpoint: false,
         };
         carry_out(&store, &mut model, counter, &write);
     }

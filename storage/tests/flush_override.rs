@@ -4,15 +4,16 @@
 
 use bytes::Bytes;
 use dynakv_storage::flush_override::calls;
-use dynakv_storage::{Mutation, SledOptions, SledStore, Store, Tally};
+use dynakv_storage::{DiskOptions, DiskStore, Mutation, Store, Tally};
 
 #[test]
-fn every_sync_goes_through_the_override() {
+fn every_checkpoint_goes_through_the_override() {
     let directory = tempfile::tempdir().unwrap();
-    let options = SledOptions {
+    let options = DiskOptions {
         cache_bytes: 8 * 1024 * 1024,
+        ..DiskOptions::default()
     };
-    let store = SledStore::open(directory.path(), options).unwrap();
+    let store = DiskStore::open(directory.path(), options).unwrap();
     for turn in 0..10_u8 {
         let mutation = Mutation {
             key: Bytes::from_static(b"key"),
@@ -22,7 +23,7 @@ fn every_sync_goes_through_the_override() {
         };
         store.apply(&[mutation]).unwrap();
         let before = calls();
-        store.sync().unwrap();
-        assert!(calls() > before, "sync {turn} did not reach the disk");
+        store.checkpoint().unwrap();
+        assert!(calls() > before, "checkpoint {turn} did not reach the disk");
     }
 }

@@ -1,0 +1,490 @@
+//! The store on disk: a commit log and a memtable in front of the tree.
+//!
+//! ```text
+//!   apply ──▶ log buffer ── sync: one write, one fdatasync ──▶ log/
+//!     └─────▶ memtable, active ── full: frozen, and the log begins a new file, in one step
+//!                                   └── checkpoint, in the background ──▶ sled/ ── durable ──▶ log removed
+//!   get, scan: active, then frozen, then the tree
+//! ```
+//!
+//! The log is the truth until a checkpoint is durable, so whatever a checkpoint leaves behind when it is
+//! cut short is overwritten by the replay and the next one. What goes into the tree is durable in the log
+//! before. The totals of a generation are written down with its checkpoint and brought forward by the
+//! changes in the log, so that opening reads no records.
+
+mod background;
+mod pace;
+mod scan;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard,
+    RwLockWriteGuard,
+};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use dynakv_protocol::hash::Position;
+
+use crate::disk::{DirectoryFiles, create_directory};
+use crate::document::{load_document, save_document};
+use crate::error::StoreError;
+use crate::log::{self, LogWriter};
+use crate::memtable::Memtable;
+use crate::store::{Mutation, Page, PageLimit, PositionRange, Store};
+use crate::totals::{Counters, Sums, Totals};
+use crate::tree::Tree;
+
+/// The layout of the directory and the formats in it.
+const FORMAT: u32 = 1;
+/// The document that says so.
+const FORMAT_DOCUMENT: &str = "format";
+const LOG_DIRECTORY: &str = "log";
+const TREE_DIRECTORY: &str = "sled";
+
+/// A generation ends when its log has this many files, even small ones: each start begins one.
+const GENERATION_FILES_MAX: u64 = 64;
+
+/// The longest versions, in bytes: far above what the protocol lets through, and within 32 bits.
+const VERSIONS_BYTES_MAX: usize = 1 << 30;
+
+/// When a write counts as durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// [`Store::sync`] returns when the disk has it: a power cut loses nothing that was acknowledged.
+    Sync,
+    /// [`Store::sync`] returns when the operating system has it, and the disk gets it after this time at
+    /// the latest. The death of the process loses nothing; a power cut or a crash of the system loses
+    /// what was acknowledged in that time. A disk that fails is noticed by the next write only.
+    Interval(Duration),
+}
+
+/// How to open a [`DiskStore`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskOptions {
+    /// Memory that sled's page cache aims at, in bytes. It goes beyond it: with 64 MiB expect up to
+    /// 140 MiB for small values, and more for values near 4 KiB.
+    pub cache_bytes: u64,
+    /// How much a memtable holds before it is frozen, in bytes. There are two at most, the active and
+    /// the frozen one; each may exceed this by one group of writes.
+    pub memtable_bytes: usize,
+    /// How much log a memtable may have before it is frozen, in bytes: bounds the time to open. There
+    /// are two at most, as of memtables.
+    pub log_bytes: u64,
+    /// When a write counts as durable.
+    pub durability: Durability,
+}
+
+impl Default for DiskOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 64 * 1024 * 1024,
+            memtable_bytes: 64 * 1024 * 1024,
+            log_bytes: 256 * 1024 * 1024,
+            durability: Durability::Sync,
+        }
+    }
+}
+
+/// A [`Store`] in a directory of its own.
+///
+/// Dropping it syncs the log and ends its threads; a checkpoint that is under way is left to the next
+/// start.
+pub struct DiskStore {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for DiskStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DiskStore")
+            .field("directory", &self.shared.directory)
+            .field("totals", &self.totals())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the caller's threads and those of the store share.
+///
+/// Locks are taken in this order: `log`, `tables`, `signals`. No lock but `log` is held while anyone
+/// waits for the disk.
+struct Shared {
+    directory: PathBuf,
+    options: DiskOptions,
+    log: Mutex<LogWriter>,
+    tables: RwLock<Tables>,
+    tree: Tree,
+    counters: Counters,
+    /// The bytes of the active generation's log.
+    generation_bytes: AtomicU64,
+    /// The first failure of a write.
+    stopped: OnceLock<String>,
+    signals: Mutex<Signals>,
+    changed: Condvar,
+    /// Holds the lock of the directory. The last field: given up when all else is closed.
+    _files: DirectoryFiles,
+}
+
+/// Where a key may be, newest first; the tree comes last.
+struct Tables {
+    active: Arc<Memtable>,
+    frozen: Option<Arc<Frozen>>,
+}
+
+/// A generation on its way into the tree.
+struct Frozen {
+    table: Arc<Memtable>,
+    /// What the store held when it was frozen.
+    sums: Sums,
+    /// The first log file of the next generation.
+    log_next: u64,
+    /// The bytes of this one's log.
+    log_bytes: u64,
+}
+
+/// What threads wait for.
+#[derive(Debug, Default)]
+struct Signals {
+    /// The store is being closed.
+    closing: bool,
+    /// How many callers wait for a checkpoint.
+    waiting: usize,
+    /// How many generations were frozen, and how many of these the tree has.
+    frozen: u64,
+    completed: u64,
+}
+
+impl DiskStore {
+    /// Opens the store in this directory, and creates it if there is none. Reads the log, which
+    /// [`DiskOptions::log_bytes`] bounds, and no records.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`], [`StoreError::DiskFull`] and [`StoreError::Io`]: nothing is lost, put it
+    /// right and start again. [`StoreError::Unsupported`]: another version made it.
+    /// [`StoreError::CorruptStore`] and [`StoreError::CorruptLog`]: what was acknowledged is damaged;
+    /// move the directory aside and start empty, as a node that lost its data.
+    pub fn open(directory: impl AsRef<Path>, options: DiskOptions) -> Result<Self, StoreError> {
+        let began = Instant::now();
+        let directory = directory.as_ref().to_owned();
+        let files = DirectoryFiles::open(&directory)?;
+        check_format(&directory, &files)?;
+        let (tree, checkpoint) = Tree::open(&directory.join(TREE_DIRECTORY), options.cache_bytes)?;
+        let tree_opened_ms = began.elapsed().as_millis() as u64;
+
+        let log_directory = directory.join(LOG_DIRECTORY);
+        create_directory(&log_directory)?;
+        let counters = Counters::starting_at(checkpoint.map_or(Sums::default(), |it| it.sums));
+        let active = Memtable::new();
+        let log_first = checkpoint.map(|it| it.log_first);
+        let replayed = log::replay(&log_directory, log_first, |change| {
+            let position = Position::of_key(change.key);
+            active.insert(position, change.key, change.versions);
+            counters.change(change.before, change.after);
+        })?;
+        let changes = replayed.changes;
+        let torn_bytes = replayed.torn_bytes;
+        let log = LogWriter::open(&log_directory, replayed)?;
+
+        let shared = Arc::new(Shared {
+            options,
+            tables: RwLock::new(Tables {
+                active: Arc::new(active),
+                frozen: None,
+            }),
+            tree,
+            counters,
+            generation_bytes: AtomicU64::new(log.generation_bytes()),
+            log: Mutex::new(log),
+            stopped: OnceLock::new(),
+            signals: Mutex::default(),
+            changed: Condvar::new(),
+            directory,
+            _files: files,
+        });
+        // From here on dropping it ends the threads that were started.
+        let mut store = Self {
+            shared: shared.clone(),
+            threads: Vec::new(),
+        };
+        store.threads = background::start(&shared)?;
+        shared.write(|| shared.freeze_if_full(&mut shared.log()))?;
+        tracing::info!(
+            directory = %shared.directory.display(),
+            keys = store.totals().keys,
+            replayed_changes = changes,
+            torn_bytes,
+            tree_opened_ms,
+            opened_ms = began.elapsed().as_millis() as u64,
+            "store opened"
+        );
+        Ok(store)
+    }
+
+    /// Carries everything that was applied into the tree now, and waits until that is durable and the
+    /// log is empty again. Never needed: it goes on in the background by itself.
+    ///
+    /// # Errors
+    /// As [`Store::sync`].
+    pub fn checkpoint(&self) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        shared.signals().waiting += 1;
+        let result = shared.write(|| {
+            let mut log = shared.log();
+            shared.wait_until_thawed()?;
+            if shared.active().entries() > 0 {
+                shared.freeze(&mut log)?;
+            }
+            drop(log);
+            shared.wait_until_thawed()
+        });
+        shared.signals().waiting -= 1;
+        result
+    }
+}
+
+impl Drop for DiskStore {
+    fn drop(&mut self) {
+        self.shared.signals().closing = true;
+        self.shared.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            // Its panic was reported as the failure of a write.
+            let _ = thread.join();
+        }
+        if let Err(error) = self.shared.write(|| self.shared.log().sync()) {
+            tracing::error!(%error, "closing the store: what was not synced before may be lost");
+        }
+    }
+}
+
+impl Store for DiskStore {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let position = Position::of_key(key);
+        {
+            // Both under one lock: between two looks a checkpoint could take the key from the one to
+            // the tree.
+            let tables = self.shared.tables();
+            if let Some(versions) = tables.active.get(position, key) {
+                return Ok(Some(versions));
+            }
+            if let Some(frozen) = &tables.frozen
+                && let Some(versions) = frozen.table.get(position, key)
+            {
+                return Ok(Some(versions));
+            }
+        }
+        self.shared.tree.get(position, key)
+    }
+
+    fn apply(&self, mutations: &[Mutation]) -> Result<(), StoreError> {
+        check_lengths(mutations)?;
+        let shared = &self.shared;
+        shared.write(|| {
+            let mut log = shared.log();
+            // Only the holder of the log puts another one in its place.
+            let mut active = shared.active();
+            if shared.is_full(&active, &log) {
+                shared.wait_until_thawed()?;
+                shared.freeze(&mut log)?;
+                active = shared.active();
+            }
+            for mutation in mutations {
+                log.append(mutation)?;
+                let position = Position::of_key(&mutation.key);
+                active.insert(position, &mutation.key, &mutation.versions);
+                shared.counters.change(mutation.before, mutation.after);
+            }
+            Ok(())
+        })
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        shared.write(|| {
+            let mut log = shared.log();
+            match shared.options.durability {
+                Durability::Sync => log.sync()?,
+                Durability::Interval(_) => log.write_out()?,
+            }
+            shared.note_log_size(&log);
+            shared.freeze_if_full(&mut log)
+        })
+    }
+
+    fn scan(
+        &self,
+        range: PositionRange,
+        after_key: Option<&[u8]>,
+        limit: PageLimit,
+    ) -> Result<Page, StoreError> {
+        self.shared.scan(range, after_key, limit)
+    }
+
+    fn totals(&self) -> Totals {
+        let shared = &self.shared;
+        let frozen = shared.tables().frozen.clone();
+        let log_bytes = shared.generation_bytes.load(Ordering::Relaxed)
+            + frozen.map_or(0, |frozen| frozen.log_bytes);
+        let disk_bytes = shared.tree.disk_bytes() + log_bytes;
+        let damaged_keys = shared.tree.damaged_keys();
+        shared.counters.totals(disk_bytes, damaged_keys)
+    }
+}
+
+impl Shared {
+    fn check_running(&self) -> Result<(), StoreError> {
+        match self.stopped.get() {
+            Some(reason) => Err(StoreError::Stopped {
+                reason: reason.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs a write, unless one has failed before; its failure is the last one.
+    fn write<T>(&self, f: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.check_running()?;
+        f().inspect_err(|error| self.stop(error.to_string()))
+    }
+
+    fn stop(&self, reason: String) {
+        if self.stopped.set(reason).is_ok() {
+            // Under the lock, so that nobody misses it between a look and a wait.
+            let _signals = self.signals();
+            self.changed.notify_all();
+        }
+    }
+
+    /// Whether the active generation has reached its bounds.
+    fn is_full(&self, active: &Memtable, log: &LogWriter) -> bool {
+        let is_over = active.bytes() >= self.options.memtable_bytes
+            || log.generation_bytes() >= self.options.log_bytes
+            || log.generation_files() >= GENERATION_FILES_MAX;
+        is_over && active.entries() > 0
+    }
+
+    /// Freezes the active generation if it is full, unless another one is still on its way.
+    fn freeze_if_full(&self, log: &mut LogWriter) -> Result<(), StoreError> {
+        let active = self.active();
+        if self.is_full(&active, log) && self.tables().frozen.is_none() {
+            return self.freeze(log);
+        }
+        log.begin_file_if_large()?;
+        self.note_log_size(log);
+        Ok(())
+    }
+
+    /// Freezes the active generation, which is then durable, and begins the next, in the memtable and in
+    /// the log: one step, as whoever appends holds the log. No other one may be on its way.
+    fn freeze(&self, log: &mut LogWriter) -> Result<(), StoreError> {
+        log.sync()?;
+        let log_bytes = log.generation_bytes();
+        let log_next = log.begin_generation()?;
+        let sums = self.counters.sums();
+        {
+            let mut tables = self.tables_mut();
+            let table = std::mem::replace(&mut tables.active, Arc::new(Memtable::new()));
+            tables.frozen = Some(Arc::new(Frozen {
+                table,
+                sums,
+                log_next,
+                log_bytes,
+            }));
+        }
+        self.note_log_size(log);
+        self.signals().frozen += 1;
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Waits until no generation is on its way into the tree.
+    fn wait_until_thawed(&self) -> Result<(), StoreError> {
+        let mut signals = self.signals();
+        while signals.completed < signals.frozen {
+            self.check_running()?;
+            if signals.closing {
+                return Err(StoreError::Stopped {
+                    reason: "the store is being closed".to_owned(),
+                });
+            }
+            signals = self
+                .changed
+                .wait(signals)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        self.check_running()
+    }
+
+    fn note_log_size(&self, log: &LogWriter) {
+        self.generation_bytes
+            .store(log.generation_bytes(), Ordering::Relaxed);
+    }
+
+    // A thread that panicked under one of these locks was the writer; nothing is written after it,
+    // because the checkpoint reports its own panic and the caller's writer is gone.
+
+    fn log(&self) -> MutexGuard<'_, LogWriter> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn active(&self) -> Arc<Memtable> {
+        self.tables().active.clone()
+    }
+
+    fn tables(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tables_mut(&self) -> RwLockWriteGuard<'_, Tables> {
+        self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn signals(&self) -> MutexGuard<'_, Signals> {
+        self.signals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Refuses what the formats cannot hold, before anything of it is applied.
+fn check_lengths(mutations: &[Mutation]) -> Result<(), StoreError> {
+    let too_long = |mutation: &&Mutation| mutation.versions.len() > VERSIONS_BYTES_MAX;
+    match mutations.iter().find(too_long) {
+        Some(mutation) => Err(StoreError::TooLarge {
+            bytes: mutation.versions.len(),
+            bytes_max: VERSIONS_BYTES_MAX,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a directory of another version; writes the format down in an empty one.
+fn check_format(directory: &Path, files: &DirectoryFiles) -> Result<(), StoreError> {
+    let unsupported = |reason: String| {
+        Err(StoreError::Unsupported {
+            path: directory.to_owned(),
+            reason,
+        })
+    };
+    match load_document(files, FORMAT_DOCUMENT)? {
+        Some(content) => match content.as_ref().try_get_u32() {
+            Ok(FORMAT) => Ok(()),
+            Ok(other) => unsupported(format!(
+                "its format is {other}, this version knows format {FORMAT}"
+            )),
+            Err(_) => unsupported("its format is not stated in a way that we know".to_owned()),
+        },
+        None => {
+            // The document is written before anything else is.
+            let others = ["db", "conf", LOG_DIRECTORY, TREE_DIRECTORY];
+            match others.iter().find(|name| directory.join(name).exists()) {
+                Some(name) => unsupported(format!(
+                    "there is {name:?} in it, but not the file {FORMAT_DOCUMENT:?} which says in what format"
+                )),
+                None => save_document(files, FORMAT_DOCUMENT, &FORMAT.to_be_bytes()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

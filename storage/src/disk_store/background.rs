@@ -1,0 +1,190 @@
+//! The threads of the store: one carries frozen generations into the tree, and with
+//! [`Durability::Interval`] another one syncs the log.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::pace::{self, Progress};
+use super::{Durability, Frozen, LOG_DIRECTORY, Shared};
+use crate::error::StoreError;
+use crate::log::remove_below;
+use crate::memtable::{Cursor, Entry};
+use crate::store::PositionRange;
+use crate::tree::Scratch;
+
+/// After so many records or bytes the checkpoint looks up: it may have to pause, or to end.
+const BATCH_RECORDS: usize = 256;
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// Starts the threads.
+pub(super) fn start(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, StoreError> {
+    let failed = || StoreError::io("start a thread for", &shared.directory);
+    let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        let builder = Builder::new().name(name.to_owned());
+        builder.spawn(run).map_err(failed())
+    };
+    let for_checkpoints = shared.clone();
+    let mut threads = vec![spawn(
+        "store-checkpoint",
+        Box::new(move || run(&for_checkpoints, carry_generations)),
+    )?];
+    if let Durability::Interval(interval) = shared.options.durability {
+        let for_syncs = shared.clone();
+        let syncs = spawn(
+            "store-sync",
+            Box::new(move || run(&for_syncs, |shared| sync_each(shared, interval))),
+        );
+        match syncs {
+            Ok(thread) => threads.push(thread),
+            Err(error) => {
+                shared.stop(error.to_string());
+                return Err(error);
+            }
+        }
+    }
+    Ok(threads)
+}
+
+/// Runs a thread's work; its failure, or panic, is the last write of the store.
+fn run(shared: &Shared, work: impl FnOnce(&Shared) -> Result<(), StoreError>) {
+    match catch_unwind(AssertUnwindSafe(|| work(shared))) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the store stops writing");
+            shared.stop(error.to_string());
+        }
+        Err(_) => shared.stop("a thread of the store has panicked; see the log".to_owned()),
+    }
+}
+
+/// Carries one generation after the other into the tree, until the store is closed.
+fn carry_generations(shared: &Shared) -> Result<(), StoreError> {
+    while let Some(frozen) = next_generation(shared) {
+        if !carry(shared, &frozen)? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Waits for a generation to be frozen; nothing when the store is closed or has failed.
+fn next_generation(shared: &Shared) -> Option<Arc<Frozen>> {
+    let mut signals = shared.signals();
+    loop {
+        if signals.closing || shared.stopped.get().is_some() {
+            return None;
+        }
+        if signals.completed < signals.frozen {
+            drop(signals);
+            return shared.tables().frozen.clone();
+        }
+        signals = shared
+            .changed
+            .wait(signals)
+            .unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+/// Carries a generation into the tree, then lets go of its memory and its log. False when the store was
+/// closed meanwhile.
+fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
+    let began = Instant::now();
+    let entries = frozen.table.entries();
+    let mut cursor = Cursor::new(frozen.table.clone(), PositionRange::ALL, None);
+    let mut scratch = Scratch::default();
+    let mut carried = 0;
+    loop {
+        let batch = next_batch(&mut cursor);
+        if batch.is_empty() {
+            break;
+        }
+        shared.tree.write(&batch, &mut scratch)?;
+        carried += batch.len();
+        drop(batch);
+        if !pause(shared, carried as f64 / entries as f64) {
+            return Ok(false);
+        }
+    }
+    shared.tree.complete(frozen.log_next, frozen.sums)?;
+    // The tree has it durably. From here on it is found there, and its log is of no use.
+    shared.tables_mut().frozen = None;
+    remove_below(&shared.directory.join(LOG_DIRECTORY), frozen.log_next)?;
+    tracing::debug!(
+        entries,
+        log_bytes = frozen.log_bytes,
+        took_ms = began.elapsed().as_millis() as u64,
+        "checkpoint done"
+    );
+    shared.signals().completed += 1;
+    shared.changed.notify_all();
+    Ok(true)
+}
+
+fn next_batch(cursor: &mut Cursor) -> Vec<Entry> {
+    let mut batch = Vec::with_capacity(BATCH_RECORDS);
+    let mut bytes = 0;
+    while batch.len() < BATCH_RECORDS
+        && bytes < BATCH_BYTES
+        && let Some(entry) = cursor.next()
+    {
+        bytes += entry.versions.len();
+        batch.push(entry);
+    }
+    batch
+}
+
+/// Gives way to the requests. False when the store is being closed.
+fn pause(shared: &Shared, carried: f64) -> bool {
+    let memory = shared.tables().active.bytes() as f64 / shared.options.memtable_bytes as f64;
+    let log =
+        shared.generation_bytes.load(Ordering::Relaxed) as f64 / shared.options.log_bytes as f64;
+    let signals = shared.signals();
+    if signals.closing {
+        return false;
+    }
+    if signals.waiting > 0 {
+        return true;
+    }
+    let pause = pace::pause(Progress {
+        carried,
+        filled: memory.max(log),
+    });
+    if pause.is_zero() {
+        return true;
+    }
+    // Ends early when something changes: a caller waits, or the store is closed.
+    let woken = shared.changed.wait_timeout(signals, pause);
+    let (signals, _) = woken.unwrap_or_else(PoisonError::into_inner);
+    !signals.closing
+}
+
+/// Syncs the log every so often, until the store is closed.
+fn sync_each(shared: &Shared, interval: Duration) -> Result<(), StoreError> {
+    let mut next = Instant::now() + interval;
+    loop {
+        {
+            let mut signals = shared.signals();
+            loop {
+                if signals.closing || shared.stopped.get().is_some() {
+                    return Ok(());
+                }
+                let left = next.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                let woken = shared.changed.wait_timeout(signals, left);
+                signals = woken.unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+        next = Instant::now() + interval;
+        let pending = shared.log().begin_sync();
+        if let Some(pending) = pending {
+            // Without the lock: writes go on meanwhile.
+            pending.wait()?;
+            shared.log().end_sync(&pending)?;
+        }
+    }
+}

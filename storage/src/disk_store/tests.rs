@@ -1,0 +1,351 @@
+use std::collections::BTreeSet;
+use std::sync::atomic::AtomicBool;
+
+use super::*;
+use crate::totals::Tally;
+
+const OPTIONS: DiskOptions = DiskOptions {
+    cache_bytes: 16 * 1024 * 1024,
+    memtable_bytes: 1024 * 1024,
+    log_bytes: 16 * 1024 * 1024,
+    durability: Durability::Sync,
+};
+const ALL: PageLimit = PageLimit {
+    items_max: usize::MAX,
+    bytes_max: usize::MAX,
+};
+/// How long something may take that takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn open(directory: &Path) -> DiskStore {
+    DiskStore::open(directory, OPTIONS).unwrap()
+}
+
+fn mutation(key: &str, versions: impl Into<Bytes>, is_new: bool) -> Mutation {
+    let tally = |versions| Tally {
+        versions,
+        value_bytes: 10 * versions,
+    };
+    Mutation {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        versions: versions.into(),
+        before: tally(u64::from(!is_new)),
+        after: tally(1),
+    }
+}
+
+fn log_files(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory.join(LOG_DIRECTORY)).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| path.extension().is_some_and(|it| it == "log"))
+        .collect()
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "waited too long: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_directory_has_one_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = open(directory.path());
+    let error = DiskStore::open(directory.path(), OPTIONS).unwrap_err();
+    assert!(matches!(error, StoreError::Locked { .. }), "{error:?}");
+    first.apply(&[mutation("k", "v", true)]).unwrap();
+    drop(first);
+    assert_eq!(open(directory.path()).totals().keys, 1);
+}
+
+#[test]
+fn a_directory_of_another_version_is_refused_and_left_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(open(directory.path()));
+    let unsupported = || {
+        let error = DiskStore::open(directory.path(), OPTIONS).unwrap_err();
+        assert!(matches!(error, StoreError::Unsupported { .. }), "{error:?}");
+        assert!(!error.is_corruption());
+    };
+    let save = |content: &[u8]| {
+        let files = DirectoryFiles::open(directory.path()).unwrap();
+        save_document(&files, FORMAT_DOCUMENT, content).unwrap();
+    };
+    save(&(FORMAT + 1).to_be_bytes());
+    unsupported();
+    save(b"?");
+    unsupported();
+    std::fs::remove_file(directory.path().join(FORMAT_DOCUMENT)).unwrap();
+    unsupported();
+    save(&FORMAT.to_be_bytes());
+    drop(open(directory.path()));
+}
+
+#[test]
+fn a_checkpoint_empties_the_log_and_a_start_goes_on_from_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    for number in 0..100 {
+        let new = mutation(&format!("k{number}"), vec![1; 1000], true);
+        store.apply(&[new]).unwrap();
+    }
+    store.sync().unwrap();
+    let log_bytes = |path: &Path| -> u64 {
+        let files = log_files(path);
+        files.iter().map(|it| it.metadata().unwrap().len()).sum()
+    };
+    assert!(log_bytes(directory.path()) > 100_000);
+    assert!(store.totals().disk_bytes > 100_000);
+    store.checkpoint().unwrap();
+    assert!(log_bytes(directory.path()) < 1000);
+    assert!(store.shared.tables().frozen.is_none());
+    assert_eq!(store.shared.active().entries(), 0);
+    // Behind the checkpoint, and never in the tree before the start.
+    store
+        .apply(&[mutation("k0", "later", false), mutation("new", "new", true)])
+        .unwrap();
+    drop(store);
+    let store = open(directory.path());
+    assert_eq!(store.shared.active().entries(), 2);
+    assert_eq!(store.get(b"k0").unwrap().unwrap(), "later");
+    assert_eq!(store.get(b"new").unwrap().unwrap(), "new");
+    assert_eq!(store.get(b"k99").unwrap().unwrap(), vec![1; 1000]);
+    assert_eq!(store.totals().keys, 101);
+    assert_eq!(store.totals().live_bytes, 1010);
+    store.checkpoint().unwrap();
+    store.checkpoint().unwrap();
+    assert_eq!(store.totals().keys, 101);
+}
+
+/// A key that was once seen is seen ever after, whichever way a generation goes on.
+#[test]
+fn readers_and_walks_never_meet_a_gap_while_generations_go_by() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = DiskOptions {
+        memtable_bytes: 30_000,
+        ..OPTIONS
+    };
+    let store = DiskStore::open(directory.path(), options).unwrap();
+    let written = AtomicU64::new(0);
+    let done = AtomicBool::new(false);
+    let keys = 4_000_u64;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..keys {
+                let new = mutation(&format!("k{number}"), vec![number as u8; 60], true);
+                store.apply(&[new]).unwrap();
+                written.store(number + 1, Ordering::Release);
+                if number % 10 == 9 {
+                    store.sync().unwrap();
+                }
+            }
+            done.store(true, Ordering::Release);
+        });
+        scope.spawn(|| {
+            let mut turn = 0_u64;
+            while !done.load(Ordering::Acquire) {
+                let count = written.load(Ordering::Acquire);
+                if count == 0 {
+                    continue;
+                }
+                turn = turn
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
+                let number = (turn >> 33) % count;
+                let key = format!("k{number}");
+                let found = store.get(key.as_bytes()).unwrap();
+                assert_eq!(found.unwrap(), vec![number as u8; 60], "{key}");
+            }
+        });
+        scope.spawn(|| {
+            let limit = PageLimit {
+                items_max: 50,
+                bytes_max: usize::MAX,
+            };
+            while !done.load(Ordering::Acquire) {
+                let count = written.load(Ordering::Acquire);
+                let mut seen = BTreeSet::new();
+                let mut after: Option<Bytes> = None;
+                loop {
+                    let page = store
+                        .scan(PositionRange::ALL, after.as_deref(), limit)
+                        .unwrap();
+                    for item in page.items {
+                        assert!(seen.insert(item.key), "seen twice");
+                    }
+                    after = page.next;
+                    if after.is_none() {
+                        break;
+                    }
+                }
+                for number in 0..count {
+                    let key = format!("k{number}");
+                    assert!(seen.contains(key.as_bytes()), "{key} is missing");
+                }
+            }
+        });
+    });
+    assert!(
+        store.shared.signals().completed >= 3,
+        "generations must have gone by"
+    );
+    assert_eq!(store.totals().keys, keys);
+    let all = store.scan(PositionRange::ALL, None, ALL).unwrap();
+    assert_eq!(all.items.len() as u64, keys);
+}
+
+#[test]
+fn writers_wait_rather_than_fill_the_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = DiskOptions {
+        memtable_bytes: 100_000,
+        ..OPTIONS
+    };
+    let store = DiskStore::open(directory.path(), options).unwrap();
+    for number in 0..2_000 {
+        let new = mutation(&format!("k{number}"), vec![1; 1000], true);
+        store.apply(&[new]).unwrap();
+        let tables = store.shared.tables();
+        let frozen = tables.frozen.as_ref().map_or(0, |it| it.table.bytes());
+        // The bound, and one mutation beyond it.
+        for bytes in [tables.active.bytes(), frozen] {
+            assert!(bytes < 102_000, "{bytes} bytes at mutation {number}");
+        }
+    }
+    store.sync().unwrap();
+    drop(store);
+    assert_eq!(open(directory.path()).totals().keys, 2_000);
+}
+
+#[test]
+fn a_failed_write_is_the_last_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    store.apply(&[mutation("k", "v", true)]).unwrap();
+    store.sync().unwrap();
+    // The next generation finds no place for its log.
+    std::fs::remove_dir_all(directory.path().join(LOG_DIRECTORY)).unwrap();
+    let error = store.checkpoint().unwrap_err();
+    assert!(matches!(error, StoreError::Io { .. }), "{error:?}");
+    for result in [
+        store.apply(&[mutation("k", "w", false)]),
+        store.sync(),
+        store.checkpoint(),
+    ] {
+        let error = result.unwrap_err();
+        assert!(matches!(error, StoreError::Stopped { .. }), "{error:?}");
+    }
+    assert_eq!(store.get(b"k").unwrap().unwrap(), "v");
+}
+
+#[test]
+fn a_checkpoint_that_fails_in_the_background_stops_the_writers() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    store.apply(&[mutation("k", "v", true)]).unwrap();
+    store.sync().unwrap();
+    // The tree is made durable there.
+    std::fs::remove_file(directory.path().join(TREE_DIRECTORY).join("db")).unwrap();
+    let error = store.checkpoint().unwrap_err();
+    assert!(matches!(error, StoreError::Stopped { .. }), "{error:?}");
+    let error = store.apply(&[mutation("k", "w", false)]).unwrap_err();
+    assert!(matches!(error, StoreError::Stopped { .. }), "{error:?}");
+    assert_eq!(store.get(b"k").unwrap().unwrap(), "v");
+    assert!(!log_files(directory.path()).is_empty(), "the log is kept");
+}
+
+#[test]
+fn what_the_formats_cannot_hold_is_refused_and_harms_nothing() {
+    let mutations = [mutation("k", vec![0; VERSIONS_BYTES_MAX + 1], true)];
+    let error = check_lengths(&mutations).unwrap_err();
+    assert!(matches!(error, StoreError::TooLarge { .. }), "{error:?}");
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    store.apply(&mutations).unwrap_err();
+    store.apply(&[mutation("k", "v", true)]).unwrap();
+    store.sync().unwrap();
+}
+
+#[test]
+fn with_an_interval_the_disk_gets_it_without_further_calls() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = DiskOptions {
+        durability: Durability::Interval(Duration::from_millis(10)),
+        ..OPTIONS
+    };
+    let store = DiskStore::open(directory.path(), options).unwrap();
+    let mark = directory.path().join(LOG_DIRECTORY).join("synced");
+    for turn in 0..3 {
+        let before = std::fs::read(&mark).unwrap();
+        store.apply(&[mutation("k", "v", turn == 0)]).unwrap();
+        store.sync().unwrap();
+        // The process may die now: the system has it.
+        let files = log_files(directory.path());
+        assert!(files[0].metadata().unwrap().len() > 60);
+        wait_until("the log to be synced", || {
+            std::fs::read(&mark).unwrap() != before
+        });
+    }
+}
+
+#[test]
+fn a_log_that_is_damaged_or_gone_does_not_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    store.apply(&[mutation("tree", "v", true)]).unwrap();
+    store.checkpoint().unwrap();
+    store.apply(&[mutation("log", "v", true)]).unwrap();
+    drop(store);
+    let files = log_files(directory.path());
+    let good = std::fs::read(&files[0]).unwrap();
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    std::fs::write(&files[0], &bad).unwrap();
+    let refused = || {
+        let error = DiskStore::open(directory.path(), OPTIONS).unwrap_err();
+        assert!(matches!(error, StoreError::CorruptLog { .. }), "{error:?}");
+        assert!(error.is_corruption());
+    };
+    refused();
+    std::fs::remove_file(&files[0]).unwrap();
+    refused();
+    // Without the tree the log says that it does not begin at the beginning.
+    std::fs::write(&files[0], &good).unwrap();
+    drop(open(directory.path()));
+    std::fs::remove_dir_all(directory.path().join(TREE_DIRECTORY)).unwrap();
+    refused();
+}
+
+#[test]
+fn a_damaged_value_in_the_tree_is_hidden_by_a_newer_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    for key in ["a", "b", "c"] {
+        store.apply(&[mutation(key, vec![7; 9000], true)]).unwrap();
+    }
+    store.checkpoint().unwrap();
+    store.shared.tree.lose_chunks();
+    let damaged = |result: Result<Page, StoreError>| match result {
+        Err(StoreError::Corrupt { key, .. }) => key,
+        other => panic!("{other:?}"),
+    };
+    let first = damaged(store.scan(PositionRange::ALL, None, ALL));
+    assert!(store.get(&first).unwrap_err().is_corruption());
+    // Going on behind it, each damaged value is named once.
+    let second = damaged(store.scan(PositionRange::ALL, Some(&first), ALL));
+    assert_ne!(first, second);
+    assert_eq!(store.totals().corrupt_keys, 2);
+    let name = |key: &Bytes| String::from_utf8(key.to_vec()).unwrap();
+    store
+        .apply(&[mutation(&name(&first), "mended", false)])
+        .unwrap();
+    assert_eq!(store.get(&first).unwrap().unwrap(), "mended");
+    let page = store.scan(PositionRange::ALL, None, ALL).unwrap();
+    assert_eq!((page.items.len(), page.next.as_ref()), (1, Some(&first)));
+    store.checkpoint().unwrap();
+    assert_eq!(store.get(&first).unwrap().unwrap(), "mended");
+    assert_eq!(store.totals().corrupt_keys, 1);
+}

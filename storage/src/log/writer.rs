@@ -1,0 +1,208 @@
+//! Appends to the log.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::mark::{Mark, Place};
+use super::path_of;
+use super::record::{self, FILE_HEADER_BYTES, FileHeader};
+use super::replay::Replayed;
+use crate::disk::sync_directory;
+use crate::error::StoreError;
+use crate::store::Mutation;
+
+/// When a record has this many bytes it is written, without waiting for its sync.
+const RECORD_BYTES: usize = 1024 * 1024;
+
+/// When a file has this many bytes the next one begins. Bounds what replay holds in memory.
+const FILE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// What a log file is called until it has a header.
+const NEW_FILE: &str = "new";
+
+/// The end of the log, which grows.
+#[derive(Debug)]
+pub(crate) struct LogWriter {
+    directory: PathBuf,
+    mark: Mark,
+    /// Shared with whoever syncs it while this goes on writing.
+    file: Arc<File>,
+    path: PathBuf,
+    id: u64,
+    /// How much of the file is written.
+    written: u64,
+    /// How much of it is durable.
+    durable: u64,
+    /// The first file of this generation of the memtable.
+    first_id: u64,
+    /// The bytes of this generation in files before this one.
+    earlier_bytes: u64,
+    /// The record that is being made; empty when there is none.
+    record: BytesMut,
+}
+
+/// A sync that can go on while the log is written.
+#[derive(Debug)]
+pub(crate) struct PendingSync {
+    file: Arc<File>,
+    path: PathBuf,
+    place: Place,
+}
+
+impl PendingSync {
+    /// Waits for the disk.
+    pub(crate) fn wait(&self) -> Result<(), StoreError> {
+        self.file
+            .sync_data()
+            .map_err(StoreError::io("sync", &self.path))
+    }
+}
+
+impl LogWriter {
+    /// Goes on behind what was replayed, in a new file of the same generation.
+    pub(crate) fn open(directory: &Path, replayed: Replayed) -> Result<Self, StoreError> {
+        let id = replayed.next_id;
+        let (file, path) = create(directory, id, replayed.last_end)?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            mark: replayed.mark,
+            file,
+            path,
+            id,
+            written: FILE_HEADER_BYTES as u64,
+            durable: FILE_HEADER_BYTES as u64,
+            first_id: replayed.first_id,
+            earlier_bytes: replayed.bytes,
+            record: BytesMut::new(),
+        })
+    }
+
+    /// Adds a change. It is written and durable after the next [`sync`](Self::sync).
+    pub(crate) fn append(&mut self, mutation: &Mutation) -> Result<(), StoreError> {
+        if self.record.is_empty() {
+            record::begin(&mut self.record);
+        }
+        record::put_change(&mut self.record, mutation);
+        if self.record.len() >= RECORD_BYTES {
+            self.write_out()?;
+        }
+        Ok(())
+    }
+
+    /// Writes what was appended: the death of the process can no longer lose it, a power cut can.
+    pub(crate) fn write_out(&mut self) -> Result<(), StoreError> {
+        if self.record.is_empty() {
+            return Ok(());
+        }
+        record::finish(&mut self.record, self.id, self.written, self.durable);
+        let mut file = &*self.file;
+        file.write_all(&self.record)
+            .map_err(StoreError::io("write", &self.path))?;
+        self.written += self.record.len() as u64;
+        self.record.clear();
+        if self.record.capacity() > 2 * RECORD_BYTES {
+            // One very large value must not keep its room for ever.
+            self.record = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    /// Makes everything that was appended durable.
+    pub(crate) fn sync(&mut self) -> Result<(), StoreError> {
+        self.write_out()?;
+        if let Some(pending) = self.begin_sync() {
+            pending.wait()?;
+            self.end_sync(&pending)?;
+        }
+        Ok(())
+    }
+
+    /// What a sync of all that is written has to do; nothing when all of it is durable.
+    pub(crate) fn begin_sync(&self) -> Option<PendingSync> {
+        (self.durable < self.written).then(|| PendingSync {
+            file: self.file.clone(),
+            path: self.path.clone(),
+            place: Place {
+                id: self.id,
+                position: self.written,
+            },
+        })
+    }
+
+    /// Takes note that a sync is done.
+    pub(crate) fn end_sync(&mut self, pending: &PendingSync) -> Result<(), StoreError> {
+        // A file is synced before the next one begins, so an earlier file is no news.
+        if pending.place.id == self.id && pending.place.position > self.durable {
+            self.durable = pending.place.position;
+            self.mark.write(pending.place)?;
+        }
+        Ok(())
+    }
+
+    /// Begins the next file of the generation when this one is large enough.
+    pub(crate) fn begin_file_if_large(&mut self) -> Result<(), StoreError> {
+        if self.written >= FILE_BYTES {
+            self.sync()?;
+            self.begin_file()?;
+        }
+        Ok(())
+    }
+
+    /// Begins the next generation, in a file of its own, and returns the number of that file. Syncs what
+    /// was appended until now.
+    pub(crate) fn begin_generation(&mut self) -> Result<u64, StoreError> {
+        self.sync()?;
+        self.begin_file()?;
+        self.first_id = self.id;
+        self.earlier_bytes = 0;
+        Ok(self.id)
+    }
+
+    fn begin_file(&mut self) -> Result<(), StoreError> {
+        let id = self.id + 1;
+        let (file, path) = create(&self.directory, id, self.written)?;
+        self.earlier_bytes += self.written;
+        self.file = file;
+        self.path = path;
+        self.id = id;
+        self.written = FILE_HEADER_BYTES as u64;
+        self.durable = self.written;
+        Ok(())
+    }
+
+    /// How many bytes the files of this generation have.
+    pub(crate) fn generation_bytes(&self) -> u64 {
+        self.earlier_bytes + self.written
+    }
+
+    /// How many files this generation has.
+    pub(crate) fn generation_files(&self) -> u64 {
+        self.id - self.first_id + 1
+    }
+}
+
+/// A new file. It gets its name when its header is durable, and nothing in it is acknowledged before its
+/// name is: a file with a log's name is never a half-made one.
+fn create(
+    directory: &Path,
+    id: u64,
+    previous_end: u64,
+) -> Result<(Arc<File>, PathBuf), StoreError> {
+    let path = path_of(directory, id);
+    let beside = directory.join(NEW_FILE);
+    let header = FileHeader { id, previous_end };
+    let file = File::create(&beside)
+        .and_then(|mut file| {
+            file.write_all(&header.encode())?;
+            file.sync_all()?;
+            Ok(file)
+        })
+        .map_err(StoreError::io("create", &beside))?;
+    fs::rename(&beside, &path).map_err(StoreError::io("create", &path))?;
+    sync_directory(directory)?;
+    Ok((Arc::new(file), path))
+}

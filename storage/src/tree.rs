@@ -1,0 +1,413 @@
+//! The tree on disk, on sled 0.34: what the checkpoints carried there.
+//!
+//! *records*, in ring order, and the *chunks* of large values. sled is opened so that it survives a power
+//! cut (`flush_override`, no item near the size of a segment), and it is not trusted: each value has a
+//! checksum of ours, a `witness` notices when a checkpoint has vanished, and where sled panics on damage
+//! the caller gets an error.
+
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dynakv_protocol::hash::Position;
+use sled::IVec;
+
+use crate::chunks::Chunks;
+use crate::disk::{create_directory, sync_directory, sync_path};
+use crate::error::{Damage, StoreError};
+use crate::format::{
+    self, ChunkedValue, INLINE_BYTES_MAX, Record, encode_chunked, encode_inline, key_of_record,
+    put_record_key, record_key,
+};
+use crate::memtable::Entry;
+use crate::store::PositionRange;
+use crate::totals::Sums;
+use crate::witness::{Checkpoint, Witness, WitnessError};
+
+/// sled cannot change it later. With 4 MiB a tree node of 17 of our largest items (each at most 8 KiB
+/// with its key) is far from needing a file of its own, which sled would not sync.
+const SEGMENT_BYTES: usize = 4 * 1024 * 1024;
+
+/// How long to wait for the threads of a store that this process has just closed.
+const CLOSING_WAIT: Duration = Duration::from_secs(5);
+
+/// How many damaged keys are told apart; beyond, they are counted no more.
+const DAMAGED_KEYS_MAX: usize = 65_536;
+
+/// Records and chunks. One thread writes, any thread reads. The directory is locked by the caller.
+pub(crate) struct Tree {
+    directory: PathBuf,
+    records: sled::Tree,
+    chunks: Chunks,
+    witness: Witness,
+    db: sled::Db,
+    /// The record keys of damaged values that were met and not written anew since.
+    damaged: Mutex<BTreeSet<Vec<u8>>>,
+    /// How many these are: looked at without the lock.
+    damaged_keys: AtomicUsize,
+    /// The size on disk when it was last learnt, in bytes.
+    disk_bytes: AtomicU64,
+}
+
+/// Room for one record, used again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    record_key: Vec<u8>,
+    record: Vec<u8>,
+}
+
+impl Tree {
+    /// Opens the tree in this directory, and creates it if there is none. Gives the last checkpoint, if
+    /// there was one.
+    pub(crate) fn open(
+        directory: &Path,
+        cache_bytes: u64,
+    ) -> Result<(Self, Option<Checkpoint>), StoreError> {
+        create_directory(directory)?;
+        guarded(directory, || Self::open_unguarded(directory, cache_bytes))
+    }
+
+    fn open_unguarded(
+        directory: &Path,
+        cache_bytes: u64,
+    ) -> Result<(Self, Option<Checkpoint>), StoreError> {
+        let failed = |error| failure(directory, "open", error);
+        let db = open_sled(directory, cache_bytes)?;
+        let open_tree = |name: &str| db.open_tree(name).map_err(failed);
+        let records = open_tree("records")?;
+        let chunks = open_tree("chunks")?;
+        let retired = open_tree("retired")?;
+        let opened = Witness::open(directory, open_tree("checkpoints")?);
+        let (witness, last) = opened.map_err(|error| match error {
+            WitnessError::Sled(error) => failed(error),
+            WitnessError::Store(error) => error,
+        })?;
+        db.flush().map_err(failed)?;
+        // New files must be found after a power cut; and what a process before this one wrote without
+        // syncing must not be answered from the system's cache before it is on the disk.
+        sync_path(&directory.join("conf"))?;
+        sync_directory(&directory.join("blobs"))?;
+        let next_set = last.map_or(0, |last| last.next_set);
+        let tree = Self {
+            directory: directory.to_owned(),
+            records,
+            chunks: Chunks::open(chunks, retired, next_set).map_err(failed)?,
+            witness,
+            db,
+            damaged: Mutex::default(),
+            damaged_keys: AtomicUsize::new(0),
+            disk_bytes: AtomicU64::new(0),
+        };
+        tree.sync_files()?;
+        Ok((tree, last))
+    }
+
+    fn sync_files(&self) -> Result<(), StoreError> {
+        sync_path(&self.directory.join("db"))?;
+        sync_directory(&self.directory)
+    }
+
+    fn failure(&self, doing: &'static str) -> impl Fn(sled::Error) -> StoreError + '_ {
+        move |error| failure(&self.directory, doing, error)
+    }
+
+    /// Writes entries of the memtable. Durable with the next [`complete`](Self::complete).
+    pub(crate) fn write(&self, entries: &[Entry], scratch: &mut Scratch) -> Result<(), StoreError> {
+        guarded(&self.directory, || {
+            entries
+                .iter()
+                .try_for_each(|entry| self.write_one(entry, scratch))
+        })
+    }
+
+    fn write_one(&self, entry: &Entry, scratch: &mut Scratch) -> Result<(), StoreError> {
+        let failed = self.failure("write");
+        let Scratch { record_key, record } = scratch;
+        put_record_key(entry.position, &entry.key, record_key);
+        if entry.versions.len() <= INLINE_BYTES_MAX {
+            encode_inline(record_key, &entry.versions, record);
+        } else {
+            let value = ChunkedValue {
+                set: self.chunks.put(&entry.versions).map_err(&failed)?,
+                // The store refuses values of 4 GiB.
+                length: entry.versions.len() as u32,
+                checksum: crc32fast::hash(&entry.versions),
+            };
+            encode_chunked(record_key, &value, record);
+        }
+        let previous = self.records.insert(&*record_key, record.as_slice());
+        if let Some(previous) = previous.map_err(&failed)?
+            && let Ok(Record::Chunked(value)) = format::decode(record_key, &previous)
+        {
+            self.chunks.retire(value.set);
+        }
+        if self.damaged_keys.load(Ordering::Relaxed) > 0 {
+            self.note_mended(record_key);
+        }
+        Ok(())
+    }
+
+    /// Makes everything durable that was written, and with it what it stands for.
+    pub(crate) fn complete(&self, log_first: u64, sums: Sums) -> Result<(), StoreError> {
+        guarded(&self.directory, || {
+            let checkpoint = Checkpoint {
+                log_first,
+                sums,
+                next_set: self.chunks.next_set(),
+            };
+            let retired = self.chunks.note_retired().map_err(self.failure("write"))?;
+            self.witness
+                .before_flush(&checkpoint)
+                .map_err(self.failure("write"))?;
+            self.db.flush().map_err(self.failure("sync"))?;
+            self.sync_files()?;
+            self.witness.after_flush()?;
+            self.chunks.remove(&retired).map_err(self.failure("write"))
+        })
+    }
+
+    /// What the last checkpoint had under a key, checked against its checksum.
+    pub(crate) fn get(&self, position: Position, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let record_key = record_key(position, key);
+        guarded(&self.directory, || {
+            match self
+                .records
+                .get(&record_key)
+                .map_err(self.failure("read"))?
+            {
+                Some(stored) => self.versions(&record_key, stored),
+                None => Ok(None),
+            }
+        })
+    }
+
+    /// The versions in a record that was just read.
+    fn versions(&self, record_key: &[u8], mut stored: IVec) -> Result<Option<Bytes>, StoreError> {
+        loop {
+            let damage = match format::decode(record_key, &stored) {
+                Ok(Record::Inline(versions)) => return Ok(Some(Bytes::copy_from_slice(versions))),
+                Ok(Record::Chunked(value)) => {
+                    match self.chunks.get(&value).map_err(self.failure("read"))? {
+                        Ok(versions) => return Ok(Some(versions)),
+                        Err(damage) => damage,
+                    }
+                }
+                Err(damage) => damage,
+            };
+            // A checkpoint may have replaced the record and removed its chunks meanwhile. Each turn of
+            // the loop is one such replacement.
+            match self.records.get(record_key).map_err(self.failure("read"))? {
+                Some(now) if now != stored => stored = now,
+                Some(_) => return Err(self.corrupt(record_key, damage)),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Walks a range from its beginning, or from behind a key if that lies further on.
+    pub(crate) fn cursor(&self, range: PositionRange, after_key: Option<&[u8]>) -> TreeCursor<'_> {
+        let start = range.start.0.to_be_bytes().to_vec();
+        let after = after_key.map(|key| record_key(Position::of_key(key), key));
+        let from = match after {
+            Some(after) if after >= start => Bound::Excluded(after),
+            Some(_) | None => Bound::Included(start),
+        };
+        let end = match range.end {
+            Some(end) => Bound::Excluded(end.0.to_be_bytes().to_vec()),
+            None => Bound::Unbounded,
+        };
+        // sled panics on bounds in the wrong order.
+        let is_empty = match (&from, &end) {
+            (Bound::Included(from) | Bound::Excluded(from), Bound::Excluded(end)) => from >= end,
+            _ => false,
+        };
+        TreeCursor {
+            tree: self,
+            records: (!is_empty).then(|| self.records.range((from, end))),
+            taken: None,
+        }
+    }
+
+    /// How many damaged values were met and not written anew since.
+    pub(crate) fn damaged_keys(&self) -> u64 {
+        self.damaged_keys.load(Ordering::Relaxed) as u64
+    }
+
+    /// The size on disk in bytes; what it last was, when the system does not say.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        if let Ok(bytes) = self.db.size_on_disk() {
+            self.disk_bytes.store(bytes, Ordering::Relaxed);
+        }
+        self.disk_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Damages every large value.
+    #[cfg(test)]
+    pub(crate) fn lose_chunks(&self) {
+        self.db.open_tree("chunks").unwrap().clear().unwrap();
+    }
+
+    fn corrupt(&self, record_key: &[u8], damage: Damage) -> StoreError {
+        let mut damaged = self.damaged();
+        if damaged.len() < DAMAGED_KEYS_MAX {
+            damaged.insert(record_key.to_owned());
+            self.damaged_keys.store(damaged.len(), Ordering::Relaxed);
+        }
+        StoreError::Corrupt {
+            key: Bytes::copy_from_slice(key_of_record(record_key)),
+            damage,
+        }
+    }
+
+    fn note_mended(&self, record_key: &[u8]) {
+        let mut damaged = self.damaged();
+        damaged.remove(record_key);
+        self.damaged_keys.store(damaged.len(), Ordering::Relaxed);
+    }
+
+    fn damaged(&self) -> MutexGuard<'_, BTreeSet<Vec<u8>>> {
+        // Insertions and removals leave a whole set whatever happens.
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Walks the records of a range, in ring order. Sees those that were there when it began.
+pub(crate) struct TreeCursor<'a> {
+    tree: &'a Tree,
+    records: Option<sled::Iter>,
+    taken: Option<(IVec, IVec)>,
+}
+
+impl TreeCursor<'_> {
+    /// The record key of the next record, which stays there.
+    pub(crate) fn peek(&mut self) -> Result<Option<&[u8]>, StoreError> {
+        if self.taken.is_none()
+            && let Some(records) = &mut self.records
+        {
+            let next = guarded(&self.tree.directory, || {
+                records
+                    .next()
+                    .transpose()
+                    .map_err(self.tree.failure("read"))
+            });
+            self.taken = next?;
+            if self.taken.is_none() {
+                // sled's own would go on with what was inserted meanwhile, behind what the caller has
+                // seen elsewhere.
+                self.records = None;
+            }
+        }
+        Ok(self.taken.as_ref().map(|(record_key, _)| &record_key[..]))
+    }
+
+    /// Leaves the next record out.
+    pub(crate) fn skip(&mut self) {
+        self.taken = None;
+    }
+
+    /// Takes the next record: its key and, checked against their checksum, its versions. `None` at the
+    /// end; the inner one for a record that is gone.
+    pub(crate) fn next(&mut self) -> Result<Option<(Bytes, Option<Bytes>)>, StoreError> {
+        self.peek()?;
+        let Some((record_key, stored)) = self.taken.take() else {
+            return Ok(None);
+        };
+        let tree = self.tree;
+        let versions = guarded(&tree.directory, || tree.versions(&record_key, stored))?;
+        let key = Bytes::copy_from_slice(key_of_record(&record_key));
+        Ok(Some((key, versions)))
+    }
+}
+
+/// Opens sled. We hold our own lock, so that another holder of sled's can only be what is left of a
+/// store that this process has closed: its threads end a moment later.
+fn open_sled(directory: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
+    let began = Instant::now();
+    loop {
+        let config = sled::Config::new()
+            .path(directory)
+            .cache_capacity(cache_bytes)
+            .segment_size(SEGMENT_BYTES)
+            // Durability is asked for, by `complete`; a timer would only add writes.
+            .flush_every_ms(None);
+        match config.open() {
+            Ok(db) => return Ok(db),
+            Err(error) if is_lock(&error) => {
+                if began.elapsed() > CLOSING_WAIT {
+                    let path = directory.to_owned();
+                    return Err(StoreError::Locked { path });
+                }
+                sleep(Duration::from_millis(5));
+            }
+            Err(error) => return Err(failure(directory, "open", error)),
+        }
+    }
+}
+
+/// sled has no kind of its own for it.
+fn is_lock(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().contains("could not acquire lock"))
+}
+
+/// Says what an error of sled means for an operator.
+fn failure(directory: &Path, doing: &'static str, error: sled::Error) -> StoreError {
+    let path = directory.to_owned();
+    match error {
+        // A file that ends too early or holds the wrong thing is no fault of the disk's.
+        sled::Error::Io(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData
+            ) =>
+        {
+            StoreError::CorruptStore {
+                path,
+                reason: error.to_string(),
+            }
+        }
+        sled::Error::Io(error) => StoreError::io(doing, directory)(error),
+        sled::Error::Unsupported(reason) => StoreError::Unsupported { path, reason },
+        sled::Error::Corruption { .. }
+        | sled::Error::CollectionNotFound(_)
+        | sled::Error::ReportableBug(_) => StoreError::CorruptStore {
+            path,
+            reason: error.to_string(),
+        },
+    }
+}
+
+/// Turns a panic of sled, its answer to much of what damage can do, into an error.
+///
+/// Unwind-safe in spirit: after an error a reader holds nothing of sled's, and a writer never writes
+/// again.
+pub(crate) fn guarded<T>(
+    directory: &Path,
+    f: impl FnOnce() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+        Err(StoreError::CorruptStore {
+            path: directory.to_owned(),
+            reason: format!("sled gave up: {}", text_of(&*panic)),
+        })
+    })
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> &str {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        text
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text
+    } else {
+        "no reason given"
+    }
+}
+
+#[cfg(test)]
+mod tests;
