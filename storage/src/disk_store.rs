@@ -32,7 +32,7 @@ use crate::disk::{DirectoryFiles, create_directory};
 use crate::document::{load_document, save_document};
 use crate::error::StoreError;
 use crate::log::{self, LogWriter};
-use crate::memtable::Memtable;
+use crate::memtable::{Memtable, Pair};
 use crate::store::{Mutation, Page, PageLimit, PositionRange, Store};
 use crate::totals::{Counters, Sums, Totals};
 use crate::tree::Tree;
@@ -179,8 +179,8 @@ impl DiskStore {
         let active = Memtable::new();
         let log_first = checkpoint.map(|it| it.log_first);
         let replayed = log::replay(&log_directory, log_first, |change| {
-            let position = Position::of_key(change.key);
-            active.insert(position, change.key, change.versions);
+            let position = Position::of_key(change.key());
+            active.insert(position, Pair::copy(change.pair, change.key_length));
             counters.change(change.before, change.after);
         })?;
         let changes = replayed.changes;
@@ -290,9 +290,8 @@ impl Store for DiskStore {
                 active = shared.active();
             }
             for mutation in mutations {
-                log.append(mutation)?;
-                let position = Position::of_key(&mutation.key);
-                active.insert(position, &mutation.key, &mutation.versions);
+                let pair = Pair::copy(log.append(mutation)?, mutation.key.len());
+                active.insert(Position::of_key(&mutation.key), pair);
                 shared.counters.change(mutation.before, mutation.after);
             }
             Ok(())

@@ -108,6 +108,11 @@ fn checksum(record_key: &[u8], format: u8, body: &[u8]) -> u32 {
     hasher.finalize()
 }
 
+/// Whether a stored value may lie in chunks: spares the checksum of most others.
+pub(crate) fn may_be_chunked(stored: &[u8]) -> bool {
+    stored.first() == Some(&CHUNKED)
+}
+
 /// Checks a stored value against its checksum and takes it apart.
 pub(crate) fn decode<'a>(record_key: &[u8], stored: &'a [u8]) -> Result<Record<'a>, Damage> {
     let Some((mut header, body)) = stored.split_at_checked(HEADER_BYTES) else {

@@ -6,8 +6,7 @@
 //! Being ordered, it is walked without sorting: by a scan, and by the checkpoint that carries it into the
 //! tree.
 
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque, btree_map};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -23,17 +22,66 @@ const SHARDS: usize = 4096;
 /// How far a position is shifted to give its arc.
 const SHIFT: u32 = u64::BITS - SHARDS.trailing_zeros();
 
-/// What an entry costs beyond its bytes: its part of a tree node, two shared buffers, the allocator.
-const ENTRY_OVERHEAD_BYTES: usize = 176;
+/// What an entry costs beyond its bytes: its part of a tree node, a shared buffer, the allocator.
+const ENTRY_OVERHEAD_BYTES: usize = 112;
+
+/// Versions up to this size are copied for a reader, larger ones shared with it.
+const COPIED_BYTES_MAX: usize = 4096;
 
 /// How many entries a cursor takes out at a time, under one lock.
 const CURSOR_ENTRIES: usize = 128;
 
+/// A key and its encoded versions, one behind the other in one piece of memory. Clones share it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pair {
+    bytes: Arc<[u8]>,
+    key_length: usize,
+}
+
+impl Pair {
+    /// Copies it: what comes from the network is a part of a larger buffer, which a long-lived entry
+    /// must not keep in memory.
+    pub(crate) fn copy(bytes: &[u8], key_length: usize) -> Self {
+        Self {
+            bytes: Arc::from(bytes),
+            key_length,
+        }
+    }
+
+    /// The key.
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.bytes[..self.key_length]
+    }
+
+    /// The encoded versions.
+    pub(crate) fn versions(&self) -> &[u8] {
+        &self.bytes[self.key_length..]
+    }
+
+    /// The encoded versions, for others to keep.
+    pub(crate) fn shared_versions(&self) -> Bytes {
+        if self.versions().len() <= COPIED_BYTES_MAX {
+            Bytes::copy_from_slice(self.versions())
+        } else {
+            Bytes::from_owner(VersionsOf(self.clone()))
+        }
+    }
+}
+
+/// The second half of a pair.
+struct VersionsOf(Pair);
+
+impl AsRef<[u8]> for VersionsOf {
+    fn as_ref(&self) -> &[u8] {
+        self.0.versions()
+    }
+}
+
 /// What lies at one ring position.
 #[derive(Debug)]
 enum Slot {
-    One { key: Bytes, versions: Bytes },
-    Many(BTreeMap<Bytes, Bytes>),
+    One(Pair),
+    Many(BTreeMap<Box<[u8]>, Pair>),
 }
 
 type Shard = BTreeMap<u64, Slot>;
@@ -68,59 +116,48 @@ impl Memtable {
 
     /// The encoded versions under a key, whose position the caller knows.
     pub(crate) fn get(&self, position: Position, key: &[u8]) -> Option<Bytes> {
-        match self.read(shard_of(position)).get(&position.0)? {
-            Slot::One { key: it, versions } => (it == key).then(|| versions.clone()),
-            Slot::Many(keys) => keys.get(key).cloned(),
-        }
+        let shard = self.read(shard_of(position));
+        let pair = match shard.get(&position.0)? {
+            Slot::One(pair) => (pair.key() == key).then_some(pair)?,
+            Slot::Many(pairs) => pairs.get(key)?,
+        };
+        Some(pair.shared_versions())
     }
 
-    /// Puts in the encoded versions of a key, in place of what was there.
-    ///
-    /// Both are copied: what comes from the network is a piece of a larger buffer, which a long-lived
-    /// entry must not keep in memory.
-    pub(crate) fn insert(&self, position: Position, key: &[u8], versions: &[u8]) {
-        let versions = Bytes::copy_from_slice(versions);
-        let added = versions.len();
+    /// Puts a key's encoded versions in, in place of what was there.
+    pub(crate) fn insert(&self, position: Position, pair: Pair) {
+        let added = pair.bytes.len() + ENTRY_OVERHEAD_BYTES;
         // What it replaces is given back to the allocator after the lock is.
-        let replaced = self.replace(position, key, versions);
-        match replaced {
+        match self.replace(position, pair) {
             Some(old) => {
-                self.bytes.fetch_add(added, Ordering::Relaxed);
-                self.bytes.fetch_sub(old.len(), Ordering::Relaxed);
+                let removed = old.bytes.len() + ENTRY_OVERHEAD_BYTES;
+                // Wraps below zero and back: one addition, so that nobody sees half of it.
+                self.bytes
+                    .fetch_add(added.wrapping_sub(removed), Ordering::Relaxed);
             }
             None => {
                 self.entries.fetch_add(1, Ordering::Relaxed);
-                let bytes = added + key.len() + ENTRY_OVERHEAD_BYTES;
-                self.bytes.fetch_add(bytes, Ordering::Relaxed);
+                self.bytes.fetch_add(added, Ordering::Relaxed);
             }
         }
     }
 
-    fn replace(&self, position: Position, key: &[u8], versions: Bytes) -> Option<Bytes> {
+    fn replace(&self, position: Position, pair: Pair) -> Option<Pair> {
         let mut shard = self.write(shard_of(position));
-        let Some(slot) = shard.get_mut(&position.0) else {
-            let key = Bytes::copy_from_slice(key);
-            shard.insert(position.0, Slot::One { key, versions });
-            return None;
-        };
-        match slot {
-            Slot::One {
-                key: it,
-                versions: old,
-            } => {
-                if it == key {
-                    return Some(std::mem::replace(old, versions));
-                }
-                let both = [
-                    (it.clone(), old.clone()),
-                    (Bytes::copy_from_slice(key), versions),
-                ];
-                *slot = Slot::Many(BTreeMap::from(both));
+        match shard.entry(position.0) {
+            btree_map::Entry::Vacant(vacant) => {
+                vacant.insert(Slot::One(pair));
                 None
             }
-            Slot::Many(keys) => match keys.get_mut(key) {
-                Some(old) => Some(std::mem::replace(old, versions)),
-                None => keys.insert(Bytes::copy_from_slice(key), versions),
+            btree_map::Entry::Occupied(mut occupied) => match occupied.get_mut() {
+                Slot::One(old) if old.key() == pair.key() => Some(std::mem::replace(old, pair)),
+                Slot::One(other) => {
+                    let named = |pair: Pair| (Box::from(pair.key()), pair);
+                    let both = [named(other.clone()), named(pair)];
+                    occupied.insert(Slot::Many(BTreeMap::from(both)));
+                    None
+                }
+                Slot::Many(pairs) => pairs.insert(Box::from(pair.key()), pair),
             },
         }
     }
@@ -146,10 +183,15 @@ fn shard_of(position: Position) -> usize {
 pub(crate) struct Entry {
     /// Where it lies on the ring.
     pub(crate) position: Position,
-    /// The key.
-    pub(crate) key: Bytes,
-    /// Encoded versions.
-    pub(crate) versions: Bytes,
+    /// The key and its versions.
+    pub(crate) pair: Pair,
+}
+
+impl Entry {
+    /// Its place in ring order.
+    pub(crate) fn place(&self) -> (Position, &[u8]) {
+        (self.position, self.pair.key())
+    }
 }
 
 /// Walks a range of a memtable in ring order, a few entries per lock.
@@ -160,7 +202,7 @@ pub(crate) struct Cursor {
     /// Where the next look begins.
     position: Position,
     /// Only keys behind this one, at `position`.
-    after: Option<Bytes>,
+    after: Option<Box<[u8]>>,
     finished: bool,
     taken: VecDeque<Entry>,
 }
@@ -174,9 +216,7 @@ impl Cursor {
     ) -> Self {
         let after = after_key.map(|key| (Position::of_key(key), key));
         let (position, after) = match after {
-            Some((position, key)) if position >= range.start => {
-                (position, Some(Bytes::copy_from_slice(key)))
-            }
+            Some((position, key)) if position >= range.start => (position, Some(Box::from(key))),
             Some(_) | None => (range.start, None),
         };
         Self {
@@ -223,26 +263,23 @@ impl Cursor {
                 } else {
                     None
                 };
-                let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
                 let (one, many) = match slot {
-                    Slot::One { key, versions } => {
-                        let wanted = after.is_none_or(|after| &key[..] > after);
-                        (wanted.then_some((key, versions)), None)
+                    Slot::One(pair) => {
+                        let is_behind = after.is_none_or(|after| pair.key() > after);
+                        (is_behind.then_some(pair), None)
                     }
-                    Slot::Many(keys) => {
-                        let range = (lower, Bound::Unbounded);
-                        (None, Some(keys.range::<[u8], _>(range)))
+                    Slot::Many(pairs) => {
+                        let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
+                        let behind = pairs.range::<[u8], _>((lower, Bound::Unbounded));
+                        (None, Some(behind.map(|(_, pair)| pair)))
                     }
                 };
-                for (key, versions) in one.into_iter().chain(many.into_iter().flatten()) {
+                for pair in one.into_iter().chain(many.into_iter().flatten()) {
                     if self.taken.len() == CURSOR_ENTRIES {
                         break 'shard;
                     }
-                    self.taken.push_back(Entry {
-                        position,
-                        key: key.clone(),
-                        versions: versions.clone(),
-                    });
+                    let pair = pair.clone();
+                    self.taken.push_back(Entry { position, pair });
                 }
             }
         }
@@ -250,7 +287,7 @@ impl Cursor {
             && let Some(last) = self.taken.back()
         {
             self.position = last.position;
-            self.after = Some(last.key.clone());
+            self.after = Some(Box::from(last.pair.key()));
             return;
         }
         self.after = None;
@@ -265,6 +302,10 @@ impl Cursor {
 mod tests {
     use super::*;
 
+    fn pair(key: &[u8], versions: &[u8]) -> Pair {
+        Pair::copy(&[key, versions].concat(), key.len())
+    }
+
     fn walk(table: &Arc<Memtable>, range: PositionRange, after: Option<&[u8]>) -> Vec<Entry> {
         let mut cursor = Cursor::new(table.clone(), range, after);
         std::iter::from_fn(|| cursor.next()).collect()
@@ -278,7 +319,7 @@ mod tests {
             let key = format!("key-{}", number % 15_000);
             let position = Position::of_key(key.as_bytes());
             let versions = number.to_be_bytes();
-            table.insert(position, key.as_bytes(), &versions);
+            table.insert(position, pair(key.as_bytes(), &versions));
             model.insert((position, Bytes::from(key)), versions);
         }
         assert_eq!(table.entries(), 15_000);
@@ -289,17 +330,14 @@ mod tests {
         }
         assert_eq!(table.get(Position::of_key(b"other"), b"other"), None);
         let all = walk(&table, PositionRange::ALL, None);
-        assert!(
-            all.iter()
-                .map(|e| (e.position, &e.key))
-                .eq(model.keys().map(|(p, k)| (*p, k)))
-        );
+        let places = model.keys().map(|(position, key)| (*position, &key[..]));
+        assert!(all.iter().map(Entry::place).eq(places));
         for at in [0, 1, 7_777, 14_998] {
             let range = PositionRange {
                 start: all[at / 2].position,
                 end: Some(all[14_999].position),
             };
-            let rest = walk(&table, range, Some(&all[at].key));
+            let rest = walk(&table, range, Some(all[at].pair.key()));
             assert_eq!(rest, all[at + 1..14_999]);
         }
     }
@@ -309,8 +347,8 @@ mod tests {
         let table = Arc::new(Memtable::new());
         let place = Position(u64::MAX);
         for number in 0..1000_u32 {
-            table.insert(place, &number.to_be_bytes(), b"old");
-            table.insert(place, &number.to_be_bytes(), b"new!");
+            table.insert(place, pair(&number.to_be_bytes(), b"old"));
+            table.insert(place, pair(&number.to_be_bytes(), b"new!"));
         }
         assert_eq!(table.entries(), 1000);
         assert_eq!(table.bytes(), 1000 * (4 + 4 + ENTRY_OVERHEAD_BYTES));
@@ -320,11 +358,26 @@ mod tests {
         assert_eq!(table.get(place, b"other"), None);
         let keys: Vec<_> = walk(&table, PositionRange::ALL, None)
             .into_iter()
-            .map(|entry| entry.key)
+            .map(|entry| entry.pair.key().to_vec())
             .collect();
         let expected: Vec<_> = (0..1000_u32)
-            .map(|number| Bytes::copy_from_slice(&number.to_be_bytes()))
+            .map(|number| number.to_be_bytes().to_vec())
             .collect();
         assert_eq!(keys, expected);
+    }
+
+    #[test]
+    fn large_versions_are_shared_and_outlive_the_table() {
+        let table = Memtable::new();
+        let place = Position(1);
+        let large = vec![7; COPIED_BYTES_MAX + 1];
+        table.insert(place, pair(b"k", &large));
+        let first = table.get(place, b"k").unwrap();
+        let second = table.get(place, b"k").unwrap();
+        assert_eq!(first.as_ptr(), second.as_ptr());
+        table.insert(place, pair(b"k", b"small"));
+        assert_eq!(table.get(place, b"k").unwrap(), "small");
+        drop(table);
+        assert_eq!(first, large);
     }
 }

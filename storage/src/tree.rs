@@ -130,20 +130,22 @@ impl Tree {
     fn write_one(&self, entry: &Entry, scratch: &mut Scratch) -> Result<(), StoreError> {
         let failed = self.failure("write");
         let Scratch { record_key, record } = scratch;
-        put_record_key(entry.position, &entry.key, record_key);
-        if entry.versions.len() <= INLINE_BYTES_MAX {
-            encode_inline(record_key, &entry.versions, record);
+        let versions = entry.pair.versions();
+        put_record_key(entry.position, entry.pair.key(), record_key);
+        if versions.len() <= INLINE_BYTES_MAX {
+            encode_inline(record_key, versions, record);
         } else {
             let value = ChunkedValue {
-                set: self.chunks.put(&entry.versions).map_err(&failed)?,
+                set: self.chunks.put(versions).map_err(&failed)?,
                 // The store refuses values of 4 GiB.
-                length: entry.versions.len() as u32,
-                checksum: crc32fast::hash(&entry.versions),
+                length: versions.len() as u32,
+                checksum: crc32fast::hash(versions),
             };
             encode_chunked(record_key, &value, record);
         }
         let previous = self.records.insert(&*record_key, record.as_slice());
         if let Some(previous) = previous.map_err(&failed)?
+            && format::may_be_chunked(&previous)
             && let Ok(Record::Chunked(value)) = format::decode(record_key, &previous)
         {
             self.chunks.retire(value.set);

@@ -130,7 +130,7 @@ fn next_batch(cursor: &mut Cursor) -> Vec<Entry> {
         && bytes < BATCH_BYTES
         && let Some(entry) = cursor.next()
     {
-        bytes += entry.versions.len();
+        bytes += entry.pair.versions().len();
         batch.push(entry);
     }
     batch

@@ -1,12 +1,13 @@
 //! Pages of a range, merged from the memtables and the tree.
 
+use std::cmp::Ordering;
+
 use bytes::Bytes;
-use dynakv_protocol::hash::Position;
 
 use super::Shared;
 use crate::error::StoreError;
 use crate::format::{key_of_record, position_of_record};
-use crate::memtable::Cursor;
+use crate::memtable::{Cursor, Entry};
 use crate::store::{Item, Page, PageBuilder, PageLimit, PositionRange};
 use crate::tree::TreeCursor;
 
@@ -52,18 +53,18 @@ impl Shared {
     }
 }
 
-/// A place in ring order.
-type Place<'a> = (Position, &'a [u8]);
-
 impl Merge<'_> {
     fn next(&mut self) -> Result<Option<Item>, StoreError> {
         loop {
             let newest = self.newest_at_front();
             let in_tree = self.tree.peek()?;
-            let in_tree: Option<Place<'_>> =
-                in_tree.map(|it| (position_of_record(it), key_of_record(it)));
-            let Some((index, position, key)) = newest else {
-                // Nothing but the tree is left.
+            let in_tree = in_tree.map(|it| (position_of_record(it), key_of_record(it)));
+            let order = match (&newest, in_tree) {
+                (Some((_, entry)), Some(place)) => place.cmp(&entry.place()),
+                (Some(_), None) => Ordering::Greater,
+                (None, _) => Ordering::Less,
+            };
+            let Some((index, entry)) = newest.filter(|_| order.is_ge()) else {
                 match self.tree.next()? {
                     Some((key, Some(versions))) => return Ok(Some(Item { key, versions })),
                     // Gone meanwhile.
@@ -71,45 +72,31 @@ impl Merge<'_> {
                     None => return Ok(None),
                 }
             };
-            match in_tree {
-                Some(place) if place < (position, &key[..]) => {
-                    if let Some((key, Some(versions))) = self.tree.next()? {
-                        return Ok(Some(Item { key, versions }));
-                    }
-                    continue;
-                }
+            if order.is_eq() {
                 // An older value of the same key: not even read, so that its damage is no matter.
-                Some(place) if place == (position, &key[..]) => self.tree.skip(),
-                Some(_) | None => {}
+                self.tree.skip();
             }
-            for older in &mut self.tables[index + 1..] {
-                if older
-                    .peek()
-                    .is_some_and(|it| (it.position, &it.key) == (position, &key))
-                {
-                    older.next();
+            for table in &mut self.tables[index..] {
+                if table.peek().is_some_and(|it| it.place() == entry.place()) {
+                    table.next();
                 }
             }
-            let newest = self.tables[index].next();
-            return Ok(newest.map(|entry| Item {
-                key: entry.key,
-                versions: entry.versions,
+            return Ok(Some(Item {
+                key: Bytes::copy_from_slice(entry.pair.key()),
+                versions: entry.pair.shared_versions(),
             }));
         }
     }
 
-    /// The first key of all memtables, and the newest of them that has it.
-    fn newest_at_front(&mut self) -> Option<(usize, Position, Bytes)> {
-        let mut first: Option<(usize, Position, Bytes)> = None;
+    /// The first entry of all memtables, and the newest of them that has it.
+    fn newest_at_front(&mut self) -> Option<(usize, Entry)> {
+        let mut first: Option<(usize, &Entry)> = None;
         for (index, table) in self.tables.iter_mut().enumerate() {
             let Some(entry) = table.peek() else { continue };
-            let is_before = |(_, position, key): &(usize, Position, Bytes)| {
-                (entry.position, &entry.key) < (*position, key)
-            };
-            if first.as_ref().is_none_or(is_before) {
-                first = Some((index, entry.position, entry.key.clone()));
+            if first.is_none_or(|(_, first)| entry.place() < first.place()) {
+                first = Some((index, entry));
             }
         }
-        first
+        first.map(|(index, entry)| (index, entry.clone()))
     }
 }

@@ -89,8 +89,9 @@ pub(super) fn begin(out: &mut BytesMut) {
     out.put_bytes(0, RECORD_HEADER_BYTES);
 }
 
-/// Adds a change to the record that was begun.
-pub(super) fn put_change(out: &mut BytesMut, mutation: &Mutation) {
+/// Adds a change to the record that was begun, and gives the key and, behind it, the versions as they
+/// lie there.
+pub(super) fn put_change<'a>(out: &'a mut BytesMut, mutation: &Mutation) -> &'a [u8] {
     out.reserve(mutation.key.len() + mutation.versions.len() + 64);
     put_varint(out, mutation.key.len() as u64);
     put_varint(out, mutation.versions.len() as u64);
@@ -98,8 +99,10 @@ pub(super) fn put_change(out: &mut BytesMut, mutation: &Mutation) {
         put_varint(out, tally.versions);
         put_varint(out, tally.value_bytes);
     }
+    let pair_at = out.len();
     out.put_slice(&mutation.key);
     out.put_slice(&mutation.versions);
+    &out[pair_at..]
 }
 
 /// Completes the record that was begun, for this place.
@@ -174,14 +177,21 @@ pub(super) fn decode(file: &Bytes, at: usize, id: u64) -> Result<Record, Damage>
 /// One change in a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Change<'a> {
-    /// The key.
-    pub(crate) key: &'a [u8],
-    /// Encoded versions.
-    pub(crate) versions: &'a [u8],
+    /// The key and, behind it, the encoded versions.
+    pub(crate) pair: &'a [u8],
+    /// How much of it is the key.
+    pub(crate) key_length: usize,
     /// What the key added to the totals before.
     pub(crate) before: Tally,
     /// What it added from then on.
     pub(crate) after: Tally,
+}
+
+impl Change<'_> {
+    /// The key.
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.pair[..self.key_length]
+    }
 }
 
 /// Hands the changes of a record on, one after the other; returns how many.
@@ -202,8 +212,8 @@ pub(super) fn each_change(
         };
         let (before, after) = (tally()?, tally()?);
         f(Change {
-            key: reader.slice(key_length)?,
-            versions: reader.slice(versions_length)?,
+            pair: reader.slice(key_length.saturating_add(versions_length))?,
+            key_length,
             before,
             after,
         });

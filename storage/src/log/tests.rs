@@ -28,9 +28,10 @@ fn mutation(key: &str, versions: &str) -> Mutation {
 fn open(directory: &Path, first: Option<u64>) -> Result<(Found, LogWriter), StoreError> {
     let mut found = Vec::new();
     let replayed = replay(directory, first, |change| {
-        assert_eq!(change.after.value_bytes, change.versions.len() as u64);
+        let (key, versions) = change.pair.split_at(change.key_length);
+        assert_eq!(change.after.value_bytes, versions.len() as u64);
         let copy = Bytes::copy_from_slice;
-        found.push((copy(change.key), copy(change.versions)));
+        found.push((copy(key), copy(versions)));
     })?;
     assert_eq!(replayed.changes, found.len() as u64);
     Ok((found, LogWriter::open(directory, replayed)?))

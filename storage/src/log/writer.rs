@@ -81,16 +81,16 @@ impl LogWriter {
         })
     }
 
-    /// Adds a change. It is written and durable after the next [`sync`](Self::sync).
-    pub(crate) fn append(&mut self, mutation: &Mutation) -> Result<(), StoreError> {
-        if self.record.is_empty() {
-            record::begin(&mut self.record);
-        }
-        record::put_change(&mut self.record, mutation);
+    /// Adds a change, which is written and durable after the next [`sync`](Self::sync). Gives the key and,
+    /// behind it, the versions in one piece.
+    pub(crate) fn append(&mut self, mutation: &Mutation) -> Result<&[u8], StoreError> {
         if self.record.len() >= RECORD_BYTES {
             self.write_out()?;
         }
-        Ok(())
+        if self.record.is_empty() {
+            record::begin(&mut self.record);
+        }
+        Ok(record::put_change(&mut self.record, mutation))
     }
 
     /// Writes what was appended: the death of the process can no longer lose it, a power cut can.

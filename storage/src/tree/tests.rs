@@ -1,4 +1,5 @@
 use super::*;
+use crate::memtable::Pair;
 
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -9,8 +10,7 @@ fn open(directory: &tempfile::TempDir) -> Tree {
 fn write(tree: &Tree, key: &str, versions: &[u8]) {
     let entry = Entry {
         position: Position::of_key(key.as_bytes()),
-        key: Bytes::copy_from_slice(key.as_bytes()),
-        versions: Bytes::copy_from_slice(versions),
+        pair: Pair::copy(&[key.as_bytes(), versions].concat(), key.len()),
     };
     tree.write(&[entry], &mut Scratch::default()).unwrap();
 }
