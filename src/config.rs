@@ -105,7 +105,7 @@ impl Config {
             bytes_in_flight_max: 256 * 1024 * 1024,
             connection_bytes_max: 16 * 1024 * 1024,
             shutdown_deadline: Duration::from_secs(20),
-            cache_bytes: 64 * 1024 * 1024,
+            cache_bytes: 512 * 1024 * 1024,
         }
     }
 }

@@ -80,8 +80,8 @@ pub struct DiskOptions {
 impl Default for DiskOptions {
     fn default() -> Self {
         Self {
-            cache_bytes: 64 * 1024 * 1024,
-            memtable_bytes: 64 * 1024 * 1024,
+            cache_bytes: 512 * 1024 * 1024,
+            memtable_bytes: 128 * 1024 * 1024,
             log_bytes: 256 * 1024 * 1024,
             durability: Durability::Sync,
         }
@@ -131,6 +131,19 @@ struct Shared {
 struct Tables {
     active: Arc<Memtable>,
     frozen: Option<Arc<Frozen>>,
+    /// The generation that the tree got last, while none is on its way: the same values, found faster.
+    /// What was written lately is what is read and overwritten next, and the memory is there.
+    carried: Option<Arc<Memtable>>,
+}
+
+impl Tables {
+    fn get(&self, position: Position, key: &[u8]) -> Option<Bytes> {
+        let frozen = self.frozen.as_ref().map(|frozen| &frozen.table);
+        let older = frozen.or(self.carried.as_ref());
+        self.active
+            .get(position, key)
+            .or_else(|| older?.get(position, key))
+    }
 }
 
 /// A generation on its way into the tree.
@@ -142,6 +155,16 @@ struct Frozen {
     log_next: u64,
     /// The bytes of this one's log.
     log_bytes: u64,
+    /// The generation before it, which is of no use any more: freed by the checkpoint's thread, because
+    /// that takes a while.
+    previous: Mutex<Option<Arc<Memtable>>>,
+}
+
+impl Frozen {
+    fn forget_previous(&self) -> Option<Arc<Memtable>> {
+        let mut previous = self.previous.lock().unwrap_or_else(PoisonError::into_inner);
+        previous.take()
+    }
 }
 
 /// What threads wait for.
@@ -192,6 +215,7 @@ impl DiskStore {
             tables: RwLock::new(Tables {
                 active: Arc::new(active),
                 frozen: None,
+                carried: None,
             }),
             tree,
             counters,
@@ -264,14 +288,9 @@ impl Store for DiskStore {
         {
             // Both under one lock: between two looks a checkpoint could take the key from the one to
             // the tree.
-            let tables = self.shared.tables();
-            if let Some(versions) = tables.active.get(position, key) {
-                return Ok(Some(versions));
-            }
-            if let Some(frozen) = &tables.frozen
-                && let Some(versions) = frozen.table.get(position, key)
-            {
-                return Ok(Some(versions));
+            let found = self.shared.tables().get(position, key);
+            if found.is_some() {
+                return Ok(found);
             }
         }
         self.shared.tree.get(position, key)
@@ -384,11 +403,13 @@ impl Shared {
         {
             let mut tables = self.tables_mut();
             let table = std::mem::replace(&mut tables.active, Arc::new(Memtable::new()));
+            let previous = Mutex::new(tables.carried.take());
             tables.frozen = Some(Arc::new(Frozen {
                 table,
                 sums,
                 log_next,
                 log_bytes,
+                previous,
             }));
         }
         self.note_log_size(log);

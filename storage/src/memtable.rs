@@ -16,8 +16,8 @@ use dynakv_protocol::hash::Position;
 
 use crate::store::PositionRange;
 
-/// How many arcs; a power of two. With the default bound an arc has some dozens of entries.
-const SHARDS: usize = 4096;
+/// How many arcs; a power of two. With the default bound an arc has a dozen or two.
+const SHARDS: usize = 16_384;
 
 /// How far a position is shifted to give its arc.
 const SHIFT: u32 = u64::BITS - SHARDS.trailing_zeros();

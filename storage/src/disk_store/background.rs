@@ -92,6 +92,7 @@ fn next_generation(shared: &Shared) -> Option<Arc<Frozen>> {
 /// closed meanwhile.
 fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
     let began = Instant::now();
+    drop(frozen.forget_previous());
     let entries = frozen.table.entries();
     let mut cursor = Cursor::new(frozen.table.clone(), PositionRange::ALL, None);
     let mut scratch = Scratch::default();
@@ -109,8 +110,12 @@ fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
         }
     }
     shared.tree.complete(frozen.log_next, frozen.sums)?;
-    // The tree has it durably. From here on it is found there, and its log is of no use.
-    shared.tables_mut().frozen = None;
+    // The tree has it durably, and its log is of no use. In memory it stays until the next one.
+    {
+        let mut tables = shared.tables_mut();
+        tables.frozen = None;
+        tables.carried = Some(frozen.table.clone());
+    }
     remove_below(&shared.directory.join(LOG_DIRECTORY), frozen.log_next)?;
     tracing::debug!(
         entries,

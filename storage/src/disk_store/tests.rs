@@ -327,6 +327,12 @@ fn a_damaged_value_in_the_tree_is_hidden_by_a_newer_one() {
         store.apply(&[mutation(key, vec![7; 9000], true)]).unwrap();
     }
     store.checkpoint().unwrap();
+    for key in ["a", "b", "c"] {
+        // What was carried last is still in memory.
+        assert_eq!(store.get(key.as_bytes()).unwrap().unwrap().len(), 9000);
+    }
+    drop(store);
+    let store = open(directory.path());
     store.shared.tree.lose_chunks();
     let damaged = |result: Result<Page, StoreError>| match result {
         Err(StoreError::Corrupt { key, .. }) => key,
