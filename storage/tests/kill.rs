@@ -5,19 +5,16 @@
 //! whether files and directories were synced. Each round kills the writer at a moment of its own, with
 //! bounds so small that a checkpoint is nearly always under way.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+mod writer;
+
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use bytes::Bytes;
-use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions};
-use dynakv_protocol::codec::Wire;
-use dynakv_protocol::{Actor, WriteId};
-use dynakv_storage::{
-    DiskOptions, DiskStore, Durability, Mutation, PageLimit, PositionRange, Store, Tally, Totals,
-};
+use dynakv_storage::{DiskOptions, DiskStore, Durability};
+
+use self::writer::{Acknowledged, Plan};
 
 /// Tells the test binary that it is the process to be killed, and where to write.
 const DIRECTORY: &str = "DYNAKV_TEST_KILL_DIRECTORY";
@@ -28,8 +25,21 @@ const ROUND: &str = "DYNAKV_TEST_KILL_ROUND";
 const ROUNDS: &str = "DYNAKV_CRASH_ROUNDS";
 
 const TEST: &str = "what_was_acknowledged_survives_kill_minus_nine";
-const KEYS: u64 = 300;
-const GROUP: u64 = 16;
+/// Values from 1 byte to 1 MiB.
+const PLAN: Plan = Plan {
+    keys: 300,
+    group: 16,
+    length,
+};
+
+fn length(counter: u64) -> u64 {
+    let spread = counter.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+    match counter % 64 {
+        0 => 1024 * 1024,
+        1..=6 => 4_000 + spread % 60_000,
+        _ => 1 + spread % 300,
+    }
+}
 
 /// Small bounds of several kinds, so that log and memtable each fill first in some rounds.
 fn options(round: u64) -> DiskOptions {
@@ -42,59 +52,6 @@ fn options(round: u64) -> DiskOptions {
             _ => Durability::Sync,
         },
     }
-}
-
-/// Write number `counter`: the key follows from it, and so does the value. From 1 byte to 1 MiB.
-fn write(counter: u64) -> (Bytes, Versions) {
-    let spread = counter.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
-    let length = match counter % 64 {
-        0 => 1024 * 1024,
-        1..=6 => 4_000 + spread % 60_000,
-        _ => 1 + spread % 300,
-    };
-    let mut versions = Versions::new();
-    let dot = Dot {
-        actor: Actor(1),
-        counter,
-    };
-    let incoming = Incoming {
-        write_id: WriteId(u128::from(counter)),
-        timestamp: counter,
-        expires_at_ms: None,
-        value: Value::Bytes(Bytes::from(vec![counter as u8; length as usize])),
-    };
-    versions.write(&Clock::new(), dot, incoming);
-    let key = counter.wrapping_mul(7) % KEYS;
-    (Bytes::from(format!("key-{key}")), versions)
-}
-
-fn tally_of(stored: Option<Bytes>) -> Tally {
-    stored.map_or(Tally::default(), |stored| {
-        Tally::of(&Versions::from_bytes(&stored).unwrap())
-    })
-}
-
-/// The process to be killed: writes in groups, and says which are acknowledged.
-fn write_until_killed(directory: &Path, first: u64, round: u64) -> ! {
-    let store = DiskStore::open(directory, options(round)).unwrap();
-    let mut out = std::io::stdout();
-    for group in 0.. {
-        let from = first + group * GROUP;
-        for counter in from..from + GROUP {
-            let (key, versions) = write(counter);
-            let mutation = Mutation {
-                before: tally_of(store.get(&key).unwrap()),
-                after: Tally::of(&versions),
-                key,
-                versions: versions.to_bytes(),
-            };
-            store.apply(&[mutation]).unwrap();
-        }
-        store.sync().unwrap();
-        writeln!(out, "\nsynced {}", from + GROUP - 1).unwrap();
-        out.flush().unwrap();
-    }
-    unreachable!("the groups do not end");
 }
 
 /// Lets a writer run from `first` on, kills it, and returns the last write that it acknowledged.
@@ -134,47 +91,6 @@ fn run_and_kill(directory: &Path, first: u64, round: u64) -> u64 {
     acknowledged
 }
 
-/// Everything acknowledged is there, whole, and the totals are those of what is there. Returns the
-/// highest write that was found.
-fn check(store: &DiskStore, acknowledged: &BTreeMap<Bytes, u64>) -> u64 {
-    let mut highest = 0;
-    for (key, &counter) in acknowledged {
-        let stored = store.get(key).unwrap();
-        let stored = stored.unwrap_or_else(|| panic!("{key:?} is lost, it had {counter}"));
-        let found = Versions::from_bytes(&stored)
-            .unwrap()
-            .clock()
-            .counter(Actor(1));
-        // A write that was not acknowledged may have got through: then it is there whole.
-        assert!(
-            found >= counter,
-            "{key:?}: {counter} was acknowledged, {found} is there"
-        );
-        let (expected_key, expected) = write(found);
-        assert_eq!((key, &stored), (&expected_key, &expected.to_bytes()));
-        highest = highest.max(found);
-    }
-    let all = PageLimit {
-        items_max: usize::MAX,
-        bytes_max: usize::MAX,
-    };
-    let items = store.scan(PositionRange::ALL, None, all).unwrap().items;
-    assert!(items.len() >= acknowledged.len());
-    let mut counted = Totals::default();
-    for item in &items {
-        let versions = Versions::from_bytes(&item.versions).unwrap();
-        highest = highest.max(versions.clock().counter(Actor(1)));
-        let tally = Tally::of(&versions);
-        counted.keys += 1;
-        counted.versions += tally.versions;
-        counted.live_bytes += tally.value_bytes;
-    }
-    let totals = store.totals();
-    counted.disk_bytes = totals.disk_bytes;
-    assert_eq!(totals, counted, "what is counted is not what is there");
-    highest
-}
-
 #[test]
 fn what_was_acknowledged_survives_kill_minus_nine() {
     let argument = |name| std::env::var(name).ok();
@@ -182,26 +98,27 @@ fn what_was_acknowledged_survives_kill_minus_nine() {
     if let (Some(directory), Some(first), Some(round)) =
         (argument(DIRECTORY), argument(FIRST), argument(ROUND))
     {
-        write_until_killed(Path::new(&directory), number(first), number(round));
+        let round = number(round);
+        PLAN.write_until_ended(Path::new(&directory), options(round), number(first), false);
     }
     let rounds = argument(ROUNDS).map_or(8, number);
     let directory = tempfile::tempdir().unwrap();
     // The highest write acknowledged for each key, over all rounds.
-    let mut acknowledged: BTreeMap<Bytes, u64> = BTreeMap::new();
+    let mut acknowledged = Acknowledged::new();
     let mut next = 1;
     for round in 0..rounds {
         let last = run_and_kill(directory.path(), next, round);
         for counter in next..=last {
-            let (key, _) = write(counter);
+            let (key, _) = PLAN.write(counter);
             acknowledged.insert(key, counter);
         }
         let store = DiskStore::open(directory.path(), options(round)).unwrap();
-        let highest = check(&store, &acknowledged).max(last);
+        let highest = PLAN.check(&store, &acknowledged).max(last);
         println!("round {round}: {} writes acknowledged", last + 1 - next);
         if round % 4 == 3 {
             store.checkpoint().unwrap();
-            check(&store, &acknowledged);
+            PLAN.check(&store, &acknowledged);
         }
-        next = highest + GROUP;
+        next = highest + PLAN.group;
     }
 }
