@@ -13,7 +13,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dynakv_protocol::hash::Position;
-use dynakv_storage::{DiskOptions, DiskStore, Mutation, PageLimit, PositionRange, Store, Tally};
+use dynakv_protocol::hash::versions_hash;
+use dynakv_storage::{
+    DiskOptions, DiskStore, Footprint, Mutation, PageLimit, PositionRange, Store, Tally,
+};
 use rustix::time::{ClockId, clock_gettime};
 
 const VALUE_BYTES: usize = 120;
@@ -122,11 +125,16 @@ impl Bench {
         for group in indices.chunks(GROUP) {
             for &index in group {
                 self.counter += 1;
+                let tallied = |versions: &[u8]| Footprint {
+                    tally,
+                    hash: versions_hash(&key(index), versions),
+                };
+                let (old, new) = (value(self.counter - 1), value(self.counter));
                 let mutation = Mutation {
                     key: Bytes::copy_from_slice(&key(index)),
-                    versions: Bytes::copy_from_slice(&value(self.counter)),
-                    before: tally,
-                    after: tally,
+                    versions: Bytes::copy_from_slice(&new),
+                    before: tallied(&old[..]),
+                    after: tallied(&new[..]),
                 };
                 self.store.apply(&[mutation]).unwrap();
             }

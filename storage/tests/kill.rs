@@ -16,7 +16,8 @@ use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions};
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::{Actor, WriteId};
 use dynakv_storage::{
-    DiskOptions, DiskStore, Durability, Mutation, PageLimit, PositionRange, Store, Tally, Totals,
+    DiskOptions, DiskStore, Durability, Footprint, Mutation, PageLimit, PositionRange, Store,
+    Tally, Totals, check_store,
 };
 
 /// Tells the test binary that it is the process to be killed, and where to write.
@@ -68,9 +69,9 @@ fn write(counter: u64) -> (Bytes, Versions) {
     (Bytes::from(format!("key-{key}")), versions)
 }
 
-fn tally_of(stored: Option<Bytes>) -> Tally {
-    stored.map_or(Tally::default(), |stored| {
-        Tally::of(&Versions::from_bytes(&stored).unwrap())
+fn footprint_of(key: &[u8], stored: Option<Bytes>) -> Footprint {
+    stored.map_or(Footprint::default(), |stored| {
+        Footprint::of(key, &Versions::from_bytes(&stored).unwrap())
     })
 }
 
@@ -83,8 +84,8 @@ fn write_until_killed(directory: &Path, first: u64, round: u64) -> ! {
         for counter in from..from + GROUP {
             let (key, versions) = write(counter);
             let mutation = Mutation {
-                before: tally_of(store.get(&key).unwrap()),
-                after: Tally::of(&versions),
+                before: footprint_of(&key, store.get(&key).unwrap()),
+                after: Footprint::of(&key, &versions),
                 key,
                 versions: versions.to_bytes(),
             };
@@ -172,6 +173,8 @@ fn check(store: &DiskStore, acknowledged: &BTreeMap<Bytes, u64>) -> u64 {
     let totals = store.totals();
     counted.disk_bytes = totals.disk_bytes;
     assert_eq!(totals, counted, "what is counted is not what is there");
+    let checked = check_store(store, &mut |_, _, _| ()).unwrap();
+    assert_eq!(checked.findings, []);
     highest
 }
 

@@ -108,7 +108,8 @@ fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
             return Ok(false);
         }
     }
-    shared.tree.complete(frozen.log_next, frozen.sums)?;
+    let (sums, hashes) = (frozen.sums, &frozen.hashes);
+    shared.tree.complete(frozen.log_next, sums, hashes)?;
     // The tree has it durably. From here on it is found there, and its log is of no use.
     shared.tables_mut().frozen = None;
     remove_below(&shared.directory.join(LOG_DIRECTORY), frozen.log_next)?;
