@@ -13,7 +13,7 @@ use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::limits::SIBLINGS_WARN;
 use dynakv_protocol::{Actor, ClusterId, ErrorCode, ErrorReply};
-use dynakv_storage::{Mutation, Store, StoreError, Tally};
+use dynakv_storage::{Footprint, Mutation, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::environment::{Disk, StoreThreads, WallClock};
@@ -328,7 +328,10 @@ impl Writer {
             Some(stored) => Versions::from_bytes(stored).map_err(|e| undecodable(&e))?,
             None => Versions::new(),
         };
-        let before = Tally::of(&versions);
+        let before = match &stored {
+            Some(stored) => Footprint::of_encoded(&key, &versions, stored),
+            None => Footprint::default(),
+        };
         let encoded = match work {
             WriteWork::Mint {
                 intent,
@@ -366,14 +369,15 @@ impl Writer {
         if stored.as_ref() == Some(&encoded) {
             return Ok(0);
         }
-        let after = Tally::of(&versions);
+        let after = Footprint::of_encoded(&key, &versions, &encoded);
         self.metrics
             .siblings
             .record(versions.siblings().len() as f64);
-        if after.versions == SIBLINGS_WARN as u64 && before.versions < after.versions {
+        let (live_before, live) = (before.tally.versions, after.tally.versions);
+        if live == SIBLINGS_WARN as u64 && live_before < live {
             tracing::warn!(
                 key = %key.escape_ascii(),
-                siblings = after.versions,
+                siblings = live,
                 "many concurrent values: does some client write with old contexts?"
             );
         }

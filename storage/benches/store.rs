@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dynakv_protocol::hash::Position;
-use dynakv_storage::{DiskOptions, DiskStore, Mutation, PageLimit, PositionRange, Store, Tally};
+use dynakv_protocol::hash::versions_hash;
+use dynakv_storage::{
+    DiskOptions, DiskStore, Footprint, Mutation, PageLimit, PositionRange, Store, Tally,
+};
 use rustix::time::{ClockId, clock_gettime};
 
 /// As in the node's binary.
@@ -128,6 +131,7 @@ impl Bench {
         for group in indices.chunks(GROUP) {
             for &index in group {
                 self.counter += 1;
+<<<<<<< HEAD
                 let key = key(index);
                 black_box(self.store.get(&key).unwrap());
                 let mutation = Mutation {
@@ -135,6 +139,18 @@ impl Bench {
                     versions: Bytes::copy_from_slice(&value(self.counter)),
                     before: tally,
                     after: tally,
+=======
+                let tallied = |versions: &[u8]| Footprint {
+                    tally,
+                    hash: versions_hash(&key(index), versions),
+                };
+                let (old, new) = (value(self.counter - 1), value(self.counter));
+                let mutation = Mutation {
+                    key: Bytes::copy_from_slice(&key(index)),
+                    versions: Bytes::copy_from_slice(&new),
+                    before: tallied(&old[..]),
+                    after: tallied(&new[..]),
+>>>>>>> 39d1179b2ef181dca63d77d2392adb3db5698ff2
                 };
                 self.store.apply(&[mutation]).unwrap();
             }

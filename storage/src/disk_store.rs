@@ -9,7 +9,7 @@
 //!
 //! The log is the truth until a checkpoint is durable, so whatever a checkpoint leaves behind when it is
 //! cut short is overwritten by the replay and the next one. What goes into the tree is durable in the log
-//! before. The totals of a generation are written down with its checkpoint and brought forward by the
+//! before. The totals and the segments' hashes of a generation are written down with its checkpoint and brought forward by the
 //! changes in the log, so that opening reads no records.
 
 mod background;
@@ -26,13 +26,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
-use dynakv_protocol::hash::Position;
+use dynakv_protocol::hash::{Position, Segment};
 
 use crate::disk::{DirectoryFiles, create_directory};
 use crate::document::{load_document, save_document};
 use crate::error::StoreError;
 use crate::log::{self, LogWriter};
 use crate::memtable::{Memtable, Pair};
+use crate::segments::HashSnapshot;
 use crate::store::{Mutation, Page, PageLimit, PositionRange, Store};
 use crate::totals::{Counters, Sums, Totals};
 use crate::tree::Tree;
@@ -41,8 +42,8 @@ use crate::tree::Tree;
 const FORMAT: u32 = 1;
 /// The document that says so.
 const FORMAT_DOCUMENT: &str = "format";
-const LOG_DIRECTORY: &str = "log";
-const TREE_DIRECTORY: &str = "sled";
+pub(crate) const LOG_DIRECTORY: &str = "log";
+pub(crate) const TREE_DIRECTORY: &str = "sled";
 
 /// A generation ends when its log has this many files, even small ones: each start begins one.
 const GENERATION_FILES_MAX: u64 = 64;
@@ -151,6 +152,8 @@ struct Frozen {
     table: Arc<Memtable>,
     /// What the store held when it was frozen.
     sums: Sums,
+    /// The segments' hashes that changed with it.
+    hashes: HashSnapshot,
     /// The first log file of the next generation.
     log_next: u64,
     /// The bytes of this one's log.
@@ -193,18 +196,21 @@ impl DiskStore {
         let directory = directory.as_ref().to_owned();
         let files = DirectoryFiles::open(&directory)?;
         check_format(&directory, &files)?;
-        let (tree, checkpoint) = Tree::open(&directory.join(TREE_DIRECTORY), options.cache_bytes)?;
+        let opened = Tree::open(&directory.join(TREE_DIRECTORY), options.cache_bytes)?;
+        let (tree, checkpoint, hashes) = opened;
         let tree_opened_ms = began.elapsed().as_millis() as u64;
 
         let log_directory = directory.join(LOG_DIRECTORY);
         create_directory(&log_directory)?;
-        let counters = Counters::starting_at(checkpoint.map_or(Sums::default(), |it| it.sums));
+        let counters =
+            Counters::starting_at(checkpoint.map_or(Sums::default(), |it| it.sums), hashes);
         let active = Memtable::new();
         let log_first = checkpoint.map(|it| it.log_first);
         let replayed = log::replay(&log_directory, log_first, |change| {
             let position = Position::of_key(change.key());
             active.insert(position, Pair::copy(change.pair, change.key_length));
-            counters.change(change.before, change.after);
+            let segment = position.segment();
+            counters.change(segment, change.before, change.after, change.hash_change);
         })?;
         let changes = replayed.changes;
         let torn_bytes = replayed.torn_bytes;
@@ -310,8 +316,9 @@ impl Store for DiskStore {
             }
             for mutation in mutations {
                 let pair = Pair::copy(log.append(mutation)?, mutation.key.len());
-                active.insert(Position::of_key(&mutation.key), pair);
-                shared.counters.change(mutation.before, mutation.after);
+                let position = Position::of_key(&mutation.key);
+                active.insert(position, pair);
+                shared.counters.note(position.segment(), mutation);
             }
             Ok(())
         })
@@ -347,6 +354,10 @@ impl Store for DiskStore {
         let disk_bytes = shared.tree.disk_bytes() + log_bytes;
         let damaged_keys = shared.tree.damaged_keys();
         shared.counters.totals(disk_bytes, damaged_keys)
+    }
+
+    fn segment_hash(&self, segment: Segment) -> u128 {
+        self.shared.counters.hashes().get(segment)
     }
 }
 
@@ -400,6 +411,7 @@ impl Shared {
         let log_bytes = log.generation_bytes();
         let log_next = log.begin_generation()?;
         let sums = self.counters.sums();
+        let hashes = self.counters.hashes().snapshot();
         {
             let mut tables = self.tables_mut();
             let table = std::mem::replace(&mut tables.active, Arc::new(Memtable::new()));
@@ -407,6 +419,7 @@ impl Shared {
             tables.frozen = Some(Arc::new(Frozen {
                 table,
                 sums,
+                hashes,
                 log_next,
                 log_bytes,
                 previous,

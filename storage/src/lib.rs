@@ -8,6 +8,9 @@
 //! | `tree` | sled, with `format`, `chunks`, `witness` and [`flush_override`] to make it safe |
 //! | [`memory_store`] | the same in memory, with a power switch, for simulation |
 //! | [`totals`] | how many keys, versions, conflicts and bytes there are, counted as they change |
+//! | `segments` | a hash of each segment of the ring, changed with each key; `hash_pages` writes them down |
+//! | [`check`] | holds a store against itself, also a damaged one |
+//! | [`mod@rewrite`] | writes a store anew, only what is live |
 //! | [`disk`] | [`SmallFiles`]: small files written all or not at all; the directory's lock |
 //! | [`document`] | small files with a checksum |
 //! | [`identity`] | who this directory is: node id, generation, actor, and how it was stopped |
@@ -15,6 +18,7 @@
 //!
 //! Nothing here is asynchronous: a caller gives the store a thread of its own.
 
+pub mod check;
 mod chunks;
 pub mod disk;
 pub mod disk_store;
@@ -23,20 +27,25 @@ pub mod error;
 #[cfg(target_os = "linux")]
 pub mod flush_override;
 mod format;
+mod hash_pages;
 pub mod identity;
 mod log;
 pub mod memory_store;
 mod memtable;
+pub mod rewrite;
+mod segments;
 pub mod store;
 pub mod totals;
 mod tree;
 mod witness;
 
+pub use check::{Checked, Finding, check_directory, check_store};
 pub use disk::{DirectoryFiles, DirectoryLock, SmallFiles};
 pub use disk_store::{DiskOptions, DiskStore, Durability};
 pub use document::{load_document, save_document};
 pub use error::{Damage, StoreError};
 pub use identity::{Identity, IdentityError, LastStop, Started};
 pub use memory_store::{MemoryDisk, MemoryFiles, MemoryStore};
+pub use rewrite::{RewriteError, Rewritten, rewrite_directory};
 pub use store::{Item, Mutation, Page, PageLimit, PositionRange, Store};
-pub use totals::{Tally, Totals};
+pub use totals::{Footprint, Tally, Totals};

@@ -6,17 +6,17 @@
 //! so that no task of a node that was killed can write on the disk of the one that came after it.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use dynakv_protocol::hash::Position;
+use dynakv_protocol::hash::{Position, Segment};
 
 use crate::disk::{SmallFiles, check_file_name};
 use crate::error::StoreError;
 use crate::store::{Item, Mutation, Page, PageBuilder, PageLimit, PositionRange, Store};
-use crate::totals::{Counters, Tally, Totals};
+use crate::totals::{Counters, Footprint, Totals};
 
 /// Ring order: by position, then by key.
 type Place = (Position, Bytes);
@@ -45,8 +45,8 @@ struct State {
 struct Undo {
     place: Place,
     previous: Option<Bytes>,
-    before: Tally,
-    after: Tally,
+    before: Footprint,
+    after: Footprint,
 }
 
 impl State {
@@ -126,8 +126,12 @@ impl MemoryDisk {
         state.broken = false;
         let first_lost = kept.min(state.pending.len());
         for undo in state.pending.split_off(first_lost).into_iter().rev() {
+            let segment = undo.place.0.segment();
+            let (before, after) = (undo.before, undo.after);
             state.put(undo.place, undo.previous);
-            state.counters.change(undo.after, undo.before);
+            let hash_change = before.hash ^ after.hash;
+            let counters = &state.counters;
+            counters.change(segment, after.tally, before.tally, hash_change);
         }
         // After a power cut what is there is there: the next life reads it from the disk.
         state.pending.clear();
@@ -181,7 +185,7 @@ impl Store for MemoryStore {
         for mutation in mutations {
             let place = (Position::of_key(&mutation.key), mutation.key.clone());
             let previous = state.put(place.clone(), Some(mutation.versions.clone()));
-            state.counters.change(mutation.before, mutation.after);
+            state.counters.note(place.0.segment(), mutation);
             state.pending.push(Undo {
                 place,
                 previous,
@@ -237,6 +241,16 @@ impl Store for MemoryStore {
         let state = self.disk.state();
         state.counters.totals(state.stored_bytes, 0)
     }
+
+    fn segment_hash(&self, segment: Segment) -> u128 {
+        self.disk.state().counters.hashes().get(segment)
+    }
+
+    fn segment_hashes(&self, segments: RangeInclusive<u16>) -> Vec<u128> {
+        let state = self.disk.state();
+        let hashes = state.counters.hashes();
+        segments.map(|number| hashes.get(Segment(number))).collect()
+    }
 }
 
 /// The [`SmallFiles`] on a [`MemoryDisk`].
@@ -282,6 +296,7 @@ impl SmallFiles for MemoryFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::totals::Tally;
 
     const ALL: PageLimit = PageLimit {
         items_max: usize::MAX,
@@ -289,9 +304,12 @@ mod tests {
     };
 
     fn mutation(key: &str, versions: &str, before: u64, after: u64) -> Mutation {
-        let tally = |versions| Tally {
-            versions,
-            value_bytes: 10 * versions,
+        let tally = |versions| Footprint {
+            tally: Tally {
+                versions,
+                value_bytes: 10 * versions,
+            },
+            hash: 0,
         };
         Mutation {
             key: Bytes::copy_from_slice(key.as_bytes()),

@@ -1,10 +1,12 @@
 //! What a store is, whatever it stands on.
 
+use std::ops::RangeInclusive;
+
 use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
 
 use crate::error::StoreError;
-use crate::totals::{Tally, Totals};
+use crate::totals::{Footprint, Totals};
 
 /// A durable map from keys to encoded [`Versions`](dynakv_protocol::causal::Versions), in ring order.
 ///
@@ -56,6 +58,18 @@ pub trait Store: Send + Sync + 'static {
 
     /// How much the store holds. Cheap, except that the size on disk asks the file system.
     fn totals(&self) -> Totals;
+
+    /// The hash of a segment: the XOR of the [footprints](Footprint) of its keys, 0 when it has none.
+    /// Equal for two stores that hold the same there. Sees everything applied; kept as it changes, so
+    /// cheap. Exact once the writer rests.
+    fn segment_hash(&self, segment: Segment) -> u128;
+
+    /// The hashes of these segments, in order.
+    fn segment_hashes(&self, segments: RangeInclusive<u16>) -> Vec<u128> {
+        segments
+            .map(|number| self.segment_hash(Segment(number)))
+            .collect()
+    }
 }
 
 /// The new state of one key.
@@ -65,10 +79,10 @@ pub struct Mutation {
     pub key: Bytes,
     /// Encoded [`Versions`](dynakv_protocol::causal::Versions); replaces what is there.
     pub versions: Bytes,
-    /// What the key added to the totals until now.
-    pub before: Tally,
+    /// What the key added to the totals and to its segment's hash until now.
+    pub before: Footprint,
     /// What it adds from now on.
-    pub after: Tally,
+    pub after: Footprint,
 }
 
 /// An arc of the ring that does not wrap around.

@@ -6,6 +6,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dynakv_protocol::causal::{Value, Versions};
+use dynakv_protocol::codec::Wire;
+use dynakv_protocol::hash::{Segment, versions_hash};
+
+use crate::segments::SegmentHashes;
+use crate::store::Mutation;
 
 /// What one key adds to the totals. All zero for a key that was never written or is deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,6 +43,33 @@ impl Tally {
 
     fn conflict_keys(self) -> u64 {
         u64::from(self.versions > 1)
+    }
+}
+
+/// What one key adds to all that is kept over many keys. All zero for a key that was never written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// To the totals.
+    pub tally: Tally,
+    /// To the hash of its segment.
+    pub hash: u128,
+}
+
+impl Footprint {
+    /// The footprint of a key in this state.
+    pub fn of(key: &[u8], versions: &Versions) -> Self {
+        if versions.clock().is_empty() {
+            return Self::default();
+        }
+        Self::of_encoded(key, versions, &versions.to_bytes())
+    }
+
+    /// The same, for a state whose encoding is at hand: what is stored, or is to be.
+    pub fn of_encoded(key: &[u8], versions: &Versions, encoded: &[u8]) -> Self {
+        Self {
+            tally: Tally::of(versions),
+            hash: versions_hash(key, encoded),
+        }
     }
 }
 
@@ -76,11 +108,14 @@ pub(crate) struct Counters {
     versions: AtomicU64,
     conflict_keys: AtomicU64,
     live_bytes: AtomicU64,
+    hashes: SegmentHashes,
 }
 
 impl Counters {
-    /// Takes note of one key's change. Relaxed: each number stands for itself.
-    pub(crate) fn change(&self, before: Tally, after: Tally) {
+    /// Takes note of one key's change; `hash_change` is the XOR of its hash before and after. Relaxed:
+    /// each number stands for itself.
+    pub(crate) fn change(&self, segment: Segment, before: Tally, after: Tally, hash_change: u128) {
+        self.hashes.change(segment, hash_change);
         // A difference below zero wraps, and so does the addition: together they subtract.
         let shift = |counter: &AtomicU64, from: u64, to: u64| {
             if from != to {
@@ -97,14 +132,26 @@ impl Counters {
         shift(&self.live_bytes, before.value_bytes, after.value_bytes);
     }
 
-    /// Goes on from sums that were written down.
-    pub(crate) fn starting_at(sums: Sums) -> Self {
+    /// The same for a mutation that is applied.
+    pub(crate) fn note(&self, segment: Segment, mutation: &Mutation) {
+        let (before, after) = (mutation.before, mutation.after);
+        self.change(segment, before.tally, after.tally, before.hash ^ after.hash);
+    }
+
+    /// Goes on from sums and hashes that were written down.
+    pub(crate) fn starting_at(sums: Sums, hashes: SegmentHashes) -> Self {
         Self {
             keys: AtomicU64::new(sums.keys),
             versions: AtomicU64::new(sums.versions),
             conflict_keys: AtomicU64::new(sums.conflict_keys),
             live_bytes: AtomicU64::new(sums.live_bytes),
+            hashes,
         }
+    }
+
+    /// The hashes of the segments.
+    pub(crate) fn hashes(&self) -> &SegmentHashes {
+        &self.hashes
     }
 
     /// The sums as they stand.

@@ -26,7 +26,9 @@ use crate::format::{
     self, ChunkedValue, INLINE_BYTES_MAX, Record, encode_chunked, encode_inline, key_of_record,
     put_record_key, record_key,
 };
+use crate::hash_pages::HashPages;
 use crate::memtable::Entry;
+use crate::segments::{HashSnapshot, SegmentHashes};
 use crate::store::PositionRange;
 use crate::totals::Sums;
 use crate::witness::{Checkpoint, Witness, WitnessError};
@@ -47,6 +49,7 @@ pub(crate) struct Tree {
     records: sled::Tree,
     chunks: Chunks,
     witness: Witness,
+    hash_pages: HashPages,
     db: sled::Db,
     /// The record keys of damaged values that were met and not written anew since.
     damaged: Mutex<BTreeSet<Vec<u8>>>,
@@ -69,7 +72,7 @@ impl Tree {
     pub(crate) fn open(
         directory: &Path,
         cache_bytes: u64,
-    ) -> Result<(Self, Option<Checkpoint>), StoreError> {
+    ) -> Result<(Self, Option<Checkpoint>, SegmentHashes), StoreError> {
         create_directory(directory)?;
         guarded(directory, || Self::open_unguarded(directory, cache_bytes))
     }
@@ -77,7 +80,7 @@ impl Tree {
     fn open_unguarded(
         directory: &Path,
         cache_bytes: u64,
-    ) -> Result<(Self, Option<Checkpoint>), StoreError> {
+    ) -> Result<(Self, Option<Checkpoint>, SegmentHashes), StoreError> {
         let failed = |error| failure(directory, "open", error);
         let db = open_sled(directory, cache_bytes)?;
         let open_tree = |name: &str| db.open_tree(name).map_err(failed);
@@ -88,6 +91,13 @@ impl Tree {
         let (witness, last) = opened.map_err(|error| match error {
             WitnessError::Sled(error) => failed(error),
             WitnessError::Store(error) => error,
+        })?;
+        let root = last.map_or(0, |last| last.hash_root);
+        let pages =
+            HashPages::open(open_tree("hashes")?, witness.number(), root).map_err(failed)?;
+        let (hash_pages, hashes) = pages.map_err(|reason| StoreError::CorruptStore {
+            path: directory.to_owned(),
+            reason: reason.to_owned(),
         })?;
         db.flush().map_err(failed)?;
         // New files must be found after a power cut; and what a process before this one wrote without
@@ -100,13 +110,14 @@ impl Tree {
             records,
             chunks: Chunks::open(chunks, retired, next_set).map_err(failed)?,
             witness,
+            hash_pages,
             db,
             damaged: Mutex::default(),
             damaged_keys: AtomicUsize::new(0),
             disk_bytes: AtomicU64::new(0),
         };
         tree.sync_files()?;
-        Ok((tree, last))
+        Ok((tree, last, hashes))
     }
 
     fn sync_files(&self) -> Result<(), StoreError> {
@@ -157,19 +168,29 @@ impl Tree {
     }
 
     /// Makes everything durable that was written, and with it what it stands for.
-    pub(crate) fn complete(&self, log_first: u64, sums: Sums) -> Result<(), StoreError> {
+    pub(crate) fn complete(
+        &self,
+        log_first: u64,
+        sums: Sums,
+        hashes: &HashSnapshot,
+    ) -> Result<(), StoreError> {
         guarded(&self.directory, || {
             let checkpoint = Checkpoint {
                 log_first,
                 sums,
                 next_set: self.chunks.next_set(),
+                hash_root: hashes.root,
             };
             let retired = self.chunks.note_retired().map_err(self.failure("write"))?;
+            self.hash_pages
+                .write(self.witness.number() + 1, hashes)
+                .map_err(self.failure("write"))?;
             self.witness
                 .before_flush(&checkpoint)
                 .map_err(self.failure("write"))?;
             self.db.flush().map_err(self.failure("sync"))?;
             self.sync_files()?;
+            self.hash_pages.complete(hashes);
             self.witness.after_flush()?;
             self.chunks.remove(&retired).map_err(self.failure("write"))
         })

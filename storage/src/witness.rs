@@ -28,7 +28,7 @@ const FILE_BYTES: usize = 12;
 const LAST: &[u8] = b"last";
 
 /// Number, checkpoint, crc32 of these (u32); big-endian.
-const RECORD_BYTES: usize = 8 + 6 * 8 + 4;
+const RECORD_BYTES: usize = 8 + 6 * 8 + 16 + 4;
 
 /// What the tree stands for once a checkpoint is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub(crate) struct Checkpoint {
     pub(crate) sums: Sums,
     /// The first chunk set that was not in use yet.
     pub(crate) next_set: u64,
+    /// The XOR of all segments' hashes.
+    pub(crate) hash_root: u128,
 }
 
 /// The number of the last checkpoint, kept in two places.
@@ -124,6 +126,11 @@ impl Witness {
         Ok((witness, last.map(|(_, checkpoint)| checkpoint)))
     }
 
+    /// The number of the last checkpoint that was begun; after opening, of the last one that is durable.
+    pub(crate) fn number(&self) -> u64 {
+        self.number.load(Ordering::Relaxed)
+    }
+
     /// Numbers the checkpoint and writes it down: the last write before the flush.
     pub(crate) fn before_flush(&self, checkpoint: &Checkpoint) -> sled::Result<()> {
         let number = self.number.fetch_add(1, Ordering::Relaxed) + 1;
@@ -156,6 +163,7 @@ fn encode_record(number: u64, checkpoint: &Checkpoint) -> Vec<u8> {
     ] {
         record.put_u64(field);
     }
+    record.put_u128(checkpoint.hash_root);
     record.put_u32(crc32fast::hash(&record));
     record
 }
@@ -176,8 +184,22 @@ fn decode_record(record: &[u8]) -> Option<(u64, Checkpoint)> {
             live_bytes: fields.get_u64(),
         },
         next_set: fields.get_u64(),
+        hash_root: fields.get_u128(),
     };
     Some((number, checkpoint))
+}
+
+/// The file, if it is there and says nothing that can be believed.
+pub(crate) fn damaged(directory: &Path) -> Result<Option<PathBuf>, StoreError> {
+    let path = directory.join(FILE);
+    match std::fs::read(&path) {
+        Ok(content) => {
+            let is_damaged = !content.is_empty() && decode(&content).is_none();
+            Ok(is_damaged.then_some(path))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("read", &path)(error)),
+    }
 }
 
 fn encode(number: u64) -> [u8; FILE_BYTES] {
@@ -208,6 +230,7 @@ mod tests {
                 live_bytes: 6,
             },
             next_set: 7,
+            hash_root: 8 << 100,
         };
         let good = encode_record(1, &checkpoint);
         assert_eq!(decode_record(&good), Some((1, checkpoint)));

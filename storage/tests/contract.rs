@@ -8,8 +8,8 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::hash::{Position, Segment};
 use dynakv_protocol::{Actor, WriteId};
 use dynakv_storage::{
-    DiskOptions, DiskStore, Durability, Item, MemoryDisk, MemoryStore, Mutation, PageLimit,
-    PositionRange, Store, Tally, Totals,
+    Checked, DiskOptions, DiskStore, Durability, Footprint, Item, MemoryDisk, MemoryStore,
+    Mutation, PageLimit, PositionRange, Store, Totals, check_store,
 };
 use proptest::prelude::{Strategy, any, prop_assert_eq, prop_oneof};
 use proptest::test_runner::{Config, TestRunner};
@@ -71,7 +71,7 @@ fn carry_out(store: &dyn Checkpoints, model: &mut Model, counter: u64, write: &W
     let versions = model
         .entry((Position::of_key(&key), key.clone()))
         .or_default();
-    let before = Tally::of(versions);
+    let before = Footprint::of(&key, versions);
     let context = if write.blind {
         Clock::new()
     } else {
@@ -92,10 +92,10 @@ fn carry_out(store: &dyn Checkpoints, model: &mut Model, counter: u64, write: &W
     };
     versions.write(&context, dot, incoming);
     let mutation = Mutation {
+        before,
+        after: Footprint::of(&key, versions),
         key,
         versions: versions.to_bytes(),
-        before,
-        after: Tally::of(versions),
     };
     store.apply(&[mutation]).unwrap();
     if write.sync {
@@ -200,6 +200,13 @@ fn behaves_like_the_model<S: Checkpoints>(
                     prop_assert_eq!(walk(&store, range, limit), part(&model, range));
                 }
                 prop_assert_eq!(without_disk(store.totals()), recount(&model));
+                let checked = check_store(&store, &mut |_, _, _| ()).unwrap();
+                let expected = Checked {
+                    keys: model.len() as u64,
+                    bytes: checked.bytes,
+                    ..Checked::default()
+                };
+                prop_assert_eq!(checked, expected);
                 store = reopen(store);
             }
             Ok(())

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use dynakv_storage::flush_override::calls;
-use dynakv_storage::{DiskOptions, DiskStore, Mutation, Store, Tally};
+use dynakv_storage::{DiskOptions, DiskStore, Footprint, Mutation, Store};
 
 #[test]
 fn every_checkpoint_goes_through_the_override() {
@@ -18,8 +18,8 @@ fn every_checkpoint_goes_through_the_override() {
         let mutation = Mutation {
             key: Bytes::from_static(b"key"),
             versions: Bytes::from(vec![turn; 100]),
-            before: Tally::default(),
-            after: Tally::default(),
+            before: Footprint::default(),
+            after: Footprint::default(),
         };
         store.apply(&[mutation]).unwrap();
         let before = calls();

@@ -218,4 +218,8 @@ impl Store for LyingStore {
     fn totals(&self) -> Totals {
         self.0.totals()
     }
+
+    fn segment_hash(&self, segment: dynakv_protocol::hash::Segment) -> u128 {
+        self.0.segment_hash(segment)
+    }
 }

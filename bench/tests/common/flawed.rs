@@ -193,4 +193,8 @@ impl Store for FlawedStore {
     fn totals(&self) -> Totals {
         self.inner.totals()
     }
+
+    fn segment_hash(&self, segment: dynakv_protocol::hash::Segment) -> u128 {
+        self.inner.segment_hash(segment)
+    }
 }

@@ -125,7 +125,7 @@ fn scan(
 mod tests {
     use std::collections::BTreeSet;
 
-    use dynakv_storage::{Damage, Item, MemoryDisk, Mutation, Page, Tally, Totals};
+    use dynakv_storage::{Damage, Footprint, Item, MemoryDisk, Mutation, Page, Totals};
 
     use super::*;
 
@@ -133,8 +133,8 @@ mod tests {
         let mutation = Mutation {
             key: Bytes::copy_from_slice(key.as_bytes()),
             versions: Bytes::from(vec![b'v'; bytes]),
-            before: Tally::default(),
-            after: Tally::default(),
+            before: Footprint::default(),
+            after: Footprint::default(),
         };
         store.apply(&[mutation]).unwrap();
     }
@@ -212,6 +212,10 @@ mod tests {
 
         fn totals(&self) -> Totals {
             Totals::default()
+        }
+
+        fn segment_hash(&self, _segment: dynakv_protocol::hash::Segment) -> u128 {
+            0
         }
     }
 

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 
 use super::*;
-use crate::totals::Tally;
+use crate::totals::{Footprint, Tally};
 
 const OPTIONS: DiskOptions = DiskOptions {
     cache_bytes: 16 * 1024 * 1024,
@@ -22,9 +22,12 @@ fn open(directory: &Path) -> DiskStore {
 }
 
 fn mutation(key: &str, versions: impl Into<Bytes>, is_new: bool) -> Mutation {
-    let tally = |versions| Tally {
-        versions,
-        value_bytes: 10 * versions,
+    let tally = |versions| Footprint {
+        tally: Tally {
+            versions,
+            value_bytes: 10 * versions,
+        },
+        hash: 0,
     };
     Mutation {
         key: Bytes::copy_from_slice(key.as_bytes()),

@@ -70,6 +70,19 @@ impl Mark {
     }
 }
 
+/// The file, if it is there and says nothing that can be believed.
+pub(super) fn damaged(directory: &Path) -> Result<Option<PathBuf>, StoreError> {
+    let path = directory.join(FILE);
+    match std::fs::read(&path) {
+        Ok(content) => {
+            let is_damaged = !content.is_empty() && decode(&content).is_none();
+            Ok(is_damaged.then_some(path))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("read", &path)(error)),
+    }
+}
+
 fn encode(place: Place) -> [u8; FILE_BYTES] {
     let mut content = [0; FILE_BYTES];
     let mut out = &mut content[..];

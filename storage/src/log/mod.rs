@@ -22,7 +22,9 @@
 //! | `writer` | appends, syncs, begins new files |
 //! | `replay` | reads the files again when the store is opened |
 //! | `mark` | the file `synced` |
+//! | `inspect` | names all damage, for a report |
 
+mod inspect;
 mod mark;
 mod record;
 mod replay;
@@ -34,6 +36,7 @@ use std::path::{Path, PathBuf};
 use crate::disk::sync_directory;
 use crate::error::StoreError;
 
+pub(crate) use inspect::{damaged_mark, inspect};
 pub(crate) use replay::replay;
 pub(crate) use writer::LogWriter;
 

@@ -4,11 +4,12 @@
 //! file header   "dynaklog" (8 bytes)  format (u32, 1)  crc32 (u32)  file (u64)  end of the file before (u64)
 //! record        crc32 (u32)  length of the changes (u32)  file (u64)  position (u64)  durable (u64)  changes
 //! change        length of the key (varint)  length of the versions (varint)  before: versions (varint),
-//!               value bytes (varint)  after: the same  key  versions
+//!               value bytes (varint)  after: the same  change of the hash (u128)  key  versions
 //! ```
 //! Integers are big-endian, varints LEB128. A crc32 (IEEE) covers all else of its header or record.
 //! *position* is where the record begins in its file, *durable* how far the file was known to be durable
-//! when the record was made.
+//! when the record was made. *change of the hash* is the XOR of the key's hash before and after: from it
+//! and the tallies a replay brings hashes and totals forward without reading what was there before.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use dynakv_protocol::DecodeError;
@@ -92,13 +93,15 @@ pub(super) fn begin(out: &mut BytesMut) {
 /// Adds a change to the record that was begun, and gives the key and, behind it, the versions as they
 /// lie there.
 pub(super) fn put_change<'a>(out: &'a mut BytesMut, mutation: &Mutation) -> &'a [u8] {
-    out.reserve(mutation.key.len() + mutation.versions.len() + 64);
+    out.reserve(mutation.key.len() + mutation.versions.len() + 80);
     put_varint(out, mutation.key.len() as u64);
     put_varint(out, mutation.versions.len() as u64);
-    for tally in [mutation.before, mutation.after] {
+    let (before, after) = (mutation.before, mutation.after);
+    for tally in [before.tally, after.tally] {
         put_varint(out, tally.versions);
         put_varint(out, tally.value_bytes);
     }
+    out.put_u128(before.hash ^ after.hash);
     let pair_at = out.len();
     out.put_slice(&mutation.key);
     out.put_slice(&mutation.versions);
@@ -185,6 +188,8 @@ pub(crate) struct Change<'a> {
     pub(crate) before: Tally,
     /// What it added from then on.
     pub(crate) after: Tally,
+    /// By what its hash changed.
+    pub(crate) hash_change: u128,
 }
 
 impl Change<'_> {
@@ -211,11 +216,13 @@ pub(super) fn each_change(
             })
         };
         let (before, after) = (tally()?, tally()?);
+        let hash_change = reader.u128()?;
         f(Change {
             pair: reader.slice(key_length.saturating_add(versions_length))?,
             key_length,
             before,
             after,
+            hash_change,
         });
         count += 1;
     }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::error::Damage;
 use crate::store::Mutation;
-use crate::totals::Tally;
+use crate::totals::{Footprint, Tally};
 
 type Found = Vec<(Bytes, Bytes)>;
 
@@ -16,10 +16,13 @@ fn mutation(key: &str, versions: &str) -> Mutation {
     Mutation {
         key: Bytes::copy_from_slice(key.as_bytes()),
         versions: Bytes::copy_from_slice(versions.as_bytes()),
-        before: Tally::default(),
-        after: Tally {
-            versions: 1,
-            value_bytes: versions.len() as u64,
+        before: Footprint::default(),
+        after: Footprint {
+            tally: Tally {
+                versions: 1,
+                value_bytes: versions.len() as u64,
+            },
+            hash: 0x0102_0304 << 64,
         },
     }
 }

@@ -12,7 +12,8 @@ use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions};
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::{Actor, WriteId};
 use dynakv_storage::{
-    DiskOptions, DiskStore, Mutation, PageLimit, PositionRange, Store, Tally, Totals,
+    DiskOptions, DiskStore, Footprint, Mutation, PageLimit, PositionRange, Store, Tally, Totals,
+    check_store,
 };
 
 /// The highest write that was acknowledged for each key.
@@ -83,8 +84,8 @@ impl Plan {
                 for counter in from..from + self.group {
                     let (key, versions) = self.write(counter);
                     let mutation = Mutation {
-                        before: tally_of(store.get(&key).unwrap()),
-                        after: Tally::of(&versions),
+                        before: footprint_of(&key, store.get(&key).unwrap()),
+                        after: Footprint::of(&key, &versions),
                         key,
                         versions: versions.to_bytes(),
                     };
@@ -135,6 +136,8 @@ impl Plan {
         let totals = store.totals();
         counted.disk_bytes = totals.disk_bytes;
         assert_eq!(totals, counted, "what is counted is not what is there");
+        let checked = check_store(store, &mut |_, _, _| ()).unwrap();
+        assert_eq!(checked.findings, []);
         highest
     }
 }
@@ -145,8 +148,8 @@ fn highest_in(stored: &Bytes) -> u64 {
     versions.clock().counter(Actor(1))
 }
 
-fn tally_of(stored: Option<Bytes>) -> Tally {
-    stored.map_or(Tally::default(), |stored| {
-        Tally::of(&Versions::from_bytes(&stored).unwrap())
+fn footprint_of(key: &[u8], stored: Option<Bytes>) -> Footprint {
+    stored.map_or(Footprint::default(), |stored| {
+        Footprint::of(key, &Versions::from_bytes(&stored).unwrap())
     })
 }

@@ -1,0 +1,229 @@
+//! Writes a store anew: only what is live, in ring order, without what sled has grown by.
+//!
+//! The new store is made beside the old one, held against it, and takes its place in one step of the file
+//! system (an exchange of names). Whenever this is cut short, one whole store lies in the store's place:
+//! until that step the old one, from then on the new one. What lies beside it is of no use then, and the
+//! next rewrite removes it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use dynakv_protocol::causal::Versions;
+use dynakv_protocol::codec::Wire;
+
+use crate::check::{Progress, Step, check_store, list};
+use crate::disk::{DirectoryLock, sync_directory};
+use crate::disk_store::{DiskOptions, DiskStore};
+use crate::error::{Damage, StoreError};
+use crate::store::{Mutation, PageLimit, PositionRange, Store};
+use crate::totals::Footprint;
+
+/// What the name of the store that is being made ends with.
+const BESIDE: &str = ".rewriting";
+
+/// Room that must be left over, in bytes.
+const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How much is carried over at a time.
+const PAGE: PageLimit = PageLimit {
+    items_max: 1000,
+    bytes_max: 1024 * 1024,
+};
+
+/// What a rewrite came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rewritten {
+    /// How many keys the store has, deleted ones too.
+    pub keys: u64,
+    /// What it took on disk before, in bytes.
+    pub bytes_before: u64,
+    /// What it takes now.
+    pub bytes_after: u64,
+}
+
+/// Why a store was not written anew. The old one is in its place, unchanged.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RewriteError {
+    /// The store cannot be read, or the new one not be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no room for a second one.
+    #[error(
+        "too little room beside the store: {free_bytes} bytes are free, up to {needed_bytes} are needed"
+    )]
+    NoRoom {
+        /// How much is free.
+        free_bytes: u64,
+        /// How much may be needed.
+        needed_bytes: u64,
+    },
+    /// The new store is not what the old one says it holds.
+    #[error("{findings} findings, the first: {first}")]
+    NotTheSame {
+        /// How many differences there are.
+        findings: u64,
+        /// One of them.
+        first: String,
+    },
+}
+
+/// Removes what was made when it does not come to its end.
+struct Beside(PathBuf);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.0.display(), %error, "cannot remove it: remove it");
+        }
+    }
+}
+
+/// Writes the store in this directory anew. No process may have it open, and none may start on it
+/// meanwhile: the caller holds the lock of the data directory.
+///
+/// # Errors
+/// See [`RewriteError`]; the old store is then as it was.
+pub fn rewrite_directory(
+    directory: &Path,
+    progress: Progress<'_>,
+) -> Result<Rewritten, RewriteError> {
+    let mut name = directory.file_name().unwrap_or_default().to_owned();
+    name.push(BESIDE);
+    let beside = directory.with_file_name(name);
+    let parent = match directory.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    // What an earlier one left: either half made, or replaced.
+    drop(Beside(beside.clone()));
+
+    let options = DiskOptions::default();
+    let old = DiskStore::open(directory, options)?;
+    let bytes_before = size(directory)?;
+    check_room(parent, bytes_before)?;
+    let beside = Beside(beside);
+    let new = DiskStore::open(&beside.0, options)?;
+    copy(&old, &new, progress)?;
+    new.checkpoint()?;
+    let keys = compare(&old, &new, progress)?;
+    drop(new);
+    drop(old);
+    let lock = DirectoryLock::take(directory, "lock")?;
+    let files = {
+        let mut files = Vec::new();
+        list(&beside.0, &mut files)?;
+        files
+    };
+    for (path, _) in files {
+        let synced = fs::File::open(&path).and_then(|file| file.sync_all());
+        synced.map_err(StoreError::io("sync", &path))?;
+    }
+    let bytes_after = size(&beside.0)?;
+    exchange(&beside.0, directory)?;
+    sync_directory(parent)?;
+    drop(lock);
+    // The old one lies there now.
+    drop(beside);
+    Ok(Rewritten {
+        keys,
+        bytes_before,
+        bytes_after,
+    })
+}
+
+fn size(directory: &Path) -> Result<u64, StoreError> {
+    let mut files = Vec::new();
+    list(directory, &mut files)?;
+    Ok(files.iter().map(|(_, bytes)| bytes).sum())
+}
+
+fn check_room(parent: &Path, store_bytes: u64) -> Result<(), RewriteError> {
+    let stat = rustix::fs::statvfs(parent)
+        .map_err(|error| StoreError::io("ask for the free space of", parent)(error.into()))?;
+    let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let needed_bytes = store_bytes.saturating_add(RESERVE_BYTES);
+    if free_bytes < needed_bytes {
+        return Err(RewriteError::NoRoom {
+            free_bytes,
+            needed_bytes,
+        });
+    }
+    Ok(())
+}
+
+fn copy(old: &DiskStore, new: &DiskStore, progress: Progress<'_>) -> Result<(), RewriteError> {
+    let total = old.totals().keys;
+    let mut done = 0;
+    let mut after: Option<Bytes> = None;
+    loop {
+        let page = old.scan(PositionRange::ALL, after.as_deref(), PAGE)?;
+        let mut mutations = Vec::with_capacity(page.items.len());
+        for item in page.items {
+            let versions = Versions::from_bytes(&item.versions).map_err(|error| {
+                let (key, damage) = (item.key.clone(), Damage::from(error));
+                StoreError::Corrupt { key, damage }
+            })?;
+            mutations.push(Mutation {
+                before: Footprint::default(),
+                after: Footprint::of_encoded(&item.key, &versions, &item.versions),
+                key: item.key,
+                versions: item.versions,
+            });
+        }
+        new.apply(&mutations)?;
+        new.sync()?;
+        done += mutations.len() as u64;
+        progress(Step::Copying, done, total.max(done));
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// The new one is sound, and its hashes and totals are those that the old one kept as it was written.
+/// Returns how many keys there are.
+fn compare(old: &DiskStore, new: &DiskStore, progress: Progress<'_>) -> Result<u64, RewriteError> {
+    let checked = check_store(new, progress)?;
+    let mut differences: Vec<String> = checked
+        .findings
+        .iter()
+        .map(|finding| format!("{}: {}", finding.place, finding.problem))
+        .collect();
+    let hashes = old.segment_hashes(0..=u16::MAX);
+    let is_other = |(a, b): (u128, u128)| a != b;
+    let others = hashes.into_iter().zip(new.segment_hashes(0..=u16::MAX));
+    let others = others.filter(|pair| is_other(*pair)).count();
+    if others > 0 {
+        differences.push(format!(
+            "{others} segments do not hold what was written into the old store"
+        ));
+    }
+    match differences.first() {
+        None => Ok(checked.keys),
+        Some(first) => Err(RewriteError::NotTheSame {
+            findings: differences.len() as u64,
+            first: first.clone(),
+        }),
+    }
+}
+
+/// Exchanges two directories in one step.
+#[cfg(target_os = "linux")]
+fn exchange(one: &Path, other: &Path) -> Result<(), StoreError> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)
+        .map_err(|error| StoreError::io("exchange the store with", one)(error.into()))
+}
+
+/// Other systems have no such step.
+#[cfg(not(target_os = "linux"))]
+fn exchange(one: &Path, _: &Path) -> Result<(), StoreError> {
+    Err(StoreError::io("exchange the store with", one)(
+        std::io::Error::from(std::io::ErrorKind::Unsupported),
+    ))
+}
