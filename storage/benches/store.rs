@@ -131,26 +131,18 @@ impl Bench {
         for group in indices.chunks(GROUP) {
             for &index in group {
                 self.counter += 1;
-<<<<<<< HEAD
                 let key = key(index);
-                black_box(self.store.get(&key).unwrap());
+                let footprint = |versions: &[u8]| Footprint {
+                    tally,
+                    hash: versions_hash(&key, versions),
+                };
+                let old = self.store.get(&key).unwrap();
+                let new = value(self.counter);
                 let mutation = Mutation {
                     key: Bytes::copy_from_slice(&key),
-                    versions: Bytes::copy_from_slice(&value(self.counter)),
-                    before: tally,
-                    after: tally,
-=======
-                let tallied = |versions: &[u8]| Footprint {
-                    tally,
-                    hash: versions_hash(&key(index), versions),
-                };
-                let (old, new) = (value(self.counter - 1), value(self.counter));
-                let mutation = Mutation {
-                    key: Bytes::copy_from_slice(&key(index)),
                     versions: Bytes::copy_from_slice(&new),
-                    before: tallied(&old[..]),
-                    after: tallied(&new[..]),
->>>>>>> 39d1179b2ef181dca63d77d2392adb3db5698ff2
+                    before: old.map_or(Footprint::default(), |old| footprint(&old)),
+                    after: footprint(&new),
                 };
                 self.store.apply(&[mutation]).unwrap();
             }

@@ -109,20 +109,14 @@ fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
             return Ok(false);
         }
     }
-<<<<<<< HEAD
-    shared.tree.complete(frozen.log_next, frozen.sums)?;
+    let (sums, hashes) = (frozen.sums, &frozen.hashes);
+    shared.tree.complete(frozen.log_next, sums, hashes)?;
     // The tree has it durably, and its log is of no use. In memory it stays until the next one.
     {
         let mut tables = shared.tables_mut();
         tables.frozen = None;
         tables.carried = Some(frozen.table.clone());
     }
-=======
-    let (sums, hashes) = (frozen.sums, &frozen.hashes);
-    shared.tree.complete(frozen.log_next, sums, hashes)?;
-    // The tree has it durably. From here on it is found there, and its log is of no use.
-    shared.tables_mut().frozen = None;
->>>>>>> 39d1179b2ef181dca63d77d2392adb3db5698ff2
     remove_below(&shared.directory.join(LOG_DIRECTORY), frozen.log_next)?;
     tracing::debug!(
         entries,
