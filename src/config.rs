@@ -63,6 +63,9 @@ pub struct Config {
     pub shutdown_deadline: Duration,
     /// Memory that sled's page cache aims at, in bytes (it exceeds it by half under load).
     pub cache_bytes: u64,
+    /// `--accept-loss`: if the store is damaged beyond opening, begin with an empty one that counts as
+    /// complete. What only this node had is then lost for good, and reads say "absent".
+    pub accept_loss: bool,
 }
 
 impl Config {
@@ -106,6 +109,7 @@ impl Config {
             connection_bytes_max: 16 * 1024 * 1024,
             shutdown_deadline: Duration::from_secs(20),
             cache_bytes: 512 * 1024 * 1024,
+            accept_loss: false,
         }
     }
 }

@@ -12,7 +12,7 @@ use dynakv_protocol::ClusterId;
 use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity};
 use dynakv_protocol::limits::frame_bytes_max;
 use dynakv_protocol::ring_document::Member;
-use dynakv_storage::{DirectoryFiles, DiskOptions, DiskStore, Identity, SmallFiles, Started};
+use dynakv_storage::{DirectoryFiles, DiskOptions, Identity, SmallFiles, Started};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,14 +37,13 @@ use crate::runtime::links::{Dialer, Links};
 use crate::runtime::listener;
 use crate::runtime::local::{EndReason, Local, LocalBounds};
 use crate::runtime::metrics::Metrics;
+use crate::runtime::quarantine::{list_set_aside, open_store};
+use crate::runtime::rebuilding::Rebuilding;
 use crate::runtime::store_worker;
 use crate::runtime::systemd::{self, Notifier};
 use crate::runtime::tcp::TcpNetwork;
 use crate::runtime::view::View;
 use crate::settings::check_values;
-
-/// Where the store lives in the data directory.
-const STORE_DIRECTORY: &str = "store";
 
 /// A running node. Dropping it stops it as a crash would; use [`shutdown`](Self::shutdown).
 ///
@@ -160,6 +159,7 @@ impl Node {
             reason: error.to_string(),
         })?;
         let (directory, cache_bytes) = (config.data_dir.clone(), config.cache_bytes);
+        let accept_loss = config.accept_loss;
         // The log is read: whatever else runs on this runtime goes on meanwhile.
         let opened = tokio::task::spawn_blocking(move || {
             let files = DirectoryFiles::open(&directory)?;
@@ -167,7 +167,7 @@ impl Node {
                 cache_bytes,
                 ..DiskOptions::default()
             };
-            let store = DiskStore::open(directory.join(STORE_DIRECTORY), options)?;
+            let store = open_store(&directory, &files, options, accept_loss)?;
             Ok::<_, ServeError>((files, store))
         });
         let opened = opened.await;
@@ -248,6 +248,21 @@ impl Node {
             reason: error.to_string(),
         })?;
         let metrics = Arc::new(metrics);
+        let rebuilding = Arc::new(Rebuilding::load(disk.files.clone())?);
+        if rebuilding.left() > 0 {
+            tracing::warn!(
+                segments = rebuilding.left(),
+                "this node has lost data and is rebuilding: it takes writes, its reads do not count there"
+            );
+        }
+        let set_aside = list_set_aside(&config.data_dir);
+        metrics.stores_set_aside.set(set_aside.len() as f64);
+        if !set_aside.is_empty() {
+            tracing::warn!(
+                ?set_aside,
+                "damaged stores lie in the data directory; remove them when they are of no use any more"
+            );
+        }
         let end = EndReason::default();
         let stop = Stop {
             end: end.clone(),
@@ -290,13 +305,20 @@ impl Node {
             files: disk.files.clone(),
             store: disk.store.clone(),
             metrics: metrics.clone(),
+            rebuilding: rebuilding.clone(),
             random: random.fork(),
             draining: stop.draining.clone(),
             shutdown: stop.shutdown.clone(),
         })?;
 
         let minter = Minter::new(identity.actor, identity.counter_floor, random.fork());
-        let store = store_worker::start(&disk, minter, clock.clone(), metrics.clone());
+        let store = store_worker::start(
+            &disk,
+            minter,
+            clock.clone(),
+            metrics.clone(),
+            rebuilding.clone(),
+        );
         let store = store.map_err(|error| ServeError::System {
             what: "a thread",
             reason: error.to_string(),
@@ -323,6 +345,7 @@ impl Node {
             },
             clock,
             metrics: metrics.clone(),
+            rebuilding,
             draining: stop.draining.clone(),
         });
         let reason = end.clone();

@@ -154,6 +154,8 @@ pub struct MemberStatus {
     pub owns_basis_points: u16,
     /// The version of dynakv it runs; empty while unknown.
     pub software: String,
+    /// In how many segments it lost data and has not got them back, as it gossiped last.
+    pub rebuilding_segments: u32,
 }
 
 /// The cluster as one node sees it.
@@ -419,6 +421,7 @@ impl Wire for MemberStatus {
         out.put_u64(self.disk_bytes);
         out.put_u16(self.owns_basis_points);
         put_string(out, &self.software);
+        out.put_u32(self.rebuilding_segments);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -433,6 +436,7 @@ impl Wire for MemberStatus {
             disk_bytes: reader.u64()?,
             owns_basis_points: reader.u16()?,
             software: reader.string("software", NAME_BYTES_MAX)?.to_owned(),
+            rebuilding_segments: reader.u32()?,
         })
     }
 }

@@ -46,6 +46,8 @@ pub struct MemberEntry {
     pub disk_bytes: u64,
     /// The version of dynakv it runs.
     pub software: String,
+    /// In how many segments it lost data and has not got them back: there its reads do not count.
+    pub rebuilding_segments: u32,
 }
 
 /// News, sent to a few peers each round; the answer has the same form.
@@ -160,6 +162,7 @@ impl Wire for MemberEntry {
         put_varint(out, self.keys);
         put_varint(out, self.disk_bytes);
         put_string(out, &self.software);
+        put_varint(out, u64::from(self.rebuilding_segments));
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -173,6 +176,8 @@ impl Wire for MemberEntry {
             keys: reader.varint()?,
             disk_bytes: reader.varint()?,
             software: reader.string("software", NAME_BYTES_MAX)?.to_owned(),
+            // No ring has more segments than 32 bits can count.
+            rebuilding_segments: u32::try_from(reader.varint()?).unwrap_or(u32::MAX),
         })
     }
 }

@@ -237,6 +237,7 @@ fn gossip() -> Gossip {
             keys: 12_345,
             disk_bytes: 67_890_000,
             software: "0.1.0".to_owned(),
+            rebuilding_segments: 300,
         }],
     }
 }
@@ -535,6 +536,7 @@ fn responses() -> Vec<(&'static str, Response)> {
                     disk_bytes: 1_048_576,
                     owns_basis_points: 3345,
                     software: "0.1.0".to_owned(),
+                    rebuilding_segments: 65_536,
                 }],
             }),
         ),

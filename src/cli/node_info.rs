@@ -178,28 +178,43 @@ fn verdict(status: &StatusReply, ring: Option<&RingReply>) -> Verdict {
         let mut members = status.members.iter();
         members.any(|member| &member.id == id && member.state == MemberState::Alive)
     };
+    // Who is rebuilding takes writes, but its reads may not count.
+    let answers_reads = |id| {
+        let mut members = status.members.iter();
+        is_alive(id) && members.any(|member| &member.id == id && member.rebuilding_segments == 0)
+    };
     if status.ring_version.0 == 0 || status.members.is_empty() {
         return Verdict::Unavailable;
     }
-    if status.members.iter().all(|member| is_alive(&member.id)) {
+    if status
+        .members
+        .iter()
+        .all(|member| answers_reads(&member.id))
+    {
         return Verdict::Healthy;
     }
     let owners = usize::from(status.n).min(status.members.len());
-    let needed = usize::from(status.w.max(status.r)).min(owners);
+    let (w, r) = (
+        usize::from(status.w).min(owners),
+        usize::from(status.r).min(owners),
+    );
     let served = match ring {
         Some(ring) => {
             let members = &ring.document.members;
             let alive: Vec<bool> = members.iter().map(|member| is_alive(&member.id)).collect();
+            let readable: Vec<bool> = members.iter().map(|it| answers_reads(&it.id)).collect();
             let placement = Placement::new(&ring.document);
             (0..=u16::MAX).all(|segment| {
                 let owners = placement.owners(Segment(segment));
-                let alive = owners.iter().filter(|owner| alive[owner.slot()]);
-                alive.count() >= needed
+                let count = |able: &[bool]| owners.iter().filter(|it| able[it.slot()]).count();
+                count(&alive) >= w && count(&readable) >= r
             })
         }
         None => {
-            let dead = status.members.iter().filter(|member| !is_alive(&member.id));
-            dead.count() <= owners - needed
+            let members = || status.members.iter();
+            let dead = members().filter(|member| !is_alive(&member.id));
+            let mute = members().filter(|member| !answers_reads(&member.id));
+            dead.count() <= owners - w && mute.count() <= owners - r
         }
     };
     if served {
@@ -232,6 +247,7 @@ struct StatusMember<'a> {
     zone: &'a str,
     keys: u64,
     disk_bytes: u64,
+    rebuilding_segments: u32,
     owns_percent: f64,
     software: &'a str,
 }
@@ -247,6 +263,7 @@ impl<'a> From<&'a MemberStatus> for StatusMember<'a> {
             zone: &member.zone,
             keys: member.keys,
             disk_bytes: member.disk_bytes,
+            rebuilding_segments: member.rebuilding_segments,
             owns_percent: f64::from(member.owns_basis_points) / 100.0,
             software: &member.software,
         }
@@ -259,6 +276,16 @@ pub(super) fn state_name(state: MemberState) -> &'static str {
         MemberState::Suspected => "suspected",
         MemberState::Dead => "dead",
     }
+}
+
+/// The state, and what share of the ring such a node has lost and not got back.
+fn state_text(member: &MemberStatus) -> String {
+    let state = state_name(member.state);
+    if member.rebuilding_segments == 0 {
+        return state.to_owned();
+    }
+    let percent = f64::from(member.rebuilding_segments) * 100.0 / 65_536.0;
+    format!("{state}, rebuilding {percent:.1} %")
 }
 
 fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format) -> Report {
@@ -290,7 +317,7 @@ fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format)
     let or_dash = |text: &str| if text.is_empty() { "-" } else { text }.to_owned();
     for member in &status.members {
         table.push([
-            state_name(member.state).to_owned(),
+            state_text(member),
             member.id.to_string(),
             member.address.clone(),
             bytes_text(member.disk_bytes),

@@ -61,6 +61,11 @@ pub(crate) struct ServeArgs {
     /// Found a new cluster although seeds are given
     #[arg(long)]
     bootstrap: bool,
+    /// If the store is damaged beyond opening, begin with an empty one that counts as complete: what
+    /// only this node had is lost for good. Otherwise it is rebuilt from other nodes, or, without any,
+    /// the node does not start
+    #[arg(long)]
+    accept_loss: bool,
 }
 
 /// Runs a node until SIGTERM or Ctrl-C.
@@ -130,6 +135,8 @@ pub(super) fn load(
         None => Default::default(),
     };
     let (environment, warnings) = settings::read_environment(variables)?;
+    // For this start only, and therefore neither in the file nor in the environment.
+    let accept_loss = args.accept_loss;
     let layers = Layers {
         flags: args.into(),
         environment,
@@ -137,8 +144,10 @@ pub(super) fn load(
         path,
         lines,
     };
+    let mut config = settings::check(layers.clone().merged())?;
+    config.accept_loss = accept_loss;
     Ok(Loaded {
-        config: settings::check(layers.clone().merged())?,
+        config,
         warnings,
         layers,
     })
@@ -188,7 +197,7 @@ mod tests {
         let args = parse(
             "serve --id node-2 --port 7000 -n 5 -w 3 -r 3 --host 0.0.0.0 --seed a:1,b:2 --seed c:3 \
              --data-dir /data --http-port 7001 --http-host 0.0.0.0 --cluster blue --advertise n2:7000 \
-             --zone east --weight 4 --bootstrap",
+             --zone east --weight 4 --bootstrap --accept-loss",
         );
         let Loaded {
             config, warnings, ..
@@ -209,6 +218,7 @@ mod tests {
             r: Some(3),
             zone: "east".to_owned(),
             weight: 4,
+            accept_loss: true,
             ..Config::new("node-2".parse().unwrap())
         };
         assert_eq!(config, expected);

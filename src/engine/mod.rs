@@ -10,6 +10,7 @@
 //! | [`explain`], [`import`] | asking all owners what they have; merging given versions into a key |
 //! | [`answer`] | what a client sees of what the replicas have |
 //! | [`mint`], [`hybrid_clock`] | how a write becomes a version |
+//! | [`rebuilding`] | which segments a node has lost, where its reads do not count |
 //! | [`membership`] | who is alive: gossip, probes, suspicion |
 //! | [`layout`] | the next ring document, and how a majority agrees on it |
 
@@ -25,4 +26,5 @@ pub mod mint;
 pub mod preference;
 pub mod put;
 pub mod quorum;
+pub mod rebuilding;
 pub mod ring;

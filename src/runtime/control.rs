@@ -23,6 +23,7 @@ use super::calls::Calls;
 use super::events::{ControlEvent, Responder};
 use super::link::DialError;
 use super::metrics::Metrics;
+use super::rebuilding::Rebuilding;
 use super::view::{MemberView, View};
 use crate::engine::layout::Acceptor;
 use crate::engine::membership::{Effect, Event, Membership, MembershipConfig};
@@ -46,7 +47,7 @@ const UPKEEP: Duration = Duration::from_secs(1);
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The document that holds the ring.
-const RING: &str = "ring";
+pub(super) const RING: &str = "ring";
 
 /// The document that holds what this node has promised and accepted.
 const ACCEPTOR: &str = "acceptor";
@@ -86,6 +87,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Where this node has lost versions.
+    pub rebuilding: Arc<Rebuilding>,
     /// All randomness.
     pub random: fastrand::Rng,
     /// Not ready from now on.
@@ -123,6 +126,7 @@ pub struct Control {
     files: Arc<dyn SmallFiles>,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
+    rebuilding: Arc<Rebuilding>,
     random: fastrand::Rng,
     membership: Membership,
     ring: Option<Arc<Ring>>,
@@ -156,6 +160,7 @@ impl Control {
             files,
             store,
             metrics,
+            rebuilding,
             mut random,
             draining,
             ..
@@ -170,6 +175,7 @@ impl Control {
             keys: 0,
             disk_bytes: 0,
             software: env!("CARGO_PKG_VERSION").to_owned(),
+            rebuilding_segments: 0,
         };
         let acceptor = load_wire(&*files, ACCEPTOR)?
             .unwrap_or_else(|| Acceptor::new(me.node_id.clone(), me.directory_id));
@@ -185,6 +191,7 @@ impl Control {
             files,
             store,
             metrics,
+            rebuilding,
             random,
             view,
             draining,

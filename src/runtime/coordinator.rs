@@ -26,6 +26,7 @@ use super::links::Links;
 use super::metrics::{Metrics, Op, Outcome, ReplicaOp};
 use super::operations::{Operation, OperationId, Operations, Purpose, Requester, Work};
 use super::parking::{Parked, Parking, Wait};
+use super::rebuilding::Rebuilding;
 use super::store_worker::{ReadJob, StoreEvent, StoreHandle, Token, WriteJob, WriteWork};
 use super::view::View;
 use crate::engine::answer::fetched;
@@ -85,6 +86,8 @@ pub struct Parts {
     pub clock: Arc<dyn WallClock>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Where this node has lost versions.
+    pub rebuilding: Arc<Rebuilding>,
     /// No new requests from now on.
     pub draining: CancellationToken,
 }
@@ -110,6 +113,7 @@ pub struct Coordinator {
     bounds: Bounds,
     clock: Arc<dyn WallClock>,
     metrics: Arc<Metrics>,
+    rebuilding: Arc<Rebuilding>,
     is_draining: bool,
     /// Jobs of this turn.
     writes: Vec<WriteJob>,
@@ -141,6 +145,7 @@ pub async fn run(parts: Parts) -> End {
         bounds,
         clock,
         metrics,
+        rebuilding,
         draining,
     } = parts;
     let mut coordinator = Coordinator {
@@ -154,6 +159,7 @@ pub async fn run(parts: Parts) -> End {
         bounds,
         clock,
         metrics,
+        rebuilding,
         is_draining: false,
         writes: Vec::new(),
         reads: Vec::new(),
@@ -408,6 +414,8 @@ impl Coordinator {
                 let mut effects = std::mem::take(&mut self.put_effects);
                 let reach = |node| self.links.reach(node);
                 let quorums = (w, self.view.r);
+                // Who has lost versions does not know what it replaces either.
+                let stands_in = stands_in || self.rebuilding.covers(&request.key);
                 let put = Put::start(owners, place, stands_in, quorums, reach, &mut effects);
                 let intent = Some(intent);
                 let work = Work::Put { put, intent };

@@ -162,6 +162,12 @@ pub struct Metrics {
     pub store_disk_bytes: Gauge,
     /// Damaged values found.
     pub store_corrupt_keys: Gauge,
+    /// Reads of the store that met a damaged value.
+    pub store_damaged_reads: Counter,
+    /// Segments in which this node has lost versions.
+    pub rebuilding_segments: Gauge,
+    /// Damaged stores that were set aside and are still there.
+    pub stores_set_aside: Gauge,
 }
 
 impl Metrics {
@@ -307,6 +313,18 @@ impl Metrics {
             store_disk_bytes: gauge(
                 "dynakv_store_disk_bytes",
                 "Bytes that the store occupies on disk.",
+            ),
+            store_damaged_reads: counter(
+                "dynakv_store_damaged_reads_total",
+                "Reads and merges that met a damaged value.",
+            ),
+            rebuilding_segments: gauge(
+                "dynakv_rebuilding_segments",
+                "Segments of 65,536 in which this node has lost versions; its reads do not count there.",
+            ),
+            stores_set_aside: gauge(
+                "dynakv_stores_set_aside",
+                "Damaged stores that were set aside in the data directory.",
             ),
             store_corrupt_keys: gauge(
                 "dynakv_store_corrupt_keys",

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::environment::{Disk, StoreThreads, WallClock};
 use super::events::ConnectionId;
 use super::metrics::Metrics;
+use super::rebuilding::Rebuilding;
 use crate::engine::answer::sealed;
 use crate::engine::mint::{Intent, Minter};
 
@@ -99,6 +100,8 @@ pub enum StoreEvent {
     Durable {
         /// Who waits.
         token: Token,
+        /// Whether the node has lost other versions around this key.
+        rebuilding: bool,
     },
     /// The job changed nothing.
     Refused {
@@ -113,6 +116,8 @@ pub enum StoreEvent {
         token: Token,
         /// Encoded versions.
         versions: Bytes,
+        /// Whether the node may have lost versions of this key: then "nothing" means nothing.
+        rebuilding: bool,
     },
     /// What came of a scan.
     Scanned {
@@ -183,6 +188,7 @@ pub fn start(
     minter: Minter,
     clock: Arc<dyn WallClock>,
     metrics: Arc<Metrics>,
+    rebuilding: Arc<Rebuilding>,
 ) -> std::io::Result<Running> {
     let (writes, write_jobs) = mpsc::unbounded_channel();
     let (reads, read_jobs) = mpsc::unbounded_channel();
@@ -196,13 +202,16 @@ pub fn start(
         actor: actor.clone(),
         minter,
         clock,
-        metrics,
+        metrics: metrics.clone(),
+        rebuilding: rebuilding.clone(),
         events: events_out.clone(),
         written: Vec::new(),
         failed: None,
     };
     let reader = Reader {
         store: disk.store.clone(),
+        metrics,
+        rebuilding,
         events: events_out,
     };
     match disk.threads {
@@ -237,9 +246,10 @@ struct Writer {
     actor: Arc<AtomicU64>,
     clock: Arc<dyn WallClock>,
     metrics: Arc<Metrics>,
+    rebuilding: Arc<Rebuilding>,
     events: mpsc::UnboundedSender<Vec<StoreEvent>>,
-    /// Who waits for the next sync.
-    written: Vec<Token>,
+    /// Who waits for the next sync, and whether the node has lost versions around that key.
+    written: Vec<(Token, bool)>,
     /// Why the disk takes nothing more.
     failed: Option<StoreError>,
 }
@@ -303,10 +313,11 @@ impl Writer {
     /// Applies one job and returns how many bytes it wrote.
     fn apply(&mut self, job: WriteJob, now_unix_ms: u64, events: &mut Vec<StoreEvent>) -> usize {
         let token = job.token;
+        let rebuilding = self.rebuilding.covers(&job.key);
         match self.try_apply(job, now_unix_ms, events) {
             Ok(bytes) => {
                 // Also when nothing changed: what is there may still wait for its sync.
-                self.written.push(token);
+                self.written.push((token, rebuilding));
                 bytes
             }
             Err(error) => {
@@ -323,7 +334,10 @@ impl Writer {
         events: &mut Vec<StoreEvent>,
     ) -> Result<usize, ErrorReply> {
         let WriteJob { token, key, work } = job;
-        let stored = self.store.get(&key).map_err(|error| refusal(&error))?;
+        let stored = match self.store.get(&key) {
+            Ok(stored) => stored,
+            Err(error) => self.without_damaged(&key, &work, &error)?,
+        };
         let mut versions = match &stored {
             Some(stored) => Versions::from_bytes(stored).map_err(|e| undecodable(&e))?,
             None => Versions::new(),
@@ -396,6 +410,36 @@ impl Writer {
         Ok(bytes)
     }
 
+    /// What stands for a value that cannot be read: nothing, where others have been heard. What is
+    /// written then takes its place; until the segment is rebuilt, no read counts on it.
+    fn without_damaged(
+        &mut self,
+        key: &[u8],
+        work: &WriteWork,
+        error: &StoreError,
+    ) -> Result<Option<Bytes>, ErrorReply> {
+        if !is_damaged_value(error) {
+            return Err(refusal(error));
+        }
+        note_damage(&self.rebuilding, &self.metrics, key, error)?;
+        // A dot of the present actor may be among what was lost: the next one under it would cover it.
+        self.minter.renew();
+        match work {
+            WriteWork::Merge(_)
+            | WriteWork::Mint {
+                merge_first: Some(_),
+                ..
+            } => Ok(None),
+            WriteWork::Mint {
+                merge_first: None, ..
+            } => {
+                let message = "this replica's copy of the key is damaged: the write may go through \
+                               another one, or through this one again, which then asks the others first";
+                Err(ErrorReply::new(ErrorCode::NotReady, message).retryable())
+            }
+        }
+    }
+
     /// Makes everything applied durable and says so. False when the disk failed.
     fn sync(&mut self) -> bool {
         if let Some(error) = self.failed.take() {
@@ -415,7 +459,7 @@ impl Writer {
             .record(begun.elapsed().as_secs_f64());
         match result {
             Ok(()) => {
-                let durable = |token| StoreEvent::Durable { token };
+                let durable = |(token, rebuilding)| StoreEvent::Durable { token, rebuilding };
                 let events = self.written.drain(..).map(durable).collect();
                 self.send(events);
                 true
@@ -448,6 +492,8 @@ fn replaces(received: &Versions, stored: &Versions) -> bool {
 
 struct Reader {
     store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    rebuilding: Arc<Rebuilding>,
     events: mpsc::UnboundedSender<Vec<StoreEvent>>,
 }
 
@@ -470,18 +516,18 @@ impl Reader {
         let mut events = Vec::with_capacity(list.len());
         let mut bytes = 0;
         for ReadJob { token, key } in list {
-            events.push(match self.store.get(&key) {
-                Ok(versions) => {
-                    let versions = versions.unwrap_or_default();
+            let event = match self.read(&key) {
+                Ok((versions, rebuilding)) => {
                     bytes += versions.len();
-                    StoreEvent::Read { token, versions }
+                    StoreEvent::Read {
+                        token,
+                        versions,
+                        rebuilding,
+                    }
                 }
-                // Damage is never served and never passes for absence.
-                Err(error) => StoreEvent::Refused {
-                    token,
-                    error: refusal(&error),
-                },
-            });
+                Err(error) => StoreEvent::Refused { token, error },
+            };
+            events.push(event);
             if bytes >= READ_BYTES_MAX {
                 bytes = 0;
                 let _ = self.events.send(std::mem::take(&mut events));
@@ -490,6 +536,48 @@ impl Reader {
         if !events.is_empty() {
             let _ = self.events.send(events);
         }
+    }
+}
+
+impl Reader {
+    /// What is stored, and whether more of it may have been lost.
+    fn read(&self, key: &[u8]) -> Result<(Bytes, bool), ErrorReply> {
+        match self.store.get(key) {
+            Ok(versions) => Ok((versions.unwrap_or_default(), self.rebuilding.covers(key))),
+            // Damage is never served and never passes for absence.
+            Err(error) if is_damaged_value(&error) => {
+                note_damage(&self.rebuilding, &self.metrics, key, &error)?;
+                Ok((Bytes::new(), true))
+            }
+            Err(error) => Err(refusal(&error)),
+        }
+    }
+}
+
+/// Whether it is this one value that cannot be read, and not the store.
+fn is_damaged_value(error: &StoreError) -> bool {
+    matches!(error, StoreError::Corrupt { .. })
+}
+
+/// From now on, and after every restart, this node's reads around the key do not count.
+fn note_damage(
+    rebuilding: &Rebuilding,
+    metrics: &Metrics,
+    key: &[u8],
+    error: &StoreError,
+) -> Result<(), ErrorReply> {
+    metrics.store_damaged_reads.increment(1);
+    match rebuilding.begin(key) {
+        Ok(true) => {
+            tracing::error!(
+                key = %key.escape_ascii(),
+                %error,
+                "a stored value is damaged: its segment is to be rebuilt from the other owners"
+            );
+            Ok(())
+        }
+        Ok(false) => Ok(()),
+        Err(error) => Err(refusal(&error)),
     }
 }
 

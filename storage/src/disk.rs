@@ -170,6 +170,18 @@ pub(crate) fn create_directory(directory: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Gives a directory another name beside the present one. Durable when it returns.
+///
+/// # Errors
+/// What the disk says; it then has one of the two names.
+pub fn rename_directory(from: &Path, to: &Path) -> Result<(), StoreError> {
+    fs::rename(from, to).map_err(StoreError::io("rename", from))?;
+    match to.parent() {
+        Some(parent) => sync_directory(parent),
+        None => Ok(()),
+    }
+}
+
 /// Makes the creation, renaming and removal of a directory's entries durable.
 pub(crate) fn sync_directory(directory: &Path) -> Result<(), StoreError> {
     sync_path(directory)

@@ -163,6 +163,23 @@ impl Identity {
         })
     }
 
+    /// Whether a node has ever started here.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn exists(files: &dyn SmallFiles) -> Result<bool, StoreError> {
+        Ok(files.read(IDENTITY)?.is_some())
+    }
+
+    /// Before a start: makes it take a new actor, because the store does not hold what was minted under
+    /// the present one. Durable when it returns.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn retire_actor(files: &dyn SmallFiles) -> Result<(), StoreError> {
+        files.remove_durable(CLEAN_STOP)
+    }
+
     /// Takes a new actor during a run: whenever versions were discarded or could not be read, or
     /// peers know a newer generation of this node. Durable when it returns.
     ///

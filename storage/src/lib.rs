@@ -40,7 +40,7 @@ mod tree;
 mod witness;
 
 pub use check::{Checked, Finding, check_directory, check_store};
-pub use disk::{DirectoryFiles, DirectoryLock, SmallFiles};
+pub use disk::{DirectoryFiles, DirectoryLock, SmallFiles, rename_directory};
 pub use disk_store::{DiskOptions, DiskStore, Durability};
 pub use document::{load_document, save_document};
 pub use error::{Damage, StoreError};

@@ -12,6 +12,7 @@ mod alone;
 mod availability;
 mod causality;
 mod crashes;
+mod damage;
 mod dashboard;
 mod deployment;
 mod dev;

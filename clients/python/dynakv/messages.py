@@ -193,6 +193,8 @@ class MemberStatus:
     owns: float
     #: The version of dynakv it runs; empty while unknown.
     software: str
+    #: In how many of the 65,536 segments it lost data and has not got them back.
+    rebuilding_segments: int
 
 
 @dataclass(frozen=True)
@@ -326,6 +328,7 @@ def read_status(body: Bytes) -> Status:
             disk_bytes=item.u64(),
             owns=item.u16() / 10_000,
             software=item.string(),
+            rebuilding_segments=item.u32(),
         )
 
     members = fields.items(member, 1)

@@ -135,6 +135,7 @@ class VectorTest(unittest.TestCase):
         (member,) = status.members
         self.assertEqual((member.node_id, member.state, member.zone), ("node-2", "dead", "b"))
         self.assertEqual((member.keys, member.disk_bytes), (150, 1 << 20))
+        self.assertEqual(member.rebuilding_segments, 65_536)
         self.assertAlmostEqual(member.owns, 0.3345)
         ring = self.answer("response.ring")
         self.assertEqual((ring.version, ring.final), (3, True))

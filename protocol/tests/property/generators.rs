@@ -319,6 +319,7 @@ fn member_entry() -> impl Strategy<Value = MemberEntry> {
                     keys,
                     disk_bytes,
                     software,
+                    rebuilding_segments: incarnation as u32,
                 }
             },
         )
@@ -523,6 +524,7 @@ fn member_status() -> impl Strategy<Value = MemberStatus> {
                 disk_bytes: numbers.2,
                 owns_basis_points,
                 software: texts.2,
+                rebuilding_segments: numbers.0 as u32,
             },
         )
 }

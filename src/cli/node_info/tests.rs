@@ -21,6 +21,7 @@ fn status(n: u8, states: &[MemberState]) -> StatusReply {
         disk_bytes: 2048,
         owns_basis_points: 3333,
         software: "0.1.0".to_owned(),
+        rebuilding_segments: 0,
     };
     StatusReply {
         node_id: id(1),
@@ -143,6 +144,22 @@ fn the_verdict_follows_the_quorums() {
 }
 
 #[test]
+fn who_is_rebuilding_counts_for_writes_only() {
+    let verdict_of = |rebuilding: &[u32]| {
+        let mut status = status(3, &[MemberState::Alive; 3]);
+        for (member, segments) in status.members.iter_mut().zip(rebuilding) {
+            member.rebuilding_segments = *segments;
+        }
+        let ring = ring(3, 3);
+        assert_eq!(verdict(&status, None), verdict(&status, Some(&ring)));
+        verdict(&status, Some(&ring))
+    };
+    assert_eq!(verdict_of(&[0, 0, 0]), Verdict::Healthy);
+    assert_eq!(verdict_of(&[65_536, 0, 0]), Verdict::Degraded);
+    assert_eq!(verdict_of(&[65_536, 1, 0]), Verdict::Unavailable);
+}
+
+#[test]
 fn a_node_without_a_ring_is_unavailable() {
     let mut status = status(3, &[MemberState::Alive]);
     status.ring_version = RingVersion(0);
@@ -157,10 +174,10 @@ fn status_has_these_forms() {
         r#"{"verdict":"unavailable","node_id":"node-1","cluster":"dynakv","#,
         r#""cluster_id":"000000000000000000000000000000ff","ring_version":3,"n":3,"w":2,"r":2,"#,
         r#""members":[{"id":"node-1","address":"127.0.0.1:8080","state":"alive","#,
-        r#""state_age_ms":1500,"generation":2,"zone":"","keys":10,"disk_bytes":2048,"#,
+        r#""state_age_ms":1500,"generation":2,"zone":"","keys":10,"disk_bytes":2048,"rebuilding_segments":0,"#,
         r#""owns_percent":33.33,"software":"0.1.0"},"#,
         r#"{"id":"node-2","address":"127.0.0.1:8081","state":"dead","#,
-        r#""state_age_ms":1500,"generation":2,"zone":"","keys":10,"disk_bytes":2048,"#,
+        r#""state_age_ms":1500,"generation":2,"zone":"","keys":10,"disk_bytes":2048,"rebuilding_segments":0,"#,
         r#""owns_percent":33.33,"software":"0.1.0"}]}"#,
         "\n"
     );

@@ -51,6 +51,8 @@ pub enum Event {
         keys: u64,
         /// Bytes on disk.
         disk_bytes: u64,
+        /// Segments that are being rebuilt.
+        rebuilding_segments: u32,
     },
 }
 

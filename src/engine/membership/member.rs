@@ -65,6 +65,7 @@ impl Peer {
                 keys: 0,
                 disk_bytes: 0,
                 software: String::new(),
+                rebuilding_segments: 0,
             },
             since_ms: now_ms,
             has_news: false,
@@ -144,6 +145,8 @@ pub struct MemberView {
     pub disk_bytes: u64,
     /// The version of dynakv it runs; empty before any news.
     pub software: String,
+    /// In how many segments it has not got back what it lost, as it last said.
+    pub rebuilding_segments: u32,
 }
 
 impl MemberView {
@@ -157,6 +160,7 @@ impl MemberView {
             keys: entry.keys,
             disk_bytes: entry.disk_bytes,
             software: entry.software.clone(),
+            rebuilding_segments: entry.rebuilding_segments,
         }
     }
 }

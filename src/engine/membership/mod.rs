@@ -138,9 +138,14 @@ impl Membership {
                     self.probe_due(effects);
                 }
             }
-            Event::LocalLoad { keys, disk_bytes } => {
+            Event::LocalLoad {
+                keys,
+                disk_bytes,
+                rebuilding_segments,
+            } => {
                 self.me.keys = keys;
                 self.me.disk_bytes = disk_bytes;
+                self.me.rebuilding_segments = rebuilding_segments;
             }
         }
     }

@@ -75,6 +75,7 @@ impl Cluster {
             keys: 0,
             disk_bytes: 0,
             software: String::new(),
+            rebuilding_segments: 0,
         };
         let random = self.random.fork();
         let mut membership = Membership::new(self.config, me, random, self.now_ms);

@@ -22,6 +22,7 @@ fn entry(name: &str, generation: u64, heartbeat: u64) -> MemberEntry {
         keys: 0,
         disk_bytes: 0,
         software: "test".to_owned(),
+        rebuilding_segments: 0,
     }
 }
 
@@ -487,6 +488,7 @@ fn a_reply_says_what_the_asker_does_not_know() {
         Event::LocalLoad {
             keys: 3,
             disk_bytes: 4,
+            rebuilding_segments: 5,
         },
         0,
     );
@@ -501,6 +503,7 @@ fn a_reply_says_what_the_asker_does_not_know() {
     let me = MemberEntry {
         keys: 3,
         disk_bytes: 4,
+        rebuilding_segments: 5,
         ..entry("a", 1, 0)
     };
     assert_eq!(

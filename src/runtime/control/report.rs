@@ -74,6 +74,7 @@ impl Control {
                 disk_bytes: news.disk_bytes,
                 owns_basis_points: share.unwrap_or(0),
                 software: news.software.clone(),
+                rebuilding_segments: news.rebuilding_segments,
             })
         };
         let view = self.view.borrow();
@@ -110,6 +111,7 @@ impl Control {
         self.step(Event::LocalLoad {
             keys: totals.keys,
             disk_bytes: totals.disk_bytes,
+            rebuilding_segments: self.rebuilding.left(),
         });
         let metrics = &self.metrics;
         metrics.store_keys.set(totals.keys as f64);
@@ -118,6 +120,9 @@ impl Control {
         metrics.store_live_bytes.set(totals.live_bytes as f64);
         metrics.store_disk_bytes.set(totals.disk_bytes as f64);
         metrics.store_corrupt_keys.set(totals.corrupt_keys as f64);
+        metrics
+            .rebuilding_segments
+            .set(f64::from(self.rebuilding.left()));
         let ready = self.ring.is_some() && !self.draining.is_cancelled();
         metrics.ready.set(f64::from(u8::from(ready)));
         metrics.upkeep();

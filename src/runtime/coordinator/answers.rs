@@ -178,6 +178,7 @@ impl Coordinator {
             }
             StoreEvent::Durable {
                 token: Token::Operation(message),
+                rebuilding: _,
             } => match OperationId::parse(message) {
                 Some((id, Purpose::Repair)) => self.step_get(id, get::Event::Repaired(SELF)),
                 Some((id, _)) => self.on_durable(id, SELF),
@@ -194,10 +195,11 @@ impl Coordinator {
             StoreEvent::Read {
                 token: Token::Operation(message),
                 versions,
+                rebuilding,
             } => {
                 if let Some((id, _)) = OperationId::parse(message) {
                     let reply = VersionsReply {
-                        rebuilding: false,
+                        rebuilding,
                         versions,
                         actor: self.own_actor(),
                     };
@@ -206,16 +208,18 @@ impl Coordinator {
             }
             StoreEvent::Durable {
                 token: Token::Replica(connection, request_id),
+                rebuilding,
             } => {
-                let merged = Response::Merged(Merged { rebuilding: false });
+                let merged = Response::Merged(Merged { rebuilding });
                 self.answer_replica(connection, request_id, &merged);
             }
             StoreEvent::Read {
                 token: Token::Replica(connection, request_id),
                 versions,
+                rebuilding,
             } => {
                 let reply = Response::Versions(VersionsReply {
-                    rebuilding: false,
+                    rebuilding,
                     versions,
                     actor: None,
                 });
@@ -224,9 +228,10 @@ impl Coordinator {
             StoreEvent::Read {
                 token: Token::Explaining(connection, request_id),
                 versions,
+                rebuilding,
             } => {
                 let reply = Response::Versions(VersionsReply {
-                    rebuilding: false,
+                    rebuilding,
                     versions,
                     actor: self.own_actor(),
                 });
@@ -249,6 +254,7 @@ impl Coordinator {
             }
             | StoreEvent::Durable {
                 token: Token::Explaining(..),
+                ..
             }
             | StoreEvent::Failed(_) => {}
         }

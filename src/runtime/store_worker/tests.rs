@@ -33,7 +33,8 @@ fn started(memory: &MemoryDisk, sync_us: u64) -> Running {
     };
     let minter = Minter::new(Actor(5), 0, fastrand::Rng::with_seed(1));
     let metrics = Arc::new(Metrics::new("test").unwrap());
-    start(&disk, minter, Arc::new(SystemClock), metrics).unwrap()
+    let rebuilding = Arc::new(Rebuilding::load(disk.files.clone()).unwrap());
+    start(&disk, minter, Arc::new(SystemClock), metrics, rebuilding).unwrap()
 }
 
 fn run(test: impl Future<Output = ()>) {
@@ -109,12 +110,13 @@ fn merging_is_idempotent_but_answered_only_after_a_sync() {
         assert!(matches!(
             &events[..],
             [StoreEvent::Durable {
-                token: Token::Operation(1)
+                token: Token::Operation(1),
+                rebuilding: false,
             }]
         ));
         let events = running.events.recv().await.unwrap();
         let token = Token::Replica(ConnectionId(9), 7);
-        assert!(matches!(&events[..], [StoreEvent::Durable { token: t }] if *t == token));
+        assert!(matches!(&events[..], [StoreEvent::Durable { token: t, .. }] if *t == token));
     });
 }
 

@@ -1,0 +1,174 @@
+//! A store that is damaged beyond opening: its node starts again with an empty one, and says so.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::harness::{Cluster, Node, eventually};
+
+const KEYS: usize = 60;
+
+fn key(number: usize) -> String {
+    format!("key-{number}")
+}
+
+/// The stores that were set aside in a node's directory.
+fn set_aside(node: &Node) -> Vec<PathBuf> {
+    let entries = fs::read_dir(node.data_dir()).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let is_set_aside = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy();
+        name.starts_with("store.damaged-")
+    };
+    let mut found: Vec<_> = paths.filter(is_set_aside).collect();
+    found.sort();
+    found
+}
+
+/// Overwrites the middle of a file.
+fn ruin(path: &Path) {
+    let mut file = OpenOptions::new().write(true).open(path).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.seek(SeekFrom::Start(length / 3)).unwrap();
+    let garbage = vec![0x5a; (length / 3) as usize + 1];
+    file.write_all(&garbage).unwrap();
+}
+
+/// Ruins the log, and returns which file.
+fn ruin_log(node: &Node) -> &'static str {
+    let entries = fs::read_dir(node.data_dir().join("store/log")).unwrap();
+    let files = entries.map(|entry| entry.unwrap().path());
+    let largest = files.max_by_key(|path| fs::metadata(path).unwrap().len());
+    ruin(&largest.unwrap());
+    "log/00000000000000000001.log"
+}
+
+/// Ruins the tree, and returns which file.
+fn ruin_tree(node: &Node) -> &'static str {
+    let conf = node.data_dir().join("store/sled/conf");
+    fs::write(&conf, b"this is no configuration").unwrap();
+    "sled/conf"
+}
+
+/// The actor under which a node mints, as another one's `explain` tells.
+fn actor_of(cluster: &Cluster, asked: usize, id: &str) -> Result<String, String> {
+    let explained = cluster[asked].run(&["explain", &key(0), "--output", "json"]);
+    let explained = explained.json();
+    let owners = explained["owners"].as_array().cloned().unwrap_or_default();
+    let owner = owners.iter().find(|owner| owner["id"] == id);
+    let actor = owner.and_then(|owner| owner["actor"].as_str());
+    actor
+        .map(str::to_owned)
+        .ok_or(format!("no actor: {explained}"))
+}
+
+fn rebuilding_of(seen_by: &Node, id: &str) -> Result<u64, String> {
+    let status = seen_by.run(&["status", "--output", "json"]).json();
+    let members = status["members"].as_array().cloned().unwrap_or_default();
+    let member = members.iter().find(|member| member["id"] == id);
+    let segments = member.and_then(|member| member["rebuilding_segments"].as_u64());
+    segments.ok_or(format!("not told: {status}"))
+}
+
+#[test]
+fn a_node_with_a_damaged_store_starts_empty_and_its_reads_do_not_count() {
+    for (ruin_store, what) in [
+        (ruin_log as fn(&Node) -> &'static str, "its log"),
+        (ruin_tree as fn(&Node) -> &'static str, "its tree"),
+    ] {
+        println!("damaged: {what}");
+        let mut cluster = Cluster::start(3);
+        for number in 0..KEYS {
+            let value = format!("value-{number}");
+            cluster[number % 3]
+                .run(&["put", &key(number), &value])
+                .exits(0);
+        }
+        let old_actor = eventually("the actor of node-3", || actor_of(&cluster, 0, "node-3"));
+        cluster[2].kill();
+        let ruined = ruin_store(&cluster[2]);
+        let content = fs::read(cluster[2].data_dir().join("store").join(ruined)).unwrap();
+
+        cluster[2].start();
+        cluster[2].wait_ready();
+        // It says so: in the log, in the metrics, and to everybody who asks about the cluster.
+        let log = cluster[2].process_mut().stderr();
+        assert!(log.contains("set aside"), "{log}");
+        assert!(log.contains("dynakv store check"), "{log}");
+        let aside = set_aside(&cluster[2]);
+        assert_eq!(aside.len(), 1, "{aside:?}");
+        assert_eq!(
+            fs::read(aside[0].join(ruined)).unwrap(),
+            content,
+            "{ruined}"
+        );
+        eventually("the metrics to tell", || {
+            let page = cluster[2].page("/metrics")?.body;
+            let says = |line: &str| page.lines().any(|it| it.starts_with(line));
+            match says("dynakv_rebuilding_segments 65536") && says("dynakv_stores_set_aside 1") {
+                true => Ok(()),
+                false => Err(page),
+            }
+        });
+        for seen_by in [2, 0] {
+            eventually("the status to tell", || {
+                match rebuilding_of(&cluster[seen_by], "node-3")? {
+                    65_536 => Ok(()),
+                    other => Err(format!("{other} segments")),
+                }
+            });
+            cluster[seen_by]
+                .run(&["status"])
+                .exits(6)
+                .says("rebuilding 100.0 %");
+        }
+        let new_actor = eventually("the new actor", || actor_of(&cluster, 0, "node-3"));
+        assert_ne!(old_actor, new_actor);
+
+        // Nothing that was acknowledged is missing, whoever is asked.
+        for number in 0..KEYS {
+            let got = cluster[2].run(&["get", &key(number)]).exits(0);
+            assert_eq!(got.text(), format!("value-{number}"));
+        }
+        // It takes writes, and its copy counts for them; not for reads.
+        cluster[2].run(&["put", "new", "written"]).exits(0);
+        cluster[1].kill();
+        for node in [0, 2] {
+            eventually("a write with one of two others down", || {
+                let put = cluster[node].run(&["put", "newer", "written too"]);
+                match put.code {
+                    Some(0) => Ok(()),
+                    _ => Err(put.stderr),
+                }
+            });
+            for number in 0..10 {
+                let got = cluster[node].run(&["get", &format!("never-{number}")]);
+                got.exits(4).says("quorum");
+                cluster[node].run(&["get", &key(number)]).exits(4);
+            }
+        }
+        // A restart does not make it forget.
+        cluster[2].terminate();
+        cluster[2].start();
+        eventually("the restarted node to tell", || {
+            match rebuilding_of(&cluster[2], "node-3")? {
+                65_536 => Ok(()),
+                other => Err(format!("{other} segments")),
+            }
+        });
+        assert_eq!(set_aside(&cluster[2]).len(), 1);
+    }
+}
+
+#[test]
+fn a_lone_node_with_a_damaged_store_does_not_start_empty_by_itself() {
+    let mut cluster = Cluster::start(1);
+    cluster[0].run(&["put", "k", "v"]).exits(0);
+    cluster[0].kill();
+    ruin_log(&cluster[0]);
+    cluster[0].start();
+    let (code, log) = cluster[0].ends_by_itself();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("--accept-loss"), "{log}");
+    assert_eq!(set_aside(&cluster[0]), Vec::<PathBuf>::new());
+}
