@@ -7,7 +7,7 @@ LOCKED := --locked $(CARGO_FLAGS)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test sim crash run bench audit lint fix deny clean
+.PHONY: help build test sim crash flip run bench audit lint fix deny clean
 
 help: ## list the targets
 	@echo "dynakv: make TARGET"
@@ -40,6 +40,10 @@ ROUNDS ?= 100
 crash: ## kill a writing store again and again and look for losses: ROUNDS=100 rounds
 	$(CARGO) test $(LOCKED) -p dynakv-storage --test kill --no-run
 	DYNAKV_CRASH_ROUNDS=$(ROUNDS) $(CARGO) test $(LOCKED) -p dynakv-storage --test kill -- --nocapture
+
+flip: ## flip each byte of a small store in turn and look for wrong answers
+	$(CARGO) test $(LOCKED) -p dynakv-storage --test flip --no-run
+	DYNAKV_FLIPS=all $(CARGO) test $(LOCKED) -p dynakv-storage --test flip -- --nocapture
 
 run: ## start a cluster of three nodes on this machine; Ctrl-C ends it
 	$(CARGO) build --release --bin dynakv $(LOCKED)
