@@ -16,6 +16,10 @@ use metrics_exporter_prometheus::{
 
 use super::process;
 
+mod store;
+
+use store::StoreMetrics;
+
 const REQUEST_SECONDS: &str = "dynakv_request_duration_seconds";
 const REPLICA_SECONDS: &str = "dynakv_replica_duration_seconds";
 const FSYNC_SECONDS: &str = "dynakv_store_fsync_duration_seconds";
@@ -162,6 +166,8 @@ pub struct Metrics {
     pub store_disk_bytes: Gauge,
     /// Damaged values found.
     pub store_corrupt_keys: Gauge,
+    /// What is under way in the store.
+    pub store: StoreMetrics,
 }
 
 impl Metrics {
@@ -312,6 +318,7 @@ impl Metrics {
                 "dynakv_store_corrupt_keys",
                 "Damaged values found when the store was opened.",
             ),
+            store: StoreMetrics::register(&make),
         }
     }
 

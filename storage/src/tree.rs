@@ -55,6 +55,8 @@ pub(crate) struct Tree {
     damaged: Mutex<BTreeSet<Vec<u8>>>,
     /// How many these are: looked at without the lock.
     damaged_keys: AtomicUsize,
+    /// How often one was met.
+    damaged_reads: AtomicU64,
     /// The size on disk when it was last learnt, in bytes.
     disk_bytes: AtomicU64,
 }
@@ -114,6 +116,7 @@ impl Tree {
             db,
             damaged: Mutex::default(),
             damaged_keys: AtomicUsize::new(0),
+            damaged_reads: AtomicU64::new(0),
             disk_bytes: AtomicU64::new(0),
         };
         tree.sync_files()?;
@@ -263,6 +266,11 @@ impl Tree {
         self.damaged_keys.load(Ordering::Relaxed) as u64
     }
 
+    /// How often a damaged value was met.
+    pub(crate) fn damaged_reads(&self) -> u64 {
+        self.damaged_reads.load(Ordering::Relaxed)
+    }
+
     /// The size on disk in bytes; what it last was, when the system does not say.
     pub(crate) fn disk_bytes(&self) -> u64 {
         if let Ok(bytes) = self.db.size_on_disk() {
@@ -278,6 +286,7 @@ impl Tree {
     }
 
     fn corrupt(&self, record_key: &[u8], damage: Damage) -> StoreError {
+        self.damaged_reads.fetch_add(1, Ordering::Relaxed);
         let mut damaged = self.damaged();
         if damaged.len() < DAMAGED_KEYS_MAX {
             damaged.insert(record_key.to_owned());

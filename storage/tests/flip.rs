@@ -369,12 +369,13 @@ fn a_flipped_bit_in_a_file_of_sleds_is_noticed_or_harmless() {
     for moment in [Moment::BeforeOpening, Moment::AfterOpening] {
         let [harmless, refused, reported] = flip_each(&files, &states, &flips, moment);
         println!("{moment:?}: {harmless} harmless, {refused} refused, {reported} reported");
-        let noticed = match moment {
-            Moment::BeforeOpening => refused,
-            Moment::AfterOpening => reported,
+        // An open store has nearly all of so few keys in memory.
+        let (noticed, expected) = match moment {
+            Moment::BeforeOpening => (refused, 1000),
+            Moment::AfterOpening => (reported, 5),
         };
         assert!(
-            noticed > 100,
+            noticed > expected,
             "{moment:?}: {noticed} of {} flips",
             flips.len()
         );

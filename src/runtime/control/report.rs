@@ -118,6 +118,7 @@ impl Control {
         metrics.store_live_bytes.set(totals.live_bytes as f64);
         metrics.store_disk_bytes.set(totals.disk_bytes as f64);
         metrics.store_corrupt_keys.set(totals.corrupt_keys as f64);
+        metrics.store.update(&totals, &self.store.status());
         let ready = self.ring.is_some() && !self.draining.is_cancelled();
         metrics.ready.set(f64::from(u8::from(ready)));
         metrics.upkeep();
