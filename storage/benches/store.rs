@@ -106,6 +106,8 @@ fn zipfian(keys: usize, count: usize, random: &mut fastrand::Rng) -> Vec<u32> {
 struct Bench {
     store: DiskStore,
     counter: u64,
+    /// Stands for what was there before: hashed as a writer does it.
+    old: [u8; VALUE_BYTES],
 }
 
 impl Bench {
@@ -113,6 +115,7 @@ impl Bench {
         Self {
             store: DiskStore::open(directory, options).unwrap(),
             counter: 0,
+            old: [0; VALUE_BYTES],
         }
     }
 
@@ -125,17 +128,18 @@ impl Bench {
         for group in indices.chunks(GROUP) {
             for &index in group {
                 self.counter += 1;
-                let tallied = |versions: &[u8]| Footprint {
+                let (key, new) = (key(index), value(self.counter));
+                let footprint = |versions: &[u8]| Footprint {
                     tally,
-                    hash: versions_hash(&key(index), versions),
+                    hash: versions_hash(&key, versions),
                 };
-                let (old, new) = (value(self.counter - 1), value(self.counter));
                 let mutation = Mutation {
-                    key: Bytes::copy_from_slice(&key(index)),
+                    key: Bytes::copy_from_slice(&key),
                     versions: Bytes::copy_from_slice(&new),
-                    before: tallied(&old[..]),
-                    after: tallied(&new[..]),
+                    before: footprint(&self.old),
+                    after: footprint(&new),
                 };
+                self.old = new;
                 self.store.apply(&[mutation]).unwrap();
             }
             self.store.sync().unwrap();
