@@ -7,6 +7,7 @@
 
 use std::any::Any;
 use std::collections::BTreeSet;
+use std::fs::TryLockError;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -379,6 +380,26 @@ fn open_sled(directory: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError>
                 sleep(Duration::from_millis(5));
             }
             Err(error) => return Err(failure(directory, "open", error)),
+        }
+    }
+}
+
+/// Waits for the threads of a tree that this process has just closed: until then they may write, also by
+/// name.
+pub(crate) fn wait_until_closed(directory: &Path) -> Result<(), StoreError> {
+    let path = directory.join("db");
+    let began = Instant::now();
+    loop {
+        let file = std::fs::File::open(&path).map_err(StoreError::io("open", &path))?;
+        // sled holds a lock on this file while it lives.
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
+            Err(TryLockError::WouldBlock) if began.elapsed() > CLOSING_WAIT => {
+                let path = directory.to_owned();
+                return Err(StoreError::Locked { path });
+            }
+            Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(5)),
         }
     }
 }
