@@ -103,9 +103,11 @@ fn long_lists_are_cut_for_people() {
         place: "segment 0001".to_owned(),
         problem: "differs".to_owned(),
     };
-    let mut checked = Checked::default();
-    checked.findings = vec![finding; 60];
-    checked.findings_total = 2000;
+    let checked = Checked {
+        findings: vec![finding; 60],
+        findings_total: 2000,
+        ..Checked::default()
+    };
     let report = checked_report(&checked, Path::new("/d/store"), Format::Plain);
     assert_eq!(
         report.data.iter().filter(|&&byte| byte == b'\n').count(),
