@@ -7,11 +7,11 @@ LOCKED := --locked $(CARGO_FLAGS)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test sim crash powercut run bench audit lint fix deny clean
+.PHONY: help build test sim crash powercut flip run bench audit lint fix deny clean
 
 help: ## list the targets
 	@echo "dynakv: make TARGET"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 build: ## build everything, optimised
 	$(CARGO) build --workspace --release $(LOCKED)
@@ -46,6 +46,10 @@ CUTS ?= 60
 powercut: ## cut the power of a writing store's disk again and again: CUTS=60 cuts (needs root)
 	$(CARGO) test $(LOCKED) -p dynakv-storage --test powercut --no-run
 	DYNAKV_POWERCUTS=$(CUTS) $(CARGO) test $(LOCKED) -p dynakv-storage --test powercut -- --nocapture
+
+flip: ## flip each byte of a small store in turn and look for wrong answers
+	$(CARGO) test $(LOCKED) -p dynakv-storage --test flip --no-run
+	DYNAKV_FLIPS=all $(CARGO) test $(LOCKED) -p dynakv-storage --test flip -- --nocapture
 
 run: ## start a cluster of three nodes on this machine; Ctrl-C ends it
 	$(CARGO) build --release --bin dynakv $(LOCKED)

@@ -12,6 +12,7 @@ mod logging;
 mod node_info;
 mod output;
 mod serve;
+mod store;
 mod transfer;
 
 use std::future::Future;
@@ -90,6 +91,11 @@ enum Command {
     Export(transfer::ExportArgs),
     /// Merge an export from standard input into the cluster
     Import(transfer::ImportArgs),
+    /// Check or rewrite the store of a stopped node
+    Store {
+        #[command(subcommand)]
+        command: store::StoreCommand,
+    },
     /// Look at settings without starting anything
     Config {
         #[command(subcommand)]
@@ -157,6 +163,7 @@ fn run(cli: Cli) -> Exit {
         Command::Import(args) => with_client(global, format, async |client| {
             transfer::import(client, args, format).await
         }),
+        Command::Store { command } => store::run(command, format).print(),
         Command::Config { command } => config::run(command, format).print(),
         Command::Completions { shell } => {
             let mut script = Vec::new();

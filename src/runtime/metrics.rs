@@ -16,6 +16,10 @@ use metrics_exporter_prometheus::{
 
 use super::process;
 
+mod store;
+
+use store::StoreMetrics;
+
 const REQUEST_SECONDS: &str = "dynakv_request_duration_seconds";
 const REPLICA_SECONDS: &str = "dynakv_replica_duration_seconds";
 const FSYNC_SECONDS: &str = "dynakv_store_fsync_duration_seconds";
@@ -162,12 +166,12 @@ pub struct Metrics {
     pub store_disk_bytes: Gauge,
     /// Damaged values found.
     pub store_corrupt_keys: Gauge,
-    /// Reads of the store that met a damaged value.
-    pub store_damaged_reads: Counter,
     /// Segments in which this node has lost versions.
     pub rebuilding_segments: Gauge,
     /// Damaged stores that were set aside and are still there.
     pub stores_set_aside: Gauge,
+    /// What is under way in the store.
+    pub store: StoreMetrics,
 }
 
 impl Metrics {
@@ -314,10 +318,6 @@ impl Metrics {
                 "dynakv_store_disk_bytes",
                 "Bytes that the store occupies on disk.",
             ),
-            store_damaged_reads: counter(
-                "dynakv_store_damaged_reads_total",
-                "Reads and merges that met a damaged value.",
-            ),
             rebuilding_segments: gauge(
                 "dynakv_rebuilding_segments",
                 "Segments of 65,536 in which this node has lost versions; its reads do not count there.",
@@ -330,6 +330,7 @@ impl Metrics {
                 "dynakv_store_corrupt_keys",
                 "Damaged values found when the store was opened.",
             ),
+            store: StoreMetrics::register(&make),
         }
     }
 

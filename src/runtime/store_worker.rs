@@ -202,7 +202,7 @@ pub fn start(
         actor: actor.clone(),
         minter,
         clock,
-        metrics: metrics.clone(),
+        metrics,
         rebuilding: rebuilding.clone(),
         events: events_out.clone(),
         written: Vec::new(),
@@ -210,7 +210,6 @@ pub fn start(
     };
     let reader = Reader {
         store: disk.store.clone(),
-        metrics,
         rebuilding,
         events: events_out,
     };
@@ -421,7 +420,7 @@ impl Writer {
         if !is_damaged_value(error) {
             return Err(refusal(error));
         }
-        note_damage(&self.rebuilding, &self.metrics, key, error)?;
+        note_damage(&self.rebuilding, key, error)?;
         // A dot of the present actor may be among what was lost: the next one under it would cover it.
         self.minter.renew();
         match work {
@@ -492,7 +491,6 @@ fn replaces(received: &Versions, stored: &Versions) -> bool {
 
 struct Reader {
     store: Arc<dyn Store>,
-    metrics: Arc<Metrics>,
     rebuilding: Arc<Rebuilding>,
     events: mpsc::UnboundedSender<Vec<StoreEvent>>,
 }
@@ -546,7 +544,7 @@ impl Reader {
             Ok(versions) => Ok((versions.unwrap_or_default(), self.rebuilding.covers(key))),
             // Damage is never served and never passes for absence.
             Err(error) if is_damaged_value(&error) => {
-                note_damage(&self.rebuilding, &self.metrics, key, &error)?;
+                note_damage(&self.rebuilding, key, &error)?;
                 Ok((Bytes::new(), true))
             }
             Err(error) => Err(refusal(&error)),
@@ -560,13 +558,7 @@ fn is_damaged_value(error: &StoreError) -> bool {
 }
 
 /// From now on, and after every restart, this node's reads around the key do not count.
-fn note_damage(
-    rebuilding: &Rebuilding,
-    metrics: &Metrics,
-    key: &[u8],
-    error: &StoreError,
-) -> Result<(), ErrorReply> {
-    metrics.store_damaged_reads.increment(1);
+fn note_damage(rebuilding: &Rebuilding, key: &[u8], error: &StoreError) -> Result<(), ErrorReply> {
     match rebuilding.begin(key) {
         Ok(true) => {
             tracing::error!(

@@ -20,7 +20,7 @@ use crate::error::StoreError;
 use crate::log;
 use crate::store::{PageLimit, PositionRange, Store};
 use crate::totals::{Footprint, Totals};
-use crate::tree::Tree;
+use crate::tree::{Tree, wait_until_closed};
 use crate::witness;
 
 /// How many findings are kept; beyond, they are counted.
@@ -82,8 +82,15 @@ impl Checked {
         }
     }
 
-    fn error(&mut self, directory: &Path, error: &StoreError) {
-        self.found(directory.display().to_string(), error.to_string());
+    /// Takes note of an error about the copy, in words about the original.
+    fn error(&mut self, copy: &Copy, error: &StoreError) {
+        let finding = Finding {
+            place: copy.original(error).display().to_string(),
+            problem: copy.in_words(error),
+        };
+        if !self.findings.contains(&finding) {
+            self.found(finding.place, finding.problem);
+        }
     }
 }
 
@@ -227,12 +234,12 @@ pub fn check_directory(directory: &Path, progress: Progress<'_>) -> Result<Check
             checked.findings.truncate(FINDINGS_MAX);
         }
         Err(error) if error.is_corruption() => {
-            checked.error(&copy.original(&error), &error);
+            checked.error(&copy, &error);
             log::inspect(&log_directory, &mut |path, at, damage| {
                 let place = format!("{} at byte {at}", path.display());
                 checked.found(place, damage.to_string());
             })?;
-            check_tree(&mut checked, directory, &copy, options.cache_bytes)?;
+            check_tree(&mut checked, &copy, options.cache_bytes)?;
         }
         Err(error) => return Err(error),
     }
@@ -240,17 +247,11 @@ pub fn check_directory(directory: &Path, progress: Progress<'_>) -> Result<Check
 }
 
 /// Reads what can still be read of the tree of a store that does not open as a whole.
-fn check_tree(
-    checked: &mut Checked,
-    directory: &Path,
-    copy: &Copy,
-    cache_bytes: u64,
-) -> Result<(), StoreError> {
-    let place = directory.join(TREE_DIRECTORY);
+fn check_tree(checked: &mut Checked, copy: &Copy, cache_bytes: u64) -> Result<(), StoreError> {
     let (tree, ..) = match Tree::open(&copy.path.join(TREE_DIRECTORY), cache_bytes) {
         Ok(opened) => opened,
         Err(error) if error.is_corruption() => {
-            checked.error(&place, &error);
+            checked.error(copy, &error);
             return Ok(());
         }
         Err(error) => return Err(error),
@@ -268,7 +269,7 @@ fn check_tree(
                 checked.found(named(&key), damage.to_string());
             }
             Err(error) if error.is_corruption() => {
-                checked.error(&place, &error);
+                checked.error(copy, &error);
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -307,6 +308,14 @@ impl Copy {
         Ok(copy)
     }
 
+    /// What the error says, with the names of the original.
+    fn in_words(&self, error: &StoreError) -> String {
+        let (copy, original) = (self.path.display(), self.of.display());
+        error
+            .to_string()
+            .replace(&copy.to_string(), &original.to_string())
+    }
+
     /// The place that an error about the copy means.
     fn original(&self, error: &StoreError) -> PathBuf {
         match error {
@@ -320,6 +329,8 @@ impl Copy {
 
 impl Drop for Copy {
     fn drop(&mut self) {
+        // Else it could come back as it is removed; if it never ends, the removal says so.
+        let _ended = wait_until_closed(&self.path.join(TREE_DIRECTORY));
         if let Err(error) = fs::remove_dir_all(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove a copy: remove it");
         }

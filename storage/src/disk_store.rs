@@ -34,6 +34,7 @@ use crate::error::StoreError;
 use crate::log::{self, LogWriter};
 use crate::memtable::{Memtable, Pair};
 use crate::segments::HashSnapshot;
+use crate::status::{CheckpointTimes, StoreStatus};
 use crate::store::{Mutation, Page, PageLimit, PositionRange, Store};
 use crate::totals::{Counters, Sums, Totals};
 use crate::tree::Tree;
@@ -118,6 +119,7 @@ struct Shared {
     tables: RwLock<Tables>,
     tree: Tree,
     counters: Counters,
+    checkpoint_times: CheckpointTimes,
     /// The bytes of the active generation's log.
     generation_bytes: AtomicU64,
     /// The first failure of a write.
@@ -225,6 +227,7 @@ impl DiskStore {
             }),
             tree,
             counters,
+            checkpoint_times: CheckpointTimes::default(),
             generation_bytes: AtomicU64::new(log.generation_bytes()),
             log: Mutex::new(log),
             stopped: OnceLock::new(),
@@ -354,6 +357,28 @@ impl Store for DiskStore {
         let disk_bytes = shared.tree.disk_bytes() + log_bytes;
         let damaged_keys = shared.tree.damaged_keys();
         shared.counters.totals(disk_bytes, damaged_keys)
+    }
+
+    fn status(&self) -> StoreStatus {
+        let shared = &self.shared;
+        let (active, frozen) = {
+            let tables = shared.tables();
+            (tables.active.clone(), tables.frozen.clone())
+        };
+        let frozen = frozen.as_ref();
+        let frozen_log_bytes = frozen.map_or(0, |frozen| frozen.log_bytes);
+        let tables = [Some(&active), frozen.map(|frozen| &frozen.table)];
+        let mut status = StoreStatus {
+            log_bytes: shared.generation_bytes.load(Ordering::Relaxed) + frozen_log_bytes,
+            damaged_reads: shared.tree.damaged_reads(),
+            ..StoreStatus::default()
+        };
+        for table in tables.into_iter().flatten() {
+            status.memtable_bytes += table.bytes() as u64;
+            status.memtable_entries += table.entries() as u64;
+        }
+        shared.checkpoint_times.fill(&mut status);
+        status
     }
 
     fn segment_hash(&self, segment: Segment) -> u128 {

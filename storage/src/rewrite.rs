@@ -14,10 +14,11 @@ use dynakv_protocol::codec::Wire;
 
 use crate::check::{Progress, Step, check_store, list};
 use crate::disk::{DirectoryLock, sync_directory};
-use crate::disk_store::{DiskOptions, DiskStore};
+use crate::disk_store::{DiskOptions, DiskStore, TREE_DIRECTORY};
 use crate::error::{Damage, StoreError};
 use crate::store::{Mutation, PageLimit, PositionRange, Store};
 use crate::totals::Footprint;
+use crate::tree::wait_until_closed;
 
 /// What the name of the store that is being made ends with.
 const BESIDE: &str = ".rewriting";
@@ -112,6 +113,9 @@ pub fn rewrite_directory(
     let keys = compare(&old, &new, progress)?;
     drop(new);
     drop(old);
+    for store in [&*beside.0, directory] {
+        wait_until_closed(&store.join(TREE_DIRECTORY))?;
+    }
     let lock = DirectoryLock::take(directory, "lock")?;
     let files = {
         let mut files = Vec::new();

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
 
 use crate::error::StoreError;
+use crate::status::StoreStatus;
 use crate::totals::{Footprint, Totals};
 
 /// A durable map from keys to encoded [`Versions`](dynakv_protocol::causal::Versions), in ring order.
@@ -58,6 +59,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// How much the store holds. Cheap, except that the size on disk asks the file system.
     fn totals(&self) -> Totals;
+
+    /// How it is doing. Cheap.
+    fn status(&self) -> StoreStatus {
+        StoreStatus::default()
+    }
 
     /// The hash of a segment: the XOR of the [footprints](Footprint) of its keys, 0 when it has none.
     /// Equal for two stores that hold the same there. Sees everything applied; kept as it changes, so

@@ -7,6 +7,7 @@
 
 use std::any::Any;
 use std::collections::BTreeSet;
+use std::fs::TryLockError;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -55,6 +56,8 @@ pub(crate) struct Tree {
     damaged: Mutex<BTreeSet<Vec<u8>>>,
     /// How many these are: looked at without the lock.
     damaged_keys: AtomicUsize,
+    /// How often one was met.
+    damaged_reads: AtomicU64,
     /// The size on disk when it was last learnt, in bytes.
     disk_bytes: AtomicU64,
 }
@@ -114,6 +117,7 @@ impl Tree {
             db,
             damaged: Mutex::default(),
             damaged_keys: AtomicUsize::new(0),
+            damaged_reads: AtomicU64::new(0),
             disk_bytes: AtomicU64::new(0),
         };
         tree.sync_files()?;
@@ -263,6 +267,11 @@ impl Tree {
         self.damaged_keys.load(Ordering::Relaxed) as u64
     }
 
+    /// How often a damaged value was met.
+    pub(crate) fn damaged_reads(&self) -> u64 {
+        self.damaged_reads.load(Ordering::Relaxed)
+    }
+
     /// The size on disk in bytes; what it last was, when the system does not say.
     pub(crate) fn disk_bytes(&self) -> u64 {
         if let Ok(bytes) = self.db.size_on_disk() {
@@ -278,6 +287,7 @@ impl Tree {
     }
 
     fn corrupt(&self, record_key: &[u8], damage: Damage) -> StoreError {
+        self.damaged_reads.fetch_add(1, Ordering::Relaxed);
         let mut damaged = self.damaged();
         if damaged.len() < DAMAGED_KEYS_MAX {
             damaged.insert(record_key.to_owned());
@@ -370,6 +380,26 @@ fn open_sled(directory: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError>
                 sleep(Duration::from_millis(5));
             }
             Err(error) => return Err(failure(directory, "open", error)),
+        }
+    }
+}
+
+/// Waits for the threads of a tree that this process has just closed: until then they may write, also by
+/// name.
+pub(crate) fn wait_until_closed(directory: &Path) -> Result<(), StoreError> {
+    let path = directory.join("db");
+    let began = Instant::now();
+    loop {
+        let file = std::fs::File::open(&path).map_err(StoreError::io("open", &path))?;
+        // sled holds a lock on this file while it lives.
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
+            Err(TryLockError::WouldBlock) if began.elapsed() > CLOSING_WAIT => {
+                let path = directory.to_owned();
+                return Err(StoreError::Locked { path });
+            }
+            Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(5)),
         }
     }
 }

@@ -150,13 +150,33 @@ fn a_damaged_log_is_named_place_by_place_and_left_as_it_is() {
     assert!(named.count() >= 2, "the error, and each place: {checked:?}");
     assert!(checked.keys > 0, "what the tree has is read all the same");
     for finding in &checked.findings {
-        assert!(!finding.place.contains(".checking"), "{finding:?}");
+        let text = format!("{finding:?}");
+        assert!(!text.contains(".checking"), "{text}");
     }
     assert_eq!(contents(root.path()), before);
     flip(path, content.len() / 2);
     assert_eq!(check(&directory).findings, []);
     flip(&directory.join("log/synced"), 3);
     assert_eq!(check(&directory).findings_total, 1);
+}
+
+#[test]
+fn a_tree_that_does_not_open_is_named_once_and_left_as_it_is() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("store");
+    fill(&directory);
+    for at in [300, 500, 700] {
+        flip(&directory.join("sled/db"), at);
+    }
+    let before = contents(root.path());
+    let checked = check(&directory);
+    assert_eq!(checked.findings_total, 1, "{checked:?}");
+    let text = format!("{:?}", checked.findings);
+    assert!(
+        text.contains("sled") && !text.contains(".checking"),
+        "{text}"
+    );
+    assert_eq!(contents(root.path()), before);
 }
 
 #[test]

@@ -105,7 +105,9 @@ fn a_node_with_a_damaged_store_starts_empty_and_its_reads_do_not_count() {
         eventually("the metrics to tell", || {
             let page = cluster[2].page("/metrics")?.body;
             let says = |line: &str| page.lines().any(|it| it.starts_with(line));
-            match says("dynakv_rebuilding_segments 65536") && says("dynakv_stores_set_aside 1") {
+            match says("dynakv_rebuilding_segments{node=\"node-3\"} 65536")
+                && says("dynakv_stores_set_aside{node=\"node-3\"} 1")
+            {
                 true => Ok(()),
                 false => Err(page),
             }

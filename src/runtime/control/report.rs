@@ -123,6 +123,7 @@ impl Control {
         metrics
             .rebuilding_segments
             .set(f64::from(self.rebuilding.left()));
+        metrics.store.update(&totals, &self.store.status());
         let ready = self.ring.is_some() && !self.draining.is_cancelled();
         metrics.ready.set(f64::from(u8::from(ready)));
         metrics.upkeep();

@@ -124,6 +124,7 @@ fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
         took_ms = began.elapsed().as_millis() as u64,
         "checkpoint done"
     );
+    shared.checkpoint_times.note(began.elapsed());
     shared.signals().completed += 1;
     shared.changed.notify_all();
     Ok(true)

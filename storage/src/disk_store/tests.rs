@@ -101,9 +101,17 @@ fn a_checkpoint_empties_the_log_and_a_start_goes_on_from_it() {
         files.iter().map(|it| it.metadata().unwrap().len()).sum()
     };
     assert!(log_bytes(directory.path()) > 100_000);
+    let status = store.status();
+    assert_eq!(status.memtable_entries, 100);
+    assert!(status.memtable_bytes > 100_000 && status.log_bytes > 100_000);
+    assert_eq!(status.checkpoints, 0);
     assert!(store.totals().disk_bytes > 100_000);
     store.checkpoint().unwrap();
     assert!(log_bytes(directory.path()) < 1000);
+    let status = store.status();
+    assert_eq!((status.checkpoints, status.memtable_entries), (1, 0));
+    assert!(status.log_bytes < 1000 && status.memtable_bytes == 0);
+    assert_eq!(status.checkpoints_time, status.last_checkpoint);
     assert!(store.shared.tables().frozen.is_none());
     assert_eq!(store.shared.active().entries(), 0);
     // Behind the checkpoint, and never in the tree before the start.

@@ -1,0 +1,159 @@
+use bytes::Bytes;
+use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions};
+use dynakv_protocol::codec::Wire;
+use dynakv_protocol::{Actor, WriteId};
+use dynakv_storage::{DiskOptions, DiskStore, Footprint, Mutation, Store};
+
+use super::*;
+
+/// A data directory with a hundred keys; half of them in the log only.
+fn data_directory() -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    drop(DirectoryFiles::open(root.path()).unwrap());
+    let options = DiskOptions::default();
+    let store = DiskStore::open(root.path().join(STORE_DIRECTORY), options).unwrap();
+    for counter in 1..=100 {
+        let mut versions = Versions::new();
+        let actor = Actor(1);
+        let incoming = Incoming {
+            write_id: WriteId(u128::from(counter)),
+            timestamp: counter,
+            expires_at_ms: None,
+            value: Value::Bytes(Bytes::from_static(b"value")),
+        };
+        versions.write(&Clock::new(), Dot { actor, counter }, incoming);
+        let key = Bytes::from(format!("key-{counter}"));
+        let mutation = Mutation {
+            before: Footprint::default(),
+            after: Footprint::of(&key, &versions),
+            versions: versions.to_bytes(),
+            key,
+        };
+        store.apply(&[mutation]).unwrap();
+        store.sync().unwrap();
+        if counter == 50 {
+            store.checkpoint().unwrap();
+        }
+    }
+    root
+}
+
+fn damage_log(data_directory: &Path) {
+    let log = data_directory.join("store/log");
+    let files = fs::read_dir(log)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let largest = files
+        .max_by_key(|path| path.metadata().unwrap().len())
+        .unwrap();
+    let mut content = fs::read(&largest).unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    fs::write(largest, content).unwrap();
+}
+
+fn json(report: &Report) -> serde_json::Value {
+    serde_json::from_slice(&report.data).unwrap()
+}
+
+#[test]
+fn a_sound_store_is_clean_by_either_directory() {
+    let root = data_directory();
+    for directory in [root.path().to_owned(), root.path().join("store")] {
+        let report = check(&directory, Format::Json);
+        assert_eq!(report.exit, Exit::Ok);
+        let document = json(&report);
+        assert_eq!(document["clean"], true);
+        assert_eq!(document["keys"], 100);
+        assert_eq!(document["findings_total"], 0);
+        assert_eq!(document["next"], serde_json::Value::Null);
+    }
+    let report = check(root.path(), Format::Plain);
+    let line = String::from_utf8(report.data).unwrap();
+    assert!(line.contains("/store\tclean\t100\t"), "{line}");
+    assert_eq!(report.messages, "");
+}
+
+#[test]
+fn damage_is_listed_with_what_to_do() {
+    let root = data_directory();
+    damage_log(root.path());
+    let report = check(root.path(), Format::Json);
+    assert_eq!(report.exit, Exit::Error);
+    let document = json(&report);
+    assert_eq!(document["clean"], false);
+    assert_eq!(document["keys"], 50, "those of the checkpoint");
+    let findings = document["findings"].as_array().unwrap();
+    assert!(!findings.is_empty());
+    assert!(findings[0]["place"].as_str().unwrap().contains("/log/"));
+    let report = check(root.path(), Format::Table);
+    assert!(report.messages.contains("next: mv "), "{}", report.messages);
+    let report = rewrite(root.path(), Format::Plain);
+    assert_eq!(report.exit, Exit::Error);
+    assert!(
+        report.messages.contains("next: dynakv store check "),
+        "{}",
+        report.messages
+    );
+}
+
+#[test]
+fn long_lists_are_cut_for_people() {
+    let finding = dynakv_storage::Finding {
+        place: "segment 0001".to_owned(),
+        problem: "differs".to_owned(),
+    };
+    let checked = Checked {
+        findings: vec![finding; 60],
+        findings_total: 2000,
+        ..Checked::default()
+    };
+    let report = checked_report(&checked, Path::new("/d/store"), Format::Plain);
+    assert_eq!(
+        report.data.iter().filter(|&&byte| byte == b'\n').count(),
+        50
+    );
+    assert!(report.messages.contains("1950 more"), "{}", report.messages);
+}
+
+#[test]
+fn a_running_node_is_left_alone() {
+    let root = data_directory();
+    let lock = DirectoryFiles::open(root.path()).unwrap();
+    for directory in [root.path().to_owned(), root.path().join("store")] {
+        for report in [
+            check(&directory, Format::Plain),
+            rewrite(&directory, Format::Plain),
+        ] {
+            assert_eq!(report.exit, Exit::Error);
+            assert!(
+                report.messages.contains("a node runs on"),
+                "{}",
+                report.messages
+            );
+        }
+    }
+    drop(lock);
+    assert_eq!(check(root.path(), Format::Plain).exit, Exit::Ok);
+}
+
+#[test]
+fn what_is_no_store_is_a_usage_error_and_stays_empty() {
+    let root = tempfile::tempdir().unwrap();
+    for directory in [root.path().to_owned(), root.path().join("nowhere")] {
+        let report = check(&directory, Format::Plain);
+        assert_eq!(report.exit, Exit::Usage, "{}", report.messages);
+    }
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_rewrite_says_what_it_saved_and_the_store_is_clean() {
+    let root = data_directory();
+    let report = rewrite(root.path(), Format::Json);
+    assert_eq!(report.exit, Exit::Ok, "{}", report.messages);
+    let document = json(&report);
+    assert_eq!(document["keys"], 100);
+    assert!(document["bytes_before"].as_u64() >= document["bytes_after"].as_u64());
+    assert_eq!(check(root.path(), Format::Plain).exit, Exit::Ok);
+}

@@ -1,0 +1,124 @@
+//! What is under way in the store: its memtables, log, checkpoints and growth.
+
+use dynakv_storage::{StoreStatus, Totals};
+use metrics::{Counter, Gauge};
+
+use super::Registry;
+
+/// Handles to what the store says of itself when it is asked.
+pub struct StoreMetrics {
+    memtable_bytes: Gauge,
+    memtable_entries: Gauge,
+    log_bytes: Gauge,
+    checkpoints: Counter,
+    checkpoint_last_seconds: Gauge,
+    checkpoint_milliseconds: Counter,
+    amplification: Gauge,
+    damaged_reads: Counter,
+}
+
+impl StoreMetrics {
+    pub(super) fn register(make: &Registry<'_>) -> Self {
+        let gauge = |name, help| make.gauge_of(name, help, &[]);
+        let counter = |name, help| make.counter_of(name, help, &[]);
+        Self {
+            memtable_bytes: gauge(
+                "dynakv_store_memtable_bytes",
+                "Memory of what was written and is not in the tree yet.",
+            ),
+            memtable_entries: gauge(
+                "dynakv_store_memtable_entries",
+                "Keys that were written and are not in the tree yet.",
+            ),
+            log_bytes: gauge("dynakv_store_log_bytes", "Size of the commit log."),
+            checkpoints: counter(
+                "dynakv_store_checkpoints_total",
+                "Memtables that were carried into the tree.",
+            ),
+            checkpoint_last_seconds: gauge(
+                "dynakv_store_checkpoint_last_seconds",
+                "How long the last checkpoint took, its pauses included.",
+            ),
+            checkpoint_milliseconds: counter(
+                "dynakv_store_checkpoint_milliseconds_total",
+                "How long all checkpoints took together, their pauses included.",
+            ),
+            amplification: gauge(
+                "dynakv_store_amplification_ratio",
+                "Bytes on disk for each byte of live values; 0 while there are none.",
+            ),
+            damaged_reads: counter(
+                "dynakv_store_damaged_reads_total",
+                "Reads that met a damaged value, which was not served.",
+            ),
+        }
+    }
+
+    /// Takes over what the store says.
+    pub fn update(&self, totals: &Totals, status: &StoreStatus) {
+        self.memtable_bytes.set(status.memtable_bytes as f64);
+        self.memtable_entries.set(status.memtable_entries as f64);
+        self.log_bytes.set(status.log_bytes as f64);
+        self.checkpoints.absolute(status.checkpoints);
+        let last = status.last_checkpoint.as_secs_f64();
+        self.checkpoint_last_seconds.set(last);
+        let total_ms = status.checkpoints_time.as_millis() as u64;
+        self.checkpoint_milliseconds.absolute(total_ms);
+        let amplification = match totals.live_bytes {
+            0 => 0.0,
+            live_bytes => totals.disk_bytes as f64 / live_bytes as f64,
+        };
+        self.amplification.set(amplification);
+        self.damaged_reads.absolute(status.damaged_reads);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use dynakv_storage::{StoreStatus, Totals};
+
+    use crate::runtime::metrics::Metrics;
+
+    #[test]
+    fn what_the_store_says_is_what_is_shown() {
+        let metrics = Metrics::new("node-1").unwrap();
+        let totals = Totals {
+            live_bytes: 100,
+            disk_bytes: 450,
+            ..Totals::default()
+        };
+        let status = StoreStatus {
+            memtable_bytes: 1,
+            memtable_entries: 2,
+            log_bytes: 3,
+            checkpoints: 4,
+            last_checkpoint: Duration::from_millis(1500),
+            checkpoints_time: Duration::from_millis(7000),
+            damaged_reads: 5,
+        };
+        metrics.store.update(&totals, &status);
+        let text = metrics.render(Path::new("."));
+        for (name, value) in [
+            ("memtable_bytes", "1"),
+            ("memtable_entries", "2"),
+            ("log_bytes", "3"),
+            ("checkpoints_total", "4"),
+            ("checkpoint_last_seconds", "1.5"),
+            ("checkpoint_milliseconds_total", "7000"),
+            ("amplification_ratio", "4.5"),
+            ("damaged_reads_total", "5"),
+        ] {
+            let expected = format!("dynakv_store_{name}{{node=\"node-1\"}} {value}");
+            assert!(
+                text.lines().any(|line| line == expected),
+                "{expected}\n{text}"
+            );
+        }
+        metrics.store.update(&Totals::default(), &status);
+        let text = metrics.render(Path::new("."));
+        assert!(text.contains("dynakv_store_amplification_ratio{node=\"node-1\"} 0\n"));
+    }
+}
