@@ -39,7 +39,8 @@ use crate::store::{Mutation, Page, PageLimit, PositionRange, Store};
 use crate::totals::{Counters, Sums, Totals};
 use crate::tree::Tree;
 
-/// The layout of the directory and the formats in it.
+/// The layout of the directory and the formats in it. Still 1: no store was released before the
+/// segments' hashes came into it.
 const FORMAT: u32 = 1;
 /// The document that says so.
 const FORMAT_DOCUMENT: &str = "format";
