@@ -414,8 +414,9 @@ impl Coordinator {
                 let mut effects = std::mem::take(&mut self.put_effects);
                 let reach = |node| self.links.reach(node);
                 let quorums = (w, self.view.r);
-                // Who has lost versions does not know what it replaces either.
-                let stands_in = stands_in || self.rebuilding.covers(&request.key);
+                // Who has lost versions does not know what a blind write replaces either.
+                let is_blind = intent.context.is_none();
+                let stands_in = stands_in || is_blind && self.rebuilding.covers(&request.key);
                 let put = Put::start(owners, place, stands_in, quorums, reach, &mut effects);
                 let intent = Some(intent);
                 let work = Work::Put { put, intent };

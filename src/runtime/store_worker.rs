@@ -429,9 +429,9 @@ impl Writer {
                 merge_first: Some(_),
                 ..
             } => Ok(None),
-            WriteWork::Mint {
-                merge_first: None, ..
-            } => {
+            // It says itself what it replaces.
+            WriteWork::Mint { intent, .. } if intent.context.is_some() => Ok(None),
+            WriteWork::Mint { .. } => {
                 let message = "this replica's copy of the key is damaged: the write may go through \
                                another one, or through this one again, which then asks the others first";
                 Err(ErrorReply::new(ErrorCode::NotReady, message).retryable())
