@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use dynakv_protocol::ids::NodeId;
 use dynakv_protocol::limits;
+use dynakv_storage::Durability;
 
 /// A node's settings. [`Config::new`] gives the defaults for a node of this name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +64,8 @@ pub struct Config {
     pub shutdown_deadline: Duration,
     /// Memory that sled's page cache aims at, in bytes (it exceeds it by half under load).
     pub cache_bytes: u64,
+    /// `--durability`: when a write counts as on disk.
+    pub durability: Durability,
     /// `--accept-loss`: if the store is damaged beyond opening, begin with an empty one that counts as
     /// complete. What only this node had is then lost for good, and reads say "absent".
     pub accept_loss: bool,
@@ -109,6 +112,7 @@ impl Config {
             connection_bytes_max: 16 * 1024 * 1024,
             shutdown_deadline: Duration::from_secs(20),
             cache_bytes: 512 * 1024 * 1024,
+            durability: Durability::Sync,
             accept_loss: false,
         }
     }

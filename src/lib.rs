@@ -20,4 +20,5 @@ pub mod settings;
 
 pub use config::Config;
 pub use dynakv_protocol::NodeId;
+pub use dynakv_storage::Durability;
 pub use node::Node;

@@ -37,6 +37,7 @@ use crate::runtime::links::{Dialer, Links};
 use crate::runtime::listener;
 use crate::runtime::local::{EndReason, Local, LocalBounds};
 use crate::runtime::metrics::Metrics;
+use crate::runtime::power;
 use crate::runtime::quarantine::{list_set_aside, open_store};
 use crate::runtime::rebuilding::Rebuilding;
 use crate::runtime::store_worker;
@@ -158,15 +159,17 @@ impl Node {
             what: "randomness",
             reason: error.to_string(),
         })?;
-        let (directory, cache_bytes) = (config.data_dir.clone(), config.cache_bytes);
-        let accept_loss = config.accept_loss;
+        let (directory, accept_loss) = (config.data_dir.clone(), config.accept_loss);
+        let options = DiskOptions {
+            cache_bytes: config.cache_bytes,
+            durability: config.durability,
+            ..DiskOptions::default()
+        };
         // The log is read: whatever else runs on this runtime goes on meanwhile.
         let opened = tokio::task::spawn_blocking(move || {
             let files = DirectoryFiles::open(&directory)?;
-            let options = DiskOptions {
-                cache_bytes,
-                ..DiskOptions::default()
-            };
+            let boot = power::boot_id();
+            power::note_start(&files, options.durability, boot.as_deref())?;
             let store = open_store(&directory, &files, options, accept_loss)?;
             Ok::<_, ServeError>((files, store))
         });

@@ -13,6 +13,7 @@ use dynakv_client::check_address;
 use dynakv_protocol::ids::{NodeId, check_name};
 use dynakv_protocol::limits::VALUE_BYTES_MAX;
 use dynakv_protocol::ring_document::WEIGHT_MAX;
+use dynakv_storage::Durability;
 use serde::{Deserialize, Deserializer};
 
 use crate::config::Config;
@@ -115,6 +116,50 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
+/// When a write counts as on disk, written as `sync` or `interval:100ms`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Syncs(pub Durability);
+
+impl FromText for Syncs {
+    fn from_text(text: &str) -> Result<Self, String> {
+        let permitted = || format!("{text:?} is neither \"sync\" nor, say, \"interval:100ms\"");
+        match text.split_once(':') {
+            None if text == "sync" => Ok(Self(Durability::Sync)),
+            Some(("interval", span)) => {
+                let Span(interval) = Span::from_text(span).map_err(|_| permitted())?;
+                Ok(Self(Durability::Interval(interval)))
+            }
+            None | Some(_) => Err(permitted()),
+        }
+    }
+}
+
+impl std::str::FromStr for Syncs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::from_text(text)
+    }
+}
+
+impl std::fmt::Display for Syncs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Durability::Sync => f.write_str("sync"),
+            Durability::Interval(interval) => {
+                write!(f, "interval:{}", humantime::format_duration(interval))
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Syncs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::from_text(&text).map_err(serde::de::Error::custom)
+    }
+}
+
 macro_rules! settings {
     ($($(#[$doc:meta])* $name:ident: $type:ty, $variable:literal;)*) => {
         /// One layer of settings: what a file, the environment or the flags say. See [`Config`] for
@@ -207,6 +252,8 @@ settings! {
     shutdown_deadline: Span, "DYNAKV_SHUTDOWN_DEADLINE";
     /// Memory for sled's page cache, in bytes.
     cache_bytes: u64, "DYNAKV_CACHE_BYTES";
+    /// `--durability`.
+    durability: Syncs, "DYNAKV_DURABILITY";
 }
 
 /// Variables that other parts of dynakv read.
@@ -317,6 +364,9 @@ pub fn check(settings: Layer) -> Result<Config, SettingsError> {
         gossip_interval,
         shutdown_deadline
     );
+    if let Some(Syncs(durability)) = settings.durability {
+        config.durability = durability;
+    }
     config.cluster_name = settings.cluster.unwrap_or(config.cluster_name);
     config.seeds = settings.seed.unwrap_or_default();
     (config.advertise, config.http_port) = (settings.advertise, settings.http_port);
@@ -378,6 +428,10 @@ pub(crate) fn check_values(config: &Config) -> Result<(), (&'static str, String)
         "gossip_interval",
         "it must be more than 0",
     )?;
+    if let Durability::Interval(interval) = config.durability {
+        let good = (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&interval);
+        ensure(good, "durability", "an interval of 1ms to 60s is permitted")?;
+    }
     let suspect = interval
         .checked_mul(3)
         .is_some_and(|least| config.suspect_after >= least);

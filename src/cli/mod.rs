@@ -301,7 +301,7 @@ mod tests {
             "dynakv get k --timeout 5",
             "dynakv delete k --context !",
             "dynakv stats --output xml",
-            "dynakv serve --id a --durability sync",
+            "dynakv serve --id a --fsync never",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -8,7 +8,7 @@ use super::logging;
 use super::output::{Format, Report};
 use crate::config::Config;
 use crate::node;
-use crate::settings::{self, Layer, Layers, SettingsError};
+use crate::settings::{self, Layer, Layers, SettingsError, Syncs};
 
 /// `dynakv serve`. Every flag wins over its `DYNAKV_*` variable, which wins over the settings file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, clap::Args)]
@@ -61,6 +61,10 @@ pub(crate) struct ServeArgs {
     /// Found a new cluster although seeds are given
     #[arg(long)]
     bootstrap: bool,
+    /// When a write counts as on disk: `sync` (a power cut loses nothing), or `interval:100ms` (it loses
+    /// what was acknowledged in that time, on this node) [default: sync]
+    #[arg(long, value_name = "sync|interval:TIME")]
+    durability: Option<Syncs>,
     /// If the store is damaged beyond opening, begin with an empty one that counts as complete: what
     /// only this node had is lost for good. Otherwise it is rebuilt from other nodes, or, without any,
     /// the node does not start
@@ -171,6 +175,7 @@ impl From<ServeArgs> for Layer {
             r: args.r,
             zone: args.zone,
             weight: args.weight,
+            durability: args.durability,
             ..Self::default()
         }
     }
@@ -178,7 +183,10 @@ impl From<ServeArgs> for Layer {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use clap::Parser;
+    use dynakv_storage::Durability;
 
     use super::*;
 
@@ -197,7 +205,8 @@ mod tests {
         let args = parse(
             "serve --id node-2 --port 7000 -n 5 -w 3 -r 3 --host 0.0.0.0 --seed a:1,b:2 --seed c:3 \
              --data-dir /data --http-port 7001 --http-host 0.0.0.0 --cluster blue --advertise n2:7000 \
-             --zone east --weight 4 --bootstrap --accept-loss",
+             --zone east --weight 4 --bootstrap --accept-loss \
+             --durability interval:50ms",
         );
         let Loaded {
             config, warnings, ..
@@ -219,6 +228,7 @@ mod tests {
             zone: "east".to_owned(),
             weight: 4,
             accept_loss: true,
+            durability: Durability::Interval(Duration::from_millis(50)),
             ..Config::new("node-2".parse().unwrap())
         };
         assert_eq!(config, expected);

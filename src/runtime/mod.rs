@@ -17,7 +17,7 @@
 //! | [`local`] | the connection of the program that the node runs in |
 //! | [`coordinator`], [`dispatch`], [`operations`], [`parking`], [`connections`], [`links`], [`link`] | requests about data |
 //! | [`store_worker`] | the store's writer and reader |
-//! | [`quarantine`], [`rebuilding`] | a store that is damaged, and what the node then does not know |
+//! | [`quarantine`], [`power`], [`rebuilding`] | a store that is damaged or lost its end, and what the node then does not know |
 //! | [`control`], [`calls`], [`view`] | requests about nodes: gossip, joins, ring decisions, status |
 //! | [`http`], [`metrics`], [`process`], [`systemd`] | what operators and service managers look at |
 
@@ -39,6 +39,7 @@ pub mod metrics;
 pub mod operations;
 pub mod outbox;
 pub mod parking;
+pub mod power;
 pub mod process;
 pub mod quarantine;
 pub mod rebuilding;

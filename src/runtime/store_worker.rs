@@ -265,6 +265,10 @@ impl Writer {
                 return;
             }
         }
+        if let Err(error) = self.store.sync_at_end() {
+            self.send(vec![StoreEvent::Failed(Arc::new(error))]);
+            return;
+        }
         // Nobody may be waiting any more; the minter is then of no use.
         let _ = done.send(self.minter);
     }

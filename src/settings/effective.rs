@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{KeyLines, Layer};
+use super::{KeyLines, Layer, Syncs};
 use crate::config::Config;
 
 /// All layers as they were read, before they were merged.
@@ -161,6 +161,7 @@ fn value(config: &Config, name: &str) -> Option<String> {
         "connection_bytes_max" => Some(config.connection_bytes_max.to_string()),
         "shutdown_deadline" => span(config.shutdown_deadline),
         "cache_bytes" => Some(config.cache_bytes.to_string()),
+        "durability" => Some(Syncs(config.durability).to_string()),
         _ => None,
     }
 }

@@ -341,6 +341,10 @@ impl Store for DiskStore {
         })
     }
 
+    fn sync_at_end(&self) -> Result<(), StoreError> {
+        self.shared.write(|| self.shared.log().sync())
+    }
+
     fn scan(
         &self,
         range: PositionRange,

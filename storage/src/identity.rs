@@ -171,6 +171,17 @@ impl Identity {
         Ok(files.read(IDENTITY)?.is_some())
     }
 
+    /// Whether the last run in this directory ended in order, or there was none.
+    ///
+    /// # Errors
+    /// What the disk says; [`StoreError::DamagedFile`] as [`start`](Self::start).
+    pub fn ended_cleanly(files: &dyn SmallFiles) -> Result<bool, StoreError> {
+        let Some(last) = load(files)? else {
+            return Ok(true);
+        };
+        Ok(CleanStop::load(files)?.is_some_and(|stop| stop.ends(&last)))
+    }
+
     /// Before a start: makes it take a new actor, because the store does not hold what was minted under
     /// the present one. Durable when it returns.
     ///

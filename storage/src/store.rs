@@ -42,6 +42,15 @@ pub trait Store: Send + Sync + 'static {
     /// `apply` and `sync` is refused with [`StoreError::Stopped`].
     fn sync(&self) -> Result<(), StoreError>;
 
+    /// As [`sync`](Store::sync), and on the disk whatever the store was told to count as durable: before
+    /// a clean stop is noted.
+    ///
+    /// # Errors
+    /// As [`sync`](Store::sync).
+    fn sync_at_end(&self) -> Result<(), StoreError> {
+        self.sync()
+    }
+
     /// One page of a range, in ring order (by position, then by key), from behind `after_key` on.
     ///
     /// To walk a whole range, start with `None` and go on with [`Page::next`] until there is none.
