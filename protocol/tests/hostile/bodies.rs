@@ -230,7 +230,7 @@ fn one_more_than_each_decoder_accepts() {
             .text("n")
             .text("")
             .u64(1)
-            .raw(&[0, 0, 1, 0, 0, 0])
+            .raw(&[0, 0, 1, 0, 0, 0, 0])
             .done();
         let mut body = Body::new().u64(1).varint(count as u64);
         for _ in 0..count {
