@@ -12,7 +12,7 @@ pub struct StoreMetrics {
     log_bytes: Gauge,
     checkpoints: Counter,
     checkpoint_last_seconds: Gauge,
-    checkpoint_milliseconds: Counter,
+    checkpoints_seconds: Gauge,
     amplification: Gauge,
     damaged_reads: Counter,
 }
@@ -39,8 +39,9 @@ impl StoreMetrics {
                 "dynakv_store_checkpoint_last_seconds",
                 "How long the last checkpoint took, its pauses included.",
             ),
-            checkpoint_milliseconds: counter(
-                "dynakv_store_checkpoint_milliseconds_total",
+            // A gauge, because counters hold whole numbers here.
+            checkpoints_seconds: gauge(
+                "dynakv_store_checkpoints_seconds",
                 "How long all checkpoints took together, their pauses included.",
             ),
             amplification: gauge(
@@ -62,8 +63,8 @@ impl StoreMetrics {
         self.checkpoints.absolute(status.checkpoints);
         let last = status.last_checkpoint.as_secs_f64();
         self.checkpoint_last_seconds.set(last);
-        let total_ms = status.checkpoints_time.as_millis() as u64;
-        self.checkpoint_milliseconds.absolute(total_ms);
+        let all = status.checkpoints_time.as_secs_f64();
+        self.checkpoints_seconds.set(all);
         let amplification = match totals.live_bytes {
             0 => 0.0,
             live_bytes => totals.disk_bytes as f64 / live_bytes as f64,
@@ -107,7 +108,7 @@ mod tests {
             ("log_bytes", "3"),
             ("checkpoints_total", "4"),
             ("checkpoint_last_seconds", "1.5"),
-            ("checkpoint_milliseconds_total", "7000"),
+            ("checkpoints_seconds", "7"),
             ("amplification_ratio", "4.5"),
             ("damaged_reads_total", "5"),
         ] {
