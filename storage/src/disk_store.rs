@@ -67,8 +67,8 @@ pub enum Durability {
 /// How to open a [`DiskStore`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskOptions {
-    /// Memory that sled's page cache aims at, in bytes. It goes beyond it: with 64 MiB expect up to
-    /// 140 MiB for small values, and more for values near 4 KiB.
+    /// Memory that sled's page cache aims at, in bytes. It goes beyond it: by 72 MiB of 64 for small
+    /// values, and by more for values near 4 KiB.
     pub cache_bytes: u64,
     /// How much a memtable holds before it is frozen, in bytes. There are two at most, the active and
     /// the frozen one; each may exceed this by one group of writes.
