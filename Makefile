@@ -7,7 +7,7 @@ LOCKED := --locked $(CARGO_FLAGS)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test sim crash powercut flip run bench audit lint fix deny clean
+.PHONY: help build test sim crash powercut flip memory run bench audit lint fix deny clean
 
 help: ## list the targets
 	@echo "dynakv: make TARGET"
@@ -50,6 +50,9 @@ powercut: ## cut the power of a writing store's disk again and again: CUTS=60 cu
 flip: ## flip each byte of a small store in turn and look for wrong answers
 	$(CARGO) test $(LOCKED) -p dynakv-storage --test flip --no-run
 	DYNAKV_FLIPS=all $(CARGO) test $(LOCKED) -p dynakv-storage --test flip -- --nocapture
+
+memory: ## overwrite a store millions of times, and look at its memory and disk (minutes, some GB of disk)
+	$(CARGO) test $(LOCKED) --release -p dynakv-storage --test memory -- --ignored --nocapture
 
 run: ## start a cluster of three nodes on this machine; Ctrl-C ends it
 	$(CARGO) build --release --bin dynakv $(LOCKED)

@@ -1,0 +1,125 @@
+//! How much memory and disk a store takes through many overwrites: `make memory`, in a process of its
+//! own, because it looks at that of the whole process.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dynakv_storage::{DiskOptions, DiskStore, Footprint, Mutation, Store, Tally};
+
+/// As in the node's binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Writes between two syncs.
+const GROUP: u64 = 256;
+
+struct Work {
+    value_bytes: usize,
+    keys: u64,
+    writes: u64,
+}
+
+const WORKS: [Work; 2] = [
+    Work {
+        value_bytes: 100,
+        keys: 500_000,
+        writes: 10_000_000,
+    },
+    Work {
+        value_bytes: 64 * 1024,
+        keys: 16_000,
+        writes: 200_000,
+    },
+];
+
+/// What a store may take at most with these options: two memtables, sled's cache, which sled exceeds (by
+/// half, and by a fixed part for what it keeps of its pages), and what is in hand.
+fn memory_bound(options: &DiskOptions) -> u64 {
+    let memtables = 2 * options.memtable_bytes as u64;
+    memtables + options.cache_bytes * 3 / 2 + 512 * 1024 * 1024
+}
+
+/// A field of `/proc/self/status`, in bytes.
+fn memory(field: &str) -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let kibibytes = line.unwrap().trim().trim_end_matches(" kB");
+    kibibytes.parse::<u64>().unwrap() * 1024
+}
+
+fn value(counter: u64, length: usize) -> Bytes {
+    let mut random = fastrand::Rng::with_seed(counter);
+    let mut value = vec![0; length];
+    random.fill(&mut value);
+    Bytes::from(value)
+}
+
+#[test]
+#[ignore = "make memory"]
+fn memory_stays_within_what_the_options_say() {
+    let options = DiskOptions::default();
+    let bound = memory_bound(&options);
+    for Work {
+        value_bytes,
+        keys,
+        writes,
+    } in WORKS
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let store = DiskStore::open(directory.path(), options).unwrap();
+        let footprint = Footprint {
+            tally: Tally {
+                versions: 1,
+                value_bytes: value_bytes as u64,
+            },
+            hash: 0,
+        };
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut told = Instant::now();
+        let report = |done: u64, store: &DiskStore| {
+            let totals = store.totals();
+            println!(
+                "values of {value_bytes} B: {done} of {writes} writes, memory {} MB now, {} MB at most \
+                 (bound {} MB), disk {} MB for {} MB: {:.1} ×",
+                memory("VmRSS:") / 1_000_000,
+                memory("VmHWM:") / 1_000_000,
+                bound / 1_000_000,
+                totals.disk_bytes / 1_000_000,
+                totals.live_bytes / 1_000_000,
+                totals.disk_bytes as f64 / totals.live_bytes.max(1) as f64,
+            );
+        };
+        for counter in 0..writes {
+            // Each key once, then any of them.
+            let number = if counter < keys {
+                counter
+            } else {
+                random.u64(0..keys)
+            };
+            let before = if counter < keys {
+                Footprint::default()
+            } else {
+                footprint
+            };
+            let mutation = Mutation {
+                key: Bytes::from(format!("key-{number:020}")),
+                versions: value(counter, value_bytes),
+                before,
+                after: footprint,
+            };
+            store.apply(&[mutation]).unwrap();
+            if counter % GROUP == GROUP - 1 {
+                store.sync().unwrap();
+            }
+            if told.elapsed() > Duration::from_secs(5) {
+                report(counter + 1, &store);
+                told = Instant::now();
+            }
+        }
+        store.checkpoint().unwrap();
+        report(writes, &store);
+        let most = memory("VmHWM:");
+        assert!(most <= bound, "{most} bytes, {bound} are permitted");
+    }
+}
