@@ -175,6 +175,13 @@ impl Node {
         });
         let opened = opened.await;
         let (files, store) = opened.map_err(|error| system("a thread", &error.to_string()))??;
+        let set_aside = list_set_aside(&config.data_dir);
+        if !set_aside.is_empty() {
+            tracing::warn!(
+                ?set_aside,
+                "damaged stores lie in the data directory; remove them when they are of no use any more"
+            );
+        }
         let environment = Environment {
             network: Arc::new(TcpNetwork),
             clock: Arc::new(SystemClock),
@@ -256,14 +263,6 @@ impl Node {
             tracing::warn!(
                 segments = rebuilding.left(),
                 "this node has lost data and is rebuilding: it takes writes, its reads do not count there"
-            );
-        }
-        let set_aside = list_set_aside(&config.data_dir);
-        metrics.stores_set_aside.set(set_aside.len() as f64);
-        if !set_aside.is_empty() {
-            tracing::warn!(
-                ?set_aside,
-                "damaged stores lie in the data directory; remove them when they are of no use any more"
             );
         }
         let end = EndReason::default();

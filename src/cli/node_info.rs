@@ -3,7 +3,7 @@
 use dynakv_client::{
     Client, Error, HealthReply, MemberState, MemberStatus, RingReply, StatsReply, StatusReply,
 };
-use dynakv_protocol::hash::Segment;
+use dynakv_protocol::hash::{SEGMENTS, Segment};
 use dynakv_protocol::placement::Placement;
 use dynakv_protocol::ring_document::Step;
 use serde::Serialize;
@@ -284,7 +284,7 @@ fn state_text(member: &MemberStatus) -> String {
     if member.rebuilding_segments == 0 {
         return state.to_owned();
     }
-    let percent = f64::from(member.rebuilding_segments) * 100.0 / 65_536.0;
+    let percent = f64::from(member.rebuilding_segments) * 100.0 / SEGMENTS as f64;
     format!("{state}, rebuilding {percent:.1} %")
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use dynakv_storage::check::Step;
+use dynakv_storage::disk::LOCK_FILE;
 use dynakv_storage::{
     Checked, DirectoryFiles, RewriteError, Rewritten, StoreError, check_directory,
     rewrite_directory,
@@ -14,10 +15,7 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{Format, Heading, Report, Table, bytes_text, json_line};
-
-/// What a data directory calls its store, and its lock.
-const STORE_DIRECTORY: &str = "store";
-const LOCK_FILE: &str = "lock";
+use crate::runtime::quarantine::STORE_DIRECTORY;
 
 /// How many findings are shown to people; JSON has more.
 const FINDINGS_SHOWN: usize = 50;
@@ -185,8 +183,8 @@ fn checked_report(checked: &Checked, store: &Path, format: Format) -> Report {
     };
     let next = (!checked.is_clean()).then(|| {
         format!(
-            "mv {directory} {directory}.damaged, then start the node: it goes on with an empty store and the \
-             other replicas mend it"
+            "start the node of {directory}: where its data is damaged its reads count no more, and \
+             `dynakv status` says so"
         )
     });
     if format == Format::Json {

@@ -6,12 +6,9 @@
 use bytes::BytesMut;
 use dynakv_protocol::DecodeError;
 use dynakv_protocol::codec::{Reader, put_varint};
-use dynakv_protocol::hash::Segment;
+use dynakv_protocol::hash::{SEGMENTS, Segment};
 
-/// How many segments the ring has.
-pub const SEGMENTS: u32 = 1 << 16;
-
-const WORDS: usize = (SEGMENTS / u64::BITS) as usize;
+const WORDS: usize = SEGMENTS / u64::BITS as usize;
 
 /// A set of segments, 8 KiB large.
 #[derive(Clone, PartialEq, Eq)]
@@ -40,7 +37,7 @@ impl SegmentSet {
     pub fn all() -> Self {
         Self {
             words: Box::new([u64::MAX; WORDS]),
-            len: SEGMENTS,
+            len: SEGMENTS as u32,
         }
     }
 
@@ -108,7 +105,7 @@ impl SegmentSet {
             let length = reader.varint()?;
             let start = u64::saturating_add(end, gap);
             end = start.saturating_add(length);
-            if length == 0 || end > u64::from(SEGMENTS) {
+            if length == 0 || end > SEGMENTS as u64 {
                 return Err(DecodeError::Invalid {
                     what: "run of segments",
                 });
@@ -173,7 +170,7 @@ mod tests {
         for number in (0..=u16::MAX).step_by(2) {
             all.remove(Segment(number));
         }
-        assert_eq!(all.len(), SEGMENTS / 2);
+        assert_eq!(all.len(), SEGMENTS as u32 / 2);
         there_and_back(&all);
     }
 

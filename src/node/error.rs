@@ -6,6 +6,7 @@ use std::sync::Arc;
 use dynakv_storage::{IdentityError, StoreError};
 
 use crate::runtime::control::ControlError;
+use crate::runtime::quarantine::OpenError;
 
 /// Why a node could not start, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,9 @@ pub enum ServeError {
     /// The store could not be opened, or failed while running.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// There is no store to run on.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The disk failed while the node ran: what was not acknowledged may be lost.
     #[error("the disk failed, the node stops rather than pretend: {0}")]
     DiskFailed(Arc<StoreError>),

@@ -15,6 +15,7 @@ use metrics_exporter_prometheus::{
 };
 
 use super::process;
+use super::quarantine::list_set_aside;
 
 mod store;
 
@@ -328,7 +329,7 @@ impl Metrics {
             ),
             store_corrupt_keys: gauge(
                 "dynakv_store_corrupt_keys",
-                "Damaged values found when the store was opened.",
+                "Damaged values that were met since the store was opened and not written anew.",
             ),
             store: StoreMetrics::register(&make),
         }
@@ -349,6 +350,8 @@ impl Metrics {
     /// All metrics in Prometheus' text form, those of the process and of the disk of its data directory
     /// included.
     pub fn render(&self, data_dir: &Path) -> String {
+        let set_aside = list_set_aside(data_dir).len();
+        self.stores_set_aside.set(set_aside as f64);
         self.handle.render() + &process::render(&self.node, data_dir)
     }
 

@@ -57,6 +57,14 @@ impl Rebuilding {
         save(files, &SegmentSet::all())
     }
 
+    /// Notes, durably, that nothing is to be rebuilt.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn note_none(files: &dyn SmallFiles) -> Result<(), StoreError> {
+        files.remove_durable(DOCUMENT)
+    }
+
     /// How many segments are being rebuilt.
     pub fn left(&self) -> u32 {
         self.left.load(Ordering::Acquire)

@@ -316,9 +316,8 @@ impl Writer {
     /// Applies one job and returns how many bytes it wrote.
     fn apply(&mut self, job: WriteJob, now_unix_ms: u64, events: &mut Vec<StoreEvent>) -> usize {
         let token = job.token;
-        let rebuilding = self.rebuilding.covers(&job.key);
         match self.try_apply(job, now_unix_ms, events) {
-            Ok(bytes) => {
+            Ok((bytes, rebuilding)) => {
                 // Also when nothing changed: what is there may still wait for its sync.
                 self.written.push((token, rebuilding));
                 bytes
@@ -330,17 +329,19 @@ impl Writer {
         }
     }
 
+    /// Applies one job: how many bytes it wrote, and whether the node has lost versions around its key.
     fn try_apply(
         &mut self,
         job: WriteJob,
         now_unix_ms: u64,
         events: &mut Vec<StoreEvent>,
-    ) -> Result<usize, ErrorReply> {
+    ) -> Result<(usize, bool), ErrorReply> {
         let WriteJob { token, key, work } = job;
         let stored = match self.store.get(&key) {
             Ok(stored) => stored,
             Err(error) => self.without_damaged(&key, &work, &error)?,
         };
+        let rebuilding = self.rebuilding.covers(&key);
         let mut versions = match &stored {
             Some(stored) => Versions::from_bytes(stored).map_err(|e| undecodable(&e))?,
             None => Versions::new(),
@@ -384,7 +385,7 @@ impl Writer {
             }
         };
         if stored.as_ref() == Some(&encoded) {
-            return Ok(0);
+            return Ok((0, rebuilding));
         }
         let after = Footprint::of_encoded(&key, &versions, &encoded);
         self.metrics
@@ -410,7 +411,7 @@ impl Writer {
             self.failed = Some(error);
             return Err(refusal);
         }
-        Ok(bytes)
+        Ok((bytes, rebuilding))
     }
 
     /// What stands for a value that cannot be read: nothing, where others have been heard. What is
@@ -539,9 +540,7 @@ impl Reader {
             let _ = self.events.send(events);
         }
     }
-}
 
-impl Reader {
     /// What is stored, and whether more of it may have been lost.
     fn read(&self, key: &[u8]) -> Result<(Bytes, bool), ErrorReply> {
         match self.store.get(key) {

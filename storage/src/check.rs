@@ -14,7 +14,7 @@ use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::hash::{Position, SEGMENTS, Segment};
 
-use crate::disk::DirectoryLock;
+use crate::disk::{DirectoryLock, LOCK_FILE};
 use crate::disk_store::{DiskOptions, DiskStore, LOG_DIRECTORY, TREE_DIRECTORY};
 use crate::error::StoreError;
 use crate::log;
@@ -211,7 +211,7 @@ fn compare_totals(checked: &mut Checked, kept: &Totals, counted: &Totals) {
 /// [`StoreError::Locked`] when a node runs on it, [`StoreError::Unsupported`] for another version's,
 /// otherwise what the disk says. Damage is no error but a finding.
 pub fn check_directory(directory: &Path, progress: Progress<'_>) -> Result<Checked, StoreError> {
-    let _lock = DirectoryLock::take(directory, "lock")?;
+    let _lock = DirectoryLock::take(directory, LOCK_FILE)?;
     let mut checked = Checked::default();
     let log_directory = directory.join(LOG_DIRECTORY);
     if let Some(damaged) = log::damaged_mark(&log_directory)? {

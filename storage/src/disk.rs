@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::error::StoreError;
 
 /// The lock file of a data directory.
-const LOCK_FILE: &str = "lock";
+pub const LOCK_FILE: &str = "lock";
 
 /// A handful of small named files: who a directory is, and the cluster's decisions.
 ///
@@ -160,14 +160,31 @@ pub(crate) fn create_directory(directory: &Path) -> Result<(), StoreError> {
         .collect();
     fs::create_dir_all(directory).map_err(StoreError::io("create", directory))?;
     for created in missing {
-        match created.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent)?,
-            // A relative path of one part lies in the working directory.
-            Some(_) => sync_directory(Path::new("."))?,
-            None => {}
-        }
+        sync_directory(parent_of(created))?;
     }
     Ok(())
+}
+
+/// The directory that a path lies in: for a relative path of one part the working directory.
+pub(crate) fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+        // The root lies in itself.
+        None => path,
+    }
+}
+
+/// The file, if it is there and has a content that `is_good` does not take.
+pub(crate) fn damaged_file(
+    path: PathBuf,
+    is_good: impl FnOnce(&[u8]) -> bool,
+) -> Result<Option<PathBuf>, StoreError> {
+    match fs::read(&path) {
+        Ok(content) => Ok((!content.is_empty() && !is_good(&content)).then_some(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("read", &path)(error)),
+    }
 }
 
 /// Gives a directory another name beside the present one. Durable when it returns.
@@ -176,10 +193,7 @@ pub(crate) fn create_directory(directory: &Path) -> Result<(), StoreError> {
 /// What the disk says; it then has one of the two names.
 pub fn rename_directory(from: &Path, to: &Path) -> Result<(), StoreError> {
     fs::rename(from, to).map_err(StoreError::io("rename", from))?;
-    match to.parent() {
-        Some(parent) => sync_directory(parent),
-        None => Ok(()),
-    }
+    sync_directory(parent_of(to))
 }
 
 /// Makes the creation, renaming and removal of a directory's entries durable.

@@ -9,8 +9,8 @@
 //!
 //! The log is the truth until a checkpoint is durable, so whatever a checkpoint leaves behind when it is
 //! cut short is overwritten by the replay and the next one. What goes into the tree is durable in the log
-//! before. The totals and the segments' hashes of a generation are written down with its checkpoint and brought forward by the
-//! changes in the log, so that opening reads no records.
+//! before. The totals and the segments' hashes of a generation are written down with its checkpoint and
+//! brought forward by the changes in the log, so that opening reads no records.
 
 mod background;
 mod pace;
@@ -67,8 +67,8 @@ pub enum Durability {
 /// How to open a [`DiskStore`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskOptions {
-    /// Memory that sled's page cache aims at, in bytes. It goes beyond it: by 72 MiB of 64 for small
-    /// values, and by more for values near 4 KiB.
+    /// Memory that sled's page cache aims at, in bytes. It goes beyond it, the more the larger values are;
+    /// `make memory` measures by how much.
     pub cache_bytes: u64,
     /// How much a memtable holds before it is frozen, in bytes. There are two at most, the active and
     /// the frozen one; each may exceed this by one group of writes.
@@ -254,6 +254,11 @@ impl DiskStore {
             "store opened"
         );
         Ok(store)
+    }
+
+    /// Whether there is a store in this directory, whatever state it is in.
+    pub fn exists(directory: &Path) -> bool {
+        directory.join(FORMAT_DOCUMENT).exists() || part_in(directory).is_some()
     }
 
     /// Carries everything that was applied into the tree now, and waits until that is durable and the
@@ -520,6 +525,12 @@ fn check_lengths(mutations: &[Mutation]) -> Result<(), StoreError> {
     }
 }
 
+/// A part of a store in this directory, other than the document of its format, which is written first.
+fn part_in(directory: &Path) -> Option<&'static str> {
+    let parts = ["db", "conf", LOG_DIRECTORY, TREE_DIRECTORY];
+    parts.into_iter().find(|name| directory.join(name).exists())
+}
+
 /// Refuses a directory of another version; writes the format down in an empty one.
 fn check_format(directory: &Path, files: &DirectoryFiles) -> Result<(), StoreError> {
     let unsupported = |reason: String| {
@@ -536,16 +547,12 @@ fn check_format(directory: &Path, files: &DirectoryFiles) -> Result<(), StoreErr
             )),
             Err(_) => unsupported("its format is not stated in a way that we know".to_owned()),
         },
-        None => {
-            // The document is written before anything else is.
-            let others = ["db", "conf", LOG_DIRECTORY, TREE_DIRECTORY];
-            match others.iter().find(|name| directory.join(name).exists()) {
-                Some(name) => unsupported(format!(
-                    "there is {name:?} in it, but not the file {FORMAT_DOCUMENT:?} which says in what format"
-                )),
-                None => save_document(files, FORMAT_DOCUMENT, &FORMAT.to_be_bytes()),
-            }
-        }
+        None => match part_in(directory) {
+            Some(name) => unsupported(format!(
+                "there is {name:?} in it, but not the file {FORMAT_DOCUMENT:?} which says in what format"
+            )),
+            None => save_document(files, FORMAT_DOCUMENT, &FORMAT.to_be_bytes()),
+        },
     }
 }
 

@@ -70,8 +70,8 @@ pub enum StoreError {
     },
     /// The store as a whole cannot be read.
     #[error(
-        "the store in {} cannot be read: {reason}; move that directory aside and start again, the \
-         node fetches its data from the other replicas",
+        "the store in {} cannot be read: {reason}; look at it with `dynakv store check {}`",
+        path.display(),
         path.display()
     )]
     CorruptStore {
@@ -84,8 +84,8 @@ pub enum StoreError {
     /// still there.
     #[error(
         "the commit log is damaged: {damage}, in {} at byte {offset}; {readable_before} changes before \
-         it and {readable_after} behind it can be read, those in between are lost here; move the store's \
-         directory aside and start again, the node fetches its data from the other replicas",
+         it and {readable_after} behind it can be read, those in between are lost here; look at the store \
+         with `dynakv store check`",
         path.display()
     )]
     CorruptLog {

@@ -13,7 +13,7 @@ use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 
 use crate::check::{Progress, Step, check_store, list};
-use crate::disk::{DirectoryLock, sync_directory};
+use crate::disk::{DirectoryLock, LOCK_FILE, parent_of, sync_directory, sync_path};
 use crate::disk_store::{DiskOptions, DiskStore, TREE_DIRECTORY};
 use crate::error::{Damage, StoreError};
 use crate::store::{Mutation, PageLimit, PositionRange, Store};
@@ -95,10 +95,7 @@ pub fn rewrite_directory(
     let mut name = directory.file_name().unwrap_or_default().to_owned();
     name.push(BESIDE);
     let beside = directory.with_file_name(name);
-    let parent = match directory.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let parent = parent_of(directory);
     // What an earlier one left: either half made, or replaced.
     drop(Beside(beside.clone()));
 
@@ -116,17 +113,13 @@ pub fn rewrite_directory(
     for store in [&*beside.0, directory] {
         wait_until_closed(&store.join(TREE_DIRECTORY))?;
     }
-    let lock = DirectoryLock::take(directory, "lock")?;
-    let files = {
-        let mut files = Vec::new();
-        list(&beside.0, &mut files)?;
-        files
-    };
-    for (path, _) in files {
-        let synced = fs::File::open(&path).and_then(|file| file.sync_all());
-        synced.map_err(StoreError::io("sync", &path))?;
+    let lock = DirectoryLock::take(directory, LOCK_FILE)?;
+    let mut files = Vec::new();
+    list(&beside.0, &mut files)?;
+    for (path, _) in &files {
+        sync_path(path)?;
     }
-    let bytes_after = size(&beside.0)?;
+    let bytes_after = files.iter().map(|(_, bytes)| bytes).sum();
     exchange(&beside.0, directory)?;
     sync_directory(parent)?;
     drop(lock);

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, BufMut};
 
+use crate::disk::damaged_file;
 use crate::error::StoreError;
 use crate::totals::Sums;
 
@@ -191,15 +192,7 @@ fn decode_record(record: &[u8]) -> Option<(u64, Checkpoint)> {
 
 /// The file, if it is there and says nothing that can be believed.
 pub(crate) fn damaged(directory: &Path) -> Result<Option<PathBuf>, StoreError> {
-    let path = directory.join(FILE);
-    match std::fs::read(&path) {
-        Ok(content) => {
-            let is_damaged = !content.is_empty() && decode(&content).is_none();
-            Ok(is_damaged.then_some(path))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::io("read", &path)(error)),
-    }
+    damaged_file(directory.join(FILE), |content| decode(content).is_some())
 }
 
 fn encode(number: u64) -> [u8; FILE_BYTES] {

@@ -87,7 +87,11 @@ fn damage_is_listed_with_what_to_do() {
     assert!(!findings.is_empty());
     assert!(findings[0]["place"].as_str().unwrap().contains("/log/"));
     let report = check(root.path(), Format::Table);
-    assert!(report.messages.contains("next: mv "), "{}", report.messages);
+    assert!(
+        report.messages.contains("next: start the node "),
+        "{}",
+        report.messages
+    );
     let report = rewrite(root.path(), Format::Plain);
     assert_eq!(report.exit, Exit::Error);
     assert!(
