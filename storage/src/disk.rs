@@ -203,9 +203,8 @@ pub(crate) fn sync_directory(directory: &Path) -> Result<(), StoreError> {
 
 /// Makes a file's content, or a directory's entries, durable.
 pub(crate) fn sync_path(path: &Path) -> Result<(), StoreError> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(StoreError::io("sync", path))
+    let file = File::open(path).map_err(StoreError::io("open", path))?;
+    file.sync_all().map_err(StoreError::sync_failed(path))
 }
 
 #[cfg(test)]

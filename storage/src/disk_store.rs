@@ -33,6 +33,7 @@ use crate::document::{load_document, save_document};
 use crate::error::StoreError;
 use crate::log::{self, LogWriter};
 use crate::memtable::{Memtable, Pair};
+use crate::room::{Change, DiskSpace, Room};
 use crate::segments::HashSnapshot;
 use crate::status::{CheckpointTimes, StoreStatus};
 use crate::store::{Mutation, Page, PageLimit, PositionRange, Store};
@@ -78,6 +79,9 @@ pub struct DiskOptions {
     pub log_bytes: u64,
     /// When a write counts as durable.
     pub durability: Durability,
+    /// How much of the disk is left free, in bytes: below it no value is written. `None` for
+    /// [`DiskSpace::default_reserve_bytes`].
+    pub reserve_bytes: Option<u64>,
 }
 
 impl Default for DiskOptions {
@@ -87,6 +91,7 @@ impl Default for DiskOptions {
             memtable_bytes: 128 * 1024 * 1024,
             log_bytes: 256 * 1024 * 1024,
             durability: Durability::Sync,
+            reserve_bytes: None,
         }
     }
 }
@@ -111,14 +116,16 @@ impl std::fmt::Debug for DiskStore {
 
 /// What the caller's threads and those of the store share.
 ///
-/// Locks are taken in this order: `log`, `tables`, `signals`. No lock but `log` is held while anyone
-/// waits for the disk.
+/// Locks are taken in this order: `log`, `tree`, `tables`, `signals`. The last two are not held while
+/// anyone waits for the disk.
 struct Shared {
     directory: PathBuf,
     options: DiskOptions,
     log: Mutex<LogWriter>,
     tables: RwLock<Tables>,
-    tree: Tree,
+    /// Nothing while it is opened again.
+    tree: RwLock<Option<Tree>>,
+    room: Room,
     counters: Counters,
     checkpoint_times: CheckpointTimes,
     /// The bytes of the active generation's log.
@@ -180,6 +187,8 @@ struct Signals {
     closing: bool,
     /// How many callers wait for a checkpoint.
     waiting: usize,
+    /// The checkpoint waits for room on the disk, and so must nobody wait for it.
+    is_starved: bool,
     /// How many generations were frozen, and how many of these the tree has.
     frozen: u64,
     completed: u64,
@@ -198,6 +207,13 @@ impl DiskStore {
         let began = Instant::now();
         let directory = directory.as_ref().to_owned();
         let files = DirectoryFiles::open(&directory)?;
+        let room = Room::open(&directory, options.reserve_bytes)?;
+        let space = DiskSpace::of(&directory)?;
+        let options = DiskOptions {
+            memtable_bytes: space.fitting(options.memtable_bytes as u64) as usize,
+            log_bytes: space.fitting(options.log_bytes),
+            ..options
+        };
         check_format(&directory, &files)?;
         let opened = Tree::open(&directory.join(TREE_DIRECTORY), options.cache_bytes)?;
         let (tree, checkpoint, hashes) = opened;
@@ -226,7 +242,8 @@ impl DiskStore {
                 frozen: None,
                 carried: None,
             }),
-            tree,
+            tree: RwLock::new(Some(tree)),
+            room,
             counters,
             checkpoint_times: CheckpointTimes::default(),
             generation_bytes: AtomicU64::new(log.generation_bytes()),
@@ -243,7 +260,7 @@ impl DiskStore {
             threads: Vec::new(),
         };
         store.threads = background::start(&shared)?;
-        shared.write(|| shared.freeze_if_full(&mut shared.log()))?;
+        shared.write(|| shared.freeze_if_full_and_room(&mut shared.log()))?;
         tracing::info!(
             directory = %shared.directory.display(),
             keys = store.totals().keys,
@@ -308,7 +325,11 @@ impl Store for DiskStore {
                 return Ok(found);
             }
         }
-        self.shared.tree.get(position, key)
+        self.shared.in_tree(|tree| tree.get(position, key))
+    }
+
+    fn admit(&self, bytes: usize, change: Change) -> Result<(), StoreError> {
+        self.shared.room.admit(bytes, change)
     }
 
     fn apply(&self, mutations: &[Mutation]) -> Result<(), StoreError> {
@@ -342,7 +363,8 @@ impl Store for DiskStore {
                 Durability::Interval(_) => log.write_out()?,
             }
             shared.note_log_size(&log);
-            shared.freeze_if_full(&mut log)
+            shared.room.look_now_and_then();
+            shared.freeze_if_full_and_room(&mut log)
         })
     }
 
@@ -364,8 +386,9 @@ impl Store for DiskStore {
         let frozen = shared.tables().frozen.clone();
         let log_bytes = shared.generation_bytes.load(Ordering::Relaxed)
             + frozen.map_or(0, |frozen| frozen.log_bytes);
-        let disk_bytes = shared.tree.disk_bytes() + log_bytes;
-        let damaged_keys = shared.tree.damaged_keys();
+        let of_tree = shared.in_tree(|tree| Ok((tree.disk_bytes(), tree.damaged_keys())));
+        let (tree_bytes, damaged_keys) = of_tree.unwrap_or_default();
+        let disk_bytes = tree_bytes + log_bytes;
         shared.counters.totals(disk_bytes, damaged_keys)
     }
 
@@ -378,9 +401,14 @@ impl Store for DiskStore {
         let frozen = frozen.as_ref();
         let frozen_log_bytes = frozen.map_or(0, |frozen| frozen.log_bytes);
         let tables = [Some(&active), frozen.map(|frozen| &frozen.table)];
+        let damaged_reads = shared.in_tree(|tree| Ok(tree.damaged_reads()));
+        let (disk_free_bytes, disk_reserve_bytes, refuses_writes) = shared.room.state();
         let mut status = StoreStatus {
             log_bytes: shared.generation_bytes.load(Ordering::Relaxed) + frozen_log_bytes,
-            damaged_reads: shared.tree.damaged_reads(),
+            damaged_reads: damaged_reads.unwrap_or_default(),
+            disk_free_bytes,
+            disk_reserve_bytes,
+            refuses_writes,
             ..StoreStatus::default()
         };
         for table in tables.into_iter().flatten() {
@@ -406,10 +434,27 @@ impl Shared {
         }
     }
 
-    /// Runs a write, unless one has failed before; its failure is the last one.
+    /// Runs a write, unless one has failed before; its failure is the last one, except on a full disk:
+    /// then nothing has changed that the next write would not make good.
     fn write<T>(&self, f: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.check_running()?;
-        f().inspect_err(|error| self.stop(error.to_string()))
+        f().inspect_err(|error| {
+            if error.is_disk_full() {
+                self.room.drop_ballast();
+            } else {
+                self.stop(error.to_string());
+            }
+        })
+    }
+
+    /// Uses the tree. Refused while it is opened again, which only a full disk makes necessary.
+    fn in_tree<T>(&self, f: impl FnOnce(&Tree) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match &*self.tree.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(tree) => f(tree),
+            None => Err(StoreError::DiskFull {
+                path: self.directory.join(TREE_DIRECTORY),
+            }),
+        }
     }
 
     fn stop(&self, reason: String) {
@@ -439,6 +484,17 @@ impl Shared {
         Ok(())
     }
 
+    /// The same, after what counts is done: if the disk is full, it waits.
+    fn freeze_if_full_and_room(&self, log: &mut LogWriter) -> Result<(), StoreError> {
+        match self.freeze_if_full(log) {
+            Err(error) if error.is_disk_full() => {
+                tracing::warn!(%error, "the log cannot begin a new file yet");
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
     /// Freezes the active generation, which is then durable, and begins the next, in the memtable and in
     /// the log: one step, as whoever appends holds the log. No other one may be on its way.
     fn freeze(&self, log: &mut LogWriter) -> Result<(), StoreError> {
@@ -466,7 +522,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits until no generation is on its way into the tree.
+    /// Waits until no generation is on its way into the tree. Does not wait for room on the disk.
     fn wait_until_thawed(&self) -> Result<(), StoreError> {
         let mut signals = self.signals();
         while signals.completed < signals.frozen {
@@ -475,6 +531,10 @@ impl Shared {
                 return Err(StoreError::Stopped {
                     reason: "the store is being closed".to_owned(),
                 });
+            }
+            if signals.is_starved {
+                let path = self.directory.clone();
+                return Err(StoreError::DiskFull { path });
             }
             signals = self
                 .changed

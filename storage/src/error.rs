@@ -14,15 +14,45 @@ const KEY_BYTES_SHOWN: usize = 64;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The file system is full. The store must be opened again once there is room.
+    /// The file system is full. A running store goes on by itself once there is room.
     #[error(
-        "no space left on the disk that holds {}: free some space, then start the node again; \
-         nothing that was acknowledged is lost",
+        "no space left on the disk that holds {}: free some space (a node that runs goes on by \
+         itself then); nothing that was acknowledged is lost",
         path.display()
     )]
     DiskFull {
         /// The directory or file that could not grow.
         path: PathBuf,
+    },
+    /// Only the reserve is left on the file system. Nothing was written.
+    #[error(
+        "{} are free on the disk that holds {}, and {} are kept in reserve: no value is written \
+         until there is room, reads go on. Free some space, or lower disk_reserve_bytes",
+        ShownBytes(*free_bytes),
+        path.display(),
+        ShownBytes(*reserve_bytes)
+    )]
+    DiskReserve {
+        /// The store's directory.
+        path: PathBuf,
+        /// What is free, in bytes.
+        free_bytes: u64,
+        /// What is kept, in bytes.
+        reserve_bytes: u64,
+    },
+    /// The disk could not make durable what it had taken: what it holds is unknown from then on, and
+    /// trying again could succeed without the data (Rebello et al., "Can Applications Recover from fsync
+    /// Failures?", ATC 2020).
+    #[error(
+        "the disk failed to sync {}: {source}. What was not acknowledged may be lost; look at the disk \
+         (dmesg, smartctl) before you start the node again",
+        path.display()
+    )]
+    SyncFailed {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
     },
     /// The operating system refused.
     #[error("cannot {doing} {}: {source}", path.display())]
@@ -188,11 +218,26 @@ impl StoreError {
             | Self::CorruptStore { .. }
             | Self::CorruptLog { .. } => true,
             Self::DiskFull { .. }
+            | Self::DiskReserve { .. }
+            | Self::SyncFailed { .. }
             | Self::Io { .. }
             | Self::Locked { .. }
             | Self::TooLarge { .. }
             | Self::Unsupported { .. }
             | Self::Stopped { .. } => false,
+        }
+    }
+
+    /// Whether all is well again once there is room on the disk.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::DiskFull { .. } | Self::DiskReserve { .. })
+    }
+
+    /// A sync that failed, for whatever reason.
+    pub(crate) fn sync_failed(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::SyncFailed {
+            path: path.to_owned(),
+            source,
         }
     }
 
@@ -210,6 +255,19 @@ impl StoreError {
                     source,
                 },
             }
+        }
+    }
+}
+
+/// A size in whole KiB, MiB or GiB.
+struct ShownBytes(u64);
+
+impl fmt::Display for ShownBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes if bytes >= 10 << 30 => write!(f, "{} GiB", bytes >> 30),
+            bytes if bytes >= 10 << 20 => write!(f, "{} MiB", bytes >> 20),
+            bytes => write!(f, "{} KiB", bytes >> 10),
         }
     }
 }

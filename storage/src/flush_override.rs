@@ -13,9 +13,12 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_uint};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
+
+/// Whether one has failed: what the disk holds is unknown from then on.
+static HAS_FAILED: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
     fn fdatasync(fd: c_int) -> c_int;
@@ -34,7 +37,17 @@ unsafe extern "C" fn sync_file_range(
 ) -> c_int {
     CALLS.fetch_add(1, Ordering::Relaxed);
     // SAFETY: a plain system call on a descriptor; it leaves errno as our caller expects it.
-    unsafe { fdatasync(fd) }
+    let result = unsafe { fdatasync(fd) };
+    if result != 0 {
+        // An atomic store leaves errno alone.
+        HAS_FAILED.store(true, Ordering::Relaxed);
+    }
+    result
+}
+
+/// Whether a sync of sled's has failed in this process, for whatever reason.
+pub(crate) fn has_failed() -> bool {
+    HAS_FAILED.load(Ordering::Relaxed)
 }
 
 /// How often sled's writes went through here in this process. If it stands still while a store is

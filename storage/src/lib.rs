@@ -11,6 +11,7 @@
 //! | `segments` | a hash of each segment of the ring, changed with each key; `hash_pages` writes them down |
 //! | [`check`] | holds a store against itself, also a damaged one |
 //! | [`mod@rewrite`] | writes a store anew, only what is live |
+//! | [`room`] | how much of the disk is kept in reserve; the ballast |
 //! | [`status`] | how a store is doing: memtables, log, checkpoints |
 //! | [`disk`] | [`SmallFiles`]: small files written all or not at all; the directory's lock |
 //! | [`document`] | small files with a checksum |
@@ -34,6 +35,7 @@ mod log;
 pub mod memory_store;
 mod memtable;
 pub mod rewrite;
+pub mod room;
 mod segments;
 pub mod status;
 pub mod store;
@@ -49,6 +51,7 @@ pub use error::{Damage, StoreError};
 pub use identity::{Identity, IdentityError, LastStop, Started};
 pub use memory_store::{MemoryDisk, MemoryFiles, MemoryStore};
 pub use rewrite::{RewriteError, Rewritten, rewrite_directory};
+pub use room::{Change, DiskSpace};
 pub use status::StoreStatus;
 pub use store::{Item, Mutation, Page, PageLimit, PositionRange, Store};
 pub use totals::{Footprint, Tally, Totals};

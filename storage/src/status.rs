@@ -20,6 +20,12 @@ pub struct StoreStatus {
     pub checkpoints_time: Duration,
     /// How often a read met a damaged value since the store was opened; one value can count many times.
     pub damaged_reads: u64,
+    /// What is free on the disk, in bytes.
+    pub disk_free_bytes: u64,
+    /// What is kept free of it, in bytes.
+    pub disk_reserve_bytes: u64,
+    /// Whether writes are refused because only the reserve is left.
+    pub refuses_writes: bool,
 }
 
 /// Counts checkpoints.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
 
 use crate::error::StoreError;
+use crate::room::Change;
 use crate::status::StoreStatus;
 use crate::totals::{Footprint, Totals};
 
@@ -26,20 +27,32 @@ pub trait Store: Send + Sync + 'static {
     /// one that does not have it. Otherwise what the disk says.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
 
+    /// Whether the disk has room for a change of so many bytes. To be asked before anything of it is
+    /// decided: `apply` itself goes into the reserve. Cheap.
+    ///
+    /// # Errors
+    /// [`StoreError::DiskReserve`] when it has not.
+    fn admit(&self, bytes: usize, change: Change) -> Result<(), StoreError> {
+        let _ = (bytes, change);
+        Ok(())
+    }
+
     /// Replaces what is stored under each key, in the order given. Visible at once, durable only after
     /// the next [`sync`](Store::sync).
     ///
     /// # Errors
-    /// What the disk says. An unknown part of the batch is then visible, nothing of it may be counted
-    /// on, and every further `apply` and `sync` is refused with [`StoreError::Stopped`].
+    /// [`StoreError::DiskFull`]: the last mutations, or all, were not applied; try again when there is
+    /// room. Otherwise what the disk says. An unknown part of the batch is then visible, nothing of it
+    /// may be counted on, and every further `apply` and `sync` is refused with [`StoreError::Stopped`].
     fn apply(&self, mutations: &[Mutation]) -> Result<(), StoreError>;
 
     /// Makes everything durable that was applied before this call. The caller batches: one sync for
     /// many applies is the group commit.
     ///
     /// # Errors
-    /// What the disk says. Nothing since the last good sync may be counted on, and every further
-    /// `apply` and `sync` is refused with [`StoreError::Stopped`].
+    /// [`StoreError::DiskFull`]: what was applied is still there, and durable after the next good sync.
+    /// Otherwise what the disk says. Nothing since the last good sync may be counted on, and every
+    /// further `apply` and `sync` is refused with [`StoreError::Stopped`].
     fn sync(&self) -> Result<(), StoreError>;
 
     /// As [`sync`](Store::sync), and on the disk whatever the store was told to count as durable: before

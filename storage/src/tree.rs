@@ -425,6 +425,7 @@ fn failure(directory: &Path, doing: &'static str, error: sled::Error) -> StoreEr
                 reason: error.to_string(),
             }
         }
+        sled::Error::Io(error) if sync_has_failed() => StoreError::sync_failed(directory)(error),
         sled::Error::Io(error) => StoreError::io(doing, directory)(error),
         sled::Error::Unsupported(reason) => StoreError::Unsupported { path, reason },
         sled::Error::Corruption { .. }
@@ -434,6 +435,14 @@ fn failure(directory: &Path, doing: &'static str, error: sled::Error) -> StoreEr
             reason: error.to_string(),
         },
     }
+}
+
+/// Whether a sync in sled has failed: even "no space left" is then no longer a matter of room.
+fn sync_has_failed() -> bool {
+    #[cfg(target_os = "linux")]
+    return crate::flush_override::has_failed();
+    #[cfg(not(target_os = "linux"))]
+    false
 }
 
 /// Turns a panic of sled, its answer to much of what damage can do, into an error.

@@ -19,6 +19,7 @@ const OPTIONS: DiskOptions = DiskOptions {
     memtable_bytes: 16 * 1024 * 1024,
     log_bytes: 16 * 1024 * 1024,
     durability: dynakv_storage::Durability::Sync,
+    reserve_bytes: None,
 };
 
 fn state(counter: u64, value: Value) -> Versions {

@@ -255,6 +255,7 @@ const OPTIONS: DiskOptions = DiskOptions {
     memtable_bytes: 64 * 1024 * 1024,
     log_bytes: 256 * 1024 * 1024,
     durability: Durability::Sync,
+    reserve_bytes: None,
 };
 
 #[test]

@@ -29,6 +29,7 @@ const OPTIONS: DiskOptions = DiskOptions {
     memtable_bytes: 16 * 1024 * 1024,
     log_bytes: 16 * 1024 * 1024,
     durability: Durability::Sync,
+    reserve_bytes: None,
 };
 
 type States = BTreeMap<Bytes, Bytes>;

@@ -89,6 +89,7 @@ impl Cut {
             memtable_bytes: (100_000 + largest * [4, 40, 12][self.spread(1) as usize % 3]) as usize,
             log_bytes: 100_000 + largest * [20, 200][self.spread(2) as usize % 2],
             durability: Durability::Sync,
+            reserve_bytes: None,
         }
     }
 

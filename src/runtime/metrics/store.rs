@@ -99,6 +99,9 @@ mod tests {
             last_checkpoint: Duration::from_millis(1500),
             checkpoints_time: Duration::from_millis(7000),
             damaged_reads: 5,
+            disk_free_bytes: 6,
+            disk_reserve_bytes: 7,
+            refuses_writes: true,
         };
         metrics.store.update(&totals, &status);
         let text = metrics.render(Path::new("."));

@@ -8,16 +8,19 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::pace::{self, Progress};
-use super::{Durability, Frozen, LOG_DIRECTORY, Shared};
+use super::{Durability, Frozen, LOG_DIRECTORY, Shared, TREE_DIRECTORY};
 use crate::error::StoreError;
 use crate::log::remove_below;
 use crate::memtable::{Cursor, Entry};
 use crate::store::PositionRange;
-use crate::tree::Scratch;
+use crate::tree::{Scratch, Tree};
 
 /// After so many records or bytes the checkpoint looks up: it may have to pause, or to end.
 const BATCH_RECORDS: usize = 256;
 const BATCH_BYTES: usize = 256 * 1024;
+
+/// How often it is looked whether a full disk has room again.
+const ROOM_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Starts the threads.
 pub(super) fn start(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, StoreError> {
@@ -63,11 +66,84 @@ fn run(shared: &Shared, work: impl FnOnce(&Shared) -> Result<(), StoreError>) {
 /// Carries one generation after the other into the tree, until the store is closed.
 fn carry_generations(shared: &Shared) -> Result<(), StoreError> {
     while let Some(frozen) = next_generation(shared) {
-        if !carry(shared, &frozen)? {
-            return Ok(());
+        drop(frozen.forget_previous());
+        loop {
+            match carry(shared, &frozen) {
+                Ok(true) => break,
+                Ok(false) => return Ok(()),
+                // sled may have met the end of the disk in a thread of its own, and say something else.
+                Err(error) if error.is_disk_full() || shared.room.is_exhausted() => {
+                    tracing::error!(%error, "a checkpoint met a full disk: the tree is opened again");
+                    if !reopen_tree(shared)? {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(())
+}
+
+/// Opens the tree anew: after "no space left" sled does nothing more. What the checkpoint had done is as
+/// after a crash; the generation is still in memory and in the log. False when the store was closed
+/// meanwhile.
+fn reopen_tree(shared: &Shared) -> Result<bool, StoreError> {
+    shared.room.drop_ballast();
+    let directory = shared.directory.join(TREE_DIRECTORY);
+    loop {
+        // Until then the present one serves reads.
+        if shared.room.is_enough_to_open() {
+            let mut tree = shared.tree.write().unwrap_or_else(PoisonError::into_inner);
+            // Its lock must be given up first.
+            *tree = None;
+            match Tree::open(&directory, shared.options.cache_bytes) {
+                Ok((opened, ..)) => {
+                    *tree = Some(opened);
+                    shared.signals().is_starved = false;
+                    return Ok(true);
+                }
+                Err(error) if error.is_disk_full() || shared.room.is_exhausted() => {
+                    tracing::error!(%error, "the tree cannot be opened again yet");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if !wait_starved(shared) {
+            return Ok(false);
+        }
+    }
+}
+
+/// Waits a little for room on the disk; writers that need this checkpoint are refused meanwhile. False
+/// when the store is being closed.
+fn wait_starved(shared: &Shared) -> bool {
+    let mut signals = shared.signals();
+    if !signals.is_starved {
+        signals.is_starved = true;
+        shared.changed.notify_all();
+    }
+    let began = Instant::now();
+    while !signals.closing && began.elapsed() < ROOM_INTERVAL {
+        let woken = shared.changed.wait_timeout(signals, ROOM_INTERVAL);
+        signals = woken.unwrap_or_else(PoisonError::into_inner).0;
+    }
+    !signals.closing
+}
+
+/// Waits until a checkpoint has room. False when the store is being closed.
+fn wait_for_room(shared: &Shared) -> bool {
+    if shared.room.is_enough_for_checkpoint() {
+        return true;
+    }
+    tracing::warn!("the disk is nearly full: a checkpoint waits for room");
+    while !shared.room.is_enough_for_checkpoint() {
+        if !wait_starved(shared) {
+            return false;
+        }
+    }
+    shared.signals().is_starved = false;
+    true
 }
 
 /// Waits for a generation to be frozen; nothing when the store is closed or has failed.
@@ -92,17 +168,19 @@ fn next_generation(shared: &Shared) -> Option<Arc<Frozen>> {
 /// closed meanwhile.
 fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
     let began = Instant::now();
-    drop(frozen.forget_previous());
     let entries = frozen.table.entries();
     let mut cursor = Cursor::new(frozen.table.clone(), PositionRange::ALL, None);
     let mut scratch = Scratch::default();
     let mut carried = 0;
     loop {
+        if !wait_for_room(shared) {
+            return Ok(false);
+        }
         let batch = next_batch(&mut cursor);
         if batch.is_empty() {
             break;
         }
-        shared.tree.write(&batch, &mut scratch)?;
+        shared.in_tree(|tree| tree.write(&batch, &mut scratch))?;
         carried += batch.len();
         drop(batch);
         if !pause(shared, carried as f64 / entries as f64) {
@@ -110,7 +188,7 @@ fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
         }
     }
     let (sums, hashes) = (frozen.sums, &frozen.hashes);
-    shared.tree.complete(frozen.log_next, sums, hashes)?;
+    shared.in_tree(|tree| tree.complete(frozen.log_next, sums, hashes))?;
     // The tree has it durably, and its log is of no use. In memory it stays until the next one.
     {
         let mut tables = shared.tables_mut();

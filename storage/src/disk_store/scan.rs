@@ -25,20 +25,27 @@ impl Shared {
         limit: PageLimit,
     ) -> Result<Page, StoreError> {
         // The memtables before the tree: what a checkpoint carries over meanwhile is then seen in one of
-        // them at least. No lock is held from here on.
+        // them at least. Only the tree is held from here on.
         let tables = {
             let tables = self.tables();
             let frozen = tables.frozen.as_ref().map(|frozen| frozen.table.clone());
             [Some(tables.active.clone()), frozen]
         };
         let cursor = |table| Cursor::new(table, range, after_key);
-        let mut merge = Merge {
-            tables: tables.into_iter().flatten().map(cursor).collect(),
-            tree: self.tree.cursor(range, after_key),
-        };
-        let mut page = PageBuilder::new(limit);
+        self.in_tree(|tree| {
+            let merge = Merge {
+                tables: tables.into_iter().flatten().map(cursor).collect(),
+                tree: tree.cursor(range, after_key),
+            };
+            merge.fill(PageBuilder::new(limit))
+        })
+    }
+}
+
+impl Merge<'_> {
+    fn fill(mut self, mut page: PageBuilder) -> Result<Page, StoreError> {
         loop {
-            match merge.next() {
+            match self.next() {
                 Ok(Some(item)) => {
                     if page.push(item).is_err() {
                         return Ok(page.with_more());
@@ -51,9 +58,7 @@ impl Shared {
             }
         }
     }
-}
 
-impl Merge<'_> {
     fn next(&mut self) -> Result<Option<Item>, StoreError> {
         loop {
             let newest = self.newest_at_front();

@@ -9,6 +9,7 @@ const OPTIONS: DiskOptions = DiskOptions {
     memtable_bytes: 1024 * 1024,
     log_bytes: 16 * 1024 * 1024,
     durability: Durability::Sync,
+    reserve_bytes: None,
 };
 const ALL: PageLimit = PageLimit {
     items_max: usize::MAX,
@@ -344,7 +345,13 @@ fn a_damaged_value_in_the_tree_is_hidden_by_a_newer_one() {
     }
     drop(store);
     let store = open(directory.path());
-    store.shared.tree.lose_chunks();
+    store
+        .shared
+        .in_tree(|tree| {
+            tree.lose_chunks();
+            Ok(())
+        })
+        .unwrap();
     let damaged = |result: Result<Page, StoreError>| match result {
         Err(StoreError::Corrupt { key, .. }) => key,
         other => panic!("{other:?}"),

@@ -1,7 +1,7 @@
 //! Appends to the log.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ impl PendingSync {
     pub(crate) fn wait(&self) -> Result<(), StoreError> {
         self.file
             .sync_data()
-            .map_err(StoreError::io("sync", &self.path))
+            .map_err(StoreError::sync_failed(&self.path))
     }
 }
 
@@ -100,14 +100,26 @@ impl LogWriter {
         }
         record::finish(&mut self.record, self.id, self.written, self.durable);
         let mut file = &*self.file;
-        file.write_all(&self.record)
-            .map_err(StoreError::io("write", &self.path))?;
+        if let Err(error) = file.write_all(&self.record) {
+            self.take_back()?;
+            return Err(StoreError::io("write", &self.path)(error));
+        }
         self.written += self.record.len() as u64;
         self.record.clear();
         if self.record.capacity() > 2 * RECORD_BYTES {
             // One very large value must not keep its room for ever.
             self.record = BytesMut::new();
         }
+        Ok(())
+    }
+
+    /// Cuts off what a write that failed has left behind. The record is kept, and written when there is
+    /// room on the disk.
+    fn take_back(&self) -> Result<(), StoreError> {
+        let mut file = &*self.file;
+        file.set_len(self.written)
+            .and_then(|()| file.seek(SeekFrom::Start(self.written)))
+            .map_err(StoreError::io("cut off", &self.path))?;
         Ok(())
     }
 
@@ -138,7 +150,11 @@ impl LogWriter {
         // A file is synced before the next one begins, so an earlier file is no news.
         if pending.place.id == self.id && pending.place.position > self.durable {
             self.durable = pending.place.position;
-            self.mark.write(pending.place)?;
+            match self.mark.write(pending.place) {
+                // It then vouches for less. Some file systems need room even to overwrite.
+                Err(error) if error.is_disk_full() => {}
+                result => result?,
+            }
         }
         Ok(())
     }
@@ -195,13 +211,10 @@ fn create(
     let path = path_of(directory, id);
     let beside = directory.join(NEW_FILE);
     let header = FileHeader { id, previous_end };
-    let file = File::create(&beside)
-        .and_then(|mut file| {
-            file.write_all(&header.encode())?;
-            file.sync_all()?;
-            Ok(file)
-        })
-        .map_err(StoreError::io("create", &beside))?;
+    let mut file = File::create(&beside).map_err(StoreError::io("create", &beside))?;
+    file.write_all(&header.encode())
+        .map_err(StoreError::io("write", &beside))?;
+    file.sync_all().map_err(StoreError::sync_failed(&beside))?;
     fs::rename(&beside, &path).map_err(StoreError::io("create", &path))?;
     sync_directory(directory)?;
     Ok((Arc::new(file), path))

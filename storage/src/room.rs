@@ -1,0 +1,342 @@
+//! Room on the disk: how much is kept in reserve, and the ballast for when something else has taken it.
+//!
+//! A store that meets "no space left" in the middle of a checkpoint is a store in trouble, so it refuses
+//! to grow long before. What is left over goes to those who need it more:
+//!
+//! | free, as a part of the reserve | |
+//! |---|---|
+//! | all of it and more | everything goes |
+//! | half to all | deletes go: they make room later |
+//! | a quarter to half | checkpoints go on: they make room in the log, and put it into the tree |
+//! | less | nothing is written until there is room |
+//!
+//! Another program may still fill the disk. Then a file of ours, the *ballast*, is removed, which leaves
+//! room to open the store again and for the node's small files.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::disk::sync_directory;
+use crate::error::StoreError;
+
+/// The reserve of a large disk, in bytes.
+const RESERVE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// The least reserve of a disk that is not tiny, in bytes: some of sled's segments of 4 MiB, because a
+/// checkpoint needs new ones before it can free old ones.
+const RESERVE_BYTES_MIN: u64 = 24 * 1024 * 1024;
+
+/// The ballast, in bytes: opening the store writes a segment of sled's, a log file and small ones.
+const BALLAST_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// What opening the tree may write, in bytes: two of sled's segments.
+const OPENING_BYTES: u64 = 8 * 1024 * 1024;
+
+/// What the ballast's file is called.
+const BALLAST_FILE: &str = "ballast";
+
+/// When no more than this is free, in bytes, the ballast goes.
+const EXHAUSTED_BYTES: u64 = 1024 * 1024;
+
+/// How often the file system is asked while nobody writes much.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How much may be written between two looks, in bytes, however much is free: checkpoints write too.
+const BETWEEN_LOOKS_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// What a change does to the disk in the long run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It adds a value.
+    Growth,
+    /// It only removes values.
+    Removal,
+}
+
+/// The size of a file system, and what is left of it, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// All of it.
+    pub total_bytes: u64,
+    /// What we may still take.
+    pub free_bytes: u64,
+}
+
+impl DiskSpace {
+    /// Asks the file system that holds this directory.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn of(directory: &Path) -> Result<Self, StoreError> {
+        let stat = rustix::fs::statvfs(directory)
+            .map_err(|error| StoreError::io("measure the disk of", directory)(error.into()))?;
+        Ok(Self {
+            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+        })
+    }
+
+    /// The reserve where none is set: 5 % of the file system, at most 1 GiB and at least 24 MiB, and never
+    /// more than three eighths of it.
+    pub fn default_reserve_bytes(self) -> u64 {
+        let wanted = (self.total_bytes / 20).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX);
+        wanted.min(self.total_bytes / 8 * 3)
+    }
+
+    /// A bound for one of the memtables or logs: on a small file system less than the settings say, so
+    /// that what waits in the log never crowds out the tree that it is to go into.
+    pub fn fitting(self, bytes: u64) -> u64 {
+        bytes.min((self.total_bytes / 16).max(1024 * 1024))
+    }
+
+    fn ballast_bytes(self) -> u64 {
+        (self.total_bytes / 8).min(BALLAST_BYTES_MAX)
+    }
+}
+
+/// Watches the room on the disk of a store.
+#[derive(Debug)]
+pub(crate) struct Room {
+    directory: PathBuf,
+    reserve_bytes: u64,
+    ballast_bytes: u64,
+    /// What may be written before the next look; not positive when the file system must be asked.
+    until_look: AtomicI64,
+    free_bytes: AtomicU64,
+    /// Whether the last look found too little.
+    is_short: AtomicBool,
+    looked: Mutex<Instant>,
+}
+
+impl Room {
+    /// Looks at the disk. When it is full, what was kept as ballast is given up, so that the store can be
+    /// opened.
+    pub(crate) fn open(directory: &Path, reserve_bytes: Option<u64>) -> Result<Self, StoreError> {
+        let space = DiskSpace::of(directory)?;
+        let room = Self {
+            directory: directory.to_owned(),
+            reserve_bytes: reserve_bytes.unwrap_or_else(|| space.default_reserve_bytes()),
+            ballast_bytes: space.ballast_bytes(),
+            until_look: AtomicI64::new(0),
+            free_bytes: AtomicU64::new(space.free_bytes),
+            is_short: AtomicBool::new(false),
+            looked: Mutex::new(Instant::now()),
+        };
+        if space.free_bytes < room.ballast_bytes {
+            room.drop_ballast();
+        }
+        room.look();
+        Ok(room)
+    }
+
+    /// Whether a change of so many bytes may be made.
+    ///
+    /// # Errors
+    /// [`StoreError::DiskReserve`] when only the reserve is left.
+    pub(crate) fn admit(&self, bytes: usize, change: Change) -> Result<(), StoreError> {
+        if self.until_look.fetch_sub(bytes as i64, Ordering::Relaxed) > bytes as i64 {
+            return Ok(());
+        }
+        // What was found a moment ago still holds for those who were refused then.
+        if !self.is_short.load(Ordering::Relaxed) || self.is_look_due() {
+            self.look();
+        }
+        let needed = match change {
+            Change::Growth => self.reserve_bytes,
+            Change::Removal => self.reserve_bytes / 2,
+        };
+        let free_bytes = self.free_bytes.load(Ordering::Relaxed);
+        if free_bytes >= needed.saturating_add(bytes as u64) {
+            return Ok(());
+        }
+        Err(StoreError::DiskReserve {
+            path: self.directory.clone(),
+            free_bytes,
+            reserve_bytes: self.reserve_bytes,
+        })
+    }
+
+    /// Looks at the disk if that is due. Called with each group of writes.
+    pub(crate) fn look_now_and_then(&self) {
+        if self.is_look_due() {
+            self.look();
+        }
+    }
+
+    /// Whether a checkpoint may go on.
+    pub(crate) fn is_enough_for_checkpoint(&self) -> bool {
+        self.look();
+        // What the ballast has left is for opening the store.
+        let missing = match self.directory.join(BALLAST_FILE).exists() {
+            true => 0,
+            false => self.ballast_bytes,
+        };
+        self.free_bytes.load(Ordering::Relaxed) >= self.reserve_bytes / 4 + missing
+    }
+
+    /// Whether the tree can be opened again.
+    pub(crate) fn is_enough_to_open(&self) -> bool {
+        let needed = self.ballast_bytes.min(OPENING_BYTES);
+        DiskSpace::of(&self.directory).is_ok_and(|space| space.free_bytes >= needed)
+    }
+
+    /// Whether there is nothing left, so that whatever fails may fail because of it.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        DiskSpace::of(&self.directory).is_ok_and(|space| space.free_bytes < EXHAUSTED_BYTES)
+    }
+
+    /// Gives up the ballast: something has met the end of the disk.
+    pub(crate) fn drop_ballast(&self) {
+        let path = self.directory.join(BALLAST_FILE);
+        match fs::remove_file(&path) {
+            Ok(()) => {
+                tracing::warn!(path = %path.display(), "the disk is full: the ballast is given up");
+                let _ = sync_directory(&self.directory);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot remove the ballast")
+            }
+        }
+    }
+
+    /// What is free and what is kept of it, in bytes, and whether growth is refused.
+    pub(crate) fn state(&self) -> (u64, u64, bool) {
+        let space = DiskSpace::of(&self.directory);
+        let free = space.map_or_else(
+            |_| self.free_bytes.load(Ordering::Relaxed),
+            |space| space.free_bytes,
+        );
+        (free, self.reserve_bytes, free < self.reserve_bytes)
+    }
+
+    fn is_look_due(&self) -> bool {
+        let looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        looked.elapsed() >= LOOK_INTERVAL
+    }
+
+    fn look(&self) {
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        let Ok(space) = DiskSpace::of(&self.directory) else {
+            // The next write says what is wrong with it.
+            return;
+        };
+        self.free_bytes.store(space.free_bytes, Ordering::Relaxed);
+        let spare = space.free_bytes.saturating_sub(self.reserve_bytes);
+        // Half of what is there, because a checkpoint takes from it at the same time.
+        let until_look = (spare / 2).min(BETWEEN_LOOKS_BYTES_MAX);
+        self.until_look.store(until_look as i64, Ordering::Relaxed);
+        let is_short = spare == 0 && self.reserve_bytes > 0;
+        if self.is_short.swap(is_short, Ordering::Relaxed) != is_short {
+            let (free_bytes, reserve_bytes) = (space.free_bytes, self.reserve_bytes);
+            let directory = self.directory.display();
+            if is_short {
+                tracing::error!(%directory, free_bytes, reserve_bytes, "the disk is nearly full: writes are refused until there is room");
+            } else {
+                tracing::info!(%directory, free_bytes, "there is room on the disk again: writes are taken");
+            }
+        }
+        if space.free_bytes < EXHAUSTED_BYTES {
+            self.drop_ballast();
+        } else if spare >= self.ballast_bytes.saturating_mul(2) {
+            self.fill_ballast();
+        }
+    }
+
+    /// Takes the ballast, if it is not there. Without one the store runs as well, until the disk is full.
+    fn fill_ballast(&self) {
+        let path = self.directory.join(BALLAST_FILE);
+        if self.ballast_bytes == 0
+            || fs::metadata(&path).is_ok_and(|it| it.len() == self.ballast_bytes)
+        {
+            return;
+        }
+        let filled = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .and_then(|file| {
+                let flags = rustix::fs::FallocateFlags::empty();
+                rustix::fs::fallocate(&file, flags, 0, self.ballast_bytes)?;
+                file.sync_all()
+            });
+        if let Err(error) = filled {
+            tracing::debug!(path = %path.display(), %error, "no ballast");
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1024 * 1024;
+
+    fn disk(total_bytes: u64) -> DiskSpace {
+        DiskSpace {
+            total_bytes,
+            free_bytes: total_bytes,
+        }
+    }
+
+    #[test]
+    fn the_reserve_fits_the_disk() {
+        for (total, reserve) in [
+            (64 * MIB, 24 * MIB),
+            (32 * MIB, 12 * MIB),
+            (1000 * MIB, 50 * MIB),
+            (20_480 * MIB, 1024 * MIB),
+            (1 << 50, 1024 * MIB),
+        ] {
+            assert_eq!(disk(total).default_reserve_bytes(), reserve, "{total}");
+        }
+        assert_eq!(disk(64 * MIB).fitting(256 * MIB), 4 * MIB);
+        assert_eq!(disk(1 << 40).fitting(256 * MIB), 256 * MIB);
+    }
+
+    #[test]
+    fn growth_is_refused_before_removal() {
+        let directory = tempfile::tempdir().unwrap();
+        let free = DiskSpace::of(directory.path()).unwrap().free_bytes;
+        let room = |reserve| Room::open(directory.path(), Some(reserve)).unwrap();
+        let admitted = |room: &Room, change| room.admit(100, change).is_ok();
+        let plenty = room(0);
+        assert!(admitted(&plenty, Change::Growth) && admitted(&plenty, Change::Removal));
+        // Others use this disk too, so the bounds are far apart.
+        let short = room(free / 2 * 3);
+        assert!(!admitted(&short, Change::Growth) && admitted(&short, Change::Removal));
+        assert!(short.is_enough_for_checkpoint());
+        let error = short.admit(1, Change::Growth).unwrap_err();
+        assert!(error.is_disk_full() && !error.is_corruption(), "{error}");
+        let none = room(free * 5);
+        assert!(!admitted(&none, Change::Removal) && !none.is_enough_for_checkpoint());
+    }
+
+    #[test]
+    fn a_write_larger_than_what_is_left_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let room = Room::open(directory.path(), Some(0)).unwrap();
+        let free = DiskSpace::of(directory.path()).unwrap().free_bytes;
+        assert!(room.admit(2 * free as usize, Change::Growth).is_err());
+        room.admit(1, Change::Growth).unwrap();
+    }
+
+    #[test]
+    fn the_ballast_comes_and_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let room = Room::open(directory.path(), Some(0)).unwrap();
+        let ballast = directory.path().join(BALLAST_FILE);
+        assert_eq!(fs::metadata(&ballast).unwrap().len(), room.ballast_bytes);
+        room.drop_ballast();
+        room.drop_ballast();
+        assert!(!ballast.exists());
+        room.look();
+        assert!(ballast.exists());
+    }
+}
