@@ -62,8 +62,12 @@ pub struct Config {
     pub connection_bytes_max: usize,
     /// How long a clean shutdown may take before the process ends anyway.
     pub shutdown_deadline: Duration,
-    /// Memory that sled's page cache aims at, in bytes (it exceeds it by half under load).
+    /// Memory that sled's page cache aims at, in bytes. sled goes beyond it, the more the larger the
+    /// values are.
     pub cache_bytes: u64,
+    /// How much of the disk is left free, in bytes: below it writes are refused and reads go on. `None`
+    /// for 5 % of the file system, at most 1 GiB, and on small ones what a checkpoint may need.
+    pub disk_reserve_bytes: Option<u64>,
     /// `--durability`: when a write counts as on disk.
     pub durability: Durability,
     /// `--accept-loss`: if the store is damaged beyond opening, begin with an empty one that counts as
@@ -112,6 +116,7 @@ impl Config {
             connection_bytes_max: 16 * 1024 * 1024,
             shutdown_deadline: Duration::from_secs(20),
             cache_bytes: 512 * 1024 * 1024,
+            disk_reserve_bytes: None,
             durability: Durability::Sync,
             accept_loss: false,
         }

@@ -163,6 +163,7 @@ impl Node {
         let options = DiskOptions {
             cache_bytes: config.cache_bytes,
             durability: config.durability,
+            reserve_bytes: config.disk_reserve_bytes,
             ..DiskOptions::default()
         };
         // The log is read: whatever else runs on this runtime goes on meanwhile.

@@ -91,6 +91,8 @@ error_codes! {
     Malformed = 16, "malformed";
     /// A defect of the node. Please report it.
     Internal = 17, "internal";
+    /// Only the reserve is left on the node's disk: it writes no values, other nodes may. It reads.
+    DiskFull = 18, "disk_full";
 }
 
 /// A typed refusal: what, whether the write may have happened all the same, whether a retry may help.

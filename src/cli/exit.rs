@@ -21,6 +21,8 @@ pub(crate) enum Exit {
     Conflict,
     /// 6: something works, but not all of it.
     Degraded,
+    /// 7: the disk failed under a running node.
+    DiskFailed,
 }
 
 impl Exit {
@@ -34,6 +36,7 @@ impl Exit {
             Self::Unavailable => 4,
             Self::Conflict => 5,
             Self::Degraded => 6,
+            Self::DiskFailed => 7,
         }
     }
 

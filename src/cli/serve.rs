@@ -7,7 +7,7 @@ use super::exit::Exit;
 use super::logging;
 use super::output::{Format, Report};
 use crate::config::Config;
-use crate::node;
+use crate::node::{self, ServeError};
 use crate::settings::{self, Layer, Layers, SettingsError, Syncs};
 
 /// `dynakv serve`. Every flag wins over its `DYNAKV_*` variable, which wins over the settings file.
@@ -91,7 +91,12 @@ pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
         Ok(()) => Exit::Ok,
         Err(error) => {
             tracing::error!(%error, "the node ends");
-            fail(Exit::Error, &error.to_string(), "dynakv serve --help")
+            match error {
+                ServeError::DiskFailed(_) => {
+                    fail(Exit::DiskFailed, &error.to_string(), "dmesg | tail -50")
+                }
+                _ => fail(Exit::Error, &error.to_string(), "dynakv serve --help"),
+            }
         }
     }
 }

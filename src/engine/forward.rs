@@ -26,6 +26,8 @@ pub enum Effect {
 pub enum Event {
     /// The owner could not be reached, or can't take the request at present.
     Failed(NodeSlot),
+    /// The owner has no room on its disk.
+    Full(NodeSlot),
     /// It takes longer than it should: the next owner is tried.
     Slow,
     /// Time is up.
@@ -36,6 +38,8 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Forward {
     is_write: bool,
+    /// Whether this node, or an owner, has no room for it.
+    is_full: bool,
     /// Whether some owner was sent the request and may have acted on it.
     sent: bool,
     current: Option<NodeSlot>,
@@ -44,18 +48,19 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// Begins with the owner at place `first`.
+    /// Begins with the owner at place `first`. With `is_full` this node has no room for it, and does not
+    /// coordinate it in the end.
     pub fn start(
         owners: &Preference,
         first: Place,
-        is_write: bool,
+        (is_write, is_full): (bool, bool),
         reach: impl Fn(NodeSlot) -> Reach,
         effects: &mut Vec<Effect>,
     ) -> Self {
         let first = owners.at(first);
         let mut spares: SmallVec<[NodeSlot; 4]> = (0..owners.len())
             .filter_map(|place| owners.at(place))
-            .filter(|&node| Some(node) != first)
+            .filter(|&node| Some(node) != first && !(is_full && node == SELF))
             .collect();
         spares.sort_by_key(|&node| {
             if node == SELF || reach(node) == Reach::Usable {
@@ -67,6 +72,7 @@ impl Forward {
         spares.reverse();
         let mut forward = Self {
             is_write,
+            is_full,
             sent: false,
             current: None,
             spares,
@@ -82,7 +88,11 @@ impl Forward {
     pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Failed(node) if self.current == Some(node) => self.next(effects),
-            Event::Failed(_) => {}
+            Event::Full(node) if self.current == Some(node) => {
+                self.is_full = true;
+                self.next(effects);
+            }
+            Event::Failed(_) | Event::Full(_) => {}
             Event::Slow if self.spares.is_empty() => {}
             Event::Slow => self.next(effects),
             Event::Deadline => {
@@ -100,6 +110,11 @@ impl Forward {
                 effects.push(Effect::TakeOver);
             }
             Some(node) => self.send(node, effects),
+            None if self.is_full => {
+                let message = "no owner of the key that can be reached has room on its disk: free some \
+                               space there; reads go on";
+                self.fail(ErrorCode::DiskFull, message, effects);
+            }
             None => {
                 let message = "no owner of the key can be reached. See `dynakv status`";
                 self.fail(ErrorCode::QuorumUnavailable, message, effects);
@@ -132,7 +147,7 @@ mod tests {
     fn start(owners: &[NodeSlot], reach: fn(NodeSlot) -> Reach) -> (Forward, Vec<Effect>) {
         let mut effects = Vec::new();
         let owners = Preference::new(owners.iter().copied());
-        let forward = Forward::start(&owners, 0, true, reach, &mut effects);
+        let forward = Forward::start(&owners, 0, (true, false), reach, &mut effects);
         (forward, effects)
     }
 

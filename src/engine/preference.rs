@@ -98,6 +98,14 @@ impl Preference {
             .map(|place| (place as Place, self.owners[place]))
     }
 
+    /// The place of the best owner besides this node: the first in reach, or else the first.
+    pub fn first_other(&self, reach: impl Fn(NodeSlot) -> Reach) -> Option<Place> {
+        let places = || (0..self.len()).filter(|&place| self.at(place) != Some(SELF));
+        let is_usable =
+            |&place: &Place| self.at(place).is_some_and(|it| reach(it) == Reach::Usable);
+        places().find(is_usable).or_else(|| places().next())
+    }
+
     /// Decides who coordinates a request that has arrived here.
     pub fn route(
         &self,

@@ -147,10 +147,11 @@ impl Put {
     pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Deadline => self.fail(self.timeout(), effects),
-            Event::Refused(error) => {
-                let maybe = error.maybe_applied;
-                self.fail(error.maybe_applied(maybe), effects);
+            // The dot is minted and the others have it: this is one copy less, no more.
+            Event::Refused(_) if matches!(self.phase, Phase::Replicating { .. }) => {
+                self.on_failed(SELF, effects);
             }
+            Event::Refused(error) => self.fail(error, effects),
             Event::Reached(node) => self.on_reached(node, effects),
             Event::Read(node, versions) => self.on_read(node, versions, effects),
             Event::Minted { versions, context } => self.on_minted(versions, context, effects),

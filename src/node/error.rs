@@ -45,7 +45,8 @@ pub enum ServeError {
     /// There is no store to run on.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The disk failed while the node ran: what was not acknowledged may be lost.
+    /// The disk failed while the node ran: what was not acknowledged may be lost. The process ends with
+    /// a code of its own.
     #[error("the disk failed, the node stops rather than pretend: {0}")]
     DiskFailed(Arc<StoreError>),
     /// The cluster and this node don't go together.

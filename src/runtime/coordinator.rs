@@ -374,7 +374,9 @@ impl Coordinator {
             Route::Here { place, stands_in } => {
                 self.coordinate(requester, frame, request, owners, (place, stands_in));
             }
-            Route::Forward { place } => self.forward(requester, frame, &request, &owners, place),
+            Route::Forward { place } => {
+                self.forward(requester, frame, request.key, &owners, (place, false));
+            }
             Route::NotOwner => {
                 let message = "this node does not own the key under its ring";
                 let error = ErrorReply::new(ErrorCode::NotOwner, message)
@@ -434,18 +436,18 @@ impl Coordinator {
         &mut self,
         requester: Requester,
         frame: Frame,
-        request: &DataRequest,
+        key: Bytes,
         owners: &Preference,
-        place: u8,
+        (place, is_full): (u8, bool),
     ) {
         self.metrics.forwarded.increment(1);
-        let is_write = matches!(request.action, Action::Put { .. });
         let mut effects = std::mem::take(&mut self.forward_effects);
         let reach = |node| self.links.reach(node);
-        let forward = Forward::start(owners, place, is_write, reach, &mut effects);
+        let how = (requester.is_write(), is_full);
+        let forward = Forward::start(owners, place, how, reach, &mut effects);
         let work = Work::Forward(forward);
-        let slow_at = self.now + SLOW_FORWARD.min(request.timeout / 2);
-        let key = request.key.clone();
+        let left = requester.deadline.saturating_duration_since(self.now);
+        let slow_at = self.now + SLOW_FORWARD.min(left / 2);
         let id = self.operations.insert(requester, key, frame, work, slow_at);
         self.carry_out_forward(id, effects);
     }

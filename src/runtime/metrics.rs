@@ -131,6 +131,8 @@ pub struct Metrics {
     pub in_flight: Gauge,
     /// Bytes of requests in hand.
     pub in_flight_bytes: Gauge,
+    /// Writes refused because only the reserve is left on the disk.
+    pub refused_for_disk: Counter,
     /// How many requests may be in hand before clients are refused.
     pub in_flight_max: Gauge,
     /// How many bytes of them.
@@ -262,6 +264,10 @@ impl Metrics {
             forwarded: counter(
                 "dynakv_requests_forwarded_total",
                 "Requests handed on to an owner of their key.",
+            ),
+            refused_for_disk: counter(
+                "dynakv_disk_writes_refused_total",
+                "Writes refused because only the reserve is left on the disk.",
             ),
             refused: counter(
                 "dynakv_requests_refused_total",

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynakv_protocol::causal::Versions;
+use dynakv_protocol::causal::{Value, Versions};
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::limits::SIBLINGS_WARN;
 use dynakv_protocol::{Actor, ClusterId, ErrorCode, ErrorReply};
-use dynakv_storage::{Footprint, Mutation, Store, StoreError};
+use dynakv_storage::{Change, Footprint, Mutation, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::environment::{Disk, StoreThreads, WallClock};
@@ -337,6 +337,7 @@ impl Writer {
         events: &mut Vec<StoreEvent>,
     ) -> Result<(usize, bool), ErrorReply> {
         let WriteJob { token, key, work } = job;
+        self.admit(&key, &work)?;
         let stored = match self.store.get(&key) {
             Ok(stored) => stored,
             Err(error) => self.without_damaged(&key, &work, &error)?,
@@ -350,6 +351,7 @@ impl Writer {
             Some(stored) => Footprint::of_encoded(&key, &versions, stored),
             None => Footprint::default(),
         };
+        let mut minted = None;
         let encoded = match work {
             WriteWork::Mint {
                 intent,
@@ -361,7 +363,7 @@ impl Writer {
                 }
                 self.minter.mint(&mut versions, *intent, now_unix_ms)?;
                 let encoded = versions.to_bytes();
-                events.push(StoreEvent::Minted {
+                minted = Some(StoreEvent::Minted {
                     token,
                     versions: encoded.clone(),
                     context: sealed(cluster_id, &key, &versions),
@@ -385,6 +387,7 @@ impl Writer {
             }
         };
         if stored.as_ref() == Some(&encoded) {
+            events.extend(minted);
             return Ok((0, rebuilding));
         }
         let after = Footprint::of_encoded(&key, &versions, &encoded);
@@ -407,11 +410,43 @@ impl Writer {
             after,
         };
         if let Err(error) = self.store.apply(std::slice::from_ref(&mutation)) {
-            let refusal = refusal(&error).maybe_applied(true);
-            self.failed = Some(error);
+            // On a full disk it was not applied, and nobody has seen its dot.
+            let is_full = error.is_disk_full();
+            let refusal = refusal(&error).maybe_applied(!is_full);
+            self.failed = (!is_full).then_some(error);
             return Err(refusal);
         }
+        events.extend(minted);
         Ok((bytes, rebuilding))
+    }
+
+    /// Refuses what the disk has no room for, before anything of it is decided.
+    fn admit(&self, key: &[u8], work: &WriteWork) -> Result<(), ErrorReply> {
+        let (value_bytes, is_removal) = match work {
+            WriteWork::Mint { intent, .. } => match &intent.value {
+                Value::Bytes(value) => (value.len(), false),
+                Value::Tombstone => (0, true),
+            },
+            WriteWork::Merge(versions) => (versions.len(), false),
+        };
+        let bytes = key.len() + value_bytes;
+        let change = if is_removal {
+            Change::Removal
+        } else {
+            Change::Growth
+        };
+        let Err(error) = self.store.admit(bytes, change) else {
+            return Ok(());
+        };
+        // Looked at only now, because it takes decoding.
+        if let WriteWork::Merge(versions) = work
+            && Versions::from_bytes(versions).is_ok_and(|it| only_removes(&it))
+            && self.store.admit(bytes, Change::Removal).is_ok()
+        {
+            return Ok(());
+        }
+        self.metrics.refused_for_disk.increment(1);
+        Err(refusal(&error))
     }
 
     /// What stands for a value that cannot be read: nothing, where others have been heard. What is
@@ -465,6 +500,17 @@ impl Writer {
             Ok(()) => {
                 let durable = |(token, rebuilding)| StoreEvent::Durable { token, rebuilding };
                 let events = self.written.drain(..).map(durable).collect();
+                self.send(events);
+                true
+            }
+            // It is all still there, and durable once there is room and something more is written.
+            Err(error) if error.is_disk_full() => {
+                let error = refusal(&error).maybe_applied(true);
+                let refused = |(token, _)| StoreEvent::Refused {
+                    token,
+                    error: error.clone(),
+                };
+                let events = self.written.drain(..).map(refused).collect();
                 self.send(events);
                 true
             }
@@ -577,7 +623,20 @@ fn note_damage(rebuilding: &Rebuilding, key: &[u8], error: &StoreError) -> Resul
 }
 
 fn refusal(error: &StoreError) -> ErrorReply {
-    ErrorReply::new(ErrorCode::Storage, error.to_string()).retryable()
+    let code = if error.is_disk_full() {
+        ErrorCode::DiskFull
+    } else {
+        ErrorCode::Storage
+    };
+    ErrorReply::new(code, error.to_string()).retryable()
+}
+
+/// Whether there are tombstones and nothing else.
+fn only_removes(versions: &Versions) -> bool {
+    versions
+        .siblings()
+        .iter()
+        .all(|sibling| sibling.value == Value::Tombstone)
 }
 
 fn undecodable(error: &dynakv_protocol::DecodeError) -> ErrorReply {

@@ -161,6 +161,7 @@ fn value(config: &Config, name: &str) -> Option<String> {
         "connection_bytes_max" => Some(config.connection_bytes_max.to_string()),
         "shutdown_deadline" => span(config.shutdown_deadline),
         "cache_bytes" => Some(config.cache_bytes.to_string()),
+        "disk_reserve_bytes" => config.disk_reserve_bytes.map(|bytes| bytes.to_string()),
         "durability" => Some(Syncs(config.durability).to_string()),
         _ => None,
     }

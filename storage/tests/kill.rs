@@ -51,6 +51,7 @@ fn options(round: u64) -> DiskOptions {
             4 => Durability::Interval(Duration::from_millis(20)),
             _ => Durability::Sync,
         },
+        reserve_bytes: None,
     }
 }
 

@@ -19,6 +19,7 @@ mod dev;
 mod examples;
 mod explain;
 mod failover;
+mod full_disk;
 mod harness;
 mod hostile;
 mod membership;

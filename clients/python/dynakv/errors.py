@@ -160,6 +160,12 @@ class InternalError(DynakvError):
     name, code = "internal", 17
 
 
+class DiskFullError(DynakvError):
+    """No node with the key has room on its disk; reads go on."""
+
+    name, code = "disk_full", 18
+
+
 class ConflictError(DynakvError):
     """The key has several values and one was asked for.
 
@@ -212,6 +218,7 @@ _BY_CODE: dict[int, type[DynakvError]] = {
         StorageError,
         MalformedError,
         InternalError,
+        DiskFullError,
     )
     if kind.code is not None
 }

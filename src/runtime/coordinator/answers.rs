@@ -263,6 +263,13 @@ impl Coordinator {
     /// This node's store refused its part of an operation.
     fn on_refused(&mut self, id: OperationId, purpose: Purpose, error: ErrorReply) {
         match self.operations.get_mut(id).map(|operation| &operation.work) {
+            Some(Work::Put { .. })
+                if purpose == Purpose::Write
+                    && error.code == ErrorCode::DiskFull
+                    && !error.maybe_applied =>
+            {
+                self.hand_over(id, error);
+            }
             Some(Work::Put { .. }) if purpose == Purpose::Write => {
                 self.step_put(id, put::Event::Refused(error));
             }

@@ -5,8 +5,9 @@ use dynakv_protocol::client::{Fetched, Written};
 
 use super::{
     Bytes, Coordinator, ErrorCode, ErrorReply, FLAG_FORWARDED, Frame, Header, MergeVersions,
-    NodeSlot, Op, OperationId, Outcome, Purpose, ReadJob, ReadVersions, Request, Requester,
-    Response, SELF, Token, Work, WriteJob, WriteWork, fetched, forward, get, kind, put,
+    NodeSlot, Op, Operation, OperationId, Outcome, Purpose, ReadJob, ReadVersions, Request,
+    Requester, Response, SELF, Segment, Token, Work, WriteJob, WriteWork, fetched, forward, get,
+    kind, put,
 };
 
 /// How a request of a client ends.
@@ -159,6 +160,31 @@ impl Coordinator {
         }
     }
 
+    /// This node's disk has no room for a write that it coordinates: another owner may, with this one's
+    /// copy missing.
+    pub(super) fn hand_over(&mut self, id: OperationId, error: ErrorReply) {
+        let Some(Operation {
+            requester,
+            key,
+            frame,
+            ..
+        }) = self.operations.remove(id)
+        else {
+            return;
+        };
+        let ring = self.view.ring.clone();
+        let owners = ring.map(|ring| self.links.preference(ring.owners(Segment::of_key(&key))));
+        let others = owners.filter(|_| !frame.header.is_forwarded());
+        let next = others.and_then(|owners| {
+            let reach = |node| self.links.reach(node);
+            owners.first_other(reach).map(|place| (owners, place))
+        });
+        match next {
+            Some((owners, place)) => self.forward(requester, frame, key, &owners, (place, true)),
+            None => self.end(requester, Err(error)),
+        }
+    }
+
     /// The owner that was asked to coordinate a request has answered.
     pub(super) fn on_forwarded(&mut self, id: OperationId, from: NodeSlot, frame: Frame) {
         if frame.header.kind == kind::ERROR
@@ -171,6 +197,9 @@ impl Coordinator {
                 | ErrorCode::NotReady
                 | ErrorCode::Overloaded => {
                     return self.step_forward(id, forward::Event::Failed(from));
+                }
+                ErrorCode::DiskFull if !error.maybe_applied => {
+                    return self.step_forward(id, forward::Event::Full(from));
                 }
                 _ => {}
             }
@@ -369,6 +398,7 @@ fn outcome_of(error: &ErrorReply) -> Outcome {
         | ErrorCode::TooManySiblings
         | ErrorCode::Overloaded
         | ErrorCode::NotReady
+        | ErrorCode::DiskFull
         | ErrorCode::NotOwner => Outcome::Refused,
         _ => Outcome::Error,
     }

@@ -15,6 +15,8 @@ pub struct StoreMetrics {
     checkpoints_seconds: Gauge,
     amplification: Gauge,
     damaged_reads: Counter,
+    disk_free_bytes: Gauge,
+    disk_reserve_bytes: Gauge,
 }
 
 impl StoreMetrics {
@@ -52,6 +54,14 @@ impl StoreMetrics {
                 "dynakv_store_damaged_reads_total",
                 "Reads that met a damaged value, which was not served.",
             ),
+            disk_free_bytes: gauge(
+                "dynakv_disk_free_bytes",
+                "Bytes free on the disk that holds the store.",
+            ),
+            disk_reserve_bytes: gauge(
+                "dynakv_disk_reserve_bytes",
+                "Bytes kept free there: below them writes are refused, and reads go on.",
+            ),
         }
     }
 
@@ -71,6 +81,9 @@ impl StoreMetrics {
         };
         self.amplification.set(amplification);
         self.damaged_reads.absolute(status.damaged_reads);
+        self.disk_free_bytes.set(status.disk_free_bytes as f64);
+        self.disk_reserve_bytes
+            .set(status.disk_reserve_bytes as f64);
     }
 }
 

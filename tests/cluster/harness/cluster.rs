@@ -48,6 +48,12 @@ impl Cluster {
             node.start();
             nodes.push(node);
         }
+        Self::of(root, nodes)
+    }
+
+    /// A cluster of nodes that the caller has started.
+    #[track_caller]
+    pub(crate) fn of(root: TempDir, nodes: Vec<Node>) -> Self {
         let mut cluster = Self { nodes, root };
         cluster.wait_whole();
         cluster
