@@ -18,6 +18,7 @@ mod deployment;
 mod dev;
 mod examples;
 mod explain;
+mod failing_disk;
 mod failover;
 mod full_disk;
 mod harness;
