@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-/// sled allocates and frees tree nodes all the time: with glibc's allocator that is a third of what a
-/// write costs. In the binary only, so that a program that embeds a node keeps its own.
+/// sled allocates and frees tree nodes all the time. In the binary only, so that a program that embeds a
+/// node keeps its own.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

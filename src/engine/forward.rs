@@ -172,6 +172,28 @@ mod tests {
     }
 
     #[test]
+    fn owners_without_room_are_passed_by_and_named_in_the_end() {
+        let (mut forward, _) = start(&[A, B], |_| Reach::Usable);
+        assert_eq!(step(&mut forward, Event::Full(B)), []);
+        assert_eq!(step(&mut forward, Event::Full(A)), [Effect::Send(B)]);
+        let effects = step(&mut forward, Event::Full(B));
+        let [Effect::Answer(error)] = &effects[..] else {
+            panic!("expected an error, got {effects:?}");
+        };
+        assert_eq!(error.code, ErrorCode::DiskFull);
+    }
+
+    #[test]
+    fn a_node_without_room_does_not_take_over() {
+        let mut effects = Vec::new();
+        let owners = Preference::new([SELF, A]);
+        let mut forward = Forward::start(&owners, 1, (true, true), |_| Reach::Usable, &mut effects);
+        assert_eq!(effects, [Effect::Send(A)]);
+        let effects = step(&mut forward, Event::Failed(A));
+        assert!(matches!(&effects[..], [Effect::Answer(_)]), "{effects:?}");
+    }
+
+    #[test]
     fn a_slow_owner_is_passed_by_while_there_is_another() {
         let (mut forward, _) = start(&[A, SELF], |_| Reach::Usable);
         assert_eq!(step(&mut forward, Event::Slow), [Effect::TakeOver]);

@@ -23,8 +23,12 @@ use super::rebuilding::Rebuilding;
 use crate::engine::answer::sealed;
 use crate::engine::mint::{Intent, Minter};
 
+mod jobs;
+mod reader;
 mod scanner;
 
+pub use self::jobs::{ReadJob, StoreEvent, Token, WriteJob, WriteWork};
+use self::reader::Reader;
 use self::scanner::Scanner;
 pub use self::scanner::{ScanJob, Scanned};
 
@@ -33,104 +37,6 @@ const JOBS_PER_SYNC_MAX: usize = 8192;
 
 /// The most bytes of values that share one sync.
 const BYTES_PER_SYNC_MAX: usize = 16 * 1024 * 1024;
-
-/// After how many bytes the reader hands on what it has read.
-const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// Who waits for a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Token {
-    /// An operation that this node coordinates.
-    Operation(u64),
-    /// Another node, by its connection and its request.
-    Replica(ConnectionId, u64),
-    /// The same, and it wants to know this node's actor with the answer.
-    Explaining(ConnectionId, u64),
-}
-
-/// What the writer is to do.
-#[derive(Debug)]
-pub struct WriteJob {
-    /// Who waits.
-    pub token: Token,
-    /// The key.
-    pub key: Bytes,
-    /// How.
-    pub work: WriteWork,
-}
-
-/// How a key changes.
-#[derive(Debug)]
-pub enum WriteWork {
-    /// A client's write, coordinated here: it gets its dot now.
-    Mint {
-        /// What to write.
-        intent: Box<Intent>,
-        /// What other owners had, when this node stands in for the first of them.
-        merge_first: Option<Box<Versions>>,
-        /// For the context of the answer.
-        cluster_id: ClusterId,
-    },
-    /// Another replica's versions, encoded.
-    Merge(Bytes),
-}
-
-/// What the reader is to do.
-#[derive(Debug)]
-pub struct ReadJob {
-    /// Who waits.
-    pub token: Token,
-    /// The key.
-    pub key: Bytes,
-}
-
-/// What came of a job.
-#[derive(Debug)]
-pub enum StoreEvent {
-    /// The write has its dot. It is not durable yet.
-    Minted {
-        /// Who waits.
-        token: Token,
-        /// The key's versions with the write in them.
-        versions: Bytes,
-        /// The context that covers them.
-        context: Bytes,
-    },
-    /// The key's state with this job in it is on disk.
-    Durable {
-        /// Who waits.
-        token: Token,
-        /// Whether the node has lost other versions around this key.
-        rebuilding: bool,
-    },
-    /// The job changed nothing.
-    Refused {
-        /// Who waits.
-        token: Token,
-        /// Why.
-        error: ErrorReply,
-    },
-    /// What is stored; empty for nothing.
-    Read {
-        /// Who waits.
-        token: Token,
-        /// Encoded versions.
-        versions: Bytes,
-        /// Whether the node may have lost versions of this key: then "nothing" means nothing.
-        rebuilding: bool,
-    },
-    /// What came of a scan.
-    Scanned {
-        /// From where it was asked for.
-        connection: ConnectionId,
-        /// Under which id.
-        request_id: u64,
-        /// A part of what is stored, or why there is none.
-        result: Result<Scanned, ErrorReply>,
-    },
-    /// The disk failed: what was written can't be made durable. The node must stop.
-    Failed(Arc<StoreError>),
-}
 
 /// Hands jobs to the store. Dropping it ends the writer once all jobs are done.
 #[derive(Debug)]
@@ -538,67 +444,6 @@ fn replaces(received: &Versions, stored: &Versions) -> bool {
             .siblings()
             .iter()
             .all(|sibling| is_news(sibling.dot))
-}
-
-struct Reader {
-    store: Arc<dyn Store>,
-    rebuilding: Arc<Rebuilding>,
-    events: mpsc::UnboundedSender<Vec<StoreEvent>>,
-}
-
-impl Reader {
-    fn run(self, mut jobs: mpsc::UnboundedReceiver<Vec<ReadJob>>) {
-        while let Some(list) = jobs.blocking_recv() {
-            self.read_all(list);
-        }
-    }
-
-    async fn run_simulated(self, mut jobs: mpsc::UnboundedReceiver<Vec<ReadJob>>) {
-        while let Some(list) = jobs.recv().await {
-            self.read_all(list);
-        }
-    }
-
-    /// Reads, and hands on what it has every so many bytes: a list of small requests for large values
-    /// must not be held in memory whole.
-    fn read_all(&self, list: Vec<ReadJob>) {
-        let mut events = Vec::with_capacity(list.len());
-        let mut bytes = 0;
-        for ReadJob { token, key } in list {
-            let event = match self.read(&key) {
-                Ok((versions, rebuilding)) => {
-                    bytes += versions.len();
-                    StoreEvent::Read {
-                        token,
-                        versions,
-                        rebuilding,
-                    }
-                }
-                Err(error) => StoreEvent::Refused { token, error },
-            };
-            events.push(event);
-            if bytes >= READ_BYTES_MAX {
-                bytes = 0;
-                let _ = self.events.send(std::mem::take(&mut events));
-            }
-        }
-        if !events.is_empty() {
-            let _ = self.events.send(events);
-        }
-    }
-
-    /// What is stored, and whether more of it may have been lost.
-    fn read(&self, key: &[u8]) -> Result<(Bytes, bool), ErrorReply> {
-        match self.store.get(key) {
-            Ok(versions) => Ok((versions.unwrap_or_default(), self.rebuilding.covers(key))),
-            // Damage is never served and never passes for absence.
-            Err(error) if is_damaged_value(&error) => {
-                note_damage(&self.rebuilding, key, &error)?;
-                Ok((Bytes::new(), true))
-            }
-            Err(error) => Err(refusal(&error)),
-        }
-    }
 }
 
 /// Whether it is this one value that cannot be read, and not the store.

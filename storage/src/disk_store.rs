@@ -13,6 +13,8 @@
 //! brought forward by the changes in the log, so that opening reads no records.
 
 mod background;
+mod layout;
+mod options;
 mod pace;
 mod scan;
 
@@ -23,13 +25,14 @@ use std::sync::{
     RwLockWriteGuard,
 };
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
 
+use self::layout::check_format;
+pub use self::options::{DiskOptions, Durability};
 use crate::disk::{DirectoryFiles, create_directory};
-use crate::document::{load_document, save_document};
 use crate::error::StoreError;
 use crate::log::{self, LogWriter};
 use crate::memtable::{Memtable, Pair};
@@ -40,11 +43,6 @@ use crate::store::{Mutation, Page, PageLimit, PositionRange, Store};
 use crate::totals::{Counters, Sums, Totals};
 use crate::tree::Tree;
 
-/// The layout of the directory and the formats in it. Still 1: no store was released before the
-/// segments' hashes came into it.
-const FORMAT: u32 = 1;
-/// The document that says so.
-const FORMAT_DOCUMENT: &str = "format";
 pub(crate) const LOG_DIRECTORY: &str = "log";
 pub(crate) const TREE_DIRECTORY: &str = "sled";
 
@@ -53,48 +51,6 @@ const GENERATION_FILES_MAX: u64 = 64;
 
 /// The longest versions, in bytes: far above what the protocol lets through, and within 32 bits.
 const VERSIONS_BYTES_MAX: usize = 1 << 30;
-
-/// When a write counts as durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// [`Store::sync`] returns when the disk has it: a power cut loses nothing that was acknowledged.
-    Sync,
-    /// [`Store::sync`] returns when the operating system has it, and the disk gets it after this time at
-    /// the latest. The death of the process loses nothing; a power cut or a crash of the system loses
-    /// what was acknowledged in that time. A disk that fails is noticed by the next write only.
-    Interval(Duration),
-}
-
-/// How to open a [`DiskStore`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DiskOptions {
-    /// Memory that sled's page cache aims at, in bytes. It goes beyond it, the more the larger values are;
-    /// `make memory` measures by how much.
-    pub cache_bytes: u64,
-    /// How much a memtable holds before it is frozen, in bytes. There are two at most, the active and
-    /// the frozen one; each may exceed this by one group of writes.
-    pub memtable_bytes: usize,
-    /// How much log a memtable may have before it is frozen, in bytes: bounds the time to open. There
-    /// are two at most, as of memtables.
-    pub log_bytes: u64,
-    /// When a write counts as durable.
-    pub durability: Durability,
-    /// How much of the disk is left free, in bytes: below it no value is written. `None` for
-    /// [`DiskSpace::default_reserve_bytes`].
-    pub reserve_bytes: Option<u64>,
-}
-
-impl Default for DiskOptions {
-    fn default() -> Self {
-        Self {
-            cache_bytes: 512 * 1024 * 1024,
-            memtable_bytes: 128 * 1024 * 1024,
-            log_bytes: 256 * 1024 * 1024,
-            durability: Durability::Sync,
-            reserve_bytes: None,
-        }
-    }
-}
 
 /// A [`Store`] in a directory of its own.
 ///
@@ -275,7 +231,7 @@ impl DiskStore {
 
     /// Whether there is a store in this directory, whatever state it is in.
     pub fn exists(directory: &Path) -> bool {
-        directory.join(FORMAT_DOCUMENT).exists() || part_in(directory).is_some()
+        layout::exists(directory)
     }
 
     /// Carries everything that was applied into the tree now, and waits until that is durable and the
@@ -582,37 +538,6 @@ fn check_lengths(mutations: &[Mutation]) -> Result<(), StoreError> {
             bytes_max: VERSIONS_BYTES_MAX,
         }),
         None => Ok(()),
-    }
-}
-
-/// A part of a store in this directory, other than the document of its format, which is written first.
-fn part_in(directory: &Path) -> Option<&'static str> {
-    let parts = ["db", "conf", LOG_DIRECTORY, TREE_DIRECTORY];
-    parts.into_iter().find(|name| directory.join(name).exists())
-}
-
-/// Refuses a directory of another version; writes the format down in an empty one.
-fn check_format(directory: &Path, files: &DirectoryFiles) -> Result<(), StoreError> {
-    let unsupported = |reason: String| {
-        Err(StoreError::Unsupported {
-            path: directory.to_owned(),
-            reason,
-        })
-    };
-    match load_document(files, FORMAT_DOCUMENT)? {
-        Some(content) => match content.as_ref().try_get_u32() {
-            Ok(FORMAT) => Ok(()),
-            Ok(other) => unsupported(format!(
-                "its format is {other}, this version knows format {FORMAT}"
-            )),
-            Err(_) => unsupported("its format is not stated in a way that we know".to_owned()),
-        },
-        None => match part_in(directory) {
-            Some(name) => unsupported(format!(
-                "there is {name:?} in it, but not the file {FORMAT_DOCUMENT:?} which says in what format"
-            )),
-            None => save_document(files, FORMAT_DOCUMENT, &FORMAT.to_be_bytes()),
-        },
     }
 }
 

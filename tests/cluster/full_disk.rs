@@ -82,7 +82,7 @@ fn value(number: usize) -> Vec<u8> {
 
 async fn check(client: &Client, numbers: std::ops::Range<usize>) {
     for number in numbers {
-        let fetched = client.get(&key(number)).await;
+        let fetched = client.get(key(number)).await;
         let fetched = fetched.unwrap_or_else(|error| panic!("{}: {error}", key(number)));
         let found = fetched.siblings.first().map(|sibling| &*sibling.value);
         assert!(found == Some(&*value(number)), "{} is gone", key(number));
@@ -115,7 +115,7 @@ fn a_node_on_a_full_disk_reads_on_and_recovers_without_a_restart() {
         let client = client_of_one(&node).await;
         let mut written = 0;
         let error = loop {
-            match client.put(&key(written), value(written)).await {
+            match client.put(key(written), value(written)).await {
                 Ok(_) => written += 1,
                 Err(error) => break error,
             }
@@ -126,7 +126,7 @@ fn a_node_on_a_full_disk_reads_on_and_recovers_without_a_restart() {
         assert!(written > 100, "{written}");
         check(&client, 0..written).await;
         // What makes room goes on.
-        client.delete(&key(0)).await.unwrap();
+        client.delete(key(0)).await.unwrap();
         // Another program takes the rest.
         disk.take(DISK_BYTES);
         is_refused(&client).await;
@@ -169,7 +169,7 @@ fn a_node_on_a_full_disk_reads_on_and_recovers_without_a_restart() {
             }
         });
         for number in written..written + 50 {
-            client.put(&key(number), value(number)).await.unwrap();
+            client.put(key(number), value(number)).await.unwrap();
         }
         check(&client, 1..written + 50).await;
     });
@@ -213,7 +213,7 @@ fn a_cluster_writes_on_while_one_of_its_nodes_has_a_full_disk() {
         // Through the ring, and through the node that has no room, first owner of a third of the keys.
         for number in 0..WRITES / 2 {
             let client = [&client, &lonely][number % 2];
-            let written = client.put(&key(number), value(number)).await;
+            let written = client.put(key(number), value(number)).await;
             written.unwrap_or_else(|error| panic!("{}: {error}", key(number)));
         }
         let refused = cluster[0].page("/metrics").unwrap().body;

@@ -257,3 +257,21 @@ fn a_lone_node_needs_nobody() {
     step(&mut put, minted());
     assert_eq!(step(&mut put, Event::Durable), acknowledged(1));
 }
+
+#[test]
+fn a_copy_that_this_node_cannot_keep_is_one_of_the_copies() {
+    let full = || Event::Refused(ErrorReply::new(ErrorCode::DiskFull, "").maybe_applied(true));
+    let (mut put, _) = start(2, usable);
+    step(&mut put, minted());
+    assert_eq!(step(&mut put, full()), []);
+    assert_eq!(step(&mut put, Event::Merged(C)), []);
+    assert_eq!(step(&mut put, Event::Merged(B)), acknowledged(2));
+
+    let (mut put, _) = start(3, usable);
+    step(&mut put, minted());
+    let effects = step(&mut put, full());
+    assert!(
+        matches!(&effects[..], [Effect::Answer(Err(_))]),
+        "{effects:?}"
+    );
+}

@@ -1,0 +1,107 @@
+//! What the store is asked to do, and what comes of it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dynakv_protocol::causal::Versions;
+use dynakv_protocol::{ClusterId, ErrorReply};
+use dynakv_storage::StoreError;
+
+use super::Scanned;
+use crate::engine::mint::Intent;
+use crate::runtime::events::ConnectionId;
+
+/// Who waits for a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Token {
+    /// An operation that this node coordinates.
+    Operation(u64),
+    /// Another node, by its connection and its request.
+    Replica(ConnectionId, u64),
+    /// The same, and it wants to know this node's actor with the answer.
+    Explaining(ConnectionId, u64),
+}
+
+/// What the writer is to do.
+#[derive(Debug)]
+pub struct WriteJob {
+    /// Who waits.
+    pub token: Token,
+    /// The key.
+    pub key: Bytes,
+    /// How.
+    pub work: WriteWork,
+}
+
+/// How a key changes.
+#[derive(Debug)]
+pub enum WriteWork {
+    /// A client's write, coordinated here: it gets its dot now.
+    Mint {
+        /// What to write.
+        intent: Box<Intent>,
+        /// What other owners had, when this node stands in for the first of them.
+        merge_first: Option<Box<Versions>>,
+        /// For the context of the answer.
+        cluster_id: ClusterId,
+    },
+    /// Another replica's versions, encoded.
+    Merge(Bytes),
+}
+
+/// What the reader is to do.
+#[derive(Debug)]
+pub struct ReadJob {
+    /// Who waits.
+    pub token: Token,
+    /// The key.
+    pub key: Bytes,
+}
+
+/// What came of a job.
+#[derive(Debug)]
+pub enum StoreEvent {
+    /// The write has its dot. It is not durable yet.
+    Minted {
+        /// Who waits.
+        token: Token,
+        /// The key's versions with the write in them.
+        versions: Bytes,
+        /// The context that covers them.
+        context: Bytes,
+    },
+    /// The key's state with this job in it is on disk.
+    Durable {
+        /// Who waits.
+        token: Token,
+        /// Whether the node has lost other versions around this key.
+        rebuilding: bool,
+    },
+    /// The job changed nothing.
+    Refused {
+        /// Who waits.
+        token: Token,
+        /// Why.
+        error: ErrorReply,
+    },
+    /// What is stored; empty for nothing.
+    Read {
+        /// Who waits.
+        token: Token,
+        /// Encoded versions.
+        versions: Bytes,
+        /// Whether the node may have lost versions of this key: then "nothing" means nothing.
+        rebuilding: bool,
+    },
+    /// What came of a scan.
+    Scanned {
+        /// From where it was asked for.
+        connection: ConnectionId,
+        /// Under which id.
+        request_id: u64,
+        /// A part of what is stored, or why there is none.
+        result: Result<Scanned, ErrorReply>,
+    },
+    /// The disk failed: what was written can't be made durable. The node must stop.
+    Failed(Arc<StoreError>),
+}

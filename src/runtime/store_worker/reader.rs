@@ -1,0 +1,76 @@
+//! The store's reader.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dynakv_protocol::ErrorReply;
+use dynakv_storage::Store;
+use tokio::sync::mpsc;
+
+use super::{ReadJob, StoreEvent, is_damaged_value, note_damage, refusal};
+use crate::runtime::rebuilding::Rebuilding;
+
+/// After how many bytes the reader hands on what it has read.
+const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Reads keys, one list of jobs after the other.
+pub(super) struct Reader {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) rebuilding: Arc<Rebuilding>,
+    pub(super) events: mpsc::UnboundedSender<Vec<StoreEvent>>,
+}
+
+impl Reader {
+    pub(super) fn run(self, mut jobs: mpsc::UnboundedReceiver<Vec<ReadJob>>) {
+        while let Some(list) = jobs.blocking_recv() {
+            self.read_all(list);
+        }
+    }
+
+    pub(super) async fn run_simulated(self, mut jobs: mpsc::UnboundedReceiver<Vec<ReadJob>>) {
+        while let Some(list) = jobs.recv().await {
+            self.read_all(list);
+        }
+    }
+
+    /// Reads, and hands on what it has every so many bytes: a list of small requests for large values
+    /// must not be held in memory whole.
+    fn read_all(&self, list: Vec<ReadJob>) {
+        let mut events = Vec::with_capacity(list.len());
+        let mut bytes = 0;
+        for ReadJob { token, key } in list {
+            let event = match self.read(&key) {
+                Ok((versions, rebuilding)) => {
+                    bytes += versions.len();
+                    StoreEvent::Read {
+                        token,
+                        versions,
+                        rebuilding,
+                    }
+                }
+                Err(error) => StoreEvent::Refused { token, error },
+            };
+            events.push(event);
+            if bytes >= READ_BYTES_MAX {
+                bytes = 0;
+                let _ = self.events.send(std::mem::take(&mut events));
+            }
+        }
+        if !events.is_empty() {
+            let _ = self.events.send(events);
+        }
+    }
+
+    /// What is stored, and whether more of it may have been lost.
+    fn read(&self, key: &[u8]) -> Result<(Bytes, bool), ErrorReply> {
+        match self.store.get(key) {
+            Ok(versions) => Ok((versions.unwrap_or_default(), self.rebuilding.covers(key))),
+            // Damage is never served and never passes for absence.
+            Err(error) if is_damaged_value(&error) => {
+                note_damage(&self.rebuilding, key, &error)?;
+                Ok((Bytes::new(), true))
+            }
+            Err(error) => Err(refusal(&error)),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! How a store is opened.
+
+use std::time::Duration;
+
+/// When a write counts as durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// [`Store::sync`](crate::Store::sync) returns when the disk has it: a power cut loses nothing that was acknowledged.
+    Sync,
+    /// [`Store::sync`](crate::Store::sync) returns when the operating system has it, and the disk gets it after this time at
+    /// the latest. The death of the process loses nothing; a power cut or a crash of the system loses
+    /// what was acknowledged in that time. A disk that fails is noticed by the next write only.
+    Interval(Duration),
+}
+
+/// How to open a [`DiskStore`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskOptions {
+    /// Memory that sled's page cache aims at, in bytes. It goes beyond it, the more the larger values are;
+    /// `make memory` measures by how much.
+    pub cache_bytes: u64,
+    /// How much a memtable holds before it is frozen, in bytes. There are two at most, the active and
+    /// the frozen one; each may exceed this by one group of writes.
+    pub memtable_bytes: usize,
+    /// How much log a memtable may have before it is frozen, in bytes: bounds the time to open. There
+    /// are two at most, as of memtables.
+    pub log_bytes: u64,
+    /// When a write counts as durable.
+    pub durability: Durability,
+    /// How much of the disk is left free, in bytes: below it no value is written. `None` for
+    /// [`DiskSpace::default_reserve_bytes`](crate::DiskSpace::default_reserve_bytes).
+    pub reserve_bytes: Option<u64>,
+}
+
+impl Default for DiskOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 512 * 1024 * 1024,
+            memtable_bytes: 128 * 1024 * 1024,
+            log_bytes: 256 * 1024 * 1024,
+            durability: Durability::Sync,
+            reserve_bytes: None,
+        }
+    }
+}
