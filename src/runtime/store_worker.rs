@@ -12,7 +12,7 @@ use bytes::Bytes;
 use dynakv_protocol::causal::{Value, Versions};
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::limits::SIBLINGS_WARN;
-use dynakv_protocol::{Actor, ClusterId, ErrorCode, ErrorReply};
+use dynakv_protocol::{Actor, ErrorCode, ErrorReply};
 use dynakv_storage::{Change, Footprint, Mutation, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,7 +21,7 @@ use super::events::ConnectionId;
 use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
 use crate::engine::answer::sealed;
-use crate::engine::mint::{Intent, Minter};
+use crate::engine::mint::Minter;
 
 mod jobs;
 mod reader;

@@ -1,5 +1,7 @@
 //! The writer against the in-memory disk: what is reported, and when.
 
+use crate::engine::mint::Intent;
+use dynakv_protocol::ClusterId;
 use dynakv_protocol::causal::{Clock, Value};
 use dynakv_protocol::{Actor, WriteId};
 use dynakv_storage::MemoryDisk;

@@ -13,7 +13,7 @@ pub enum Durability {
     Interval(Duration),
 }
 
-/// How to open a [`DiskStore`].
+/// How to open a [`DiskStore`](super::DiskStore).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskOptions {
     /// Memory that sled's page cache aims at, in bytes. It goes beyond it, the more the larger values are;
