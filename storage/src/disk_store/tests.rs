@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use super::*;
 use crate::totals::{Footprint, Tally};
