@@ -17,7 +17,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::disk::sync_directory;
@@ -109,7 +109,8 @@ pub(crate) struct Room {
     free_bytes: AtomicU64,
     /// Whether the last look found too little.
     is_short: AtomicBool,
-    looked: Mutex<Instant>,
+    /// When that was; opening the store does not count.
+    looked: Mutex<Option<Instant>>,
 }
 
 impl Room {
@@ -124,12 +125,13 @@ impl Room {
             until_look: AtomicI64::new(0),
             free_bytes: AtomicU64::new(space.free_bytes),
             is_short: AtomicBool::new(false),
-            looked: Mutex::new(Instant::now()),
+            looked: Mutex::default(),
         };
         if space.free_bytes < room.ballast_bytes {
             room.drop_ballast();
         }
         room.look();
+        *room.looked() = None;
         Ok(room)
     }
 
@@ -160,10 +162,11 @@ impl Room {
         })
     }
 
-    /// Looks at the disk if that is due. Called with each group of writes.
+    /// Looks at the disk if that is due, and takes the ballast if there is room. Called with each group of
+    /// writes, and not when the store is opened: who only looks at it changes nothing.
     pub(crate) fn look_now_and_then(&self) {
-        if self.is_look_due() {
-            self.look();
+        if self.is_look_due() && self.look() >= self.ballast_bytes.saturating_mul(2) {
+            self.fill_ballast();
         }
     }
 
@@ -215,15 +218,20 @@ impl Room {
     }
 
     fn is_look_due(&self) -> bool {
-        let looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        looked.elapsed() >= LOOK_INTERVAL
+        let looked = *self.looked();
+        looked.is_none_or(|looked| looked.elapsed() >= LOOK_INTERVAL)
     }
 
-    fn look(&self) {
-        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    fn looked(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the disk, and returns how many bytes there are besides the reserve.
+    fn look(&self) -> u64 {
+        *self.looked() = Some(Instant::now());
         let Ok(space) = DiskSpace::of(&self.directory) else {
             // The next write says what is wrong with it.
-            return;
+            return 0;
         };
         self.free_bytes.store(space.free_bytes, Ordering::Relaxed);
         let spare = space.free_bytes.saturating_sub(self.reserve_bytes);
@@ -242,9 +250,8 @@ impl Room {
         }
         if space.free_bytes < EXHAUSTED_BYTES {
             self.drop_ballast();
-        } else if spare >= self.ballast_bytes.saturating_mul(2) {
-            self.fill_ballast();
         }
+        spare
     }
 
     /// Takes the ballast, if it is not there. Without one the store runs as well, until the disk is full.
@@ -332,11 +339,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let room = Room::open(directory.path(), Some(0)).unwrap();
         let ballast = directory.path().join(BALLAST_FILE);
+        let look = || {
+            std::thread::sleep(LOOK_INTERVAL);
+            room.look_now_and_then();
+        };
+        assert!(!ballast.exists(), "opening takes no room");
+        look();
         assert_eq!(fs::metadata(&ballast).unwrap().len(), room.ballast_bytes);
         room.drop_ballast();
         room.drop_ballast();
         assert!(!ballast.exists());
-        room.look();
+        look();
         assert!(ballast.exists());
     }
 }

@@ -11,9 +11,9 @@ use crate::error::StoreError;
 
 /// The layout of the directory and the formats in it. Still 1: no store was released before the
 /// segments' hashes came into it.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 /// The document that says so.
-const FORMAT_DOCUMENT: &str = "format";
+pub(super) const FORMAT_DOCUMENT: &str = "format";
 
 /// Whether there is a store in this directory, whatever state it is in.
 pub(super) fn exists(directory: &Path) -> bool {

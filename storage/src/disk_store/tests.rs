@@ -2,7 +2,9 @@ use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use super::layout::{FORMAT, FORMAT_DOCUMENT};
 use super::*;
+use crate::document::save_document;
 use crate::totals::{Footprint, Tally};
 
 const OPTIONS: DiskOptions = DiskOptions {
