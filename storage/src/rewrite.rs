@@ -16,6 +16,7 @@ use crate::check::{Progress, Step, check_store, list};
 use crate::disk::{DirectoryLock, LOCK_FILE, parent_of, sync_directory, sync_path};
 use crate::disk_store::{DiskOptions, DiskStore, TREE_DIRECTORY};
 use crate::error::{Damage, StoreError};
+use crate::room::DiskSpace;
 use crate::store::{Mutation, PageLimit, PositionRange, Store};
 use crate::totals::Footprint;
 use crate::tree::wait_until_closed;
@@ -99,10 +100,14 @@ pub fn rewrite_directory(
     // What an earlier one left: either half made, or replaced.
     drop(Beside(beside.clone()));
 
-    let options = DiskOptions::default();
+    // The room was asked for as a whole.
+    let options = DiskOptions {
+        reserve_bytes: Some(0),
+        ..DiskOptions::default()
+    };
+    check_room(parent, size(directory)?)?;
     let old = DiskStore::open(directory, options)?;
     let bytes_before = size(directory)?;
-    check_room(parent, bytes_before)?;
     let beside = Beside(beside);
     let new = DiskStore::open(&beside.0, options)?;
     copy(&old, &new, progress)?;
@@ -139,9 +144,7 @@ fn size(directory: &Path) -> Result<u64, StoreError> {
 }
 
 fn check_room(parent: &Path, store_bytes: u64) -> Result<(), RewriteError> {
-    let stat = rustix::fs::statvfs(parent)
-        .map_err(|error| StoreError::io("ask for the free space of", parent)(error.into()))?;
-    let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let free_bytes = DiskSpace::of(parent)?.free_bytes;
     let needed_bytes = store_bytes.saturating_add(RESERVE_BYTES);
     if free_bytes < needed_bytes {
         return Err(RewriteError::NoRoom {
