@@ -486,7 +486,8 @@ impl Wire for Imported {
     }
 }
 
-fn key_of_tag(field: &mut Reader<'_>) -> Result<Bytes, DecodeError> {
+/// The key that is the content of a tag.
+pub(crate) fn key_of_tag(field: &mut Reader<'_>) -> Result<Bytes, DecodeError> {
     let (length, max) = (field.left() as u64, KEY_BYTES_MAX);
     if length > max as u64 {
         let what = "key";

@@ -27,6 +27,7 @@ pub mod handshake;
 pub mod hash;
 pub mod ids;
 pub mod limits;
+pub mod mend;
 pub mod message;
 pub mod peer;
 pub mod placement;

@@ -12,6 +12,7 @@ use crate::codec::{DecodeError, Reader, Wire};
 use crate::error::ErrorReply;
 use crate::gossip::{Accept, Gossip, Join, Prepare, Probe, Probed, Vote};
 use crate::handshake::{Hello, Welcome, skip_tags};
+use crate::mend::{Compare, Compared, List, Listed};
 use crate::peer::{MergeVersions, Merged, ReadVersions, VersionsReply};
 use crate::ring_document::RingDocument;
 
@@ -47,6 +48,10 @@ pub mod kind {
     pub const MERGE: u8 = 0x20;
     /// Read versions (peers).
     pub const READ: u8 = 0x21;
+    /// Hashes of what two nodes both own (peers).
+    pub const COMPARE: u8 = 0x22;
+    /// The keys of a segment (peers).
+    pub const LIST: u8 = 0x23;
     /// News of members (peers).
     pub const GOSSIP: u8 = 0x30;
     /// Try to reach a node (peers).
@@ -156,6 +161,10 @@ messages! {
         Merge(MergeVersions) = kind::MERGE, MergeVersions::decode, MergeVersions::encode;
         /// Read versions.
         Read(ReadVersions) = kind::READ, ReadVersions::decode, ReadVersions::encode;
+        /// Give the hashes of what both own.
+        Compare(Compare) = kind::COMPARE, Compare::decode, Compare::encode;
+        /// Give the keys of a segment.
+        List(List) = kind::LIST, List::decode, List::encode;
         /// News of members.
         Gossip(Gossip) = kind::GOSSIP, Gossip::decode, Gossip::encode;
         /// Try to reach a node.
@@ -204,6 +213,10 @@ messages! {
         Merged(Merged) = kind::MERGE | kind::ANSWER, Merged::decode, Merged::encode;
         /// What a replica has of a key.
         Versions(VersionsReply) = kind::READ | kind::ANSWER, VersionsReply::decode, VersionsReply::encode;
+        /// The hashes of what both own.
+        Compared(Compared) = kind::COMPARE | kind::ANSWER, Compared::decode, Compared::encode;
+        /// The keys of a segment.
+        Listed(Listed) = kind::LIST | kind::ANSWER, Listed::decode, Listed::encode;
         /// News of members.
         Gossip(Gossip) = kind::GOSSIP | kind::ANSWER, Gossip::decode, Gossip::encode;
         /// What came of a probe.

@@ -27,7 +27,8 @@ use dynakv_protocol::gossip::{
     Accept, Ballot, Gossip, Join, MemberEntry, MemberState, Prepare, Probe, Probed, Vote,
 };
 use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity, Welcome};
-use dynakv_protocol::hash::Position;
+use dynakv_protocol::hash::{Position, Segment};
+use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::peer::{MergeVersions, Merged, ReadVersions, VersionsReply};
 use dynakv_protocol::ring_document::{Member, RingDocument, Step};
@@ -342,6 +343,42 @@ fn requests() -> Vec<(&'static str, Request)> {
             }),
         ),
         (
+            "compare",
+            Request::Compare(Compare {
+                ring_version: RingVersion(3),
+                node_id: node("node-1"),
+                page: None,
+            }),
+        ),
+        (
+            "compare.page",
+            Request::Compare(Compare {
+                ring_version: RingVersion(3),
+                node_id: node("node-1"),
+                page: Some(7),
+            }),
+        ),
+        (
+            "list",
+            Request::List(List {
+                ring_version: RingVersion(3),
+                segment: Segment(0x0102),
+                bytes_max: 1_048_576,
+                with_versions: false,
+                after_key: None,
+            }),
+        ),
+        (
+            "list.go-on",
+            Request::List(List {
+                ring_version: RingVersion(3),
+                segment: Segment(0x0102),
+                bytes_max: 1_048_576,
+                with_versions: true,
+                after_key: Some(key.clone()),
+            }),
+        ),
+        (
             "import",
             Request::Import(Import {
                 timeout_ms: 5000,
@@ -601,6 +638,37 @@ fn responses() -> Vec<(&'static str, Response)> {
                 ring_version: RingVersion(3),
                 items: Vec::new(),
                 damaged: vec![Bytes::from_static(KEY)],
+                next: None,
+            }),
+        ),
+        (
+            "compared",
+            Response::Compared(Compared {
+                hashes: (0..256).map(|number| number << 64 | 0xff).collect(),
+                rebuilding: [0x11; 32],
+            }),
+        ),
+        (
+            "listed",
+            Response::Listed(Listed {
+                rebuilding: true,
+                keys: vec![ListedKey {
+                    key: Bytes::from_static(KEY),
+                    hash: 0x0102_0304_0506_0708,
+                    versions: versions().to_bytes(),
+                }],
+                next: Some(Bytes::from_static(KEY)),
+            }),
+        ),
+        (
+            "listed.last",
+            Response::Listed(Listed {
+                rebuilding: false,
+                keys: vec![ListedKey {
+                    key: Bytes::from_static(KEY),
+                    hash: 1,
+                    versions: Bytes::new(),
+                }],
                 next: None,
             }),
         ),

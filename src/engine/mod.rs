@@ -11,6 +11,7 @@
 //! | [`answer`] | what a client sees of what the replicas have |
 //! | [`mint`], [`hybrid_clock`] | how a write becomes a version |
 //! | [`rebuilding`] | which segments a node has lost, where its reads do not count |
+//! | [`mending`] | where two replicas differ; when a lost segment is whole again |
 //! | [`membership`] | who is alive: gossip, probes, suspicion |
 //! | [`layout`] | the next ring document, and how a majority agrees on it |
 
@@ -22,6 +23,7 @@ pub mod hybrid_clock;
 pub mod import;
 pub mod layout;
 pub mod membership;
+pub mod mending;
 pub mod mint;
 pub mod preference;
 pub mod put;

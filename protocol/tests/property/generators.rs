@@ -15,12 +15,15 @@ use dynakv_protocol::gossip::{
     Accept, Ballot, Gossip, Join, MemberEntry, MemberState, Prepare, Probe, Probed, Vote,
 };
 use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity, Welcome};
+use dynakv_protocol::hash::Segment;
+use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::peer::{MergeVersions, Merged, ReadVersions, VersionsReply};
 use dynakv_protocol::ring_document::{Member, N_MAX, RingDocument, Step, WEIGHT_MAX};
 use dynakv_protocol::{
     Actor, ClusterId, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId, RingVersion, WriteId,
 };
+use proptest::array;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
@@ -366,6 +369,29 @@ pub(crate) fn request() -> BoxedStrategy<Request> {
         bytes_max,
         after_key,
     });
+    let compare = (ring_version(), node_id(), option::of(any::<u8>())).prop_map(
+        |(ring_version, node_id, page)| Compare {
+            ring_version,
+            node_id,
+            page,
+        },
+    );
+    let list = (
+        ring_version(),
+        any::<u16>(),
+        any::<u32>(),
+        any::<bool>(),
+        option::of(octets(64)),
+    )
+        .prop_map(
+            |(ring_version, segment, bytes_max, with_versions, after_key)| List {
+                ring_version,
+                segment: Segment(segment),
+                bytes_max,
+                with_versions,
+                after_key,
+            },
+        );
     let import = (any::<u32>(), octets(64), octets(64), quorum()).prop_map(
         |(timeout_ms, key, versions, w)| Import {
             timeout_ms,
@@ -392,6 +418,8 @@ pub(crate) fn request() -> BoxedStrategy<Request> {
         import.prop_map(Request::Import),
         merge.prop_map(Request::Merge),
         read.prop_map(Request::Read),
+        compare.prop_map(Request::Compare),
+        list.prop_map(Request::List),
         gossip().prop_map(Request::Gossip),
         node_id().prop_map(|target| Request::Probe(Probe { target })),
         join.prop_map(Request::Join),
@@ -640,6 +668,26 @@ fn explained() -> impl Strategy<Value = Explained> {
         })
 }
 
+fn compared() -> impl Strategy<Value = Compared> {
+    let bytes = || any::<u8>();
+    (vec(any::<u128>(), 256), array::uniform32(bytes()))
+        .prop_map(|(hashes, rebuilding)| Compared { hashes, rebuilding })
+}
+
+fn listed() -> impl Strategy<Value = Listed> {
+    let key = (octets(40), any::<u64>(), octets(40)).prop_map(|(key, hash, versions)| ListedKey {
+        key,
+        hash,
+        versions,
+    });
+    let next = option::of(octets(40));
+    (any::<bool>(), vec(key, 0..4), next).prop_map(|(rebuilding, keys, next)| Listed {
+        rebuilding,
+        keys,
+        next,
+    })
+}
+
 fn exported() -> impl Strategy<Value = Exported> {
     let item = (octets(40), octets(40)).prop_map(|(key, versions)| ExportedItem { key, versions });
     (
@@ -693,6 +741,8 @@ pub(crate) fn response() -> BoxedStrategy<Response> {
         ring_reply().prop_map(Response::Ring),
         explained().prop_map(Response::Explained),
         exported().prop_map(Response::Exported),
+        compared().prop_map(Response::Compared),
+        listed().prop_map(Response::Listed),
         any::<u8>().prop_map(|effective_w| Response::Imported(Imported { effective_w })),
         any::<bool>().prop_map(|rebuilding| Response::Merged(Merged { rebuilding })),
         versions_reply.prop_map(Response::Versions),
