@@ -185,6 +185,7 @@ fn the_example_of_a_settings_file_is_complete_and_true() {
         w: Some(2),
         r: Some(2),
         zone: "east".to_owned(),
+        disk_reserve_bytes: Some(1024 * 1024 * 1024),
         ..defaults()
     };
     assert_eq!(settings::check(layer).unwrap(), shown);
