@@ -65,6 +65,9 @@ pub struct Config {
     /// Memory that sled's page cache aims at, in bytes. sled goes beyond it, the more the larger the
     /// values are.
     pub cache_bytes: u64,
+    /// How often the copies of each other node are compared with this one's, and mended. A node that has
+    /// come back is compared with soon, whatever this says.
+    pub anti_entropy_interval: Duration,
     /// How much of the disk is left free, in bytes: below it writes are refused and reads go on. `None`
     /// for 5 % of the file system, at most 1 GiB, and on small ones what a checkpoint may need.
     pub disk_reserve_bytes: Option<u64>,
@@ -116,6 +119,7 @@ impl Config {
             connection_bytes_max: 16 * 1024 * 1024,
             shutdown_deadline: Duration::from_secs(20),
             cache_bytes: 512 * 1024 * 1024,
+            anti_entropy_interval: Duration::from_secs(600),
             disk_reserve_bytes: None,
             durability: Durability::Sync,
             accept_loss: false,

@@ -31,11 +31,13 @@ use crate::runtime::connection::Shared;
 use crate::runtime::control::{self, ControlError, Startup};
 use crate::runtime::coordinator::{self, Bounds, End};
 use crate::runtime::environment::{Disk, Environment, StoreThreads, SystemClock};
+use crate::runtime::events::ConnectionId;
 use crate::runtime::events::{CONTROL_EVENTS_MAX, COORDINATOR_EVENTS_MAX};
 use crate::runtime::http::{self, Pages};
 use crate::runtime::links::{Dialer, Links};
 use crate::runtime::listener;
 use crate::runtime::local::{EndReason, Local, LocalBounds};
+use crate::runtime::mender;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::power;
 use crate::runtime::quarantine::{list_set_aside, open_store};
@@ -333,6 +335,7 @@ impl Node {
             frame_bytes_max,
             events: events_in.clone(),
         };
+        let mending_rebuilding = rebuilding.clone();
         let coordinator = coordinator::run(coordinator::Parts {
             links: Links::new(dialer, config.id.clone(), random.fork()),
             store: store.handle,
@@ -371,8 +374,39 @@ impl Node {
             requests_max: config.requests_in_flight_max,
             bytes_max: config.bytes_in_flight_max,
         };
-        let local = Local::open(events_in.clone(), control_in.clone(), bounds, end.clone()).await;
+        let local = Local::open(
+            ConnectionId::LOCAL,
+            events_in.clone(),
+            control_in.clone(),
+            bounds,
+            end.clone(),
+        )
+        .await;
         tokio::spawn(local.clone().run());
+        let mending = Local::open(
+            ConnectionId::MENDER,
+            events_in.clone(),
+            control_in.clone(),
+            bounds,
+            end.clone(),
+        );
+        let mending = mending.await;
+        tokio::spawn(mending.clone().run());
+        let mender = mender::Parts {
+            me: config.id.clone(),
+            local: mending,
+            calls: Calls::about_data(
+                network.clone(),
+                hello(&me, Lane::Data),
+                view.clone(),
+                frame_bytes_max,
+            ),
+            view: view.clone(),
+            rebuilding: mending_rebuilding,
+            interval: config.anti_entropy_interval,
+            metrics: metrics.clone(),
+        };
+        tasks.spawn(mender::run(mender, stop.draining.clone()));
         let client = LocalClient::new(local, me.address.clone(), random.u128(..));
         let shared = Shared {
             admission: Arc::new(Admission::new(me, view.clone())),

@@ -252,6 +252,8 @@ settings! {
     shutdown_deadline: Span, "DYNAKV_SHUTDOWN_DEADLINE";
     /// Memory for sled's page cache, in bytes.
     cache_bytes: u64, "DYNAKV_CACHE_BYTES";
+    /// How often copies are compared with those of each other node.
+    anti_entropy_interval: Span, "DYNAKV_ANTI_ENTROPY_INTERVAL";
     /// How much of the disk is left free, in bytes.
     disk_reserve_bytes: u64, "DYNAKV_DISK_RESERVE_BYTES";
     /// `--durability`.
@@ -364,6 +366,7 @@ pub fn check(settings: Layer) -> Result<Config, SettingsError> {
         suspect_after,
         dead_after,
         gossip_interval,
+        anti_entropy_interval,
         shutdown_deadline
     );
     config.disk_reserve_bytes = settings.disk_reserve_bytes;

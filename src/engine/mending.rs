@@ -143,8 +143,14 @@ mod tests {
         let ring = ring(6);
         let members = (MemberIndex(0), MemberIndex(3));
         let is_shared = |segment| ring.owns(members.0, segment) && ring.owns(members.1, segment);
-        let shared = (0..=u16::MAX).map(Segment).find(|&it| is_shared(it)).unwrap();
-        let other = (0..=u16::MAX).map(Segment).find(|&it| !is_shared(it)).unwrap();
+        let shared = (0..=u16::MAX)
+            .map(Segment)
+            .find(|&it| is_shared(it))
+            .unwrap();
+        let other = (0..=u16::MAX)
+            .map(Segment)
+            .find(|&it| !is_shared(it))
+            .unwrap();
         let same = |segment: Segment| u128::from(segment.0) + 1;
         let changed = |segment: Segment| match segment {
             it if it == shared || it == other => 0,

@@ -1,6 +1,7 @@
-//! Calls to other nodes on the control lane: one question, one answer, over pooled connections.
+//! Calls to other nodes, of the control task and of the mender: one question, one answer, over pooled
+//! connections.
 //!
-//! There are few of them, a handful per second, so each has a connection to itself while it lasts.
+//! There are few of them, so each has a connection to itself while it lasts.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -21,13 +22,13 @@ use super::link::{DialError, dial};
 use super::view::View;
 
 /// How many idle connections are kept for each address.
-const IDLE_PER_ADDRESS_MAX: usize = 2;
+const IDLE_PER_ADDRESS_MAX: usize = 16;
 
 /// How many addresses have idle connections.
 const IDLE_ADDRESSES_MAX: usize = 2048;
 
 /// The largest answer: a ring document with the most members that there can be.
-const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+const CONTROL_ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 struct Idle {
     reader: FrameReader,
@@ -41,6 +42,7 @@ pub struct Calls {
     hello: Hello,
     view: watch::Receiver<Arc<View>>,
     idle: Mutex<BTreeMap<String, Vec<Idle>>>,
+    answer_bytes_max: usize,
 }
 
 impl Calls {
@@ -52,6 +54,20 @@ impl Calls {
             hello,
             view,
             idle,
+            answer_bytes_max: CONTROL_ANSWER_BYTES_MAX,
+        }
+    }
+
+    /// The same, for questions about data: answers may be as large as frames are.
+    pub fn about_data(
+        network: Arc<dyn Network>,
+        hello: Hello,
+        view: watch::Receiver<Arc<View>>,
+        answer_bytes_max: usize,
+    ) -> Self {
+        Self {
+            answer_bytes_max,
+            ..Self::new(network, hello, view)
         }
     }
 
@@ -87,7 +103,7 @@ impl Calls {
             peer.cluster_id = self.view.borrow().cluster_id;
         }
         let (mut reader, write, welcome) = dial(&*self.network, address, &hello).await?;
-        reader.decoder = FrameDecoder::new(ANSWER_BYTES_MAX);
+        reader.decoder = FrameDecoder::new(self.answer_bytes_max);
         Ok(Idle {
             reader,
             write,
@@ -116,10 +132,14 @@ impl Calls {
         });
         connection.write.write_all(&out).await?;
         let malformed = |error: String| DialError::Malformed(error);
-        let frame = match connection.reader.next_frame().await {
-            Ok(Some(frame)) => frame,
-            Ok(None) => return Err(malformed("it closed the connection".into())),
-            Err(error) => return Err(malformed(error.to_string())),
+        // One question is under way, so there is one answer, be it in a batch.
+        let mut answer = None;
+        let mut take = |frame| answer = Some(frame);
+        let read = connection.reader.read_frames(&mut take).await;
+        let frame = match (read, answer) {
+            (Err(error), _) => return Err(malformed(error.to_string())),
+            (Ok(_), Some(frame)) => frame,
+            (Ok(_), None) => return Err(malformed("it closed the connection".into())),
         };
         let response = Response::decode(frame.header.kind, &frame.body)
             .map_err(|error| malformed(error.to_string()))?;

@@ -66,7 +66,9 @@ impl Connections {
 
     /// How many have come in.
     pub fn count(&self) -> usize {
-        self.by_id.len() - usize::from(self.by_id.contains_key(&ConnectionId::LOCAL))
+        let own = [ConnectionId::LOCAL, ConnectionId::MENDER];
+        let own = own.iter().filter(|id| self.by_id.contains_key(id)).count();
+        self.by_id.len() - own
     }
 
     /// Whether a node is at the other end.

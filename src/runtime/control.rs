@@ -332,7 +332,9 @@ impl Control {
                 | Request::Export(_)
                 | Request::Import(_)
                 | Request::Merge(_)
-                | Request::Read(_),
+                | Request::Read(_)
+                | Request::Compare(_)
+                | Request::List(_),
                 _,
             ) => {
                 let error = ErrorReply::new(ErrorCode::BadRequest, "unexpected in this place");

@@ -277,6 +277,9 @@ impl Coordinator {
             kind::MERGE | kind::READ if self.connections.is_peer(connection) => {
                 self.on_replica_request(connection, frame);
             }
+            kind::COMPARE | kind::LIST if self.connections.is_peer(connection) => {
+                self.on_mending_request(connection, &frame);
+            }
             kind::GET | kind::PUT | kind::DELETE | kind::EXPLAIN | kind::IMPORT => {
                 self.on_client_request(connection, frame);
             }

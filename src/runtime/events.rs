@@ -24,6 +24,9 @@ pub struct ConnectionId(pub u64);
 impl ConnectionId {
     /// The connection of the program that the node runs in; those that come in count from 1.
     pub const LOCAL: Self = Self(0);
+
+    /// The connection over which the node mends its own copies.
+    pub const MENDER: Self = Self(u64::MAX);
 }
 
 /// How often a link to a node has been dialled: tells late news of an old connection from news.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use dynakv_protocol::DecodeError;
-use dynakv_protocol::frame::{Frame, FrameDecoder, Header};
+use dynakv_protocol::frame::{Frame, FrameDecoder, Header, split_batch};
 use dynakv_protocol::limits::{VALUE_BYTES_MAX, frame_bytes_max};
 use dynakv_protocol::message::{Request, Response};
 use rustc_hash::FxHashMap;
@@ -74,6 +74,7 @@ pub struct LocalBounds {
 /// The program's side of its connection to the node.
 #[derive(Debug)]
 pub struct Local {
+    connection: ConnectionId,
     coordinator: CoordinatorSender,
     control: ControlSender,
     outbox: Arc<Outbox>,
@@ -93,8 +94,10 @@ struct State {
 }
 
 impl Local {
-    /// Opens a connection to these tasks. Its answers arrive only while [`run`](Self::run) does.
+    /// Opens a connection to these tasks. Its answers arrive only while [`run`](Self::run) does. The
+    /// mender's may ask what nodes ask of each other.
     pub async fn open(
+        connection: ConnectionId,
         coordinator: CoordinatorSender,
         control: ControlSender,
         bounds: LocalBounds,
@@ -105,14 +108,15 @@ impl Local {
         let window_units = window_units.min(Semaphore::MAX_PERMITS);
         let outbox = Arc::<Outbox>::default();
         let opened = CoordinatorEvent::Opened {
-            connection: ConnectionId::LOCAL,
+            connection,
             outbox: outbox.clone(),
-            is_peer: false,
+            is_peer: connection == ConnectionId::MENDER,
         };
         // Before any request: answers to a connection that is not open are dropped. If the coordinator
         // has ended already, so will `run`.
         let _ = coordinator.send(opened).await;
         Arc::new(Self {
+            connection,
             coordinator,
             control,
             outbox,
@@ -184,7 +188,13 @@ impl Local {
     /// Hands the request to the task that it is for; false when that has ended.
     async fn send(&self, id: u64, request: &Request) -> bool {
         match request {
-            Request::Get(_) | Request::Put(_) | Request::Delete(_) => {
+            Request::Get(_)
+            | Request::Put(_)
+            | Request::Delete(_)
+            | Request::Merge(_)
+            | Request::Read(_)
+            | Request::Compare(_)
+            | Request::List(_) => {
                 let mut body = BytesMut::new();
                 request.encode(&mut body);
                 let frame = Frame {
@@ -192,7 +202,7 @@ impl Local {
                     body: body.freeze(),
                 };
                 let requests = CoordinatorEvent::Requests {
-                    connection: ConnectionId::LOCAL,
+                    connection: self.connection,
                     frames: vec![frame],
                 };
                 self.coordinator.send(requests).await.is_ok()
@@ -230,9 +240,14 @@ impl Local {
         loop {
             match decoder.next(&mut buffer) {
                 Ok(Some(frame)) => {
-                    let waiting = self.lock().waiting.remove(&frame.header.request_id);
-                    // Whoever has gone needs no answer.
-                    let _ = waiting.map(|sender| sender.send(frame));
+                    let split = split_batch(frame, |frame| {
+                        let waiting = self.lock().waiting.remove(&frame.header.request_id);
+                        // Whoever has gone needs no answer.
+                        let _ = waiting.map(|sender| sender.send(frame));
+                    });
+                    if let Err(error) = split {
+                        tracing::error!(%error, "answers of this node are no batch");
+                    }
                 }
                 Ok(None) => return,
                 Err(error) => {
@@ -293,6 +308,7 @@ fn request_bytes(request: &Request) -> usize {
             write.key.len() + value + context
         }
         Request::Get(get) => get.key.len(),
+        Request::Merge(merge) => merge.key.len() + merge.versions.len(),
         // The others are small.
         _ => 0,
     }
@@ -324,7 +340,14 @@ mod tests {
         let (coordinator, mut requests) = mpsc::channel(64);
         let (control_in, control) = mpsc::channel(64);
         let end = EndReason::default();
-        let local = Local::open(coordinator, control_in, BOUNDS, end.clone()).await;
+        let local = Local::open(
+            ConnectionId::LOCAL,
+            coordinator,
+            control_in,
+            BOUNDS,
+            end.clone(),
+        )
+        .await;
         let opened = requests.recv().await;
         assert!(matches!(opened, Some(CoordinatorEvent::Opened { .. })));
         let pump = tokio::spawn(local.clone().run());

@@ -131,6 +131,12 @@ pub struct Metrics {
     pub in_flight: Gauge,
     /// Bytes of requests in hand.
     pub in_flight_bytes: Gauge,
+    /// Comparisons with another node that came to their end.
+    pub mending_passes: Counter,
+    /// Keys that were brought up to date here, found by comparing or while rebuilding.
+    pub mended_here: Counter,
+    /// Keys that were brought up to date at another node.
+    pub mended_there: Counter,
     /// Writes refused because only the reserve is left on the disk.
     pub refused_for_disk: Counter,
     /// How many requests may be in hand before clients are refused.
@@ -264,6 +270,18 @@ impl Metrics {
             forwarded: counter(
                 "dynakv_requests_forwarded_total",
                 "Requests handed on to an owner of their key.",
+            ),
+            mending_passes: counter(
+                "dynakv_anti_entropy_passes_total",
+                "Comparisons of all copies with another node that came to their end.",
+            ),
+            mended_here: counter(
+                "dynakv_anti_entropy_keys_fetched_total",
+                "Keys whose copy here was brought up to date, by comparing or while rebuilding.",
+            ),
+            mended_there: counter(
+                "dynakv_anti_entropy_keys_sent_total",
+                "Keys whose copy at another node was brought up to date, found by comparing.",
             ),
             refused_for_disk: counter(
                 "dynakv_disk_writes_refused_total",

@@ -35,6 +35,7 @@ pub mod link;
 pub mod links;
 pub mod listener;
 pub mod local;
+pub mod mender;
 pub mod metrics;
 pub mod operations;
 pub mod outbox;

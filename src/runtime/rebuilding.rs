@@ -72,10 +72,39 @@ impl Rebuilding {
 
     /// Whether this node's versions of the key may lack something that it acknowledged.
     pub fn covers(&self, key: &[u8]) -> bool {
+        self.left() > 0 && self.contains(Segment::of_key(key))
+    }
+
+    /// The segments that are being rebuilt.
+    pub fn segments(&self) -> SegmentSet {
+        let segments = self.segments.read();
+        segments.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether this segment is being rebuilt.
+    pub fn contains(&self, segment: Segment) -> bool {
         self.left() > 0 && {
             let segments = self.segments.read();
             let segments = segments.unwrap_or_else(PoisonError::into_inner);
-            segments.contains(Segment::of_key(key))
+            segments.contains(segment)
+        }
+    }
+
+    /// Ends the rebuilding of these segments: reads count there again. Durable when it returns.
+    ///
+    /// # Errors
+    /// What the disk says. The segments count as rebuilt until the process ends; then they are rebuilt
+    /// again, which is harmless.
+    pub fn finish(&self, finished: &[Segment]) -> Result<(), StoreError> {
+        let segments = self.segments.write();
+        let mut segments = segments.unwrap_or_else(PoisonError::into_inner);
+        for &segment in finished {
+            segments.remove(segment);
+        }
+        self.left.store(segments.len(), Ordering::Release);
+        match segments.is_empty() {
+            true => self.files.remove_durable(DOCUMENT),
+            false => save(&*self.files, &segments),
         }
     }
 

@@ -30,7 +30,7 @@ mod scanner;
 pub use self::jobs::{ReadJob, StoreEvent, Token, WriteJob, WriteWork};
 use self::reader::Reader;
 use self::scanner::Scanner;
-pub use self::scanner::{ScanJob, Scanned};
+pub use self::scanner::{ScanJob, ScanWork, Scanned};
 
 /// The most jobs that share one sync: bounds how long the first of them waits.
 const JOBS_PER_SYNC_MAX: usize = 8192;
@@ -102,7 +102,7 @@ pub fn start(
     let (scans, scan_jobs) = mpsc::unbounded_channel();
     let (done, finished) = oneshot::channel();
     let actor = Arc::new(AtomicU64::new(minter.position().0.0));
-    let scanner = Scanner::new(disk.store.clone(), events_out.clone());
+    let scanner = Scanner::new(disk.store.clone(), rebuilding.clone(), events_out.clone());
     let writer = Writer {
         store: disk.store.clone(),
         actor: actor.clone(),

@@ -161,6 +161,7 @@ fn value(config: &Config, name: &str) -> Option<String> {
         "connection_bytes_max" => Some(config.connection_bytes_max.to_string()),
         "shutdown_deadline" => span(config.shutdown_deadline),
         "cache_bytes" => Some(config.cache_bytes.to_string()),
+        "anti_entropy_interval" => span(config.anti_entropy_interval),
         "disk_reserve_bytes" => {
             let of_disk = || "5 % of the file system, at most 1 GiB".to_owned();
             let set = config.disk_reserve_bytes.map(|bytes| bytes.to_string());

@@ -24,6 +24,7 @@ mod full_disk;
 mod harness;
 mod hostile;
 mod membership;
+mod mending;
 mod observability;
 mod python;
 mod readme;

@@ -10,11 +10,11 @@ use super::{
     Preference, Purpose, ReadVersions, Request, Requester, Response, Work, WriteJob, WriteWork,
     explain, import,
 };
-use crate::runtime::store_worker::{ScanJob, Scanned, Token};
+use crate::runtime::store_worker::{ScanJob, ScanWork, Scanned, Token};
 
 /// How many parts of exports may be under way at once: each is read on one thread, and its bytes wait
 /// in memory until they are sent.
-const SCANS_MAX: usize = 16;
+pub(super) const SCANS_MAX: usize = 16;
 
 impl Coordinator {
     pub(super) fn explain(
@@ -165,8 +165,7 @@ impl Coordinator {
                 return self.store.scan(ScanJob {
                     connection,
                     request_id,
-                    after_key: export.after_key,
-                    bytes_max: export.bytes_max,
+                    work: ScanWork::Export(export),
                 });
             }
             Ok(_) => ErrorReply::new(ErrorCode::BadRequest, "this is no request about data"),
@@ -183,7 +182,8 @@ impl Coordinator {
     ) {
         self.scans -= 1;
         let response = match (result, &self.view.ring) {
-            (Ok(scanned), Some(ring)) => Response::Exported(Exported {
+            (Ok(Scanned::Answer(answer)), _) => *answer,
+            (Ok(Scanned::Exported(scanned)), Some(ring)) => Response::Exported(Exported {
                 node_id: self.links.id(super::SELF).clone(),
                 cluster_name: ring.document().cluster_name.clone(),
                 cluster_id: self.view.cluster_id,

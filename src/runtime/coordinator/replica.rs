@@ -2,13 +2,15 @@
 
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
+use dynakv_protocol::mend::Compare;
 
 use crate::runtime::dispatch::undecodable;
 
 use super::{
     Bytes, ConnectionId, ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, ReadJob, Request,
-    Response, RingVersion, Token, WriteJob, WriteWork,
+    Response, RingVersion, SELF, Token, WriteJob, WriteWork, admin::SCANS_MAX,
 };
+use crate::runtime::store_worker::{ScanJob, ScanWork};
 
 impl Coordinator {
     pub(super) fn on_replica_request(&mut self, connection: ConnectionId, frame: Frame) {
@@ -56,6 +58,60 @@ impl Coordinator {
             Err(error) => undecodable(&error),
         };
         self.connections.refuse(connection, request_id, refusal);
+    }
+
+    /// Another node, or this one, compares its copies with this node's.
+    pub(super) fn on_mending_request(&mut self, connection: ConnectionId, frame: &Frame) {
+        let request_id = frame.header.request_id;
+        let work = match Request::decode(frame.header.kind, &frame.body) {
+            // Half of the room is left to operators.
+            Ok(_) if self.scans >= SCANS_MAX / 2 || self.is_draining => {
+                let message = "this node has no time to compare at present";
+                Err(ErrorReply::new(ErrorCode::Overloaded, message).retryable())
+            }
+            Ok(Request::Compare(compare)) => self.comparison(&compare),
+            Ok(Request::List(list)) => self
+                .check_ring(list.ring_version)
+                .map(|()| ScanWork::List(list)),
+            Ok(_) => Err(ErrorReply::new(
+                ErrorCode::BadRequest,
+                "this is no request about data",
+            )),
+            Err(error) => Err(undecodable(&error)),
+        };
+        match work {
+            Ok(work) => {
+                self.scans += 1;
+                self.store.scan(ScanJob {
+                    connection,
+                    request_id,
+                    work,
+                });
+            }
+            Err(error) => self.connections.refuse(connection, request_id, error),
+        }
+    }
+
+    fn comparison(&mut self, compare: &Compare) -> Result<ScanWork, ErrorReply> {
+        self.check_ring(compare.ring_version)?;
+        let ring = self.view.ring.clone();
+        let ring = ring.filter(|ring| ring.version() == compare.ring_version);
+        let Some(ring) = ring else {
+            let message = "this node does not follow that ring yet";
+            return Err(ErrorReply::new(ErrorCode::NotReady, message).retryable());
+        };
+        let own = ring.index_of(self.links.id(SELF));
+        match (own, ring.index_of(&compare.node_id)) {
+            (Some(own), Some(other)) => Ok(ScanWork::Compare {
+                members: (own, other),
+                page: compare.page,
+                ring,
+            }),
+            _ => {
+                let message = "only members of the ring can compare what they own";
+                Err(ErrorReply::new(ErrorCode::NotOwner, message))
+            }
+        }
     }
 
     /// A replica that is ahead refuses, so that its coordinator learns of the newer ring before it

@@ -1,36 +1,67 @@
-//! Reading all that is stored, part by part, on a thread of its own: however long an export takes,
-//! reads and writes do not wait for it.
+//! Reading much of what is stored, part by part, on a thread of its own: however long an export or a
+//! comparison takes, reads and writes do not wait for it.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dynakv_protocol::admin::{EXPORT_BYTES_MAX, EXPORT_ITEMS_MAX, ExportedItem};
+use dynakv_protocol::admin::{EXPORT_BYTES_MAX, EXPORT_ITEMS_MAX, Export, ExportedItem};
+use dynakv_protocol::hash::checksum;
 use dynakv_protocol::limits::{VALUE_BYTES_MAX, frame_bytes_max};
+use dynakv_protocol::mend::{LISTED_KEYS_MAX, List, Listed, ListedKey};
+use dynakv_protocol::message::Response;
 use dynakv_protocol::{ErrorCode, ErrorReply};
-use dynakv_storage::{PageLimit, PositionRange, Store, StoreError};
+use dynakv_storage::{Page, PageLimit, PositionRange, Store, StoreError};
 use tokio::sync::mpsc;
 
-use super::{ConnectionId, StoreEvent, refusal};
+use super::{ConnectionId, StoreEvent, note_damage, refusal};
+use crate::engine::mending::compared;
+use crate::engine::ring::{MemberIndex, Ring};
+use crate::runtime::rebuilding::Rebuilding;
 
 /// What an answer needs beside the one key that it holds at least, in bytes.
 const ANSWER_OVERHEAD_BYTES: usize = 64 * 1024;
 
-/// One part to be read.
+/// Something to be read at leisure.
 #[derive(Debug)]
 pub struct ScanJob {
     /// Who asks.
     pub connection: ConnectionId,
     /// Under which id.
     pub request_id: u64,
-    /// Where to go on; `None` begins.
-    pub after_key: Option<Bytes>,
-    /// How many bytes are wanted.
-    pub bytes_max: u32,
+    /// What is wanted.
+    pub work: ScanWork,
 }
 
-/// One part that was read.
+/// What is wanted.
+#[derive(Debug)]
+pub enum ScanWork {
+    /// A part of all that is stored.
+    Export(Export),
+    /// The hashes of what these members of the ring, this node first, both own.
+    Compare {
+        /// The ring.
+        ring: Arc<Ring>,
+        /// This node, and who asks.
+        members: (MemberIndex, MemberIndex),
+        /// Of which page.
+        page: Option<u8>,
+    },
+    /// The keys of a segment.
+    List(List),
+}
+
+/// What was read.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Scanned {
+pub enum Scanned {
+    /// A part of an export.
+    Exported(Part),
+    /// The answer, as it goes out.
+    Answer(Box<Response>),
+}
+
+/// One part of an export.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Part {
     /// Keys and their versions, in ring order.
     pub items: Vec<ExportedItem>,
     /// Keys whose value is damaged.
@@ -41,15 +72,21 @@ pub struct Scanned {
 
 pub(super) struct Scanner {
     store: Arc<dyn Store>,
+    rebuilding: Arc<Rebuilding>,
     events: mpsc::UnboundedSender<Vec<StoreEvent>>,
 }
 
 impl Scanner {
     pub(super) fn new(
         store: Arc<dyn Store>,
+        rebuilding: Arc<Rebuilding>,
         events: mpsc::UnboundedSender<Vec<StoreEvent>>,
     ) -> Self {
-        Self { store, events }
+        Self {
+            store,
+            rebuilding,
+            events,
+        }
     }
 
     pub(super) fn run(self, mut jobs: mpsc::UnboundedReceiver<ScanJob>) {
@@ -65,7 +102,26 @@ impl Scanner {
     }
 
     fn scan(&self, job: ScanJob) {
-        let result = scan(&*self.store, job.after_key.as_deref(), job.bytes_max);
+        let result = match job.work {
+            ScanWork::Export(export) => {
+                let part = scan(&*self.store, export.after_key.as_deref(), export.bytes_max);
+                part.map(Scanned::Exported)
+            }
+            ScanWork::Compare {
+                ring,
+                members,
+                page,
+            } => {
+                let hash_of = |segment| self.store.segment_hash(segment);
+                let lost = self.rebuilding.segments();
+                let compared = compared(&ring, members, page, &lost, hash_of);
+                Ok(Scanned::Answer(Box::new(Response::Compared(compared))))
+            }
+            ScanWork::List(list) => {
+                let listed = self.list(&list).map(Response::Listed);
+                listed.map(|listed| Scanned::Answer(Box::new(listed)))
+            }
+        };
         let event = StoreEvent::Scanned {
             connection: job.connection,
             request_id: job.request_id,
@@ -74,13 +130,47 @@ impl Scanner {
         // A coordinator that is gone has no use for it.
         let _ = self.events.send(vec![event]);
     }
+
+    fn list(&self, list: &List) -> Result<Listed, ErrorReply> {
+        let limit = PageLimit {
+            items_max: LISTED_KEYS_MAX,
+            bytes_max: list.bytes_max.min(EXPORT_BYTES_MAX) as usize,
+        };
+        let range = PositionRange::of_segment(list.segment);
+        let mut damaged = None;
+        let page = match self.store.scan(range, list.after_key.as_deref(), limit) {
+            Ok(page) => page,
+            // What cannot be read is told by `rebuilding`, and passed over.
+            Err(StoreError::Corrupt { key, damage }) => {
+                let error = StoreError::Corrupt {
+                    key: key.clone(),
+                    damage,
+                };
+                note_damage(&self.rebuilding, &key, &error)?;
+                damaged = Some(key);
+                Page::default()
+            }
+            Err(error) => return Err(refusal(&error)),
+        };
+        let answer_bytes_max = frame_bytes_max(VALUE_BYTES_MAX) - ANSWER_OVERHEAD_BYTES;
+        let keys = page.items.into_iter().map(|item| ListedKey {
+            hash: checksum(&item.versions),
+            // Too large for a list; it can be read.
+            versions: match list.with_versions && item.versions.len() < answer_bytes_max {
+                true => item.versions,
+                false => Bytes::new(),
+            },
+            key: item.key,
+        });
+        Ok(Listed {
+            rebuilding: self.rebuilding.contains(list.segment),
+            keys: keys.collect(),
+            next: damaged.or(page.next),
+        })
+    }
 }
 
-fn scan(
-    store: &dyn Store,
-    after_key: Option<&[u8]>,
-    bytes_max: u32,
-) -> Result<Scanned, ErrorReply> {
+fn scan(store: &dyn Store, after_key: Option<&[u8]>, bytes_max: u32) -> Result<Part, ErrorReply> {
     let limit = PageLimit {
         items_max: EXPORT_ITEMS_MAX,
         bytes_max: bytes_max.min(EXPORT_BYTES_MAX) as usize,
@@ -90,7 +180,7 @@ fn scan(
         // Damage is told and passed over: the other owners have the key.
         Err(StoreError::Corrupt { key, damage }) => {
             tracing::error!(key = %key.escape_ascii(), %damage, "left out of an export");
-            return Ok(Scanned {
+            return Ok(Part {
                 items: Vec::new(),
                 next: Some(key.clone()),
                 damaged: vec![key],
@@ -114,7 +204,7 @@ fn scan(
         key: item.key,
         versions: item.versions,
     });
-    Ok(Scanned {
+    Ok(Part {
         items: items.collect(),
         damaged: Vec::new(),
         next: page.next,
@@ -125,7 +215,7 @@ fn scan(
 mod tests {
     use std::collections::BTreeSet;
 
-    use dynakv_storage::{Damage, Footprint, Item, MemoryDisk, Mutation, Page, Totals};
+    use dynakv_storage::{Damage, Footprint, Item, MemoryDisk, Mutation, Totals};
 
     use super::*;
 

@@ -1,0 +1,582 @@
+//! Anti-entropy and rebuilding: the task that compares this node's copies with those of the others, mends
+//! what differs on both sides, and brings back what this node has lost.
+//!
+//! It asks this node in the same words as the others, over a connection of its own, so that all it does is
+//! merging versions, durably, with the checks and in the order of any other write. What it decides stands
+//! in [`engine::mending`](crate::engine::mending).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynakv_protocol::NodeId;
+use dynakv_protocol::gossip::MemberState;
+use dynakv_protocol::hash::Segment;
+use dynakv_protocol::limits::TIMEOUT_MS_DEFAULT;
+use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
+use dynakv_protocol::message::{Request, Response};
+use dynakv_protocol::peer::{MergeVersions, ReadVersions};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::calls::Calls;
+use super::local::Local;
+use super::metrics::Metrics;
+use super::rebuilding::Rebuilding;
+use super::view::{MemberView, View};
+use crate::engine::mending::{Difference, difference, differing, segments_of_page, sources_needed};
+use crate::engine::ring::Ring;
+
+/// How often it looks whether there is something to do.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How soon after a node came (back) it is compared with: what was on its way to it arrives first.
+const SETTLING: Duration = Duration::from_secs(2);
+
+/// How long after a pass that failed the next one begins.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// How long a node may take to answer one question.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many bytes of a segment are asked for at a time.
+const LIST_BYTES: u32 = 1024 * 1024;
+
+/// How many keys are mended at a time: what bounds memory, and lets them share a sync.
+const KEYS_AT_ONCE: usize = 16;
+
+/// A pause after each segment that differs, so that mending never crowds out requests.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Why a pass ended early. The next one begins anew.
+#[derive(Debug, thiserror::Error)]
+pub enum MendError {
+    /// A node could not be asked.
+    #[error("asking {node}: {reason}")]
+    Unreachable {
+        /// Which.
+        node: NodeId,
+        /// Why not.
+        reason: String,
+    },
+    /// A node refused, or answered something else.
+    #[error("{node} refused: {reason}")]
+    Refused {
+        /// Which.
+        node: NodeId,
+        /// Its words.
+        reason: String,
+    },
+    /// It has lost versions there itself.
+    #[error("{0} is rebuilding there itself")]
+    NoSource(NodeId),
+    /// The note of what is rebuilt could not be saved.
+    #[error(transparent)]
+    Store(#[from] dynakv_storage::StoreError),
+}
+
+/// What the mender is given.
+pub struct Parts {
+    /// This node's name.
+    pub me: NodeId,
+    /// How it asks this node.
+    pub local: Arc<Local>,
+    /// How it asks the others.
+    pub calls: Calls,
+    /// Who is there, and who owns what.
+    pub view: watch::Receiver<Arc<View>>,
+    /// What this node has lost.
+    pub rebuilding: Arc<Rebuilding>,
+    /// How often each other node is compared with.
+    pub interval: Duration,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+struct Mender(Parts);
+
+/// What is known of the comparisons with one node.
+#[derive(Debug, Clone, Copy)]
+struct Peer {
+    is_alive: bool,
+    due: Instant,
+}
+
+/// Mends until it is told to stop.
+pub async fn run(parts: Parts, stop: CancellationToken) {
+    let mender = Arc::new(Mender(parts));
+    let mut peers = BTreeMap::new();
+    let work = async {
+        loop {
+            mender.turn(&mut peers).await;
+            sleep(TICK).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+}
+
+impl Mender {
+    /// Does what is due: rebuilds first, then compares with one node.
+    async fn turn(self: &Arc<Self>, peers: &mut BTreeMap<NodeId, Peer>) {
+        let view = self.0.view.borrow().clone();
+        let Some(ring) = view.ring.clone() else {
+            return;
+        };
+        let now = Instant::now();
+        for member in view.members.iter().filter(|it| it.id != self.0.me) {
+            let is_alive = member.state == MemberState::Alive;
+            let due = now + SETTLING;
+            let peer = peers.entry(member.id.clone());
+            let peer = peer.or_insert(Peer { is_alive, due });
+            if is_alive && !peer.is_alive {
+                peer.due = peer.due.min(due);
+            }
+            peer.is_alive = is_alive;
+        }
+        if self.0.rebuilding.left() > 0
+            && let Err(error) = self.rebuild(&view, &ring).await
+        {
+            tracing::info!(%error, "rebuilding is not done yet");
+        }
+        let next = view.members.iter().find(|member| {
+            let peer = peers.get(&member.id);
+            peer.is_some_and(|peer| peer.is_alive && peer.due <= Instant::now())
+        });
+        let Some(member) = next else {
+            return;
+        };
+        let result = self.compare(member, &ring).await;
+        let pause = match &result {
+            Ok(keys) => {
+                self.0.metrics.mending_passes.increment(1);
+                if *keys > 0 {
+                    tracing::info!(node = %member.id, keys, "copies that differed are mended");
+                }
+                self.0.interval
+            }
+            Err(error) => {
+                tracing::debug!(node = %member.id, %error, "a comparison ended early");
+                RETRY
+            }
+        };
+        if let Some(peer) = peers.get_mut(&member.id) {
+            peer.due = Instant::now() + pause;
+        }
+    }
+
+    /// Compares all that both own, and mends it on both sides. How many keys differed.
+    async fn compare(self: &Arc<Self>, member: &MemberView, ring: &Ring) -> Result<u64, MendError> {
+        let mut keys = 0;
+        let pages = self.differing(member, ring, None).await?;
+        for page in pages {
+            for place in self.differing(member, ring, Some(page)).await? {
+                let segment = Segment(u16::from_be_bytes([page, place]));
+                keys += self.mend_segment(member, ring, segment).await?;
+                sleep(PAUSE).await;
+            }
+        }
+        Ok(keys)
+    }
+
+    async fn differing(
+        &self,
+        member: &MemberView,
+        ring: &Ring,
+        page: Option<u8>,
+    ) -> Result<Vec<u8>, MendError> {
+        let theirs = self.compared(Some(member), member, ring, page).await?;
+        let ours = self.compared(None, member, ring, page).await?;
+        Ok(differing(&ours, &theirs))
+    }
+
+    /// Makes the two copies of a segment the same. How many keys differed.
+    async fn mend_segment(
+        self: &Arc<Self>,
+        member: &MemberView,
+        ring: &Ring,
+        segment: Segment,
+    ) -> Result<u64, MendError> {
+        let ours = self.list_all(None, ring, segment, false).await?;
+        let theirs = self.list_all(Some(member), ring, segment, false).await?;
+        let Difference { to_fetch, to_send } = difference((&ours.keys, true), (&theirs.keys, true));
+        let count = to_fetch.len() + to_send.len();
+        let keys = to_fetch.into_iter().chain(to_send);
+        self.for_each_key(keys, member, ring, |mender, member, key, ring| async move {
+            mender.mend_key(&member, ring, key).await
+        })
+        .await?;
+        Ok(count as u64)
+    }
+
+    /// Makes the two copies of a key the same.
+    async fn mend_key(
+        &self,
+        member: &MemberView,
+        ring_version: dynakv_protocol::RingVersion,
+        key: Bytes,
+    ) -> Result<(), MendError> {
+        let theirs = self.read(Some(member), ring_version, &key).await?;
+        if !theirs.is_empty() {
+            self.merge(None, ring_version, &key, theirs.clone()).await?;
+        }
+        let ours = self.read(None, ring_version, &key).await?;
+        if ours != theirs && !ours.is_empty() {
+            self.merge(Some(member), ring_version, &key, ours).await?;
+            self.0.metrics.mended_there.increment(1);
+        } else {
+            self.0.metrics.mended_here.increment(1);
+        }
+        Ok(())
+    }
+
+    /// Brings back what this node has lost, as far as there are nodes to bring it from.
+    async fn rebuild(self: &Arc<Self>, view: &View, ring: &Ring) -> Result<(), MendError> {
+        let lost = self.0.rebuilding.segments();
+        let Some(own) = ring.index_of(&self.0.me) else {
+            return Ok(());
+        };
+        let mut result = Ok(());
+        for page in 0..=u8::MAX {
+            let mut left = Vec::new();
+            let mut finished = Vec::new();
+            for segment in segments_of_page(page).filter(|&it| lost.contains(it)) {
+                match ring.owns(own, segment) {
+                    true => left.push(segment),
+                    // Nobody asks for it here.
+                    false => finished.push(segment),
+                }
+            }
+            if !left.is_empty() {
+                let rebuilt = self.rebuild_page(view, ring, page, &left).await;
+                match rebuilt {
+                    Ok(rebuilt) => finished.extend(rebuilt),
+                    Err(error) => result = Err(error),
+                }
+            }
+            if !finished.is_empty() {
+                self.0.rebuilding.finish(&finished)?;
+            }
+        }
+        if result.is_ok() && self.0.rebuilding.left() == 0 {
+            tracing::info!("everything is rebuilt: reads of this node count again");
+        }
+        result
+    }
+
+    /// Rebuilds segments of one page. Which are whole again.
+    async fn rebuild_page(
+        self: &Arc<Self>,
+        view: &View,
+        ring: &Ring,
+        page: u8,
+        segments: &[Segment],
+    ) -> Result<Vec<Segment>, MendError> {
+        let mut sources = vec![0; segments.len()];
+        let mut failed = None;
+        let mut some_key = None;
+        for member in view.members.iter().filter(|it| it.id != self.0.me) {
+            let Some(other) = ring.index_of(&member.id) else {
+                continue;
+            };
+            if member.state == MemberState::Dead || !segments.iter().any(|&it| ring.owns(other, it))
+            {
+                continue;
+            }
+            let compared = async {
+                let theirs = self
+                    .compared(Some(member), member, ring, Some(page))
+                    .await?;
+                let ours = self.compared(None, member, ring, Some(page)).await?;
+                Ok::<_, MendError>((theirs, ours))
+            };
+            let (theirs, ours) = match compared.await {
+                Ok(both) => both,
+                Err(error) => {
+                    failed = Some(error);
+                    continue;
+                }
+            };
+            for (&segment, sources) in segments.iter().zip(&mut sources) {
+                let place = usize::from(segment.0.to_be_bytes()[1]);
+                if !ring.owns(other, segment) || theirs.is_rebuilding(place) {
+                    continue;
+                }
+                if theirs.hashes[place] == ours.hashes[place] {
+                    *sources += 1;
+                    continue;
+                }
+                match self.fetch(member, ring, segment).await {
+                    Ok(key) => {
+                        some_key = key.or(some_key);
+                        *sources += 1;
+                    }
+                    Err(error) => failed = Some(error),
+                }
+            }
+        }
+        let w = usize::from(ring.document().w);
+        let is_whole = |segment: Segment, sources: usize| {
+            let owners = ring.owners(segment).len();
+            let needed = sources_needed(owners, w);
+            // Alone, there is nobody to bring it back: that takes an operator's word.
+            owners > 1 && sources >= needed
+        };
+        let whole = segments.iter().zip(sources);
+        let whole = whole.filter(|&(&segment, sources)| is_whole(segment, sources));
+        let whole: Vec<_> = whole.map(|(&segment, _)| segment).collect();
+        if !whole.is_empty() {
+            self.wait_until_durable(ring, &whole).await?;
+        }
+        match failed {
+            Some(error) if whole.len() < segments.len() && whole.is_empty() => Err(error),
+            _ => Ok(whole),
+        }
+    }
+
+    /// What is equal here may have come by another way a moment ago, and wait for its sync still. A
+    /// merge that changes nothing waits for all before it.
+    async fn wait_until_durable(&self, ring: &Ring, segments: &[Segment]) -> Result<(), MendError> {
+        for &segment in segments {
+            let listed = self.list(None, ring, segment, None, false).await?;
+            if let Some(ListedKey { key, .. }) = listed.keys.into_iter().next() {
+                let version = ring.version();
+                let versions = self.read(None, version, &key).await?;
+                if !versions.is_empty() {
+                    return self.merge(None, version, &key, versions).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Merges another owner's copy of a segment into this node's.
+    async fn fetch(
+        self: &Arc<Self>,
+        member: &MemberView,
+        ring: &Ring,
+        segment: Segment,
+    ) -> Result<Option<Bytes>, MendError> {
+        let ours = self.list_all(None, ring, segment, false).await?.keys;
+        let ours: BTreeMap<_, _> = ours.into_iter().map(|it| (it.key, it.hash)).collect();
+        let mut after = None;
+        let mut some_key = None;
+        loop {
+            let with_versions = ours.is_empty();
+            let listed = self
+                .list(Some(member), ring, segment, after, with_versions)
+                .await?;
+            if listed.rebuilding {
+                return Err(MendError::NoSource(member.id.clone()));
+            }
+            let missing = listed.keys.into_iter();
+            let missing: Vec<_> = missing
+                .filter(|it| ours.get(&it.key) != Some(&it.hash))
+                .collect();
+            some_key = missing.first().map(|it| it.key.clone()).or(some_key);
+            self.0.metrics.mended_here.increment(missing.len() as u64);
+            self.for_each_key(
+                missing,
+                member,
+                ring,
+                |mender, member, listed, ring| async move {
+                    let versions = match listed.versions.is_empty() {
+                        true => mender.read(Some(&member), ring, &listed.key).await?,
+                        false => listed.versions,
+                    };
+                    match versions.is_empty() {
+                        true => Ok(()),
+                        false => mender.merge(None, ring, &listed.key, versions).await,
+                    }
+                },
+            )
+            .await?;
+            after = listed.next;
+            if after.is_none() {
+                return Ok(some_key);
+            }
+        }
+    }
+
+    /// Does something for each key, some at a time, and stops at the first failure.
+    async fn for_each_key<K, F>(
+        self: &Arc<Self>,
+        keys: impl IntoIterator<Item = K>,
+        member: &MemberView,
+        ring: &Ring,
+        each: impl Fn(Arc<Self>, MemberView, K, dynakv_protocol::RingVersion) -> F,
+    ) -> Result<(), MendError>
+    where
+        F: Future<Output = Result<(), MendError>> + Send + 'static,
+    {
+        let mut under_way = JoinSet::new();
+        for key in keys {
+            if under_way.len() >= KEYS_AT_ONCE {
+                joined(&mut under_way).await?;
+            }
+            under_way.spawn(each(self.clone(), member.clone(), key, ring.version()));
+        }
+        while !under_way.is_empty() {
+            joined(&mut under_way).await?;
+        }
+        Ok(())
+    }
+
+    /// All keys of a segment. A segment is 1/65,536 of the ring: some thousand keys of a hundred million.
+    async fn list_all(
+        &self,
+        member: Option<&MemberView>,
+        ring: &Ring,
+        segment: Segment,
+        with_versions: bool,
+    ) -> Result<Listed, MendError> {
+        let mut all = Listed {
+            rebuilding: false,
+            keys: Vec::new(),
+            next: None,
+        };
+        loop {
+            let after = all.next.take();
+            let part = self.list(member, ring, segment, after, with_versions);
+            let part = part.await?;
+            all.rebuilding |= part.rebuilding;
+            all.keys.extend(part.keys);
+            all.next = part.next;
+            if all.next.is_none() {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn list(
+        &self,
+        member: Option<&MemberView>,
+        ring: &Ring,
+        segment: Segment,
+        after_key: Option<Bytes>,
+        with_versions: bool,
+    ) -> Result<Listed, MendError> {
+        let list = Request::List(List {
+            ring_version: ring.version(),
+            segment,
+            bytes_max: LIST_BYTES,
+            with_versions,
+            after_key,
+        });
+        match self.ask(member, &list).await? {
+            Response::Listed(listed) => Ok(listed),
+            other => Err(self.refused(member, &other)),
+        }
+    }
+
+    /// The hashes of what this node and `with` both own, as `member` has them, or this node.
+    async fn compared(
+        &self,
+        member: Option<&MemberView>,
+        with: &MemberView,
+        ring: &Ring,
+        page: Option<u8>,
+    ) -> Result<Compared, MendError> {
+        let compare = Request::Compare(Compare {
+            ring_version: ring.version(),
+            node_id: match member {
+                Some(_) => self.0.me.clone(),
+                None => with.id.clone(),
+            },
+            page,
+        });
+        match self.ask(member, &compare).await? {
+            Response::Compared(compared) => Ok(compared),
+            other => Err(self.refused(member, &other)),
+        }
+    }
+
+    async fn read(
+        &self,
+        member: Option<&MemberView>,
+        ring_version: dynakv_protocol::RingVersion,
+        key: &Bytes,
+    ) -> Result<Bytes, MendError> {
+        let read = Request::Read(ReadVersions {
+            ring_version,
+            timeout_ms: TIMEOUT_MS_DEFAULT,
+            key: key.clone(),
+            tell_actor: false,
+        });
+        match self.ask(member, &read).await? {
+            Response::Versions(reply) => Ok(reply.versions),
+            other => Err(self.refused(member, &other)),
+        }
+    }
+
+    async fn merge(
+        &self,
+        member: Option<&MemberView>,
+        ring_version: dynakv_protocol::RingVersion,
+        key: &Bytes,
+        versions: Bytes,
+    ) -> Result<(), MendError> {
+        let merge = Request::Merge(MergeVersions {
+            ring_version,
+            timeout_ms: TIMEOUT_MS_DEFAULT,
+            key: key.clone(),
+            versions,
+        });
+        match self.ask(member, &merge).await? {
+            Response::Merged(_) => Ok(()),
+            other => Err(self.refused(member, &other)),
+        }
+    }
+
+    /// Asks a node, or this one.
+    async fn ask(
+        &self,
+        member: Option<&MemberView>,
+        request: &Request,
+    ) -> Result<Response, MendError> {
+        let Some(member) = member else {
+            let deadline = Instant::now() + CALL_TIMEOUT;
+            let asked = self.0.local.call(request, deadline).await;
+            return asked.map_err(|error| MendError::Unreachable {
+                node: self.0.me.clone(),
+                reason: format!("{:?}", error.cause),
+            });
+        };
+        let called = self
+            .0
+            .calls
+            .call(&member.address, Some(&member.id), request, CALL_TIMEOUT);
+        match called.await {
+            Ok((response, _)) => Ok(response),
+            Err(error) => Err(MendError::Unreachable {
+                node: member.id.clone(),
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    fn refused(&self, member: Option<&MemberView>, response: &Response) -> MendError {
+        MendError::Refused {
+            node: member.map_or_else(|| self.0.me.clone(), |member| member.id.clone()),
+            reason: match response {
+                Response::Error(error) => error.message.clone(),
+                _ => "it answered something else".to_owned(),
+            },
+        }
+    }
+}
+
+/// Waits for one of them. One that panicked takes this task with it, as if it had run here.
+async fn joined(under_way: &mut JoinSet<Result<(), MendError>>) -> Result<(), MendError> {
+    match under_way.join_next().await {
+        Some(Ok(result)) => result,
+        Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Some(Err(_)) | None => Ok(()),
+    }
+}
