@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | no connection, connection lost, node silent | `Reconnect` | asks the next node; after the last one begins again, up to 5 times in all |
 //! | no answer in time | `NextNode` | asks the next node |
-//! | `quorum_unavailable`, `timeout`, `storage`, `internal`, `disk_full` and codes it does not know, if marked as retryable | `NextNode` | asks the next node, which may reach others |
+//! | `quorum_unavailable`, `timeout`, `storage`, `internal`, `disk_full`, `directory_lost` and codes it does not know, if marked as retryable | `NextNode` | asks the next node, which may reach others |
 //! | `overloaded`, `not_ready` | `BackOff` | asks the next node; after the last one begins again, until the deadline |
 //! | `not_owner`, `stale_ring` | `RefreshRing` | fetches the ring, asks its owners |
 //! | `bad_request`, `too_large`, `too_many_siblings`, `wrong_cluster` | `GiveUp` | gives the error to the caller |

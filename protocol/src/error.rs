@@ -93,6 +93,9 @@ error_codes! {
     Internal = 17, "internal";
     /// Only the reserve is left on the node's disk: it writes no values, other nodes may. It reads.
     DiskFull = 18, "disk_full";
+    /// The ring knows the node with another directory: it has lost what it had, and must say that it
+    /// rebuilds it before it is let in again.
+    DirectoryLost = 19, "directory_lost";
 }
 
 /// A typed refusal: what, whether the write may have happened all the same, whether a retry may help.

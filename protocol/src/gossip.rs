@@ -3,7 +3,8 @@
 use bytes::{BufMut, BytesMut};
 
 use crate::codec::{
-    DecodeError, Reader, Wire, put_bool, put_bytes, put_string, put_tag_bytes, put_varint,
+    DecodeError, Reader, Wire, put_bool, put_bytes, put_string, put_tag_bytes, put_tag_u8,
+    put_varint,
 };
 use crate::handshake::skip_tags;
 use crate::ids::{Generation, NAME_BYTES_MAX, NodeId, RingVersion};
@@ -86,6 +87,9 @@ pub struct Join {
     pub w: Option<u8>,
     /// The R it was started with.
     pub r: Option<u8>,
+    /// It has noted, durably, that all it may have had is lost and to be rebuilt: a member of the ring
+    /// whose directory is another one than the ring says is let back in only with it.
+    pub is_rebuilding: bool,
 }
 
 /// A proposal's number: a later round wins, then the greater node id.
@@ -234,12 +238,17 @@ impl Wire for Probed {
     }
 }
 
+const TAG_IS_REBUILDING: u8 = 1;
+
 impl Wire for Join {
     fn encode(&self, out: &mut BytesMut) {
         put_bytes(out, &self.member.to_bytes());
         for quorum in [self.n, self.w, self.r] {
             // 0 stands for "not told": no quorum can be 0.
             out.put_u8(quorum.unwrap_or(0));
+        }
+        if self.is_rebuilding {
+            put_tag_u8(out, TAG_IS_REBUILDING, 1);
         }
     }
 
@@ -248,8 +257,19 @@ impl Wire for Join {
         let member = Member::decode(&mut reader.part(length)?)?;
         let mut quorum = || reader.u8().map(|q| (q > 0).then_some(q));
         let (n, w, r) = (quorum()?, quorum()?, quorum()?);
-        skip_tags(reader)?;
-        Ok(Self { member, n, w, r })
+        let mut is_rebuilding = false;
+        while let Some((tag, mut field)) = reader.tag()? {
+            if tag == TAG_IS_REBUILDING {
+                is_rebuilding = field.bool("is rebuilding")?;
+            }
+        }
+        Ok(Self {
+            member,
+            n,
+            w,
+            r,
+            is_rebuilding,
+        })
     }
 }
 

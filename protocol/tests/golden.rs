@@ -437,6 +437,7 @@ fn requests() -> Vec<(&'static str, Request)> {
                 n: Some(3),
                 w: None,
                 r: None,
+                is_rebuilding: true,
             }),
         ),
         ("fetch-ring", Request::FetchRing),

@@ -175,7 +175,7 @@ impl Control {
             keys: 0,
             disk_bytes: 0,
             software: env!("CARGO_PKG_VERSION").to_owned(),
-            rebuilding_segments: 0,
+            rebuilding_segments: rebuilding.left(),
         };
         let acceptor = load_wire(&*files, ACCEPTOR)?
             .unwrap_or_else(|| Acceptor::new(me.node_id.clone(), me.directory_id));
@@ -241,6 +241,13 @@ impl Control {
         if own.is_some_and(|own| {
             document.version <= own.version || document.cluster_id != own.cluster_id
         }) {
+            return;
+        }
+        let entry = document.member(&self.me.node_id);
+        if entry.is_some_and(|entry| entry.directory_id != self.me.directory_id) {
+            self.end = Some(ControlError::Replaced {
+                id: self.me.node_id.clone(),
+            });
             return;
         }
         if let Err(error) = save_document(&*self.files, RING, &document.to_bytes()) {
@@ -356,8 +363,14 @@ impl Control {
                 is_reply: true,
             }),
             // To go on would be to mint dots that the newer process has minted already. The next start
-            // is an unclean one, with a new actor and a higher generation.
-            CallEnd::Outdated(error) => self.end = Some(ControlError::Refused(error)),
+            // is an unclean one, with a new actor and a higher generation; and as this directory may be
+            // an old copy, it lacks what the newer one has acknowledged.
+            CallEnd::Outdated(error) => {
+                self.end = Some(match self.rebuilding.begin_all() {
+                    Ok(()) => ControlError::Refused(error),
+                    Err(error) => error.into(),
+                });
+            }
             // Silence is what the failure detector lives on.
             CallEnd::Gossip(_, None) | CallEnd::Ring(None) => {}
             CallEnd::Pinged(target, alive) => self.step(Event::ProbeAnswered {

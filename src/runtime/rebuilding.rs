@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::{Bytes, BytesMut};
 use dynakv_protocol::codec::Reader;
-use dynakv_protocol::hash::Segment;
+use dynakv_protocol::hash::{SEGMENTS, Segment};
 use dynakv_storage::{SmallFiles, StoreError, load_document, save_document};
 
 use crate::engine::rebuilding::SegmentSet;
@@ -79,6 +79,23 @@ impl Rebuilding {
     pub fn segments(&self) -> SegmentSet {
         let segments = self.segments.read();
         segments.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether all segments are.
+    pub fn is_all(&self) -> bool {
+        self.left() as usize == SEGMENTS
+    }
+
+    /// Begins to rebuild all segments. Durable when it returns.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn begin_all(&self) -> Result<(), StoreError> {
+        let segments = self.segments.write();
+        let mut segments = segments.unwrap_or_else(PoisonError::into_inner);
+        *segments = SegmentSet::all();
+        self.left.store(segments.len(), Ordering::Release);
+        save(&*self.files, &segments)
     }
 
     /// Whether this segment is being rebuilt.

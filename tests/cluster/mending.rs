@@ -52,3 +52,159 @@ fn a_node_that_missed_writes_gets_them_without_a_read() {
         assert_eq!(got.text(), format!("new-{number}"));
     }
 }
+
+/// Waits until a node says that nobody is rebuilding.
+#[track_caller]
+fn is_whole(node: &Node) {
+    let what = format!("{} to see nobody rebuilding", node.id);
+    eventually(&what, || {
+        let status = node.run(&["status", "--output", "json"]).json();
+        let members = status["members"].as_array().cloned().unwrap_or_default();
+        match members.len() == 3 && members.iter().all(|it| it["rebuilding_segments"] == 0) {
+            true => Ok(()),
+            false => Err(status.to_string()),
+        }
+    });
+}
+
+/// Reads each key from this node's own copy, with the others dead.
+#[track_caller]
+fn serves_alone(cluster: &mut Cluster, alone: usize, expected: impl Fn(usize) -> String) {
+    for other in (0..3).filter(|&other| other != alone) {
+        cluster[other].kill();
+    }
+    for number in 0..KEYS {
+        let got = cluster[alone]
+            .run(&["get", &key(number), "-r", "1"])
+            .exits(0);
+        assert_eq!(got.text(), expected(number), "{}", key(number));
+    }
+}
+
+fn write_all(cluster: &Cluster, through: &[usize], what: &str) {
+    for number in 0..KEYS {
+        let value = format!("{what}-{number}");
+        cluster[through[number % through.len()]]
+            .run(&["put", &key(number), &value])
+            .exits(0);
+    }
+}
+
+#[test]
+fn a_node_whose_directory_was_wiped_comes_back_and_is_rebuilt() {
+    let mut cluster = Cluster::start(3);
+    write_all(&cluster, &[0, 1, 2], "first");
+    cluster[2].kill();
+    std::fs::remove_dir_all(cluster[2].data_dir()).unwrap();
+    write_all(&cluster, &[0, 1], "second");
+    cluster[2].start();
+    cluster[2].wait_ready();
+    for node in [0, 2] {
+        is_whole(&cluster[node]);
+    }
+    is_current(&cluster[2]);
+    serves_alone(&mut cluster, 2, |number| format!("second-{number}"));
+}
+
+#[test]
+fn a_second_process_with_an_empty_directory_does_not_take_a_living_node_s_place() {
+    let cluster = Cluster::start(3);
+    write_all(&cluster, &[0], "first");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut other = Node::new(elsewhere.path(), "node-3").with(&["--seed", &cluster[0].address()]);
+    other.start();
+    let (code, log) = other.ends_by_itself();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(
+        log.contains("a node with the id node-3 is running"),
+        "{log}"
+    );
+    is_whole(&cluster[0]);
+}
+
+#[test]
+fn the_former_directory_of_a_node_that_was_wiped_is_refused() {
+    let mut cluster = Cluster::start(3);
+    write_all(&cluster, &[0, 1, 2], "first");
+    cluster[2].kill();
+    let former = cluster[2].data_dir();
+    let aside = cluster.root().join("former");
+    std::fs::rename(&former, &aside).unwrap();
+    cluster[2].start();
+    cluster[2].wait_ready();
+    is_whole(&cluster[0]);
+    cluster[2].kill();
+    std::fs::remove_dir_all(&former).unwrap();
+    std::fs::rename(&aside, &former).unwrap();
+    cluster[2].start();
+    let (code, log) = cluster[2].ends_by_itself();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("lives in another data directory"), "{log}");
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.metadata().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
+#[test]
+fn a_node_restored_from_an_old_copy_is_found_out_and_rebuilt() {
+    let mut cluster = Cluster::start(3);
+    write_all(&cluster, &[0, 1, 2], "first");
+    cluster[2].terminate();
+    let directory = cluster[2].data_dir();
+    let backup = cluster.root().join("backup");
+    copy(&directory, &backup);
+    for _ in 0..2 {
+        cluster[2].start();
+        cluster.wait_whole();
+        cluster[2].terminate();
+    }
+    cluster[2].start();
+    cluster.wait_whole();
+    write_all(&cluster, &[0, 1, 2], "second");
+    cluster[2].kill();
+    std::fs::remove_dir_all(&directory).unwrap();
+    copy(&backup, &directory);
+    // The others know of later starts: it is sent away, and knows from then on that it forgot something.
+    cluster[2].start();
+    let (code, log) = cluster[2].ends_by_itself();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("old copy"), "{log}");
+    eventually("the old copy to be let in", || {
+        if !cluster[2].runs() {
+            cluster[2].start();
+        }
+        // Once the others have heard of this start, it stays.
+        let seen_by = |node: &Node| {
+            let status = node.run(&["status", "--output", "json"]);
+            if status.code == Some(1) {
+                return (false, None, status.stderr);
+            }
+            let status = status.json();
+            let members = status["members"].as_array().cloned().unwrap_or_default();
+            let member = members.iter().find(|it| it["id"] == "node-3").cloned();
+            let is_alive = member.as_ref().is_some_and(|it| it["state"] == "alive");
+            let rebuilding = member.and_then(|it| it["rebuilding_segments"].as_u64());
+            (is_alive, rebuilding, status.to_string())
+        };
+        let (is_alive, _, said) = seen_by(&cluster[0]);
+        let (_, rebuilding, said_itself) = seen_by(&cluster[2]);
+        match is_alive && rebuilding == Some(0) && cluster[2].runs() {
+            true => Ok(()),
+            false => Err(format!("{said}\n{said_itself}")),
+        }
+    });
+    cluster.wait_whole();
+    is_whole(&cluster[0]);
+    is_whole(&cluster[2]);
+    is_current(&cluster[2]);
+    serves_alone(&mut cluster, 2, |number| format!("second-{number}"));
+}

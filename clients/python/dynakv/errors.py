@@ -166,6 +166,12 @@ class DiskFullError(DynakvError):
     name, code = "disk_full", 18
 
 
+class DirectoryLostError(DynakvError):
+    """The node has lost its data directory (nodes only)."""
+
+    name, code = "directory_lost", 19
+
+
 class ConflictError(DynakvError):
     """The key has several values and one was asked for.
 
@@ -219,6 +225,7 @@ _BY_CODE: dict[int, type[DynakvError]] = {
         MalformedError,
         InternalError,
         DiskFullError,
+        DirectoryLostError,
     )
     if kind.code is not None
 }

@@ -357,12 +357,15 @@ pub(crate) fn request() -> BoxedStrategy<Request> {
             tell_actor,
         },
     );
-    let join = (member(), quorum(), quorum(), quorum()).prop_map(|(member, n, w, r)| Join {
-        member,
-        n,
-        w,
-        r,
-    });
+    let join = (member(), quorum(), quorum(), quorum(), any::<bool>()).prop_map(
+        |(member, n, w, r, is_rebuilding)| Join {
+            member,
+            n,
+            w,
+            r,
+            is_rebuilding,
+        },
+    );
     let explain =
         (any::<u32>(), octets(64)).prop_map(|(timeout_ms, key)| Explain { timeout_ms, key });
     let export = (any::<u32>(), option::of(octets(64))).prop_map(|(bytes_max, after_key)| Export {

@@ -91,6 +91,16 @@ pub enum JoinRefusal {
         /// Who has it.
         holder: NodeId,
     },
+    /// The member's directory is another one than the ring says, and it does not say that it rebuilds
+    /// what it lost.
+    #[error(
+        "{id} is a member of this cluster with another data directory: it was wiped or replaced, and is \
+         let in once it has noted that it has lost its data"
+    )]
+    DirectoryLost {
+        /// The node.
+        id: NodeId,
+    },
     /// The ring is full.
     #[error("the ring has {MEMBERS_MAX} members, the most it can have: found a second cluster")]
     TooManyMembers,
@@ -127,7 +137,7 @@ pub enum InvalidStep {
     /// It changes n, w or r.
     #[error("the proposed ring changes n, w or r: they are fixed when a cluster is founded")]
     QuorumChanged,
-    /// Nothing can follow a final ring yet.
+    /// Members of a final ring change in nothing but the directory of one.
     #[error("the ring is final: members cannot change once data may have been written")]
     AlreadyFinal,
     /// It drops a member, or changes more than one at once.
@@ -185,6 +195,12 @@ pub fn admit(current: &RingDocument, join: &Join) -> Result<RingDocument, JoinRe
         });
     }
     if current.step == Step::Final {
+        let renewed = current
+            .member(&asker.id)
+            .filter(|member| member.directory_id != asker.directory_id);
+        if renewed.is_some() {
+            return renew(current, join);
+        }
         // Also for a member whose address changed: the document keeps the old one, gossip carries
         // the new one.
         return Err(match current.member(&asker.id) {
@@ -209,6 +225,21 @@ pub fn admit(current: &RingDocument, join: &Join) -> Result<RingDocument, JoinRe
         Ok(at) => next.members[at] = asker.clone(),
         Err(_) if next.members.len() >= MEMBERS_MAX => return Err(JoinRefusal::TooManyMembers),
         Err(at) => next.members.insert(at, asker.clone()),
+    }
+    Ok(next)
+}
+
+/// A final ring in which a member lives in another directory: it has lost what was in the former one. All
+/// else stays, so that nobody's keys change their owners; a new address is carried by gossip.
+fn renew(current: &RingDocument, join: &Join) -> Result<RingDocument, JoinRefusal> {
+    if !join.is_rebuilding {
+        return Err(JoinRefusal::DirectoryLost {
+            id: join.member.id.clone(),
+        });
+    }
+    let mut next = successor(current).ok_or(JoinRefusal::VersionsExhausted)?;
+    for member in next.members.iter_mut().filter(|it| it.id == join.member.id) {
+        member.directory_id = join.member.directory_id;
     }
     Ok(next)
 }
@@ -244,11 +275,29 @@ pub fn check_next(current: &RingDocument, next: &RingDocument) -> Result<(), Inv
         return Err(InvalidStep::QuorumChanged);
     }
     match (current.step, next.step) {
+        (Step::Final, Step::Final) if is_renewal(current, next) => Ok(()),
         (Step::Final, Step::Open | Step::Final) => Err(InvalidStep::AlreadyFinal),
         (Step::Open, Step::Final) if next.members == current.members => Ok(()),
         (Step::Open, Step::Final) => Err(InvalidStep::SealedOthers),
         (Step::Open, Step::Open) => check_one_member(current, next),
     }
+}
+
+/// Whether exactly one member has another directory, and all else is the same.
+fn is_renewal(current: &RingDocument, next: &RingDocument) -> bool {
+    let pairs = || current.members.iter().zip(&next.members);
+    let is_same_but_directory = |(old, new): (&Member, &Member)| {
+        let directory_id = old.directory_id;
+        let restored = Member {
+            directory_id,
+            ..new.clone()
+        };
+        *old == restored
+    };
+    let changed = pairs().filter(|(old, new)| old != new).count();
+    current.members.len() == next.members.len()
+        && pairs().all(is_same_but_directory)
+        && changed == 1
 }
 
 /// The present ring under the next number; `None` after 2^64 versions.
@@ -362,6 +411,7 @@ mod tests {
     fn join(name: &str) -> Join {
         Join {
             member: member(name),
+            is_rebuilding: false,
             n: None,
             w: None,
             r: None,

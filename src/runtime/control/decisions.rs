@@ -168,13 +168,9 @@ impl Control {
                 {
                     wish.responder.respond(&Response::Joined(current.clone()));
                 }
-                Err(JoinRefusal::AlreadyMember { id, .. }) => {
-                    let message = format!(
-                        "{id} is a member of this cluster, but its data directory is another one: it \
-                         was wiped or replaced. This version can't rebuild a lost directory yet; \
-                         start {id} with its own directory"
-                    );
-                    refuse_join(&wish.responder, message);
+                Err(refusal @ JoinRefusal::DirectoryLost { .. }) => {
+                    let error = ErrorReply::new(ErrorCode::DirectoryLost, refusal.to_string());
+                    wish.responder.respond(&Response::Error(error.retryable()));
                 }
                 Err(refusal) => refuse_join(&wish.responder, refusal.to_string()),
             }

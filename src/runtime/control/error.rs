@@ -1,6 +1,6 @@
 //! Why a node can't go on.
 
-use dynakv_protocol::{DecodeError, ErrorReply};
+use dynakv_protocol::{DecodeError, ErrorReply, NodeId};
 use dynakv_storage::StoreError;
 
 /// Why a node can't go on, with what to do about it.
@@ -10,6 +10,16 @@ pub enum ControlError {
     /// The cluster does not want this node.
     #[error("the cluster refused this node: {0}")]
     Refused(ErrorReply),
+    /// The ring has this node with another directory.
+    #[error(
+        "the ring says that {id} lives in another data directory: it was started with an empty one while \
+         this one was away. Start it with that one, or give this node another --id and an empty \
+         --data-dir"
+    )]
+    Replaced {
+        /// This node.
+        id: NodeId,
+    },
     /// The directory belongs to a cluster of another name.
     #[error(
         "this data directory belongs to the cluster {found:?}, not to {asked:?}: start with --cluster \

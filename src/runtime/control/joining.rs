@@ -120,7 +120,13 @@ impl Control {
         joining.is_asking = true;
         let (n, w, r) = self.startup.quorums;
         let member = self.startup.member.clone();
-        let request = Request::Join(Join { member, n, w, r });
+        let request = Request::Join(Join {
+            member,
+            n,
+            w,
+            r,
+            is_rebuilding: self.rebuilding.is_all(),
+        });
         let calls = self.calls.clone();
         self.spawn(async move {
             let called = calls.call(&seed, None, &request, JOIN_TIMEOUT).await;
@@ -137,6 +143,7 @@ impl Control {
             Ok(Response::Joined(document)) => return self.on_joined(document),
             Ok(Response::Error(error)) | Err(DialError::Refused(error)) => {
                 match error.code {
+                    ErrorCode::DirectoryLost => return self.note_loss(&error),
                     // No other seed would say anything else.
                     ErrorCode::JoinRefused
                     | ErrorCode::WrongCluster
@@ -163,6 +170,21 @@ impl Control {
         self.joining.trouble = trouble;
         let jitter = self.random.f64() + 0.5;
         self.joining.due = Instant::now() + PAUSE.mul_f64(jitter);
+    }
+
+    /// The ring knows this node with another directory. What was in that one is to be rebuilt, and that is
+    /// durable before the ring lets this one in.
+    fn note_loss(&mut self, error: &dynakv_protocol::ErrorReply) {
+        match self.rebuilding.begin_all() {
+            Ok(()) => tracing::error!(
+                %error,
+                "this node has lost its data: it begins with an empty store and rebuilds it from the others"
+            ),
+            Err(error) => self.end = Some(error.into()),
+        }
+        // For `status` to tell as soon as the node is let in.
+        self.upkeep();
+        self.joining.due = Instant::now();
     }
 
     fn on_joined(&mut self, document: RingDocument) {

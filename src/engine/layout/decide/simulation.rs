@@ -49,6 +49,7 @@ pub(super) fn join(name: &str) -> Join {
         n: None,
         w: None,
         r: None,
+        is_rebuilding: false,
     }
 }
 
@@ -133,7 +134,11 @@ impl Wish {
             Self::Seal => seal(ring),
             Self::Admit(join) => match admit(ring, join) {
                 Ok(next) => Some(next),
-                Err(JoinRefusal::AlreadyMember { .. } | JoinRefusal::HoldsData { .. }) => None,
+                Err(
+                    JoinRefusal::AlreadyMember { .. }
+                    | JoinRefusal::HoldsData { .. }
+                    | JoinRefusal::DirectoryLost { .. },
+                ) => None,
                 Err(refusal) => panic!("{refusal}"),
             },
         }
