@@ -73,8 +73,9 @@ pub struct Config {
     pub disk_reserve_bytes: Option<u64>,
     /// `--durability`: when a write counts as on disk.
     pub durability: Durability,
-    /// `--accept-loss`: if the store is damaged beyond opening, begin with an empty one that counts as
-    /// complete. What only this node had is then lost for good, and reads say "absent".
+    /// `--accept-loss`: what this node has counts as all there is. If the store is damaged beyond opening it
+    /// begins with an empty one, and nothing is rebuilt. What only this node had is then lost for good,
+    /// and reads say "absent".
     pub accept_loss: bool,
 }
 

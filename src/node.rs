@@ -174,6 +174,9 @@ impl Node {
             let boot = power::boot_id();
             power::note_start(&files, options.durability, boot.as_deref())?;
             let store = open_store(&directory, &files, options, accept_loss)?;
+            if accept_loss {
+                Rebuilding::note_none(&files)?;
+            }
             Ok::<_, ServeError>((files, store))
         });
         let opened = opened.await;

@@ -65,9 +65,8 @@ pub(crate) struct ServeArgs {
     /// what was acknowledged in that time, on this node) [default: sync]
     #[arg(long, value_name = "sync|interval:TIME")]
     durability: Option<Syncs>,
-    /// If the store is damaged beyond opening, begin with an empty one that counts as complete: what
-    /// only this node had is lost for good. Otherwise it is rebuilt from other nodes, or, without any,
-    /// the node does not start
+    /// What this node has counts as all there is, and nothing is rebuilt: what only it had is lost for
+    /// good. A store that is damaged beyond opening is replaced by an empty one. For this start only
     #[arg(long)]
     accept_loss: bool,
 }

@@ -199,4 +199,14 @@ fn a_lone_node_with_a_damaged_store_does_not_start_empty_by_itself() {
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("--accept-loss"), "{log}");
     assert_eq!(set_aside(&cluster[0]), Vec::<PathBuf>::new());
+
+    // An operator may give up what is lost.
+    let mut node =
+        Node::at_port(cluster.root(), "node-1", cluster[0].port).with(&["--accept-loss"]);
+    node.start();
+    node.wait_ready();
+    assert_eq!(set_aside(&node).len(), 1);
+    node.run(&["get", "k"]).exits(3);
+    node.run(&["put", "k", "again"]).exits(0);
+    node.run(&["status"]).exits(0);
 }
