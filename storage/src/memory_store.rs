@@ -137,6 +137,22 @@ impl MemoryDisk {
         state.pending.clear();
     }
 
+    /// The disk is replaced by an empty one. Cut the power before.
+    pub fn wipe(&self) {
+        self.wipe_store();
+        self.state().files.clear();
+    }
+
+    /// All data vanish, and the small files stay: as if somebody had emptied the store beside them, and
+    /// nobody had noticed.
+    pub fn wipe_store(&self) {
+        let mut state = self.state();
+        state.records.clear();
+        state.pending.clear();
+        state.counters = Counters::default();
+        state.stored_bytes = 0;
+    }
+
     /// How many mutations the next [`crash`](Self::crash) would undo.
     pub fn pending(&self) -> usize {
         self.state().pending.len()

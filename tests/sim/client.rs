@@ -79,6 +79,14 @@ impl Client {
         }
     }
 
+    /// A key of these whose copies differ, as no client could see it.
+    pub(crate) fn differing<'a>(&self, keys: &'a [String]) -> Option<&'a String> {
+        keys.iter().find(|key| {
+            let first = self.machines[0].stored(key);
+            self.machines.iter().any(|it| it.stored(key) != first)
+        })
+    }
+
     /// How many machines the cluster has.
     pub(crate) fn machines(&self) -> usize {
         self.machines.len()

@@ -26,6 +26,26 @@ fn without_a_flaw_a_flickering_power_loses_nothing() {
     );
 }
 
+/// A node that votes although it has lost its data lets reads miss what was acknowledged.
+#[test]
+fn voting_after_a_lost_disk_is_noticed() {
+    for seed in 1..=SEEDS {
+        let flaw = Flaw::ForgetsLoss;
+        let violations = chaos::run_with(seed, flaw, with_lost_disk).violations;
+        let stale = |v: &&crate::history::Violation| v.invariant != "bounded";
+        if let Some(violation) = violations.iter().find(stale) {
+            let (invariant, what) = (violation.invariant, &violation.what);
+            println!("{flaw:?} noticed with seed {seed}: {invariant}: {what}");
+            return;
+        }
+    }
+    panic!("not noticed within {SEEDS} seeds");
+}
+
+fn with_lost_disk(random: &mut fastrand::Rng) -> Plan {
+    Plan::with_lost_disk(MACHINES, FAULTS_FROM, FAULTS_UNTIL, random)
+}
+
 fn expect_lost_write(flaw: Flaw) {
     for seed in 1..=SEEDS {
         let violations = flickering(seed, flaw).violations;

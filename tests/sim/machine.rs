@@ -33,6 +33,8 @@ pub(crate) enum Flaw {
     /// A node goes on with its actor after a power cut, at counters that it has never used: its dots
     /// are unique, and cover what it has forgotten.
     KeepsActor,
+    /// A node does not notice that it has lost its data: it votes "absent" where it has forgotten.
+    ForgetsLoss,
 }
 
 /// A machine, with or without a running node.
@@ -118,6 +120,14 @@ impl Machine {
         }
     }
 
+    /// The disk is replaced by an empty one. The power is off.
+    pub(crate) fn lose_disk(&self) {
+        match self.flaw {
+            Flaw::ForgetsLoss => self.disk.wipe_store(),
+            Flaw::None | Flaw::KeepsActor | Flaw::SyncDoesNothing => self.disk.wipe(),
+        }
+    }
+
     /// Whether it has power.
     pub(crate) fn is_on(&self) -> bool {
         self.is_on.get()
@@ -153,6 +163,7 @@ impl Machine {
         config.gossip_interval = Duration::from_millis(500);
         config.suspect_after = Duration::from_secs(2);
         config.dead_after = Duration::from_secs(6);
+        config.anti_entropy_interval = Duration::from_secs(5);
         Ok(config)
     }
 
@@ -166,7 +177,7 @@ impl Machine {
             seed: self.seed.wrapping_add(life),
             disk: Disk {
                 store: match self.flaw {
-                    Flaw::None | Flaw::KeepsActor => Arc::new(store),
+                    Flaw::None | Flaw::KeepsActor | Flaw::ForgetsLoss => Arc::new(store),
                     Flaw::SyncDoesNothing => Arc::new(LyingStore(store)),
                 },
                 files: Arc::new(self.disk.files()),

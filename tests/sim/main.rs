@@ -20,7 +20,7 @@
 //! | [`history`] | what clients saw, and the checkers of the invariants |
 //! | [`chaos`], [`verdict`] | a plan under a random workload: one seed, one verdict |
 //! | [`seeds`] | which seeds are run |
-//! | [`partition`], [`crash`], [`determinism`], [`random`], [`flaws`] | the tests |
+//! | [`partition`], [`crash`], [`determinism`], [`random`], [`lost_disk`], [`flaws`] | the tests |
 
 mod chaos;
 mod client;
@@ -29,6 +29,7 @@ mod crash;
 mod determinism;
 mod flaws;
 mod history;
+mod lost_disk;
 mod machine;
 mod network;
 mod partition;

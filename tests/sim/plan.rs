@@ -10,6 +10,8 @@ use crate::machine::machine_name;
 pub(crate) enum Fault {
     /// The machine is off at once; of what was not synced, this share stays.
     PowerCut { node: usize, kept_percent: usize },
+    /// The power goes, and when it is back the disk is a new and empty one.
+    LoseDisk { node: usize },
     /// The node is told to stop in order.
     Stop { node: usize },
     /// The machine is switched on.
@@ -37,6 +39,7 @@ impl fmt::Display for Fault {
                     "power cut at {node}, {kept_percent} % of the unsynced stays"
                 )
             }
+            Self::LoseDisk { node } => write!(f, "{} loses its disk", name(node)),
             Self::Stop { node } => write!(f, "stop {} in order", name(node)),
             Self::Start { node } => write!(f, "start {}", name(node)),
             Self::Partition { a, b } => write!(f, "cut {} from {}", name(a), name(b)),
@@ -103,6 +106,25 @@ impl Plan {
             plan.add_blackout(machines, from, until, random);
         }
         // Stable: what happens at one moment happens in a fixed order.
+        plan.steps.sort_by_key(|step| step.at);
+        plan
+    }
+
+    /// Faults of every kind, and one machine besides loses its disk: not the first, which would found
+    /// another cluster, and never a second one, because two copies are what is promised.
+    pub(crate) fn with_lost_disk(
+        machines: usize,
+        from: Duration,
+        until: Duration,
+        random: &mut fastrand::Rng,
+    ) -> Self {
+        let mut plan = Self::random(machines, from, until, random);
+        let node = random.usize(1..machines);
+        let span_ms = (until - from).as_millis() as u64;
+        let at = from + Duration::from_millis(random.u64(..span_ms * 3 / 4));
+        let back = (at + Duration::from_millis(random.u64(LASTS_MS))).min(until);
+        plan.add(at, Fault::LoseDisk { node });
+        plan.add(back, Fault::Start { node });
         plan.steps.sort_by_key(|step| step.at);
         plan
     }

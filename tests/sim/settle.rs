@@ -1,4 +1,4 @@
-//! Once all is healed: every key is read and mended everywhere, and the last word of each node is held
+//! Once all is healed: all copies become the same by themselves, then every key is read everywhere, and the last word of each node is held
 //! against the history.
 
 use std::cell::RefCell;
@@ -15,6 +15,9 @@ use crate::history::History;
 /// How long after the last fault a read may still fail: silent links are given up and dialled again.
 const HEALED_WITHIN: Duration = Duration::from_secs(20);
 
+/// How long after the last fault copies may differ: links first, then a pass or two of anti-entropy.
+const MENDED_WITHIN: Duration = Duration::from_secs(60);
+
 /// How long one read may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -27,8 +30,18 @@ pub(crate) async fn settle(
     let machines = client.machines();
     let begin = tokio::time::Instant::now() + after.saturating_sub(clock::now());
     sleep_until(begin).await;
-    let deadline = clock::now() + HEALED_WITHIN;
     let keys = history.borrow().keys();
+    // Without a single read: copies mend themselves.
+    let deadline = clock::now() + MENDED_WITHIN;
+    while let Some(key) = client.differing(&keys) {
+        if clock::now() >= deadline {
+            let what = format!("{key} still differs, and nobody has read it");
+            history.borrow_mut().violate("convergence", what);
+            break;
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    let deadline = clock::now() + HEALED_WITHIN;
     for key in &keys {
         // With the default quorum, before anything was mended.
         let began = clock::now();

@@ -128,6 +128,10 @@ impl World {
         self.note(&fault.to_string());
         match *fault {
             Fault::PowerCut { node, kept_percent } => self.cut_power(node, kept_percent),
+            Fault::LoseDisk { node } => {
+                self.cut_power(node, 0);
+                self.machines[node].lose_disk();
+            }
             Fault::Stop { node } => self.machines[node].stop(),
             Fault::Start { node } => self.start(node),
             Fault::Partition { a, b }
