@@ -10,13 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynakv_protocol::NodeId;
 use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::hash::Segment;
-use dynakv_protocol::limits::TIMEOUT_MS_DEFAULT;
-use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
-use dynakv_protocol::message::{Request, Response};
-use dynakv_protocol::peer::{MergeVersions, ReadVersions};
+use dynakv_protocol::mend::ListedKey;
+use dynakv_protocol::{NodeId, RingVersion};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -29,6 +26,8 @@ use super::rebuilding::Rebuilding;
 use super::view::{MemberView, View};
 use crate::engine::mending::{Difference, difference, differing, segments_of_page, sources_needed};
 use crate::engine::ring::Ring;
+
+mod questions;
 
 /// How often it looks whether there is something to do.
 const TICK: Duration = Duration::from_secs(1);
@@ -105,13 +104,23 @@ struct Peer {
     due: Instant,
 }
 
+/// What is to be done when.
+#[derive(Debug, Default)]
+struct State {
+    peers: BTreeMap<NodeId, Peer>,
+    /// When rebuilding goes on, after an attempt that did not end it.
+    rebuild_due: Option<Instant>,
+    /// Why it did not, as it was last told.
+    told: String,
+}
+
 /// Mends until it is told to stop.
 pub async fn run(parts: Parts, stop: CancellationToken) {
     let mender = Arc::new(Mender(parts));
-    let mut peers = BTreeMap::new();
+    let mut state = State::default();
     let work = async {
         loop {
-            mender.turn(&mut peers).await;
+            mender.turn(&mut state).await;
             sleep(TICK).await;
         }
     };
@@ -124,7 +133,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
 
 impl Mender {
     /// Does what is due: rebuilds first, then compares with one node.
-    async fn turn(self: &Arc<Self>, peers: &mut BTreeMap<NodeId, Peer>) {
+    async fn turn(self: &Arc<Self>, state: &mut State) {
         let view = self.0.view.borrow().clone();
         let Some(ring) = view.ring.clone() else {
             return;
@@ -133,20 +142,18 @@ impl Mender {
         for member in view.members.iter().filter(|it| it.id != self.0.me) {
             let is_alive = member.state == MemberState::Alive;
             let due = now + SETTLING;
-            let peer = peers.entry(member.id.clone());
+            let peer = state.peers.entry(member.id.clone());
             let peer = peer.or_insert(Peer { is_alive, due });
             if is_alive && !peer.is_alive {
                 peer.due = peer.due.min(due);
             }
             peer.is_alive = is_alive;
         }
-        if self.0.rebuilding.left() > 0
-            && let Err(error) = self.rebuild(&view, &ring).await
-        {
-            tracing::info!(%error, "rebuilding is not done yet");
+        if self.0.rebuilding.left() > 0 && state.rebuild_due.is_none_or(|due| due <= now) {
+            self.go_on_rebuilding(&view, &ring, state).await;
         }
         let next = view.members.iter().find(|member| {
-            let peer = peers.get(&member.id);
+            let peer = state.peers.get(&member.id);
             peer.is_some_and(|peer| peer.is_alive && peer.due <= Instant::now())
         });
         let Some(member) = next else {
@@ -166,8 +173,37 @@ impl Mender {
                 RETRY
             }
         };
-        if let Some(peer) = peers.get_mut(&member.id) {
+        if let Some(peer) = state.peers.get_mut(&member.id) {
             peer.due = Instant::now() + pause;
+        }
+    }
+
+    async fn go_on_rebuilding(self: &Arc<Self>, view: &View, ring: &Ring, state: &mut State) {
+        let result = self.rebuild(view, ring).await;
+        let segments_left = self.0.rebuilding.left();
+        if segments_left == 0 {
+            state.rebuild_due = None;
+            tracing::info!("everything is rebuilt: reads of this node count again");
+            if ring.document().w == 1 {
+                tracing::warn!(
+                    "writes were promised to be acknowledged by one node (w = 1): some that only this node \
+                     had acknowledged may be lost"
+                );
+            }
+            return;
+        }
+        state.rebuild_due = Some(Instant::now() + RETRY);
+        let reason = match result {
+            Ok(()) => "too few other owners are there that have everything".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if reason != state.told {
+            tracing::warn!(
+                segments_left,
+                reason,
+                "rebuilding is not done, and is tried again and again; see `dynakv status`"
+            );
+            state.told = reason;
         }
     }
 
@@ -219,7 +255,7 @@ impl Mender {
     async fn mend_key(
         &self,
         member: &MemberView,
-        ring_version: dynakv_protocol::RingVersion,
+        ring_version: RingVersion,
         key: Bytes,
     ) -> Result<(), MendError> {
         let theirs = self.read(Some(member), ring_version, &key).await?;
@@ -263,9 +299,6 @@ impl Mender {
             if !finished.is_empty() {
                 self.0.rebuilding.finish(&finished)?;
             }
-        }
-        if result.is_ok() && self.0.rebuilding.left() == 0 {
-            tracing::info!("everything is rebuilt: reads of this node count again");
         }
         result
     }
@@ -410,7 +443,7 @@ impl Mender {
         keys: impl IntoIterator<Item = K>,
         member: &MemberView,
         ring: &Ring,
-        each: impl Fn(Arc<Self>, MemberView, K, dynakv_protocol::RingVersion) -> F,
+        each: impl Fn(Arc<Self>, MemberView, K, RingVersion) -> F,
     ) -> Result<(), MendError>
     where
         F: Future<Output = Result<(), MendError>> + Send + 'static,
@@ -426,149 +459,6 @@ impl Mender {
             joined(&mut under_way).await?;
         }
         Ok(())
-    }
-
-    /// All keys of a segment. A segment is 1/65,536 of the ring: some thousand keys of a hundred million.
-    async fn list_all(
-        &self,
-        member: Option<&MemberView>,
-        ring: &Ring,
-        segment: Segment,
-        with_versions: bool,
-    ) -> Result<Listed, MendError> {
-        let mut all = Listed {
-            rebuilding: false,
-            keys: Vec::new(),
-            next: None,
-        };
-        loop {
-            let after = all.next.take();
-            let part = self.list(member, ring, segment, after, with_versions);
-            let part = part.await?;
-            all.rebuilding |= part.rebuilding;
-            all.keys.extend(part.keys);
-            all.next = part.next;
-            if all.next.is_none() {
-                return Ok(all);
-            }
-        }
-    }
-
-    async fn list(
-        &self,
-        member: Option<&MemberView>,
-        ring: &Ring,
-        segment: Segment,
-        after_key: Option<Bytes>,
-        with_versions: bool,
-    ) -> Result<Listed, MendError> {
-        let list = Request::List(List {
-            ring_version: ring.version(),
-            segment,
-            bytes_max: LIST_BYTES,
-            with_versions,
-            after_key,
-        });
-        match self.ask(member, &list).await? {
-            Response::Listed(listed) => Ok(listed),
-            other => Err(self.refused(member, &other)),
-        }
-    }
-
-    /// The hashes of what this node and `with` both own, as `member` has them, or this node.
-    async fn compared(
-        &self,
-        member: Option<&MemberView>,
-        with: &MemberView,
-        ring: &Ring,
-        page: Option<u8>,
-    ) -> Result<Compared, MendError> {
-        let compare = Request::Compare(Compare {
-            ring_version: ring.version(),
-            node_id: match member {
-                Some(_) => self.0.me.clone(),
-                None => with.id.clone(),
-            },
-            page,
-        });
-        match self.ask(member, &compare).await? {
-            Response::Compared(compared) => Ok(compared),
-            other => Err(self.refused(member, &other)),
-        }
-    }
-
-    async fn read(
-        &self,
-        member: Option<&MemberView>,
-        ring_version: dynakv_protocol::RingVersion,
-        key: &Bytes,
-    ) -> Result<Bytes, MendError> {
-        let read = Request::Read(ReadVersions {
-            ring_version,
-            timeout_ms: TIMEOUT_MS_DEFAULT,
-            key: key.clone(),
-            tell_actor: false,
-        });
-        match self.ask(member, &read).await? {
-            Response::Versions(reply) => Ok(reply.versions),
-            other => Err(self.refused(member, &other)),
-        }
-    }
-
-    async fn merge(
-        &self,
-        member: Option<&MemberView>,
-        ring_version: dynakv_protocol::RingVersion,
-        key: &Bytes,
-        versions: Bytes,
-    ) -> Result<(), MendError> {
-        let merge = Request::Merge(MergeVersions {
-            ring_version,
-            timeout_ms: TIMEOUT_MS_DEFAULT,
-            key: key.clone(),
-            versions,
-        });
-        match self.ask(member, &merge).await? {
-            Response::Merged(_) => Ok(()),
-            other => Err(self.refused(member, &other)),
-        }
-    }
-
-    /// Asks a node, or this one.
-    async fn ask(
-        &self,
-        member: Option<&MemberView>,
-        request: &Request,
-    ) -> Result<Response, MendError> {
-        let Some(member) = member else {
-            let deadline = Instant::now() + CALL_TIMEOUT;
-            let asked = self.0.local.call(request, deadline).await;
-            return asked.map_err(|error| MendError::Unreachable {
-                node: self.0.me.clone(),
-                reason: format!("{:?}", error.cause),
-            });
-        };
-        let called = self
-            .0
-            .calls
-            .call(&member.address, Some(&member.id), request, CALL_TIMEOUT);
-        match called.await {
-            Ok((response, _)) => Ok(response),
-            Err(error) => Err(MendError::Unreachable {
-                node: member.id.clone(),
-                reason: error.to_string(),
-            }),
-        }
-    }
-
-    fn refused(&self, member: Option<&MemberView>, response: &Response) -> MendError {
-        MendError::Refused {
-            node: member.map_or_else(|| self.0.me.clone(), |member| member.id.clone()),
-            reason: match response {
-                Response::Error(error) => error.message.clone(),
-                _ => "it answered something else".to_owned(),
-            },
-        }
     }
 }
 
