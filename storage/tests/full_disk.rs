@@ -320,13 +320,11 @@ fn a_full_disk_costs_nothing(kind: &str, reserve_bytes: Option<u64>) -> Result<(
 #[test]
 fn a_full_disk_costs_nothing_that_was_acknowledged() {
     for kind in ["tmpfs", "ext4"] {
-        for reserve_bytes in [None, Some(0)] {
-            let begun = Instant::now();
-            if let Err(reason) = a_full_disk_costs_nothing(kind, reserve_bytes) {
-                println!("SKIPPED on {kind}: no disk of its own here ({reason}); run it as root");
-            } else {
-                println!("{kind}, reserve {reserve_bytes:?}: {:?}", begun.elapsed());
-            }
+        let begun = Instant::now();
+        if let Err(reason) = a_full_disk_costs_nothing(kind, None) {
+            println!("SKIPPED on {kind}: no disk of its own here ({reason}); run it as root");
+        } else {
+            println!("{kind}: {:?}", begun.elapsed());
         }
     }
 }
