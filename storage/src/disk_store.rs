@@ -407,9 +407,12 @@ impl Shared {
     fn in_tree<T>(&self, f: impl FnOnce(&Tree) -> Result<T, StoreError>) -> Result<T, StoreError> {
         match &*self.tree.read().unwrap_or_else(PoisonError::into_inner) {
             Some(tree) => f(tree),
-            None => Err(StoreError::DiskFull {
-                path: self.directory.join(TREE_DIRECTORY),
-            }),
+            None => {
+                // If it could not be opened again, that is the reason.
+                self.check_running()?;
+                let path = self.directory.join(TREE_DIRECTORY);
+                Err(StoreError::DiskFull { path })
+            }
         }
     }
 

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | all of it and more | everything goes |
 //! | half to all | deletes go: they make room later |
-//! | a quarter to half | checkpoints go on: they make room in the log, and put it into the tree |
+//! | a quarter to half, and never less than the ballast | checkpoints go on: they make room in the log, and put it into the tree |
 //! | less | nothing is written until there is room |
 //!
 //! Another program may still fill the disk. Then a file of ours, the *ballast*, is removed, which leaves
@@ -178,7 +178,9 @@ impl Room {
             true => 0,
             false => self.ballast_bytes,
         };
-        self.free_bytes.load(Ordering::Relaxed) >= self.reserve_bytes / 4 + missing
+        // Also without a reserve a checkpoint keeps away from the end of the disk: sled does not bear it.
+        let needed = (self.reserve_bytes / 4).max(self.ballast_bytes);
+        self.free_bytes.load(Ordering::Relaxed) >= needed + missing
     }
 
     /// Whether the tree can be opened again.

@@ -71,6 +71,8 @@ fn carry_generations(shared: &Shared) -> Result<(), StoreError> {
             match carry(shared, &frozen) {
                 Ok(true) => break,
                 Ok(false) => return Ok(()),
+                // However full the disk is: what it was given and could not sync is lost.
+                Err(error @ StoreError::SyncFailed { .. }) => return Err(error),
                 // sled may have met the end of the disk in a thread of its own, and say something else.
                 Err(error) if error.is_disk_full() || shared.room.is_exhausted() => {
                     tracing::error!(%error, "a checkpoint met a full disk: the tree is opened again");
@@ -103,6 +105,7 @@ fn reopen_tree(shared: &Shared) -> Result<bool, StoreError> {
                     shared.signals().is_starved = false;
                     return Ok(true);
                 }
+                Err(error @ StoreError::SyncFailed { .. }) => return Err(error),
                 Err(error) if error.is_disk_full() || shared.room.is_exhausted() => {
                     tracing::error!(%error, "the tree cannot be opened again yet");
                 }
