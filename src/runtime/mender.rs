@@ -313,7 +313,6 @@ impl Mender {
     ) -> Result<Vec<Segment>, MendError> {
         let mut sources = vec![0; segments.len()];
         let mut failed = None;
-        let mut some_key = None;
         for member in view.members.iter().filter(|it| it.id != self.0.me) {
             let Some(other) = ring.index_of(&member.id) else {
                 continue;
@@ -322,15 +321,9 @@ impl Mender {
             {
                 continue;
             }
-            let compared = async {
-                let theirs = self
-                    .compared(Some(member), member, ring, Some(page))
-                    .await?;
-                let ours = self.compared(None, member, ring, Some(page)).await?;
-                Ok::<_, MendError>((theirs, ours))
-            };
-            let (theirs, ours) = match compared.await {
-                Ok(both) => both,
+            let compared = self.compared(Some(member), member, ring, Some(page));
+            let theirs = match compared.await {
+                Ok(theirs) => theirs,
                 Err(error) => {
                     failed = Some(error);
                     continue;
@@ -341,15 +334,14 @@ impl Mender {
                 if !ring.owns(other, segment) || theirs.is_rebuilding(place) {
                     continue;
                 }
-                if theirs.hashes[place] == ours.hashes[place] {
-                    *sources += 1;
-                    continue;
-                }
-                match self.fetch(member, ring, segment).await {
-                    Ok(key) => {
-                        some_key = key.or(some_key);
-                        *sources += 1;
-                    }
+                // Nothing is nothing. Beyond that the own hash is no help: it still counts what is
+                // damaged.
+                let fetched = match theirs.hashes[place] {
+                    0 => Ok(()),
+                    _ => self.fetch(member, ring, segment).await,
+                };
+                match fetched {
+                    Ok(()) => *sources += 1,
                     Err(error) => failed = Some(error),
                 }
             }
@@ -368,7 +360,7 @@ impl Mender {
             self.wait_until_durable(ring, &whole).await?;
         }
         match failed {
-            Some(error) if whole.len() < segments.len() && whole.is_empty() => Err(error),
+            Some(error) if whole.is_empty() => Err(error),
             _ => Ok(whole),
         }
     }
@@ -389,17 +381,17 @@ impl Mender {
         Ok(())
     }
 
-    /// Merges another owner's copy of a segment into this node's.
+    /// Merges another owner's copy of a segment into this node's, of which all that can be read is
+    /// compared with it, key by key.
     async fn fetch(
         self: &Arc<Self>,
         member: &MemberView,
         ring: &Ring,
         segment: Segment,
-    ) -> Result<Option<Bytes>, MendError> {
+    ) -> Result<(), MendError> {
         let ours = self.list_all(None, ring, segment, false).await?.keys;
         let ours: BTreeMap<_, _> = ours.into_iter().map(|it| (it.key, it.hash)).collect();
         let mut after = None;
-        let mut some_key = None;
         loop {
             let with_versions = ours.is_empty();
             let listed = self
@@ -412,7 +404,6 @@ impl Mender {
             let missing: Vec<_> = missing
                 .filter(|it| ours.get(&it.key) != Some(&it.hash))
                 .collect();
-            some_key = missing.first().map(|it| it.key.clone()).or(some_key);
             self.0.metrics.mended_here.increment(missing.len() as u64);
             self.for_each_key(
                 missing,
@@ -432,7 +423,7 @@ impl Mender {
             .await?;
             after = listed.next;
             if after.is_none() {
-                return Ok(some_key);
+                return Ok(());
             }
         }
     }

@@ -5,7 +5,7 @@
 //! read, and a [crash](MemoryDisk::crash) undoes it. Handles taken before a crash are dead afterwards,
 //! so that no task of a node that was killed can write on the disk of the one that came after it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, RangeInclusive};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
 
 use crate::disk::{SmallFiles, check_file_name};
-use crate::error::StoreError;
+use crate::error::{Damage, StoreError};
 use crate::store::{Item, Mutation, Page, PageBuilder, PageLimit, PositionRange, Store};
 use crate::totals::{Counters, Footprint, Totals};
 
@@ -33,6 +33,8 @@ struct State {
     /// How to undo what was applied since the last sync, in the order in which it was applied.
     pending: Vec<Undo>,
     files: BTreeMap<String, Bytes>,
+    /// What cannot be read until it is written anew.
+    damaged: BTreeSet<Place>,
     counters: Counters,
     stored_bytes: u64,
     /// How many crashes there were: a handle of an earlier life is dead.
@@ -81,6 +83,13 @@ impl State {
         } else {
             Ok(())
         }
+    }
+}
+
+fn damaged(key: &Bytes) -> StoreError {
+    StoreError::Corrupt {
+        key: key.clone(),
+        damage: Damage::NotOurs,
     }
 }
 
@@ -148,9 +157,17 @@ impl MemoryDisk {
     pub fn wipe_store(&self) {
         let mut state = self.state();
         state.records.clear();
+        state.damaged.clear();
         state.pending.clear();
         state.counters = Counters::default();
         state.stored_bytes = 0;
+    }
+
+    /// All values that are there cannot be read any more, each until it is written anew. The totals and the
+    /// segments' hashes do not notice, as those of a disk would not.
+    pub fn damage_values(&self) {
+        let mut state = self.state();
+        state.damaged = state.records.keys().cloned().collect();
     }
 
     /// How many mutations the next [`crash`](Self::crash) would undo.
@@ -193,7 +210,11 @@ impl MemoryStore {
 impl Store for MemoryStore {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let place = (Position::of_key(key), Bytes::copy_from_slice(key));
-        Ok(self.living()?.records.get(&place).cloned())
+        let state = self.living()?;
+        if state.damaged.contains(&place) {
+            return Err(damaged(&place.1));
+        }
+        Ok(state.records.get(&place).cloned())
     }
 
     fn apply(&self, mutations: &[Mutation]) -> Result<(), StoreError> {
@@ -201,6 +222,7 @@ impl Store for MemoryStore {
         for mutation in mutations {
             let place = (Position::of_key(&mutation.key), mutation.key.clone());
             let previous = state.put(place.clone(), Some(mutation.versions.clone()));
+            state.damaged.remove(&place);
             state.counters.note(place.0.segment(), mutation);
             state.pending.push(Undo {
                 place,
@@ -238,9 +260,17 @@ impl Store for MemoryStore {
         };
         let state = self.living()?;
         let mut page = PageBuilder::new(limit);
-        for ((position, key), versions) in state.records.range((from, Bound::Unbounded)) {
+        for (place, versions) in state.records.range((from, Bound::Unbounded)) {
+            let (position, key) = place;
             if !range.contains(*position) {
                 break;
+            }
+            if state.damaged.contains(place) {
+                // As on a disk: the page ends before it, and the next one begins with it and says so.
+                return match page.is_empty() {
+                    true => Err(damaged(key)),
+                    false => Ok(page.with_more()),
+                };
             }
             let item = Item {
                 key: key.clone(),

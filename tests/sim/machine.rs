@@ -146,10 +146,13 @@ impl Machine {
         self.outages.get()
     }
 
-    /// What is stored under a key, synced or not.
+    /// What is stored under a key, synced or not; nothing for a damaged value.
     pub(crate) fn stored(&self, key: &str) -> Option<Bytes> {
-        let stored = self.disk.store().get(key.as_bytes());
-        stored.expect("a disk in memory can be read")
+        match self.disk.store().get(key.as_bytes()) {
+            Ok(stored) => stored,
+            Err(error) if error.is_corruption() => None,
+            Err(error) => panic!("a disk in memory can be read: {error}"),
+        }
     }
 
     fn config(&self) -> Result<Config, Box<dyn std::error::Error>> {

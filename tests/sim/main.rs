@@ -20,12 +20,13 @@
 //! | [`history`] | what clients saw, and the checkers of the invariants |
 //! | [`chaos`], [`verdict`] | a plan under a random workload: one seed, one verdict |
 //! | [`seeds`] | which seeds are run |
-//! | [`partition`], [`crash`], [`determinism`], [`random`], [`lost_disk`], [`flaws`] | the tests |
+//! | [`partition`], [`crash`], [`damaged`], [`determinism`], [`random`], [`lost_disk`], [`flaws`] | the tests |
 
 mod chaos;
 mod client;
 mod clock;
 mod crash;
+mod damaged;
 mod determinism;
 mod flaws;
 mod history;

@@ -12,6 +12,8 @@ pub(crate) enum Fault {
     PowerCut { node: usize, kept_percent: usize },
     /// The power goes, and when it is back the disk is a new and empty one.
     LoseDisk { node: usize },
+    /// None of the values on its disk can be read any more.
+    DamageValues { node: usize },
     /// The node is told to stop in order.
     Stop { node: usize },
     /// The machine is switched on.
@@ -40,6 +42,7 @@ impl fmt::Display for Fault {
                 )
             }
             Self::LoseDisk { node } => write!(f, "{} loses its disk", name(node)),
+            Self::DamageValues { node } => write!(f, "all values at {} are damaged", name(node)),
             Self::Stop { node } => write!(f, "stop {} in order", name(node)),
             Self::Start { node } => write!(f, "start {}", name(node)),
             Self::Partition { a, b } => write!(f, "cut {} from {}", name(a), name(b)),

@@ -132,6 +132,7 @@ impl World {
                 self.cut_power(node, 0);
                 self.machines[node].lose_disk();
             }
+            Fault::DamageValues { node } => self.machines[node].disk.damage_values(),
             Fault::Stop { node } => self.machines[node].stop(),
             Fault::Start { node } => self.start(node),
             Fault::Partition { a, b }
