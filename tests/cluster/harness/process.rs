@@ -19,6 +19,8 @@ pub(crate) struct Process {
     child: Child,
     stdout: PathBuf,
     stderr: PathBuf,
+    /// How much of these was there before it started.
+    earlier: (usize, usize),
 }
 
 impl Process {
@@ -33,6 +35,7 @@ impl Process {
             directory.join(format!("{name}.stdout")),
             directory.join(format!("{name}.stderr")),
         );
+        let earlier = (read(&stdout).len(), read(&stderr).len());
         let open = |path: &Path| File::options().create(true).append(true).open(path);
         let child = binary()
             .current_dir(directory)
@@ -47,6 +50,7 @@ impl Process {
             child,
             stdout,
             stderr,
+            earlier,
         })
     }
 
@@ -55,14 +59,14 @@ impl Process {
         self.child.id()
     }
 
-    /// All that this process and those before it under the same name wrote to standard output.
+    /// What this process wrote to standard output, and none before it under the same name.
     pub(crate) fn stdout(&self) -> String {
-        read(&self.stdout)
+        since(&self.stdout, self.earlier.0)
     }
 
     /// The same of standard error, where the log goes.
     pub(crate) fn stderr(&self) -> String {
-        read(&self.stderr)
+        since(&self.stderr, self.earlier.1)
     }
 
     /// kill -9, and gone when it returns.
@@ -100,6 +104,11 @@ impl Drop for Process {
             }
         }
     }
+}
+
+/// A file's text from this byte on.
+fn since(path: &Path, earlier: usize) -> String {
+    read(path).get(earlier..).unwrap_or_default().to_owned()
 }
 
 /// Whether a process of this id exists.
