@@ -88,6 +88,14 @@ fn assert_remembers_and_writes_on(cluster: &Cluster, key: &str, v1_dot: &str) {
             false => Err(explained.to_string()),
         }
     });
+    // Having v1 again is not the end of rebuilding: until its segment is whole, a read of three is refused.
+    eventually("node-1 to have been rebuilt", || {
+        let got = cluster[1].run(&["get", key, "-r", "3", "--output", "json"]);
+        match got.code {
+            Some(0) => Ok(()),
+            _ => Err(got.stderr),
+        }
+    });
     cluster[0].run(&["put", key, "v2"]).exits(0);
     for node in cluster.nodes() {
         let left = siblings(node, key);
