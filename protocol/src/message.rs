@@ -13,7 +13,7 @@ use crate::error::ErrorReply;
 use crate::gossip::{Accept, Gossip, Join, Prepare, Probe, Probed, Vote};
 use crate::handshake::{Hello, Welcome, skip_tags};
 use crate::mend::{Compare, Compared, List, Listed};
-use crate::peer::{MergeVersions, Merged, ReadVersions, VersionsReply};
+use crate::peer::{KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
 use crate::ring_document::RingDocument;
 
 /// The kind byte of every message.
@@ -52,6 +52,8 @@ pub mod kind {
     pub const COMPARE: u8 = 0x22;
     /// The keys of a segment (peers).
     pub const LIST: u8 = 0x23;
+    /// Keep versions for owners that cannot be reached (peers).
+    pub const HINT: u8 = 0x24;
     /// News of members (peers).
     pub const GOSSIP: u8 = 0x30;
     /// Try to reach a node (peers).
@@ -165,6 +167,8 @@ messages! {
         Compare(Compare) = kind::COMPARE, Compare::decode, Compare::encode;
         /// Give the keys of a segment.
         List(List) = kind::LIST, List::decode, List::encode;
+        /// Keep versions for owners that cannot be reached.
+        Hint(KeepHint) = kind::HINT, KeepHint::decode, KeepHint::encode;
         /// News of members.
         Gossip(Gossip) = kind::GOSSIP, Gossip::decode, Gossip::encode;
         /// Try to reach a node.
@@ -217,6 +221,8 @@ messages! {
         Compared(Compared) = kind::COMPARE | kind::ANSWER, Compared::decode, Compared::encode;
         /// The keys of a segment.
         Listed(Listed) = kind::LIST | kind::ANSWER, Listed::decode, Listed::encode;
+        /// The versions are kept, durably.
+        HintKept = kind::HINT | kind::ANSWER, (), ();
         /// News of members.
         Gossip(Gossip) = kind::GOSSIP | kind::ANSWER, Gossip::decode, Gossip::encode;
         /// What came of a probe.

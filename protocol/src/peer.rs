@@ -5,10 +5,13 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::codec::{DecodeError, Reader, Wire, put_bool, put_bytes, put_tag_u8, put_tag_u64};
+use crate::codec::{
+    DecodeError, Reader, Wire, put_bool, put_bytes, put_tag_u8, put_tag_u64, put_varint,
+};
 use crate::handshake::skip_tags;
-use crate::ids::{Actor, RingVersion};
+use crate::ids::{Actor, NodeId, RingVersion};
 use crate::limits::KEY_BYTES_MAX;
+use crate::ring_document::N_MAX;
 
 /// Merge these versions into what you have and make it durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +57,26 @@ pub struct VersionsReply {
     pub actor: Option<Actor>,
 }
 
+/// Keep these versions for owners that cannot be reached: make them durable, and hand them over when
+/// the owners are back (DeCandia et al., 2007, § 4.6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeepHint {
+    /// The ring the sender followed.
+    pub ring_version: RingVersion,
+    /// How long the sender still waits, in milliseconds.
+    pub timeout_ms: u32,
+    /// The key.
+    pub key: Bytes,
+    /// Encoded [`Versions`](crate::causal::Versions); the receiver decodes and checks them.
+    pub versions: Bytes,
+    /// The owners that are to be given them: at least one, at most
+    /// [`N_MAX`](crate::ring_document::N_MAX).
+    pub owed: Vec<NodeId>,
+    /// How many owners must have them durably before the hint may be dropped: the W of the write that
+    /// counts this hint. 0 for a hint that counts for nothing.
+    pub needed: u8,
+}
+
 const TAG_TELL_ACTOR: u8 = 1;
 const TAG_ACTOR: u8 = 1;
 
@@ -74,6 +97,39 @@ impl Wire for MergeVersions {
         };
         skip_tags(reader)?;
         Ok(merge)
+    }
+}
+
+impl Wire for KeepHint {
+    fn encode(&self, out: &mut BytesMut) {
+        self.ring_version.encode(out);
+        out.put_u32(self.timeout_ms);
+        put_bytes(out, &self.key);
+        put_bytes(out, &self.versions);
+        out.put_u8(self.needed);
+        put_varint(out, self.owed.len() as u64);
+        for node in &self.owed {
+            node.encode(out);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut hint = Self {
+            ring_version: RingVersion::decode(reader)?,
+            timeout_ms: reader.u32()?,
+            key: reader.bytes("key", KEY_BYTES_MAX)?,
+            versions: reader.bytes("versions", usize::MAX)?,
+            needed: reader.u8()?,
+            owed: Vec::new(),
+        };
+        for _ in 0..reader.count("owners", usize::from(N_MAX))? {
+            hint.owed.push(NodeId::decode(reader)?);
+        }
+        if hint.owed.is_empty() {
+            return Err(DecodeError::Invalid { what: "owners" });
+        }
+        skip_tags(reader)?;
+        Ok(hint)
     }
 }
 

@@ -17,6 +17,8 @@ pub enum Effect {
     Send(NodeSlot),
     /// Coordinate it here after all.
     TakeOver,
+    /// Stand in for an owner: none can be reached, and the quorum may be sloppy.
+    StandIn,
     /// Nobody could be reached.
     Answer(ErrorReply),
 }
@@ -34,10 +36,24 @@ pub enum Event {
     Deadline,
 }
 
+/// How a request is handed on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Terms {
+    /// Whether it is a write.
+    pub is_write: bool,
+    /// Whether this node has no room on its disk for it, and so does not coordinate it in the end.
+    pub is_full: bool,
+    /// Whether this node, which owns no copy, stands in for an owner when none in reach takes it: it is a
+    /// sloppy write.
+    pub may_stand_in: bool,
+}
+
 /// One request on its way to an owner.
 #[derive(Debug)]
 pub struct Forward {
     is_write: bool,
+    /// Whether this node, which owns no copy, may stand in at the end.
+    may_stand_in: bool,
     /// Whether this node, or an owner, has no room for it.
     is_full: bool,
     /// Whether some owner was sent the request and may have acted on it.
@@ -48,19 +64,25 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// Begins with the owner at place `first`. With `is_full` this node has no room for it, and does not
-    /// coordinate it in the end.
+    /// Begins with the owner at place `first`.
     pub fn start(
         owners: &Preference,
         first: Place,
-        (is_write, is_full): (bool, bool),
+        terms: Terms,
         reach: impl Fn(NodeSlot) -> Reach,
         effects: &mut Vec<Effect>,
     ) -> Self {
+        let Terms {
+            is_write,
+            is_full,
+            may_stand_in,
+        } = terms;
         let first = owners.at(first);
         let mut spares: SmallVec<[NodeSlot; 4]> = (0..owners.len())
             .filter_map(|place| owners.at(place))
             .filter(|&node| Some(node) != first && !(is_full && node == SELF))
+            // Who may stand in does not wait for those that cannot be reached.
+            .filter(|&node| !may_stand_in || reach(node) == Reach::Usable)
             .collect();
         spares.sort_by_key(|&node| {
             if node == SELF || reach(node) == Reach::Usable {
@@ -72,6 +94,7 @@ impl Forward {
         spares.reverse();
         let mut forward = Self {
             is_write,
+            may_stand_in,
             is_full,
             sent: false,
             current: None,
@@ -93,7 +116,7 @@ impl Forward {
                 self.next(effects);
             }
             Event::Failed(_) | Event::Full(_) => {}
-            Event::Slow if self.spares.is_empty() => {}
+            Event::Slow if self.spares.is_empty() && !self.may_stand_in => {}
             Event::Slow => self.next(effects),
             Event::Deadline => {
                 let message = "time is up: no owner of the key answered. See `dynakv status`, or give \
@@ -110,6 +133,11 @@ impl Forward {
                 effects.push(Effect::TakeOver);
             }
             Some(node) => self.send(node, effects),
+            None if self.may_stand_in => {
+                self.current = None;
+                self.may_stand_in = false;
+                effects.push(Effect::StandIn);
+            }
             None if self.is_full => {
                 let message = "no owner of the key that can be reached has room on its disk: free some \
                                space there; reads go on";
@@ -144,10 +172,17 @@ mod tests {
     const A: NodeSlot = NodeSlot(1);
     const B: NodeSlot = NodeSlot(2);
 
+    fn write() -> Terms {
+        Terms {
+            is_write: true,
+            ..Terms::default()
+        }
+    }
+
     fn start(owners: &[NodeSlot], reach: fn(NodeSlot) -> Reach) -> (Forward, Vec<Effect>) {
         let mut effects = Vec::new();
         let owners = Preference::new(owners.iter().copied());
-        let forward = Forward::start(&owners, 0, (true, false), reach, &mut effects);
+        let forward = Forward::start(&owners, 0, write(), reach, &mut effects);
         (forward, effects)
     }
 
@@ -187,7 +222,11 @@ mod tests {
     fn a_node_without_room_does_not_take_over() {
         let mut effects = Vec::new();
         let owners = Preference::new([SELF, A]);
-        let mut forward = Forward::start(&owners, 1, (true, true), |_| Reach::Usable, &mut effects);
+        let terms = Terms {
+            is_full: true,
+            ..write()
+        };
+        let mut forward = Forward::start(&owners, 1, terms, |_| Reach::Usable, &mut effects);
         assert_eq!(effects, [Effect::Send(A)]);
         let effects = step(&mut forward, Event::Failed(A));
         assert!(matches!(&effects[..], [Effect::Answer(_)]), "{effects:?}");
@@ -199,6 +238,29 @@ mod tests {
         assert_eq!(step(&mut forward, Event::Slow), [Effect::TakeOver]);
         let (mut forward, _) = start(&[A], |_| Reach::Usable);
         assert_eq!(step(&mut forward, Event::Slow), []);
+    }
+
+    #[test]
+    fn a_sloppy_write_is_stood_in_for_when_no_owner_in_reach_takes_it() {
+        let reach = |node| {
+            if node == A {
+                Reach::Usable
+            } else {
+                Reach::Doubtful
+            }
+        };
+        let terms = Terms {
+            may_stand_in: true,
+            ..write()
+        };
+        for end in [Event::Failed(A), Event::Slow, Event::Full(A)] {
+            let mut effects = Vec::new();
+            let owners = Preference::new([A, B]);
+            let mut forward = Forward::start(&owners, 0, terms, reach, &mut effects);
+            assert_eq!(effects, [Effect::Send(A)]);
+            // B is not waited for.
+            assert_eq!(step(&mut forward, end), [Effect::StandIn]);
+        }
     }
 
     #[test]

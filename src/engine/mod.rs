@@ -6,6 +6,7 @@
 //! | [`preference`] | which owner coordinates, and which others take part |
 //! | [`quorum`] | when enough have answered |
 //! | [`put`], [`get`] | one write, one read, from its start to its answer |
+//! | [`handoff`] | what is kept for owners that cannot be reached, and when it may be forgotten |
 //! | [`forward`] | which owner a request is handed on to |
 //! | [`explain`], [`import`] | asking all owners what they have; merging given versions into a key |
 //! | [`answer`] | what a client sees of what the replicas have |
@@ -19,6 +20,7 @@ pub mod answer;
 pub mod explain;
 pub mod forward;
 pub mod get;
+pub mod handoff;
 pub mod hybrid_clock;
 pub mod import;
 pub mod layout;

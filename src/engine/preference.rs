@@ -44,6 +44,12 @@ pub enum Route {
         /// Whose place.
         place: Place,
     },
+    /// This node owns no copy, no owner can be reached, and the quorum may be sloppy: it stands in for
+    /// the owner at this place.
+    StandIn {
+        /// Whose place.
+        place: Place,
+    },
     /// It was forwarded here although this node is no owner: the two rings differ.
     NotOwner,
 }
@@ -110,6 +116,7 @@ impl Preference {
     pub fn route(
         &self,
         access: Access,
+        strictness: Strictness,
         forwarded: bool,
         reach: impl Fn(NodeSlot) -> Reach,
     ) -> Route {
@@ -121,7 +128,8 @@ impl Preference {
                 .enumerate()
                 .map(|(i, &n)| (i as Place, n))
         };
-        let first = places().find(usable).map_or(0, |(place, _)| place);
+        let first_usable = places().find(usable).map(|(place, _)| place);
+        let first = first_usable.unwrap_or(0);
         match (own, access) {
             (Some(place), Access::AnyOwner) => Route::Here {
                 place,
@@ -132,6 +140,9 @@ impl Preference {
                 stands_in: place != 0,
             },
             (None, _) if forwarded => Route::NotOwner,
+            (None, _) if first_usable.is_none() && strictness == Strictness::Sloppy => {
+                Route::StandIn { place: 0 }
+            }
             (_, _) => Route::Forward { place: first },
         }
     }
@@ -155,17 +166,17 @@ mod tests {
     #[test]
     fn any_owner_coordinates_a_read() {
         let owners = Preference::new([A, SELF, B]);
-        let route = owners.route(Access::AnyOwner, false, all_usable);
+        let route = owners.route(Access::AnyOwner, Strictness::Strict, false, all_usable);
         assert_eq!(route, here(1, false));
         let strangers = Preference::new([A, B]);
-        let route = strangers.route(Access::AnyOwner, false, all_usable);
+        let route = strangers.route(Access::AnyOwner, Strictness::Strict, false, all_usable);
         assert_eq!(route, Route::Forward { place: 0 });
     }
 
     #[test]
     fn blind_writes_go_to_the_first_owner_that_can_be_reached() {
         let owners = Preference::new([A, SELF, B]);
-        let route = owners.route(Access::FirstOwner, false, all_usable);
+        let route = owners.route(Access::FirstOwner, Strictness::Strict, false, all_usable);
         assert_eq!(route, Route::Forward { place: 0 });
         let a_is_gone = |node| {
             if node == A {
@@ -174,29 +185,45 @@ mod tests {
                 Reach::Usable
             }
         };
-        let route = owners.route(Access::FirstOwner, false, a_is_gone);
+        let route = owners.route(Access::FirstOwner, Strictness::Strict, false, a_is_gone);
         assert_eq!(route, here(1, true));
         let first = Preference::new([SELF, A, B]);
-        let route = first.route(Access::FirstOwner, false, all_usable);
+        let route = first.route(Access::FirstOwner, Strictness::Strict, false, all_usable);
         assert_eq!(route, here(0, false));
     }
 
     #[test]
     fn a_request_is_forwarded_once() {
         let owners = Preference::new([A, SELF, B]);
-        let route = owners.route(Access::FirstOwner, true, all_usable);
+        let route = owners.route(Access::FirstOwner, Strictness::Strict, true, all_usable);
         assert_eq!(route, here(1, true));
         let strangers = Preference::new([A, B]);
         for access in [Access::AnyOwner, Access::FirstOwner] {
-            assert_eq!(strangers.route(access, true, all_usable), Route::NotOwner);
+            assert_eq!(strangers.route(access, Strictness::Strict, true, all_usable), Route::NotOwner);
         }
     }
 
     #[test]
     fn with_nobody_in_reach_the_first_owner_is_tried_all_the_same() {
         let strangers = Preference::new([A, B]);
-        let route = strangers.route(Access::AnyOwner, false, |_| Reach::Doubtful);
+        let route = strangers.route(Access::AnyOwner, Strictness::Strict, false, |_| Reach::Doubtful);
         assert_eq!(route, Route::Forward { place: 0 });
+    }
+
+    #[test]
+    fn a_stranger_stands_in_only_when_no_owner_is_in_reach_and_only_for_sloppy_writes() {
+        let strangers = Preference::new([A, B]);
+        let route = |reach: fn(NodeSlot) -> Reach, forwarded| {
+            strangers.route(Access::FirstOwner, Strictness::Sloppy, forwarded, reach)
+        };
+        assert_eq!(route(|_| Reach::Doubtful, false), Route::StandIn { place: 0 });
+        assert_eq!(route(all_usable, false), Route::Forward { place: 0 });
+        assert_eq!(route(|_| Reach::Doubtful, true), Route::NotOwner);
+        // An owner coordinates by itself.
+        let owners = Preference::new([A, SELF, B]);
+        let doubtful = |_| Reach::Doubtful;
+        let route = owners.route(Access::FirstOwner, Strictness::Sloppy, false, doubtful);
+        assert_eq!(route, here(1, true));
     }
 
     #[test]

@@ -2,14 +2,23 @@
 //!
 //! ```text
 //!            enough owners in reach?            stands in for a blind write?
-//! start ───▶ Connecting ──────────────────────▶ ReadingFirst ──▶ Minting ──▶ Replicating ──▶ answered
-//!     (only when in doubt: pings)    (only then: R reads)    (one step,     (own fsync and the
-//!                                                             in memory)     others', side by side)
+//! start ───▶ Connecting ──────────────────────▶ ReadingFirst ──▶ Minting ──▶ Replicating ──▶ Tail ──▶ over
+//!     (only when in doubt: pings)    (only then: R reads)    (one step,     (own fsync and   (answered;
+//!                                                             in memory)     the others',     who is
+//!                                                                            side by side)    left?)
 //! ```
 //!
 //! Nothing is written while it is in doubt whether W owners can be reached, so "quorum unavailable"
 //! before minting means that nothing happened. After minting the outcome is unknown until W owners
 //! have it on disk.
+//!
+//! With a *sloppy* quorum the next healthy nodes of the ring stand in for owners that cannot be reached,
+//! and count in their places: what they keep is a hint (DeCandia et al., 2007, § 4.6). When no owner at
+//! all can be reached, this node may itself stand in for one; it then mints over the hint it has of the
+//! key. A strict write never counts a stand-in.
+//!
+//! Owners that have not said that they have a write when it is answered are waited for a little longer;
+//! who fails then, or was never asked, is owed the key from here: a reminder, which counts for nothing.
 
 use bytes::Bytes;
 use dynakv_protocol::causal::Versions;
@@ -40,8 +49,17 @@ pub enum Effect {
         /// The encoded versions.
         versions: Bytes,
     },
-    /// The client's answer. The operation is over.
+    /// Have this node keep the result for the owners: it stands in for one of them.
+    Hint {
+        /// Who.
+        to: NodeSlot,
+        /// The encoded versions.
+        versions: Bytes,
+    },
+    /// The client's answer. The operation goes on while [`Put::is_over`] does not hold.
     Answer(Result<Acknowledged, ErrorReply>),
+    /// This owner does not have an acknowledged write, as far as is known: remember to give it the key.
+    Remind(NodeSlot),
 }
 
 /// A write that has met its quorum.
@@ -51,6 +69,27 @@ pub struct Acknowledged {
     pub context: Bytes,
     /// How many owners were needed.
     pub effective_w: u8,
+    /// Whether it took stand-ins to make that number.
+    pub is_sloppy: bool,
+}
+
+/// How a write is to be coordinated.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// This node's place in the preference list: its own, or that of the owner it stands in for.
+    pub own: Place,
+    /// Whether this node is no owner and stands in for one: it mints over the hint it has.
+    pub is_stand_in: bool,
+    /// Whether a quorum must be read before minting: a blind write that does not come through the first
+    /// owner.
+    pub reads_first: bool,
+    /// How many owners must have it; capped at the number of owners.
+    pub w: u8,
+    /// How many owners are read first, if any are; capped likewise.
+    pub r: u8,
+    /// Who may stand in for owners, the nearest first: nodes in reach that own no copy of the key. `None`
+    /// for a strict quorum.
+    pub stand_ins: Option<SmallVec<[NodeSlot; 4]>>,
 }
 
 /// What happened.
@@ -69,12 +108,14 @@ pub enum Event {
     },
     /// The own versions are on disk.
     Durable,
-    /// An owner has merged and synced.
+    /// An owner has merged and synced, or a stand-in has kept the hint and synced.
     Merged(NodeSlot),
     /// An owner could not be reached, or refused.
     Failed(NodeSlot),
     /// This node's store refused or failed.
     Refused(ErrorReply),
+    /// It takes longer than it should.
+    Slow,
     /// Time is up.
     Deadline,
 }
@@ -85,7 +126,8 @@ enum Phase {
     ReadingFirst { seen: Box<Versions> },
     Minting,
     Replicating { versions: Bytes, context: Bytes },
-    Answered,
+    Tail,
+    Over,
 }
 
 /// One put or delete.
@@ -93,41 +135,54 @@ enum Phase {
 pub struct Put {
     owners: Preference,
     own: Place,
-    stands_in: bool,
+    is_stand_in: bool,
+    reads_first: bool,
     r: u8,
     phase: Phase,
     /// Counts pings, then reads, then durable copies: each phase begins a new one.
     quorum: Quorum,
     w: u8,
     usable: SmallVec<[NodeSlot; 4]>,
+    /// Who may still be asked to stand in, the nearest last; `None` for a strict quorum.
+    stand_ins: Option<SmallVec<[NodeSlot; 4]>>,
+    /// Who stands in, and in whose place. Rarely anybody.
+    acting: SmallVec<[(NodeSlot, Place); 2]>,
+    /// How many owners themselves have said that they have it.
+    owners_granted: u8,
 }
 
 impl Put {
-    /// Begins a write that this node coordinates at place `own`. `w` and `r` are capped at the number
-    /// of owners.
+    /// Begins a write that this node coordinates.
     pub fn start(
         owners: Preference,
-        own: Place,
-        stands_in: bool,
-        (w, r): (u8, u8),
+        terms: Terms,
         reach: impl Fn(NodeSlot) -> Reach,
         effects: &mut Vec<Effect>,
     ) -> Self {
         let n = owners.len();
+        let own = terms.own;
         let usable = owners
             .others(own, 0)
             .map(|(_, node)| node)
             .filter(|&node| reach(node) == Reach::Usable)
             .collect();
+        let stand_ins = terms.stand_ins.map(|mut stand_ins| {
+            stand_ins.reverse();
+            stand_ins
+        });
         let mut put = Self {
             own,
-            stands_in,
-            r: r.min(n),
-            w: w.min(n),
+            is_stand_in: terms.is_stand_in,
+            reads_first: terms.reads_first,
+            r: terms.r.min(n),
+            w: terms.w.min(n),
             phase: Phase::Connecting,
-            quorum: Quorum::new(w.min(n), n),
+            quorum: Quorum::new(terms.w.min(n), n),
             usable,
             owners,
+            stand_ins,
+            acting: SmallVec::new(),
+            owners_granted: 0,
         };
         put.connect(effects);
         put
@@ -135,20 +190,28 @@ impl Put {
 
     /// Whether this write has put anything into a store.
     pub fn maybe_applied(&self) -> bool {
-        matches!(self.phase, Phase::Minting | Phase::Replicating { .. })
+        matches!(
+            self.phase,
+            Phase::Minting | Phase::Replicating { .. } | Phase::Tail
+        )
     }
 
     /// Whether the client has its answer.
     pub fn is_answered(&self) -> bool {
-        self.phase == Phase::Answered
+        matches!(self.phase, Phase::Tail | Phase::Over)
+    }
+
+    /// Whether nothing more will come of it.
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over
     }
 
     /// Takes in what happened.
     pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
-            Event::Deadline => self.fail(self.timeout(), effects),
+            Event::Deadline => self.on_deadline(effects),
             // The dot is minted and the others have it: this is one copy less, no more.
-            Event::Refused(_) if matches!(self.phase, Phase::Replicating { .. }) => {
+            Event::Refused(_) if matches!(self.phase, Phase::Replicating { .. } | Phase::Tail) => {
                 self.on_failed(SELF, effects);
             }
             Event::Refused(error) => self.fail(error, effects),
@@ -158,7 +221,23 @@ impl Put {
             Event::Durable => self.on_durable(SELF, effects),
             Event::Merged(node) => self.on_durable(node, effects),
             Event::Failed(node) => self.on_failed(node, effects),
+            Event::Slow => self.on_slow(effects),
         }
+    }
+
+    fn is_sloppy(&self) -> bool {
+        self.stand_ins.is_some()
+    }
+
+    /// The place that a node fills, its own or another's.
+    fn place_of(&self, node: NodeSlot) -> Option<Place> {
+        if node == SELF {
+            return Some(self.own);
+        }
+        self.owners.place_of(node).or_else(|| {
+            let acting = self.acting.iter().find(|(it, _)| *it == node);
+            acting.map(|&(_, place)| place)
+        })
     }
 
     fn connect(&mut self, effects: &mut Vec<Effect>) {
@@ -166,17 +245,42 @@ impl Put {
         for node in self.usable.clone() {
             self.grant(node);
         }
+        for place in 0..self.owners.len() {
+            if self.quorum.outcome() != Outcome::Met && !self.quorum.has_granted(place) {
+                self.engage(place, effects);
+            }
+        }
         if self.quorum.outcome() == Outcome::Met {
             self.read_first(effects);
             return;
         }
         for (place, node) in self.owners.others(self.own, 0) {
-            if !self.usable.contains(&node) {
+            if !self.quorum.has_granted(place) {
                 self.quorum.ask(place);
                 effects.push(Effect::Ping(node));
             }
         }
         self.check(effects);
+    }
+
+    /// Lets the next node stand in for the owner at this place, if the quorum is sloppy and there is one.
+    fn engage(&mut self, place: Place, effects: &mut Vec<Effect>) {
+        let Some(stand_in) = self.stand_ins.as_mut().and_then(SmallVec::pop) else {
+            return;
+        };
+        self.acting.push((stand_in, place));
+        match &self.phase {
+            // Those that may stand in are in reach.
+            Phase::Connecting => self.quorum.grant(place),
+            Phase::Replicating { versions, .. } => {
+                self.quorum.reopen(place);
+                effects.push(Effect::Hint {
+                    to: stand_in,
+                    versions: versions.clone(),
+                });
+            }
+            Phase::ReadingFirst { .. } | Phase::Minting | Phase::Tail | Phase::Over => {}
+        }
     }
 
     fn on_reached(&mut self, node: NodeSlot, effects: &mut Vec<Effect>) {
@@ -190,7 +294,7 @@ impl Put {
     }
 
     fn read_first(&mut self, effects: &mut Vec<Effect>) {
-        if !self.stands_in {
+        if !self.reads_first {
             self.mint(None, effects);
             return;
         }
@@ -199,7 +303,12 @@ impl Put {
         };
         // A write content with few copies is content with few readers: with `-w 1` this node alone is
         // enough. Siblings may come of that, a loss never.
-        self.quorum = Quorum::new(self.r.min(self.w), self.owners.len());
+        let mut needed = self.r.min(self.w);
+        if self.is_sloppy() {
+            // Who cannot be reached is written without, so it is read without too.
+            needed = needed.min(1 + self.usable.len() as u8);
+        }
+        self.quorum = Quorum::new(needed, self.owners.len());
         self.quorum.ask(self.own);
         effects.push(Effect::ReadLocal);
         for &node in &self.usable {
@@ -246,14 +355,22 @@ impl Put {
                 versions: versions.clone(),
             });
         }
+        for &(to, place) in &self.acting {
+            self.quorum.ask(place);
+            effects.push(Effect::Hint {
+                to,
+                versions: versions.clone(),
+            });
+        }
         self.phase = Phase::Replicating { versions, context };
         self.quorum.ask(self.own);
+        self.fill(effects);
         self.widen(effects);
         self.check(effects);
     }
 
     fn on_durable(&mut self, node: NodeSlot, effects: &mut Vec<Effect>) {
-        if matches!(self.phase, Phase::Replicating { .. }) {
+        if matches!(self.phase, Phase::Replicating { .. } | Phase::Tail) {
             self.grant(node);
             self.check(effects);
         }
@@ -261,11 +378,71 @@ impl Put {
 
     fn on_failed(&mut self, node: NodeSlot, effects: &mut Vec<Effect>) {
         self.usable.retain(|usable| *usable != node);
-        if let Some(place) = self.owners.place_of(node) {
-            self.quorum.fail(place);
+        let Some(place) = self.place_of(node) else {
+            return;
+        };
+        let was_stand_in = self.owners.place_of(node).is_none() && node != SELF;
+        self.acting.retain(|(acting, _)| *acting != node);
+        // Whoever else fills the place may still answer.
+        let is_filled = self.acting.iter().any(|&(_, filled)| filled == place);
+        match self.phase {
+            Phase::Tail => {
+                let is_owed = self.quorum.awaits(place) && !was_stand_in && node != SELF;
+                self.quorum.fail(place);
+                if is_owed {
+                    effects.push(Effect::Remind(node));
+                }
+            }
+            _ if is_filled => {}
+            _ => {
+                self.quorum.fail(place);
+                self.fill(effects);
+                self.widen(effects);
+            }
         }
-        self.widen(effects);
         self.check(effects);
+    }
+
+    /// Lets others stand in for owners that failed, or are not asked, until those asked can make the
+    /// quorum.
+    fn fill(&mut self, effects: &mut Vec<Effect>) {
+        if !matches!(self.phase, Phase::Replicating { .. }) {
+            return;
+        }
+        for place in 0..self.owners.len() {
+            if self.quorum.outcome() == Outcome::Met || self.quorum.lacking() == 0 {
+                return;
+            }
+            if !self.quorum.has_granted(place) && !self.quorum.awaits(place) {
+                self.engage(place, effects);
+            }
+        }
+    }
+
+    /// Silent owners are passed by where somebody may stand in for them.
+    fn on_slow(&mut self, effects: &mut Vec<Effect>) {
+        if !self.is_sloppy() {
+            return;
+        }
+        match &mut self.phase {
+            // What has answered is enough to mint over: siblings may come of it, a loss never.
+            Phase::ReadingFirst { seen } if !self.quorum.awaits(self.own) => {
+                let seen = std::mem::take(seen);
+                self.mint(Some(seen), effects);
+            }
+            Phase::Replicating { .. } => {
+                for (place, _) in self.owners.clone().others(self.own, 0) {
+                    if self.quorum.awaits(place) && !self.acting.iter().any(|it| it.1 == place) {
+                        self.engage(place, effects);
+                    }
+                }
+            }
+            Phase::Connecting
+            | Phase::ReadingFirst { .. }
+            | Phase::Minting
+            | Phase::Tail
+            | Phase::Over => {}
+        }
     }
 
     /// Asks the doubtful owners too, once those in reach can no longer make the quorum.
@@ -284,14 +461,22 @@ impl Put {
                     versions: versions.clone(),
                 }),
                 // Connecting has asked everyone; minting asks nobody yet.
-                Phase::Connecting | Phase::Minting | Phase::Answered => continue,
+                Phase::Connecting | Phase::Minting | Phase::Tail | Phase::Over => continue,
             }
             self.quorum.ask(place);
         }
     }
 
     fn grant(&mut self, node: NodeSlot) {
-        if let Some(place) = self.owners.place_of(node) {
+        if let Some(place) = self.place_of(node) {
+            let is_owner = match node {
+                SELF => !self.is_stand_in,
+                node => self.owners.place_of(node).is_some(),
+            };
+            let counts_copies = matches!(self.phase, Phase::Replicating { .. });
+            if is_owner && counts_copies && !self.quorum.has_granted(place) {
+                self.owners_granted += 1;
+            }
             self.quorum.grant(place);
         }
     }
@@ -299,7 +484,8 @@ impl Put {
     fn check(&mut self, effects: &mut Vec<Effect>) {
         let outcome = self.quorum.outcome();
         match (&mut self.phase, outcome) {
-            (Phase::Answered | Phase::Minting, _) | (_, Outcome::Pending) => {}
+            (Phase::Tail, _) if self.quorum.outstanding() == 0 => self.phase = Phase::Over,
+            (Phase::Tail | Phase::Over | Phase::Minting, _) | (_, Outcome::Pending) => {}
             // The own store answers soon, and the error should count it.
             (Phase::ReadingFirst { .. } | Phase::Replicating { .. }, Outcome::Impossible)
                 if self.quorum.awaits(self.own) => {}
@@ -308,13 +494,18 @@ impl Put {
                 let seen = std::mem::take(seen);
                 self.mint(Some(seen), effects);
             }
+            (Phase::ReadingFirst { seen }, Outcome::Impossible) if self.stand_ins.is_some() => {
+                let seen = std::mem::take(seen);
+                self.mint(Some(seen), effects);
+            }
             (Phase::Replicating { context, .. }, Outcome::Met) => {
                 let acknowledged = Acknowledged {
                     context: std::mem::take(context),
                     effective_w: self.w,
+                    is_sloppy: self.owners_granted < self.w,
                 };
-                self.phase = Phase::Answered;
                 effects.push(Effect::Answer(Ok(acknowledged)));
+                self.begin_tail(effects);
             }
             (
                 Phase::Connecting | Phase::ReadingFirst { .. } | Phase::Replicating { .. },
@@ -323,9 +514,38 @@ impl Put {
         }
     }
 
+    /// The client has its answer. Owners that were not asked, or have failed, are owed the key; those
+    /// that may still answer are waited for.
+    fn begin_tail(&mut self, effects: &mut Vec<Effect>) {
+        self.phase = Phase::Tail;
+        // Those who stand in have been told all owners.
+        if self.acting.is_empty() && !self.is_stand_in {
+            let owed = self.owners.others(self.own, 0).filter(|&(place, _)| {
+                !self.quorum.has_granted(place) && !self.quorum.awaits(place)
+            });
+            effects.extend(owed.map(|(_, node)| Effect::Remind(node)));
+        }
+        if self.quorum.outstanding() == 0 {
+            self.phase = Phase::Over;
+        }
+    }
+
+    fn on_deadline(&mut self, effects: &mut Vec<Effect>) {
+        if self.phase == Phase::Tail {
+            if self.acting.is_empty() && !self.is_stand_in {
+                let owed = self.owners.others(self.own, 0);
+                let owed = owed.filter(|&(place, _)| self.quorum.awaits(place));
+                effects.extend(owed.map(|(_, node)| Effect::Remind(node)));
+            }
+            self.phase = Phase::Over;
+        } else {
+            self.fail(self.timeout(), effects);
+        }
+    }
+
     fn fail(&mut self, error: ErrorReply, effects: &mut Vec<Effect>) {
         if !self.is_answered() {
-            self.phase = Phase::Answered;
+            self.phase = Phase::Over;
             effects.push(Effect::Answer(Err(error)));
         }
     }
@@ -337,7 +557,11 @@ impl Put {
                 "the first owner of the key is down, and of the {needed} owners that must be read in \
                  its place {got} answered; nothing was written. See `dynakv status`"
             ),
-            Phase::Connecting | Phase::Minting | Phase::Replicating { .. } | Phase::Answered => {
+            Phase::Connecting
+            | Phase::Minting
+            | Phase::Replicating { .. }
+            | Phase::Tail
+            | Phase::Over => {
                 let so = if self.maybe_applied() {
                     "the write may have been applied"
                 } else {

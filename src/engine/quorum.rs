@@ -88,6 +88,17 @@ impl Quorum {
         self.failed |= bit(place) & !self.granted;
     }
 
+    /// Somebody else is asked in the place of this owner, which failed or is silent.
+    pub fn reopen(&mut self, place: Place) {
+        self.asked |= bit(place);
+        self.failed &= !bit(place);
+    }
+
+    /// Whether this owner has answered.
+    pub fn has_granted(&self, place: Place) -> bool {
+        self.granted & bit(place) != 0
+    }
+
     /// What can be said by now.
     pub fn outcome(&self) -> Outcome {
         let failed = self.failed.count_ones() as u8;
@@ -140,6 +151,24 @@ mod tests {
         // A failure after an answer takes nothing back.
         quorum.grant(0);
         quorum.fail(0);
+        assert_eq!(quorum.outcome(), Outcome::Met);
+    }
+
+    #[test]
+    fn a_place_counts_once_whoever_fills_it() {
+        let mut quorum = Quorum::new(2, 3);
+        quorum.ask(0);
+        quorum.fail(0);
+        quorum.fail(1);
+        assert_eq!(quorum.outcome(), Outcome::Impossible);
+        quorum.reopen(0);
+        assert!(quorum.awaits(0) && quorum.outcome() == Outcome::Pending);
+        // The stand-in, and the owner itself, late.
+        quorum.grant(0);
+        quorum.grant(0);
+        assert_eq!(quorum.got(), 1);
+        assert!(quorum.has_granted(0) && !quorum.has_granted(2));
+        quorum.grant(2);
         assert_eq!(quorum.outcome(), Outcome::Met);
     }
 

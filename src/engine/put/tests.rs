@@ -21,9 +21,20 @@ fn doubtful(_: NodeSlot) -> Reach {
     Reach::Doubtful
 }
 
+fn terms(own: Place, reads_first: bool, w: u8) -> Terms {
+    Terms {
+        own,
+        is_stand_in: false,
+        reads_first,
+        w,
+        r: 2,
+        stand_ins: None,
+    }
+}
+
 fn start(w: u8, reach: fn(NodeSlot) -> Reach) -> (Put, Vec<Effect>) {
     let mut effects = Vec::new();
-    let put = Put::start(owners(), 0, false, (w, 2), reach, &mut effects);
+    let put = Put::start(owners(), terms(0, false, w), reach, &mut effects);
     (put, effects)
 }
 
@@ -49,11 +60,23 @@ fn merge(to: NodeSlot) -> Effect {
     Effect::Merge { to, versions }
 }
 
-fn acknowledged(effective_w: u8) -> Vec<Effect> {
-    vec![Effect::Answer(Ok(Acknowledged {
+fn answer(effective_w: u8, is_sloppy: bool) -> Effect {
+    Effect::Answer(Ok(Acknowledged {
         context: Bytes::from_static(b"context"),
         effective_w,
-    }))]
+        is_sloppy,
+    }))
+}
+
+fn acknowledged(effective_w: u8) -> Vec<Effect> {
+    vec![answer(effective_w, false)]
+}
+
+/// Acknowledged, while these owners are not known to have it.
+fn acknowledged_without(effective_w: u8, owed: &[NodeSlot]) -> Vec<Effect> {
+    let mut effects = acknowledged(effective_w);
+    effects.extend(owed.iter().map(|&node| Effect::Remind(node)));
+    effects
 }
 
 fn error_of(effects: &[Effect]) -> &ErrorReply {
@@ -72,9 +95,24 @@ fn the_plain_path() {
     assert_eq!(step(&mut put, minted()), [merge(B), merge(C)]);
     assert_eq!(step(&mut put, Event::Merged(C)), []);
     assert_eq!(step(&mut put, Event::Durable), acknowledged(2));
+    assert!(put.is_answered() && !put.is_over());
+    assert_eq!(step(&mut put, Event::Merged(B)), []);
+    assert!(put.is_over());
     // What comes later changes nothing.
     for late in [Event::Merged(B), Event::Failed(B), Event::Deadline] {
         assert_eq!(step(&mut put, late), []);
+    }
+}
+
+#[test]
+fn an_owner_that_fails_after_the_answer_is_owed_the_key() {
+    for late in [Event::Failed(B), Event::Deadline] {
+        let (mut put, _) = start(2, usable);
+        step(&mut put, minted());
+        step(&mut put, Event::Merged(C));
+        assert_eq!(step(&mut put, Event::Durable), acknowledged(2));
+        assert_eq!(step(&mut put, late), [Effect::Remind(B)]);
+        assert!(put.is_over());
     }
 }
 
@@ -100,7 +138,9 @@ fn one_owner_down_is_not_waited_for() {
     assert_eq!(effects, [MINT]);
     assert_eq!(step(&mut put, minted()), [merge(C)]);
     step(&mut put, Event::Durable);
-    assert_eq!(step(&mut put, Event::Merged(C)), acknowledged(2));
+    let effects = step(&mut put, Event::Merged(C));
+    assert_eq!(effects, acknowledged_without(2, &[B]));
+    assert!(put.is_over());
 }
 
 #[test]
@@ -116,7 +156,8 @@ fn a_doubtful_owner_is_tried_when_another_fails() {
     step(&mut put, minted());
     step(&mut put, Event::Durable);
     assert_eq!(step(&mut put, Event::Failed(C)), [merge(B)]);
-    assert_eq!(step(&mut put, Event::Merged(B)), acknowledged(2));
+    let effects = step(&mut put, Event::Merged(B));
+    assert_eq!(effects, acknowledged_without(2, &[C]));
 }
 
 #[test]
@@ -144,7 +185,8 @@ fn with_w_of_one_the_own_copy_is_enough() {
     let (mut put, effects) = start(1, doubtful);
     assert_eq!(effects, [MINT]);
     assert_eq!(step(&mut put, minted()), []);
-    assert_eq!(step(&mut put, Event::Durable), acknowledged(1));
+    let effects = step(&mut put, Event::Durable);
+    assert_eq!(effects, acknowledged_without(1, &[B, C]));
 }
 
 #[test]
@@ -200,7 +242,7 @@ fn a_stand_in_reads_a_quorum_before_it_mints() {
             Reach::Usable
         }
     };
-    let mut put = Put::start(stand_in, 1, true, (2, 2), reach, &mut effects);
+    let mut put = Put::start(stand_in, terms(1, true, 2), reach, &mut effects);
     assert_eq!(effects, [Effect::ReadLocal, Effect::Read(C)]);
     let mut theirs = Versions::new();
     let dot = Dot {
@@ -225,7 +267,7 @@ fn a_stand_in_reads_a_quorum_before_it_mints() {
 fn a_stand_in_that_needs_no_other_copy_reads_no_other() {
     let mut effects = Vec::new();
     let stand_in = Preference::new([B, SELF, C]);
-    let mut put = Put::start(stand_in, 1, true, (1, 2), doubtful, &mut effects);
+    let mut put = Put::start(stand_in, terms(1, true, 1), doubtful, &mut effects);
     assert_eq!(effects, [Effect::ReadLocal]);
     let effects = step(&mut put, Event::Read(SELF, Some(Box::default())));
     assert!(matches!(effects[..], [Effect::Mint { .. }]));
@@ -235,7 +277,7 @@ fn a_stand_in_that_needs_no_other_copy_reads_no_other() {
 fn a_rebuilding_owner_has_no_say_in_that_reading() {
     let mut effects = Vec::new();
     let stand_in = Preference::new([B, SELF, C]);
-    let mut put = Put::start(stand_in, 1, true, (2, 2), usable, &mut effects);
+    let mut put = Put::start(stand_in, terms(1, true, 2), usable, &mut effects);
     step(&mut put, Event::Read(SELF, Some(Box::default())));
     assert_eq!(step(&mut put, Event::Read(C, None)), []);
     let effects = step(&mut put, Event::Read(B, Some(Box::default())));
@@ -247,9 +289,7 @@ fn a_lone_node_needs_nobody() {
     let mut effects = Vec::new();
     let mut put = Put::start(
         Preference::new([SELF]),
-        0,
-        false,
-        (2, 2),
+        terms(0, false, 2),
         doubtful,
         &mut effects,
     );
@@ -274,4 +314,125 @@ fn a_copy_that_this_node_cannot_keep_is_one_of_the_copies() {
         matches!(&effects[..], [Effect::Answer(Err(_))]),
         "{effects:?}"
     );
+}
+
+const D: NodeSlot = NodeSlot(3);
+const E: NodeSlot = NodeSlot(4);
+
+/// A sloppy write that this node coordinates, with two nodes that may stand in.
+fn start_sloppy(terms: Terms, reach: fn(NodeSlot) -> Reach) -> (Put, Vec<Effect>) {
+    let mut effects = Vec::new();
+    let terms = Terms {
+        stand_ins: Some([D, E].into_iter().collect()),
+        ..terms
+    };
+    let put = Put::start(owners(), terms, reach, &mut effects);
+    (put, effects)
+}
+
+fn hint(to: NodeSlot) -> Effect {
+    let versions = bytes();
+    Effect::Hint { to, versions }
+}
+
+#[test]
+fn a_stand_in_counts_in_the_place_of_an_owner_and_the_answer_says_so() {
+    let (mut put, effects) = start_sloppy(terms(0, false, 2), doubtful);
+    assert_eq!(effects, [MINT]);
+    assert_eq!(step(&mut put, minted()), [hint(D)]);
+    assert_eq!(step(&mut put, Event::Durable), []);
+    assert_eq!(step(&mut put, Event::Merged(D)), [answer(2, true)]);
+    assert!(put.is_over());
+}
+
+#[test]
+fn with_owners_enough_nobody_stands_in() {
+    let reach = |node| {
+        if node == B {
+            Reach::Doubtful
+        } else {
+            Reach::Usable
+        }
+    };
+    let (mut put, _) = start_sloppy(terms(0, false, 2), reach);
+    assert_eq!(step(&mut put, minted()), [merge(C)]);
+    step(&mut put, Event::Durable);
+    let effects = step(&mut put, Event::Merged(C));
+    assert_eq!(effects, acknowledged_without(2, &[B]));
+}
+
+#[test]
+fn whoever_fails_is_stood_in_for_and_a_place_counts_once() {
+    let (mut put, _) = start_sloppy(terms(0, false, 3), usable);
+    assert_eq!(step(&mut put, minted()), [merge(B), merge(C)]);
+    step(&mut put, Event::Durable);
+    assert_eq!(step(&mut put, Event::Failed(B)), [hint(D)]);
+    // A stand-in that fails is replaced as well.
+    assert_eq!(step(&mut put, Event::Failed(D)), [hint(E)]);
+    assert_eq!(step(&mut put, Event::Merged(E)), []);
+    // The owner answers after all: that is the same place.
+    assert_eq!(step(&mut put, Event::Merged(B)), []);
+    assert_eq!(step(&mut put, Event::Merged(C)), [answer(3, true)]);
+}
+
+#[test]
+fn silent_owners_are_passed_by() {
+    let (mut put, _) = start_sloppy(terms(0, false, 2), usable);
+    step(&mut put, minted());
+    step(&mut put, Event::Durable);
+    assert_eq!(step(&mut put, Event::Slow), [hint(D), hint(E)]);
+    assert_eq!(step(&mut put, Event::Slow), []);
+    // The silent one fails while its stand-in may still answer.
+    assert_eq!(step(&mut put, Event::Failed(B)), []);
+    assert_eq!(step(&mut put, Event::Merged(D)), [answer(2, true)]);
+    // A strict write waits.
+    let (mut put, _) = start(2, usable);
+    step(&mut put, minted());
+    assert_eq!(step(&mut put, Event::Slow), []);
+}
+
+#[test]
+fn without_stand_ins_enough_a_sloppy_write_is_refused_before_anything_is_written() {
+    let mut effects = Vec::new();
+    let terms = Terms {
+        stand_ins: Some(SmallVec::new()),
+        ..terms(0, false, 2)
+    };
+    let mut put = Put::start(owners(), terms, doubtful, &mut effects);
+    assert_eq!(effects, [Effect::Ping(B), Effect::Ping(C)]);
+    step(&mut put, Event::Failed(B));
+    let effects = step(&mut put, Event::Failed(C));
+    assert!(!error_of(&effects).maybe_applied);
+}
+
+#[test]
+fn a_node_that_owns_nothing_stands_in_itself() {
+    let mut effects = Vec::new();
+    let strangers = Preference::new([B, C, D]);
+    let terms = Terms {
+        is_stand_in: true,
+        stand_ins: Some([E].into_iter().collect()),
+        ..terms(0, false, 2)
+    };
+    let mut put = Put::start(strangers, terms, doubtful, &mut effects);
+    assert_eq!(effects, [MINT]);
+    assert_eq!(step(&mut put, minted()), [hint(E)]);
+    assert_eq!(step(&mut put, Event::Durable), []);
+    assert_eq!(step(&mut put, Event::Merged(E)), [answer(2, true)]);
+}
+
+#[test]
+fn a_sloppy_stand_in_for_a_blind_write_reads_those_in_reach() {
+    let (mut put, effects) = start_sloppy(terms(0, true, 2), doubtful);
+    assert_eq!(effects, [Effect::ReadLocal]);
+    let effects = step(&mut put, Event::Read(SELF, Some(Box::default())));
+    assert!(matches!(effects[..], [Effect::Mint { .. }]), "{effects:?}");
+    assert_eq!(step(&mut put, minted()), [hint(D)]);
+    // Nor does it wait for one that is silent, once it knows its own.
+    let (mut put, effects) = start_sloppy(terms(0, true, 2), usable);
+    assert_eq!(effects.len(), 3);
+    assert_eq!(step(&mut put, Event::Slow), []);
+    step(&mut put, Event::Read(SELF, Some(Box::default())));
+    let effects = step(&mut put, Event::Slow);
+    assert!(matches!(effects[..], [Effect::Mint { .. }]), "{effects:?}");
 }

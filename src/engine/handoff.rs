@@ -1,0 +1,402 @@
+//! Hinted handoff: what a node keeps for owners that could not be reached, and when it may forget it
+//! (DeCandia et al., "Dynamo", 2007, § 4.6).
+//!
+//! | Hint | Kept by | Contents | Ends |
+//! |---|---|---|---|
+//! | that counted | a stand-in of a sloppy write | the whole versions: it is a replica | once W owners have it durably; until then it is neither dropped nor expired |
+//! | that counts for nothing | an owner, of a write that another owner missed | a reminder: the owner's own store has the versions | once the other owner has it, or by age, or never begun at the bound: anti-entropy takes over |
+//!
+//! A stand-in owes its hint to *all* owners, because it does not know which of them have the write. So
+//! "W owners have it" is what they say themselves, and a hint outlives the death of the node that it was
+//! first meant for. Handing over is a merge: it may happen twice, late, or in any order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use dynakv_protocol::causal::Versions;
+use dynakv_protocol::codec::{Reader, Wire, put_bool, put_bytes, put_varint};
+use dynakv_protocol::ids::NodeId;
+use dynakv_protocol::ring_document::N_MAX;
+use dynakv_protocol::DecodeError;
+
+/// The form of a hint on disk.
+const FORMAT: u8 = 1;
+
+/// What is kept of one key for owners that may not have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hint {
+    /// The versions; `None` stands for what this node's own store has.
+    pub versions: Option<Versions>,
+    /// Who has not said yet that it has them.
+    pub owed: BTreeSet<NodeId>,
+    /// How many more owners must say so before the hint may be dropped; 0 for one that counts for
+    /// nothing, or for nothing any more.
+    pub needed: u8,
+    /// When it was kept, in milliseconds since 1970: only what counts for nothing ages.
+    pub kept_at_ms: u64,
+}
+
+impl Hint {
+    /// A reminder that these owners may lack what this node's own store has.
+    pub fn reminder(owed: impl IntoIterator<Item = NodeId>, now_unix_ms: u64) -> Self {
+        Self {
+            versions: None,
+            owed: owed.into_iter().collect(),
+            needed: 0,
+            kept_at_ms: now_unix_ms,
+        }
+    }
+
+    /// Whether it is a replica that an acknowledged write counted on.
+    pub fn counts(&self) -> bool {
+        self.needed > 0
+    }
+
+    /// Adds another hint of the same key.
+    pub fn absorb(&mut self, other: Self) {
+        self.versions = match (self.versions.take(), other.versions) {
+            (Some(mut ours), Some(theirs)) => {
+                ours.merge(&theirs);
+                Some(ours)
+            }
+            (ours, theirs) => ours.or(theirs),
+        };
+        self.owed.extend(other.owed);
+        self.needed = self.needed.max(other.needed);
+        self.kept_at_ms = self.kept_at_ms.max(other.kept_at_ms);
+    }
+}
+
+impl Wire for Hint {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u8(FORMAT);
+        out.put_u8(self.needed);
+        out.put_u64(self.kept_at_ms);
+        put_varint(out, self.owed.len() as u64);
+        for node in &self.owed {
+            node.encode(out);
+        }
+        put_bool(out, self.versions.is_some());
+        if let Some(versions) = &self.versions {
+            put_bytes(out, &versions.to_bytes());
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        if reader.u8()? != FORMAT {
+            return Err(DecodeError::Invalid {
+                what: "format of a hint",
+            });
+        }
+        let (needed, kept_at_ms) = (reader.u8()?, reader.u64()?);
+        let mut owed = BTreeSet::new();
+        for _ in 0..reader.count("owners", usize::from(N_MAX) * 2)? {
+            owed.insert(NodeId::decode(reader)?);
+        }
+        let versions = match reader.bool("versions")? {
+            true => Some(Versions::from_bytes(&reader.bytes("versions", usize::MAX)?)?),
+            false => None,
+        };
+        Ok(Self {
+            versions,
+            owed,
+            needed,
+            kept_at_ms,
+        })
+    }
+}
+
+/// Tells a hint from the same key's hint at another time. Never used twice while the process lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Revision(u64);
+
+/// What an owner's word changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Confirmed {
+    /// The hint has changed since it was sent, or is gone: nothing.
+    Stale,
+    /// Others still wait: what is kept from now on.
+    Keep(Hint),
+    /// All have it, or enough: the hint is of no use any more.
+    Done,
+}
+
+/// Where a node stands in the book's own list of names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Name(u16);
+
+#[derive(Debug)]
+struct Entry {
+    owed: Vec<Name>,
+    counts: bool,
+    kept_at_ms: u64,
+    revision: Revision,
+}
+
+/// What is owed to whom. Holds no versions: those lie on disk.
+#[derive(Debug, Default)]
+pub struct HintBook {
+    entries: BTreeMap<Bytes, Entry>,
+    names: Vec<NodeId>,
+    /// By name: the keys owed to it.
+    by_node: Vec<BTreeSet<Bytes>>,
+    last_revision: u64,
+    counted: usize,
+}
+
+impl HintBook {
+    /// How many keys are kept.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// How many of them count towards the W of a write.
+    pub fn counted(&self) -> usize {
+        self.counted
+    }
+
+    /// When the oldest was kept, in milliseconds since 1970. Looks at all of them.
+    pub fn oldest_kept_at_ms(&self) -> Option<u64> {
+        self.entries.values().map(|entry| entry.kept_at_ms).min()
+    }
+
+    /// To whom anything is owed, and how many keys.
+    pub fn owed(&self) -> impl Iterator<Item = (&NodeId, usize)> {
+        let all = self.names.iter().zip(&self.by_node);
+        all.map(|(node, keys)| (node, keys.len()))
+            .filter(|(_, keys)| *keys > 0)
+    }
+
+    /// Takes note of what is kept of a key from now on.
+    pub fn put(&mut self, key: Bytes, hint: &Hint) -> Revision {
+        self.remove(&key);
+        self.last_revision += 1;
+        let revision = Revision(self.last_revision);
+        let owed: Vec<_> = hint.owed.iter().map(|node| self.name_of(node)).collect();
+        for name in &owed {
+            self.by_node[usize::from(name.0)].insert(key.clone());
+        }
+        self.counted += usize::from(hint.counts());
+        let entry = Entry {
+            owed,
+            counts: hint.counts(),
+            kept_at_ms: hint.kept_at_ms,
+            revision,
+        };
+        self.entries.insert(key, entry);
+        revision
+    }
+
+    /// Forgets a key. False when nothing was kept of it.
+    pub fn remove(&mut self, key: &[u8]) -> bool {
+        let Some(entry) = self.entries.remove(key) else {
+            return false;
+        };
+        for name in entry.owed {
+            self.by_node[usize::from(name.0)].remove(key);
+        }
+        self.counted -= usize::from(entry.counts);
+        true
+    }
+
+    /// The next keys that are owed to a node, behind `after` in the order of the keys.
+    pub fn next(
+        &self,
+        node: &NodeId,
+        after: Option<&Bytes>,
+        keys_max: usize,
+    ) -> Vec<(Bytes, Revision)> {
+        let Some(at) = self.names.iter().position(|name| name == node) else {
+            return Vec::new();
+        };
+        let begin = match after {
+            Some(key) => std::ops::Bound::Excluded(key),
+            None => std::ops::Bound::Unbounded,
+        };
+        let keys = self.by_node[at].range((begin, std::ops::Bound::Unbounded));
+        let known = keys.filter_map(|key| Some((key.clone(), self.entries.get(key)?.revision)));
+        known.take(keys_max).collect()
+    }
+
+    /// Whether what is kept of the key is still what it was.
+    pub fn is_current(&self, key: &[u8], revision: Revision) -> bool {
+        self.entries
+            .get(key)
+            .is_some_and(|entry| entry.revision == revision)
+    }
+
+    /// The keys whose hints count for nothing and were kept before this moment.
+    pub fn kept_before(&self, unix_ms: u64) -> Vec<Bytes> {
+        let old = |(_, entry): &(&Bytes, &Entry)| !entry.counts && entry.kept_at_ms < unix_ms;
+        let old = self.entries.iter().filter(old);
+        old.map(|(key, _)| key.clone()).collect()
+    }
+
+    fn name_of(&mut self, node: &NodeId) -> Name {
+        let known = self.names.iter().position(|name| name == node);
+        let at = known.unwrap_or_else(|| {
+            self.names.push(node.clone());
+            self.by_node.push(BTreeSet::new());
+            self.names.len() - 1
+        });
+        // Members of rings, of which there are at most 1,024 at a time.
+        Name(at as u16)
+    }
+}
+
+/// An owner has said that it has the versions of this hint durably.
+pub fn confirm(mut hint: Hint, by: &NodeId) -> Confirmed {
+    if !hint.owed.remove(by) {
+        return Confirmed::Stale;
+    }
+    hint.needed = hint.needed.saturating_sub(1);
+    match hint.owed.is_empty() {
+        true => Confirmed::Done,
+        false => Confirmed::Keep(hint),
+    }
+}
+
+/// Why a hint is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtBound {
+    /// It counts for nothing: whoever lacks the write gets it from anti-entropy.
+    Dropped,
+    /// It would count: the write must be refused rather than a hint be dropped.
+    Refused,
+}
+
+/// Whether a hint of so many bytes still fits. What counts for nothing may take half of the room, so that
+/// it never stands in the way of what counts.
+///
+/// # Errors
+/// [`AtBound`].
+pub fn admit(counts: bool, bytes: u64, kept_bytes: u64, bytes_max: u64) -> Result<(), AtBound> {
+    let (room, otherwise) = match counts {
+        true => (bytes_max, AtBound::Refused),
+        false => (bytes_max / 2, AtBound::Dropped),
+    };
+    match kept_bytes.saturating_add(bytes) <= room {
+        true => Ok(()),
+        false => Err(otherwise),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dynakv_protocol::Actor;
+    use dynakv_protocol::causal::{Clock, Dot, Incoming, Value};
+    use dynakv_protocol::ids::WriteId;
+
+    use super::*;
+
+    fn node(number: usize) -> NodeId {
+        NodeId::new(&format!("node-{number}")).unwrap()
+    }
+
+    fn versions(actor: u64, counter: u64) -> Versions {
+        let mut versions = Versions::new();
+        let actor = Actor(actor);
+        let incoming = Incoming {
+            write_id: WriteId(u128::from(counter)),
+            timestamp: 1,
+            expires_at_ms: None,
+            value: Value::Bytes(Bytes::from_static(b"v")),
+        };
+        versions.write(&Clock::new(), Dot { actor, counter }, incoming);
+        versions
+    }
+
+    fn counted(owners: &[usize], needed: u8) -> Hint {
+        Hint {
+            versions: Some(versions(1, 1)),
+            owed: owners.iter().map(|&number| node(number)).collect(),
+            needed,
+            kept_at_ms: 5,
+        }
+    }
+
+    #[test]
+    fn a_hint_that_counted_stays_until_w_owners_have_it() {
+        let hint = counted(&[1, 2, 3], 2);
+        let Confirmed::Keep(hint) = confirm(hint, &node(2)) else {
+            panic!("one owner is not enough");
+        };
+        assert!(hint.counts());
+        // The same owner again is no second one.
+        assert_eq!(confirm(hint.clone(), &node(2)), Confirmed::Stale);
+        let Confirmed::Keep(hint) = confirm(hint, &node(3)) else {
+            panic!("another one is still owed it");
+        };
+        // Two have it: now it may be dropped, and goes on being owed.
+        assert!(!hint.counts());
+        assert_eq!(confirm(hint, &node(1)), Confirmed::Done);
+    }
+
+    #[test]
+    fn a_newer_hint_of_the_key_is_owed_to_all_again() {
+        let mut hint = counted(&[1], 0);
+        let newer = Hint {
+            versions: Some(versions(2, 7)),
+            ..counted(&[1, 2, 3], 2)
+        };
+        hint.absorb(newer);
+        assert_eq!((hint.owed.len(), hint.needed), (3, 2));
+        assert_eq!(hint.versions.as_ref().unwrap().siblings().len(), 2);
+        let mut reminder = Hint::reminder([node(1)], 9);
+        reminder.absorb(counted(&[2], 1));
+        assert!(reminder.versions.is_some() && reminder.kept_at_ms == 9);
+    }
+
+    #[test]
+    fn hints_have_a_form_on_disk() {
+        for hint in [counted(&[1, 2, 3], 2), Hint::reminder([node(4)], 77)] {
+            let bytes = hint.to_bytes();
+            assert_eq!(Hint::from_bytes(&bytes), Ok(hint));
+            for end in 0..bytes.len() {
+                assert!(Hint::from_bytes(&bytes.slice(..end)).is_err());
+            }
+        }
+        assert!(Hint::from_bytes(&Bytes::from_static(b"\x02")).is_err());
+    }
+
+    #[test]
+    fn the_book_knows_what_is_owed_to_whom() {
+        let mut book = HintBook::default();
+        let key = |text: &'static str| Bytes::from_static(text.as_bytes());
+        let first = book.put(key("a"), &counted(&[1, 2], 2));
+        book.put(key("b"), &Hint::reminder([node(1)], 3));
+        assert_eq!((book.len(), book.counted()), (2, 1));
+        let keys = |book: &HintBook, number, after: Option<&Bytes>| -> Vec<_> {
+            let next = book.next(&node(number), after, 10);
+            next.into_iter().map(|(key, _)| key).collect()
+        };
+        assert_eq!(keys(&book, 1, None), ["a", "b"]);
+        assert_eq!(keys(&book, 1, Some(&key("a"))), ["b"]);
+        assert_eq!(keys(&book, 2, None), ["a"]);
+        assert_eq!(keys(&book, 3, None), [""; 0]);
+        assert!(book.is_current(b"a", first));
+        let second = book.put(key("a"), &counted(&[2], 1));
+        assert!(second != first && !book.is_current(b"a", first));
+        assert_eq!(keys(&book, 1, None), ["b"]);
+        // Only what counts for nothing ages.
+        assert_eq!(book.kept_before(100), ["b"]);
+        assert_eq!(book.oldest_kept_at_ms(), Some(3));
+        assert!(book.remove(b"a") && !book.remove(b"a"));
+        assert_eq!(book.owed().collect::<Vec<_>>(), [(&node(1), 1)]);
+        assert!(book.remove(b"b") && book.is_empty() && book.counted() == 0);
+    }
+
+    #[test]
+    fn what_counts_is_refused_at_the_bound_and_the_rest_is_dropped_before() {
+        assert_eq!(admit(true, 10, 90, 100), Ok(()));
+        assert_eq!(admit(true, 11, 90, 100), Err(AtBound::Refused));
+        assert_eq!(admit(false, 10, 40, 100), Ok(()));
+        assert_eq!(admit(false, 11, 40, 100), Err(AtBound::Dropped));
+        assert_eq!(admit(false, u64::MAX, 1, 100), Err(AtBound::Dropped));
+    }
+}
