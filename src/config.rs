@@ -71,6 +71,12 @@ pub struct Config {
     /// How much of the disk is left free, in bytes: below it writes are refused and reads go on. `None`
     /// for 5 % of the file system, at most 1 GiB, and on small ones what a checkpoint may need.
     pub disk_reserve_bytes: Option<u64>,
+    /// How many bytes of hints are kept for other nodes. At the bound sloppy writes are refused here;
+    /// reminders of what an owner missed may take half of it, and are then left to anti-entropy.
+    pub hints_bytes_max: u64,
+    /// How long a reminder is kept that an owner missed a write. Hints that a sloppy write counts on are
+    /// kept until enough owners have them.
+    pub hints_age_max: Duration,
     /// `--durability`: when a write counts as on disk.
     pub durability: Durability,
     /// `--accept-loss`: what this node has counts as all there is. If the store is damaged beyond opening it
@@ -122,6 +128,8 @@ impl Config {
             cache_bytes: 512 * 1024 * 1024,
             anti_entropy_interval: Duration::from_secs(600),
             disk_reserve_bytes: None,
+            hints_bytes_max: 256 * 1024 * 1024,
+            hints_age_max: Duration::from_secs(3 * 3600),
             durability: Durability::Sync,
             accept_loss: false,
         }

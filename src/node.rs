@@ -194,6 +194,7 @@ impl Node {
             seed,
             disk: Disk {
                 store: Arc::new(store),
+                hints: files.open_hints()?,
                 files: Arc::new(files),
                 threads: StoreThreads::Own,
             },
@@ -331,6 +332,17 @@ impl Node {
             what: "a thread",
             reason: error.to_string(),
         })?;
+        let hints = hint_worker::start(hint_worker::Parts {
+            disk: disk.clone(),
+            minter: Minter::new(Actor(random.u64(1..)), 0, random.fork()),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            bounds: HintBounds {
+                bytes_max: config.hints_bytes_max,
+                age_max: config.hints_age_max,
+            },
+            events: store.events_in,
+        })?;
         let frame_bytes_max = frame_bytes_max(config.value_bytes_max);
         let dialer = Dialer {
             network: network.clone(),
@@ -342,6 +354,7 @@ impl Node {
         let coordinator = coordinator::run(coordinator::Parts {
             links: Links::new(dialer, config.id.clone(), random.fork()),
             store: store.handle,
+            hints: hints.clone(),
             store_events: store.events,
             events,
             control: control_in.clone(),
@@ -395,6 +408,19 @@ impl Node {
         );
         let mending = mending.await;
         tokio::spawn(mending.clone().run());
+        let handoff = handoff::Parts {
+            me: config.id.clone(),
+            hints,
+            local: mending.clone(),
+            calls: Calls::about_data(
+                network.clone(),
+                hello(&me, Lane::Data),
+                view.clone(),
+                frame_bytes_max,
+            ),
+            view: view.clone(),
+        };
+        tasks.spawn(handoff::run(handoff, stop.draining.clone()));
         let mender = mender::Parts {
             me: config.id.clone(),
             local: mending,

@@ -256,6 +256,10 @@ settings! {
     anti_entropy_interval: Span, "DYNAKV_ANTI_ENTROPY_INTERVAL";
     /// How much of the disk is left free, in bytes.
     disk_reserve_bytes: u64, "DYNAKV_DISK_RESERVE_BYTES";
+    /// How many bytes of hints are kept for other nodes.
+    hints_bytes_max: u64, "DYNAKV_HINTS_BYTES_MAX";
+    /// How long a reminder that an owner missed a write is kept.
+    hints_age_max: Span, "DYNAKV_HINTS_AGE_MAX";
     /// `--durability`.
     durability: Syncs, "DYNAKV_DURABILITY";
 }
@@ -358,7 +362,8 @@ pub fn check(settings: Layer) -> Result<Config, SettingsError> {
         data_dir,
         zone,
         weight,
-        cache_bytes
+        cache_bytes,
+        hints_bytes_max
     );
     take!(value_bytes_max, connections_max, requests_in_flight_max);
     take!(bytes_in_flight_max, connection_bytes_max);
@@ -367,6 +372,7 @@ pub fn check(settings: Layer) -> Result<Config, SettingsError> {
         dead_after,
         gossip_interval,
         anti_entropy_interval,
+        hints_age_max,
         shutdown_deadline
     );
     config.disk_reserve_bytes = settings.disk_reserve_bytes;

@@ -83,6 +83,11 @@ impl Preference {
         self.owners.is_empty()
     }
 
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = NodeSlot> + '_ {
+        self.owners.iter().copied()
+    }
+
     /// Who stands at a place.
     pub fn at(&self, place: Place) -> Option<NodeSlot> {
         self.owners.get(usize::from(place)).copied()

@@ -201,6 +201,21 @@ impl Put {
         matches!(self.phase, Phase::Tail | Phase::Over)
     }
 
+    /// Whether this node is no owner and mints over the hint it has.
+    pub fn is_stand_in(&self) -> bool {
+        self.is_stand_in
+    }
+
+    /// The owners of the key.
+    pub fn owners(&self) -> &Preference {
+        &self.owners
+    }
+
+    /// How many owners must have it.
+    pub fn w(&self) -> u8 {
+        self.w
+    }
+
     /// Whether nothing more will come of it.
     pub fn is_over(&self) -> bool {
         self.phase == Phase::Over

@@ -13,15 +13,16 @@ use dynakv_protocol::hash::Segment;
 use dynakv_protocol::message::{Request, Response, kind};
 use dynakv_protocol::peer::{MergeVersions, ReadVersions};
 use dynakv_protocol::ring_document::Step;
-use dynakv_protocol::{ErrorCode, ErrorReply, RingVersion};
+use dynakv_protocol::{ErrorCode, ErrorReply, NodeId, RingVersion};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::connections::Connections;
-use super::dispatch::{Action, DataRequest, Limits, data_request};
+use super::dispatch::{Action, DataRequest, data_request};
 use super::environment::WallClock;
 use super::events::{ConnectionId, ControlEvent, ControlSender, CoordinatorEvent};
+use super::hint_worker::{HintHandle, HintJob};
 use super::links::Links;
 use super::metrics::{Metrics, Op, Outcome, ReplicaOp};
 use super::operations::{Operation, OperationId, Operations, Purpose, Requester, Work};
@@ -32,13 +33,15 @@ use super::view::View;
 use crate::engine::answer::fetched;
 use crate::engine::forward::{self, Forward};
 use crate::engine::get::{self, Get};
-use crate::engine::preference::{NodeSlot, Preference, Route, SELF};
+use crate::engine::preference::{NodeSlot, Preference, Reach, Route, SELF, Strictness};
 use crate::engine::put::{self, Put};
+use crate::engine::ring::Ring;
 use crate::engine::{explain, import};
 
 mod admin;
 mod answers;
 mod effects;
+mod hints;
 mod replica;
 
 /// How often deadlines and links are looked after.
@@ -52,6 +55,9 @@ const SLOW_READ: Duration = Duration::from_millis(50);
 
 /// How long an owner may take over a forwarded request before the next is tried.
 const SLOW_FORWARD: Duration = Duration::from_millis(1000);
+
+/// How long owners and stand-ins may be silent before others stand in for them in a sloppy write.
+const SLOW_WRITE: Duration = Duration::from_millis(500);
 
 /// What bounds the coordinator's work.
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +78,9 @@ pub struct Parts {
     pub links: Links,
     /// The store.
     pub store: StoreHandle,
-    /// What came of its jobs.
+    /// The keeper of hints.
+    pub hints: HintHandle,
+    /// What came of their jobs.
     pub store_events: mpsc::UnboundedReceiver<Vec<StoreEvent>>,
     /// News of connections and links.
     pub events: mpsc::Receiver<CoordinatorEvent>,
@@ -101,6 +109,33 @@ pub enum End {
     DiskFailed(Arc<dynakv_storage::StoreError>),
 }
 
+/// As what this node coordinates a request.
+#[derive(Debug, Clone, Copy)]
+struct By {
+    /// Whose place it fills.
+    place: u8,
+    /// It is an owner, and others before it cannot be reached.
+    stands_in: bool,
+    /// It owns no copy.
+    is_stand_in: bool,
+}
+
+impl By {
+    fn stand_in(place: u8) -> Self {
+        Self {
+            place,
+            stands_in: false,
+            is_stand_in: true,
+        }
+    }
+}
+
+/// When the next owner is tried besides the one that a request was handed to.
+fn slow_forward_at(requester: &Requester, now: Instant) -> Instant {
+    let left = requester.deadline.saturating_duration_since(now);
+    now + SLOW_FORWARD.min(left / 2)
+}
+
 /// The coordinator's state.
 pub struct Coordinator {
     links: Links,
@@ -108,6 +143,7 @@ pub struct Coordinator {
     operations: Operations,
     parking: Parking,
     store: StoreHandle,
+    hints: HintHandle,
     control: ControlSender,
     view: Arc<View>,
     bounds: Bounds,
@@ -118,6 +154,9 @@ pub struct Coordinator {
     /// Jobs of this turn.
     writes: Vec<WriteJob>,
     reads: Vec<ReadJob>,
+    hint_jobs: Vec<HintJob>,
+    /// Keys that owners have missed, of this turn.
+    reminders: Vec<(Bytes, NodeId)>,
     /// Requests of other nodes that the store has in hand, and their bytes.
     replica_jobs: usize,
     /// Parts of exports that the store has in hand.
@@ -138,6 +177,7 @@ pub async fn run(parts: Parts) -> End {
     let Parts {
         links,
         store,
+        hints,
         mut store_events,
         mut events,
         control,
@@ -154,6 +194,7 @@ pub async fn run(parts: Parts) -> End {
         operations: Operations::default(),
         parking: Parking::default(),
         store,
+        hints,
         control,
         view: view.borrow_and_update().clone(),
         bounds,
@@ -163,6 +204,8 @@ pub async fn run(parts: Parts) -> End {
         is_draining: false,
         writes: Vec::new(),
         reads: Vec::new(),
+        hint_jobs: Vec::new(),
+        reminders: Vec::new(),
         replica_jobs: 0,
         scans: 0,
         turn: 0,
@@ -274,7 +317,7 @@ impl Coordinator {
 
     fn on_request(&mut self, connection: ConnectionId, frame: Frame) {
         match frame.header.kind {
-            kind::MERGE | kind::READ if self.connections.is_peer(connection) => {
+            kind::MERGE | kind::READ | kind::HINT if self.connections.is_peer(connection) => {
                 self.on_replica_request(connection, frame);
             }
             kind::COMPARE | kind::LIST if self.connections.is_peer(connection) => {
@@ -334,14 +377,7 @@ impl Coordinator {
             let error = ErrorReply::new(ErrorCode::NotReady, message).retryable();
             return self.end(requester, Err(error));
         };
-        let limits = Limits {
-            value_bytes_max: self.bounds.value_bytes_max,
-            // N is at most 32.
-            effective_n: ring.document().effective_n() as u8,
-            w: self.view.w,
-            r: self.view.r,
-            cluster_id: self.view.cluster_id,
-        };
+        let limits = self.limits(&ring);
         let request = match data_request(&frame, limits) {
             Ok(request) => request,
             Err(error) => return self.end(requester, Err(error)),
@@ -369,16 +405,35 @@ impl Coordinator {
             }
             Action::Get { .. } | Action::Put { .. } => request,
         };
+        let strictness = match request.action {
+            Action::Put { strictness, .. } => strictness,
+            Action::Get { .. } | Action::Explain | Action::Import { .. } => Strictness::Strict,
+        };
         let route = {
             let reach = |node| self.links.reach(node);
-            owners.route(request.access, frame.header.is_forwarded(), reach)
+            let is_forwarded = frame.header.is_forwarded();
+            owners.route(request.access, strictness, is_forwarded, reach)
         };
         match route {
             Route::Here { place, stands_in } => {
-                self.coordinate(requester, frame, request, owners, (place, stands_in));
+                let by = By {
+                    place,
+                    stands_in,
+                    is_stand_in: false,
+                };
+                self.coordinate(requester, frame, request, owners, by);
+            }
+            Route::StandIn { place } => {
+                self.coordinate(requester, frame, request, owners, By::stand_in(place));
             }
             Route::Forward { place } => {
-                self.forward(requester, frame, request.key, &owners, (place, false));
+                let terms = forward::Terms {
+                    is_write: requester.is_write(),
+                    is_full: false,
+                    may_stand_in: strictness == Strictness::Sloppy
+                        && owners.place_of(SELF).is_none(),
+                };
+                self.forward(requester, frame, request.key, &owners, (place, terms));
             }
             Route::NotOwner => {
                 let message = "this node does not own the key under its ring";
@@ -396,8 +451,9 @@ impl Coordinator {
         frame: Frame,
         request: DataRequest,
         owners: Preference,
-        (place, stands_in): (u8, bool),
+        by: By,
     ) {
+        let By { place, .. } = by;
         let slow_at = self.now + SLOW_READ;
         match request.action {
             Action::Get { r, repair_first } => {
@@ -412,19 +468,34 @@ impl Coordinator {
                     .insert(requester, request.key, frame, work, slow_at);
                 self.carry_out_get(id, effects);
             }
-            Action::Put { w, intent } => {
+            Action::Put {
+                w,
+                strictness,
+                intent,
+            } => {
                 if let dynakv_protocol::causal::Value::Bytes(value) = &intent.value {
                     self.metrics.value_bytes.record(value.len() as f64);
                 }
                 let mut effects = std::mem::take(&mut self.put_effects);
                 let reach = |node| self.links.reach(node);
-                let quorums = (w, self.view.r);
                 // Who has lost versions does not know what a blind write replaces either.
                 let is_blind = intent.context.is_none();
-                let stands_in = stands_in || is_blind && self.rebuilding.covers(&request.key);
-                let put = Put::start(owners, place, stands_in, quorums, reach, &mut effects);
+                let has_lost = is_blind && self.rebuilding.covers(&request.key);
+                let terms = put::Terms {
+                    own: place,
+                    is_stand_in: by.is_stand_in,
+                    reads_first: !by.is_stand_in && (by.stands_in || has_lost),
+                    w,
+                    r: self.view.r,
+                    stand_ins: match strictness {
+                        Strictness::Strict => None,
+                        Strictness::Sloppy => Some(self.stand_ins(&request.key)),
+                    },
+                };
+                let put = Put::start(owners, terms, reach, &mut effects);
                 let intent = Some(intent);
                 let work = Work::Put { put, intent };
+                let slow_at = self.now + SLOW_WRITE;
                 let id = self
                     .operations
                     .insert(requester, request.key, frame, work, slow_at);
@@ -441,16 +512,14 @@ impl Coordinator {
         frame: Frame,
         key: Bytes,
         owners: &Preference,
-        (place, is_full): (u8, bool),
+        (place, terms): (u8, forward::Terms),
     ) {
         self.metrics.forwarded.increment(1);
         let mut effects = std::mem::take(&mut self.forward_effects);
         let reach = |node| self.links.reach(node);
-        let how = (requester.is_write(), is_full);
-        let forward = Forward::start(owners, place, how, reach, &mut effects);
+        let forward = Forward::start(owners, place, terms, reach, &mut effects);
         let work = Work::Forward(forward);
-        let left = requester.deadline.saturating_duration_since(self.now);
-        let slow_at = self.now + SLOW_FORWARD.min(left / 2);
+        let slow_at = slow_forward_at(&requester, self.now);
         let id = self.operations.insert(requester, key, frame, work, slow_at);
         self.carry_out_forward(id, effects);
     }
@@ -461,7 +530,8 @@ impl Coordinator {
             match self.operations.get_mut(id).map(|operation| &operation.work) {
                 Some(Work::Get(_)) => self.step_get(id, get::Event::Slow),
                 Some(Work::Forward(_)) => self.step_forward(id, forward::Event::Slow),
-                Some(Work::Put { .. } | Work::Explain(_) | Work::Import { .. }) | None => {}
+                Some(Work::Put { .. }) => self.step_put(id, put::Event::Slow),
+                Some(Work::Explain(_) | Work::Import { .. }) | None => {}
             }
         }
         for id in expired {
@@ -507,6 +577,7 @@ impl Coordinator {
         if !self.reads.is_empty() {
             self.store.read(std::mem::take(&mut self.reads));
         }
+        self.flush_hints();
         self.links.flush();
         self.connections.flush();
     }

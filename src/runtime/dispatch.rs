@@ -13,7 +13,7 @@ use dynakv_protocol::message::Request;
 use dynakv_protocol::{ClusterId, DecodeError, ErrorCode, ErrorReply};
 
 use crate::engine::mint::Intent;
-use crate::engine::preference::Access;
+use crate::engine::preference::{Access, Strictness};
 
 /// The bounds that a client's request is held against.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +57,8 @@ pub enum Action {
     Put {
         /// How many owners.
         w: u8,
+        /// Whether others may stand in for them.
+        strictness: Strictness,
         /// What.
         intent: Box<Intent>,
     },
@@ -148,9 +150,6 @@ fn read(get: Get, limits: Limits) -> Result<DataRequest, ErrorReply> {
 
 fn write(write: Write, limits: Limits) -> Result<DataRequest, ErrorReply> {
     check_key(&write.key)?;
-    if write.sloppy {
-        return Err(bad("sloppy quorums are not supported by this version"));
-    }
     let value = match write.value {
         None => Value::Tombstone,
         Some(value) if value.len() > limits.value_bytes_max => {
@@ -174,6 +173,10 @@ fn write(write: Write, limits: Limits) -> Result<DataRequest, ErrorReply> {
         access,
         action: Action::Put {
             w: quorum("w", write.w, limits.w, limits.effective_n)?,
+            strictness: match write.sloppy {
+                true => Strictness::Sloppy,
+                false => Strictness::Strict,
+            },
             intent: Box::new(Intent {
                 write_id: write.write_id,
                 value,

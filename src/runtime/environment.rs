@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use dynakv_storage::{SmallFiles, Store};
+use dynakv_storage::{AppendFile, SmallFiles, Store};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A future that a seam gives back.
@@ -60,6 +60,8 @@ pub enum StoreThreads {
 pub struct Disk {
     /// Versions of keys.
     pub store: Arc<dyn Store>,
+    /// Hints: what is kept for other nodes, beside the store, so that it survives one that is damaged.
+    pub hints: Arc<dyn AppendFile>,
     /// Identity, ring document and other small control state.
     pub files: Arc<dyn SmallFiles>,
     /// Where the store's work is done.

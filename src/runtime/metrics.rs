@@ -17,8 +17,10 @@ use metrics_exporter_prometheus::{
 use super::process;
 use super::quarantine::list_set_aside;
 
+mod hints;
 mod store;
 
+use hints::HintMetrics;
 use store::StoreMetrics;
 
 const REQUEST_SECONDS: &str = "dynakv_request_duration_seconds";
@@ -94,6 +96,8 @@ pub enum ReplicaOp {
     Write,
     /// To merge what a read found it lacks.
     Repair,
+    /// To keep a write for an owner.
+    Hint,
 }
 
 /// The metrics of one operation.
@@ -108,7 +112,7 @@ pub struct Metrics {
     node: String,
     handle: PrometheusHandle,
     ops: [PerOp; 5],
-    replica_seconds: [Histogram; 4],
+    replica_seconds: [Histogram; 5],
     /// How long one sync of the store takes.
     pub fsync_seconds: Histogram,
     /// How many writes share one sync.
@@ -179,6 +183,8 @@ pub struct Metrics {
     pub rebuilding_segments: Gauge,
     /// Damaged stores that were set aside and are still there.
     pub stores_set_aside: Gauge,
+    /// What is kept for other nodes.
+    pub hints: HintMetrics,
     /// What is under way in the store.
     pub store: StoreMetrics,
 }
@@ -242,7 +248,7 @@ impl Metrics {
             node: node.to_owned(),
             handle: recorder.handle(),
             ops: ["get", "put", "delete", "explain", "import"].map(per_op),
-            replica_seconds: ["ping", "read", "write", "repair"].map(replica),
+            replica_seconds: ["ping", "read", "write", "repair", "hint"].map(replica),
             fsync_seconds: histogram(
                 FSYNC_SECONDS,
                 Unit::Seconds,
@@ -355,6 +361,7 @@ impl Metrics {
                 "dynakv_store_corrupt_keys",
                 "Damaged values that were met since the store was opened and not written anew.",
             ),
+            hints: HintMetrics::register(&make),
             store: StoreMetrics::register(&make),
         }
     }

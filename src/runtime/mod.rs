@@ -30,6 +30,8 @@ pub mod coordinator;
 pub mod dispatch;
 pub mod environment;
 pub mod events;
+pub mod handoff;
+pub mod hint_worker;
 pub mod http;
 pub mod link;
 pub mod links;

@@ -57,6 +57,8 @@ pub enum Purpose {
     Repair = 4,
     /// Coordinate the request.
     Forward = 5,
+    /// Keep it for an owner.
+    Hint = 6,
 }
 
 /// An operation and what one message about it is for: a request id towards replicas and the store.
@@ -64,6 +66,10 @@ pub enum Purpose {
 /// `purpose u8 ‖ generation u24 ‖ index u32`: an index is used again, with another generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OperationId(u64);
+
+/// How many answered writes are kept until their last owners have answered. A node that is silent leaves
+/// each write of some seconds behind; anti-entropy finds what is forgotten.
+const TAILS_MAX: usize = 16_384;
 
 const GENERATION_MASK: u64 = (1 << 24) - 1;
 
@@ -89,6 +95,7 @@ impl OperationId {
             3 => Purpose::Write,
             4 => Purpose::Repair,
             5 => Purpose::Forward,
+            6 => Purpose::Hint,
             _ => return None,
         };
         Some((Self(message & !(0xff << 56)), purpose))
@@ -133,6 +140,8 @@ pub struct Operation {
     pub work: Work,
     /// When another owner is to be tried besides; `None` once that has happened.
     pub slow_at: Option<Instant>,
+    /// Whether its client has been answered: it only waits for the last owners.
+    is_tail: bool,
     id: OperationId,
 }
 
@@ -149,17 +158,33 @@ pub struct Operations {
     table: Slab<Operation>,
     generation: u64,
     bytes: usize,
+    tails: usize,
 }
 
 impl Operations {
-    /// How many are in hand.
+    /// How many are in hand; those that are answered do not count.
     pub fn len(&self) -> usize {
-        self.table.len()
+        self.table.len() - self.tails
     }
 
     /// True when nothing is in hand.
     pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
+        self.len() == 0
+    }
+
+    /// Keeps an answered operation, without its request, until its last owners have answered too. False
+    /// when so many are kept already that this one must be forgotten.
+    pub fn begin_tail(&mut self, id: OperationId) -> bool {
+        let has_room = self.tails < TAILS_MAX;
+        let Some(operation) = self.get_mut(id).filter(|it| has_room && !it.is_tail) else {
+            return false;
+        };
+        let bytes = operation.bytes();
+        operation.is_tail = true;
+        operation.frame.body = Bytes::new();
+        self.bytes -= bytes;
+        self.tails += 1;
+        true
     }
 
     /// Bytes of requests in hand.
@@ -185,6 +210,7 @@ impl Operations {
             frame,
             work,
             slow_at: Some(slow_at),
+            is_tail: false,
             id,
         };
         self.bytes += operation.bytes();
@@ -198,11 +224,17 @@ impl Operations {
         (operation.id == id).then_some(operation)
     }
 
+    /// Whether an operation only waits for its last owners.
+    pub fn is_tail(&mut self, id: OperationId) -> bool {
+        self.get_mut(id).is_some_and(|operation| operation.is_tail)
+    }
+
     /// Takes an operation out.
     pub fn remove(&mut self, id: OperationId) -> Option<Operation> {
         self.get_mut(id)?;
         let operation = self.table.remove(id.index());
         self.bytes -= operation.bytes();
+        self.tails -= usize::from(operation.is_tail);
         Some(operation)
     }
 
@@ -243,6 +275,7 @@ mod tests {
             Purpose::Write,
             Purpose::Repair,
             Purpose::Forward,
+            Purpose::Hint,
         ] {
             assert_eq!(OperationId::parse(id.message(purpose)), Some((id, purpose)));
         }

@@ -81,6 +81,8 @@ pub struct Running {
     pub handle: StoreHandle,
     /// Gives what came of them, in lists.
     pub events: mpsc::UnboundedReceiver<Vec<StoreEvent>>,
+    /// Where the keeper of hints puts what came of its jobs.
+    pub events_in: mpsc::UnboundedSender<Vec<StoreEvent>>,
     /// The minter, once the writer has done its last job and all is durable; nothing if it failed.
     pub finished: oneshot::Receiver<Minter>,
 }
@@ -117,7 +119,7 @@ pub fn start(
     let reader = Reader {
         store: disk.store.clone(),
         rebuilding,
-        events: events_out,
+        events: events_out.clone(),
     };
     match disk.threads {
         StoreThreads::Own => {
@@ -140,6 +142,7 @@ pub fn start(
             actor,
         },
         events,
+        events_in: events_out,
         finished,
     })
 }
@@ -467,7 +470,8 @@ fn note_damage(rebuilding: &Rebuilding, key: &[u8], error: &StoreError) -> Resul
     }
 }
 
-fn refusal(error: &StoreError) -> ErrorReply {
+/// What is said of a store that does not take something.
+pub(super) fn refusal(error: &StoreError) -> ErrorReply {
     let code = if error.is_disk_full() {
         ErrorCode::DiskFull
     } else {

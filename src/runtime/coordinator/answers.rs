@@ -26,6 +26,7 @@ impl Coordinator {
             Purpose::Read => Some(ReplicaOp::Read),
             Purpose::Write => Some(ReplicaOp::Write),
             Purpose::Repair => Some(ReplicaOp::Repair),
+            Purpose::Hint => Some(ReplicaOp::Hint),
             Purpose::Forward => None,
         };
         if let Some(replica_op) = replica_op {
@@ -41,7 +42,9 @@ impl Coordinator {
         match (purpose, response) {
             (Purpose::Ping, Response::Pong) => self.step_put(id, put::Event::Reached(from)),
             (Purpose::Read, Response::Versions(reply)) => self.on_replica_read(id, from, reply),
-            (Purpose::Write, Response::Merged(_)) => self.on_durable(id, from),
+            (Purpose::Write, Response::Merged(_)) | (Purpose::Hint, Response::HintKept) => {
+                self.on_durable(id, from);
+            }
             (Purpose::Repair, Response::Merged(_)) => self.step_get(id, get::Event::Repaired(from)),
             (_, Response::Error(error)) => {
                 if error.code == ErrorCode::StaleRing
@@ -213,6 +216,10 @@ impl Coordinator {
                 let merged = Response::Merged(Merged { rebuilding });
                 self.answer_replica(connection, request_id, &merged);
             }
+            StoreEvent::Durable {
+                token: Token::Hint(connection, request_id),
+                rebuilding: _,
+            } => self.answer_replica(connection, request_id, &Response::HintKept),
             StoreEvent::Read {
                 token: Token::Replica(connection, request_id),
                 versions,
@@ -244,12 +251,18 @@ impl Coordinator {
             } => self.on_scanned(connection, request_id, result),
             StoreEvent::Refused {
                 token:
-                    Token::Replica(connection, request_id) | Token::Explaining(connection, request_id),
+                    Token::Replica(connection, request_id)
+                    | Token::Explaining(connection, request_id)
+                    | Token::Hint(connection, request_id),
                 error,
             } => self.answer_replica(connection, request_id, &Response::Error(error)),
             // Replicas mint nothing, and a failed disk ends the loop before it gets here.
             StoreEvent::Minted {
-                token: Token::Replica(..) | Token::Explaining(..),
+                token: Token::Replica(..) | Token::Explaining(..) | Token::Hint(..),
+                ..
+            }
+            | StoreEvent::Read {
+                token: Token::Hint(..),
                 ..
             }
             | StoreEvent::Durable {
@@ -263,8 +276,9 @@ impl Coordinator {
     /// This node's store refused its part of an operation.
     fn on_refused(&mut self, id: OperationId, purpose: Purpose, error: ErrorReply) {
         match self.operations.get_mut(id).map(|operation| &operation.work) {
-            Some(Work::Put { .. })
+            Some(Work::Put { put, .. })
                 if purpose == Purpose::Write
+                    && !put.is_stand_in()
                     && error.code == ErrorCode::DiskFull
                     && !error.maybe_applied =>
             {

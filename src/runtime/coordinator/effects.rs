@@ -7,7 +7,7 @@ use super::{
     Bytes, Coordinator, ErrorCode, ErrorReply, FLAG_FORWARDED, Frame, Header, MergeVersions,
     NodeSlot, Op, Operation, OperationId, Outcome, Purpose, ReadJob, ReadVersions, Request,
     Requester, Response, SELF, Segment, Token, Work, WriteJob, WriteWork, fetched, forward, get,
-    kind, put,
+    kind, put, slow_forward_at,
 };
 
 /// How a request of a client ends.
@@ -65,22 +65,16 @@ impl Coordinator {
                 put::Effect::Read(to) => self.send_read(id, to),
                 put::Effect::ReadLocal => self.read_local(id),
                 put::Effect::Mint { merge_first } => self.mint(id, merge_first),
+                put::Effect::Hint { to, versions } => self.send_hint(id, to, versions),
+                put::Effect::Remind(owner) => self.remind(id, owner),
                 put::Effect::Merge { to, versions } => {
                     self.send_merge(id, Purpose::Write, to, versions);
                 }
-                put::Effect::Answer(result) => {
-                    let reply = result.map(|acknowledged| {
-                        Reply::Written(Written {
-                            context: acknowledged.context,
-                            effective_w: acknowledged.effective_w,
-                            sloppy: false,
-                        })
-                    });
-                    self.finish(id, reply);
-                }
+                put::Effect::Answer(result) => self.answer_put(id, result),
             }
         }
         self.put_effects = effects;
+        self.forget_if_over(id);
     }
 
     pub(super) fn carry_out_get(&mut self, id: OperationId, mut effects: Vec<get::Effect>) {
@@ -123,9 +117,11 @@ impl Coordinator {
         while let Some(effect) = effects.pop() {
             match effect {
                 forward::Effect::Send(to) => {
+                    let now = self.now;
                     let Some(operation) = self.operations.get_mut(id) else {
                         continue;
                     };
+                    operation.slow_at = Some(slow_forward_at(&operation.requester, now));
                     operation.requester.handed_on = operation.requester.handed_on.saturating_add(1);
                     let Frame { header, body } = operation.frame.clone();
                     let header = Header {
@@ -144,6 +140,7 @@ impl Coordinator {
                     }
                 }
                 forward::Effect::TakeOver => self.take_over(id),
+                forward::Effect::StandIn => self.stand_in(id),
                 forward::Effect::Answer(error) => self.finish(id, Err(error)),
             }
         }
@@ -180,7 +177,14 @@ impl Coordinator {
             owners.first_other(reach).map(|place| (owners, place))
         });
         match next {
-            Some((owners, place)) => self.forward(requester, frame, key, &owners, (place, true)),
+            Some((owners, place)) => {
+                let terms = forward::Terms {
+                    is_write: true,
+                    is_full: true,
+                    may_stand_in: false,
+                };
+                self.forward(requester, frame, key, &owners, (place, terms));
+            }
             None => self.end(requester, Err(error)),
         }
     }
@@ -300,12 +304,15 @@ impl Coordinator {
         let Some(operation) = self.operations.get_mut(id) else {
             return;
         };
-        let Work::Put { intent, .. } = &mut operation.work else {
+        let Work::Put { intent, put } = &mut operation.work else {
             return;
         };
         let Some(intent) = intent.take() else {
             return;
         };
+        if put.is_stand_in() {
+            return self.mint_as_stand_in(id, intent);
+        }
         self.writes.push(WriteJob {
             token: Token::Operation(id.message(Purpose::Write)),
             key: operation.key.clone(),

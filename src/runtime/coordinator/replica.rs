@@ -54,6 +54,13 @@ impl Coordinator {
                 }
                 Err(error) => error,
             },
+            Ok(Request::Hint(hint)) => match self.check_ring(hint.ring_version) {
+                Ok(()) => match self.keep_hint(connection, request_id, hint) {
+                    Ok(()) => return,
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            },
             Ok(_) => ErrorReply::new(ErrorCode::BadRequest, "this is no request about data"),
             Err(error) => undecodable(&error),
         };

@@ -20,6 +20,8 @@ pub enum Token {
     Replica(ConnectionId, u64),
     /// The same, and it wants to know this node's actor with the answer.
     Explaining(ConnectionId, u64),
+    /// Another node that has a hint kept here.
+    Hint(ConnectionId, u64),
 }
 
 /// What the writer is to do.

@@ -1,0 +1,272 @@
+//! Hands over what is kept here for other nodes, once they are there again.
+//!
+//! It merges at the owner, which answers when the versions are durable there; only then is the hint
+//! confirmed. A hint goes over twice rather than not at all. The owner paces it: so many keys are under way
+//! at a time, and whoever says that it has too much to do is left alone for a while.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynakv_protocol::NodeId;
+use dynakv_protocol::gossip::MemberState;
+use dynakv_protocol::limits::TIMEOUT_MS_DEFAULT;
+use dynakv_protocol::message::{Request, Response};
+use dynakv_protocol::peer::{MergeVersions, ReadVersions};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::calls::Calls;
+use super::hint_worker::{Confirmation, Due, HintHandle, HintJob, Owed};
+use super::local::Local;
+use super::view::{MemberView, View};
+
+/// How often it looks whether somebody is there again.
+const TICK: Duration = Duration::from_millis(500);
+
+/// How many keys are on their way to one node at a time.
+const KEYS_AT_ONCE: usize = 16;
+
+/// How long a node may take to answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The first and the longest pause after a node did not take something.
+const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// What the task is given.
+pub struct Parts {
+    /// This node's name.
+    pub me: NodeId,
+    /// What is kept.
+    pub hints: HintHandle,
+    /// How it asks this node.
+    pub local: Arc<Local>,
+    /// How it asks the others.
+    pub calls: Calls,
+    /// Who is there.
+    pub view: watch::Receiver<Arc<View>>,
+}
+
+struct Handoff(Parts);
+
+/// Why a node is not given more for now.
+#[derive(Debug, thiserror::Error)]
+enum HandoffError {
+    /// It could not be asked.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It does not take it.
+    #[error("it refused: {0}")]
+    Refused(String),
+}
+
+/// Since when, and for how long, a node is left alone.
+#[derive(Debug, Clone, Copy)]
+struct Rest {
+    until: Instant,
+    pause: Duration,
+}
+
+/// Hands over until it is told to stop.
+pub async fn run(parts: Parts, stop: CancellationToken) {
+    let handoff = Arc::new(Handoff(parts));
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut under_way: JoinSet<(NodeId, Result<u64, HandoffError>)> = JoinSet::new();
+    let mut busy: Vec<NodeId> = Vec::new();
+    let mut resting: BTreeMap<NodeId, Rest> = BTreeMap::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            Some(ended) = under_way.join_next() => match ended {
+                Ok((node, result)) => {
+                    busy.retain(|it| *it != node);
+                    on_end(node, result, &mut resting);
+                }
+                // As if it had run here.
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => {}
+            },
+            _ = ticks.tick() => {
+                handoff.0.hints.send(vec![HintJob::Tick]);
+                for member in handoff.takers(&resting) {
+                    if busy.contains(&member.id) {
+                        continue;
+                    }
+                    busy.push(member.id.clone());
+                    let handoff = handoff.clone();
+                    under_way.spawn(async move {
+                        let result = handoff.hand_over(&member).await;
+                        (member.id, result)
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn on_end(node: NodeId, result: Result<u64, HandoffError>, resting: &mut BTreeMap<NodeId, Rest>) {
+    match result {
+        Ok(keys) => {
+            resting.remove(&node);
+            if keys > 0 {
+                tracing::info!(%node, keys, "what was kept for this node is handed over");
+            }
+        }
+        Err(error) => {
+            tracing::debug!(%node, %error, "handing over stopped early");
+            let pause = resting.get(&node).map_or(BACKOFF_FIRST, |rest| {
+                (rest.pause * 2).min(BACKOFF_MAX)
+            });
+            let until = Instant::now() + pause;
+            resting.insert(node, Rest { until, pause });
+        }
+    }
+}
+
+impl Handoff {
+    /// Who is there, is owed something, and may be asked.
+    fn takers(&self, resting: &BTreeMap<NodeId, Rest>) -> Vec<MemberView> {
+        let view = self.0.view.borrow().clone();
+        let now = Instant::now();
+        let taker = |Owed { node, .. }: Owed| {
+            let member = view.members.iter().find(|member| member.id == node)?;
+            let is_there = member.state == MemberState::Alive || member.id == self.0.me;
+            let rests = resting.get(&node).is_some_and(|rest| rest.until > now);
+            (is_there && !rests).then(|| member.clone())
+        };
+        self.0.hints.owed().into_iter().filter_map(taker).collect()
+    }
+
+    /// Hands over all that is owed to one node. How many keys it took.
+    async fn hand_over(self: &Arc<Self>, member: &MemberView) -> Result<u64, HandoffError> {
+        let mut after = None;
+        let mut keys = 0;
+        loop {
+            let due = self.next(&member.id, after.take()).await;
+            let Some(last) = due.last() else {
+                return Ok(keys);
+            };
+            after = Some(last.key.clone());
+            let mut under_way = JoinSet::new();
+            for hint in due {
+                let (handoff, member) = (self.clone(), member.clone());
+                under_way.spawn(async move { handoff.give(&member, hint).await });
+            }
+            let (mut taken, mut failed) = (Vec::new(), None);
+            while let Some(given) = under_way.join_next().await {
+                match given {
+                    Ok(Ok(Some(confirmation))) => taken.push(confirmation),
+                    Ok(Ok(None)) => {}
+                    Ok(Err(error)) => failed = Some(error),
+                    Err(error) if error.is_panic() => {
+                        std::panic::resume_unwind(error.into_panic())
+                    }
+                    Err(_) => {}
+                }
+            }
+            keys += taken.len() as u64;
+            if !taken.is_empty() {
+                let confirmed = HintJob::Confirm {
+                    by: member.id.clone(),
+                    confirmations: taken,
+                };
+                self.0.hints.send(vec![confirmed]);
+            }
+            if let Some(error) = failed {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn next(&self, node: &NodeId, after: Option<Bytes>) -> Vec<Due> {
+        let (reply, answer) = oneshot::channel();
+        self.0.hints.send(vec![HintJob::Next {
+            node: node.clone(),
+            after,
+            keys_max: KEYS_AT_ONCE,
+            reply,
+        }]);
+        // A worker that is gone has nothing more to hand over.
+        answer.await.unwrap_or_default()
+    }
+
+    /// Gives one hint to an owner. Nothing when it cannot be given now, or not at all.
+    async fn give(
+        &self,
+        member: &MemberView,
+        hint: Due,
+    ) -> Result<Option<Confirmation>, HandoffError> {
+        let confirmation = Confirmation {
+            key: hint.key.clone(),
+            revision: hint.revision,
+        };
+        let ring_version = self.0.view.borrow().ring_version();
+        let versions = match hint.versions {
+            Some(versions) => versions,
+            None => {
+                let read = Request::Read(ReadVersions {
+                    ring_version,
+                    timeout_ms: TIMEOUT_MS_DEFAULT,
+                    key: hint.key.clone(),
+                    tell_actor: false,
+                });
+                match self.ask_this_node(&read).await? {
+                    Response::Versions(own) if own.rebuilding => return Ok(None),
+                    Response::Versions(own) if own.versions.is_empty() => {
+                        return Ok(Some(confirmation));
+                    }
+                    Response::Versions(own) => own.versions,
+                    other => return refused(&other),
+                }
+            }
+        };
+        let merge = Request::Merge(MergeVersions {
+            ring_version,
+            timeout_ms: TIMEOUT_MS_DEFAULT,
+            key: hint.key,
+            versions,
+        });
+        let answer = match member.id == self.0.me {
+            true => self.ask_this_node(&merge).await?,
+            false => {
+                let id = Some(&member.id);
+                let called = self
+                    .0
+                    .calls
+                    .call(&member.address, id, &merge, CALL_TIMEOUT)
+                    .await;
+                let unreachable = |error| HandoffError::Unreachable(format!("{error}"));
+                called.map_err(unreachable)?.0
+            }
+        };
+        match answer {
+            Response::Merged(_) => Ok(Some(confirmation)),
+            other => refused(&other),
+        }
+    }
+
+    async fn ask_this_node(&self, request: &Request) -> Result<Response, HandoffError> {
+        let deadline = Instant::now() + CALL_TIMEOUT;
+        let asked = self.0.local.call(request, deadline).await;
+        asked.map_err(|error| HandoffError::Unreachable(format!("{:?}", error.cause)))
+    }
+}
+
+/// What cannot be taken ever (it is too large for a frame, say) must not keep the rest from going over:
+/// anti-entropy finds it. Anything else is a reason to wait.
+fn refused<T>(response: &Response) -> Result<Option<T>, HandoffError> {
+    match response {
+        Response::Error(error) if !error.retryable => {
+            tracing::warn!(%error, "a hint is not taken");
+            Ok(None)
+        }
+        Response::Error(error) => Err(HandoffError::Refused(error.message.clone())),
+        _ => Err(HandoffError::Refused("it answered something else".to_owned())),
+    }
+}
