@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use dynakv_storage::check::Step;
 use dynakv_storage::disk::LOCK_FILE;
 use dynakv_storage::{
-    Checked, DirectoryFiles, RewriteError, Rewritten, StoreError, check_directory,
+    Checked, DirectoryFiles, HINTS_FILE, RewriteError, Rewritten, StoreError, check_directory,
     rewrite_directory,
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -50,8 +50,8 @@ pub(crate) fn run(command: StoreCommand, format: Format) -> Report {
 /// A store that no node runs on, until this is dropped.
 struct Stopped {
     store: PathBuf,
-    /// The lock of the data directory around it: a node takes that first.
-    _lock: Option<DirectoryFiles>,
+    /// The data directory around it, with its lock: a node takes that first.
+    around: Option<DirectoryFiles>,
 }
 
 impl Stopped {
@@ -81,7 +81,7 @@ impl Stopped {
         let around = around.filter(|around| around.join(LOCK_FILE).exists());
         let lock = around.map(DirectoryFiles::open).transpose();
         match lock {
-            Ok(lock) => Ok(Self { store, _lock: lock }),
+            Ok(around) => Ok(Self { store, around }),
             Err(error) => Err(store_error(&error, &given_text, format)),
         }
     }
@@ -151,6 +151,12 @@ fn check(given: &Path, format: Format) -> Report {
         bar.show(step, done, total);
     });
     drop(bar);
+    let checked = checked.and_then(|mut checked| {
+        if let Some(around) = &stopped.around {
+            checked.add_hints(&around.directory().join(HINTS_FILE))?;
+        }
+        Ok(checked)
+    });
     match checked {
         Ok(checked) => checked_report(&checked, &stopped.store, format),
         Err(error) => store_error(&error, &given.display().to_string(), format),
@@ -163,6 +169,7 @@ struct CheckDocument<'a> {
     clean: bool,
     keys: u64,
     bytes: u64,
+    hint_records: Option<u64>,
     findings_total: u64,
     findings: Vec<FindingFields<'a>>,
     next: Option<String>,
@@ -197,6 +204,7 @@ fn checked_report(checked: &Checked, store: &Path, format: Format) -> Report {
             clean: checked.is_clean(),
             keys: checked.keys,
             bytes: checked.bytes,
+            hint_records: checked.hint_records,
             findings_total: checked.findings_total,
             findings: findings.collect(),
             next,
@@ -209,10 +217,12 @@ fn checked_report(checked: &Checked, store: &Path, format: Format) -> Report {
             Heading::Left("State"),
             Heading::Right("Keys"),
             Heading::Right("Bytes"),
+            Heading::Right("Hint records"),
         ]);
-        let numbers = [checked.keys.to_string(), checked.bytes.to_string()];
-        let [keys, bytes] = numbers;
-        table.push([directory, "clean".to_owned(), keys, bytes]);
+        let hints = checked.hint_records.unwrap_or_default();
+        let numbers = [checked.keys, checked.bytes, hints].map(|number| number.to_string());
+        let [keys, bytes, hints] = numbers;
+        table.push([directory, "clean".to_owned(), keys, bytes, hints]);
         return Report::data(exit, text(&table, format));
     };
     let mut table = Table::new(&[Heading::Left("Place"), Heading::Left("Problem")]);

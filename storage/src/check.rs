@@ -17,6 +17,7 @@ use dynakv_protocol::hash::{Position, SEGMENTS, Segment};
 use crate::disk::{DirectoryLock, LOCK_FILE};
 use crate::disk_store::{DiskOptions, DiskStore, LOG_DIRECTORY, TREE_DIRECTORY};
 use crate::error::StoreError;
+use crate::hint_log::check_hints;
 use crate::log;
 use crate::store::{PageLimit, PositionRange, Store};
 use crate::totals::{Footprint, Totals};
@@ -60,6 +61,8 @@ pub struct Checked {
     pub keys: u64,
     /// The bytes of their keys and versions.
     pub bytes: u64,
+    /// How many records of hints were read; `None` where no node has kept any.
+    pub hint_records: Option<u64>,
     /// The first thousand findings.
     pub findings: Vec<Finding>,
     /// How many there were.
@@ -70,6 +73,33 @@ impl Checked {
     /// Whether nothing was found.
     pub fn is_clean(&self) -> bool {
         self.findings_total == 0
+    }
+
+    /// Verifies the hints of the same node, in this file. A torn end, as a crash leaves it, is no finding.
+    ///
+    /// # Errors
+    /// As [`check_hints`].
+    pub fn add_hints(&mut self, path: &Path) -> Result<(), StoreError> {
+        let Some(hints) = check_hints(path)? else {
+            return Ok(());
+        };
+        self.hint_records = Some(hints.records);
+        for (at, length) in hints.damaged {
+            self.found(
+                format!("{} at byte {at}", path.display()),
+                format!("{length} bytes are damaged: hints may be lost here"),
+            );
+        }
+        if hints.damaged_before > 0 {
+            self.found(
+                path.display().to_string(),
+                format!(
+                    "{} damaged places were removed at an earlier start: hints may be lost here",
+                    hints.damaged_before
+                ),
+            );
+        }
+        Ok(())
     }
 
     fn found(&mut self, place: impl Into<String>, problem: impl Into<String>) {

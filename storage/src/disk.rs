@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use crate::error::StoreError;
+use crate::hint_log::DiskAppendFile;
 
 /// The lock file of a data directory.
 pub const LOCK_FILE: &str = "lock";
@@ -63,6 +64,15 @@ impl DirectoryFiles {
     /// The directory.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Opens a file that grows at its end, and creates an empty one where there is none. Take one of each
+    /// name, and keep this value, which has the lock, as long.
+    ///
+    /// # Errors
+    /// What the disk says; a name that is not permitted.
+    pub fn append_file(&self, name: &str) -> Result<DiskAppendFile, StoreError> {
+        DiskAppendFile::open(self.path(name)?)
     }
 
     fn path(&self, name: &str) -> Result<PathBuf, StoreError> {

@@ -130,6 +130,24 @@ pub enum StoreError {
         /// How many changes can be read behind it.
         readable_after: u64,
     },
+    /// A hint, a write that this node keeps for another one, is damaged. It is never delivered, and stays
+    /// known until it is removed.
+    #[error(
+        "a hint is damaged: {damage}, in {} at byte {offset}, key {key:?}; the write that it held is lost \
+         here, the owners of its key have what they acknowledged",
+        path.display(),
+        key = ShownKey(key)
+    )]
+    CorruptHint {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// The hint's key in the log of hints.
+        key: Bytes,
+        /// What is wrong.
+        damage: Damage,
+    },
     /// A value is too large for the store; nothing of its batch was applied.
     #[error("a key's versions of {bytes} bytes are too large, {bytes_max} bytes is the most")]
     TooLarge {
@@ -216,7 +234,8 @@ impl StoreError {
             Self::Corrupt { .. }
             | Self::DamagedFile { .. }
             | Self::CorruptStore { .. }
-            | Self::CorruptLog { .. } => true,
+            | Self::CorruptLog { .. }
+            | Self::CorruptHint { .. } => true,
             Self::DiskFull { .. }
             | Self::DiskReserve { .. }
             | Self::SyncFailed { .. }

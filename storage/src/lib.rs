@@ -15,6 +15,7 @@
 //! | [`status`] | how a store is doing: memtables, log, checkpoints |
 //! | [`disk`] | [`SmallFiles`]: small files written all or not at all; the directory's lock |
 //! | [`document`] | small files with a checksum |
+//! | [`hint_log`] | hints: writes kept for other nodes, in a file beside the store |
 //! | [`identity`] | who this directory is: node id, generation, actor, and how it was stopped |
 //! | [`error`] | what can go wrong, in words for an operator |
 //!
@@ -30,6 +31,7 @@ pub mod error;
 pub mod flush_override;
 mod format;
 mod hash_pages;
+pub mod hint_log;
 pub mod identity;
 mod log;
 pub mod memory_store;
@@ -48,8 +50,11 @@ pub use disk::{DirectoryFiles, DirectoryLock, SmallFiles, rename_directory};
 pub use disk_store::{DiskOptions, DiskStore, Durability};
 pub use document::{load_document, save_document};
 pub use error::{Damage, StoreError};
+pub use hint_log::{
+    AppendFile, DiskAppendFile, HINTS_FILE, HintLog, HintsChecked, Opened, check_hints,
+};
 pub use identity::{Identity, IdentityError, LastStop, Started};
-pub use memory_store::{MemoryDisk, MemoryFiles, MemoryStore};
+pub use memory_store::{MemoryDisk, MemoryFiles, MemoryHints, MemoryStore};
 pub use rewrite::{RewriteError, Rewritten, rewrite_directory};
 pub use room::{Change, DiskSpace};
 pub use status::StoreStatus;

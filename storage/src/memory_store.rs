@@ -1,9 +1,11 @@
-//! A store and small files in memory, behind a power switch, for simulation.
+//! A store, small files and hints in memory, behind a power switch, for simulation.
 //!
 //! A [`MemoryDisk`] is what outlives a node: take a [`MemoryStore`] and [`MemoryFiles`] from it, drop
 //! them, take others, and the content is there. What was applied but not synced is *pending*: it can be
 //! read, and a [crash](MemoryDisk::crash) undoes it. Handles taken before a crash are dead afterwards,
 //! so that no task of a node that was killed can write on the disk of the one that came after it.
+
+mod hints;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, RangeInclusive};
@@ -15,8 +17,11 @@ use dynakv_protocol::hash::{Position, Segment};
 
 use crate::disk::{SmallFiles, check_file_name};
 use crate::error::{Damage, StoreError};
+use crate::hint_log::AppendFile;
 use crate::store::{Item, Mutation, Page, PageBuilder, PageLimit, PositionRange, Store};
 use crate::totals::{Counters, Footprint, Totals};
+
+pub use hints::MemoryHints;
 
 /// Ring order: by position, then by key.
 type Place = (Position, Bytes);
@@ -33,6 +38,7 @@ struct State {
     /// How to undo what was applied since the last sync, in the order in which it was applied.
     pending: Vec<Undo>,
     files: BTreeMap<String, Bytes>,
+    hints: hints::Content,
     /// What cannot be read until it is written anew.
     damaged: BTreeSet<Place>,
     counters: Counters,
@@ -121,6 +127,14 @@ impl MemoryDisk {
         }
     }
 
+    /// The file of hints on this disk, for one life of a node. Take one at a time.
+    pub fn hints(&self) -> Arc<dyn AppendFile> {
+        Arc::new(MemoryHints {
+            disk: self.clone(),
+            life: self.state().life,
+        })
+    }
+
     /// Cuts the power: everything since the last sync is gone, and every handle is dead. Small files
     /// were durable when they were written, and stay.
     pub fn crash(&self) {
@@ -128,11 +142,13 @@ impl MemoryDisk {
     }
 
     /// Cuts the power when the disk had got further than it had promised: the first `kept` mutations
-    /// since the last sync stay, in the order of their application, and the others are gone.
+    /// since the last sync stay, in the order of their application, and the others are gone. Of the hints
+    /// that were not synced a beginning stays that depends on `kept` and may end anywhere; with 0 nothing.
     pub fn crash_keeping(&self, kept: usize) {
         let mut state = self.state();
         state.life += 1;
         state.broken = false;
+        state.hints.lose_unsynced(kept);
         let first_lost = kept.min(state.pending.len());
         for undo in state.pending.split_off(first_lost).into_iter().rev() {
             let segment = undo.place.0.segment();
@@ -149,10 +165,12 @@ impl MemoryDisk {
     /// The disk is replaced by an empty one. Cut the power before.
     pub fn wipe(&self) {
         self.wipe_store();
-        self.state().files.clear();
+        let mut state = self.state();
+        state.files.clear();
+        state.hints = hints::Content::default();
     }
 
-    /// All data vanish, and the small files stay: as if somebody had emptied the store beside them, and
+    /// All data vanish, and the small files and the hints stay: as if somebody had emptied the store beside them, and
     /// nobody had noticed.
     pub fn wipe_store(&self) {
         let mut state = self.state();

@@ -1,8 +1,10 @@
+use std::sync::Arc;
+
 use bytes::Bytes;
 use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions};
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::{Actor, WriteId};
-use dynakv_storage::{DiskOptions, DiskStore, Footprint, Mutation, Store};
+use dynakv_storage::{DiskOptions, DiskStore, Footprint, HintLog, Mutation, Store};
 
 use super::*;
 
@@ -99,6 +101,43 @@ fn damage_is_listed_with_what_to_do() {
         "{}",
         report.messages
     );
+}
+
+#[test]
+fn the_hints_of_the_node_are_checked_too() {
+    let root = data_directory();
+    let document = json(&check(root.path(), Format::Json));
+    assert_eq!(document["hint_records"], serde_json::Value::Null);
+    {
+        let files = DirectoryFiles::open(root.path()).unwrap();
+        let file = files.append_file(HINTS_FILE).unwrap();
+        let (mut log, _) = HintLog::open(Arc::new(file)).unwrap();
+        for key in ["a", "b", "c"] {
+            log.put(Bytes::from(key), b"hint").unwrap();
+            log.sync().unwrap();
+        }
+    }
+    let path = root.path().join(HINTS_FILE);
+    let good = fs::read(&path).unwrap();
+    for directory in [root.path().to_owned(), root.path().join("store")] {
+        let report = check(&directory, Format::Json);
+        assert_eq!(report.exit, Exit::Ok);
+        assert_eq!(json(&report)["hint_records"], 3);
+    }
+    let mut bad = good.clone();
+    bad[60] ^= 1;
+    fs::write(&path, &bad).unwrap();
+    let report = check(root.path(), Format::Json);
+    assert_eq!(report.exit, Exit::Error);
+    let document = json(&report);
+    assert_eq!(document["hint_records"], 2);
+    assert_eq!(document["findings_total"], 1);
+    let place = document["findings"][0]["place"].as_str().unwrap();
+    assert!(place.ends_with("hints.log at byte 28"), "{place}");
+    assert_eq!(fs::read(&path).unwrap(), bad, "nothing is changed");
+    // What a crash leaves is no damage.
+    fs::write(&path, &good[..good.len() - 1]).unwrap();
+    assert_eq!(check(root.path(), Format::Json).exit, Exit::Ok);
 }
 
 #[test]

@@ -1,0 +1,495 @@
+//! A durable map from keys to small documents, in one file beside the store: hints, writes that this node
+//! keeps for another one. A hint that counted towards W is a replica, so it must survive a store that is
+//! set aside; therefore it is not in the store.
+//!
+//! The file grows at its end, by records with a checksum each, and is written anew when less than half of
+//! it is live. In memory are the keys and where their documents lie; documents are read when they are
+//! asked for. What was put or removed waits in memory until [`HintLog::sync`], which writes and syncs it
+//! in one go.
+//!
+//! | Room | |
+//! |---|---|
+//! | `record` | the bytes of the file |
+//! | `file` | [`AppendFile`], the one on disk; that in memory is with [`MemoryDisk`](crate::MemoryDisk) |
+//! | `scan` | reads a file from end to end, also a damaged one |
+//! | `compact` | writes it anew |
+//! | `inspect` | names all damage, for a report |
+
+mod compact;
+mod file;
+mod inspect;
+mod record;
+mod scan;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use self::compact::Compaction;
+use self::record::{FILE_HEADER_BYTES, Kind, put_record, record_bytes};
+use self::scan::{Scanned, Window, scan};
+use crate::error::{Damage, StoreError};
+
+pub use file::{AppendFile, DiskAppendFile, Pieces};
+pub use inspect::{HintsChecked, check_hints};
+pub use record::{HINT_BYTES_MAX, HINT_KEY_BYTES_MAX};
+
+/// What the file of hints is called in a data directory.
+pub const HINTS_FILE: &str = "hints.log";
+
+/// When so much waits to be written, in bytes, the next put syncs it first.
+const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// A file of at most this many bytes is not written anew while something in it is live.
+const COMPACT_ABOVE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// A file of at most this many bytes is not written anew when nothing in it is live.
+const EMPTY_ABOVE_BYTES: u64 = 64 * 1024;
+
+/// By how many bytes a file grows before it is tried again to write it anew.
+const RETRY_GROWTH_BYTES: u64 = 16 * 1024 * 1024;
+
+/// What [`HintLog::open`] found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Opened {
+    /// How many places, each of one or more records, are damaged. What they held is lost here: documents,
+    /// or that one was replaced or removed, in which case the earlier one is there. Reported at each
+    /// opening until [`HintLog::forget_damage`].
+    pub damaged: u64,
+    /// How many bytes a crash left that nobody was told of; they were removed. Damage to what the last sync
+    /// before a crash wrote cannot be told from that.
+    pub torn_bytes: u64,
+}
+
+/// Where the document of a key lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Entry {
+    /// Where its record begins. What waits begins where the file ends.
+    offset: u64,
+    /// In bytes; [`HINT_BYTES_MAX`] fits.
+    document_bytes: u32,
+    /// It was found damaged, and its bytes are not there any more.
+    is_lost: bool,
+}
+
+impl Entry {
+    fn new(offset: u64, document_bytes: usize, is_lost: bool) -> Self {
+        Self {
+            offset,
+            document_bytes: document_bytes as u32,
+            is_lost,
+        }
+    }
+
+    /// The size of its record, in bytes, for a key of this length.
+    fn record_bytes(&self, key_bytes: usize) -> u64 {
+        record_bytes(key_bytes, self.document_bytes as usize)
+    }
+}
+
+/// The log of hints. It belongs to one thread.
+///
+/// A failed sync, and a failed write that could not be cut off again, are final: everything but reading is
+/// refused from then on. After any error the log holds what it held after the last sync that went well.
+pub struct HintLog {
+    file: Arc<dyn AppendFile>,
+    index: BTreeMap<Bytes, Entry>,
+    /// The size of the records of `index`.
+    live_bytes: u64,
+    /// How long the file is, all of it durable.
+    written: u64,
+    /// Records that wait for the next sync.
+    waiting: Vec<u8>,
+    /// What the index had before each of them, in their order.
+    undo: Vec<(Bytes, Option<Entry>)>,
+    /// Places of damage that nobody has taken note of.
+    damaged: u64,
+    /// Below this size it is not tried to write the file anew, because that has failed.
+    retry_above_bytes: u64,
+    /// Why nothing is written any more.
+    stopped: Option<String>,
+}
+
+impl fmt::Debug for HintLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HintLog")
+            .field("path", &self.file.path())
+            .field("len", &self.len())
+            .field("file_bytes", &self.file_bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+impl HintLog {
+    /// Reads the file. A torn end is cut off; all that is there is durable when this returns.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsupported`] for the file of a later version, otherwise what the disk says. Damage is
+    /// no error.
+    pub fn open(file: Arc<dyn AppendFile>) -> Result<(Self, Opened), StoreError> {
+        let mut log = Self {
+            file,
+            index: BTreeMap::new(),
+            live_bytes: 0,
+            written: 0,
+            waiting: Vec::new(),
+            undo: Vec::new(),
+            damaged: 0,
+            retry_above_bytes: 0,
+            stopped: None,
+        };
+        if log.file.is_empty()? {
+            log.compact()?;
+            return Ok((log, Opened::default()));
+        }
+        let file = log.file.clone();
+        let scanned = scan(&*file, &mut |at, _, record| {
+            // A key of its own: one that is a part of what was read would keep all of that in memory.
+            let key = Bytes::copy_from_slice(&record.key);
+            let entry = |is_lost| Some(Entry::new(at, record.document.len(), is_lost));
+            match record.kind {
+                Kind::Put => log.set(key, entry(false)),
+                Kind::Lost => log.set(key, entry(true)),
+                Kind::Remove => log.set(key, None),
+                Kind::Mark => None,
+            };
+        })?;
+        let opened = log.make_sound(&scanned)?;
+        Ok((log, opened))
+    }
+
+    /// Cuts the torn end off, and writes the file anew where something is amiss in its middle, so that what
+    /// was torn does not look damaged once there are records behind it.
+    fn make_sound(&mut self, scanned: &Scanned) -> Result<Opened, StoreError> {
+        let file_bytes = self.file.len()?;
+        let path = self.file.path();
+        for gap in &scanned.damaged {
+            tracing::error!(
+                path = %path.display(), offset = gap.at, bytes = gap.end - gap.at,
+                "hints are damaged here: writes that this node kept for others may be lost here"
+            );
+        }
+        if file_bytes > scanned.end {
+            self.file.truncate(scanned.end)?;
+        }
+        self.file.sync()?;
+        self.written = scanned.end;
+        let gaps = scanned.torn.iter().map(|gap| gap.end - gap.at);
+        let torn_bytes = file_bytes - scanned.end + gaps.sum::<u64>();
+        if torn_bytes > 0 {
+            tracing::warn!(
+                path = %path.display(), bytes = torn_bytes,
+                "the end of the hints was torn, as a crash leaves it: cut off; nothing of it was \
+                 acknowledged"
+            );
+        }
+        self.damaged = scanned
+            .damaged_before
+            .saturating_add(scanned.damaged.len() as u64);
+        if !scanned.damaged.is_empty() || !scanned.torn.is_empty() {
+            match self.compact() {
+                // It counts the same at the next start.
+                Err(error) if error.is_disk_full() && self.written >= FILE_HEADER_BYTES as u64 => {
+                    tracing::warn!(%error, "damaged hints stay in their file");
+                }
+                result => result?,
+            }
+        }
+        Ok(Opened {
+            damaged: self.damaged,
+            torn_bytes,
+        })
+    }
+
+    /// Gives a key this document, in place of the one it has. Durable after the next [`sync`](Self::sync).
+    /// The key is kept in memory, with all that it is a slice of.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`] beyond [`HINT_KEY_BYTES_MAX`] and [`HINT_BYTES_MAX`]; once much waits, those
+    /// of [`sync`](Self::sync). Nothing was put then.
+    pub fn put(&mut self, key: Bytes, document: &[u8]) -> Result<(), StoreError> {
+        for (bytes, bytes_max) in [
+            (key.len(), HINT_KEY_BYTES_MAX),
+            (document.len(), HINT_BYTES_MAX),
+        ] {
+            if bytes > bytes_max {
+                return Err(StoreError::TooLarge { bytes, bytes_max });
+            }
+        }
+        self.record(Kind::Put, key, document)
+    }
+
+    /// Takes a key's document away; whether there was one. Durable after the next [`sync`](Self::sync).
+    ///
+    /// # Errors
+    /// Once much waits, those of [`sync`](Self::sync). Nothing was removed then.
+    pub fn remove(&mut self, key: &[u8]) -> Result<bool, StoreError> {
+        self.check_running()?;
+        let Some((key, _)) = self.index.get_key_value(key) else {
+            return Ok(false);
+        };
+        let key = key.clone();
+        self.record(Kind::Remove, key, &[])?;
+        Ok(true)
+    }
+
+    fn record(&mut self, kind: Kind, key: Bytes, document: &[u8]) -> Result<(), StoreError> {
+        self.check_running()?;
+        if self.waiting.len() >= WAITING_BYTES_MAX {
+            self.sync()?;
+        }
+        let offset = self.written + self.waiting.len() as u64;
+        put_record(
+            &mut self.waiting,
+            kind,
+            offset,
+            self.written,
+            &key,
+            document,
+        );
+        let entry = (kind == Kind::Put).then(|| Entry::new(offset, document.len(), false));
+        let previous = self.set(key.clone(), entry);
+        self.undo.push((key, previous));
+        Ok(())
+    }
+
+    /// Changes the index, and returns what was there.
+    fn set(&mut self, key: Bytes, entry: Option<Entry>) -> Option<Entry> {
+        let key_bytes = key.len();
+        let previous = match entry {
+            Some(entry) => self.index.insert(key, entry),
+            None => self.index.remove(&key),
+        };
+        let added = entry.map_or(0, |entry| entry.record_bytes(key_bytes));
+        let removed = previous.map_or(0, |entry| entry.record_bytes(key_bytes));
+        self.live_bytes = self.live_bytes + added - removed;
+        previous
+    }
+
+    /// The document of a key.
+    ///
+    /// # Errors
+    /// [`StoreError::CorruptHint`] when it is damaged; otherwise what the disk says.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let Some((key, &entry)) = self.index.get_key_value(key) else {
+            return Ok(None);
+        };
+        let length = entry.record_bytes(key.len());
+        let bytes = match entry.offset.checked_sub(self.written) {
+            Some(at) => {
+                let (at, end) = (at as usize, at as usize + length as usize);
+                Bytes::copy_from_slice(self.waiting.get(at..end).unwrap_or_default())
+            }
+            None => self.file.read(entry.offset, length as usize)?,
+        };
+        self.document(key, entry, &bytes).map(Some)
+    }
+
+    /// Verifies what was read.
+    fn document(&self, key: &Bytes, entry: Entry, bytes: &Bytes) -> Result<Bytes, StoreError> {
+        let damage = match record::decode(bytes, entry.offset) {
+            Ok(record) if record.kind == Kind::Put && record.key == *key => {
+                return Ok(record.document);
+            }
+            Ok(record) if record.kind == Kind::Lost => Damage::MissingChunk,
+            Ok(_) => Damage::Misplaced,
+            Err(damage) => damage,
+        };
+        Err(StoreError::CorruptHint {
+            path: self.file.path(),
+            offset: entry.offset,
+            key: key.clone(),
+            damage,
+        })
+    }
+
+    /// Whether a key has a document, be it damaged.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        self.index.contains_key(key)
+    }
+
+    /// The keys in their order, and how many bytes their documents have; 0 for one that is lost.
+    pub fn entries(&self) -> impl Iterator<Item = (&Bytes, usize)> {
+        let entries = self.index.iter();
+        entries.map(|(key, entry)| (key, entry.document_bytes as usize))
+    }
+
+    /// Hands on every key with its document, in the order of the file and not of the keys: reads the file
+    /// once, in large pieces. A damaged document is handed on as [`StoreError::CorruptHint`].
+    ///
+    /// # Errors
+    /// What the disk says, and what `each` returns.
+    pub fn for_each(
+        &self,
+        mut each: impl FnMut(&Bytes, Result<Bytes, StoreError>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut window = Window::new(&*self.file, self.written);
+        for (key, entry) in self.in_file_order() {
+            let document = match entry.offset < self.written {
+                true => {
+                    let bytes = window.read(entry.offset, entry.record_bytes(key.len()))?;
+                    self.document(key, entry, &bytes)
+                }
+                // It waits, and its key has it.
+                false => self.get(key).map(Option::unwrap_or_default),
+            };
+            each(key, document)?;
+        }
+        Ok(())
+    }
+
+    fn in_file_order(&self) -> Vec<(&Bytes, Entry)> {
+        let entries = self.index.iter().map(|(key, &entry)| (key, entry));
+        let mut entries: Vec<_> = entries.collect();
+        entries.sort_unstable_by_key(|(_, entry)| entry.offset);
+        entries
+    }
+
+    /// How many keys have a document.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether none has.
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// The size of what is live, in bytes: of keys, documents and what a record has beside them.
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
+    /// The size of the file once all that waits is written, in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.written + self.waiting.len() as u64
+    }
+
+    /// Whether something waits for [`sync`](Self::sync).
+    pub fn needs_sync(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Makes all puts and removals durable, with one write and one sync; then writes the file anew if that
+    /// is worth it, which takes as long as copying what is live.
+    ///
+    /// # Errors
+    /// When one [`is_disk_full`](StoreError::is_disk_full), or the write failed otherwise, everything since
+    /// the last sync is undone, in the file and in memory, and the log can be used as before. After
+    /// [`StoreError::SyncFailed`] it is undone in memory, may be in the file, and the log takes no more.
+    pub fn sync(&mut self) -> Result<(), StoreError> {
+        self.check_running()?;
+        if !self.waiting.is_empty() {
+            if let Err(error) = self.write_out() {
+                self.roll_back();
+                return Err(error);
+            }
+            self.written += self.waiting.len() as u64;
+            self.undo.clear();
+            self.waiting.clear();
+            if self.waiting.capacity() > 2 * WAITING_BYTES_MAX {
+                // One very large document must not keep its room for ever.
+                self.waiting = Vec::new();
+            }
+        }
+        self.compact_if_worthwhile()
+    }
+
+    fn write_out(&mut self) -> Result<(), StoreError> {
+        if let Err(error) = self.file.append(&self.waiting) {
+            // What was written of it must go, or later records would not lie where they say.
+            if let Err(also) = self.file.truncate(self.written) {
+                self.stop(&also);
+                return Err(also);
+            }
+            return Err(error);
+        }
+        let synced = self.file.sync();
+        if let Err(error) = &synced {
+            self.stop(error);
+        }
+        synced
+    }
+
+    /// Forgets what waits.
+    fn roll_back(&mut self) {
+        for (key, previous) in std::mem::take(&mut self.undo).into_iter().rev() {
+            self.set(key, previous);
+        }
+        self.waiting = Vec::new();
+    }
+
+    fn stop(&mut self, error: &StoreError) {
+        self.stopped = Some(error.to_string());
+    }
+
+    fn check_running(&self) -> Result<(), StoreError> {
+        match &self.stopped {
+            Some(reason) => Err(StoreError::Stopped {
+                reason: reason.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn compact_if_worthwhile(&mut self) -> Result<(), StoreError> {
+        let worthwhile = match self.index.is_empty() {
+            true => self.written > EMPTY_ABOVE_BYTES,
+            false => self.written > COMPACT_ABOVE_BYTES && self.live_bytes < self.written / 2,
+        };
+        if !worthwhile || self.written < self.retry_above_bytes {
+            return Ok(());
+        }
+        match self.compact() {
+            // Nothing rests on it, and all is there as it was.
+            Err(error) if self.stopped.is_none() => {
+                tracing::warn!(%error, "cannot write the hints anew: put off");
+                self.retry_above_bytes = self.written + RETRY_GROWTH_BYTES;
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Writes the file anew. Nothing may wait.
+    fn compact(&mut self) -> Result<(), StoreError> {
+        let entries = self.in_file_order();
+        let mut compaction = Compaction::new(&*self.file, self.written, entries, self.damaged);
+        let result = self.file.replace(&mut || compaction.next());
+        if let Err(error) = result {
+            if !error.is_disk_full() && !matches!(error, StoreError::Io { .. }) {
+                self.stop(&error);
+            }
+            return Err(error);
+        }
+        let compacted = compaction.finish();
+        // The same order again: nothing has changed since.
+        let mut entries: Vec<_> = self.index.iter_mut().collect();
+        entries.sort_unstable_by_key(|(_, entry)| entry.offset);
+        let mut live_bytes = 0;
+        for ((key, entry), moved) in entries.into_iter().zip(compacted.moved) {
+            *entry = moved;
+            live_bytes += moved.record_bytes(key.len());
+        }
+        self.live_bytes = live_bytes;
+        self.written = compacted.bytes;
+        self.retry_above_bytes = 0;
+        Ok(())
+    }
+
+    /// Reports the damage that was found at opening no more. Durable when it returns. Call it when what
+    /// follows from the damage is durable.
+    ///
+    /// # Errors
+    /// As [`sync`](Self::sync), which it does first, and what the disk says: it is then reported again.
+    pub fn forget_damage(&mut self) -> Result<(), StoreError> {
+        self.sync()?;
+        let damaged = std::mem::take(&mut self.damaged);
+        if damaged == 0 {
+            return Ok(());
+        }
+        self.compact().inspect_err(|_| self.damaged = damaged)
+    }
+}

@@ -1,0 +1,103 @@
+//! The file of hints on a disk in memory.
+
+use std::path::PathBuf;
+use std::sync::MutexGuard;
+
+use bytes::Bytes;
+
+use super::{MemoryDisk, State};
+use crate::error::StoreError;
+use crate::hint_log::{AppendFile, HINTS_FILE, Pieces};
+
+/// What the file has.
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    bytes: Vec<u8>,
+    /// How much of it a power cut leaves.
+    synced: usize,
+}
+
+impl Content {
+    /// What a power cut does: see [`MemoryDisk::crash_keeping`].
+    pub(super) fn lose_unsynced(&mut self, kept: usize) {
+        // A prime, so that the end lies anywhere in a record.
+        const STEP_BYTES: usize = 37;
+        let unsynced = self.bytes.len() - self.synced;
+        let stays = kept.wrapping_mul(STEP_BYTES) % (unsynced + 1);
+        self.bytes.truncate(self.synced + stays);
+        self.synced = self.bytes.len();
+    }
+}
+
+/// The [`AppendFile`] of hints on a [`MemoryDisk`].
+#[derive(Debug)]
+pub struct MemoryHints {
+    pub(super) disk: MemoryDisk,
+    pub(super) life: u64,
+}
+
+impl MemoryHints {
+    fn living(&self) -> Result<MutexGuard<'_, State>, StoreError> {
+        let state = self.disk.state();
+        state.check_life(self.life)?;
+        Ok(state)
+    }
+
+    fn writable(&self) -> Result<MutexGuard<'_, State>, StoreError> {
+        let state = self.disk.state();
+        state.check_write(self.life)?;
+        Ok(state)
+    }
+}
+
+impl AppendFile for MemoryHints {
+    fn path(&self) -> PathBuf {
+        PathBuf::from(HINTS_FILE)
+    }
+
+    fn len(&self) -> Result<u64, StoreError> {
+        Ok(self.living()?.hints.bytes.len() as u64)
+    }
+
+    fn read(&self, at: u64, length: usize) -> Result<Bytes, StoreError> {
+        let state = self.living()?;
+        let bytes = &state.hints.bytes;
+        let from = usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+        let to = from.saturating_add(length).min(bytes.len());
+        Ok(Bytes::copy_from_slice(&bytes[from..to]))
+    }
+
+    fn append(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.writable()?.hints.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        let mut state = self.writable()?;
+        state.hints.synced = state.hints.bytes.len();
+        Ok(())
+    }
+
+    fn truncate(&self, length: u64) -> Result<(), StoreError> {
+        let mut state = self.writable()?;
+        let hints = &mut state.hints;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        hints.bytes.truncate(length);
+        hints.synced = hints.synced.min(hints.bytes.len());
+        Ok(())
+    }
+
+    fn replace(&self, pieces: Pieces<'_>) -> Result<(), StoreError> {
+        // The pieces read this file, so the lock is not held meanwhile.
+        let mut bytes = Vec::new();
+        while let Some(piece) = pieces()? {
+            bytes.extend_from_slice(&piece);
+        }
+        let mut state = self.writable()?;
+        state.hints = Content {
+            synced: bytes.len(),
+            bytes,
+        };
+        Ok(())
+    }
+}
