@@ -382,6 +382,14 @@ macro_rules! write_options {
                 self
             }
 
+            /// While owners are down, let the next nodes of the ring count in their places: each keeps the
+            /// write, durably, until enough owners have it. It is taken where a strict write would be
+            /// refused, and reads do not see it until it is handed over.
+            pub fn sloppy(mut self) -> Self {
+                self.0.write.sloppy = true;
+                self
+            }
+
             /// How many replicas must have it on disk: 1 to the number of owners; the node's default
             /// when not given.
             pub fn w(mut self, w: u8) -> Self {

@@ -8,11 +8,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dynakv_protocol::ClusterId;
+use dynakv_protocol::{Actor, ClusterId};
 use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity};
 use dynakv_protocol::limits::frame_bytes_max;
 use dynakv_protocol::ring_document::Member;
-use dynakv_storage::{DirectoryFiles, DiskOptions, Identity, SmallFiles, Started};
+use dynakv_storage::{DirectoryFiles, DiskOptions, HINTS_FILE, Identity, SmallFiles, Started};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,6 +33,8 @@ use crate::runtime::coordinator::{self, Bounds, End};
 use crate::runtime::environment::{Disk, Environment, StoreThreads, SystemClock};
 use crate::runtime::events::ConnectionId;
 use crate::runtime::events::{CONTROL_EVENTS_MAX, COORDINATOR_EVENTS_MAX};
+use crate::runtime::handoff;
+use crate::runtime::hint_worker::{self, HintBounds};
 use crate::runtime::http::{self, Pages};
 use crate::runtime::links::{Dialer, Links};
 use crate::runtime::listener;
@@ -194,7 +196,7 @@ impl Node {
             seed,
             disk: Disk {
                 store: Arc::new(store),
-                hints: files.open_hints()?,
+                hints: Arc::new(files.append_file(HINTS_FILE)?),
                 files: Arc::new(files),
                 threads: StoreThreads::Own,
             },

@@ -575,6 +575,7 @@ async fn a_failed_disk_ends_the_node_with_a_reason() {
         seed: 1,
         disk: Disk {
             store: Arc::new(disk.store()),
+            hints: disk.hints(),
             files: Arc::new(disk.files()),
             threads: StoreThreads::Own,
         },

@@ -134,6 +134,10 @@ impl WriteRequest {
         self.write.context = Some(context.into_bytes());
     }
 
+    pub(crate) fn set_sloppy(&mut self) {
+        self.write.sloppy = true;
+    }
+
     pub(crate) fn set_w(&mut self, w: Option<u8>) {
         self.write.w = w;
     }
@@ -193,6 +197,14 @@ macro_rules! write_options {
             /// meanwhile stays beside it as a sibling. Without a context the write is blind.
             pub fn context(mut self, context: Context) -> Self {
                 self.0.set_context(context);
+                self
+            }
+
+            /// While owners are down, let the next nodes of the ring count in their places: each keeps the
+            /// write, durably, until enough owners have it. It is taken where a strict write would be
+            /// refused, and reads do not see it until it is handed over.
+            pub fn sloppy(mut self) -> Self {
+                self.0.set_sloppy();
                 self
             }
 

@@ -54,6 +54,9 @@ pub(crate) struct WriteArgs {
     /// How many replicas must have it on disk [default: the node's]
     #[arg(short, value_name = "N")]
     pub(crate) w: Option<u8>,
+    /// While replicas are down, let the next nodes of the ring count in their places
+    #[arg(long)]
+    pub(crate) sloppy: bool,
 }
 
 /// Reads a key.
@@ -81,6 +84,12 @@ pub(crate) async fn put(client: &Client, args: PutArgs, format: Format) -> Resul
     if let Some(w) = args.write.w {
         request = request.w(w);
     }
+    if args.write.sloppy {
+        request = request.sloppy();
+    }
+    if args.write.sloppy {
+        request = request.sloppy();
+    }
     if let Some(ttl) = args.ttl {
         request = request.ttl(ttl);
     }
@@ -99,6 +108,12 @@ pub(crate) async fn delete(
     }
     if let Some(w) = args.write.w {
         request = request.w(w);
+    }
+    if args.write.sloppy {
+        request = request.sloppy();
+    }
+    if args.write.sloppy {
+        request = request.sloppy();
     }
     Ok(written_report(&request.send().await?, format))
 }

@@ -295,7 +295,7 @@ mod tests {
         for line in [
             "dynakv",
             "dynakv explain",
-            "dynakv put k v --sloppy",
+            "dynakv get k --sloppy",
             "dynakv get",
             "dynakv get k -r many",
             "dynakv get k --timeout 5",

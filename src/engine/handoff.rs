@@ -116,7 +116,7 @@ pub enum Confirmed {
     /// The hint has changed since it was sent, or is gone: nothing.
     Stale,
     /// Others still wait: what is kept from now on.
-    Keep(Hint),
+    Keep(Box<Hint>),
     /// All have it, or enough: the hint is of no use any more.
     Done,
 }
@@ -218,7 +218,7 @@ impl HintBook {
             Some(key) => std::ops::Bound::Excluded(key),
             None => std::ops::Bound::Unbounded,
         };
-        let keys = self.by_node[at].range((begin, std::ops::Bound::Unbounded));
+        let keys = self.by_node[at].range::<Bytes, _>((begin, std::ops::Bound::Unbounded));
         let known = keys.filter_map(|key| Some((key.clone(), self.entries.get(key)?.revision)));
         known.take(keys_max).collect()
     }
@@ -257,7 +257,7 @@ pub fn confirm(mut hint: Hint, by: &NodeId) -> Confirmed {
     hint.needed = hint.needed.saturating_sub(1);
     match hint.owed.is_empty() {
         true => Confirmed::Done,
-        false => Confirmed::Keep(hint),
+        false => Confirmed::Keep(Box::new(hint)),
     }
 }
 
@@ -328,13 +328,13 @@ mod tests {
         };
         assert!(hint.counts());
         // The same owner again is no second one.
-        assert_eq!(confirm(hint.clone(), &node(2)), Confirmed::Stale);
-        let Confirmed::Keep(hint) = confirm(hint, &node(3)) else {
+        assert_eq!(confirm((*hint).clone(), &node(2)), Confirmed::Stale);
+        let Confirmed::Keep(hint) = confirm(*hint, &node(3)) else {
             panic!("another one is still owed it");
         };
         // Two have it: now it may be dropped, and goes on being owed.
         assert!(!hint.counts());
-        assert_eq!(confirm(hint, &node(1)), Confirmed::Done);
+        assert_eq!(confirm(*hint, &node(1)), Confirmed::Done);
     }
 
     #[test]

@@ -64,6 +64,15 @@ pub enum Access {
     FirstOwner,
 }
 
+/// Who counts towards a quorum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strictness {
+    /// Owners only.
+    Strict,
+    /// While owners are down, the next nodes of the ring in their places.
+    Sloppy,
+}
+
 impl Preference {
     /// The owners in order.
     pub fn new(owners: impl IntoIterator<Item = NodeSlot>) -> Self {

@@ -341,7 +341,8 @@ impl Control {
                 | Request::Merge(_)
                 | Request::Read(_)
                 | Request::Compare(_)
-                | Request::List(_),
+                | Request::List(_)
+                | Request::Hint(_),
                 _,
             ) => {
                 let error = ErrorReply::new(ErrorCode::BadRequest, "unexpected in this place");

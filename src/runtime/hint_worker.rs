@@ -146,7 +146,7 @@ pub fn start(parts: Parts) -> Result<HintHandle, StoreError> {
             let thread = std::thread::Builder::new().name("hint-writer".to_owned());
             let thread = thread.spawn(move || worker.run(waiting));
             thread.map_err(|source| StoreError::Io {
-                what: "cannot start the thread that keeps hints",
+                doing: "starting the thread that keeps hints",
                 path: disk.hints.path(),
                 source,
             })?;
@@ -192,14 +192,20 @@ fn open(
 fn read_book(log: &mut HintLog) -> Result<HintBook, StoreError> {
     let mut book = HintBook::default();
     let mut unreadable = Vec::new();
-    log.for_each(|key, document| match Hint::from_bytes(&document) {
-        Ok(hint) => {
-            book.put(key.clone(), &hint);
+    log.for_each(|key, document| {
+        let hint = document
+            .map_err(|error| error.to_string())
+            .and_then(|document| Hint::from_bytes(&document).map_err(|error| error.to_string()));
+        match hint {
+            Ok(hint) => {
+                book.put(key.clone(), &hint);
+            }
+            Err(error) => unreadable.push((key.clone(), error)),
         }
-        Err(error) => unreadable.push((key.clone(), error)),
+        Ok(())
     })?;
     for (key, error) in unreadable {
-        tracing::error!(key = %key.escape_ascii(), %error, "a hint that can't be read is given up");
+        tracing::error!(key = %key.escape_ascii(), error, "a hint that can't be read is given up");
         log.remove(&key)?;
     }
     Ok(book)
@@ -277,7 +283,7 @@ impl Worker {
     fn apply(&mut self, job: HintJob, now_unix_ms: u64) -> bool {
         match job {
             HintJob::Keep { token, key, hint } => {
-                let result = self.keep(&key, hint).map(|_| ());
+                let result = self.keep(&key, *hint).map(|_| ());
                 self.answer_later(token, result)
             }
             HintJob::Mint {
@@ -372,6 +378,8 @@ impl Worker {
             None => hint,
         };
         let document = kept.to_bytes();
+        // One of its own: a slice would hold on to the buffer that its request came in.
+        let key = &Bytes::copy_from_slice(key);
         let bytes = (key.len() + document.len() + HINT_OVERHEAD_BYTES) as u64;
         match admit(counts, bytes, self.log.live_bytes(), self.bounds.bytes_max) {
             Ok(()) => {}
@@ -398,14 +406,32 @@ impl Worker {
         match self.log.put(key.clone(), document) {
             Ok(()) => Ok(()),
             Err(error) => {
-                let is_full = error.is_disk_full();
-                let refusal = refusal(&error).maybe_applied(!is_full);
-                match is_full {
-                    true => self.read_again(),
-                    false => self.failed = Some(error),
-                }
+                let refusal = refusal(&error).maybe_applied(!error.is_disk_full());
+                self.on_failed(error);
                 Err(refusal)
             }
+        }
+    }
+
+    /// The disk took nothing. Where it is full, what waited is not kept, and whoever waited is told so;
+    /// anything else is the end.
+    fn on_failed(&mut self, error: StoreError) {
+        if !error.is_disk_full() {
+            self.failed = Some(error);
+            return;
+        }
+        let refusal = refusal(&error).maybe_applied(true);
+        let waiting = std::mem::take(&mut self.written).into_iter();
+        let refused = waiting.map(|token| StoreEvent::Refused {
+            token,
+            error: refusal.clone(),
+        });
+        self.send(refused.collect());
+        // A dot may be gone that others have seen.
+        self.gave_up_any = true;
+        match read_book(&mut self.log) {
+            Ok(book) => self.book = book,
+            Err(error) => self.failed = Some(error),
         }
     }
 
@@ -442,11 +468,7 @@ impl Worker {
             Ok(_) => Ok(()),
             Err(error) => {
                 let refusal = refusal(&error);
-                match error.is_disk_full() {
-                    // It comes back with the next start, and is handed over once more.
-                    true => {}
-                    false => self.failed = Some(error),
-                }
+                self.on_failed(error);
                 Err(refusal)
             }
         }
@@ -525,32 +547,14 @@ impl Worker {
         }
     }
 
-    /// The disk took nothing: what waited is not kept, so what is known of it must be read anew.
-    fn read_again(&mut self) {
-        self.gave_up_any = true;
-        match read_book(&mut self.log) {
-            Ok(book) => self.book = book,
-            Err(error) => self.failed = Some(error),
-        }
-    }
-
     /// Makes everything durable if that is due, and says so. False when the disk failed.
     fn settle(&mut self, must_sync: bool) -> bool {
-        if self.failed.is_none() && must_sync && self.log.needs_sync() {
-            match self.log.sync() {
-                Ok(()) => {}
-                Err(error) if error.is_disk_full() => {
-                    let error = refusal(&error).maybe_applied(true);
-                    let waiting = std::mem::take(&mut self.written).into_iter();
-                    let refused = waiting.map(|token| StoreEvent::Refused {
-                        token,
-                        error: error.clone(),
-                    });
-                    self.send(refused.collect());
-                    self.read_again();
-                }
-                Err(error) => self.failed = Some(error),
-            }
+        if self.failed.is_none()
+            && must_sync
+            && self.log.needs_sync()
+            && let Err(error) = self.log.sync()
+        {
+            self.on_failed(error);
         }
         if let Some(error) = self.failed.take() {
             self.send(vec![StoreEvent::Failed(Arc::new(error))]);

@@ -167,6 +167,8 @@ fn value(config: &Config, name: &str) -> Option<String> {
             let set = config.disk_reserve_bytes.map(|bytes| bytes.to_string());
             Some(set.unwrap_or_else(of_disk))
         }
+        "hints_bytes_max" => Some(config.hints_bytes_max.to_string()),
+        "hints_age_max" => span(config.hints_age_max),
         "durability" => Some(Syncs(config.durability).to_string()),
         _ => None,
     }

@@ -183,6 +183,7 @@ impl Machine {
                     Flaw::None | Flaw::KeepsActor | Flaw::ForgetsLoss => Arc::new(store),
                     Flaw::SyncDoesNothing => Arc::new(LyingStore(store)),
                 },
+                hints: self.disk.hints(),
                 files: Arc::new(self.disk.files()),
                 threads: StoreThreads::Simulated {
                     sync_us: self.sync_us,

@@ -89,12 +89,12 @@ impl Coordinator {
         self.hint_jobs.push(HintJob::Keep {
             token: Token::Hint(connection, request_id),
             key: hint.key,
-            hint: Hint {
+            hint: Box::new(Hint {
                 versions: Some(versions),
                 owed: hint.owed.into_iter().collect(),
                 needed: hint.needed,
                 kept_at_ms: self.clock.unix_ms(),
-            },
+            }),
         });
         Ok(())
     }

@@ -20,7 +20,7 @@ pub enum HintJob {
         /// The key.
         key: Bytes,
         /// What.
-        hint: Hint,
+        hint: Box<Hint>,
     },
     /// A sloppy write that no owner could be reached for: mint it over the hint of its key, and keep that
     /// durably.

@@ -30,6 +30,7 @@ fn mint(token: u64, key: &'static str, value: &'static str, context: Option<Cloc
 fn started(memory: &MemoryDisk, sync_us: u64) -> Running {
     let disk = Disk {
         store: Arc::new(memory.store()),
+        hints: memory.hints(),
         files: Arc::new(memory.files()),
         threads: StoreThreads::Simulated { sync_us },
     };

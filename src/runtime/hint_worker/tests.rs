@@ -1,0 +1,295 @@
+//! The keeper of hints against the in-memory disk: what is said, and when.
+
+use std::collections::BTreeSet;
+
+use dynakv_protocol::causal::Value;
+use dynakv_protocol::{Actor, ClusterId, WriteId};
+use dynakv_storage::MemoryDisk;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::engine::mint::Intent;
+use crate::runtime::environment::SystemClock;
+use crate::runtime::events::ConnectionId;
+
+struct Kept {
+    handle: HintHandle,
+    events: mpsc::UnboundedReceiver<Vec<StoreEvent>>,
+    metrics: Arc<Metrics>,
+}
+
+fn node(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+fn owners() -> BTreeSet<NodeId> {
+    [node("a"), node("b"), node("c")].into_iter().collect()
+}
+
+fn start_on(memory: &MemoryDisk, bytes_max: u64, age_max: Duration) -> Kept {
+    let (events_in, events) = mpsc::unbounded_channel();
+    let metrics = Arc::new(Metrics::new("test").unwrap());
+    let parts = Parts {
+        disk: Disk {
+            store: Arc::new(memory.store()),
+            hints: memory.hints(),
+            files: Arc::new(memory.files()),
+            threads: StoreThreads::Simulated { sync_us: 1000 },
+        },
+        minter: Minter::new(Actor(7), 0, fastrand::Rng::with_seed(1)),
+        clock: Arc::new(SystemClock),
+        metrics: metrics.clone(),
+        bounds: HintBounds { bytes_max, age_max },
+        events: events_in,
+    };
+    Kept {
+        handle: start(parts).unwrap(),
+        events,
+        metrics,
+    }
+}
+
+fn started(memory: &MemoryDisk) -> Kept {
+    start_on(memory, 1 << 20, Duration::from_secs(3600))
+}
+
+fn mint(token: u64, key: &'static str, value: &'static str) -> HintJob {
+    HintJob::Mint {
+        token: Token::Operation(token),
+        key: Bytes::from_static(key.as_bytes()),
+        intent: Box::new(Intent {
+            write_id: WriteId(u128::from(token)),
+            value: Value::Bytes(Bytes::from_static(value.as_bytes())),
+            context: None,
+            ttl_ms: None,
+            value_bytes_max: 1024,
+        }),
+        owed: owners(),
+        needed: 2,
+        cluster_id: ClusterId(1),
+    }
+}
+
+async fn minted(kept: &mut Kept) -> Versions {
+    let events = kept.events.recv().await.unwrap();
+    match &events[..] {
+        [StoreEvent::Minted { versions, .. }] => Versions::from_bytes(versions).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn next(kept: &Kept, owner: &str) -> Vec<Due> {
+    let (reply, answer) = oneshot::channel();
+    kept.handle.send(vec![HintJob::Next {
+        node: node(owner),
+        after: None,
+        keys_max: 10,
+        reply,
+    }]);
+    answer.await.unwrap()
+}
+
+async fn confirm_all(kept: &Kept, owner: &str) -> usize {
+    let due = next(kept, owner).await;
+    let count = due.len();
+    let confirmations = due.into_iter().map(|due| Confirmation {
+        key: due.key,
+        revision: due.revision,
+    });
+    kept.handle.send(vec![HintJob::Confirm {
+        by: node(owner),
+        confirmations: confirmations.collect(),
+    }]);
+    count
+}
+
+fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(test);
+}
+
+#[test]
+fn what_is_said_to_be_kept_survives_a_power_cut_and_is_owed_to_all_owners() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut kept = started(&memory);
+        kept.handle.send(vec![mint(1, "k", "v")]);
+        let versions = minted(&mut kept).await;
+        let events = kept.events.recv().await.unwrap();
+        assert!(matches!(&events[..], [StoreEvent::Durable { .. }]));
+        // Not said to be kept yet when the power goes.
+        kept.handle.send(vec![mint(2, "late", "v")]);
+        minted(&mut kept).await;
+        memory.crash_keeping(0);
+        let kept = started(&memory);
+        for owner in ["a", "b", "c"] {
+            let due = next(&kept, owner).await;
+            assert_eq!(due.len(), 1, "{due:?}");
+            assert_eq!(due[0].key, "k");
+            assert_eq!(due[0].versions, Some(versions.to_bytes()));
+        }
+    });
+}
+
+#[test]
+fn a_hint_goes_when_all_owners_have_it_and_not_before() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut kept = started(&memory);
+        kept.handle.send(vec![mint(1, "k", "v")]);
+        minted(&mut kept).await;
+        for owner in ["a", "b"] {
+            assert_eq!(confirm_all(&kept, owner).await, 1);
+            assert!(next(&kept, owner).await.is_empty());
+            assert_eq!(next(&kept, "c").await.len(), 1);
+        }
+        assert_eq!(confirm_all(&kept, "c").await, 1);
+        assert!(next(&kept, "c").await.is_empty());
+        assert_eq!(kept.handle.kept(), 0);
+    });
+}
+
+#[test]
+fn what_changed_on_its_way_is_owed_again() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut kept = started(&memory);
+        kept.handle.send(vec![mint(1, "k", "v")]);
+        minted(&mut kept).await;
+        let on_its_way = next(&kept, "a").await;
+        kept.handle.send(vec![mint(2, "k", "newer")]);
+        let newer = loop {
+            let events = kept.events.recv().await.unwrap();
+            if let [StoreEvent::Minted { versions, .. }] = &events[..] {
+                break Versions::from_bytes(versions).unwrap();
+            }
+        };
+        // The same node's blind writes build on each other.
+        assert_eq!(newer.siblings().len(), 1);
+        kept.handle.send(vec![HintJob::Confirm {
+            by: node("a"),
+            confirmations: vec![Confirmation {
+                key: on_its_way[0].key.clone(),
+                revision: on_its_way[0].revision,
+            }],
+        }]);
+        assert_eq!(next(&kept, "a").await[0].versions, Some(newer.to_bytes()));
+    });
+}
+
+/// Had it kept its actor, the second write would claim to have seen the first, and drop it wherever it is.
+#[test]
+fn an_actor_is_given_up_with_the_first_hint_that_is() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut kept = started(&memory);
+        kept.handle.send(vec![mint(1, "k", "v")]);
+        let first = minted(&mut kept).await;
+        for owner in ["a", "b", "c"] {
+            confirm_all(&kept, owner).await;
+        }
+        next(&kept, "a").await;
+        kept.handle.send(vec![mint(2, "k", "w")]);
+        let second = loop {
+            let events = kept.events.recv().await.unwrap();
+            if let [StoreEvent::Minted { versions, .. }] = &events[..] {
+                break Versions::from_bytes(versions).unwrap();
+            }
+        };
+        let mut both = first.clone();
+        both.merge(&second);
+        assert_eq!(both.siblings().len(), 2, "{both:?}");
+    });
+}
+
+#[test]
+fn reminders_are_kept_without_a_sync_and_never_beyond_half_of_the_room() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let kept = start_on(&memory, 2000, Duration::from_secs(3600));
+        let reminders = |from: usize, count| -> Vec<_> {
+            let key = |number| Bytes::from(format!("key-{number}"));
+            (from..from + count)
+                .map(|number| (key(number), node("b")))
+                .collect()
+        };
+        assert_eq!(kept.handle.remind(reminders(0, 3)), 0);
+        let due = next(&kept, "b").await;
+        assert_eq!(due.len(), 3);
+        assert!(due.iter().all(|due| due.versions.is_none()));
+        // The same ones again are the same ones.
+        kept.handle.remind(reminders(0, 3));
+        assert_eq!(next(&kept, "b").await.len(), 3);
+        kept.handle.remind(reminders(0, 100));
+        next(&kept, "b").await;
+        let few = kept.handle.kept();
+        assert!((3..100).contains(&few), "{few} are kept");
+        let text = kept.metrics.render(std::path::Path::new("."));
+        let dropped = "dynakv_hints_dropped_total{node=\"test\",reason=\"bound\"} 0";
+        assert!(!text.contains(dropped), "{text}");
+        // What counts still has room.
+        let mut kept = kept;
+        kept.handle.send(vec![mint(1, "k", "v")]);
+        minted(&mut kept).await;
+    });
+}
+
+#[test]
+fn at_the_bound_a_hint_that_counts_is_refused_and_none_is_dropped() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut kept = start_on(&memory, 400, Duration::ZERO);
+        kept.handle.send(vec![mint(1, "k", "v")]);
+        minted(&mut kept).await;
+        kept.handle.send(vec![mint(2, "other", &"v".repeat(300).leak()[..])]);
+        let refused = loop {
+            let events = kept.events.recv().await.unwrap();
+            match &events[..] {
+                [StoreEvent::Refused { error, .. }] => break error.clone(),
+                [StoreEvent::Durable { .. }] => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(refused.code, ErrorCode::Overloaded);
+        assert!(!refused.maybe_applied && refused.retryable);
+        // Nor does age drop what counts.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        kept.handle.send(vec![HintJob::Tick]);
+        assert_eq!(next(&kept, "a").await.len(), 1);
+    });
+}
+
+#[test]
+fn another_nodes_hint_is_answered_after_a_sync_also_when_it_is_no_news() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut kept = started(&memory);
+        kept.handle.send(vec![mint(1, "k", "v")]);
+        let versions = minted(&mut kept).await;
+        let token = Token::Hint(ConnectionId(4), 9);
+        kept.handle.send(vec![HintJob::Keep {
+            token,
+            key: Bytes::from_static(b"k"),
+            hint: Box::new(Hint {
+                versions: Some(versions),
+                owed: owners(),
+                needed: 2,
+                kept_at_ms: 1,
+            }),
+        }]);
+        let mut durable = Vec::new();
+        while durable.len() < 2 {
+            for event in kept.events.recv().await.unwrap() {
+                match event {
+                    StoreEvent::Durable { token, .. } => durable.push(token),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!(durable, [Token::Operation(1), token]);
+    });
+}
