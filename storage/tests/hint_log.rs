@@ -344,6 +344,23 @@ fn a_power_cut_before_a_sync_leaves_a_beginning_and_no_half_of_anything() {
 }
 
 #[test]
+fn what_a_killed_process_had_written_is_durable_once_it_was_read() {
+    let disk = MemoryDisk::new();
+    let unsynced = Unsynced {
+        file: disk.hints(),
+        is_left_out: Arc::new(true.into()),
+    };
+    let (mut log, _) = HintLog::open(Arc::new(unsynced)).unwrap();
+    log.put(key(1), b"written").unwrap();
+    log.sync().unwrap();
+    drop(log);
+    let read = contents(&HintLog::open(disk.hints()).unwrap().0);
+    assert_eq!(read.len(), 1);
+    disk.crash();
+    assert_eq!(contents(&HintLog::open(disk.hints()).unwrap().0), read);
+}
+
+#[test]
 fn hints_outlive_the_store_and_not_the_disk() {
     let disk = MemoryDisk::new();
     let (mut log, _) = HintLog::open(disk.hints()).unwrap();
