@@ -30,7 +30,7 @@ use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity, Welcome};
 use dynakv_protocol::hash::{Position, Segment};
 use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
 use dynakv_protocol::message::{Request, Response};
-use dynakv_protocol::peer::{MergeVersions, Merged, ReadVersions, VersionsReply};
+use dynakv_protocol::peer::{KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
 use dynakv_protocol::ring_document::{Member, RingDocument, Step};
 use dynakv_protocol::{
     Actor, ClusterId, DecodeError, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId,
@@ -343,6 +343,17 @@ fn requests() -> Vec<(&'static str, Request)> {
             }),
         ),
         (
+            "hint",
+            Request::Hint(KeepHint {
+                ring_version: RingVersion(3),
+                timeout_ms: 1000,
+                key: Bytes::from_static(KEY),
+                versions: versions().to_bytes(),
+                owed: vec![node("node-1"), node("node-2")],
+                needed: 2,
+            }),
+        ),
+        (
             "compare",
             Request::Compare(Compare {
                 ring_version: RingVersion(3),
@@ -642,6 +653,7 @@ fn responses() -> Vec<(&'static str, Response)> {
                 next: None,
             }),
         ),
+        ("hint-kept", Response::HintKept),
         (
             "compared",
             Response::Compared(Compared {

@@ -18,7 +18,7 @@ use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity, Welcome};
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
 use dynakv_protocol::message::{Request, Response};
-use dynakv_protocol::peer::{MergeVersions, Merged, ReadVersions, VersionsReply};
+use dynakv_protocol::peer::{KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
 use dynakv_protocol::ring_document::{Member, N_MAX, RingDocument, Step, WEIGHT_MAX};
 use dynakv_protocol::{
     Actor, ClusterId, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId, RingVersion, WriteId,
@@ -395,6 +395,24 @@ pub(crate) fn request() -> BoxedStrategy<Request> {
                 after_key,
             },
         );
+    let hint = (
+        ring_version(),
+        any::<u32>(),
+        octets(64),
+        octets(64),
+        vec(node_id(), 1..5),
+        any::<u8>(),
+    )
+        .prop_map(
+            |(ring_version, timeout_ms, key, versions, owed, needed)| KeepHint {
+                ring_version,
+                timeout_ms,
+                key,
+                versions,
+                owed,
+                needed,
+            },
+        );
     let import = (any::<u32>(), octets(64), octets(64), quorum()).prop_map(
         |(timeout_ms, key, versions, w)| Import {
             timeout_ms,
@@ -423,6 +441,7 @@ pub(crate) fn request() -> BoxedStrategy<Request> {
         read.prop_map(Request::Read),
         compare.prop_map(Request::Compare),
         list.prop_map(Request::List),
+        hint.prop_map(Request::Hint),
         gossip().prop_map(Request::Gossip),
         node_id().prop_map(|target| Request::Probe(Probe { target })),
         join.prop_map(Request::Join),
@@ -746,6 +765,7 @@ pub(crate) fn response() -> BoxedStrategy<Response> {
         exported().prop_map(Response::Exported),
         compared().prop_map(Response::Compared),
         listed().prop_map(Response::Listed),
+        Just(Response::HintKept),
         any::<u8>().prop_map(|effective_w| Response::Imported(Imported { effective_w })),
         any::<bool>().prop_map(|rebuilding| Response::Merged(Merged { rebuilding })),
         versions_reply.prop_map(Response::Versions),
