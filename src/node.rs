@@ -8,10 +8,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dynakv_protocol::{Actor, ClusterId};
 use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity};
 use dynakv_protocol::limits::frame_bytes_max;
 use dynakv_protocol::ring_document::Member;
+use dynakv_protocol::{Actor, ClusterId};
 use dynakv_storage::{DirectoryFiles, DiskOptions, HINTS_FILE, Identity, SmallFiles, Started};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;

@@ -13,11 +13,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use dynakv_protocol::DecodeError;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::{Reader, Wire, put_bool, put_bytes, put_varint};
 use dynakv_protocol::ids::NodeId;
 use dynakv_protocol::ring_document::N_MAX;
-use dynakv_protocol::DecodeError;
 
 /// The form of a hint on disk.
 const FORMAT: u8 = 1;
@@ -94,7 +94,9 @@ impl Wire for Hint {
             owed.insert(NodeId::decode(reader)?);
         }
         let versions = match reader.bool("versions")? {
-            true => Some(Versions::from_bytes(&reader.bytes("versions", usize::MAX)?)?),
+            true => Some(Versions::from_bytes(
+                &reader.bytes("versions", usize::MAX)?,
+            )?),
             false => None,
         };
         Ok(Self {

@@ -213,14 +213,19 @@ mod tests {
         assert_eq!(route, here(1, true));
         let strangers = Preference::new([A, B]);
         for access in [Access::AnyOwner, Access::FirstOwner] {
-            assert_eq!(strangers.route(access, Strictness::Strict, true, all_usable), Route::NotOwner);
+            assert_eq!(
+                strangers.route(access, Strictness::Strict, true, all_usable),
+                Route::NotOwner
+            );
         }
     }
 
     #[test]
     fn with_nobody_in_reach_the_first_owner_is_tried_all_the_same() {
         let strangers = Preference::new([A, B]);
-        let route = strangers.route(Access::AnyOwner, Strictness::Strict, false, |_| Reach::Doubtful);
+        let route = strangers.route(Access::AnyOwner, Strictness::Strict, false, |_| {
+            Reach::Doubtful
+        });
         assert_eq!(route, Route::Forward { place: 0 });
     }
 
@@ -230,7 +235,10 @@ mod tests {
         let route = |reach: fn(NodeSlot) -> Reach, forwarded| {
             strangers.route(Access::FirstOwner, Strictness::Sloppy, forwarded, reach)
         };
-        assert_eq!(route(|_| Reach::Doubtful, false), Route::StandIn { place: 0 });
+        assert_eq!(
+            route(|_| Reach::Doubtful, false),
+            Route::StandIn { place: 0 }
+        );
         assert_eq!(route(all_usable, false), Route::Forward { place: 0 });
         assert_eq!(route(|_| Reach::Doubtful, true), Route::NotOwner);
         // An owner coordinates by itself.

@@ -120,9 +120,9 @@ fn on_end(node: NodeId, result: Result<u64, HandoffError>, resting: &mut BTreeMa
         }
         Err(error) => {
             tracing::debug!(%node, %error, "handing over stopped early");
-            let pause = resting.get(&node).map_or(BACKOFF_FIRST, |rest| {
-                (rest.pause * 2).min(BACKOFF_MAX)
-            });
+            let pause = resting
+                .get(&node)
+                .map_or(BACKOFF_FIRST, |rest| (rest.pause * 2).min(BACKOFF_MAX));
             let until = Instant::now() + pause;
             resting.insert(node, Rest { until, pause });
         }
@@ -164,9 +164,7 @@ impl Handoff {
                     Ok(Ok(Some(confirmation))) => taken.push(confirmation),
                     Ok(Ok(None)) => {}
                     Ok(Err(error)) => failed = Some(error),
-                    Err(error) if error.is_panic() => {
-                        std::panic::resume_unwind(error.into_panic())
-                    }
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                     Err(_) => {}
                 }
             }
@@ -267,6 +265,8 @@ fn refused<T>(response: &Response) -> Result<Option<T>, HandoffError> {
             Ok(None)
         }
         Response::Error(error) => Err(HandoffError::Refused(error.message.clone())),
-        _ => Err(HandoffError::Refused("it answered something else".to_owned())),
+        _ => Err(HandoffError::Refused(
+            "it answered something else".to_owned(),
+        )),
     }
 }

@@ -164,10 +164,7 @@ pub fn start(parts: Parts) -> Result<HintHandle, StoreError> {
 }
 
 /// Reads the hints that are there.
-fn open(
-    file: Arc<dyn AppendFile>,
-    metrics: &Metrics,
-) -> Result<(HintLog, HintBook), StoreError> {
+fn open(file: Arc<dyn AppendFile>, metrics: &Metrics) -> Result<(HintLog, HintBook), StoreError> {
     let (mut log, opened) = HintLog::open(file)?;
     if opened.damaged > 0 {
         tracing::error!(
@@ -539,7 +536,10 @@ impl Worker {
     /// Drops what counts for nothing and is too old: anti-entropy has taken over long ago.
     fn expire(&mut self, now_unix_ms: u64) {
         let age_max_ms = self.bounds.age_max.as_millis() as u64;
-        for key in self.book.kept_before(now_unix_ms.saturating_sub(age_max_ms)) {
+        for key in self
+            .book
+            .kept_before(now_unix_ms.saturating_sub(age_max_ms))
+        {
             self.metrics.hints.dropped_for_age.increment(1);
             if self.remove(&key).is_err() {
                 return;

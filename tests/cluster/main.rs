@@ -21,6 +21,7 @@ mod explain;
 mod failing_disk;
 mod failover;
 mod full_disk;
+mod handoff;
 mod harness;
 mod hostile;
 mod membership;

@@ -245,7 +245,8 @@ fn at_the_bound_a_hint_that_counts_is_refused_and_none_is_dropped() {
         let mut kept = start_on(&memory, 400, Duration::ZERO);
         kept.handle.send(vec![mint(1, "k", "v")]);
         minted(&mut kept).await;
-        kept.handle.send(vec![mint(2, "other", &"v".repeat(300).leak()[..])]);
+        kept.handle
+            .send(vec![mint(2, "other", &"v".repeat(300).leak()[..])]);
         let refused = loop {
             let events = kept.events.recv().await.unwrap();
             match &events[..] {

@@ -1,0 +1,226 @@
+//! Sloppy writes while owners are down, and hints that reach them when they are back.
+
+use serde_json::Value;
+
+use crate::harness::{Cluster, Node, QUICK, eventually};
+
+/// The places in the cluster of a key's owners.
+fn owners_of(cluster: &Cluster, key: &str) -> Vec<usize> {
+    let explained = cluster[0].run(&["explain", key, "--output", "json"]).json();
+    let owners = explained["owners"].as_array().cloned().unwrap_or_default();
+    let place = |owner: &Value| {
+        let nodes = cluster.nodes().iter();
+        nodes.clone().position(|node| owner["id"] == *node.id)
+    };
+    owners.iter().filter_map(place).collect()
+}
+
+/// The first write, and with it the ring that is final: everybody must know it before somebody goes away.
+#[track_caller]
+fn seal(cluster: &Cluster, key: &str, value: &str) {
+    cluster[0].run(&["put", key, value]).exits(0);
+    let version = cluster[0].stat("/ring/version").unwrap();
+    for node in cluster.nodes() {
+        let what = format!("{} to follow the final ring", node.id);
+        eventually(&what, || match node.stat("/ring/version")? {
+            followed if followed == version => Ok(()),
+            older => Err(format!("it follows {older}")),
+        });
+    }
+}
+
+fn others(cluster: &Cluster, owners: &[usize]) -> Vec<usize> {
+    (0..cluster.nodes().len())
+        .filter(|place| !owners.contains(place))
+        .collect()
+}
+
+/// A metric of a node, all its labels summed up.
+fn metric(node: &Node, name: &str) -> Result<f64, String> {
+    let page = node.page("/metrics")?;
+    let lines = page.body.lines();
+    let of_name = lines.filter_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
+    let values: Option<Vec<f64>> = of_name
+        .map(|rest| rest.split("} ").nth(1)?.parse().ok())
+        .collect();
+    match values {
+        Some(values) if !values.is_empty() => Ok(values.iter().sum()),
+        _ => Err(format!("no {name} in {}", page.body)),
+    }
+}
+
+/// Waits until nobody keeps anything for anybody.
+#[track_caller]
+fn hints_drain(cluster: &Cluster) {
+    for node in cluster.nodes() {
+        let what = format!("the hints at {} to be handed over", node.id);
+        eventually(&what, || match metric(node, "dynakv_hints_waiting")? {
+            0.0 => Ok(()),
+            waiting => Err(format!("{waiting} wait")),
+        });
+    }
+}
+
+/// Each owner's own copy of the key, as `explain` sees it.
+#[track_caller]
+fn all_owners_are_current(node: &Node, key: &str) {
+    eventually(&format!("all owners of {key} to be current"), || {
+        let explained = node.run(&["explain", key, "--output", "json"]).json();
+        let owners = explained["owners"].as_array().cloned().unwrap_or_default();
+        let is_current = |owner: &Value| owner["standing"] == "current";
+        match owners.len() == 3 && owners.iter().all(is_current) {
+            true => Ok(()),
+            false => Err(explained.to_string()),
+        }
+    });
+}
+
+#[test]
+fn with_all_owners_down_a_sloppy_write_is_kept_and_handed_over() {
+    // Anti-entropy comes after a return as well: the metrics say who did it.
+    let mut cluster = Cluster::start_with(5, QUICK);
+    let key = "cart";
+    let owners = owners_of(&cluster, key);
+    let strangers = others(&cluster, &owners);
+    seal(&cluster, key, "before");
+    for &owner in &owners {
+        cluster[owner].kill();
+    }
+    let stranger = strangers[0];
+    cluster[stranger].run(&["put", key, "strict"]).exits(4);
+    let sloppy = ["put", key, "kept", "--sloppy", "--output", "json"];
+    let answer = cluster[stranger].run(&sloppy).exits(0).json();
+    assert_eq!(answer["sloppy"], true, "{answer}");
+    // The same stand-in mints over what it has: one blind write after another leaves one version.
+    let again = ["put", key, "kept again", "--sloppy", "--output", "json"];
+    cluster[stranger].run(&again).exits(0);
+
+    // What was acknowledged survives the death of all who keep it, and that of a store.
+    for &stranger in &strangers {
+        cluster[stranger].kill();
+    }
+    for &stranger in &strangers {
+        cluster[stranger].start();
+    }
+    for &stranger in &strangers {
+        cluster[stranger].wait_ready();
+        let what = format!("{} to remember the hint", cluster[stranger].id);
+        eventually(&what, || {
+            match metric(&cluster[stranger], "dynakv_hints_waiting_counted")? {
+                0.0 => Err("it keeps none".to_owned()),
+                _ => Ok(()),
+            }
+        });
+    }
+    for &owner in &owners {
+        cluster[owner].start();
+    }
+    cluster.wait_whole();
+    hints_drain(&cluster);
+    all_owners_are_current(&cluster[0], key);
+    let get = ["get", key, "--output", "json"];
+    // The owners' value, which no stand-in had seen, and theirs: concurrent, so both are there.
+    let got = cluster[owners[0]].run(&get).exits(5).json();
+    let siblings = got["siblings"].as_array().cloned().unwrap_or_default();
+    let mut values: Vec<_> = siblings.iter().map(|it| it["value"].clone()).collect();
+    values.sort_by_key(Value::to_string);
+    assert_eq!(values, ["before", "kept again"], "{got}");
+    let handed_over: f64 = strangers
+        .iter()
+        .map(|&it| metric(&cluster[it], "dynakv_hints_handed_over_total").unwrap())
+        .sum();
+    assert!(handed_over >= 3.0, "{handed_over}");
+}
+
+#[test]
+fn with_one_owner_left_a_sloppy_write_counts_a_stand_in() {
+    let mut cluster = Cluster::start_with(5, QUICK);
+    let key = "cart";
+    let owners = owners_of(&cluster, key);
+    seal(&cluster, key, "before");
+    for &owner in &owners[1..] {
+        cluster[owner].kill();
+    }
+    let left = owners[0];
+    cluster[left].run(&["put", key, "strict"]).exits(4);
+    let sloppy = ["put", key, "after", "--sloppy", "--output", "json"];
+    let answer = cluster[left].run(&sloppy).exits(0).json();
+    assert_eq!(answer["sloppy"], true, "{answer}");
+    // The one owner that took it is lost; the stand-in has it.
+    cluster[left].kill();
+    std::fs::remove_dir_all(cluster[left].data_dir()).unwrap();
+    for &owner in &owners[1..] {
+        cluster[owner].start();
+    }
+    for &owner in &owners[1..] {
+        cluster[owner].wait_ready();
+    }
+    cluster[left].start();
+    cluster.wait_whole();
+    hints_drain(&cluster);
+    all_owners_are_current(&cluster[0], key);
+    let got = cluster[owners[1]].run(&["get", key]).exits(0);
+    assert_eq!(got.text(), "after");
+}
+
+/// Hints lie beside the store: they survive its loss.
+#[test]
+fn a_hint_survives_a_store_that_is_set_aside() {
+    let mut cluster = Cluster::start_with(5, QUICK);
+    let key = "cart";
+    let owners = owners_of(&cluster, key);
+    let strangers = others(&cluster, &owners);
+    seal(&cluster, "seal", "the ring");
+    for &owner in &owners {
+        cluster[owner].kill();
+    }
+    let sloppy = ["put", key, "kept", "--sloppy"];
+    cluster[strangers[0]].run(&sloppy).exits(0);
+    for &stranger in &strangers {
+        cluster[stranger].kill();
+    }
+    // One of the two loses its disk, the other one its store.
+    std::fs::remove_dir_all(cluster[strangers[1]].data_dir()).unwrap();
+    std::fs::remove_dir_all(cluster[strangers[0]].data_dir().join("store")).unwrap();
+    cluster[strangers[0]].start();
+    for &owner in &owners {
+        cluster[owner].start();
+    }
+    cluster[strangers[1]].start();
+    cluster.wait_whole();
+    hints_drain(&cluster);
+    all_owners_are_current(&cluster[0], key);
+    let got = cluster[owners[0]].run(&["get", key]).exits(0);
+    assert_eq!(got.text(), "kept");
+}
+
+#[test]
+fn an_owner_that_missed_writes_is_given_them() {
+    const KEYS: usize = 50;
+    let mut cluster = Cluster::start_with(3, QUICK);
+    seal(&cluster, "seal", "the ring");
+    cluster[2].kill();
+    for number in 0..KEYS {
+        let key = format!("key-{number}");
+        cluster[number % 2].run(&["put", &key, "v"]).exits(0);
+    }
+    let waiting = |cluster: &Cluster| -> Result<f64, String> {
+        let [a, b] = [0, 1].map(|it| metric(&cluster[it], "dynakv_hints_waiting"));
+        Ok(a? + b?)
+    };
+    eventually("a reminder of each key", || match waiting(&cluster)? {
+        all if all >= KEYS as f64 => Ok(()),
+        few => Err(format!("{few} wait")),
+    });
+    cluster[2].start();
+    cluster.wait_whole();
+    hints_drain(&cluster);
+    for number in 0..KEYS {
+        all_owners_are_current(&cluster[0], &format!("key-{number}"));
+    }
+    let handed_over: f64 = [0, 1]
+        .map(|it| metric(&cluster[it], "dynakv_hints_handed_over_total").unwrap())
+        .iter()
+        .sum();
+    assert!(handed_over >= KEYS as f64, "{handed_over}");
+}
