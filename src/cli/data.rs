@@ -87,9 +87,6 @@ pub(crate) async fn put(client: &Client, args: PutArgs, format: Format) -> Resul
     if args.write.sloppy {
         request = request.sloppy();
     }
-    if args.write.sloppy {
-        request = request.sloppy();
-    }
     if let Some(ttl) = args.ttl {
         request = request.ttl(ttl);
     }
@@ -108,9 +105,6 @@ pub(crate) async fn delete(
     }
     if let Some(w) = args.write.w {
         request = request.w(w);
-    }
-    if args.write.sloppy {
-        request = request.sloppy();
     }
     if args.write.sloppy {
         request = request.sloppy();

@@ -33,6 +33,9 @@ const JOBS_PER_SYNC_MAX: usize = 4096;
 /// How many reminders may wait for the worker; more are dropped, and anti-entropy takes over.
 const REMINDERS_WAITING_MAX: usize = 65_536;
 
+/// Every how many ticks all hints are looked over for their age.
+const LOOKS_EVERY_TICKS: u32 = 10;
+
 /// About what a hint takes besides its versions, in bytes: for the bound.
 const HINT_OVERHEAD_BYTES: usize = 64;
 
@@ -136,6 +139,7 @@ pub fn start(parts: Parts) -> Result<HintHandle, StoreError> {
         events,
         written: Vec::new(),
         failed: None,
+        ticks: 0,
         reminders_waiting: reminders_waiting.clone(),
         kept: kept.clone(),
         owed: owed_out,
@@ -224,6 +228,7 @@ struct Worker {
     written: Vec<Token>,
     /// Why the disk takes nothing more.
     failed: Option<StoreError>,
+    ticks: u32,
     reminders_waiting: Arc<AtomicUsize>,
     kept: Arc<AtomicU64>,
     owed: watch::Sender<Vec<Owed>>,
@@ -337,8 +342,12 @@ impl Worker {
                 false
             }
             HintJob::Tick => {
-                self.expire(now_unix_ms);
-                self.report(now_unix_ms);
+                // Looks at all hints, so not each time.
+                if self.ticks.is_multiple_of(LOOKS_EVERY_TICKS) {
+                    self.look_over(now_unix_ms);
+                }
+                self.ticks = self.ticks.wrapping_add(1);
+                self.report();
                 true
             }
         }
@@ -534,7 +543,7 @@ impl Worker {
     }
 
     /// Drops what counts for nothing and is too old: anti-entropy has taken over long ago.
-    fn expire(&mut self, now_unix_ms: u64) {
+    fn look_over(&mut self, now_unix_ms: u64) {
         let age_max_ms = self.bounds.age_max.as_millis() as u64;
         for key in self
             .book
@@ -545,6 +554,9 @@ impl Worker {
                 return;
             }
         }
+        let oldest = self.book.oldest_kept_at_ms();
+        let age_ms = oldest.map_or(0, |kept_at| now_unix_ms.saturating_sub(kept_at));
+        self.metrics.hints.oldest_age.set(age_ms as f64 / 1000.0);
     }
 
     /// Makes everything durable if that is due, and says so. False when the disk failed.
@@ -587,15 +599,12 @@ impl Worker {
         });
     }
 
-    fn report(&self, now_unix_ms: u64) {
+    fn report(&self) {
         let hints = &self.metrics.hints;
         hints.waiting.set(self.book.len() as f64);
         hints.waiting_counted.set(self.book.counted() as f64);
         hints.bytes.set(self.log.live_bytes() as f64);
         hints.file_bytes.set(self.log.file_bytes() as f64);
-        let oldest = self.book.oldest_kept_at_ms();
-        let age_ms = oldest.map_or(0, |kept_at| now_unix_ms.saturating_sub(kept_at));
-        hints.oldest_age.set(age_ms as f64 / 1000.0);
     }
 
     fn send(&self, events: Vec<StoreEvent>) {

@@ -303,8 +303,6 @@ class ErrorTest(ClusterTest):
         self.assertIsInstance(ask(messages.GET, wire.u32(0) + b"\x00"), BadRequestError)
         self.assertIsInstance(ask(messages.GET, wire.u32(0) + wire.sized(bytes(4097))), TooLargeError)
         self.assertIsInstance(ask(0x33, b""), BadRequestError)  # FETCH_RING is for nodes.
-        sloppy = messages.put(0, 1, b"key", b"") + wire.tagged(5, b"\x01")
-        self.assertIsInstance(ask(messages.PUT, sloppy), BadRequestError)
         self.assertTrue(connection.alive, "it goes on after each of them")
         self.assertIn("batch", str(ask(wire.BATCH, b"no items")))
         self.assertFalse(connection.alive)

@@ -72,7 +72,7 @@ class VectorTest(unittest.TestCase):
 
     def test_a_put_with_all_options(self) -> None:
         body = messages.put(5000, WRITE_ID, KEY, b"Alice", w=3, context=CONTEXT, ttl_ms=60_000)
-        sloppy = wire.tagged(5, b"\x01")  # This client does not offer it; no node takes it yet.
+        sloppy = wire.tagged(5, b"\x01")  # This client does not offer it.
         encoded = b"".join(wire.frame(messages.PUT, REQUEST_ID, [body, sloppy]))
         self.assertEqual(encoded, self.golden["request.put.all-options"])
 

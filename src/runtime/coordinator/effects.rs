@@ -121,7 +121,9 @@ impl Coordinator {
                     let Some(operation) = self.operations.get_mut(id) else {
                         continue;
                     };
-                    operation.slow_at = Some(slow_forward_at(&operation.requester, now));
+                    if matches!(&operation.work, Work::Forward(forward) if forward.may_stand_in()) {
+                        operation.slow_at = Some(slow_forward_at(&operation.requester, now));
+                    }
                     operation.requester.handed_on = operation.requester.handed_on.saturating_add(1);
                     let Frame { header, body } = operation.frame.clone();
                     let header = Header {

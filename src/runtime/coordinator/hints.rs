@@ -82,6 +82,13 @@ impl Coordinator {
             let message = "a hint needs a key";
             return Err(ErrorReply::new(ErrorCode::BadRequest, message));
         }
+        let ring = self.view.ring.as_ref();
+        let is_member = |node| ring.is_some_and(|ring| ring.index_of(node).is_some());
+        if let Some(stranger) = hint.owed.iter().find(|&node| !is_member(node)) {
+            let message =
+                format!("{stranger} is no member of the ring: nothing can be kept for it");
+            return Err(ErrorReply::new(ErrorCode::BadRequest, message));
+        }
         let versions = Versions::from_bytes(&hint.versions).map_err(|error| {
             ErrorReply::new(ErrorCode::BadRequest, format!("versions: {error}"))
         })?;
