@@ -396,7 +396,12 @@ impl Put {
         let Some(place) = self.place_of(node) else {
             return;
         };
-        let was_stand_in = self.owners.place_of(node).is_none() && node != SELF;
+        let is_owner = self.owners.place_of(node).is_some();
+        // This node fills the place of an owner that it did not ask.
+        if self.is_stand_in && is_owner && place == self.own {
+            return;
+        }
+        let was_stand_in = !is_owner && node != SELF;
         self.acting.retain(|(acting, _)| *acting != node);
         // Whoever else fills the place may still answer.
         let is_filled = self.acting.iter().any(|&(_, filled)| filled == place);

@@ -417,6 +417,8 @@ fn a_node_that_owns_nothing_stands_in_itself() {
     let mut put = Put::start(strangers, terms, doubtful, &mut effects);
     assert_eq!(effects, [MINT]);
     assert_eq!(step(&mut put, minted()), [hint(E)]);
+    // The end of the owner in whose place it stands is no news.
+    assert_eq!(step(&mut put, Event::Failed(B)), []);
     assert_eq!(step(&mut put, Event::Durable), []);
     assert_eq!(step(&mut put, Event::Merged(E)), [answer(2, true)]);
 }
