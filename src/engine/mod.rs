@@ -6,6 +6,7 @@
 //! | [`preference`] | which owner coordinates, and which others take part |
 //! | [`quorum`] | when enough have answered |
 //! | [`put`], [`get`] | one write, one read, from its start to its answer |
+//! | [`pace`], [`hedge`] | which owners to read from, and when to ask one more |
 //! | [`forward`] | which owner a request is handed on to |
 //! | [`explain`], [`import`] | asking all owners what they have; merging given versions into a key |
 //! | [`answer`] | what a client sees of what the replicas have |
@@ -19,12 +20,14 @@ pub mod answer;
 pub mod explain;
 pub mod forward;
 pub mod get;
+pub mod hedge;
 pub mod hybrid_clock;
 pub mod import;
 pub mod layout;
 pub mod membership;
 pub mod mending;
 pub mod mint;
+pub mod pace;
 pub mod preference;
 pub mod put;
 pub mod quorum;

@@ -4,6 +4,7 @@
 //! waits, and only at its end hands over what came of it: one list to the store, one buffer per
 //! connection. So batches grow with the load by themselves, and an idle node answers at once.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +19,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::alarm::Alarm;
 use super::connections::Connections;
 use super::dispatch::{Action, DataRequest, Limits, data_request};
 use super::environment::WallClock;
 use super::events::{ConnectionId, ControlEvent, ControlSender, CoordinatorEvent};
+use super::hedges::Hedges;
 use super::links::Links;
 use super::metrics::{Metrics, Op, Outcome, ReplicaOp};
 use super::operations::{Operation, OperationId, Operations, Purpose, Requester, Work};
@@ -32,6 +35,8 @@ use super::view::View;
 use crate::engine::answer::fetched;
 use crate::engine::forward::{self, Forward};
 use crate::engine::get::{self, Get};
+use crate::engine::hedge::{Hedging, LATE};
+use crate::engine::pace::Pace;
 use crate::engine::preference::{NodeSlot, Preference, Route, SELF};
 use crate::engine::put::{self, Put};
 use crate::engine::{explain, import};
@@ -39,6 +44,7 @@ use crate::engine::{explain, import};
 mod admin;
 mod answers;
 mod effects;
+mod reads;
 mod replica;
 
 /// How often deadlines and links are looked after.
@@ -46,9 +52,6 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// The most lists of events taken in during one turn.
 const EVENTS_PER_TURN_MAX: usize = 64;
-
-/// How long an owner may take over a read before another is asked besides.
-const SLOW_READ: Duration = Duration::from_millis(50);
 
 /// How long an owner may take over a forwarded request before the next is tried.
 const SLOW_FORWARD: Duration = Duration::from_millis(1000);
@@ -125,12 +128,19 @@ pub struct Coordinator {
     /// Changes from read to read, so that owners share the load.
     turn: usize,
     now: Instant,
+    started: Instant,
+    /// How fast the others answer reads.
+    pace: Pace,
+    hedging: Hedging,
+    /// Reads that may ask one owner more.
+    hedges: Hedges,
     /// Requests that could not even be queued for their node.
     unsent: Vec<(OperationId, NodeSlot)>,
     /// Lent to the engine, so that no step allocates.
     put_effects: Vec<put::Effect>,
     get_effects: Vec<get::Effect>,
     forward_effects: Vec<forward::Effect>,
+    due: Vec<OperationId>,
 }
 
 /// Runs until drained or the disk fails.
@@ -167,10 +177,15 @@ pub async fn run(parts: Parts) -> End {
         scans: 0,
         turn: 0,
         now: Instant::now(),
+        started: Instant::now(),
+        pace: Pace::default(),
+        hedging: Hedging::default(),
+        hedges: Hedges::default(),
         unsent: Vec::new(),
         put_effects: Vec::new(),
         get_effects: Vec::new(),
         forward_effects: Vec::new(),
+        due: Vec::new(),
     };
     coordinator.links.follow(&coordinator.view);
     let metrics = &coordinator.metrics;
@@ -180,6 +195,8 @@ pub async fn run(parts: Parts) -> End {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut news = Vec::with_capacity(EVENTS_PER_TURN_MAX);
     let mut stored = Vec::with_capacity(EVENTS_PER_TURN_MAX);
+    let timer = pin!(None);
+    let mut alarm = Alarm::new(timer);
     loop {
         let is_tick = tokio::select! {
             biased;
@@ -192,6 +209,8 @@ pub async fn run(parts: Parts) -> End {
             _ = ticks.tick() => true,
             _ = store_events.recv_many(&mut stored, EVENTS_PER_TURN_MAX) => false,
             _ = events.recv_many(&mut news, EVENTS_PER_TURN_MAX) => false,
+            // Last: what has been answered is not waited for any more.
+            () = alarm.rings() => false,
         };
         coordinator.now = Instant::now();
         let newest = view.borrow().clone();
@@ -210,7 +229,12 @@ pub async fn run(parts: Parts) -> End {
         if is_tick {
             coordinator.on_tick();
         }
+        // Whose answers wait to be taken in is not slow.
+        if events.is_empty() && store_events.is_empty() {
+            coordinator.hedge();
+        }
         coordinator.flush();
+        alarm.set(coordinator.next_hedge_at(), coordinator.now);
         if coordinator.is_draining && coordinator.is_idle() {
             coordinator.links.close();
             return End::Drained;
@@ -398,19 +422,10 @@ impl Coordinator {
         owners: Preference,
         (place, stands_in): (u8, bool),
     ) {
-        let slow_at = self.now + SLOW_READ;
         match request.action {
             Action::Get { r, repair_first } => {
-                self.turn = self.turn.wrapping_add(1);
-                let mut effects = std::mem::take(&mut self.get_effects);
-                let reach = |node| self.links.reach(node);
-                let turn = self.turn;
-                let get = Get::start(owners, place, r, repair_first, turn, reach, &mut effects);
-                let work = Work::Get(get);
-                let id = self
-                    .operations
-                    .insert(requester, request.key, frame, work, slow_at);
-                self.carry_out_get(id, effects);
+                let how = (r, repair_first);
+                self.read(requester, frame, request.key, (owners, place), how);
             }
             Action::Put { w, intent } => {
                 if let dynakv_protocol::causal::Value::Bytes(value) = &intent.value {
@@ -425,6 +440,7 @@ impl Coordinator {
                 let put = Put::start(owners, place, stands_in, quorums, reach, &mut effects);
                 let intent = Some(intent);
                 let work = Work::Put { put, intent };
+                let slow_at = self.now + LATE;
                 let id = self
                     .operations
                     .insert(requester, request.key, frame, work, slow_at);
@@ -459,7 +475,7 @@ impl Coordinator {
         let (expired, slow) = self.operations.due(self.now);
         for id in slow {
             match self.operations.get_mut(id).map(|operation| &operation.work) {
-                Some(Work::Get(_)) => self.step_get(id, get::Event::Slow),
+                Some(Work::Get(_)) => self.on_late_read(id),
                 Some(Work::Forward(_)) => self.step_forward(id, forward::Event::Slow),
                 Some(Work::Put { .. } | Work::Explain(_) | Work::Import { .. }) | None => {}
             }
@@ -507,7 +523,9 @@ impl Coordinator {
         if !self.reads.is_empty() {
             self.store.read(std::mem::take(&mut self.reads));
         }
-        self.links.flush();
-        self.connections.flush();
+        let sent_bytes = self.links.flush() + self.connections.flush();
+        if sent_bytes > 0 {
+            self.metrics.reads.sent_bytes.increment(sent_bytes as u64);
+        }
     }
 }

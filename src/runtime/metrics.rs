@@ -17,8 +17,10 @@ use metrics_exporter_prometheus::{
 use super::process;
 use super::quarantine::list_set_aside;
 
+mod reads;
 mod store;
 
+use reads::ReadMetrics;
 use store::StoreMetrics;
 
 const REQUEST_SECONDS: &str = "dynakv_request_duration_seconds";
@@ -181,6 +183,8 @@ pub struct Metrics {
     pub stores_set_aside: Gauge,
     /// What is under way in the store.
     pub store: StoreMetrics,
+    /// How reads are carried out.
+    pub reads: ReadMetrics,
 }
 
 impl Metrics {
@@ -224,7 +228,8 @@ impl Metrics {
             }
         };
         let replica = |op| {
-            let help = "From a request's arrival at its coordinator to each other owner's answer.";
+            let help =
+                "From the sending of a request to another owner to its answer, at the coordinator.";
             make.histogram(REPLICA_SECONDS, Unit::Seconds, help, &[("op", op)])
         };
         let members = |state| {
@@ -356,6 +361,7 @@ impl Metrics {
                 "Damaged values that were met since the store was opened and not written anew.",
             ),
             store: StoreMetrics::register(&make),
+            reads: ReadMetrics::register(&make),
         }
     }
 

@@ -22,6 +22,7 @@
 //! | [`http`], [`metrics`], [`process`], [`systemd`] | what operators and service managers look at |
 
 pub mod admission;
+pub mod alarm;
 pub mod calls;
 pub mod connection;
 pub mod connections;
@@ -30,6 +31,7 @@ pub mod coordinator;
 pub mod dispatch;
 pub mod environment;
 pub mod events;
+pub mod hedges;
 pub mod http;
 pub mod link;
 pub mod links;
