@@ -143,11 +143,13 @@ impl Get {
         (pace, now): (&mut Pace, Duration),
         effects: &mut Vec<Effect>,
     ) -> Self {
-        let others = || owners.others(own, plan.turn);
-        let is_usable = |&(_, node): &(Place, NodeSlot)| reach(node) == Reach::Usable;
-        let mut spares: SmallVec<[_; 4]> = others().filter(|it| is_usable(it)).collect();
-        let usable = spares.len();
-        spares.extend(others().filter(|it| !is_usable(it)));
+        let mut spares: SmallVec<[_; 4]> = owners.others(own, plan.turn).collect();
+        let is_doubtful = |&(_, node): &(Place, NodeSlot)| reach(node) == Reach::Doubtful;
+        let usable = spares.iter().filter(|it| !is_doubtful(it)).count();
+        if usable < spares.len() {
+            // Stable: within each group the turn decides.
+            spares.sort_by_key(is_doubtful);
+        }
         let quorum = Quorum::new(plan.r.min(owners.len()), owners.len());
         // This node is one of those needed.
         let needed = usize::from(quorum.needed().saturating_sub(1));
