@@ -68,7 +68,8 @@ impl Hedges {
             None => {}
         }
         for queue in &mut self.queues {
-            while let Some((_, id)) = queue.pop_front_if(|(at, _)| *at <= now) {
+            while let Some(&(_, id)) = queue.front().filter(|(at, _)| *at <= now) {
+                queue.pop_front();
                 due.push(id);
             }
         }
