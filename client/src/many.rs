@@ -38,6 +38,7 @@ pub struct GetManyRequest {
     client: Client,
     keys: Vec<Bytes>,
     options: Options,
+    repair_first: bool,
 }
 
 /// Puts of many values that have not been sent yet: see [`Client::put_many`].
@@ -107,12 +108,19 @@ impl GetManyRequest {
             client,
             keys,
             options,
+            repair_first: false,
         }
     }
 
     /// How many replicas must answer for each key; the node's default when not given.
     pub fn r(mut self, r: u8) -> Self {
         self.options.quorum = Some(r);
+        self
+    }
+
+    /// Mend stale replicas of each key before its answer and not after it.
+    pub fn repair_first(mut self) -> Self {
+        self.repair_first = true;
         self
     }
 
@@ -127,12 +135,16 @@ impl GetManyRequest {
             client,
             keys,
             options,
+            repair_first,
         } = self;
         let total = keys.len();
         let each = move |index: usize| {
             let mut request = GetRequest::new(client.clone(), Bytes::clone(&keys[index]));
             if let Some(r) = options.quorum {
                 request = request.r(r);
+            }
+            if repair_first {
+                request = request.repair_first();
             }
             request.send_by(deadline)
         };

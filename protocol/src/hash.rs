@@ -4,7 +4,7 @@
 //! never from a hasher that may change between compiler versions. Golden tests pin the values: a
 //! change of any of them would orphan all stored data.
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed, xxh3_128_with_seed};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed, xxh3_128, xxh3_128_with_seed};
 
 use crate::ids::NodeId;
 
@@ -66,6 +66,11 @@ pub fn versions_hash(key: &[u8], versions: &[u8]) -> u128 {
     xxh3_128_with_seed(versions, xxh3_64_with_seed(key, 1))
 }
 
+/// xxh3-128 (seed 0) of encoded versions: what a replica answers in their place.
+pub fn digest(versions: &[u8]) -> u128 {
+    xxh3_128(versions)
+}
+
 /// xxh3-64 (seed 0) of any bytes: tells damage and difference, nothing else.
 pub fn checksum(bytes: &[u8]) -> u64 {
     xxh3_64(bytes)
@@ -104,6 +109,15 @@ mod tests {
             0xd8f1_fafd_82e9_5bf0_0944_bc9f_627b_99db
         );
         assert_ne!(versions_hash(b"l", b"v"), versions_hash(b"k", b"v"));
+    }
+
+    #[test]
+    fn digests_never_change() {
+        assert_eq!(digest(b""), 0x99aa_06d3_0147_98d8_6001_c324_468d_497f);
+        assert_eq!(
+            digest(&[7; 1000]),
+            0x2c00_f440_6d41_15f6_5d7e_9d56_3954_51ea
+        );
     }
 
     #[test]

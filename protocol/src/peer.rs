@@ -6,9 +6,11 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::codec::{
-    DecodeError, Reader, Wire, put_bool, put_bytes, put_tag_u8, put_tag_u64, put_varint,
+    DecodeError, Reader, Wire, put_bool, put_bytes, put_tag_bytes, put_tag_u8, put_tag_u64,
+    put_varint,
 };
 use crate::handshake::skip_tags;
+use crate::hash;
 use crate::ids::{Actor, NodeId, RingVersion};
 use crate::limits::KEY_BYTES_MAX;
 use crate::ring_document::N_MAX;
@@ -44,6 +46,9 @@ pub struct ReadVersions {
     pub key: Bytes,
     /// Whether the replica is to tell under which actor it mints.
     pub tell_actor: bool,
+    /// Encoded versions of more bytes than this need not travel: their digest will do. A replica that
+    /// does not know of digests sends them all the same.
+    pub digest_above: Option<u32>,
 }
 
 /// All that a replica has of a key.
@@ -55,6 +60,41 @@ pub struct VersionsReply {
     pub versions: Bytes,
     /// Under which actor the replica mints; only told when asked for.
     pub actor: Option<Actor>,
+    /// What stands for the versions in their place, when that was asked for. `versions` is empty then,
+    /// which says nothing about the key.
+    pub digest: Option<Digest>,
+}
+
+/// Stands for encoded versions: equal states have equal encodings, and so equal digests.
+///
+/// It tells differences, not forgeries, as the hashes of anti-entropy do; each state holds dots of random
+/// actors, so nobody can prepare two states of one digest beforehand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Digest {
+    /// xxh3-128 (seed 0) of the encoded versions.
+    pub hash: u128,
+    /// How many bytes they have.
+    pub bytes: u32,
+}
+
+impl Digest {
+    /// Its size on the wire, in bytes.
+    const BYTES: usize = 16 + 4;
+
+    /// The digest of encoded versions.
+    pub fn of(versions: &[u8]) -> Self {
+        Self {
+            hash: hash::digest(versions),
+            // Versions travel in frames, whose length is a u32.
+            bytes: versions.len() as u32,
+        }
+    }
+
+    /// Whether it is the digest of these encoded versions. They are not hashed when their length
+    /// differs already.
+    pub fn is_of(self, versions: &[u8]) -> bool {
+        self.bytes as usize == versions.len() && self.hash == hash::digest(versions)
+    }
 }
 
 /// Keep these versions for owners that cannot be reached: make them durable, and hand them over when
@@ -78,7 +118,9 @@ pub struct KeepHint {
 }
 
 const TAG_TELL_ACTOR: u8 = 1;
+const TAG_DIGEST_ABOVE: u8 = 2;
 const TAG_ACTOR: u8 = 1;
+const TAG_DIGEST: u8 = 2;
 
 impl Wire for MergeVersions {
     fn encode(&self, out: &mut BytesMut) {
@@ -153,6 +195,9 @@ impl Wire for ReadVersions {
         if self.tell_actor {
             put_tag_u8(out, TAG_TELL_ACTOR, 1);
         }
+        if let Some(bytes) = self.digest_above {
+            put_tag_bytes(out, TAG_DIGEST_ABOVE, &bytes.to_be_bytes());
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -161,10 +206,13 @@ impl Wire for ReadVersions {
             timeout_ms: reader.u32()?,
             key: reader.bytes("key", KEY_BYTES_MAX)?,
             tell_actor: false,
+            digest_above: None,
         };
         while let Some((tag, mut field)) = reader.tag()? {
-            if tag == TAG_TELL_ACTOR {
-                read.tell_actor = field.bool("tell actor")?;
+            match tag {
+                TAG_TELL_ACTOR => read.tell_actor = field.bool("tell actor")?,
+                TAG_DIGEST_ABOVE => read.digest_above = Some(field.u32()?),
+                _ => {}
             }
         }
         Ok(read)
@@ -178,6 +226,12 @@ impl Wire for VersionsReply {
         if let Some(actor) = self.actor {
             put_tag_u64(out, TAG_ACTOR, actor.0);
         }
+        if let Some(digest) = self.digest {
+            let mut field = [0; Digest::BYTES];
+            field[..16].copy_from_slice(&digest.hash.to_be_bytes());
+            field[16..].copy_from_slice(&digest.bytes.to_be_bytes());
+            put_tag_bytes(out, TAG_DIGEST, &field);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -185,11 +239,23 @@ impl Wire for VersionsReply {
             rebuilding: reader.bool("rebuilding")?,
             versions: reader.bytes("versions", usize::MAX)?,
             actor: None,
+            digest: None,
         };
         while let Some((tag, mut field)) = reader.tag()? {
-            if tag == TAG_ACTOR {
-                reply.actor = Some(Actor(field.u64()?));
+            match tag {
+                TAG_ACTOR => reply.actor = Some(Actor(field.u64()?)),
+                TAG_DIGEST => {
+                    reply.digest = Some(Digest {
+                        hash: field.u128()?,
+                        bytes: field.u32()?,
+                    });
+                }
+                _ => {}
             }
+        }
+        if reply.digest.is_some() && !reply.versions.is_empty() {
+            let what = "versions beside their digest";
+            return Err(DecodeError::Invalid { what });
         }
         Ok(reply)
     }

@@ -30,7 +30,7 @@ use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity, Welcome};
 use dynakv_protocol::hash::{Position, Segment};
 use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
 use dynakv_protocol::message::{Request, Response};
-use dynakv_protocol::peer::{KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
+use dynakv_protocol::peer::{Digest, KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
 use dynakv_protocol::ring_document::{Member, RingDocument, Step};
 use dynakv_protocol::{
     Actor, ClusterId, DecodeError, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId,
@@ -423,6 +423,7 @@ fn requests() -> Vec<(&'static str, Request)> {
                 timeout_ms: 4000,
                 key: key.clone(),
                 tell_actor: false,
+                digest_above: None,
             }),
         ),
         (
@@ -430,8 +431,19 @@ fn requests() -> Vec<(&'static str, Request)> {
             Request::Read(ReadVersions {
                 ring_version: RingVersion(3),
                 timeout_ms: 4000,
-                key,
+                key: key.clone(),
                 tell_actor: true,
+                digest_above: None,
+            }),
+        ),
+        (
+            "read.digest-above",
+            Request::Read(ReadVersions {
+                ring_version: RingVersion(3),
+                timeout_ms: 4000,
+                key,
+                tell_actor: false,
+                digest_above: Some(4096),
             }),
         ),
         ("gossip", Request::Gossip(gossip())),
@@ -693,6 +705,7 @@ fn responses() -> Vec<(&'static str, Response)> {
                 rebuilding: false,
                 versions: versions().to_bytes(),
                 actor: None,
+                digest: None,
             }),
         ),
         (
@@ -701,6 +714,7 @@ fn responses() -> Vec<(&'static str, Response)> {
                 rebuilding: false,
                 versions: versions().to_bytes(),
                 actor: Some(Actor(0x0b0b_0b0b_0b0b_0b0b)),
+                digest: None,
             }),
         ),
         (
@@ -709,6 +723,16 @@ fn responses() -> Vec<(&'static str, Response)> {
                 rebuilding: true,
                 versions: Bytes::new(),
                 actor: None,
+                digest: None,
+            }),
+        ),
+        (
+            "versions.digest",
+            Response::Versions(VersionsReply {
+                rebuilding: false,
+                versions: Bytes::new(),
+                actor: None,
+                digest: Some(Digest::of(&versions().to_bytes())),
             }),
         ),
         ("gossip", Response::Gossip(gossip())),

@@ -20,6 +20,9 @@ pub(crate) struct GetArgs {
     /// How many replicas must answer [default: the node's]
     #[arg(short, value_name = "N")]
     pub(crate) r: Option<u8>,
+    /// Bring stale replicas up to date before the answer, not after it
+    #[arg(long)]
+    pub(crate) repair_first: bool,
 }
 
 /// `dynakv put`.
@@ -64,6 +67,9 @@ pub(crate) async fn get(client: &Client, args: GetArgs, format: Format) -> Resul
     let mut request = client.get(&args.key);
     if let Some(r) = args.r {
         request = request.r(r);
+    }
+    if args.repair_first {
+        request = request.repair_first();
     }
     let fetched = request.send().await?;
     let newline = io::stdout().is_terminal();

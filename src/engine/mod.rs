@@ -7,6 +7,7 @@
 //! | [`quorum`] | when enough have answered |
 //! | [`put`], [`get`] | one write, one read, from its start to its answer |
 //! | [`handoff`] | what is kept for owners that cannot be reached, and when it may be forgotten |
+//! | [`pace`], [`hedge`] | which owners to read from, and when to ask one more |
 //! | [`forward`] | which owner a request is handed on to |
 //! | [`explain`], [`import`] | asking all owners what they have; merging given versions into a key |
 //! | [`answer`] | what a client sees of what the replicas have |
@@ -21,12 +22,14 @@ pub mod explain;
 pub mod forward;
 pub mod get;
 pub mod handoff;
+pub mod hedge;
 pub mod hybrid_clock;
 pub mod import;
 pub mod layout;
 pub mod membership;
 pub mod mending;
 pub mod mint;
+pub mod pace;
 pub mod preference;
 pub mod put;
 pub mod quorum;

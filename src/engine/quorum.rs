@@ -117,7 +117,8 @@ impl Quorum {
     }
 }
 
-fn bit(place: Place) -> u32 {
+/// The bit of a place in a set of places.
+pub(super) fn bit(place: Place) -> u32 {
     1_u32.checked_shl(u32::from(place)).unwrap_or(0)
 }
 

@@ -126,15 +126,21 @@ impl Connections {
         }
     }
 
-    /// Hands everything staged to the connections' writers.
-    pub fn flush(&mut self) {
+    /// Hands everything staged to the connections' writers. Gives how many bytes of it were for other
+    /// nodes.
+    pub fn flush(&mut self) -> usize {
+        let mut peer_bytes = 0;
         for id in self.dirty.drain(..) {
             if let Some(connection) = self.by_id.get_mut(&id) {
                 connection.batch.finish(&mut connection.staged);
+                if connection.is_peer && id != ConnectionId::MENDER {
+                    peer_bytes += connection.staged.len();
+                }
                 connection.outbox.push(connection.staged.split().freeze());
                 connection.is_dirty = false;
             }
         }
+        peer_bytes
     }
 }
 

@@ -4,6 +4,7 @@
 //! waits, and only at its end hands over what came of it: one list to the store, one buffer per
 //! connection. So batches grow with the load by themselves, and an idle node answers at once.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +19,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::alarm::Alarm;
 use super::connections::Connections;
 use super::dispatch::{Action, DataRequest, data_request};
 use super::environment::WallClock;
 use super::events::{ConnectionId, ControlEvent, ControlSender, CoordinatorEvent};
+use super::hedges::Hedges;
 use super::hint_worker::{HintHandle, HintJob};
 use super::links::Links;
 use super::metrics::{Metrics, Op, Outcome, ReplicaOp};
@@ -33,6 +36,8 @@ use super::view::View;
 use crate::engine::answer::fetched;
 use crate::engine::forward::{self, Forward};
 use crate::engine::get::{self, Get};
+use crate::engine::hedge::Hedging;
+use crate::engine::pace::Pace;
 use crate::engine::preference::{NodeSlot, Preference, Reach, Route, SELF, Strictness};
 use crate::engine::put::{self, Put};
 use crate::engine::ring::Ring;
@@ -42,6 +47,7 @@ mod admin;
 mod answers;
 mod effects;
 mod hints;
+mod reads;
 mod replica;
 
 /// How often deadlines and links are looked after.
@@ -49,9 +55,6 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// The most lists of events taken in during one turn.
 const EVENTS_PER_TURN_MAX: usize = 64;
-
-/// How long an owner may take over a read before another is asked besides.
-const SLOW_READ: Duration = Duration::from_millis(50);
 
 /// How long an owner may take over a forwarded request before the next is tried.
 const SLOW_FORWARD: Duration = Duration::from_millis(1000);
@@ -164,12 +167,19 @@ pub struct Coordinator {
     /// Changes from read to read, so that owners share the load.
     turn: usize,
     now: Instant,
+    started: Instant,
+    /// How fast the others answer reads.
+    pace: Pace,
+    hedging: Hedging,
+    /// Reads that may ask one owner more.
+    hedges: Hedges,
     /// Requests that could not even be queued for their node.
     unsent: Vec<(OperationId, NodeSlot)>,
     /// Lent to the engine, so that no step allocates.
     put_effects: Vec<put::Effect>,
     get_effects: Vec<get::Effect>,
     forward_effects: Vec<forward::Effect>,
+    due: Vec<OperationId>,
 }
 
 /// Runs until drained or the disk fails.
@@ -210,10 +220,15 @@ pub async fn run(parts: Parts) -> End {
         scans: 0,
         turn: 0,
         now: Instant::now(),
+        started: Instant::now(),
+        pace: Pace::default(),
+        hedging: Hedging::default(),
+        hedges: Hedges::default(),
         unsent: Vec::new(),
         put_effects: Vec::new(),
         get_effects: Vec::new(),
         forward_effects: Vec::new(),
+        due: Vec::new(),
     };
     coordinator.links.follow(&coordinator.view);
     let metrics = &coordinator.metrics;
@@ -223,6 +238,8 @@ pub async fn run(parts: Parts) -> End {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut news = Vec::with_capacity(EVENTS_PER_TURN_MAX);
     let mut stored = Vec::with_capacity(EVENTS_PER_TURN_MAX);
+    let timer = pin!(None);
+    let mut alarm = Alarm::new(timer);
     loop {
         let is_tick = tokio::select! {
             biased;
@@ -235,6 +252,8 @@ pub async fn run(parts: Parts) -> End {
             _ = ticks.tick() => true,
             _ = store_events.recv_many(&mut stored, EVENTS_PER_TURN_MAX) => false,
             _ = events.recv_many(&mut news, EVENTS_PER_TURN_MAX) => false,
+            // Last: what has been answered is not waited for any more.
+            () = alarm.rings() => false,
         };
         coordinator.now = Instant::now();
         let newest = view.borrow().clone();
@@ -253,7 +272,12 @@ pub async fn run(parts: Parts) -> End {
         if is_tick {
             coordinator.on_tick();
         }
+        // Whose answers wait to be taken in is not slow.
+        if events.is_empty() && store_events.is_empty() {
+            coordinator.hedge();
+        }
         coordinator.flush();
+        alarm.set(coordinator.next_hedge_at(), coordinator.now);
         if coordinator.is_draining && coordinator.is_idle() {
             coordinator.links.close();
             return End::Drained;
@@ -454,19 +478,10 @@ impl Coordinator {
         by: By,
     ) {
         let By { place, .. } = by;
-        let slow_at = self.now + SLOW_READ;
         match request.action {
             Action::Get { r, repair_first } => {
-                self.turn = self.turn.wrapping_add(1);
-                let mut effects = std::mem::take(&mut self.get_effects);
-                let reach = |node| self.links.reach(node);
-                let turn = self.turn;
-                let get = Get::start(owners, place, r, repair_first, turn, reach, &mut effects);
-                let work = Work::Get(get);
-                let id = self
-                    .operations
-                    .insert(requester, request.key, frame, work, slow_at);
-                self.carry_out_get(id, effects);
+                let how = (r, repair_first);
+                self.read(requester, frame, request.key, (owners, place), how);
             }
             Action::Put {
                 w,
@@ -528,7 +543,7 @@ impl Coordinator {
         let (expired, slow) = self.operations.due(self.now);
         for id in slow {
             match self.operations.get_mut(id).map(|operation| &operation.work) {
-                Some(Work::Get(_)) => self.step_get(id, get::Event::Slow),
+                Some(Work::Get(_)) => self.on_late_read(id),
                 Some(Work::Forward(_)) => self.step_forward(id, forward::Event::Slow),
                 Some(Work::Put { .. }) => self.step_put(id, put::Event::Slow),
                 Some(Work::Explain(_) | Work::Import { .. }) | None => {}
@@ -578,7 +593,9 @@ impl Coordinator {
             self.store.read(std::mem::take(&mut self.reads));
         }
         self.flush_hints();
-        self.links.flush();
-        self.connections.flush();
+        let sent_bytes = self.links.flush() + self.connections.flush();
+        if sent_bytes > 0 {
+            self.metrics.reads.sent_bytes.increment(sent_bytes as u64);
+        }
     }
 }

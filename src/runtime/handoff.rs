@@ -213,6 +213,7 @@ impl Handoff {
                     timeout_ms: TIMEOUT_MS_DEFAULT,
                     key: hint.key.clone(),
                     tell_actor: false,
+                    digest_above: None,
                 });
                 match self.ask_this_node(&read).await? {
                     Response::Versions(own) if own.rebuilding => return Ok(None),

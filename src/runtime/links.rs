@@ -331,16 +331,20 @@ impl Links {
         given_up
     }
 
-    /// Hands everything staged to the links' writers. What waits for a dial stays.
-    pub fn flush(&mut self) {
+    /// Hands everything staged to the links' writers. What waits for a dial stays. Gives how many bytes
+    /// it was.
+    pub fn flush(&mut self) -> usize {
+        let mut bytes = 0;
         for slot in self.dirty.drain(..) {
             let node = &mut self.nodes[usize::from(slot.0)];
             node.is_dirty = false;
             if let State::Up { outbox, .. } = &node.link {
                 node.batch.finish(&mut node.staged);
+                bytes += node.staged.len();
                 outbox.push(node.staged.split().freeze());
             }
         }
+        bytes
     }
 
     /// Ends all links.

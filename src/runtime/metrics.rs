@@ -18,9 +18,11 @@ use super::process;
 use super::quarantine::list_set_aside;
 
 mod hints;
+mod reads;
 mod store;
 
 use hints::HintMetrics;
+use reads::ReadMetrics;
 use store::StoreMetrics;
 
 const REQUEST_SECONDS: &str = "dynakv_request_duration_seconds";
@@ -187,6 +189,8 @@ pub struct Metrics {
     pub hints: HintMetrics,
     /// What is under way in the store.
     pub store: StoreMetrics,
+    /// How reads are carried out.
+    pub reads: ReadMetrics,
 }
 
 impl Metrics {
@@ -230,7 +234,8 @@ impl Metrics {
             }
         };
         let replica = |op| {
-            let help = "From a request's arrival at its coordinator to each other owner's answer.";
+            let help =
+                "From the sending of a request to another owner to its answer, at the coordinator.";
             make.histogram(REPLICA_SECONDS, Unit::Seconds, help, &[("op", op)])
         };
         let members = |state| {
@@ -363,6 +368,7 @@ impl Metrics {
             ),
             hints: HintMetrics::register(&make),
             store: StoreMetrics::register(&make),
+            reads: ReadMetrics::register(&make),
         }
     }
 

@@ -22,6 +22,7 @@
 //! | [`http`], [`metrics`], [`process`], [`systemd`] | what operators and service managers look at |
 
 pub mod admission;
+pub mod alarm;
 pub mod calls;
 pub mod connection;
 pub mod connections;
@@ -31,6 +32,7 @@ pub mod dispatch;
 pub mod environment;
 pub mod events;
 pub mod handoff;
+pub mod hedges;
 pub mod hint_worker;
 pub mod http;
 pub mod link;

@@ -1,8 +1,11 @@
 //! The table of requests that this node coordinates or forwards.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use dynakv_protocol::frame::Frame;
 use slab::Slab;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::events::ConnectionId;
@@ -12,6 +15,7 @@ use crate::engine::forward::Forward;
 use crate::engine::get::Get;
 use crate::engine::import::Import;
 use crate::engine::mint::Intent;
+use crate::engine::preference::NodeSlot;
 use crate::engine::put::Put;
 
 /// Whom an operation is for.
@@ -142,6 +146,8 @@ pub struct Operation {
     pub slow_at: Option<Instant>,
     /// Whether its client has been answered: it only waits for the last owners.
     is_tail: bool,
+    /// Who was sent something last, and how many microseconds after the arrival.
+    sent: SmallVec<[(NodeSlot, u32); 4]>,
     id: OperationId,
 }
 
@@ -149,6 +155,25 @@ impl Operation {
     /// How much of the bounds it takes, in bytes.
     pub fn bytes(&self) -> usize {
         self.frame.body.len()
+    }
+
+    /// Takes note that a node is sent something now.
+    pub fn note_sent(&mut self, to: NodeSlot, now: Instant) {
+        let after = now.saturating_duration_since(self.requester.arrived);
+        // Deadlines are at most a minute away.
+        let after_us = after.as_micros() as u32;
+        match self.sent.iter_mut().find(|(node, _)| *node == to) {
+            Some((_, at)) => *at = after_us,
+            None => self.sent.push((to, after_us)),
+        }
+    }
+
+    /// Who was sent something, and how long ago.
+    pub fn sent(&self, now: Instant) -> impl Iterator<Item = (NodeSlot, Duration)> + '_ {
+        let since = now.saturating_duration_since(self.requester.arrived);
+        let ago =
+            move |after_us: u32| since - Duration::from_micros(u64::from(after_us)).min(since);
+        self.sent.iter().map(move |&(node, at)| (node, ago(at)))
     }
 }
 
@@ -211,11 +236,18 @@ impl Operations {
             work,
             slow_at: Some(slow_at),
             is_tail: false,
+            sent: SmallVec::new(),
             id,
         };
         self.bytes += operation.bytes();
         entry.insert(operation);
         id
+    }
+
+    /// Whether an operation is still in hand.
+    pub fn contains(&self, id: OperationId) -> bool {
+        let operation = self.table.get(id.index());
+        operation.is_some_and(|operation| operation.id == id)
     }
 
     /// An operation that is still in hand.

@@ -29,6 +29,7 @@ mod mending;
 mod observability;
 mod python;
 mod readme;
+mod reads;
 mod service;
 mod settings;
 mod transfer;

@@ -38,12 +38,15 @@ pub(crate) struct History {
 
 /// The bytes that stand for a write.
 pub(crate) fn value_of(id: WriteId) -> Bytes {
-    Bytes::from(format!("value-of-{:032x}", id.0))
+    let name = format!("value-of-{:032x}", id.0);
+    // Some are so large that other owners answer with their digests.
+    let padding = if id.0.is_multiple_of(4) { 5_000 } else { 0 };
+    Bytes::from(name + &" ".repeat(padding))
 }
 
 fn write_of(value: &[u8]) -> Option<WriteId> {
     let text = std::str::from_utf8(value).ok()?;
-    let number = u128::from_str_radix(text.strip_prefix("value-of-")?, 16);
+    let number = u128::from_str_radix(text.strip_prefix("value-of-")?.trim_end(), 16);
     number.ok().map(WriteId)
 }
 

@@ -354,6 +354,39 @@ fn tagged_fields_of_a_wrong_size() {
     );
 }
 
+/// A digest says nothing about a key but by its bytes; beside versions it would leave open which of the two
+/// holds.
+#[test]
+fn digests_that_are_none() {
+    let answer = kind::READ | kind::ANSWER;
+    let digest = [7; 20];
+    let none = || Body::new().raw(&[0, 0]);
+    let read = |body: Body| match body.response(answer) {
+        Ok(Response::Versions(reply)) => Ok(reply.digest),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error),
+    };
+    assert_eq!(read(none()), Ok(None));
+    let known = read(none().tag(2, &digest)).unwrap().unwrap();
+    assert_eq!(known.bytes, 0x0707_0707);
+    let longer = read(none().tag(2, &[7; 24])).unwrap();
+    assert_eq!(longer, Some(known));
+    for length in [0, 1, 15, 16, 19] {
+        assert!(truncated(&read(none().tag(2, &digest[..length]))));
+    }
+    let both = Body::new().raw(&[0]).text("v").tag(2, &digest);
+    assert_eq!(
+        invalid(both.response(answer)),
+        Some("versions beside their digest")
+    );
+    let question = |field: &[u8]| {
+        let read = Body::new().u64(3).u32(0).text("k").tag(2, field);
+        read.request(kind::READ)
+    };
+    assert!(question(&[0; 4]).is_ok() && question(&[0xff; 4]).is_ok());
+    assert!(truncated(&question(&[0; 3])));
+}
+
 #[test]
 fn names_that_are_none() {
     let probe = |name: &[u8]| Body::new().bytes(name).request(kind::PROBE);

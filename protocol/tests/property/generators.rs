@@ -18,7 +18,7 @@ use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity, Welcome};
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
 use dynakv_protocol::message::{Request, Response};
-use dynakv_protocol::peer::{KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
+use dynakv_protocol::peer::{Digest, KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
 use dynakv_protocol::ring_document::{Member, N_MAX, RingDocument, Step, WEIGHT_MAX};
 use dynakv_protocol::{
     Actor, ClusterId, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId, RingVersion, WriteId,
@@ -349,12 +349,20 @@ pub(crate) fn request() -> BoxedStrategy<Request> {
             versions,
         },
     );
-    let read = (ring_version(), any::<u32>(), octets(64), any::<bool>()).prop_map(
-        |(ring_version, timeout_ms, key, tell_actor)| ReadVersions {
+    let read_fields = (
+        ring_version(),
+        any::<u32>(),
+        octets(64),
+        any::<bool>(),
+        option::of(any::<u32>()),
+    );
+    let read = read_fields.prop_map(
+        |(ring_version, timeout_ms, key, tell_actor, digest_above)| ReadVersions {
             ring_version,
             timeout_ms,
             key,
             tell_actor,
+            digest_above,
         },
     );
     let join = (member(), quorum(), quorum(), quorum(), any::<bool>()).prop_map(
@@ -747,8 +755,19 @@ pub(crate) fn response() -> BoxedStrategy<Response> {
             rebuilding,
             versions,
             actor: actor.map(Actor),
+            digest: None,
         },
     );
+    let digest_reply =
+        (any::<bool>(), any::<u128>(), any::<u32>()).prop_map(|(rebuilding, hash, bytes)| {
+            VersionsReply {
+                rebuilding,
+                versions: Bytes::new(),
+                actor: None,
+                digest: Some(Digest { hash, bytes }),
+            }
+        });
+    let versions_reply = prop_oneof![versions_reply, digest_reply];
     let probed = (node_id(), any::<bool>()).prop_map(|(target, alive)| Probed { target, alive });
     prop_oneof![
         error().prop_map(Response::Error),

@@ -10,14 +10,34 @@ use super::*;
 const B: NodeSlot = NodeSlot(1);
 const C: NodeSlot = NodeSlot(2);
 
+const NOW: Duration = Duration::from_secs(1);
+
 fn usable(_: NodeSlot) -> Reach {
     Reach::Usable
 }
 
 fn start(r: u8, repair_first: bool, reach: impl Fn(NodeSlot) -> Reach) -> (Get, Vec<Effect>) {
+    let plan = Plan {
+        repair_first,
+        ..plan(r)
+    };
+    start_at(plan, reach, &mut Pace::default())
+}
+
+/// How a read of `r` owners goes without further wishes: B's turn comes first.
+fn plan(r: u8) -> Plan {
+    Plan {
+        r,
+        repair_first: false,
+        in_full: false,
+        turn: 1,
+    }
+}
+
+fn start_at(plan: Plan, reach: impl Fn(NodeSlot) -> Reach, pace: &mut Pace) -> (Get, Vec<Effect>) {
     let mut effects = Vec::new();
     let owners = Preference::new([SELF, B, C]);
-    let get = Get::start(owners, 0, r, repair_first, 1, reach, &mut effects);
+    let get = Get::start(owners, 0, plan, reach, (pace, NOW), &mut effects);
     (get, effects)
 }
 
@@ -213,4 +233,166 @@ fn an_owner_votes_once() {
     step(&mut get, read(B, &written(&[1])));
     assert_eq!(step(&mut get, read(B, &written(&[1]))), []);
     assert!(!get.is_answered());
+}
+
+/// What an owner that was asked for a digest says of large versions.
+fn digest(from: NodeSlot, versions: &Versions) -> Event {
+    Event::Digest {
+        from,
+        digest: Digest::of(&versions.to_bytes()),
+        rebuilding: false,
+    }
+}
+
+#[test]
+fn a_digest_of_what_is_here_is_a_vote() {
+    let same = written(&[1, 2]);
+    let (mut get, _) = start(2, false, usable);
+    assert_eq!(step(&mut get, read(SELF, &same)), []);
+    assert_eq!(step(&mut get, digest(B, &same)), [answer(&same, 2)]);
+    // It may be faster than the own disk.
+    let (mut get, _) = start(3, false, usable);
+    assert_eq!(step(&mut get, digest(B, &same)), []);
+    assert_eq!(step(&mut get, digest(C, &same)), []);
+    assert_eq!(step(&mut get, digest(C, &same)), []);
+    assert_eq!(step(&mut get, read(SELF, &same)), [answer(&same, 3)]);
+}
+
+#[test]
+fn a_digest_of_something_else_is_asked_for_in_full_and_mended_like_any() {
+    let (old, new) = (written(&[1]), written(&[1, 2]));
+    let (mut get, _) = start(2, false, usable);
+    step(&mut get, read(SELF, &old));
+    assert_eq!(step(&mut get, digest(B, &new)), [Effect::ReadAgain(B)]);
+    let effects = step(&mut get, read(B, &new));
+    assert_eq!(effects, [answer(&new, 2), repair(SELF, &new)]);
+
+    // The stale one is the other, and C is as the own copy.
+    let (mut get, _) = start(3, false, usable);
+    step(&mut get, digest(B, &old));
+    step(&mut get, digest(C, &new));
+    let effects = step(&mut get, read(SELF, &new));
+    assert_eq!(effects, [Effect::ReadAgain(B)]);
+    let effects = step(&mut get, read(B, &old));
+    assert_eq!(effects, [answer(&new, 3), repair(B, &new)]);
+}
+
+#[test]
+fn a_digest_may_be_of_what_a_third_owner_sent() {
+    let (old, new) = (written(&[1]), written(&[1, 2]));
+    let (mut get, _) = start(3, false, usable);
+    step(&mut get, read(SELF, &old));
+    assert_eq!(step(&mut get, digest(B, &new)), [Effect::ReadAgain(B)]);
+    assert_eq!(step(&mut get, read(B, &new)), []);
+    let effects = step(&mut get, digest(C, &new));
+    assert_eq!(effects, [answer(&new, 3), repair(SELF, &new)]);
+}
+
+#[test]
+fn without_an_own_copy_digests_are_asked_for_in_full() {
+    let versions = written(&[1]);
+    for own in [read(SELF, &Versions::new()), Event::Failed(SELF)] {
+        let (mut get, _) = start(2, false, usable);
+        assert_eq!(step(&mut get, digest(B, &versions)), []);
+        let effects = step(&mut get, own);
+        assert_eq!(effects[0], Effect::ReadAgain(B));
+    }
+    let in_full = Plan {
+        in_full: true,
+        ..plan(2)
+    };
+    let (mut get, effects) = start_at(in_full, usable, &mut Pace::default());
+    assert_eq!(effects, [Effect::ReadLocal, Effect::ReadFull(B)]);
+    step(&mut get, read(SELF, &versions));
+    // A digest in place of what was asked for is no answer, whatever it is of.
+    assert_eq!(step(&mut get, digest(B, &versions)), [Effect::ReadFull(C)]);
+}
+
+#[test]
+fn a_digest_of_a_rebuilding_owner_is_no_vote() {
+    let versions = written(&[1]);
+    let rebuilding = Event::Digest {
+        from: B,
+        digest: Digest::of(&versions.to_bytes()),
+        rebuilding: true,
+    };
+    let (mut get, _) = start(2, false, usable);
+    step(&mut get, read(SELF, &versions));
+    assert_eq!(step(&mut get, rebuilding.clone()), [Effect::Read(C)]);
+    assert_eq!(step(&mut get, digest(C, &versions)), [answer(&versions, 2)]);
+
+    // The own copy is no vote either, and may lack something: what it equals counts for what it is.
+    let (mut get, _) = start(2, false, usable);
+    let own = Event::Read {
+        from: SELF,
+        versions: versions.to_bytes(),
+        rebuilding: true,
+    };
+    assert_eq!(step(&mut get, own), [Effect::Read(C)]);
+    assert_eq!(step(&mut get, digest(B, &versions)), []);
+    assert_eq!(step(&mut get, digest(C, &versions)), [answer(&versions, 2)]);
+}
+
+#[test]
+fn a_digest_whose_owner_is_gone_is_not_asked_for() {
+    let (old, new) = (written(&[1]), written(&[1, 2]));
+    let (mut get, _) = start(2, false, usable);
+    step(&mut get, digest(B, &new));
+    assert_eq!(step(&mut get, Event::Failed(B)), [Effect::Read(C)]);
+    assert_eq!(step(&mut get, read(SELF, &old)), []);
+    assert_eq!(step(&mut get, digest(C, &old)), [answer(&old, 2)]);
+}
+
+#[test]
+fn the_faster_owner_is_asked_and_now_and_then_the_slower_one_too() {
+    let mut pace = Pace::default();
+    for _ in 0..20 {
+        pace.asked(B, NOW);
+        pace.answered(B, Some(Duration::from_millis(20)), NOW);
+        pace.asked(C, NOW);
+        pace.answered(C, Some(Duration::from_millis(1)), NOW);
+    }
+    let (get, effects) = start_at(plan(2), usable, &mut pace);
+    assert_eq!(effects, [Effect::ReadLocal, Effect::Read(C)]);
+    assert_eq!(get.next_spare(), Some(B));
+    // A node in doubt is no better for having been fast.
+    let doubtful = |node| match node {
+        C => Reach::Doubtful,
+        _ => Reach::Usable,
+    };
+    let (_, effects) = start_at(plan(2), doubtful, &mut pace);
+    assert_eq!(effects, [Effect::ReadLocal, Effect::Read(B)]);
+
+    // It was not asked for a second.
+    let mut effects = Vec::new();
+    let owners = Preference::new([SELF, B, C]);
+    let now = NOW + Duration::from_secs(1);
+    Get::start(owners, 0, plan(2), usable, (&mut pace, now), &mut effects);
+    assert_eq!(
+        effects,
+        [Effect::ReadLocal, Effect::Read(B), Effect::Read(C)]
+    );
+    let (_, effects) = start_at(plan(1), usable, &mut pace);
+    assert_eq!(effects, [Effect::ReadLocal]);
+}
+
+#[test]
+fn a_hedge_is_won_by_whom_it_asked() {
+    let same = written(&[1]);
+    let (mut get, _) = start(2, false, usable);
+    assert_eq!(get.hedge(), Hedge::None);
+    step(&mut get, read(SELF, &same));
+    assert_eq!(get.next_spare(), Some(C));
+    assert_eq!(step(&mut get, Event::Slow), [Effect::Read(C)]);
+    assert_eq!(get.next_spare(), None);
+    step(&mut get, read(C, &same));
+    assert_eq!(get.hedge(), Hedge::Won);
+
+    let (mut get, _) = start(2, false, usable);
+    step(&mut get, Event::Slow);
+    step(&mut get, read(SELF, &same));
+    step(&mut get, read(B, &same));
+    assert_eq!(get.hedge(), Hedge::Lost);
+    assert!(get.is_answered());
+    assert_eq!(get.next_spare(), None);
 }

@@ -57,6 +57,7 @@ impl Coordinator {
                         timeout_ms: remaining_ms(&operation.requester, now),
                         key: operation.key.clone(),
                         tell_actor: true,
+                        digest_above: None,
                     });
                     self.send(id, Purpose::Read, to, &request);
                 }

@@ -14,13 +14,21 @@ impl Coordinator {
         let Some((id, purpose)) = OperationId::parse(frame.header.request_id) else {
             return;
         };
-        let Some(operation) = self.operations.get_mut(id) else {
-            return;
-        };
-        if let Work::Forward(_) = operation.work {
-            return self.on_forwarded(id, from, frame);
+        let now = self.now;
+        let operation = self.operations.get_mut(id);
+        let took = operation.as_ref().and_then(|operation| {
+            let mut sent = operation.sent(now);
+            sent.find(|(node, _)| *node == from).map(|(_, ago)| ago)
+        });
+        let is_forwarded = operation.map(|operation| matches!(operation.work, Work::Forward(_)));
+        if purpose == Purpose::Read {
+            self.on_read_answer(from, took, frame.header.kind);
         }
-        let took = self.now - operation.requester.arrived;
+        match is_forwarded {
+            Some(true) => return self.on_forwarded(id, from, frame),
+            Some(false) => {}
+            None => return,
+        }
         let replica_op = match purpose {
             Purpose::Ping => Some(ReplicaOp::Ping),
             Purpose::Read => Some(ReplicaOp::Read),
@@ -29,7 +37,7 @@ impl Coordinator {
             Purpose::Hint => Some(ReplicaOp::Hint),
             Purpose::Forward => None,
         };
-        if let Some(replica_op) = replica_op {
+        if let (Some(replica_op), Some(took)) = (replica_op, took) {
             self.metrics.replica_answered(replica_op, took);
         }
         let response = match Response::decode(frame.header.kind, &frame.body) {
@@ -97,16 +105,29 @@ impl Coordinator {
             rebuilding,
             versions,
             actor,
+            digest,
         } = reply;
         match self.operations.get_mut(id).map(|operation| &operation.work) {
             Some(Work::Get(_)) => {
-                let event = get::Event::Read {
-                    from,
-                    versions,
-                    rebuilding,
+                let event = match digest {
+                    Some(digest) => get::Event::Digest {
+                        from,
+                        digest,
+                        rebuilding,
+                    },
+                    None => get::Event::Read {
+                        from,
+                        versions,
+                        rebuilding,
+                    },
                 };
+                if digest.is_some() {
+                    self.metrics.reads.digests.increment(1);
+                }
                 self.step_get(id, event);
             }
+            // Nobody else asked for one, and taken for versions it would mean "absent".
+            Some(_) if digest.is_some() => self.on_replica_failed(id, from),
             Some(Work::Put { .. }) => {
                 let event = match replica::decode_read(&versions, rebuilding) {
                     Ok(versions) => put::Event::Read(from, versions),
@@ -163,6 +184,7 @@ impl Coordinator {
         };
         // Only a hint; the control task finds out by itself.
         let _ = self.control.try_send(lost);
+        self.pace.lost(node);
         for id in self.operations.ids() {
             self.on_replica_failed_with(id, node, reason);
         }
@@ -198,6 +220,7 @@ impl Coordinator {
             StoreEvent::Read {
                 token: Token::Operation(message),
                 versions,
+                digest,
                 rebuilding,
             } => {
                 if let Some((id, _)) = OperationId::parse(message) {
@@ -205,6 +228,7 @@ impl Coordinator {
                         rebuilding,
                         versions,
                         actor: self.own_actor(),
+                        digest,
                     };
                     self.on_replica_read(id, SELF, reply);
                 }
@@ -223,24 +247,28 @@ impl Coordinator {
             StoreEvent::Read {
                 token: Token::Replica(connection, request_id),
                 versions,
+                digest,
                 rebuilding,
             } => {
                 let reply = Response::Versions(VersionsReply {
                     rebuilding,
                     versions,
                     actor: None,
+                    digest,
                 });
                 self.answer_replica(connection, request_id, &reply);
             }
             StoreEvent::Read {
                 token: Token::Explaining(connection, request_id),
                 versions,
+                digest,
                 rebuilding,
             } => {
                 let reply = Response::Versions(VersionsReply {
                     rebuilding,
                     versions,
                     actor: self.own_actor(),
+                    digest,
                 });
                 self.answer_replica(connection, request_id, &reply);
             }

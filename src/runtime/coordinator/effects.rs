@@ -7,7 +7,7 @@ use super::{
     Bytes, Coordinator, ErrorCode, ErrorReply, FLAG_FORWARDED, Frame, Header, MergeVersions,
     NodeSlot, Op, Operation, OperationId, Outcome, Purpose, ReadJob, ReadVersions, Request,
     Requester, Response, SELF, Segment, Token, Work, WriteJob, WriteWork, fetched, forward, get,
-    kind, put, slow_forward_at,
+    kind, put, reads::DIGEST_ABOVE_BYTES, slow_forward_at,
 };
 
 /// How a request of a client ends.
@@ -62,7 +62,7 @@ impl Coordinator {
         for effect in effects.drain(..) {
             match effect {
                 put::Effect::Ping(to) => self.send(id, Purpose::Ping, to, &Request::Ping),
-                put::Effect::Read(to) => self.send_read(id, to),
+                put::Effect::Read(to) => self.send_read(id, to, None),
                 put::Effect::ReadLocal => self.read_local(id),
                 put::Effect::Mint { merge_first } => self.mint(id, merge_first),
                 put::Effect::Hint { to, versions } => self.send_hint(id, to, versions),
@@ -82,7 +82,12 @@ impl Coordinator {
         let mut key = Bytes::new();
         for effect in effects.drain(..) {
             match effect {
-                get::Effect::Read(to) => self.send_read(id, to),
+                get::Effect::Read(to) => self.send_read(id, to, Some(DIGEST_ABOVE_BYTES)),
+                get::Effect::ReadFull(to) => self.send_read(id, to, None),
+                get::Effect::ReadAgain(to) => {
+                    self.metrics.reads.digest_misses.increment(1);
+                    self.send_read(id, to, None);
+                }
                 get::Effect::ReadLocal => self.read_local(id),
                 get::Effect::Repair { to, versions } => {
                     self.metrics.read_repairs.increment(1);
@@ -92,6 +97,7 @@ impl Coordinator {
                     self.repair(id, to, key.clone(), versions);
                 }
                 get::Effect::Answer(result) => {
+                    self.on_read_ends(id);
                     if let Some(operation) = self.operations.get_mut(id) {
                         key = operation.key.clone();
                     }
@@ -228,10 +234,18 @@ impl Coordinator {
         if !self.links.send(to, header, |out| request.encode(out)) {
             // Counted as a failure at the end of the turn: the engine is in the middle of a step.
             self.unsent.push((id, to));
+            return;
+        }
+        if purpose == Purpose::Read {
+            let now = self.uptime();
+            self.pace.asked(to, now);
+        }
+        if let Some(operation) = self.operations.get_mut(id) {
+            operation.note_sent(to, self.now);
         }
     }
 
-    fn send_read(&mut self, id: OperationId, to: NodeSlot) {
+    fn send_read(&mut self, id: OperationId, to: NodeSlot, digest_above: Option<u32>) {
         let ring_version = self.view.ring_version();
         let now = self.now;
         let Some(operation) = self.operations.get_mut(id) else {
@@ -242,6 +256,7 @@ impl Coordinator {
             timeout_ms: remaining_ms(&operation.requester, now),
             key: operation.key.clone(),
             tell_actor: false,
+            digest_above,
         });
         self.send(id, Purpose::Read, to, &request);
     }
@@ -293,6 +308,7 @@ impl Coordinator {
             self.reads.push(ReadJob {
                 token: Token::Operation(id.message(Purpose::Read)),
                 key: operation.key.clone(),
+                digest_above: None,
             });
         }
     }

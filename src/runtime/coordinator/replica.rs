@@ -49,7 +49,11 @@ impl Coordinator {
                         true => (read.key, Token::Explaining(connection, request_id)),
                         false => (read.key, token),
                     };
-                    self.reads.push(ReadJob { token, key });
+                    self.reads.push(ReadJob {
+                        token,
+                        key,
+                        digest_above: read.digest_above,
+                    });
                     return;
                 }
                 Err(error) => error,

@@ -95,9 +95,11 @@ impl Mender {
             timeout_ms: TIMEOUT_MS_DEFAULT,
             key: key.clone(),
             tell_actor: false,
+            digest_above: None,
         });
         match self.ask(member, &read).await? {
-            Response::Versions(reply) => Ok(reply.versions),
+            // A digest was not asked for, and says nothing here.
+            Response::Versions(reply) if reply.digest.is_none() => Ok(reply.versions),
             other => Err(self.refused(member, &other)),
         }
     }

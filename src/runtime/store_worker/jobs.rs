@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dynakv_protocol::causal::Versions;
+use dynakv_protocol::peer::Digest;
 use dynakv_protocol::{ClusterId, ErrorReply};
 use dynakv_storage::StoreError;
 
@@ -58,6 +59,8 @@ pub struct ReadJob {
     pub token: Token,
     /// The key.
     pub key: Bytes,
+    /// Of versions of more bytes than this the digest is wanted in their place.
+    pub digest_above: Option<u32>,
 }
 
 /// What came of a job.
@@ -92,6 +95,8 @@ pub enum StoreEvent {
         token: Token,
         /// Encoded versions.
         versions: Bytes,
+        /// What stands for them in their place, where that was wanted.
+        digest: Option<Digest>,
         /// Whether the node may have lost versions of this key: then "nothing" means nothing.
         rebuilding: bool,
     },

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dynakv_protocol::ErrorReply;
+use dynakv_protocol::peer::Digest;
 use dynakv_storage::Store;
 use tokio::sync::mpsc;
 
@@ -38,13 +39,17 @@ impl Reader {
     fn read_all(&self, list: Vec<ReadJob>) {
         let mut events = Vec::with_capacity(list.len());
         let mut bytes = 0;
-        for ReadJob { token, key } in list {
-            let event = match self.read(&key) {
-                Ok((versions, rebuilding)) => {
+        for job in list {
+            let (token, most) = (job.token, job.digest_above);
+            let event = match self.read(&job.key) {
+                Ok((mut versions, rebuilding)) => {
+                    let is_large = most.is_some_and(|most| versions.len() > most as usize);
+                    let digest = is_large.then(|| Digest::of(&std::mem::take(&mut versions)));
                     bytes += versions.len();
                     StoreEvent::Read {
                         token,
                         versions,
+                        digest,
                         rebuilding,
                     }
                 }

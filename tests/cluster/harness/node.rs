@@ -176,6 +176,16 @@ impl Node {
         });
     }
 
+    /// What a metric without further labels says.
+    #[track_caller]
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let text = self.page("/metrics").expect("the HTTP port answers").body;
+        let begin = format!("{name}{{");
+        let line = text.lines().find(|line| line.starts_with(&begin));
+        let value = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+        value.unwrap_or_else(|| panic!("no {name} at {}", self.id))
+    }
+
     /// A page of its HTTP port.
     pub(crate) fn page(&self, path: &str) -> Result<Page, String> {
         http_get(self.port + 1000, path)
