@@ -44,6 +44,7 @@ use crate::runtime::metrics::Metrics;
 use crate::runtime::power;
 use crate::runtime::quarantine::{list_set_aside, open_store};
 use crate::runtime::rebuilding::Rebuilding;
+use crate::runtime::seen::Seen;
 use crate::runtime::store_worker;
 use crate::runtime::systemd::{self, Notifier};
 use crate::runtime::tcp::TcpNetwork;
@@ -274,6 +275,7 @@ impl Node {
                 "this node has lost data and is rebuilding: it takes writes, its reads do not count there"
             );
         }
+        let seen = Arc::new(Seen::load(disk.files.clone())?);
         let end = EndReason::default();
         let stop = Stop {
             end: end.clone(),
@@ -285,6 +287,12 @@ impl Node {
         let (events_in, events) = mpsc::channel(COORDINATOR_EVENTS_MAX);
         let (control_in, control_events) = mpsc::channel(CONTROL_EVENTS_MAX);
 
+        let calls = Arc::new(Calls::new(
+            network.clone(),
+            hello(&me, Lane::Control),
+            view.clone(),
+            seen.clone(),
+        ));
         let runner = control::prepare(control::Parts {
             me: me.clone(),
             startup: Startup {
@@ -306,11 +314,8 @@ impl Node {
                 dead_after_ms: config.dead_after.as_millis() as u64,
                 ..MembershipConfig::default()
             },
-            calls: Arc::new(Calls::new(
-                network.clone(),
-                hello(&me, Lane::Control),
-                view.clone(),
-            )),
+            calls: calls.clone(),
+            seen: seen.clone(),
             events: control_events,
             view: view_in,
             files: disk.files.clone(),
@@ -351,6 +356,7 @@ impl Node {
             hello: hello(&me, Lane::Data),
             frame_bytes_max,
             events: events_in.clone(),
+            seen: seen.clone(),
         };
         let mending_rebuilding = rebuilding.clone();
         let coordinator = coordinator::run(coordinator::Parts {
@@ -430,6 +436,7 @@ impl Node {
                 network.clone(),
                 hello(&me, Lane::Data),
                 view.clone(),
+                seen.clone(),
                 frame_bytes_max,
             ),
             view: view.clone(),
@@ -440,7 +447,7 @@ impl Node {
         tasks.spawn(mender::run(mender, stop.draining.clone()));
         let client = LocalClient::new(local, me.address.clone(), random.u128(..));
         let shared = Shared {
-            admission: Arc::new(Admission::new(me, view.clone())),
+            admission: Arc::new(Admission::new(me, view.clone(), calls, seen)),
             coordinator: events_in,
             control: control_in,
             frame_bytes_max,

@@ -5,7 +5,7 @@
 //! The outcome is a checked [`Config`]; nothing else reads a setting.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -406,6 +406,7 @@ pub(crate) fn check_values(config: &Config) -> Result<(), (&'static str, String)
     if let Some(address) = &config.advertise {
         check_address(address).map_err(|error| ("advertise", error.to_string()))?;
     }
+    check_reachable(config)?;
     if config.http_port.is_none() && config.port.checked_add(1000).is_none() {
         let reason = "port + 1000, the HTTP port, is above 65535: give --http-port as well";
         return Err(("port", reason.to_owned()));
@@ -454,6 +455,27 @@ pub(crate) fn check_values(config: &Config) -> Result<(), (&'static str, String)
     )?;
     let dead = config.dead_after > config.suspect_after;
     ensure(dead, "dead_after", "it must be more than suspect_after")
+}
+
+/// Others connect to what a node announces, and `0.0.0.0` is nobody's address: the node would found or
+/// join a cluster in which no other one reaches it.
+fn check_reachable(config: &Config) -> Result<(), (&'static str, String)> {
+    let named = config.advertise.as_deref();
+    let address = match named {
+        Some(named) => named.parse().map(|address: SocketAddr| address.ip()).ok(),
+        None => Some(config.host),
+    };
+    match address {
+        Some(ip) if ip.is_unspecified() => Err((
+            "advertise",
+            format!(
+                "{} stands for all addresses of this machine, and nobody can connect to that: set \
+                 advertise (--advertise HOST:PORT) to where the other nodes and the clients reach this one",
+                named.map_or_else(|| format!("host {ip}"), str::to_owned)
+            ),
+        )),
+        Some(_) | None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -549,13 +571,16 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused() {
         type Change = fn(&mut Layer);
-        let cases: [(&str, Change); 16] = [
+        let cases: [(&str, Change); 19] = [
             ("id", |s| s.id = Some("a b".to_owned())),
             ("id", |s| s.id = None),
             ("cluster", |s| s.cluster = Some(String::new())),
             ("zone", |s| s.zone = Some("a b".to_owned())),
             ("seed", |s| s.seed = Some(vec!["nowhere".to_owned()])),
             ("advertise", |s| s.advertise = Some("a:0".to_owned())),
+            ("advertise", |s| s.host = Some("0.0.0.0".parse().unwrap())),
+            ("advertise", |s| s.host = Some("::".parse().unwrap())),
+            ("advertise", |s| s.advertise = Some("[::]:8080".to_owned())),
             ("port", |s| s.port = Some(64536)),
             ("http-port", |s| s.http_port = Some(8080)),
             ("n", |s| s.n = Some(0)),
@@ -580,6 +605,16 @@ mod tests {
                 }
                 other => panic!("{name}: {other}"),
             }
+        }
+    }
+
+    #[test]
+    fn all_addresses_may_be_listened_on_by_a_node_that_names_one() {
+        let mut layer = with_id();
+        layer.host = Some("0.0.0.0".parse().unwrap());
+        for named in ["node-1:8080", "10.0.0.1:8080", "[fd00::1]:8080"] {
+            layer.advertise = Some(named.to_owned());
+            check(layer.clone()).unwrap();
         }
     }
 

@@ -7,10 +7,11 @@ use crate::codec::{
     put_varint,
 };
 use crate::handshake::skip_tags;
-use crate::ids::{Generation, NAME_BYTES_MAX, NodeId, RingVersion};
+use crate::ids::{DirectoryId, Generation, NAME_BYTES_MAX, NodeId, RingVersion};
 use crate::limits::MEMBERS_MAX;
 use crate::ring_document::{Member, RingDocument};
 
+const TAG_RUN: u8 = 1;
 const TAG_ACCEPTED: u8 = 1;
 const TAG_DECIDED: u8 = 2;
 
@@ -49,6 +50,12 @@ pub struct MemberEntry {
     pub software: String,
     /// In how many segments it lost data and has not got them back: there its reads do not count.
     pub rebuilding_segments: u32,
+    /// The directory that holds its data, which the generation counts the starts of: news of another one
+    /// than the ring says is news of somebody else. 0 when the sender does not say.
+    pub directory_id: DirectoryId,
+    /// Random per process: two of one directory and one generation are a node and a copy of it. Means
+    /// nothing without the directory.
+    pub nonce: u64,
 }
 
 /// News, sent to a few peers each round; the answer has the same form.
@@ -167,10 +174,16 @@ impl Wire for MemberEntry {
         put_varint(out, self.disk_bytes);
         put_string(out, &self.software);
         put_varint(out, u64::from(self.rebuilding_segments));
+        if self.directory_id != DirectoryId::default() {
+            let mut run = BytesMut::with_capacity(16);
+            self.directory_id.encode(&mut run);
+            run.put_u64(self.nonce);
+            put_tag_bytes(out, TAG_RUN, &run);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
+        let mut entry = Self {
             id: NodeId::decode(reader)?,
             address: reader.string("address", NAME_BYTES_MAX)?.to_owned(),
             generation: Generation::decode(reader)?,
@@ -182,7 +195,16 @@ impl Wire for MemberEntry {
             software: reader.string("software", NAME_BYTES_MAX)?.to_owned(),
             // No ring has more segments than 32 bits can count.
             rebuilding_segments: u32::try_from(reader.varint()?).unwrap_or(u32::MAX),
-        })
+            directory_id: DirectoryId::default(),
+            nonce: 0,
+        };
+        while let Some((tag, mut field)) = reader.tag()? {
+            if tag == TAG_RUN {
+                entry.directory_id = DirectoryId::decode(&mut field)?;
+                entry.nonce = field.u64()?;
+            }
+        }
+        Ok(entry)
     }
 }
 

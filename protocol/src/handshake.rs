@@ -13,6 +13,7 @@ const ROLE_CLIENT: u8 = 1;
 const ROLE_PEER: u8 = 2;
 const TAG_PEER: u8 = 1;
 const TAG_CLUSTER_ID: u8 = 2;
+const TAG_DIRECTORY_ID: u8 = 1;
 
 /// What a connection between nodes is for. Gossip never waits behind data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,6 +75,8 @@ pub struct Welcome {
     pub cluster_id: ClusterId,
     /// The newest ring it knows.
     pub ring_version: RingVersion,
+    /// The directory that holds its data; 0 when it does not say.
+    pub directory_id: DirectoryId,
 }
 
 impl Hello {
@@ -202,10 +205,13 @@ impl Wire for Welcome {
         put_string(out, &self.cluster_name);
         self.cluster_id.encode(out);
         self.ring_version.encode(out);
+        if self.directory_id != DirectoryId::default() {
+            put_tag_bytes(out, TAG_DIRECTORY_ID, &self.directory_id.to_bytes());
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let welcome = Self {
+        let mut welcome = Self {
             version: reader.u8()?,
             node_id: NodeId::decode(reader)?,
             generation: Generation::decode(reader)?,
@@ -213,8 +219,13 @@ impl Wire for Welcome {
             cluster_name: reader.string("cluster name", NAME_BYTES_MAX)?.to_owned(),
             cluster_id: ClusterId::decode(reader)?,
             ring_version: RingVersion::decode(reader)?,
+            directory_id: DirectoryId::default(),
         };
-        skip_tags(reader)?;
+        while let Some((tag, mut field)) = reader.tag()? {
+            if tag == TAG_DIRECTORY_ID {
+                welcome.directory_id = DirectoryId::decode(&mut field)?;
+            }
+        }
         Ok(welcome)
     }
 }

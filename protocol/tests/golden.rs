@@ -239,7 +239,32 @@ fn gossip() -> Gossip {
             disk_bytes: 67_890_000,
             software: "0.1.0".to_owned(),
             rebuilding_segments: 300,
+            directory_id: DirectoryId(0),
+            nonce: 0,
         }],
+    }
+}
+
+/// As it is sent today: it names the run that the counters are of.
+fn gossip_of_a_run() -> Gossip {
+    let mut gossip = gossip();
+    for entry in &mut gossip.entries {
+        entry.directory_id = DirectoryId(0x0d0d_0d0d_0d0d_0d0d);
+        entry.nonce = 0x0e0e_0e0e_0e0e_0e0e;
+    }
+    gossip
+}
+
+fn welcome() -> Welcome {
+    Welcome {
+        version: 1,
+        node_id: node("node-1"),
+        generation: Generation(4),
+        nonce: 0x0c0c_0c0c_0c0c_0c0c,
+        cluster_name: "dynakv".to_owned(),
+        cluster_id: CLUSTER,
+        ring_version: RingVersion(3),
+        directory_id: DirectoryId(0),
     }
 }
 
@@ -447,6 +472,7 @@ fn requests() -> Vec<(&'static str, Request)> {
             }),
         ),
         ("gossip", Request::Gossip(gossip())),
+        ("gossip.run", Request::Gossip(gossip_of_a_run())),
         (
             "probe",
             Request::Probe(Probe {
@@ -509,16 +535,12 @@ fn responses() -> Vec<(&'static str, Response)> {
     vec![
         ("error", Response::Error(error)),
         ("error.all-options", Response::Error(unavailable)),
+        ("welcome", Response::Welcome(welcome())),
         (
-            "welcome",
+            "welcome.directory",
             Response::Welcome(Welcome {
-                version: 1,
-                node_id: node("node-1"),
-                generation: Generation(4),
-                nonce: 0x0c0c_0c0c_0c0c_0c0c,
-                cluster_name: "dynakv".to_owned(),
-                cluster_id: CLUSTER,
-                ring_version: RingVersion(3),
+                directory_id: DirectoryId(0x0d0d_0d0d_0d0d_0d0d),
+                ..welcome()
             }),
         ),
         ("pong", Response::Pong),
@@ -736,6 +758,7 @@ fn responses() -> Vec<(&'static str, Response)> {
             }),
         ),
         ("gossip", Response::Gossip(gossip())),
+        ("gossip.run", Response::Gossip(gossip_of_a_run())),
         (
             "probed",
             Response::Probed(Probed {

@@ -11,6 +11,7 @@
 //! | [`forward`] | which owner a request is handed on to |
 //! | [`explain`], [`import`] | asking all owners what they have; merging given versions into a key |
 //! | [`answer`] | what a client sees of what the replicas have |
+//! | [`generations`] | which run of a node is the newest; who runs on an old copy of a directory |
 //! | [`mint`], [`hybrid_clock`] | how a write becomes a version |
 //! | [`rebuilding`] | which segments a node has lost, where its reads do not count |
 //! | [`mending`] | where two replicas differ; when a lost segment is whole again |
@@ -20,6 +21,7 @@
 pub mod answer;
 pub mod explain;
 pub mod forward;
+pub mod generations;
 pub mod get;
 pub mod handoff;
 pub mod hedge;

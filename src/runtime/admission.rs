@@ -1,15 +1,23 @@
 //! Who is let in: the accepting side of the handshake.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
+use std::time::Duration;
 
 use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity, Welcome};
+use dynakv_protocol::message::Request;
 use dynakv_protocol::{
     ClusterId, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId, RingVersion,
 };
 use tokio::sync::watch;
 
+use super::calls::Calls;
+use super::seen::Seen;
 use super::view::View;
+use crate::engine::generations::{Process, Sighting};
+
+/// How long the former process of a node may take to say that it is still there. Shorter than a dial, so
+/// that the newcomer hears the outcome.
+const FORMER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Who this process is; settled when it starts.
 #[derive(Debug, Clone)]
@@ -28,49 +36,36 @@ pub struct Myself {
     pub address: String,
 }
 
-/// One run of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Process {
-    directory_id: DirectoryId,
-    generation: Generation,
-    nonce: u64,
-}
-
-impl Process {
-    /// Whether this one has run after `other`, or beside it. Each start raises the directory's
-    /// generation, so that the same one with another nonce is a second run on a copy of it: it has
-    /// forgotten what the first has written since. Another directory counts from 1 again; whether
-    /// that one may come in is for the ring to say.
-    fn outdates(self, other: Self) -> bool {
-        let is_copy = self.generation == other.generation && self.nonce != other.nonce;
-        self.directory_id == other.directory_id && (self.generation > other.generation || is_copy)
-    }
-}
-
 /// Checks hellos against what this node is and knows.
 #[derive(Debug)]
 pub struct Admission {
     me: Myself,
     view: watch::Receiver<Arc<View>>,
-    /// The newest process seen of each node: an older one is not let back in.
-    newest: Mutex<BTreeMap<NodeId, Process>>,
+    calls: Arc<Calls>,
+    seen: Arc<Seen>,
 }
 
-/// How many names are remembered; beyond the most members a ring can have nobody is a member.
-const NEWEST_MAX: usize = 4 * dynakv_protocol::limits::MEMBERS_MAX;
-
 impl Admission {
-    /// Who this node is, and where to look for its cluster.
-    pub fn new(me: Myself, view: watch::Receiver<Arc<View>>) -> Self {
-        let newest = Mutex::default();
-        Self { me, view, newest }
+    /// Who this node is, where to look for its cluster, how to ask other nodes, and what was seen of them.
+    pub fn new(
+        me: Myself,
+        view: watch::Receiver<Arc<View>>,
+        calls: Arc<Calls>,
+        seen: Arc<Seen>,
+    ) -> Self {
+        Self {
+            me,
+            view,
+            calls,
+            seen,
+        }
     }
 
     /// Answers a hello.
     ///
     /// # Errors
     /// The refusal to send back: no common version, another cluster, a second process with one id.
-    pub fn admit(&self, hello: &Hello) -> Result<Welcome, ErrorReply> {
+    pub async fn admit(&self, hello: &Hello) -> Result<Welcome, ErrorReply> {
         let (cluster_id, ring_version) = {
             let view = self.view.borrow();
             (view.cluster_id, view.ring_version())
@@ -88,6 +83,7 @@ impl Admission {
         };
         self.check_cluster(hello, cluster_id)?;
         if let Some(peer) = &hello.peer {
+            self.check_former(peer).await?;
             self.check_peer(peer)?;
         }
         Ok(self.welcome(version, cluster_id, ring_version))
@@ -102,6 +98,7 @@ impl Admission {
             cluster_name: self.me.cluster_name.clone(),
             cluster_id,
             ring_version,
+            directory_id: self.me.directory_id,
         }
     }
 
@@ -143,34 +140,53 @@ impl Admission {
         if peer.node_id == self.me.node_id && peer.nonce != self.me.nonce {
             return Err(duplicate(&peer.node_id, &self.me.address));
         }
-        let process = Process {
-            directory_id: peer.directory_id,
-            generation: peer.generation,
-            nonce: peer.nonce,
-        };
-        let mut newest = self.lock();
-        match newest.get(&peer.node_id) {
-            Some(known) if known.outdates(process) => {
-                Err(duplicate(&peer.node_id, "another address"))
-            }
-            known => {
-                if known.is_some() || newest.len() < NEWEST_MAX {
-                    newest.insert(peer.node_id.clone(), process);
-                }
-                Ok(())
+        match self.seen.see(&Process::from(peer)) {
+            Ok(Sighting::Known | Sighting::News) => Ok(()),
+            Ok(Sighting::Outdated) => Err(duplicate(&peer.node_id, "another address")),
+            Err(error) => {
+                tracing::error!(%error, node = %peer.node_id, "could not note that it was started");
+                let message = format!("this node cannot write to its disk: {error}");
+                Err(ErrorReply::new(ErrorCode::NotReady, message).retryable())
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Process>> {
-        // The map is whole between any two operations.
-        self.newest
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    /// A node that has been started again, at another address. Where it was before nobody should be any
+    /// more: who still answers there lives on its directory, and this one runs on a copy.
+    async fn check_former(&self, peer: &PeerIdentity) -> Result<(), ErrorReply> {
+        if !self.seen.is_restart(&Process::from(peer)) {
+            return Ok(());
+        }
+        let known = self.view.borrow().address_of(&peer.node_id);
+        let Some(former) = known.filter(|address| *address != peer.address) else {
+            return Ok(());
+        };
+        let called = self
+            .calls
+            .call(&former, None, &Request::Ping, FORMER_TIMEOUT);
+        match called.await {
+            Ok((_, there))
+                if there.node_id == peer.node_id
+                    && there.directory_id == peer.directory_id
+                    && there.nonce != peer.nonce =>
+            {
+                Err(copied(&peer.node_id, &former))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 }
 
-fn duplicate(id: &NodeId, place: &str) -> ErrorReply {
+fn copied(id: &NodeId, address: &str) -> ErrorReply {
+    let message = format!(
+        "the node {id} is running at {address}, and this process runs on a copy of its data directory; stop \
+         that one first, or give this one another --id and an empty --data-dir"
+    );
+    ErrorReply::new(ErrorCode::DuplicateNode, message)
+}
+
+/// The refusal of a process that is older than another one of its node.
+pub(super) fn duplicate(id: &NodeId, place: &str) -> ErrorReply {
     let message = format!(
         "a newer process with the id {id} runs at {place}, or has run; stop one of them, or give this \
          one another --id and --data-dir. If its data directory is an old copy, start it again until \
@@ -181,9 +197,29 @@ fn duplicate(id: &NodeId, place: &str) -> ErrorReply {
 
 #[cfg(test)]
 mod tests {
-    use dynakv_protocol::handshake::Lane;
+    use std::io;
+    use std::net::SocketAddr;
+
+    use dynakv_storage::MemoryDisk;
 
     use super::*;
+    use crate::runtime::environment::{BoxFuture, Listener, Network, ReadHalf, WriteHalf};
+
+    /// What a test does not need.
+    struct NoNetwork;
+
+    impl Network for NoNetwork {
+        fn dial<'a>(
+            &'a self,
+            _address: &'a str,
+        ) -> BoxFuture<'a, io::Result<(ReadHalf, WriteHalf)>> {
+            Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
+        }
+
+        fn listen(&self, _address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
+            Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+        }
+    }
 
     fn hello(directory: u64, generation: u64, nonce: u64) -> Hello {
         let peer = PeerIdentity {
@@ -198,7 +234,7 @@ mod tests {
         Hello::peer("blue", peer)
     }
 
-    fn admission() -> Admission {
+    fn admission(disk: &MemoryDisk) -> Admission {
         let me = Myself {
             node_id: "a".parse().unwrap(),
             directory_id: DirectoryId(1),
@@ -208,22 +244,28 @@ mod tests {
             address: "127.0.0.1:2".to_owned(),
         };
         let (_, view) = watch::channel(Arc::default());
-        Admission::new(me, view)
+        let seen = Arc::new(Seen::load(Arc::new(disk.files())).unwrap());
+        let hello = hello(1, 1, 1);
+        let calls = Calls::new(Arc::new(NoNetwork), hello, view.clone(), seen.clone());
+        Admission::new(me, view, Arc::new(calls), seen)
     }
 
-    #[test]
-    fn an_older_run_and_a_copy_are_refused() {
-        let admission = admission();
-        let code = |hello| admission.admit(&hello).err().map(|error| error.code);
-        assert_eq!(code(hello(7, 5, 50)), None);
-        assert_eq!(
-            code(hello(7, 5, 50)),
-            None,
-            "another connection of the same run"
-        );
-        assert_eq!(code(hello(7, 4, 40)), Some(ErrorCode::DuplicateNode));
-        assert_eq!(code(hello(7, 5, 51)), Some(ErrorCode::DuplicateNode));
-        assert_eq!(code(hello(7, 6, 60)), None, "it was started again");
-        assert_eq!(code(hello(7, 5, 50)), Some(ErrorCode::DuplicateNode));
+    #[tokio::test]
+    async fn an_older_run_and_a_copy_are_refused() {
+        let admission = admission(&MemoryDisk::new());
+        for (generation, nonce, expected) in [
+            (5, 50, None),
+            // Another connection of the same run.
+            (5, 50, None),
+            (4, 40, Some(ErrorCode::DuplicateNode)),
+            (5, 51, Some(ErrorCode::DuplicateNode)),
+            // It was started again.
+            (6, 60, None),
+            (5, 50, Some(ErrorCode::DuplicateNode)),
+        ] {
+            let answer = admission.admit(&hello(7, generation, nonce)).await;
+            let code = answer.err().map(|error| error.code);
+            assert_eq!(code, expected, "{generation} {nonce}");
+        }
     }
 }

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::connection::FrameReader;
 use super::environment::{Network, WriteHalf};
 use super::link::{DialError, dial};
+use super::seen::Seen;
 use super::view::View;
 
 /// How many idle connections are kept for each address.
@@ -41,18 +42,32 @@ pub struct Calls {
     network: Arc<dyn Network>,
     hello: Hello,
     view: watch::Receiver<Arc<View>>,
+    seen: Arc<Seen>,
     idle: Mutex<BTreeMap<String, Vec<Idle>>>,
     answer_bytes_max: usize,
 }
 
+impl std::fmt::Debug for Calls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Calls").finish_non_exhaustive()
+    }
+}
+
 impl Calls {
-    /// Calls over this network; `hello` says who this node is, the view which cluster it is in.
-    pub fn new(network: Arc<dyn Network>, hello: Hello, view: watch::Receiver<Arc<View>>) -> Self {
+    /// Calls over this network; `hello` says who this node is, the view which cluster it is in. Who is
+    /// older than what was seen gets no call.
+    pub fn new(
+        network: Arc<dyn Network>,
+        hello: Hello,
+        view: watch::Receiver<Arc<View>>,
+        seen: Arc<Seen>,
+    ) -> Self {
         let idle = Mutex::default();
         Self {
             network,
             hello,
             view,
+            seen,
             idle,
             answer_bytes_max: CONTROL_ANSWER_BYTES_MAX,
         }
@@ -63,11 +78,12 @@ impl Calls {
         network: Arc<dyn Network>,
         hello: Hello,
         view: watch::Receiver<Arc<View>>,
+        seen: Arc<Seen>,
         answer_bytes_max: usize,
     ) -> Self {
         Self {
             answer_bytes_max,
-            ..Self::new(network, hello, view)
+            ..Self::new(network, hello, view, seen)
         }
     }
 
@@ -102,7 +118,8 @@ impl Calls {
         if let Some(peer) = &mut hello.peer {
             peer.cluster_id = self.view.borrow().cluster_id;
         }
-        let (mut reader, write, welcome) = dial(&*self.network, address, &hello).await?;
+        let (mut reader, write, welcome) =
+            dial(&*self.network, address, &hello, &self.seen).await?;
         reader.decoder = FrameDecoder::new(self.answer_bytes_max);
         Ok(Idle {
             reader,

@@ -120,7 +120,7 @@ async fn shake_hands(
         Ok(_) => return Err(Some(malformed("the first message must be a hello"))),
         Err(error) => return Err(Some(malformed(&error.to_string()))),
     };
-    match shared.admission.admit(&hello) {
+    match shared.admission.admit(&hello).await {
         Ok(welcome) => {
             outbox.respond(request_id, &Response::Welcome(welcome));
             Ok(hello.peer.map(Arc::new))

@@ -24,9 +24,10 @@ use super::events::{ControlEvent, Responder};
 use super::link::DialError;
 use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
+use super::seen::Seen;
 use super::view::{MemberView, View};
 use crate::engine::layout::Acceptor;
-use crate::engine::membership::{Effect, Event, Membership, MembershipConfig};
+use crate::engine::membership::{Effect, Event, Membership, MembershipConfig, RingMember};
 use crate::engine::ring::Ring;
 
 mod decisions;
@@ -77,6 +78,8 @@ pub struct Parts {
     pub membership: MembershipConfig,
     /// Calls to other nodes.
     pub calls: Arc<Calls>,
+    /// What was seen of them.
+    pub seen: Arc<Seen>,
     /// Requests and hints.
     pub events: mpsc::Receiver<ControlEvent>,
     /// Where views go.
@@ -111,6 +114,10 @@ enum CallEnd {
     Ring(Option<RingDocument>),
     Vote(VoteFrom),
     Join(Result<Response, DialError>),
+    /// A seed refuses a node that has a ring already.
+    SeedRefused(String, ErrorReply),
+    /// Another seed had nothing to object, or was silent.
+    SeedDone,
     /// Whether the former holder of a name still answers.
     Holder {
         join: decisions::JoinWish,
@@ -123,6 +130,7 @@ pub struct Control {
     me: Myself,
     startup: Startup,
     calls: Arc<Calls>,
+    seen: Arc<Seen>,
     files: Arc<dyn SmallFiles>,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
@@ -156,6 +164,7 @@ impl Control {
             startup,
             membership,
             calls,
+            seen,
             view,
             files,
             store,
@@ -176,6 +185,8 @@ impl Control {
             disk_bytes: 0,
             software: env!("CARGO_PKG_VERSION").to_owned(),
             rebuilding_segments: rebuilding.left(),
+            directory_id: me.directory_id,
+            nonce: me.nonce,
         };
         let acceptor = load_wire(&*files, ACCEPTOR)?
             .unwrap_or_else(|| Acceptor::new(me.node_id.clone(), me.directory_id));
@@ -188,6 +199,7 @@ impl Control {
             me,
             startup,
             calls,
+            seen,
             files,
             store,
             metrics,
@@ -207,6 +219,7 @@ impl Control {
             Some(document) => {
                 control.check_settings(&document)?;
                 control.follow(document);
+                control.greet_seeds();
             }
             None => control.found_if_due()?,
         }
@@ -222,8 +235,16 @@ impl Control {
     /// Follows a ring that is on disk already.
     fn follow(&mut self, document: RingDocument) {
         let version = document.version;
-        let members = document.members.iter();
-        let addresses = members.map(|m| (m.id.clone(), m.address.clone())).collect();
+        let members = document.members.iter().map(|member| RingMember {
+            id: member.id.clone(),
+            directory_id: member.directory_id,
+            address: member.address.clone(),
+        });
+        let members = members.collect();
+        if let Err(error) = self.seen.follow(&document) {
+            // Tried again with the next news.
+            tracing::warn!(%error, "could not note which runs of the members were seen");
+        }
         tracing::info!(
             version = version.0,
             members = document.members.len(),
@@ -231,7 +252,7 @@ impl Control {
             "ring"
         );
         self.ring = Some(Arc::new(Ring::new(document)));
-        self.step(Event::RingMembers(addresses));
+        self.step(Event::RingMembers(members));
         self.step(Event::RingVersion(version));
     }
 
@@ -292,6 +313,7 @@ impl Control {
             (Request::Status, _) => responder.respond(&self.status()),
             (Request::Ring, _) => responder.respond(&self.ring_reply()),
             (Request::Gossip(gossip), Some(peer)) => {
+                self.note_runs(&gossip);
                 let event = Event::GossipReceived {
                     from: peer.node_id.clone(),
                     gossip,
@@ -358,22 +380,18 @@ impl Control {
 
     fn on_call_end(&mut self, end: CallEnd) {
         match end {
-            CallEnd::Gossip(from, Some(gossip)) => self.step(Event::GossipReceived {
-                from,
-                gossip,
-                is_reply: true,
-            }),
-            // To go on would be to mint dots that the newer process has minted already. The next start
-            // is an unclean one, with a new actor and a higher generation; and as this directory may be
-            // an old copy, it lacks what the newer one has acknowledged.
-            CallEnd::Outdated(error) => {
-                self.end = Some(match self.rebuilding.begin_all() {
-                    Ok(()) => ControlError::Refused(error),
-                    Err(error) => error.into(),
+            CallEnd::Gossip(from, Some(gossip)) => {
+                self.note_runs(&gossip);
+                self.step(Event::GossipReceived {
+                    from,
+                    gossip,
+                    is_reply: true,
                 });
             }
+            CallEnd::Outdated(error) => self.end_as_outdated(error),
+            CallEnd::SeedRefused(seed, error) => self.on_seed_refused(seed, error),
             // Silence is what the failure detector lives on.
-            CallEnd::Gossip(_, None) | CallEnd::Ring(None) => {}
+            CallEnd::Gossip(_, None) | CallEnd::Ring(None) | CallEnd::SeedDone => {}
             CallEnd::Pinged(target, alive) => self.step(Event::ProbeAnswered {
                 target,
                 via: None,

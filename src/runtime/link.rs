@@ -16,6 +16,8 @@ use super::connection::FrameReader;
 use super::environment::{Network, WriteHalf};
 use super::events::{CoordinatorEvent, CoordinatorSender, Epoch};
 use super::outbox::Outbox;
+use super::seen::Seen;
+use crate::engine::generations::{Process, Sighting};
 use crate::engine::preference::NodeSlot;
 
 /// How long dialling and shaking hands may take together.
@@ -32,6 +34,8 @@ pub struct Target {
     pub hello: Hello,
     /// The largest frame accepted, in bytes.
     pub frame_bytes_max: usize,
+    /// What was seen of the nodes.
+    pub seen: Arc<Seen>,
 }
 
 /// Why a node could not be spoken to.
@@ -49,6 +53,18 @@ pub enum DialError {
     /// What answers there is no dynakv node, or ended the connection.
     #[error("not a dynakv node: {0}")]
     Malformed(String),
+    /// A process answers there that is older than one that was seen of its node.
+    #[error(
+        "an old run of {node} answers there, or one on an old copy of its data directory; it is told so \
+         when it dials"
+    )]
+    Outdated {
+        /// Whose.
+        node: NodeId,
+    },
+    /// What was seen could not be noted.
+    #[error(transparent)]
+    Disk(#[from] dynakv_storage::StoreError),
     /// Another node answers there.
     #[error("{found} answers there, not {expected}")]
     AnotherNode {
@@ -59,7 +75,7 @@ pub enum DialError {
     },
 }
 
-/// Dials and shakes hands.
+/// Dials and shakes hands. A newer run of the node there than was seen before is durable when this returns.
 ///
 /// # Errors
 /// [`DialError`].
@@ -67,6 +83,7 @@ pub async fn dial(
     network: &dyn Network,
     address: &str,
     hello: &Hello,
+    seen: &Seen,
 ) -> Result<(FrameReader, WriteHalf, Welcome), DialError> {
     let handshake = async {
         let (read, mut write) = network.dial(address).await?;
@@ -83,7 +100,12 @@ pub async fn dial(
             Err(error) => return Err(DialError::Malformed(error.to_string())),
         };
         match Response::decode(frame.header.kind, &frame.body) {
-            Ok(Response::Welcome(welcome)) => Ok((reader, write, welcome)),
+            Ok(Response::Welcome(welcome)) => match seen.see(&Process::from(&welcome))? {
+                Sighting::Known | Sighting::News => Ok((reader, write, welcome)),
+                Sighting::Outdated => Err(DialError::Outdated {
+                    node: welcome.node_id,
+                }),
+            },
             Ok(Response::Error(error)) => Err(DialError::Refused(error)),
             Ok(_) => Err(DialError::Malformed("no welcome".into())),
             Err(error) => Err(DialError::Malformed(error.to_string())),
@@ -122,7 +144,8 @@ async fn connect_and_read(
     target: Target,
     coordinator: &CoordinatorSender,
 ) -> Result<(), DialError> {
-    let (mut reader, write, welcome) = dial(network, &target.address, &target.hello).await?;
+    let (mut reader, write, welcome) =
+        dial(network, &target.address, &target.hello, &target.seen).await?;
     if welcome.node_id != target.node_id {
         return Err(DialError::AnotherNode {
             expected: target.node_id,

@@ -15,6 +15,7 @@ use super::environment::Network;
 use super::events::{CoordinatorSender, Epoch};
 use super::link::{self, Target};
 use super::outbox::Outbox;
+use super::seen::Seen;
 use super::view::{MemberView, View};
 use crate::engine::preference::{NodeSlot, Preference, Reach, SELF};
 use crate::engine::ring::MemberIndex;
@@ -77,6 +78,8 @@ pub struct Dialer {
     pub frame_bytes_max: usize,
     /// Where news goes.
     pub events: CoordinatorSender,
+    /// What was seen of the nodes.
+    pub seen: Arc<Seen>,
 }
 
 /// All nodes this process has known, and the links to them.
@@ -229,6 +232,7 @@ impl Links {
             address: node.address.clone(),
             hello: self.dialer.hello.clone(),
             frame_bytes_max: self.dialer.frame_bytes_max,
+            seen: self.dialer.seen.clone(),
         };
         let (network, events) = (self.dialer.network.clone(), self.dialer.events.clone());
         tokio::spawn(link::run(network, slot, node.epoch, target, events));

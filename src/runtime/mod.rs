@@ -14,6 +14,7 @@
 //! |---|---|
 //! | [`environment`], [`tcp`] | the world behind seams, and the real network |
 //! | [`listener`], [`connection`], [`admission`], [`outbox`] | connections that come in |
+//! | [`seen`] | the newest process seen of each node, on both ends of a connection |
 //! | [`local`] | the connection of the program that the node runs in |
 //! | [`coordinator`], [`dispatch`], [`operations`], [`parking`], [`connections`], [`links`], [`link`] | requests about data |
 //! | [`store_worker`] | the store's writer and reader |
@@ -48,6 +49,7 @@ pub mod power;
 pub mod process;
 pub mod quarantine;
 pub mod rebuilding;
+pub mod seen;
 pub mod store_worker;
 pub mod systemd;
 pub mod tcp;

@@ -36,6 +36,12 @@ pub struct View {
 }
 
 impl View {
+    /// Where a member is reached now.
+    pub fn address_of(&self, id: &NodeId) -> Option<String> {
+        let member = self.members.iter().find(|member| member.id == *id);
+        member.map(|member| member.address.clone())
+    }
+
     /// The version of the ring, 0 for none.
     pub fn ring_version(&self) -> RingVersion {
         self.ring

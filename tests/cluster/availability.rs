@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::harness::{
     Cluster, Node, QUICK, block_on, client, client_of_one, eventually, read_all, write_all,
 };
+use crate::observability::metric;
 
 type Data = BTreeMap<String, String>;
 
@@ -44,6 +45,22 @@ fn assert_readable(node: &Node, expected: &Data, r: u8) {
             node.id
         );
     }
+}
+
+/// The metrics count the members as alive, suspected and dead.
+#[track_caller]
+fn assert_members_counted(node: &Node, expected: [f64; 3]) {
+    eventually(&format!("{} counts {expected:?}", node.id), || {
+        let text = node.page("/metrics")?.body;
+        let counted = ["alive", "suspected", "dead"].map(|state| {
+            let label = format!("state=\"{state}\"");
+            metric(&text, "dynakv_members", &label).unwrap_or(f64::NAN)
+        });
+        match counted == expected {
+            true => Ok(()),
+            false => Err(format!("{counted:?}")),
+        }
+    });
 }
 
 /// With one of three nodes killed, every put and every get through the others succeeds from the first
@@ -89,6 +106,7 @@ fn one_node_down_fails_no_request_and_comes_back() {
     }
     assert_eq!(cluster[0].stat("/gossip/known_nodes"), Ok(3));
     assert_eq!(cluster[0].stat("/gossip/alive_nodes"), Ok(2));
+    assert_members_counted(&cluster[0], [2.0, 0.0, 1.0]);
     assert_readable(&cluster[1], &expected, 2);
 
     cluster[2].start();
@@ -103,6 +121,8 @@ fn one_node_down_fails_no_request_and_comes_back() {
             }
         });
     }
+    assert_members_counted(&cluster[0], [3.0, 0.0, 0.0]);
+    assert_members_counted(&cluster[2], [3.0, 0.0, 0.0]);
     assert_readable(&cluster[2], &expected, 2);
     for pointer in ["/total_keys", "/total_versions"] {
         eventually("node-3 is up to date", || {

@@ -83,7 +83,7 @@ fn a_node_of_other_settings_is_refused() {
     let founder = founder(root.path());
     let seed = founder.address();
     let other_name = Node::new(root.path(), "other").with(&["--seed", &seed, "--cluster", "blue"]);
-    assert_refused(other_name, &["blue", "dynakv"]);
+    assert_refused(other_name, &["blue", "dynakv", "check --cluster"]);
     let other_n = Node::new(root.path(), "other-n").with(&["--seed", &seed, "-n", "5"]);
     assert_refused(other_n, &["n = 3", "-n 5"]);
     assert_eq!(founder.stat("/ring/total_nodes"), Ok(1));
@@ -97,10 +97,61 @@ fn a_second_process_in_one_directory_is_refused() {
     first.run(&["put", "key", "value"]).exits(0);
     let mut second = Node::new(root.path(), "node-1").with(&["-n", "3"]);
     second.start();
-    let (code, _said) = second.ends_by_itself();
+    let (code, said) = second.ends_by_itself();
     assert_eq!(code, Some(1));
+    assert!(
+        said.contains("another process uses this directory"),
+        "{said}"
+    );
+    assert!(said.contains("its own --data-dir"), "{said}");
     assert!(first.runs());
     assert_eq!(first.run(&["get", "key"]).exits(0).text(), "value");
+}
+
+/// A second node of a name that is taken, with a directory of its own: as long as the first one lives it is
+/// told so, before the first write as after it.
+#[test]
+fn a_name_that_is_taken_is_refused() {
+    let root = TempDir::new().unwrap();
+    let founder = founder(root.path());
+    let mut first = Node::new(root.path(), "node-2").with(&["--seed", &founder.address()]);
+    first.start();
+    first.wait_ready();
+    let elsewhere = TempDir::new().unwrap();
+    for name in ["node-1", "node-2"] {
+        let second = Node::new(elsewhere.path(), name).with(&["--seed", &founder.address()]);
+        let told = format!("the id {name} ");
+        assert_refused(second, &[&told, "another --id"]);
+    }
+    assert!(first.runs());
+    assert_eq!(founder.stat("/gossip/alive_nodes"), Ok(2));
+}
+
+/// Two clusters have one name. A node of the second one is given a node of the first as a seed, by
+/// mistake or in the hope of moving it there: it says what is wrong instead of going on in its own.
+#[test]
+fn a_seed_of_another_cluster_is_refused() {
+    let root = TempDir::new().unwrap();
+    let founder = founder(root.path());
+    let mut other = Node::new(root.path(), "other");
+    other.start();
+    other.wait_ready();
+    other.run(&["put", "key", "other's"]).exits(0);
+    assert_eq!(other.terminate().code(), Some(0));
+    let strange = Node::new(root.path(), "other").with(&["--seed", &founder.address()]);
+    assert_refused(
+        strange,
+        &[
+            "two clusters have the name",
+            "take that seed out of --seed",
+            "empty --data-dir",
+        ],
+    );
+    assert_eq!(founder.stat("/ring/total_nodes"), Ok(1));
+    founder.run(&["get", "key"]).exits(3);
+    other.start();
+    other.wait_ready();
+    assert_eq!(other.run(&["get", "key"]).exits(0).text(), "other's");
 }
 
 /// A directory belongs to one node id for ever.

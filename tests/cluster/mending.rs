@@ -154,6 +154,64 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
     }
 }
 
+/// What the others have seen of a node outlives them.
+#[test]
+fn an_old_copy_is_found_out_although_all_others_were_restarted() {
+    let mut cluster = Cluster::start(3);
+    write_all(&cluster, &[0, 1, 2], "first");
+    cluster[2].terminate();
+    let directory = cluster[2].data_dir();
+    let backup = cluster.root().join("backup");
+    copy(&directory, &backup);
+    for _ in 0..2 {
+        cluster[2].start();
+        cluster.wait_whole();
+        cluster[2].terminate();
+    }
+    for node in [0, 1] {
+        cluster[node].kill();
+    }
+    for node in [0, 1] {
+        cluster[node].start();
+        cluster[node].wait_ready();
+    }
+    std::fs::remove_dir_all(&directory).unwrap();
+    copy(&backup, &directory);
+    cluster[2].start();
+    let (code, log) = cluster[2].ends_by_itself();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("old copy"), "{log}");
+}
+
+/// A copy of a directory that is in use, started elsewhere: the node that lives there stays, however often
+/// the copy is started.
+#[test]
+fn a_second_process_on_a_copy_does_not_take_a_living_node_s_place() {
+    let mut cluster = Cluster::start(3);
+    write_all(&cluster, &[0, 1, 2], "first");
+    cluster[2].terminate();
+    let aside = cluster.root().join("copy");
+    copy(&cluster[2].data_dir(), &aside);
+    cluster[2].start();
+    cluster.wait_whole();
+    let data_dir = aside.to_str().unwrap();
+    let mut other = Node::new(cluster.root(), "node-3").with(&["--data-dir", data_dir]);
+    for (start, told) in [
+        (1, "a newer process with the id node-3"),
+        (2, "is running at"),
+    ] {
+        other.start();
+        let (code, log) = other.ends_by_itself();
+        assert_eq!(code, Some(1), "start {start}: {log}");
+        assert!(log.contains(told), "start {start}: {log}");
+        assert!(log.contains("another --id"), "start {start}: {log}");
+    }
+    cluster.wait_whole();
+    assert!(cluster[2].runs());
+    is_whole(&cluster[0]);
+    serves_alone(&mut cluster, 2, |number| format!("first-{number}"));
+}
+
 #[test]
 fn a_node_restored_from_an_old_copy_is_found_out_and_rebuilt() {
     let mut cluster = Cluster::start(3);

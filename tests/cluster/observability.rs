@@ -8,7 +8,8 @@ use std::io::Write;
 use crate::harness::{Cluster, Node, QUICK, block_on, client_of_one, eventually, http_get};
 
 /// The sum over all series of a metric that carry this label; an empty label is carried by all.
-fn metric(text: &str, name: &str, label: &str) -> Option<f64> {
+/// The sum of a metric's values with this label.
+pub(crate) fn metric(text: &str, name: &str, label: &str) -> Option<f64> {
     let is_it = |line: &&str| {
         let rest = line.strip_prefix(name);
         rest.is_some_and(|rest| rest.starts_with('{') && rest.contains(label))

@@ -57,6 +57,25 @@ fn impossible_settings_are_usage_errors() {
     assert_eq!(left, 0, "nothing was made");
 }
 
+/// A node that listens everywhere has to say where it is reached: it would announce 0.0.0.0.
+#[test]
+fn a_node_that_listens_everywhere_must_say_where_it_is_reached() {
+    let root = tempfile::tempdir().unwrap();
+    let serve = |more: &[&str]| {
+        let arguments = [&["serve", "--id", "a"], more].concat();
+        let refused = Command::new(arguments).current_dir(root.path()).run();
+        refused
+            .exits(2)
+            .says("nobody can connect to")
+            .says("--advertise HOST:PORT")
+    };
+    serve(&["--host", "0.0.0.0"]);
+    serve(&["--host", "::"]);
+    serve(&["--advertise", "0.0.0.0:8080"]);
+    let left = std::fs::read_dir(root.path()).unwrap().count();
+    assert_eq!(left, 0, "nothing was made");
+}
+
 /// No server is an error, not a usage error, and says what to do.
 #[test]
 fn no_server_is_an_error() {

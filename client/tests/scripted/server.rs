@@ -82,6 +82,7 @@ impl Peer {
             cluster_name: "dynakv".to_owned(),
             cluster_id,
             ring_version: RingVersion(1),
+            directory_id: DirectoryId(1),
         };
         self.answer(id, &Response::Welcome(welcome)).await;
     }

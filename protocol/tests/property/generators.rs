@@ -323,6 +323,9 @@ fn member_entry() -> impl Strategy<Value = MemberEntry> {
                     disk_bytes,
                     software,
                     rebuilding_segments: incarnation as u32,
+                    directory_id: DirectoryId(keys),
+                    // Without a directory it is not sent.
+                    nonce: if keys == 0 { 0 } else { heartbeat },
                 }
             },
         )
@@ -503,6 +506,7 @@ fn welcome() -> impl Strategy<Value = Welcome> {
                     cluster_name,
                     cluster_id,
                     ring_version,
+                    directory_id: DirectoryId(nonce >> 1),
                 }
             },
         )

@@ -1,7 +1,18 @@
 //! What goes into the state machine and what comes out.
 
 use dynakv_protocol::gossip::{Gossip, MemberState};
-use dynakv_protocol::ids::{NodeId, RingVersion};
+use dynakv_protocol::ids::{DirectoryId, Generation, NodeId, RingVersion};
+
+/// A member, as the ring has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RingMember {
+    /// Its name.
+    pub id: NodeId,
+    /// The directory that its data is in: news of another one is not of this member.
+    pub directory_id: DirectoryId,
+    /// Where it was reached when it joined.
+    pub address: String,
+}
 
 /// What happens to the state machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,8 +20,8 @@ pub enum Event {
     /// Time has passed. Send it several times per gossip interval; what is due is derived from the
     /// time, so the cadence does not matter otherwise.
     Tick,
-    /// The ring's members with the addresses it has for them. Others are forgotten.
-    RingMembers(Vec<(NodeId, String)>),
+    /// The ring's members. Others are forgotten.
+    RingMembers(Vec<RingMember>),
     /// The version of this node's ring.
     RingVersion(RingVersion),
     /// News came in.
@@ -105,6 +116,13 @@ pub enum Effect {
         from: MemberState,
         /// To this.
         to: MemberState,
+    },
+    /// Others know a newer run of this node's own directory: this one is a run of an old copy.
+    Outdated {
+        /// Who said so.
+        from: NodeId,
+        /// Of the newer run.
+        generation: Generation,
     },
     /// A node has a newer ring: fetch it there.
     FetchRing {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dynakv_protocol::gossip::{Gossip, MemberEntry, MemberState};
-use dynakv_protocol::ids::NodeId;
+use dynakv_protocol::ids::{DirectoryId, NodeId};
 use dynakv_protocol::limits::MEMBERS_MAX;
 
 use super::member::{News, Peer};
@@ -103,8 +103,8 @@ impl Membership {
         let mut known = BTreeMap::new();
         for entry in gossip.entries {
             if entry.id == self.me.id {
-                self.refute(&entry);
-            } else if self.peers.contains_key(&entry.id) {
+                self.hear_of_me(from, &entry, effects);
+            } else if self.is_of_ring(&entry) {
                 if !is_reply {
                     known.insert(entry.id.clone(), News::of(&entry));
                 }
@@ -119,6 +119,14 @@ impl Membership {
                 is_reply: true,
             });
         }
+    }
+
+    /// Whether this is about a member of the ring. The same name with another directory is not: it is the
+    /// directory that the member has lost, or one that it will have in a ring that is still to come.
+    fn is_of_ring(&self, entry: &MemberEntry) -> bool {
+        let is_unsaid = entry.directory_id == DirectoryId::default();
+        let peer = self.peers.get(&entry.id);
+        peer.is_some_and(|peer| is_unsaid || peer.entry.directory_id == entry.directory_id)
     }
 
     /// Takes in what somebody says of a member.
@@ -161,13 +169,26 @@ impl Membership {
         }
     }
 
-    /// Answers a doubt about this node itself, or counters that it never reached.
-    fn refute(&mut self, said: &MemberEntry) {
-        // An older run's are beaten by this one's generation already; a newer run of this directory
-        // is a matter for the handshake.
-        if said.generation != self.me.generation {
+    fn hear_of_me(&mut self, from: &NodeId, said: &MemberEntry, effects: &mut Vec<Effect>) {
+        let is_said = said.directory_id != DirectoryId::default();
+        // Another directory under this name: which of the two is the member is for the ring to say.
+        if is_said && said.directory_id != self.me.directory_id {
             return;
         }
+        let is_copy = said.generation == self.me.generation && said.nonce != self.me.nonce;
+        if is_said && (said.generation > self.me.generation || is_copy) {
+            effects.push(Effect::Outdated {
+                from: from.clone(),
+                generation: said.generation,
+            });
+        } else if said.generation == self.me.generation {
+            self.refute(said);
+        }
+        // An older run's counters are beaten by this one's generation already.
+    }
+
+    /// Answers a doubt about this run, or counters that it never reached.
+    fn refute(&mut self, said: &MemberEntry) {
         let is_doubt = match said.state {
             MemberState::Alive => false,
             MemberState::Suspected | MemberState::Dead => said.incarnation >= self.me.incarnation,

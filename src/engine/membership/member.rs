@@ -1,8 +1,9 @@
 //! What is known of one other member, and which news about it is newer.
 
 use dynakv_protocol::gossip::{MemberEntry, MemberState};
-use dynakv_protocol::ids::{Generation, NodeId};
+use dynakv_protocol::ids::{DirectoryId, Generation, NodeId};
 
+use super::RingMember;
 use super::config::MembershipConfig;
 use super::probe::ProbeSchedule;
 
@@ -53,11 +54,11 @@ pub(super) struct Peer {
 impl Peer {
     /// A member of which only the ring has told. It counts as alive until it has been silent for
     /// as long as any other.
-    pub(super) fn new(id: NodeId, address: String, now_ms: u64) -> Self {
+    pub(super) fn new(member: RingMember, now_ms: u64) -> Self {
         Self {
             entry: MemberEntry {
-                id,
-                address,
+                id: member.id,
+                address: member.address,
                 generation: Generation(0),
                 incarnation: 0,
                 heartbeat: 0,
@@ -66,6 +67,8 @@ impl Peer {
                 disk_bytes: 0,
                 software: String::new(),
                 rebuilding_segments: 0,
+                directory_id: member.directory_id,
+                nonce: 0,
             },
             since_ms: now_ms,
             has_news: false,
@@ -74,6 +77,20 @@ impl Peer {
             probes: ProbeSchedule::default(),
             sends_left: 0,
         }
+    }
+
+    /// The ring has another directory for the member than before: it lost that one, and begins anew with
+    /// low counters. What is thought of it stays.
+    pub(super) fn move_to(&mut self, directory_id: DirectoryId) {
+        self.entry = MemberEntry {
+            generation: Generation(0),
+            incarnation: 0,
+            heartbeat: 0,
+            directory_id,
+            nonce: 0,
+            ..self.entry.clone()
+        };
+        self.has_news = false;
     }
 
     pub(super) fn state(&self) -> MemberState {
@@ -88,7 +105,12 @@ impl Peer {
     pub(super) fn learn(&mut self, entry: MemberEntry) {
         let state = self.entry.state;
         let address = std::mem::take(&mut self.entry.address);
-        self.entry = MemberEntry { state, ..entry };
+        self.entry = MemberEntry {
+            state,
+            // That of the ring, also where the news does not say.
+            directory_id: self.entry.directory_id,
+            ..entry
+        };
         if self.entry.address.is_empty() {
             self.entry.address = address;
         }

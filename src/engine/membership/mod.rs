@@ -21,10 +21,11 @@
 //!
 //! # What it withstands
 //! - Messages and work per round do not grow with the cluster, apart from looking at each member once.
-//! - Entries for nodes that the ring does not have are ignored; only the ring makes members.
+//! - Entries for nodes that the ring does not have, or has with another directory, are ignored; only the
+//!   ring makes members.
 //! - False counters: a heartbeat or an incarnation that its owner never reached is overtaken by the
-//!   owner as soon as it reads it. Against a false generation, which the owner can't raise, probes keep
-//!   the member alive.
+//!   owner as soon as it reads it. A false generation of a directory is no small lie: its owner takes its
+//!   own run for one of an old copy, and ends it.
 //! - A pause of this node's own process is not held against the others.
 
 use std::collections::BTreeMap;
@@ -33,7 +34,7 @@ use dynakv_protocol::gossip::{MemberEntry, MemberState};
 use dynakv_protocol::ids::{NodeId, RingVersion};
 
 pub use self::config::MembershipConfig;
-pub use self::event::{Effect, Event};
+pub use self::event::{Effect, Event, RingMember};
 pub use self::member::MemberView;
 use self::member::Peer;
 use self::probe::{Accepted, Errand, Errands};
@@ -195,20 +196,28 @@ impl Membership {
         }
     }
 
-    fn set_members(&mut self, members: Vec<(NodeId, String)>) {
-        let members: BTreeMap<NodeId, String> = members.into_iter().collect();
+    fn set_members(&mut self, members: Vec<RingMember>) {
+        let by_id = members
+            .into_iter()
+            .map(|member| (member.id.clone(), member));
+        let members: BTreeMap<NodeId, RingMember> = by_id.collect();
         self.peers.retain(|id, _| members.contains_key(id));
-        for (id, address) in members {
+        for (id, member) in members {
             if id == self.me.id {
                 continue;
             }
             match self.peers.get_mut(&id) {
                 // Gossip has a newer address than the ring: a node may have moved since it joined.
-                Some(peer) if peer.has_news => {}
-                Some(peer) => peer.entry.address = address,
+                Some(peer) => {
+                    if !peer.has_news {
+                        peer.entry.address = member.address;
+                    }
+                    if peer.entry.directory_id != member.directory_id {
+                        peer.move_to(member.directory_id);
+                    }
+                }
                 None => {
-                    let peer = Peer::new(id.clone(), address, self.now_ms);
-                    self.peers.insert(id, peer);
+                    self.peers.insert(id, Peer::new(member, self.now_ms));
                 }
             }
         }

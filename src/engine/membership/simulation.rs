@@ -3,10 +3,13 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use dynakv_protocol::codec::Wire;
 use dynakv_protocol::gossip::Gossip;
-use dynakv_protocol::ids::Generation;
+use dynakv_protocol::ids::{DirectoryId, Generation};
 
 use super::*;
+
+mod scale;
 
 const TICK_MS: u64 = 250;
 const PING_TIMEOUT_MS: u64 = 1_000;
@@ -21,15 +24,25 @@ struct Cluster {
     now_ms: u64,
     loss_percent: u8,
     cut_links: BTreeSet<(usize, usize)>,
+    /// From and to: cut in one direction.
+    dead_ways: BTreeSet<(usize, usize)>,
     /// Who changed its mind about whom, and when.
     changes: Vec<(u64, usize, usize, MemberState)>,
     gossip_sent: u64,
     probes_sent: u64,
+    entries_sent: u64,
+    bytes_sent: u64,
+    /// Encoding takes longer than all the rest.
+    counts_bytes: bool,
     entries_most: usize,
 }
 
 fn name(node: usize) -> NodeId {
     NodeId::new(&format!("node-{node}")).unwrap()
+}
+
+fn bytes_of(gossip: &Gossip) -> u64 {
+    gossip.to_bytes().len() as u64
 }
 
 fn number(id: &NodeId) -> usize {
@@ -51,9 +64,13 @@ impl Cluster {
             now_ms: 0,
             loss_percent,
             cut_links: BTreeSet::new(),
+            dead_ways: BTreeSet::new(),
             changes: Vec::new(),
             gossip_sent: 0,
             probes_sent: 0,
+            entries_sent: 0,
+            bytes_sent: 0,
+            counts_bytes: false,
             entries_most: 0,
         };
         for node in 0..size {
@@ -76,11 +93,17 @@ impl Cluster {
             disk_bytes: 0,
             software: String::new(),
             rebuilding_segments: 0,
+            directory_id: DirectoryId(1),
+            nonce: generation,
         };
         let random = self.random.fork();
         let mut membership = Membership::new(self.config, me, random, self.now_ms);
         let members = (0..self.nodes.len())
-            .map(|i| (name(i), String::new()))
+            .map(|i| RingMember {
+                id: name(i),
+                directory_id: DirectoryId(1),
+                address: String::new(),
+            })
             .collect();
         membership.step(Event::RingMembers(members), self.now_ms, &mut Vec::new());
         self.nodes[node] = Some(membership);
@@ -99,7 +122,8 @@ impl Cluster {
     /// How long one message takes, or none when it is lost.
     fn transit_ms(&mut self, from: usize, to: usize) -> Option<u64> {
         let lost = self.random.u8(0..100) < self.loss_percent;
-        let cut = self.cut_links.contains(&(from.min(to), from.max(to)));
+        let cut = self.cut_links.contains(&(from.min(to), from.max(to)))
+            || self.dead_ways.contains(&(from, to));
         (!lost && !cut).then(|| self.random.u64(1..=50))
     }
 
@@ -135,6 +159,10 @@ impl Cluster {
                 ..
             } => {
                 self.gossip_sent += 1;
+                self.entries_sent += gossip.entries.len() as u64;
+                if self.counts_bytes {
+                    self.bytes_sent += bytes_of(&gossip);
+                }
                 self.entries_most = self.entries_most.max(gossip.entries.len());
                 let from = name(node);
                 let event = Event::GossipReceived {
@@ -186,7 +214,9 @@ impl Cluster {
             Effect::StateChanged { id, to, .. } => {
                 self.changes.push((self.now_ms, node, number(&id), to));
             }
-            Effect::FetchRing { .. } => unreachable!("nobody has a newer ring"),
+            Effect::FetchRing { .. } | Effect::Outdated { .. } => {
+                unreachable!("nobody has a newer ring or a copy of a directory")
+            }
         }
     }
 
@@ -210,7 +240,7 @@ impl Cluster {
 
 #[test]
 fn a_death_reaches_everybody_and_so_does_the_return() {
-    for size in [2, 3, 30, 100] {
+    for size in [2, 3, 30] {
         let mut cluster = Cluster::new(size, size as u64, 5);
         cluster.run(20_000);
         assert_eq!(cluster.changes, [], "nothing has happened yet");
@@ -236,8 +266,8 @@ fn a_death_reaches_everybody_and_so_does_the_return() {
 }
 
 #[test]
-fn nobody_is_suspected_falsely_for_an_hour_of_losses() {
-    for (size, time_ms) in [(3, 3_600_000), (30, 3_600_000), (100, 300_000)] {
+fn nobody_is_suspected_falsely_while_messages_are_lost() {
+    for (size, time_ms) in [(3, 3_600_000), (30, 1_200_000)] {
         let mut cluster = Cluster::new(size, 11, 5);
         cluster.run(time_ms);
         assert_eq!(cluster.changes, [], "{size} members");

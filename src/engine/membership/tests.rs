@@ -1,5 +1,5 @@
 use dynakv_protocol::gossip::Gossip;
-use dynakv_protocol::ids::Generation;
+use dynakv_protocol::ids::{DirectoryId, Generation};
 
 use super::*;
 
@@ -23,6 +23,16 @@ fn entry(name: &str, generation: u64, heartbeat: u64) -> MemberEntry {
         disk_bytes: 0,
         software: "test".to_owned(),
         rebuilding_segments: 0,
+        directory_id: DirectoryId(1),
+        nonce: generation,
+    }
+}
+
+fn ring_member(name: &str, address: &str) -> RingMember {
+    RingMember {
+        id: id(name),
+        directory_id: DirectoryId(1),
+        address: address.to_owned(),
     }
 }
 
@@ -30,9 +40,11 @@ fn entry(name: &str, generation: u64, heartbeat: u64) -> MemberEntry {
 fn node(others: &[&str]) -> Membership {
     let random = fastrand::Rng::with_seed(7);
     let mut node = Membership::new(MembershipConfig::default(), entry("a", 1, 0), random, 0);
-    let members = others.iter().map(|name| (id(name), format!("{name}:1")));
+    let members = others
+        .iter()
+        .map(|name| ring_member(name, &format!("{name}:1")));
     let mut members: Vec<_> = members.collect();
-    members.push((id("a"), "a:1".to_owned()));
+    members.push(ring_member("a", "a:1"));
     assert_eq!(step(&mut node, Event::RingMembers(members), 0), []);
     node
 }
@@ -254,10 +266,10 @@ fn doubts_about_oneself_are_refuted() {
         (1, 0, DEAD, 1), // answered already
         (1, 4, DEAD, 5),
         (0, 90, DEAD, 5), // an older run of this node
-        (2, 90, DEAD, 5), // not this run
         (1, 7, ALIVE, 8), // never said so
     ] {
-        step(&mut node, doubt(generation, incarnation, 0, state), 0);
+        let effects = step(&mut node, doubt(generation, incarnation, 0, state), 0);
+        assert_eq!(effects, []);
         assert_eq!(node.me().incarnation, expected);
     }
     step(&mut node, doubt(1, u64::MAX, u64::MAX - 7, DEAD), 0);
@@ -528,7 +540,7 @@ fn members_follow_the_ring_and_addresses_the_gossip() {
         ..entry("b", 1, 1)
     };
     step(&mut node, says("b", vec![moved]), 0);
-    let ring = ["b", "d"].map(|name| (id(name), "ring:3".to_owned()));
+    let ring = ["b", "d"].map(|name| ring_member(name, "ring:3"));
     step(&mut node, Event::RingMembers(ring.to_vec()), 0);
     let members = node.members();
     let seen: Vec<_> = members
@@ -561,7 +573,10 @@ fn any_settings_and_any_order_of_events_are_borne() {
             let number = |random: &mut fastrand::Rng| [0, 1, 2, u64::MAX][random.usize(0..4)];
             let event = match random.u8(0..6) {
                 0 => Event::Tick,
-                1 => Event::RingMembers(vec![(id(who(&mut random)), "x".to_owned())]),
+                1 => Event::RingMembers(vec![RingMember {
+                    directory_id: DirectoryId(random.u64(0..3)),
+                    ..ring_member(who(&mut random), "x")
+                }]),
                 2 => Event::ProbeRequested {
                     token: 1,
                     target: id(who(&mut random)),
@@ -588,4 +603,76 @@ fn any_settings_and_any_order_of_events_are_borne() {
             step(&mut node, event, now_ms);
         }
     }
+}
+
+#[test]
+fn a_run_of_an_old_copy_learns_it_from_anybody() {
+    let of_me = |generation, nonce| MemberEntry {
+        nonce,
+        ..entry("a", generation, 0)
+    };
+    let outdated = |generation| {
+        vec![Effect::Outdated {
+            from: id("b"),
+            generation: Generation(generation),
+        }]
+    };
+    let mut node = node(&["b"]);
+    let mut hear = |said| step(&mut node, says("b", vec![said]), 0);
+    assert_eq!(hear(of_me(1, 1)), []);
+    assert_eq!(hear(of_me(0, 7)), [], "an earlier run");
+    assert_eq!(hear(of_me(2, 2)), outdated(2));
+    assert_eq!(hear(of_me(1, 7)), outdated(1), "two of one copy");
+    let elsewhere = MemberEntry {
+        directory_id: DirectoryId(2),
+        ..of_me(9, 9)
+    };
+    assert_eq!(hear(elsewhere), [], "that is for the ring to say");
+    let unsaid = MemberEntry {
+        directory_id: DirectoryId(0),
+        ..of_me(9, 9)
+    };
+    assert_eq!(hear(unsaid), [], "an older version does not tell");
+}
+
+/// A directory that was lost has had many starts, the one that the ring has now is at its first: its low
+/// counters are news all the same, and those of the former one are not.
+#[test]
+fn a_member_with_a_new_directory_begins_anew() {
+    let mut node = node(&["b", "c"]);
+    let former = || entry("b", 9, 500);
+    let present = |heartbeat| MemberEntry {
+        directory_id: DirectoryId(2),
+        keys: 7,
+        ..entry("b", 1, heartbeat)
+    };
+    let generation_of_b = |node: &Membership| node.members()[1].generation;
+    step(&mut node, says("b", vec![former()]), 0);
+    // The ring that has it is not known here yet.
+    step(&mut node, says("c", vec![present(3)]), 0);
+    assert_eq!(generation_of_b(&node), Generation(9));
+    let ring = [
+        RingMember {
+            directory_id: DirectoryId(2),
+            ..ring_member("b", "b:1")
+        },
+        ring_member("c", "c:1"),
+    ];
+    step(&mut node, Event::RingMembers(ring.to_vec()), 0);
+    assert_eq!(node.state_of(&id("b")), Some(ALIVE));
+    step(&mut node, says("c", vec![former()]), 0);
+    assert_eq!(generation_of_b(&node), Generation(0));
+    step(&mut node, says("c", vec![present(3)]), 0);
+    assert_eq!(generation_of_b(&node), Generation(1));
+    assert_eq!(node.members()[1].keys, 7);
+    // Heartbeats of the former one are no evidence that it lives.
+    for second in 1..=40 {
+        let stale = MemberEntry {
+            heartbeat: 500 + second,
+            ..former()
+        };
+        step(&mut node, says("c", vec![stale]), second * 1_000);
+        run(&mut node, (second - 1) * 1_000, second * 1_000);
+    }
+    assert_eq!(node.state_of(&id("b")), Some(DEAD));
 }

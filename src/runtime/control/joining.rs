@@ -8,10 +8,10 @@ use std::time::Duration;
 use dynakv_protocol::gossip::Join;
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::ring_document::RingDocument;
-use dynakv_protocol::{ClusterId, ErrorCode};
+use dynakv_protocol::{ClusterId, ErrorCode, ErrorReply};
 use tokio::time::Instant;
 
-use super::{CallEnd, Control, ControlError};
+use super::{CALL_TIMEOUT, CallEnd, Control, ControlError};
 use crate::engine::layout::found;
 use crate::runtime::link::DialError;
 
@@ -134,6 +134,35 @@ impl Control {
         });
     }
 
+    /// A node that has a ring needs no seeds. But an operator who gives it some means them to be of its
+    /// cluster, so it asks each of them once: who has one of another cluster would find this node, and
+    /// what is written to it, in a cluster that was not meant.
+    pub(super) fn greet_seeds(&self) {
+        for seed in &self.startup.seeds {
+            let (calls, seed) = (self.calls.clone(), seed.clone());
+            self.spawn(async move {
+                let called = calls.call(&seed, None, &Request::Ping, CALL_TIMEOUT).await;
+                match called {
+                    Err(DialError::Refused(error)) => CallEnd::SeedRefused(seed, error),
+                    // Silence says nothing.
+                    Ok(_) | Err(_) => CallEnd::SeedDone,
+                }
+            });
+        }
+    }
+
+    pub(super) fn on_seed_refused(&mut self, seed: String, error: ErrorReply) {
+        match error.code {
+            ErrorCode::WrongCluster => {
+                let reason = error;
+                self.end = Some(ControlError::StrangeSeed { seed, reason });
+            }
+            ErrorCode::DuplicateNode => self.end_as_outdated(error),
+            // Too busy, say. What it has against this node it says to others of its calls, too.
+            _ => tracing::debug!(seed, %error, "a seed"),
+        }
+    }
+
     pub(super) fn on_join_answer(&mut self, answer: Result<Response, DialError>) {
         self.joining.is_asking = false;
         if self.ring.is_some() {
@@ -174,7 +203,7 @@ impl Control {
 
     /// The ring knows this node with another directory. What was in that one is to be rebuilt, and that is
     /// durable before the ring lets this one in.
-    fn note_loss(&mut self, error: &dynakv_protocol::ErrorReply) {
+    fn note_loss(&mut self, error: &ErrorReply) {
         match self.rebuilding.begin_all() {
             Ok(()) => tracing::error!(
                 %error,

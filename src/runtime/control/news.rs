@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use dynakv_protocol::gossip::{Gossip, Probe, Probed};
 use dynakv_protocol::message::{Request, Response};
-use dynakv_protocol::{ErrorCode, NodeId, RingVersion};
+use dynakv_protocol::{ErrorCode, ErrorReply, NodeId, RingVersion};
 use tokio::time::Instant;
 
-use super::{CALL_TIMEOUT, CallEnd, Control, Responder};
+use super::{CALL_TIMEOUT, CallEnd, Control, ControlError, Responder};
 use crate::engine::membership::{Effect, Event};
+use crate::runtime::admission::duplicate;
 use crate::runtime::link::DialError;
 
 impl Control {
@@ -41,6 +42,26 @@ impl Control {
             self.carry_out(effect, responder);
         }
         self.effects = effects;
+    }
+
+    /// What gossip tells of other nodes' runs counts as seen.
+    pub(super) fn note_runs(&self, gossip: &Gossip) {
+        let others = gossip.entries.iter();
+        let others = others.filter(|entry| entry.id != self.me.node_id);
+        if let Err(error) = self.seen.hear(others) {
+            // Tried again with the next gossip; who dials is not let in before.
+            tracing::warn!(%error, "could not note which runs of the members were seen");
+        }
+    }
+
+    /// Others know a newer process of this node. To go on would be to mint dots that the newer one has
+    /// minted already. The next start is an unclean one, with a new actor and a higher generation; and as
+    /// this directory may be an old copy, it lacks what the newer one has acknowledged.
+    pub(super) fn end_as_outdated(&mut self, error: ErrorReply) {
+        self.end = Some(match self.rebuilding.begin_all() {
+            Ok(()) => ControlError::Refused(error),
+            Err(error) => error.into(),
+        });
     }
 
     pub(super) fn carry_out(&mut self, effect: Effect, responder: Option<&Responder>) {
@@ -97,6 +118,10 @@ impl Control {
             }
             Effect::StateChanged { id, from, to } => {
                 tracing::info!(node = %id, ?from, ?to, "membership");
+            }
+            Effect::Outdated { from, generation } => {
+                tracing::error!(%from, own = self.me.generation.0, newest = generation.0, "outdated");
+                self.end_as_outdated(duplicate(&self.me.node_id, "another address"));
             }
             Effect::FetchRing { from, address } => self.fetch_ring(Some(from), address),
         }
