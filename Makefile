@@ -24,10 +24,11 @@ test: ## run all tests (those marked "ignore" name a target of their own)
 	$(CARGO) test --workspace $(LOCKED)
 
 SEEDS ?= 200
+TEST ?=
 
-sim: ## simulate whole clusters: SEEDS=200 seeds, or replay SEED=17
+sim: ## simulate whole clusters: SEEDS=200 seeds, or replay SEED=17; TEST=name runs the tests of that name only
 	$(CARGO) test $(LOCKED) --test sim --no-run
-	$(if $(SEED),DYNAKV_SIM_SEED=$(SEED),DYNAKV_SIM_SEEDS=$(SEEDS)) $(CARGO) test $(LOCKED) --test sim -- --nocapture
+	$(if $(SEED),DYNAKV_SIM_SEED=$(SEED),DYNAKV_SIM_SEEDS=$(SEEDS)) $(CARGO) test $(LOCKED) --test sim $(TEST) -- --nocapture $(if $(SEED),--test-threads=1)
 
 DURATION ?= 40s
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::chaos::{self, FAULTS_FROM, FAULTS_UNTIL, MACHINES};
 use crate::machine::Flaw;
 use crate::plan::{Fault, Plan};
-use crate::seeds::for_each_seed;
+use crate::seeds::{for_each_seed, replayed};
 
 #[test]
 fn power_cuts_lose_no_acknowledged_write() {
@@ -13,7 +13,10 @@ fn power_cuts_lose_no_acknowledged_write() {
         chaos::run_with(MACHINES, seed, Flaw::None, cuts).into_result()
     });
     // Or the disks would have been in no danger.
-    assert!(total.undone > 0, "no power cut has undone anything");
+    assert!(
+        total.undone > 0 || replayed().is_some(),
+        "no power cut has undone anything"
+    );
 }
 
 /// Each machine goes dark once, at its own moment, and then all of them at one moment.

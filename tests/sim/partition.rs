@@ -42,7 +42,7 @@ fn a_majority_serves_through_a_partition_and_the_rest_catches_up() {
         let verdict = Verdict::of(world, &Plan::default(), &history);
         if verdict.violations.is_empty() {
             let acknowledged = verdict.tally.acknowledged;
-            assert!(acknowledged >= 100, "{acknowledged}");
+            assert!(acknowledged >= 60, "only {acknowledged} writes were served");
         }
         verdict.into_result()
     });
