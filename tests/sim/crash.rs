@@ -27,15 +27,19 @@ fn cuts(random: &mut fastrand::Rng) -> Plan {
         let offset = Duration::from_millis(random.u64(..window.as_millis() as u64 / 2));
         FAULTS_FROM + window * number as u32 + offset
     };
-    let kept_percent = 0;
     for node in 0..MACHINES {
         let at = moment(node);
-        plan.add(at, Fault::PowerCut { node, kept_percent });
+        plan.add(at, Fault::power_cut(node, 0));
         plan.add(at + window / 3, Fault::Start { node });
     }
     let at = moment(MACHINES);
     for node in 0..MACHINES {
-        plan.add(at, Fault::PowerCut { node, kept_percent });
+        let cut = Fault::PowerCut {
+            node,
+            kept_percent: 0,
+            is_malicious: false,
+        };
+        plan.add(at, cut);
     }
     for node in 0..MACHINES {
         plan.add(at + window / 3, Fault::Start { node });

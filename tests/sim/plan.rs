@@ -8,8 +8,13 @@ use crate::machine::machine_name;
 /// Something that happens to the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The machine is off at once; of what was not synced, this share stays.
-    PowerCut { node: usize, kept_percent: usize },
+    /// The machine is off at once; of what was not synced, this share stays. A malicious one waits for a
+    /// moment in which something is not synced, not for long.
+    PowerCut {
+        node: usize,
+        kept_percent: usize,
+        is_malicious: bool,
+    },
     /// The power goes, and when it is back the disk is a new and empty one.
     LoseDisk { node: usize },
     /// None of the values on its disk can be read any more.
@@ -48,11 +53,15 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |number: &usize| machine_name(*number);
         match self {
-            Self::PowerCut { node, kept_percent } => {
-                let node = name(node);
+            Self::PowerCut {
+                node,
+                kept_percent,
+                is_malicious,
+            } => {
+                let (node, kind) = (name(node), if *is_malicious { "malicious " } else { "" });
                 write!(
                     f,
-                    "power cut at {node}, {kept_percent} % of the unsynced stays"
+                    "{kind}power cut at {node}, {kept_percent} % of the unsynced stays"
                 )
             }
             Self::LoseDisk { node } => write!(f, "{} loses its disk", name(node)),
@@ -80,6 +89,17 @@ impl fmt::Display for Fault {
             Self::JumpClock { node, by_ms } => {
                 write!(f, "the clock of {} jumps by {by_ms} ms", name(node))
             }
+        }
+    }
+}
+
+impl Fault {
+    /// A malicious power cut.
+    pub(crate) fn power_cut(node: usize, kept_percent: usize) -> Self {
+        Self::PowerCut {
+            node,
+            kept_percent,
+            is_malicious: true,
         }
     }
 }
@@ -193,8 +213,8 @@ impl Plan {
         let mut plan = Self::default();
         let mut at = from;
         while at < until - FLICKER * 2 {
-            let (node, kept_percent) = (random.usize(..machines), 0);
-            plan.add(at, Fault::PowerCut { node, kept_percent });
+            let node = random.usize(..machines);
+            plan.add(at, Fault::power_cut(node, 0));
             plan.add(at + FLICKER, Fault::Start { node });
             at += FLICKER * 2 + Duration::from_millis(random.u64(..500));
         }
@@ -240,8 +260,13 @@ impl Plan {
         let at = moment(from, until, random);
         let back = (at + Duration::from_millis(random.u64(LASTS_MS))).min(until);
         for node in 0..machines {
-            let kept_percent = kept_percent(random);
-            self.add(at, Fault::PowerCut { node, kept_percent });
+            // Everywhere in the same moment.
+            let cut = Fault::PowerCut {
+                node,
+                kept_percent: kept_percent(random),
+                is_malicious: false,
+            };
+            self.add(at, cut);
             self.add(back, Fault::Start { node });
         }
     }
@@ -321,7 +346,7 @@ fn power_fault(node: usize, random: &mut fastrand::Rng) -> (Fault, Fault) {
     let begins = if random.u8(..4) == 0 {
         Fault::Stop { node }
     } else {
-        Fault::PowerCut { node, kept_percent }
+        Fault::power_cut(node, kept_percent)
     };
     (begins, Fault::Start { node })
 }

@@ -5,13 +5,15 @@ use crate::verdict::Tally;
 /// After so many seeds it is said how far a long run is.
 const PROGRESS_EVERY: usize = 20;
 
-/// The seeds to run: the one of `DYNAKV_SIM_SEED`, or the first `DYNAKV_SIM_SEEDS` ones, or the first
-/// few.
+/// The seeds to run: the one of `DYNAKV_SIM_SEED`, or `DYNAKV_SIM_SEEDS` of them, or a few, from
+/// `DYNAKV_SIM_FROM` on, or from the first.
 fn seeds(few: u64) -> Vec<u64> {
-    match replayed() {
-        Some(seed) => vec![seed],
-        None => (1..=number("DYNAKV_SIM_SEEDS").unwrap_or(few)).collect(),
+    if let Some(seed) = replayed() {
+        return vec![seed];
     }
+    let first = number("DYNAKV_SIM_FROM").unwrap_or(1);
+    let count = number("DYNAKV_SIM_SEEDS").unwrap_or(few);
+    (first..first + count).collect()
 }
 
 /// The one seed that is replayed.

@@ -65,23 +65,14 @@ pub(crate) fn run(seed: u64, flaw: Flaw) -> Verdict {
         let stale = (first + random.usize(1..MACHINES)) % MACHINES;
         rounds.push(Roles { first, stale });
         let at = BEGIN + ROUND * number as u32;
-        let kept_percent = 100;
-        plan.add(
-            at,
-            Fault::PowerCut {
-                node: stale,
-                kept_percent,
-            },
-        );
-        let change = at + CHANGE_AT;
-        plan.add(change, Fault::Start { node: stale });
-        plan.add(
-            change,
-            Fault::PowerCut {
-                node: first,
-                kept_percent,
-            },
-        );
+        let cut = |node| Fault::PowerCut {
+            node,
+            kept_percent: 100,
+            is_malicious: false,
+        };
+        plan.add(at, cut(stale));
+        plan.add(at + CHANGE_AT, Fault::Start { node: stale });
+        plan.add(at + CHANGE_AT, cut(first));
         plan.add(at + BACK_AT, Fault::Start { node: first });
     }
     let history = Rc::new(RefCell::new(History::default()));

@@ -189,7 +189,8 @@ impl Workload {
             }
             None => Replaces::WhatIsThere,
         };
-        let line = format!("write {id:x?} to {key}, replaces {replaces:x?}");
+        let what = if is_delete { "delete" } else { "write" };
+        let line = format!("{what} {id:x?} to {key}, replaces {replaces:x?}");
         self.client.line(&line);
         let now = clock::now();
         self.history
@@ -213,7 +214,7 @@ impl Workload {
                 Ok(_) => "acknowledged".to_owned(),
                 Err(failure) => failure.to_string(),
             };
-            let line = format!("write {id:x?} at {}: {outcome}", node + 1);
+            let line = format!("{what} {id:x?} at {}: {outcome}", node + 1);
             self.client.line(&line);
             let is_sent_once = promise == Promise::OneWriter;
             if is_sent_once || !worth_a_retry(&answer) || self.random.bool() {

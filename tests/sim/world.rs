@@ -27,6 +27,9 @@ const LATENCY_MAX: Duration = Duration::from_millis(10);
 /// The longest delay of a message on a slow link.
 const LATENCY_SLOW_MAX: Duration = Duration::from_millis(400);
 
+/// How long a malicious power cut waits for something to lose.
+const MALICE: Duration = Duration::from_millis(60);
+
 /// How often all disks are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -51,6 +54,8 @@ pub(crate) struct World {
     halves: Option<(Vec<usize>, Vec<usize>)>,
     /// Machines that no other one sees.
     isolated: BTreeSet<usize>,
+    /// Power cuts that wait for something to lose, until when.
+    waiting_cuts: Vec<(Duration, Fault)>,
     undone: usize,
     panics_before: usize,
 }
@@ -91,6 +96,7 @@ impl World {
             faults: BTreeMap::new(),
             halves: None,
             isolated: BTreeSet::new(),
+            waiting_cuts: Vec::new(),
             undone: 0,
             panics_before: PANICS.get(),
         }
@@ -125,6 +131,7 @@ impl World {
                 self.look_at_disks(history);
                 self.apply(&step.fault);
             }
+            self.cut_what_waits(history);
             if self.sim.elapsed() >= look_at {
                 self.look_at_disks(history);
                 look_at = self.sim.elapsed() + LOOK_EVERY;
@@ -163,7 +170,15 @@ impl World {
     fn apply(&mut self, fault: &Fault) {
         self.note(&fault.to_string());
         match *fault {
-            Fault::PowerCut { node, kept_percent } => self.cut_power(node, kept_percent),
+            Fault::PowerCut {
+                is_malicious: true, ..
+            } => {
+                let until = self.sim.elapsed() + MALICE;
+                self.waiting_cuts.push((until, fault.clone()));
+            }
+            Fault::PowerCut {
+                node, kept_percent, ..
+            } => self.cut_power(node, kept_percent),
             Fault::LoseDisk { node } => {
                 self.cut_power(node, 0);
                 self.machines[node].lose_disk();
@@ -217,6 +232,25 @@ impl World {
         }
     }
 
+    /// Carries out the malicious power cuts that have found their moment, or have waited long enough.
+    fn cut_what_waits(&mut self, history: &RefCell<History>) {
+        let now = self.sim.elapsed();
+        for (until, fault) in std::mem::take(&mut self.waiting_cuts) {
+            let Fault::PowerCut {
+                node, kept_percent, ..
+            } = fault
+            else {
+                continue;
+            };
+            if now >= until || self.machines[node].disk.pending() > 0 {
+                self.look_at_disks(history);
+                self.cut_power(node, kept_percent);
+            } else {
+                self.waiting_cuts.push((until, fault));
+            }
+        }
+    }
+
     /// Everything stops at once, and nobody is told.
     fn cut_power(&mut self, node: usize, kept_percent: usize) {
         let machine = self.machines[node].clone();
@@ -234,6 +268,9 @@ impl World {
     }
 
     fn start(&mut self, node: usize) {
+        let is_meant =
+            |fault: &Fault| matches!(fault, Fault::PowerCut { node: it, .. } if *it == node);
+        self.waiting_cuts.retain(|(_, fault)| !is_meant(fault));
         // It may have been started meanwhile, by another episode of the plan.
         self.cut_power(node, 0);
         let machine = &self.machines[node];

@@ -3,6 +3,8 @@
 //!
 //! This is more than [`no_lost_write`](super::no_lost_write) where deletes are: the value before an
 //! acknowledged delete is not lost, and stale all the same.
+//!
+//! A put in doubt that a delete had not read is concurrent to it, and may be seen alone after it.
 
 use dynakv_protocol::ids::WriteId;
 
@@ -19,11 +21,15 @@ pub(crate) fn check(books: &Books, read: &Read<'_>) -> Option<String> {
     if later.iter().any(|id| read.shown.contains(id)) {
         return None;
     }
-    // A delete shows nothing; so may one that is under way.
+    // Deletes are not seen, also one that is under way; beside them there may be what they had not read
+    // and what may have come later: a put of which nobody knew whether it happened.
     let may_be_deleted = later
         .iter()
         .any(|&id| books.is_delete(id) && books.may_exist_before(id, read.ended));
-    if may_be_deleted && read.shown.is_empty() {
+    let known = books.had_read(books.order()[newest]);
+    let may_come_later =
+        |&id| !known.contains(&id) && !books.was_acknowledged_before(id, read.began);
+    if may_be_deleted && read.shown.iter().all(may_come_later) {
         return None;
     }
     let (key, shown, id) = (read.key, read.shown, books.order()[newest]);
@@ -35,8 +41,12 @@ pub(crate) fn check(books: &Books, read: &Read<'_>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::invariants::made_up::{acknowledged, deleted_after, in_doubt_after, read, replaces};
+    use crate::invariants::made_up::{
+        KEY, acknowledged, deleted_after, in_doubt, in_doubt_after, read, replaces,
+    };
 
     fn is_stale(books: &Books, shown: &[u128]) -> bool {
         read(shown, |read| check(books, read)).is_some()
@@ -60,5 +70,20 @@ mod tests {
         let books = deleted_after(&[(1, replaces(&[]))], 2);
         assert!(!is_stale(&books, &[]));
         assert!(is_stale(&books, &[1]));
+    }
+
+    #[test]
+    fn a_put_that_came_beside_a_delete_is_not_stale() {
+        let writes = [(1, replaces(&[]))];
+        let mut history = in_doubt(&writes, 2, replaces(&[1]));
+        // The delete has not seen the second.
+        let (id, began) = (WriteId(3), Duration::from_secs(50));
+        history.begin(id, KEY, true, replaces(&[1]), began);
+        history.end(id, &Ok(()), began + Duration::from_secs(1));
+        let books = history.books(KEY).unwrap();
+        assert!(!is_stale(books, &[2]));
+        assert!(!is_stale(books, &[]));
+        assert!(is_stale(books, &[1]));
+        assert!(is_stale(books, &[1, 2]));
     }
 }

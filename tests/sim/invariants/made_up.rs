@@ -23,7 +23,12 @@ pub(crate) fn acknowledged(writes: &[(u128, Replaces)]) -> Books {
 
 /// The same, and one more of which nobody knows what came of it.
 pub(crate) fn in_doubt_after(writes: &[(u128, Replaces)], id: u128, by: Replaces) -> Books {
-    books(writes, Some((id, by, false, Err(Failure::Broken))))
+    books_of(&in_doubt(writes, id, by))
+}
+
+/// The same, to go on with.
+pub(crate) fn in_doubt(writes: &[(u128, Replaces)], id: u128, by: Replaces) -> History {
+    history(writes, Some((id, by, false, Err(Failure::Broken))))
 }
 
 /// The same, and one more that was refused.
@@ -42,6 +47,14 @@ pub(crate) fn deleted_after(writes: &[(u128, Replaces)], id: u128) -> Books {
 type Last = (u128, Replaces, bool, Result<(), Failure>);
 
 fn books(writes: &[(u128, Replaces)], last: Option<Last>) -> Books {
+    books_of(&history(writes, last))
+}
+
+fn books_of(history: &History) -> Books {
+    history.books(KEY).expect("written to").clone()
+}
+
+fn history(writes: &[(u128, Replaces)], last: Option<Last>) -> History {
     let writes = writes.iter().cloned();
     let writes = writes.map(|(id, replaces)| (id, replaces, false, Ok(())));
     let mut history = History::default();
@@ -51,7 +64,7 @@ fn books(writes: &[(u128, Replaces)], last: Option<Last>) -> Books {
         history.begin(id, KEY, is_delete, replaces, began);
         history.end(id, &answer, began + Duration::from_millis(500));
     }
-    history.books(KEY).expect("written to").clone()
+    history
 }
 
 /// Hands a read that showed these to a checker.
