@@ -24,10 +24,12 @@ test: ## run all tests (those marked "ignore" name a target of their own)
 	$(CARGO) test --workspace $(LOCKED)
 
 SEEDS ?= 200
+FROM ?= 1
+TEST ?=
 
-sim: ## simulate whole clusters: SEEDS=200 seeds, or replay SEED=17
+sim: ## simulate whole clusters: SEEDS=200 seeds (FROM=1 on), or replay SEED=17; TEST=name: only tests of that name
 	$(CARGO) test $(LOCKED) --test sim --no-run
-	$(if $(SEED),DYNAKV_SIM_SEED=$(SEED),DYNAKV_SIM_SEEDS=$(SEEDS)) $(CARGO) test $(LOCKED) --test sim -- --nocapture
+	$(if $(SEED),DYNAKV_SIM_SEED=$(SEED),DYNAKV_SIM_FROM=$(FROM) DYNAKV_SIM_SEEDS=$(SEEDS)) $(CARGO) test $(LOCKED) --test sim $(TEST) -- --nocapture $(if $(SEED),--test-threads=1)
 
 DURATION ?= 40s
 

@@ -9,11 +9,12 @@ use crate::machine::Flaw;
 use crate::plan::Plan;
 use crate::settle::settle;
 use crate::verdict::Verdict;
-use crate::workload::Workload;
+use crate::workload::{self, Workload};
 use crate::world::World;
 
-/// How many machines there are; each owns every key.
+/// A small cluster, in which each machine owns every key, and a larger one, in which it does not.
 pub(crate) const MACHINES: usize = 3;
+pub(crate) const MANY_MACHINES: usize = 5;
 
 /// How many clients work at once.
 const CLIENTS: usize = 4;
@@ -29,29 +30,31 @@ const WORK_UNTIL: Duration = Duration::from_secs(25);
 const SETTLE_FROM: Duration = Duration::from_secs(28);
 
 /// Runs one seed with faults of every kind.
-pub(crate) fn run(seed: u64, flaw: Flaw) -> Verdict {
-    run_with(seed, flaw, |random| {
-        Plan::random(MACHINES, FAULTS_FROM, FAULTS_UNTIL, random)
+pub(crate) fn run(machines: usize, seed: u64, flaw: Flaw) -> Verdict {
+    run_with(machines, seed, flaw, |random| {
+        Plan::random(machines, FAULTS_FROM, FAULTS_UNTIL, random)
     })
 }
 
 /// Runs one seed with faults of the caller's, all between [`FAULTS_FROM`] and [`FAULTS_UNTIL`].
 pub(crate) fn run_with(
+    machines: usize,
     seed: u64,
     flaw: Flaw,
     plan: impl FnOnce(&mut fastrand::Rng) -> Plan,
 ) -> Verdict {
-    let mut world = World::new(seed, MACHINES, flaw);
+    let mut world = World::new(seed, machines, flaw);
     let plan = plan(&mut world.fork());
     let history = Rc::new(RefCell::new(History::default()));
+    workload::promise(&mut history.borrow_mut(), CLIENTS, plan.loses_a_disk());
     for number in 1..=CLIENTS {
         let (random, history) = (world.fork(), history.clone());
         world.add_client(&format!("client-{number}"), |client| {
-            Workload::new(client, random, history, WORK_UNTIL).run()
+            Workload::new((number, CLIENTS), client, random, history, WORK_UNTIL).run()
         });
     }
     world.add_client("reader", |client| {
         settle(client, history.clone(), SETTLE_FROM)
     });
-    Verdict::of(world, plan, &history)
+    Verdict::of(world, &plan, &history)
 }

@@ -17,7 +17,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
+use crate::invariants::convergence;
 use crate::machine::{Machine, address};
+use crate::owners::Owners;
 use crate::trace::Trace;
 
 /// How long a connection may take to stand.
@@ -57,6 +59,7 @@ pub(crate) type Answer<T> = Result<T, Failure>;
 pub(crate) struct Client {
     name: String,
     machines: Vec<Rc<Machine>>,
+    owners: Rc<Owners>,
     trace: Trace,
     connections: BTreeMap<usize, Connection>,
     requests: u64,
@@ -69,22 +72,40 @@ struct Connection {
 }
 
 impl Client {
-    pub(crate) fn new(name: &str, machines: Vec<Rc<Machine>>, trace: Trace) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        machines: Vec<Rc<Machine>>,
+        owners: Rc<Owners>,
+        trace: Trace,
+    ) -> Self {
         Self {
             name: name.to_owned(),
             machines,
+            owners,
             trace,
             connections: BTreeMap::new(),
             requests: 0,
         }
     }
 
-    /// A key of these whose copies differ, as no client could see it.
-    pub(crate) fn differing<'a>(&self, keys: &'a [String]) -> Option<&'a String> {
-        keys.iter().find(|key| {
-            let first = self.machines[0].stored(key);
-            self.machines.iter().any(|it| it.stored(key) != first)
+    /// How the copies of these keys differ, if they do, as no client could see it.
+    pub(crate) fn difference(&self, keys: &[String], with_hashes: bool) -> Option<String> {
+        keys.iter().find_map(|key| {
+            let owners = self.owners.or_all(key).into_iter();
+            let copies = owners.map(|owner| self.machines[owner].copy(key, with_hashes));
+            convergence::check(key, &copies.collect::<Vec<_>>())
         })
+    }
+
+    /// The machines that own a key, in the order of preference; all, as long as that is not settled.
+    pub(crate) fn owners(&self, key: &str) -> Vec<usize> {
+        self.owners.or_all(key)
+    }
+
+    /// Whether a machine is known to own a key.
+    pub(crate) fn is_owner(&self, node: usize, key: &str) -> bool {
+        let owners = self.owners.of_key(key);
+        owners.is_some_and(|owners| owners.contains(&node))
     }
 
     /// How many machines the cluster has.

@@ -1,5 +1,7 @@
 //! The time of day on a simulated machine.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dynakv::runtime::environment::WallClock;
@@ -18,15 +20,17 @@ pub(crate) fn now() -> Duration {
     turmoil::sim_elapsed().expect("called by a machine of the simulation")
 }
 
-/// Simulated time, wrong by as much as clocks are.
+/// Simulated time, wrong by as much as clocks are, and by as much as somebody set it wrong.
 pub(crate) struct SkewedClock {
-    /// Ahead of the others by this much, in milliseconds.
-    pub(crate) ahead_ms: u64,
+    /// Ahead of the others by this much, in milliseconds; negative when behind. The machine's, so that
+    /// it outlives the node.
+    pub(crate) ahead_ms: Arc<AtomicI64>,
 }
 
 impl WallClock for SkewedClock {
     fn unix_ms(&self) -> u64 {
         let elapsed = turmoil::sim_elapsed().unwrap_or_default();
-        EPOCH_UNIX_MS + elapsed.as_millis() as u64 + self.ahead_ms
+        let right = EPOCH_UNIX_MS + elapsed.as_millis() as u64;
+        right.saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed))
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::client::{Client, get, write};
 use crate::clock;
 use crate::history::History;
+use crate::invariants::convergence;
 use crate::machine::Flaw;
 use crate::plan::{Fault, Plan};
 use crate::seeds::for_each_seed;
@@ -40,7 +41,7 @@ fn what_is_damaged_beside_a_value_that_was_read_comes_back_with_it() {
         world.add_client("script", |client| script(client, history.clone()));
         let mut plan = Plan::default();
         plan.add(DAMAGED_AT, Fault::DamageValues { node: DAMAGED });
-        Verdict::of(world, plan, &history).into_result()
+        Verdict::of_damaged(world, &plan, &history).into_result()
     });
 }
 
@@ -68,7 +69,10 @@ async fn script(mut client: Client, history: Rc<RefCell<History>>) -> turmoil::R
     }
     let begin = Instant::now() + (DAMAGED_AT + TIMEOUT).saturating_sub(clock::now());
     sleep_until(begin).await;
-    assert!(client.differing(&keys).is_some(), "nothing is damaged");
+    assert!(
+        client.difference(&keys, false).is_some(),
+        "nothing is damaged"
+    );
 
     // This one is noticed, and its neighbour is not.
     let mut one = get(&keys[0], TIMEOUT);
@@ -77,10 +81,10 @@ async fn script(mut client: Client, history: Rc<RefCell<History>>) -> turmoil::R
     let read = client.get(DAMAGED, one).await;
     assert!(read.is_err(), "a damaged value has counted: {read:?}");
     let deadline = clock::now() + MENDED_WITHIN;
-    while let Some(key) = client.differing(&keys) {
+    while let Some(what) = client.difference(&keys, false) {
         if clock::now() >= deadline {
-            let what = format!("{key} was damaged, and has not come back");
-            history.borrow_mut().violate("convergence", what);
+            let what = format!("{what}: it was damaged, and has not come back");
+            history.borrow_mut().violate(convergence::NAME, what);
             return Ok(());
         }
         sleep(Duration::from_millis(200)).await;

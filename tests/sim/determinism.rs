@@ -1,21 +1,41 @@
 //! The same seed gives the same run, and another seed another one.
 
-use crate::chaos;
+use crate::chaos::{self, FAULTS_FROM, FAULTS_UNTIL, MACHINES, MANY_MACHINES};
 use crate::machine::Flaw;
+use crate::plan::Plan;
 use crate::seeds::for_each_seed;
+use crate::verdict::Verdict;
 
 #[test]
 fn a_seed_replays() {
-    for_each_seed(3, "a_seed_replays", |seed| {
-        let first = chaos::run(seed, Flaw::None).trace;
-        let second = chaos::run(seed, Flaw::None).trace;
+    expect_replays("a_seed_replays", |seed| run(MACHINES, seed));
+}
+
+#[test]
+fn a_seed_replays_on_five_machines() {
+    expect_replays("a_seed_replays_on_five_machines", |seed| {
+        run(MANY_MACHINES, seed)
+    });
+}
+
+/// With all kinds of faults, a lost disk among them.
+fn run(machines: usize, seed: u64) -> Verdict {
+    chaos::run_with(machines, seed, Flaw::None, |random| {
+        Plan::with_lost_disk(machines, FAULTS_FROM, FAULTS_UNTIL, random)
+    })
+}
+
+fn expect_replays(test: &str, run: impl Fn(u64) -> Verdict) {
+    for_each_seed(3, test, |seed| {
+        let verdict = run(seed);
+        let (first, second) = (verdict.trace.clone(), run(seed).trace);
         if let Some(difference) = first.first_difference(&second) {
             return Err(format!("two runs of one seed differ: {difference}"));
         }
+        assert_eq!(first.hash(), second.hash());
         assert!(first.len() > 3_000, "only {} events happened", first.len());
-        let other = chaos::run(seed + 1, Flaw::None).trace;
-        let difference = first.first_difference(&other);
-        assert!(difference.is_some(), "two seeds gave the same run");
-        Ok(())
+        let other = run(seed + 1).trace;
+        assert_ne!(first.hash(), other.hash(), "two seeds gave the same run");
+        verdict.into_result()
     });
 }

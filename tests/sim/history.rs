@@ -1,4 +1,5 @@
-//! What clients sent and saw, by their own books, and what must hold of it.
+//! What clients sent and saw, by their own books. What must hold of it stands in
+//! [`invariants`](crate::invariants).
 //!
 //! What excuses a write that is not there any more is decided by [`dynakv_bench::history`], which the
 //! auditor of real clusters uses as well. Nothing is ever forgotten here: runs are short.
@@ -8,10 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynakv_bench::history::{self, Outcome};
+use dynakv_protocol::causal::Dot;
 use dynakv_protocol::client::Fetched;
 use dynakv_protocol::ids::WriteId;
 
 use crate::client::Failure;
+use crate::invariants::unique_dots::{self, Dots, Named};
+use crate::invariants::{Read, Violation, bounded, check_read, no_phantom, no_resurrection};
 
 /// Ids of writes.
 pub(crate) type Writes = BTreeSet<WriteId>;
@@ -19,18 +23,91 @@ pub(crate) type Writes = BTreeSet<WriteId>;
 /// What a write replaces.
 pub(crate) type Replaces = history::Replaces<WriteId>;
 
-/// Which invariant broke, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Violation {
-    pub(crate) invariant: &'static str,
-    pub(crate) what: String,
+/// How clients go about a key, and so what may be expected of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Promise {
+    /// Anybody writes, and waits for W owners.
+    #[default]
+    Quorum,
+    /// As `Quorum`, and one client only writes: one write after the other, each once, to an owner, and
+    /// with the context of the read before it.
+    OneWriter,
+    /// Anybody writes, and waits for one owner: reads may miss it until all is healed.
+    OneCopy,
+    /// The same, and owners may lose what they have.
+    Nothing,
+}
+
+impl Promise {
+    /// Whether every read of R owners meets every acknowledged write.
+    pub(crate) fn meets_quorums(self) -> bool {
+        matches!(self, Self::Quorum | Self::OneWriter)
+    }
+}
+
+/// All that is known of one key.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Books {
+    pub(crate) promise: Promise,
+    pub(crate) writes: history::History<WriteId>,
+    order: Vec<WriteId>,
+    sent: BTreeMap<WriteId, Sent>,
+}
+
+#[derive(Debug, Clone)]
+struct Sent {
+    is_delete: bool,
+    replaces: Replaces,
+    /// A node that owns no copy was to hand it on, and may have done so to more than one owner.
+    is_handed_on: bool,
+}
+
+impl Books {
+    /// All writes in the order of their beginnings.
+    pub(crate) fn order(&self) -> &[WriteId] {
+        &self.order
+    }
+
+    pub(crate) fn is_delete(&self, id: WriteId) -> bool {
+        self.sent.get(&id).is_some_and(|sent| sent.is_delete)
+    }
+
+    /// Whether it may have taken effect before a moment.
+    pub(crate) fn may_exist_before(&self, id: WriteId, moment: Duration) -> bool {
+        let is_possible = self.writes.outcome(id) != Some(Outcome::NotApplied);
+        is_possible && self.writes.began(id).is_some_and(|began| began < moment)
+    }
+
+    pub(crate) fn was_acknowledged_before(&self, id: WriteId, moment: Duration) -> bool {
+        let is_acknowledged = self.writes.outcome(id) == Some(Outcome::Acknowledged);
+        is_acknowledged && self.writes.ended(id).is_some_and(|ended| ended < moment)
+    }
+
+    /// Whether it may take effect a second time, after it was replaced.
+    pub(crate) fn may_come_twice(&self, id: WriteId) -> bool {
+        let is_handed_on = self.sent.get(&id).is_none_or(|sent| sent.is_handed_on);
+        is_handed_on || self.writes.may_come_twice(id)
+    }
+
+    /// What the client of this write had read, and what those of the writes which it read had read, and
+    /// so on. Of blind writes nothing is known.
+    pub(crate) fn had_read(&self, id: WriteId) -> Writes {
+        let (mut known, mut waiting) = (Writes::new(), vec![id]);
+        while let Some(id) = waiting.pop() {
+            if let Some(Replaces::Read(read)) = self.sent.get(&id).map(|sent| &sent.replaces) {
+                waiting.extend(read.iter().copied().filter(|id| known.insert(*id)));
+            }
+        }
+        known
+    }
 }
 
 /// All that the clients of a run know.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    by_key: BTreeMap<String, history::History<WriteId>>,
+    by_key: BTreeMap<String, Books>,
     keys: BTreeMap<WriteId, String>,
+    pub(crate) dots: Dots,
     violations: Vec<Violation>,
     reads: usize,
     acknowledged: usize,
@@ -51,6 +128,11 @@ fn write_of(value: &[u8]) -> Option<WriteId> {
 }
 
 impl History {
+    /// How clients will go about a key.
+    pub(crate) fn promise(&mut self, key: &str, promise: Promise) {
+        self.by_key.entry(key.to_owned()).or_default().promise = promise;
+    }
+
     /// A client begins a write.
     pub(crate) fn begin(
         &mut self,
@@ -62,20 +144,33 @@ impl History {
     ) {
         let known = self.keys.insert(id, key.to_owned());
         assert!(known.is_none(), "an id used twice");
-        let history = self.by_key.entry(key.to_owned()).or_default();
-        let begun = history.begin(id, is_delete, replaces, now);
+        let books = self.by_key.entry(key.to_owned()).or_default();
+        let begun = books.writes.begin(id, is_delete, replaces.clone(), now);
         begun.expect("an id used once");
+        books.order.push(id);
+        let sent = Sent {
+            is_delete,
+            replaces,
+            is_handed_on: false,
+        };
+        books.sent.insert(id, sent);
     }
 
     /// A client sends a write again.
     pub(crate) fn retry(&mut self, id: WriteId) {
-        let retried = self.history_of(id).retry(id);
+        let retried = self.books_of(id).writes.retry(id);
         retried.expect("a write that was begun");
     }
 
-    fn history_of(&mut self, id: WriteId) -> &mut history::History<WriteId> {
-        let history = self.by_key.get_mut(&self.keys[&id]);
-        history.expect("a write that was begun")
+    /// A client sends a write to a node that owns no copy, as far as anybody knows.
+    pub(crate) fn hand_on(&mut self, id: WriteId) {
+        let sent = self.books_of(id).sent.get_mut(&id);
+        sent.expect("a write that was begun").is_handed_on = true;
+    }
+
+    fn books_of(&mut self, id: WriteId) -> &mut Books {
+        let books = self.by_key.get_mut(&self.keys[&id]);
+        books.expect("a write that was begun")
     }
 
     /// An attempt has ended.
@@ -87,103 +182,80 @@ impl History {
             Err(Failure::Refused(_) | Failure::Broken | Failure::Silent) => Outcome::Unknown,
         };
         self.expect_an_end(answer, now);
-        let ended = self.history_of(id).end(id, outcome, now);
+        let ended = self.books_of(id).writes.end(id, outcome, now);
         ended.expect("a write that is under way");
         self.acknowledged += usize::from(outcome == Outcome::Acknowledged);
     }
 
     /// Every request ends by its deadline.
     pub(crate) fn expect_an_end<T>(&mut self, answer: &Result<T, Failure>, now: Duration) {
-        if matches!(answer, Err(Failure::Silent)) {
-            let at = now.as_secs_f64();
-            self.violate("bounded", format!("a request had no end by {at:.3}"));
+        if let Some(what) = bounded::check(answer, now) {
+            self.violate(bounded::NAME, what);
         }
     }
 
-    /// A read of R owners came back; gives the writes that it showed.
+    /// A read came back; gives the writes that it showed. `heard_quorum`: it heard R owners, or all copies
+    /// are known to be the same.
     pub(crate) fn on_read(
         &mut self,
         key: &str,
         fetched: &Fetched,
-        began: Duration,
-        now: Duration,
+        (began, ended): (Duration, Duration),
+        heard_quorum: bool,
     ) -> Writes {
         self.reads += 1;
         let shown = self.shown(key, fetched);
-        self.expect_nothing_lost(key, &shown, began, now);
+        let read = Read {
+            key,
+            shown: &shown,
+            values: fetched.siblings.len(),
+            began,
+            ended,
+            heard_quorum,
+        };
+        if let Some(books) = self.by_key.get(key) {
+            let violations = check_read(books, &read);
+            self.violations.extend(violations);
+        }
         shown
     }
 
-    /// **no_phantom**: a read shows only what was sent for its key, and nothing of which a client was
-    /// promised that it did not happen.
     fn shown(&mut self, key: &str, fetched: &Fetched) -> Writes {
-        let (mut shown, mut phantoms) = (Writes::new(), Vec::new());
+        let mut shown = Writes::new();
         for sibling in &fetched.siblings {
             let id = write_of(&sibling.value);
-            let history = self.by_key.get(key);
-            let outcome = id.and_then(|id| history?.outcome(id));
-            match (id, outcome) {
-                (Some(id), Some(outcome)) => {
-                    if outcome == Outcome::NotApplied {
-                        let what = format!("{key} shows {id:x?}, which was never applied");
-                        phantoms.push(what);
-                    }
-                    shown.insert(id);
-                }
-                _ => {
-                    phantoms.push(format!(
-                        "{key} shows {:?}, which nobody sent",
-                        sibling.value
-                    ));
-                }
+            let books = self.by_key.get(key);
+            match no_phantom::check(books, key, id, &sibling.value) {
+                Some(what) => self.violate(no_phantom::NAME, what),
+                None => shown.extend(id),
             }
-        }
-        for what in phantoms {
-            self.violate("no_phantom", what);
+            self.on_dot(key, sibling.dot, &Named::Value(sibling.value.clone()));
         }
         shown
     }
 
-    /// **no_lost_write** and **fresh_read**: every write of the key that was acknowledged before the
-    /// read began is shown or excused.
-    fn expect_nothing_lost(
-        &mut self,
-        key: &str,
-        shown: &Writes,
-        read_began: Duration,
-        read_ended: Duration,
-    ) {
-        let Some(history) = self.by_key.get(key) else {
-            return;
-        };
-        let missing = history.missing(shown, read_began, read_ended).into_iter();
-        let lines: Vec<_> = missing
-            .map(|id| {
-                format!(
-                    "{key}: {id:x?}, begun at {:.3}, was acknowledged and is gone at {:.3}; shown: {shown:x?}",
-                    history.began(id).unwrap_or_default().as_secs_f64(),
-                    read_ended.as_secs_f64(),
-                )
-            })
-            .collect();
-        for what in lines {
-            self.violate("no_lost_write", what);
+    /// A dot was seen, by a client or on a disk.
+    pub(crate) fn on_dot(&mut self, key: &str, dot: Dot, named: &Named) {
+        if let Some(what) = self.dots.check(key, dot, named) {
+            self.violate(unique_dots::NAME, what);
         }
     }
 
-    /// **no_resurrection**: once all is healed, nothing is shown that an acknowledged write had read
-    /// and replaced. A write that was sent twice may happen twice, the second time after it was
-    /// replaced: that of a client that tries again, and any blind one, which a node sends on to the next
-    /// owner when the first does not answer.
+    /// Once all is healed: nothing that was replaced is back.
     pub(crate) fn expect_no_resurrection(&mut self, key: &str, shown: &Writes) {
-        let Some(history) = self.by_key.get(key) else {
+        let Some(books) = self.by_key.get(key) else {
             return;
         };
-        let mut returned = history.returned(shown);
-        returned.retain(|(back, _)| !history.may_come_twice(*back));
-        for (back, by) in returned {
-            let what = format!("{key}: {back:x?} was replaced by {by:x?} and is back");
-            self.violate("no_resurrection", what);
+        let read = Read {
+            key,
+            shown,
+            values: shown.len(),
+            began: Duration::MAX,
+            ended: Duration::MAX,
+            heard_quorum: true,
+        };
+        for what in no_resurrection::check(books, &read) {
+            self.violate(no_resurrection::NAME, what);
         }
     }
 
@@ -197,9 +269,21 @@ impl History {
         &self.violations
     }
 
+    /// What is known of a key.
+    pub(crate) fn books(&self, key: &str) -> Option<&Books> {
+        self.by_key.get(key)
+    }
+
+    /// How clients go about a key.
+    pub(crate) fn promise_of(&self, key: &str) -> Promise {
+        self.books(key)
+            .map_or(Promise::Quorum, |books| books.promise)
+    }
+
     /// Keys that were written to.
     pub(crate) fn keys(&self) -> Vec<String> {
-        self.by_key.keys().cloned().collect()
+        let written = self.by_key.iter().filter(|(_, it)| !it.order.is_empty());
+        written.map(|(key, _)| key.clone()).collect()
     }
 
     /// How many writes were acknowledged.
@@ -210,114 +294,5 @@ impl History {
     /// How many reads were held against this history.
     pub(crate) fn reads(&self) -> usize {
         self.reads
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use dynakv_protocol::ErrorReply;
-    use dynakv_protocol::causal::Dot;
-    use dynakv_protocol::client::FetchedSibling;
-    use dynakv_protocol::{Actor, ErrorCode};
-
-    use super::*;
-
-    const KEY: &str = "k";
-
-    fn at(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    fn ids(ids: &[u128]) -> Vec<WriteId> {
-        ids.iter().copied().map(WriteId).collect()
-    }
-
-    /// A history of acknowledged writes, one after the other, and what each replaces.
-    fn acknowledged(writes: &[(u128, Replaces)]) -> History {
-        let mut history = History::default();
-        for (second, (id, replaces)) in writes.iter().enumerate() {
-            let (id, second) = (WriteId(*id), second as u64);
-            history.begin(id, KEY, false, replaces.clone(), at(second));
-            history.end(id, &Ok(()), at(second) + Duration::from_millis(500));
-        }
-        history
-    }
-
-    /// What breaks when a read at the end shows these.
-    fn broken_by(mut history: History, shown: &[u128]) -> Vec<&'static str> {
-        let sibling = |id: &u128| FetchedSibling {
-            dot: Dot {
-                actor: Actor(1),
-                counter: 1,
-            },
-            timestamp_ms: 0,
-            value: value_of(WriteId(*id)),
-        };
-        let fetched = Fetched {
-            siblings: shown.iter().map(sibling).collect(),
-            context: Bytes::new(),
-            effective_r: 2,
-        };
-        let shown = history.on_read(KEY, &fetched, at(100), at(101));
-        history.expect_no_resurrection(KEY, &shown);
-        let violations = history.violations().iter();
-        violations.map(|violation| violation.invariant).collect()
-    }
-
-    #[test]
-    fn only_a_chain_of_reads_excuses() {
-        let chain = || {
-            acknowledged(&[
-                (1, Replaces::Read(ids(&[]))),
-                (2, Replaces::Read(ids(&[1]))),
-                (3, Replaces::Read(ids(&[2]))),
-                (4, Replaces::Read(ids(&[]))),
-            ])
-        };
-        assert!(broken_by(chain(), &[3, 4]).is_empty());
-        assert_eq!(broken_by(chain(), &[3]), ["no_lost_write"]);
-        // The fourth has seen none of the others.
-        assert_eq!(broken_by(chain(), &[4]), ["no_lost_write"; 3]);
-        assert_eq!(broken_by(chain(), &[1, 3, 4]), ["no_resurrection"]);
-    }
-
-    #[test]
-    fn a_blind_write_excuses_what_was_begun_before_it_ended() {
-        let blind = || {
-            acknowledged(&[
-                (1, Replaces::Read(ids(&[]))),
-                (2, Replaces::WhatIsThere),
-                (3, Replaces::Read(ids(&[]))),
-            ])
-        };
-        assert!(broken_by(blind(), &[2, 3]).is_empty());
-        assert_eq!(broken_by(blind(), &[2]), ["no_lost_write"]);
-        assert_eq!(broken_by(blind(), &[3]), ["no_lost_write"; 2]);
-    }
-
-    #[test]
-    fn what_never_happened_is_not_shown() {
-        let mut history = acknowledged(&[(1, Replaces::Read(ids(&[])))]);
-        history.begin(WriteId(2), KEY, false, Replaces::WhatIsThere, at(5));
-        let refusal = ErrorReply::new(ErrorCode::QuorumUnavailable, "nothing was written");
-        history.end::<()>(WriteId(2), &Err(Failure::Refused(refusal)), at(6));
-        assert_eq!(broken_by(history, &[1, 2]), ["no_phantom"]);
-        let unsent = acknowledged(&[(1, Replaces::Read(ids(&[])))]);
-        assert_eq!(broken_by(unsent, &[1, 77]), ["no_phantom"]);
-    }
-
-    #[test]
-    fn a_write_in_doubt_may_be_there_or_not() {
-        let in_doubt = || {
-            let mut history = acknowledged(&[(1, Replaces::Read(ids(&[])))]);
-            history.begin(WriteId(2), KEY, false, Replaces::Read(ids(&[1])), at(5));
-            history.end::<()>(WriteId(2), &Err(Failure::Broken), at(6));
-            history.retry(WriteId(2));
-            let unsent = Err(Failure::NotSent(String::new()));
-            history.end::<()>(WriteId(2), &unsent, at(7));
-            history
-        };
-        assert!(broken_by(in_doubt(), &[1]).is_empty());
-        assert!(broken_by(in_doubt(), &[2]).is_empty());
     }
 }

@@ -1,7 +1,9 @@
 //! One machine: what outlives the node that runs on it, and how that node is started.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,31 +11,43 @@ use dynakv::config::Config;
 use dynakv::node::Node;
 use dynakv::runtime::environment::{Disk, Environment, StoreThreads};
 use dynakv_protocol::NodeId;
+use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
-use dynakv_storage::{
-    Identity, MemoryDisk, MemoryStore, Mutation, Page, PageLimit, PositionRange, Store, StoreError,
-    Totals, load_document,
-};
+use dynakv_protocol::hash::Segment;
+use dynakv_storage::{Identity, MemoryDisk, PageLimit, PositionRange, Store, load_document};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::SkewedClock;
+use crate::flawed_store::{LyingStore, RacingStore};
+use crate::invariants::convergence;
 use crate::network::SimulatedNetwork;
+use crate::resend::Resending;
 use crate::trace::Trace;
 
 /// Where every node listens.
 pub(crate) const PORT: u16 = 8080;
 
-/// A rule of safety that is left out on purpose, to see that the checkers notice.
+/// A rule of safety that is left out on purpose, to see that the checkers notice. All of them are made
+/// out of the node's surroundings: the code under test is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flaw {
     /// All rules are kept.
     None,
-    /// The disk says "synced" and has not: acknowledged before durable.
-    SyncDoesNothing,
-    /// A node goes on with its actor after a power cut, at counters that it has never used: its dots
-    /// are unique, and cover what it has forgotten.
+    /// Rule 1: a node goes on with its actor after a power cut, at counters that it has never used: its
+    /// dots are unique, and cover what it has forgotten.
     KeepsActor,
-    /// A node does not notice that it has lost its data: it votes "absent" where it has forgotten.
+    /// Rule 1: a node goes on with its actor after a power cut, and counts from the beginning again.
+    CountsAnew,
+    /// Rule 2: reading, minting and merging are no single step: what was written under a key is not seen
+    /// by the next write until it is synced, so what is replicated lacks what was minted before.
+    MintsOverOldState,
+    /// Rule 6: a node that stands in for a blind write reads nobody but itself, as the cluster promises
+    /// R = 1. (Clients that want to notice ask for more.)
+    StandsInUnread,
+    /// Rule 7: the disk says "synced" and has not: acknowledged before durable.
+    SyncDoesNothing,
+    /// Rule 11: a node does not notice that it has lost its data: it votes "absent" where it has
+    /// forgotten.
     ForgetsLoss,
 }
 
@@ -44,7 +58,8 @@ pub(crate) struct Machine {
     flaw: Flaw,
     seed: u64,
     sync_us: u64,
-    clock_ahead_ms: u64,
+    clock_ahead_ms: Arc<AtomicI64>,
+    resending: Resending,
     seeds: Vec<String>,
     /// How often a node was started here.
     lives: Cell<u64>,
@@ -54,6 +69,22 @@ pub(crate) struct Machine {
     /// Tells the node of this life to stop.
     stop: RefCell<CancellationToken>,
     trace: Trace,
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ahead_ms = self.clock_ahead_ms.load(Ordering::Relaxed);
+        let Self {
+            name,
+            sync_us,
+            resending,
+            ..
+        } = self;
+        write!(
+            f,
+            "{name}: a sync takes {sync_us} us, the clock is {ahead_ms} ms ahead, {resending}"
+        )
+    }
 }
 
 /// The name of a machine, by its number.
@@ -76,7 +107,8 @@ impl Machine {
             seed: random.u64(..),
             // Some disks are slower than the network, so that others acknowledge first.
             sync_us: random.u64(500..=40_000),
-            clock_ahead_ms: random.u64(..2000),
+            clock_ahead_ms: Arc::new(AtomicI64::new(random.i64(0..2000))),
+            resending: Resending::random(random),
             seeds: match number {
                 0 => Vec::new(),
                 _ => vec![address(0)],
@@ -115,8 +147,10 @@ impl Machine {
     /// Cuts the power: of what was not synced, `kept` mutations stay.
     pub(crate) fn cut_power(&self, kept: usize) {
         self.disk.crash_keeping(kept);
-        if self.flaw == Flaw::KeepsActor {
-            self.pretend_a_clean_stop();
+        match self.flaw {
+            Flaw::KeepsActor => self.pretend_a_clean_stop(1_000_000),
+            Flaw::CountsAnew => self.pretend_a_clean_stop(0),
+            _ => {}
         }
     }
 
@@ -124,7 +158,7 @@ impl Machine {
     pub(crate) fn lose_disk(&self) {
         match self.flaw {
             Flaw::ForgetsLoss => self.disk.wipe_store(),
-            Flaw::None | Flaw::KeepsActor | Flaw::SyncDoesNothing => self.disk.wipe(),
+            _ => self.disk.wipe(),
         }
     }
 
@@ -155,6 +189,58 @@ impl Machine {
         }
     }
 
+    /// What an owner is compared by. Damaged values are as good as none, and spoil the hash.
+    pub(crate) fn copy(&self, key: &str, with_hash: bool) -> convergence::Copy {
+        let hash = || {
+            let segment = Segment::of_key(key.as_bytes());
+            self.disk.store().segment_hash(segment)
+        };
+        convergence::Copy {
+            machine: self.name.clone(),
+            versions: self.stored(key),
+            segment_hash: with_hash.then(hash),
+        }
+    }
+
+    /// All that lies on the disk and can be read, synced or not.
+    pub(crate) fn all_stored(&self) -> Vec<(String, Versions)> {
+        let (store, mut all, mut after) = (self.disk.store(), Vec::new(), None::<Bytes>);
+        let limit = PageLimit {
+            items_max: usize::MAX,
+            bytes_max: usize::MAX,
+        };
+        loop {
+            let page = match store.scan(PositionRange::ALL, after.as_deref(), limit) {
+                Ok(page) => page,
+                // The walk goes on behind it.
+                Err(dynakv_storage::StoreError::Corrupt { key, .. }) => {
+                    after = Some(key);
+                    continue;
+                }
+                Err(error) => panic!("a disk in memory can be read: {error}"),
+            };
+            all.extend(page.items.iter().map(|item| {
+                let versions = Versions::from_bytes(&item.versions);
+                let key = String::from_utf8_lossy(&item.key).into_owned();
+                (key, versions.expect("what a node stored can be decoded"))
+            }));
+            after = page.next;
+            if after.is_none() {
+                return all;
+            }
+        }
+    }
+
+    /// Somebody sets the clock.
+    pub(crate) fn jump_clock(&self, by_ms: i64) {
+        self.clock_ahead_ms.fetch_add(by_ms, Ordering::Relaxed);
+    }
+
+    /// How many messages were sent a second time from here.
+    pub(crate) fn resent(&self) -> usize {
+        self.resending.count()
+    }
+
     fn config(&self) -> Result<Config, Box<dyn std::error::Error>> {
         let mut config = Config::new(NodeId::new(&self.name)?);
         config.host = [0, 0, 0, 0].into();
@@ -167,21 +253,31 @@ impl Machine {
         config.suspect_after = Duration::from_secs(2);
         config.dead_after = Duration::from_secs(6);
         config.anti_entropy_interval = Duration::from_secs(5);
+        if self.flaw == Flaw::StandsInUnread {
+            config.r = Some(1);
+        }
         Ok(config)
     }
 
     fn environment(&self, life: u64) -> Environment {
         let store = self.disk.store();
+        let seed = self.seed.wrapping_add(life);
+        let network = SimulatedNetwork::new(
+            &self.name,
+            self.trace.clone(),
+            self.resending.of_one_life(seed),
+        );
         Environment {
-            network: Arc::new(SimulatedNetwork::new(&self.name, self.trace.clone())),
+            network: Arc::new(network),
             clock: Arc::new(SkewedClock {
-                ahead_ms: self.clock_ahead_ms,
+                ahead_ms: self.clock_ahead_ms.clone(),
             }),
-            seed: self.seed.wrapping_add(life),
+            seed,
             disk: Disk {
                 store: match self.flaw {
-                    Flaw::None | Flaw::KeepsActor | Flaw::ForgetsLoss => Arc::new(store),
                     Flaw::SyncDoesNothing => Arc::new(LyingStore(store)),
+                    Flaw::MintsOverOldState => Arc::new(RacingStore::new(store)),
+                    _ => Arc::new(store),
                 },
                 hints: self.disk.hints(),
                 files: Arc::new(self.disk.files()),
@@ -192,49 +288,16 @@ impl Machine {
         }
     }
 
-    fn pretend_a_clean_stop(&self) {
+    /// Leaves the mark of a clean stop, at a counter so far above the present one.
+    fn pretend_a_clean_stop(&self, ahead: u64) {
         let files = self.disk.files();
         let document = load_document(&files, "identity").expect("a disk in memory can be read");
         let Some(document) = document else {
             return;
         };
         let identity = Identity::from_bytes(&document).expect("the identity is of this version");
-        let ceiling = identity.counter_floor + 1_000_000;
+        let ceiling = identity.counter_floor + ahead;
         let marked = identity.mark_clean(&files, identity.actor, ceiling);
         marked.expect("a disk in memory can be written");
-    }
-}
-
-/// A store whose `sync` keeps nothing.
-struct LyingStore(MemoryStore);
-
-impl Store for LyingStore {
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        self.0.get(key)
-    }
-
-    fn apply(&self, mutations: &[Mutation]) -> Result<(), StoreError> {
-        self.0.apply(mutations)
-    }
-
-    fn sync(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn scan(
-        &self,
-        range: PositionRange,
-        after_key: Option<&[u8]>,
-        limit: PageLimit,
-    ) -> Result<Page, StoreError> {
-        self.0.scan(range, after_key, limit)
-    }
-
-    fn totals(&self) -> Totals {
-        self.0.totals()
-    }
-
-    fn segment_hash(&self, segment: dynakv_protocol::hash::Segment) -> u128 {
-        self.0.segment_hash(segment)
     }
 }

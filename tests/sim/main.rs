@@ -7,20 +7,24 @@
 //!
 //! ```text
 //! make sim SEEDS=1000             many seeds
-//! make sim SEED=17                one of them again, with everything that its clients saw
-//! DYNAKV_SIM_SEED=17 DYNAKV_SIM_LOG=dynakv=debug cargo test --test sim random -- --nocapture
+//! make sim SEED=17                one of them again: the whole plan, all that clients saw, the verdict
+//! make sim SEED=17 TEST=partition the same, in one test or in those of one file
+//! DYNAKV_SIM_LOG=dynakv=debug make sim SEED=17 TEST=random::random_faults_lose_nothing
 //! ```
 //!
 //! | Room | What it holds |
 //! |---|---|
-//! | [`world`], [`machine`], [`network`], [`clock`] | the cluster, and the seams that it stands on |
+//! | [`world`], [`machine`], [`network`], [`resend`], [`clock`], [`owners`] | the cluster, and the seams that it stands on |
 //! | [`trace`] | everything that happened, in order |
 //! | [`client`], [`workload`], [`settle`] | who asks: by script, at random, and once all is healed |
 //! | [`plan`] | faults, drawn from a seed |
-//! | [`history`] | what clients saw, and the checkers of the invariants |
+//! | [`history`] | what clients sent and saw |
+//! | [`invariants`] | what must hold: one checker a file |
 //! | [`chaos`], [`verdict`] | a plan under a random workload: one seed, one verdict |
 //! | [`seeds`] | which seeds are run |
-//! | [`partition`], [`crash`], [`damaged`], [`determinism`], [`random`], [`lost_disk`], [`flaws`] | the tests |
+//! | [`random`], [`lost_disk`], [`crash`], [`partition`], [`stand_in`], [`damaged`] | the tests |
+//! | [`determinism`] | the same seed is the same run |
+//! | [`flaws`], [`flawed_store`] | rules of safety broken on purpose, and noticed |
 
 mod chaos;
 mod client;
@@ -28,16 +32,21 @@ mod clock;
 mod crash;
 mod damaged;
 mod determinism;
+mod flawed_store;
 mod flaws;
 mod history;
+mod invariants;
 mod lost_disk;
 mod machine;
 mod network;
+mod owners;
 mod partition;
 mod plan;
 mod random;
+mod resend;
 mod seeds;
 mod settle;
+mod stand_in;
 mod trace;
 mod verdict;
 mod workload;

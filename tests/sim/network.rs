@@ -1,4 +1,5 @@
-//! The network seam over turmoil's simulated TCP; everything that leaves a machine is traced.
+//! The network seam over turmoil's simulated TCP; everything that leaves a machine is traced, and now and
+//! then a message of replication leaves it a second time, later ([`resend`](crate::resend)).
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,28 +12,34 @@ use tokio::io::AsyncWrite;
 use turmoil::net::tcp::OwnedWriteHalf;
 use turmoil::net::{TcpListener, TcpStream};
 
+use crate::clock;
+use crate::resend::{Resender, Second};
 use crate::trace::Trace;
 
-/// The network as one machine sees it.
+/// The network as one machine sees it, for one life of its node.
 #[derive(Clone)]
 pub(crate) struct SimulatedNetwork {
     machine: Arc<str>,
     trace: Trace,
+    resender: Arc<Resender>,
 }
 
 impl SimulatedNetwork {
-    pub(crate) fn new(machine: &str, trace: Trace) -> Self {
+    pub(crate) fn new(machine: &str, trace: Trace, resender: Resender) -> Self {
         Self {
             machine: Arc::from(machine),
             trace,
+            resender: Arc::new(resender),
         }
     }
 
-    fn halves(&self, stream: TcpStream) -> (ReadHalf, WriteHalf) {
+    /// `to` is given for a connection that was dialled.
+    fn halves(&self, stream: TcpStream, to: Option<&str>) -> (ReadHalf, WriteHalf) {
         let (read, write) = stream.into_split();
         let write = TracedWrite {
             write,
             network: self.clone(),
+            second: to.and_then(|to| self.resender.connection(to)),
         };
         (Box::new(read), Box::new(write))
     }
@@ -40,7 +47,7 @@ impl SimulatedNetwork {
 
 impl Network for SimulatedNetwork {
     fn dial<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<(ReadHalf, WriteHalf)>> {
-        Box::pin(async move { Ok(self.halves(TcpStream::connect(address).await?)) })
+        Box::pin(async move { Ok(self.halves(TcpStream::connect(address).await?, Some(address))) })
     }
 
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
@@ -63,7 +70,7 @@ impl Listener for SimulatedListener {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(ReadHalf, WriteHalf, SocketAddr)>> {
         Box::pin(async move {
             let (stream, from) = self.listener.accept().await?;
-            let (read, write) = self.network.halves(stream);
+            let (read, write) = self.network.halves(stream, None);
             Ok((read, write, from))
         })
     }
@@ -76,6 +83,35 @@ impl Listener for SimulatedListener {
 struct TracedWrite {
     write: OwnedWriteHalf,
     network: SimulatedNetwork,
+    /// What leaves a second time.
+    second: Option<Second>,
+}
+
+impl TracedWrite {
+    fn poll_traced(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.write).poll_write(context, bytes))?;
+        let SimulatedNetwork { machine, trace, .. } = &self.network;
+        trace.sent(machine, &bytes[..written]);
+        Poll::Ready(Ok(written))
+    }
+
+    /// Writes what is due a second time, between two frames.
+    fn poll_second(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(second) = &mut self.second else {
+            return Poll::Ready(Ok(()));
+        };
+        if let Some(what) = second.take_due(clock::now()) {
+            let SimulatedNetwork { machine, trace, .. } = &self.network;
+            trace.line(machine, &what);
+        }
+        while let Some(bytes) = self.second.as_ref().and_then(Second::waiting) {
+            let written = ready!(self.poll_traced(context, &bytes))?;
+            if let Some(second) = &mut self.second {
+                second.advance(written);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl AsyncWrite for TracedWrite {
@@ -84,9 +120,11 @@ impl AsyncWrite for TracedWrite {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.write).poll_write(context, bytes))?;
-        let SimulatedNetwork { machine, trace } = &self.network;
-        trace.sent(machine, &bytes[..written]);
+        ready!(self.poll_second(context))?;
+        let written = ready!(self.poll_traced(context, bytes))?;
+        if let Some(second) = &mut self.second {
+            second.see(&bytes[..written], clock::now());
+        }
         Poll::Ready(Ok(written))
     }
 

@@ -8,8 +8,13 @@ use crate::machine::machine_name;
 /// Something that happens to the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The machine is off at once; of what was not synced, this share stays.
-    PowerCut { node: usize, kept_percent: usize },
+    /// The machine is off at once; of what was not synced, this share stays. A malicious one waits for a
+    /// moment in which something is not synced, not for long.
+    PowerCut {
+        node: usize,
+        kept_percent: usize,
+        is_malicious: bool,
+    },
     /// The power goes, and when it is back the disk is a new and empty one.
     LoseDisk { node: usize },
     /// None of the values on its disk can be read any more.
@@ -26,19 +31,37 @@ pub(crate) enum Fault {
     Hold { a: usize, b: usize },
     /// Messages take long and overtake each other.
     Slow { a: usize, b: usize },
+    /// Each message is lost with this chance, in percent, and with it all that is on its way. What TCP
+    /// would send again, the simulated one does not: a connection that lost a message is silent from
+    /// then on in that direction, until somebody gives it up.
+    Lossy { a: usize, b: usize, percent: u8 },
     /// All is well again between two machines.
     Heal { a: usize, b: usize },
+    /// Two halves that see each other only through the machines that are in neither of them.
+    Bridge { left: Vec<usize>, right: Vec<usize> },
+    /// The halves see each other again.
+    EndBridge,
+    /// No other machine sees this one; clients do.
+    Isolate { node: usize },
+    /// The others see it again.
+    Rejoin { node: usize },
+    /// The clock of a machine is set by this much.
+    JumpClock { node: usize, by_ms: i64 },
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |number: &usize| machine_name(*number);
         match self {
-            Self::PowerCut { node, kept_percent } => {
-                let node = name(node);
+            Self::PowerCut {
+                node,
+                kept_percent,
+                is_malicious,
+            } => {
+                let (node, kind) = (name(node), if *is_malicious { "malicious " } else { "" });
                 write!(
                     f,
-                    "power cut at {node}, {kept_percent} % of the unsynced stays"
+                    "{kind}power cut at {node}, {kept_percent} % of the unsynced stays"
                 )
             }
             Self::LoseDisk { node } => write!(f, "{} loses its disk", name(node)),
@@ -51,7 +74,32 @@ impl fmt::Display for Fault {
             }
             Self::Hold { a, b } => write!(f, "hold all between {} and {}", name(a), name(b)),
             Self::Slow { a, b } => write!(f, "slow down {} and {}", name(a), name(b)),
+            Self::Lossy { a, b, percent } => {
+                let (a, b) = (name(a), name(b));
+                write!(f, "lose {percent} % of all between {a} and {b}")
+            }
             Self::Heal { a, b } => write!(f, "heal {} and {}", name(a), name(b)),
+            Self::Bridge { left, right } => {
+                let names = |half: &[usize]| half.iter().map(name).collect::<Vec<_>>().join(", ");
+                write!(f, "cut {} from {}", names(left), names(right))
+            }
+            Self::EndBridge => f.write_str("the halves see each other again"),
+            Self::Isolate { node } => write!(f, "cut {} from all others", name(node)),
+            Self::Rejoin { node } => write!(f, "{} sees the others again", name(node)),
+            Self::JumpClock { node, by_ms } => {
+                write!(f, "the clock of {} jumps by {by_ms} ms", name(node))
+            }
+        }
+    }
+}
+
+impl Fault {
+    /// A malicious power cut.
+    pub(crate) fn power_cut(node: usize, kept_percent: usize) -> Self {
+        Self::PowerCut {
+            node,
+            kept_percent,
+            is_malicious: true,
         }
     }
 }
@@ -83,6 +131,13 @@ impl fmt::Display for Plan {
 const LASTS_MS: std::ops::Range<u64> = 200..5000;
 const PAUSE_MS: std::ops::Range<u64> = 500..6000;
 
+/// For how long a machine flaps, and how long it is cut off or back each time.
+const FLAPS_FOR_MS: std::ops::Range<u64> = 2000..8000;
+const FLAP_MS: std::ops::Range<u64> = 100..900;
+
+/// By how much clocks jump: an hour, and ten years.
+const JUMPS_MS: [i64; 2] = [3_600_000, 10 * 365 * 24 * 3_600_000];
+
 /// How long the power is away when it flickers.
 const FLICKER: Duration = Duration::from_millis(100);
 
@@ -96,10 +151,14 @@ impl Plan {
         random: &mut fastrand::Rng,
     ) -> Self {
         let mut plan = Self::default();
+        // Each machine and link has about as much trouble, so with more of them each has it less often.
+        let pause_ms = PAUSE_MS.start..PAUSE_MS.end * (machines as u64 - 1) / 2;
         for node in 0..machines {
-            plan.add_episodes(from, until, random, |random| power_fault(node, random));
+            plan.add_episodes((from, until), &pause_ms, random, |random| {
+                power_fault(node, random)
+            });
             for other in node + 1..machines {
-                plan.add_episodes(from, until, random, |random| {
+                plan.add_episodes((from, until), &pause_ms, random, |random| {
                     let fault = link_fault(node, other, random);
                     (fault, Fault::Heal { a: node, b: other })
                 });
@@ -107,6 +166,17 @@ impl Plan {
         }
         if random.bool() {
             plan.add_blackout(machines, from, until, random);
+        }
+        if random.bool() {
+            plan.add_bridge(machines, from, until, random);
+        }
+        if random.bool() {
+            plan.add_flapping(machines, from, until, random);
+        }
+        for node in 0..machines {
+            if random.u8(..3) == 0 {
+                plan.add_clock_jump(node, from, until, random);
+            }
         }
         // Stable: what happens at one moment happens in a fixed order.
         plan.steps.sort_by_key(|step| step.at);
@@ -143,25 +213,31 @@ impl Plan {
         let mut plan = Self::default();
         let mut at = from;
         while at < until - FLICKER * 2 {
-            let (node, kept_percent) = (random.usize(..machines), 0);
-            plan.add(at, Fault::PowerCut { node, kept_percent });
+            let node = random.usize(..machines);
+            plan.add(at, Fault::power_cut(node, 0));
             plan.add(at + FLICKER, Fault::Start { node });
             at += FLICKER * 2 + Duration::from_millis(random.u64(..500));
         }
         plan
     }
 
+    /// Whether a disk is lost, and with it what only one owner was to keep.
+    pub(crate) fn loses_a_disk(&self) -> bool {
+        let is_loss = |step: &Step| matches!(step.fault, Fault::LoseDisk { .. });
+        self.steps.iter().any(is_loss)
+    }
+
     /// Adds faults with pauses between them; each is a beginning and an end.
     fn add_episodes(
         &mut self,
-        from: Duration,
-        until: Duration,
+        (from, until): (Duration, Duration),
+        pause_ms: &std::ops::Range<u64>,
         random: &mut fastrand::Rng,
         fault: impl Fn(&mut fastrand::Rng) -> (Fault, Fault),
     ) {
         let mut at = from;
         loop {
-            at += Duration::from_millis(random.u64(PAUSE_MS));
+            at += Duration::from_millis(random.u64(pause_ms.clone()));
             if at >= until {
                 return;
             }
@@ -181,14 +257,77 @@ impl Plan {
         until: Duration,
         random: &mut fastrand::Rng,
     ) {
-        let span_ms = (until - from).as_millis() as u64;
-        let at = from + Duration::from_millis(random.u64(..span_ms));
+        let at = moment(from, until, random);
         let back = (at + Duration::from_millis(random.u64(LASTS_MS))).min(until);
         for node in 0..machines {
-            let kept_percent = kept_percent(random);
-            self.add(at, Fault::PowerCut { node, kept_percent });
+            // Everywhere in the same moment.
+            let cut = Fault::PowerCut {
+                node,
+                kept_percent: kept_percent(random),
+                is_malicious: false,
+            };
+            self.add(at, cut);
             self.add(back, Fault::Start { node });
         }
+    }
+
+    /// Two halves that see only one machine in common.
+    fn add_bridge(
+        &mut self,
+        machines: usize,
+        from: Duration,
+        until: Duration,
+        random: &mut fastrand::Rng,
+    ) {
+        let mut left: Vec<_> = (0..machines).collect();
+        random.shuffle(&mut left);
+        left.pop();
+        let right = left.split_off(left.len() / 2);
+        let at = moment(from, until, random);
+        let over = (at + Duration::from_millis(random.u64(LASTS_MS) * 2)).min(until);
+        self.add(at, Fault::Bridge { left, right });
+        self.add(over, Fault::EndBridge);
+    }
+
+    /// One machine is cut off and back, again and again.
+    fn add_flapping(
+        &mut self,
+        machines: usize,
+        from: Duration,
+        until: Duration,
+        random: &mut fastrand::Rng,
+    ) {
+        let node = random.usize(..machines);
+        let mut at = moment(from, until, random);
+        let over = (at + Duration::from_millis(random.u64(FLAPS_FOR_MS))).min(until);
+        while at < over {
+            self.add(at, Fault::Isolate { node });
+            at = (at + Duration::from_millis(random.u64(FLAP_MS))).min(over);
+            self.add(at, Fault::Rejoin { node });
+            at += Duration::from_millis(random.u64(FLAP_MS));
+        }
+    }
+
+    /// A clock is set far off, forwards or backwards, and back again.
+    fn add_clock_jump(
+        &mut self,
+        node: usize,
+        from: Duration,
+        until: Duration,
+        random: &mut fastrand::Rng,
+    ) {
+        let by_ms = JUMPS_MS[random.usize(..JUMPS_MS.len())];
+        let by_ms = if random.bool() { by_ms } else { -by_ms };
+        let at = moment(from, until, random);
+        let back = (at + Duration::from_millis(random.u64(LASTS_MS))).min(until);
+        self.add(at, Fault::JumpClock { node, by_ms });
+        self.add(
+            back,
+            Fault::JumpClock {
+                node,
+                by_ms: -by_ms,
+            },
+        );
     }
 
     /// Adds a fault; they must come in the order of their moments.
@@ -197,22 +336,32 @@ impl Plan {
     }
 }
 
+fn moment(from: Duration, until: Duration, random: &mut fastrand::Rng) -> Duration {
+    let span_ms = (until - from).as_millis() as u64;
+    from + Duration::from_millis(random.u64(..span_ms))
+}
+
 fn power_fault(node: usize, random: &mut fastrand::Rng) -> (Fault, Fault) {
     let kept_percent = kept_percent(random);
     let begins = if random.u8(..4) == 0 {
         Fault::Stop { node }
     } else {
-        Fault::PowerCut { node, kept_percent }
+        Fault::power_cut(node, kept_percent)
     };
     (begins, Fault::Start { node })
 }
 
 fn link_fault(a: usize, b: usize, random: &mut fastrand::Rng) -> Fault {
-    match random.u8(..6) {
+    match random.u8(..8) {
         0 | 1 => Fault::Partition { a, b },
         2 => Fault::PartitionOneWay { from: a, to: b },
         3 => Fault::PartitionOneWay { from: b, to: a },
         4 => Fault::Hold { a, b },
+        5 => Fault::Lossy {
+            a,
+            b,
+            percent: random.u8(1..20),
+        },
         _ => Fault::Slow { a, b },
     }
 }

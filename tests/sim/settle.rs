@@ -1,5 +1,5 @@
-//! Once all is healed: all copies become the same by themselves, then every key is read everywhere, and the last word of each node is held
-//! against the history.
+//! Once all is healed: all copies become the same by themselves, then every key is read at all its owners,
+//! and the last word of each is held against the history.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,7 +10,8 @@ use tokio::time::{sleep, sleep_until};
 
 use crate::client::{Client, get};
 use crate::clock;
-use crate::history::History;
+use crate::history::{History, Promise};
+use crate::invariants::convergence;
 
 /// How long after the last fault a read may still fail: silent links are given up and dialled again.
 const HEALED_WITHIN: Duration = Duration::from_secs(20);
@@ -21,61 +22,57 @@ const MENDED_WITHIN: Duration = Duration::from_secs(60);
 /// How long one read may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Waits for a moment, then reads everything at every node.
+/// Waits for a moment, then reads everything at every owner.
 pub(crate) async fn settle(
     mut client: Client,
     history: Rc<RefCell<History>>,
     after: Duration,
 ) -> turmoil::Result {
-    let machines = client.machines();
     let begin = tokio::time::Instant::now() + after.saturating_sub(clock::now());
     sleep_until(begin).await;
     let keys = history.borrow().keys();
     // Without a single read: copies mend themselves.
     let deadline = clock::now() + MENDED_WITHIN;
-    while let Some(key) = client.differing(&keys) {
+    while let Some(what) = client.difference(&keys, true) {
         if clock::now() >= deadline {
-            let what = format!("{key} still differs, and nobody has read it");
-            history.borrow_mut().violate("convergence", what);
+            let what = format!("{what} still, and nobody has read it");
+            history.borrow_mut().violate(convergence::NAME, what);
             break;
         }
         sleep(Duration::from_millis(200)).await;
     }
     let deadline = clock::now() + HEALED_WITHIN;
     for key in &keys {
-        // With the default quorum, before anything was mended.
+        // With the default quorum, before reads have mended anything.
         let began = clock::now();
         if let Some(fetched) = read(&mut client, 0, key, None, deadline, &history).await {
-            let now = clock::now();
-            history.borrow_mut().on_read(key, &fetched, began, now);
+            let when = (began, clock::now());
+            let mut history = history.borrow_mut();
+            let is_kept = history.promise_of(key) != Promise::Nothing;
+            history.on_read(key, &fetched, when, is_kept);
         }
-        read(
-            &mut client,
-            1 % machines,
-            key,
-            Some(machines),
-            deadline,
-            &history,
-        )
-        .await;
+        let owners = client.owners(key);
+        let all = Some(owners.len());
+        read(&mut client, owners[1], key, all, deadline, &history).await;
     }
     for key in &keys {
         let mut last = None;
-        for node in 0..machines {
+        for node in client.owners(key) {
             let began = clock::now();
             // What this node itself has, and nobody else.
             let Some(fetched) = read(&mut client, node, key, Some(1), deadline, &history).await
             else {
                 continue;
             };
-            let now = clock::now();
+            let when = (began, clock::now());
             let mut history = history.borrow_mut();
-            let shown = history.on_read(key, &fetched, began, now);
+            let is_kept = history.promise_of(key) != Promise::Nothing;
+            let shown = history.on_read(key, &fetched, when, is_kept);
             history.expect_no_resurrection(key, &shown);
             client.line(&format!("finally {key} at {}: {shown:x?}", node + 1));
             if last.is_some_and(|last| last != shown) {
                 let what = format!("{key} differs at node {}", node + 1);
-                history.violate("convergence", what);
+                history.violate(convergence::NAME, what);
             }
             last = Some(shown);
         }
@@ -100,7 +97,7 @@ async fn read(
             Ok(fetched) => return Some(fetched),
             Err(failure) if clock::now() >= deadline => {
                 let what = format!("{key} can't be read at node {}: {failure}", node + 1);
-                history.borrow_mut().violate("convergence", what);
+                history.borrow_mut().violate(convergence::NAME, what);
                 return None;
             }
             Err(_) => sleep(Duration::from_millis(100)).await,

@@ -61,6 +61,13 @@ impl Trace {
         self.events().len()
     }
 
+    /// A hash of all that happened: two runs with the same one are the same.
+    pub(crate) fn hash(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.events().hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// The first event in which two runs differ, as each of them has it.
     pub(crate) fn first_difference(&self, other: &Self) -> Option<String> {
         let (mine, theirs) = (self.events().clone(), other.events().clone());

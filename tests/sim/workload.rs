@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::client::{Client, Failure, get, write};
 use crate::clock;
-use crate::history::{History, Replaces, Writes, value_of};
+use crate::history::{History, Promise, Replaces, Writes, value_of};
 
 /// How long a request may take.
 const TIMEOUT: Duration = Duration::from_millis(1500);
@@ -25,6 +25,29 @@ const CAUSAL_KEYS: usize = 5;
 /// Keys that are also written blindly.
 const MIXED_KEYS: usize = 2;
 
+/// Keys of which one owner is enough, for writes and for some reads.
+const ONE_COPY_KEYS: usize = 1;
+
+/// The key that only one client writes.
+fn key_of_client(number: usize) -> String {
+    format!("alone-{number}")
+}
+
+/// Says how the clients of this workload go about their keys. What one owner was to keep is lost with its
+/// disk, so with such a plan nothing is said of those keys.
+pub(crate) fn promise(history: &mut History, clients: usize, loses_a_disk: bool) {
+    for number in 1..=clients {
+        history.promise(&key_of_client(number), Promise::OneWriter);
+    }
+    for number in 0..ONE_COPY_KEYS {
+        let promise = match loses_a_disk {
+            true => Promise::Nothing,
+            false => Promise::OneCopy,
+        };
+        history.promise(&format!("one-copy-{number}"), promise);
+    }
+}
+
 /// What a client remembers of its last read of a key.
 #[derive(Debug, Clone)]
 struct Seen {
@@ -34,6 +57,8 @@ struct Seen {
 
 /// A client's work.
 pub(crate) struct Workload {
+    number: usize,
+    clients: usize,
     client: Client,
     random: fastrand::Rng,
     history: Rc<RefCell<History>>,
@@ -43,12 +68,15 @@ pub(crate) struct Workload {
 
 impl Workload {
     pub(crate) fn new(
+        (number, clients): (usize, usize),
         client: Client,
         random: fastrand::Rng,
         history: Rc<RefCell<History>>,
         until: Duration,
     ) -> Self {
         Self {
+            number,
+            clients,
             client,
             random,
             history,
@@ -68,36 +96,59 @@ impl Workload {
     }
 
     async fn one(&mut self) {
-        let number = self.random.usize(..CAUSAL_KEYS + MIXED_KEYS);
+        let number = self
+            .random
+            .usize(..CAUSAL_KEYS + MIXED_KEYS + ONE_COPY_KEYS + 2);
         if number < CAUSAL_KEYS {
             let key = format!("causal-{number}");
             match self.random.u8(..100) {
-                0..25 => self.read(&key).await,
+                0..5 => self.read(&key, Some(1)).await,
+                5..25 => self.read(&key, None).await,
                 25..60 => self.update(&key, false).await,
                 60..68 => self.update(&key, true).await,
                 // With the context of an earlier read: a write that is concurrent to others.
                 _ => self.write_as_seen(&key, false).await,
             }
-        } else {
+        } else if number < CAUSAL_KEYS + MIXED_KEYS {
             let key = format!("mixed-{number}");
             match self.random.u8(..100) {
-                0..30 => self.read(&key).await,
+                0..30 => self.read(&key, None).await,
                 30..50 => self.update(&key, false).await,
                 _ => self.write(&key, false, None).await,
             }
+        } else if number < CAUSAL_KEYS + MIXED_KEYS + ONE_COPY_KEYS {
+            let key = format!("one-copy-{}", number - CAUSAL_KEYS - MIXED_KEYS);
+            match self.random.u8(..100) {
+                0..40 => self.read(&key, Some(1)).await,
+                40..50 => self.read(&key, None).await,
+                50..80 => self.write_as_seen(&key, false).await,
+                _ => self.write(&key, false, None).await,
+            }
+        } else if self.random.bool() {
+            // Anybody may read it.
+            let key = key_of_client(self.random.usize(1..=self.clients));
+            self.read(&key, None).await;
+        } else {
+            let key = key_of_client(self.number);
+            let is_delete = self.random.u8(..8) == 0;
+            self.update(&key, is_delete).await;
         }
     }
 
-    async fn read(&mut self, key: &str) {
+    async fn read(&mut self, key: &str, r: Option<u8>) {
         let began = clock::now();
         let node = self.node();
-        let answer = self.client.get(node, get(key, TIMEOUT)).await;
+        let mut request = get(key, TIMEOUT);
+        request.r = r;
+        let answer = self.client.get(node, request).await;
         let now = clock::now();
         let mut history = self.history.borrow_mut();
         history.expect_an_end(&answer, now);
         let line = match answer {
             Ok(fetched) => {
-                let writes = history.on_read(key, &fetched, began, now);
+                // R = 2 does not meet what one owner has.
+                let heard_quorum = r.is_none() && history.promise_of(key).meets_quorums();
+                let writes = history.on_read(key, &fetched, (began, now), heard_quorum);
                 let line = format!("get {key} at {}: {writes:x?}", node + 1);
                 let context = fetched.context;
                 let seen = Seen { context, writes };
@@ -113,7 +164,7 @@ impl Workload {
     }
 
     async fn update(&mut self, key: &str, is_delete: bool) {
-        self.read(key).await;
+        self.read(key, None).await;
         self.write_as_seen(key, is_delete).await;
     }
 
@@ -127,6 +178,10 @@ impl Workload {
         let id = WriteId(self.random.u128(..));
         let value = (!is_delete).then(|| value_of(id));
         let mut request = write(key, id, value, TIMEOUT);
+        let promise = self.history.borrow().promise_of(key);
+        if matches!(promise, Promise::OneCopy | Promise::Nothing) {
+            request.w = Some(1);
+        }
         let replaces = match seen {
             Some(seen) => {
                 request.context = Some(seen.context);
@@ -134,14 +189,24 @@ impl Workload {
             }
             None => Replaces::WhatIsThere,
         };
-        let line = format!("write {id:x?} to {key}, replaces {replaces:x?}");
+        let what = if is_delete { "delete" } else { "write" };
+        let line = format!("{what} {id:x?} to {key}, replaces {replaces:x?}");
         self.client.line(&line);
         let now = clock::now();
         self.history
             .borrow_mut()
             .begin(id, key, is_delete, replaces, now);
         loop {
-            let node = self.node();
+            let node = match promise {
+                Promise::OneWriter => {
+                    let owners = self.client.owners(key);
+                    owners[self.random.usize(..owners.len())]
+                }
+                _ => self.node(),
+            };
+            if !self.client.is_owner(node, key) {
+                self.history.borrow_mut().hand_on(id);
+            }
             let answer = self.client.write(node, request.clone()).await;
             let now = clock::now();
             self.history.borrow_mut().end(id, &answer, now);
@@ -149,9 +214,10 @@ impl Workload {
                 Ok(_) => "acknowledged".to_owned(),
                 Err(failure) => failure.to_string(),
             };
-            let line = format!("write {id:x?} at {}: {outcome}", node + 1);
+            let line = format!("{what} {id:x?} at {}: {outcome}", node + 1);
             self.client.line(&line);
-            if !worth_a_retry(&answer) || self.random.bool() {
+            let is_sent_once = promise == Promise::OneWriter;
+            if is_sent_once || !worth_a_retry(&answer) || self.random.bool() {
                 return;
             }
             self.history.borrow_mut().retry(id);

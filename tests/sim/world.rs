@@ -1,7 +1,7 @@
 //! A cluster of simulated machines, and a hand that does things to it.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Once;
 use std::time::Duration;
@@ -10,7 +10,10 @@ use turmoil::Sim;
 
 use crate::client::Client;
 use crate::clock;
+use crate::history::History;
+use crate::invariants::unique_dots::Named;
 use crate::machine::{Flaw, Machine, machine_name};
+use crate::owners::Owners;
 use crate::plan::{Fault, Plan};
 use crate::trace::Trace;
 
@@ -24,6 +27,12 @@ const LATENCY_MAX: Duration = Duration::from_millis(10);
 /// The longest delay of a message on a slow link.
 const LATENCY_SLOW_MAX: Duration = Duration::from_millis(400);
 
+/// How long a malicious power cut waits for something to lose.
+const MALICE: Duration = Duration::from_millis(60);
+
+/// How often all disks are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
 /// No simulation lasts longer than this, in simulated time.
 const DURATION_MAX: Duration = Duration::from_secs(300);
 
@@ -35,11 +44,18 @@ thread_local! {
 pub(crate) struct World {
     sim: Sim<'static>,
     pub(crate) machines: Vec<Rc<Machine>>,
+    pub(crate) owners: Rc<Owners>,
     pub(crate) trace: Trace,
     random: fastrand::Rng,
     clients: Vec<String>,
     /// What is wrong between two machines, the smaller number first.
     faults: BTreeMap<(usize, usize), Fault>,
+    /// Two halves that do not see each other.
+    halves: Option<(Vec<usize>, Vec<usize>)>,
+    /// Machines that no other one sees.
+    isolated: BTreeSet<usize>,
+    /// Power cuts that wait for something to lose, until when.
+    waiting_cuts: Vec<(Duration, Fault)>,
     undone: usize,
     panics_before: usize,
 }
@@ -72,11 +88,15 @@ impl World {
         }
         Self {
             sim,
+            owners: Rc::new(Owners::new(machines.clone())),
             machines,
             trace,
             random,
             clients: Vec::new(),
             faults: BTreeMap::new(),
+            halves: None,
+            isolated: BTreeSet::new(),
+            waiting_cuts: Vec::new(),
             undone: 0,
             panics_before: PANICS.get(),
         }
@@ -92,7 +112,8 @@ impl World {
     where
         F: Future<Output = turmoil::Result> + 'static,
     {
-        let client = Client::new(name, self.machines.clone(), self.trace.clone());
+        let (machines, owners) = (self.machines.clone(), self.owners.clone());
+        let client = Client::new(name, machines, owners, self.trace.clone());
         self.sim.client(name, work(client));
         self.clients.push(name.to_owned());
     }
@@ -100,21 +121,43 @@ impl World {
     /// Runs until all clients have ended, and does to the machines what the plan says.
     ///
     /// # Errors
-    /// What a node or a client failed with, or that something panicked.
-    pub(crate) fn run(&mut self, plan: &Plan) -> Result<(), String> {
+    /// What a node or a client failed with.
+    pub(crate) fn run(&mut self, plan: &Plan, history: &RefCell<History>) -> Result<(), String> {
         let mut steps = plan.steps.iter().peekable();
+        let mut look_at = Duration::ZERO;
         loop {
             while let Some(step) = steps.next_if(|step| step.at <= self.sim.elapsed()) {
+                // A power cut, or a new disk, takes dots away that must never be used again.
+                self.look_at_disks(history);
                 self.apply(&step.fault);
+            }
+            self.cut_what_waits(history);
+            if self.sim.elapsed() >= look_at {
+                self.look_at_disks(history);
+                look_at = self.sim.elapsed() + LOOK_EVERY;
             }
             let is_over = self.sim.step().map_err(|error| error.to_string())?;
             self.switch_off_the_stopped();
-            // A task that panics takes no test down with it by itself.
-            if PANICS.get() != self.panics_before {
-                return Err("a task panicked; its message stands above".to_owned());
-            }
-            if is_over {
+            if is_over || self.panics() > 0 {
+                self.look_at_disks(history);
                 return Ok(());
+            }
+        }
+    }
+
+    /// How many tasks have panicked in this run.
+    pub(crate) fn panics(&self) -> usize {
+        PANICS.get() - self.panics_before
+    }
+
+    /// Remembers all dots that lie on the disks.
+    fn look_at_disks(&self, history: &RefCell<History>) {
+        let mut history = history.borrow_mut();
+        for machine in &self.machines {
+            for (key, versions) in machine.all_stored() {
+                for sibling in versions.siblings() {
+                    history.on_dot(&key, sibling.dot, &Named::of(sibling));
+                }
             }
         }
     }
@@ -127,7 +170,15 @@ impl World {
     fn apply(&mut self, fault: &Fault) {
         self.note(&fault.to_string());
         match *fault {
-            Fault::PowerCut { node, kept_percent } => self.cut_power(node, kept_percent),
+            Fault::PowerCut {
+                is_malicious: true, ..
+            } => {
+                let until = self.sim.elapsed() + MALICE;
+                self.waiting_cuts.push((until, fault.clone()));
+            }
+            Fault::PowerCut {
+                node, kept_percent, ..
+            } => self.cut_power(node, kept_percent),
             Fault::LoseDisk { node } => {
                 self.cut_power(node, 0);
                 self.machines[node].lose_disk();
@@ -138,7 +189,8 @@ impl World {
             Fault::Partition { a, b }
             | Fault::PartitionOneWay { from: a, to: b }
             | Fault::Hold { a, b }
-            | Fault::Slow { a, b } => {
+            | Fault::Slow { a, b }
+            | Fault::Lossy { a, b, .. } => {
                 self.faults.insert((a.min(b), a.max(b)), fault.clone());
                 self.wire(a, b);
             }
@@ -146,6 +198,26 @@ impl World {
                 self.faults.remove(&(a.min(b), a.max(b)));
                 self.wire(a, b);
             }
+            Fault::Bridge {
+                ref left,
+                ref right,
+            } => {
+                self.halves = Some((left.clone(), right.clone()));
+                self.wire_everything();
+            }
+            Fault::EndBridge => {
+                self.halves = None;
+                self.wire_everything();
+            }
+            Fault::Isolate { node } => {
+                self.isolated.insert(node);
+                self.wire_machines(node);
+            }
+            Fault::Rejoin { node } => {
+                self.isolated.remove(&node);
+                self.wire_machines(node);
+            }
+            Fault::JumpClock { node, by_ms } => self.machines[node].jump_clock(by_ms),
         }
     }
 
@@ -156,6 +228,25 @@ impl World {
             let machine = self.machines[node].clone();
             if machine.is_on() && !self.sim.is_host_running(machine.name.as_str()) {
                 self.cut_power(node, 0);
+            }
+        }
+    }
+
+    /// Carries out the malicious power cuts that have found their moment, or have waited long enough.
+    fn cut_what_waits(&mut self, history: &RefCell<History>) {
+        let now = self.sim.elapsed();
+        for (until, fault) in std::mem::take(&mut self.waiting_cuts) {
+            let Fault::PowerCut {
+                node, kept_percent, ..
+            } = fault
+            else {
+                continue;
+            };
+            if now >= until || self.machines[node].disk.pending() > 0 {
+                self.look_at_disks(history);
+                self.cut_power(node, kept_percent);
+            } else {
+                self.waiting_cuts.push((until, fault));
             }
         }
     }
@@ -177,6 +268,9 @@ impl World {
     }
 
     fn start(&mut self, node: usize) {
+        let is_meant =
+            |fault: &Fault| matches!(fault, Fault::PowerCut { node: it, .. } if *it == node);
+        self.waiting_cuts.retain(|(_, fault)| !is_meant(fault));
         // It may have been started meanwhile, by another episode of the plan.
         self.cut_power(node, 0);
         let machine = &self.machines[node];
@@ -185,12 +279,22 @@ impl World {
         self.wire_all(node);
     }
 
-    fn wire_all(&self, node: usize) {
+    fn wire_everything(&mut self) {
+        for node in 0..self.machines.len() {
+            self.wire_machines(node);
+        }
+    }
+
+    fn wire_machines(&mut self, node: usize) {
         for other in 0..self.machines.len() {
             if other != node {
                 self.wire(node, other);
             }
         }
+    }
+
+    fn wire_all(&mut self, node: usize) {
+        self.wire_machines(node);
         let (name, is_on) = (machine_name(node), self.machines[node].is_on());
         for client in &self.clients {
             match is_on {
@@ -200,17 +304,31 @@ impl World {
         }
     }
 
+    /// Whether two machines are cut off from each other, whatever their link is like.
+    fn are_apart(&self, a: usize, b: usize) -> bool {
+        let is_off = |node: usize| !self.machines[node].is_on() || self.isolated.contains(&node);
+        let is_across = |(left, right): &(Vec<usize>, Vec<usize>)| {
+            left.contains(&a) && right.contains(&b) || left.contains(&b) && right.contains(&a)
+        };
+        is_off(a) || is_off(b) || self.halves.as_ref().is_some_and(is_across)
+    }
+
     /// Makes the link between two machines what it should be now.
-    fn wire(&self, a: usize, b: usize) {
+    fn wire(&mut self, a: usize, b: usize) {
         let name = machine_name;
-        let fault = self.faults.get(&(a.min(b), a.max(b)));
+        let fault = self.faults.get(&(a.min(b), a.max(b))).cloned();
         let latency_max = match fault {
             Some(Fault::Slow { .. }) => LATENCY_SLOW_MAX,
             _ => LATENCY_MAX,
         };
         self.sim
             .set_link_max_message_latency(name(a), name(b), latency_max);
-        if !self.machines[a].is_on() || !self.machines[b].is_on() {
+        let loss = match fault {
+            Some(Fault::Lossy { percent, .. }) => f64::from(percent) / 100.0,
+            _ => 0.0,
+        };
+        self.sim.set_link_fail_rate(name(a), name(b), loss);
+        if self.are_apart(a, b) {
             return self.sim.partition(name(a), name(b));
         }
         // What was held comes now.
@@ -218,7 +336,7 @@ impl World {
         match fault {
             Some(Fault::Partition { .. }) => self.sim.partition(name(a), name(b)),
             Some(Fault::PartitionOneWay { from, to }) => {
-                self.sim.partition_oneway(name(*from), name(*to));
+                self.sim.partition_oneway(name(from), name(to));
             }
             Some(Fault::Hold { .. }) => self.sim.hold(name(a), name(b)),
             _ => {}

@@ -1,0 +1,78 @@
+//! **bounded_siblings**: there are never more siblings than truly concurrent writes: no two values stand
+//! side by side of which one had read and replaced the other, and no write stands there twice.
+//!
+//! A write that may have taken effect twice is let off: its second version was not read by anybody.
+
+use super::Read;
+use crate::history::Books;
+
+pub(crate) const NAME: &str = "bounded_siblings";
+
+pub(crate) fn check(books: &Books, read: &Read<'_>) -> Vec<String> {
+    let (key, shown) = (read.key, read.shown);
+    let at = read.ended.as_secs_f64();
+    let mut broken = Vec::new();
+    if read.values > shown.len() {
+        let values = read.values;
+        broken.push(format!(
+            "{key} shows {values} values at {at:.3}, of {shown:x?}"
+        ));
+    }
+    if shown.len() > 1 {
+        for &by in shown {
+            let replaced = books.had_read(by);
+            let beside = shown.iter().filter(|id| replaced.contains(id));
+            let beside = beside.filter(|&&id| !books.may_come_twice(id));
+            broken.extend(beside.map(|id| {
+                format!("{key} shows {id:x?} at {at:.3}, and beside it {by:x?}, which replaced it")
+            }));
+        }
+    }
+    broken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::Replaces;
+    use crate::invariants::made_up::{acknowledged, read, replaces};
+
+    fn broken(books: &Books, shown: &[u128]) -> usize {
+        read(shown, |read| check(books, read)).len()
+    }
+
+    #[test]
+    fn what_was_replaced_does_not_stand_beside_what_replaced_it() {
+        let books = acknowledged(&[
+            (1, replaces(&[])),
+            (2, replaces(&[1])),
+            (3, replaces(&[2])),
+            (4, replaces(&[1])),
+        ]);
+        assert_eq!(broken(&books, &[3, 4]), 0);
+        assert_eq!(broken(&books, &[2, 3]), 1);
+        // Through the second, too.
+        assert_eq!(broken(&books, &[1, 3]), 1);
+    }
+
+    #[test]
+    fn a_write_that_may_come_twice_is_let_off() {
+        let books = acknowledged(&[(1, Replaces::WhatIsThere), (2, replaces(&[1]))]);
+        assert_eq!(broken(&books, &[1, 2]), 0);
+    }
+
+    #[test]
+    fn one_write_is_one_value() {
+        let books = acknowledged(&[(1, replaces(&[]))]);
+        let twice = read(&[1], |read| {
+            check(
+                &books,
+                &Read {
+                    values: 2,
+                    ..read.clone()
+                },
+            )
+        });
+        assert_eq!(twice.len(), 1);
+    }
+}

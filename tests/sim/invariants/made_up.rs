@@ -1,0 +1,82 @@
+//! Made-up histories, for the tests of the checkers: writes one second after the other, a read long after.
+
+use std::time::Duration;
+
+use dynakv_protocol::ids::WriteId;
+use dynakv_protocol::{ErrorCode, ErrorReply};
+
+use super::Read;
+use crate::client::Failure;
+use crate::history::{Books, History, Promise, Replaces};
+
+pub(crate) const KEY: &str = "k";
+
+/// What a write with a context replaces.
+pub(crate) fn replaces(ids: &[u128]) -> Replaces {
+    Replaces::Read(ids.iter().copied().map(WriteId).collect())
+}
+
+/// Writes that were acknowledged, and what each replaces.
+pub(crate) fn acknowledged(writes: &[(u128, Replaces)]) -> Books {
+    books(writes, None)
+}
+
+/// The same, and one more of which nobody knows what came of it.
+pub(crate) fn in_doubt_after(writes: &[(u128, Replaces)], id: u128, by: Replaces) -> Books {
+    books_of(&in_doubt(writes, id, by))
+}
+
+/// The same, to go on with.
+pub(crate) fn in_doubt(writes: &[(u128, Replaces)], id: u128, by: Replaces) -> History {
+    history(writes, Some((id, by, false, Err(Failure::Broken))))
+}
+
+/// The same, and one more that was refused.
+pub(crate) fn refused_after(writes: &[(u128, Replaces)], id: u128) -> Books {
+    let refusal = ErrorReply::new(ErrorCode::QuorumUnavailable, "nothing was written");
+    let refusal = Err(Failure::Refused(refusal));
+    books(writes, Some((id, Replaces::WhatIsThere, false, refusal)))
+}
+
+/// The same, and an acknowledged delete that had read them all.
+pub(crate) fn deleted_after(writes: &[(u128, Replaces)], id: u128) -> Books {
+    let all = writes.iter().map(|(id, _)| WriteId(*id)).collect();
+    books(writes, Some((id, Replaces::Read(all), true, Ok(()))))
+}
+
+type Last = (u128, Replaces, bool, Result<(), Failure>);
+
+fn books(writes: &[(u128, Replaces)], last: Option<Last>) -> Books {
+    books_of(&history(writes, last))
+}
+
+fn books_of(history: &History) -> Books {
+    history.books(KEY).expect("written to").clone()
+}
+
+fn history(writes: &[(u128, Replaces)], last: Option<Last>) -> History {
+    let writes = writes.iter().cloned();
+    let writes = writes.map(|(id, replaces)| (id, replaces, false, Ok(())));
+    let mut history = History::default();
+    history.promise(KEY, Promise::OneWriter);
+    for (second, (id, replaces, is_delete, answer)) in writes.chain(last).enumerate() {
+        let (id, began) = (WriteId(id), Duration::from_secs(second as u64));
+        history.begin(id, KEY, is_delete, replaces, began);
+        history.end(id, &answer, began + Duration::from_millis(500));
+    }
+    history
+}
+
+/// Hands a read that showed these to a checker.
+pub(crate) fn read<T>(shown: &[u128], check: impl FnOnce(&Read<'_>) -> T) -> T {
+    let shown = shown.iter().copied().map(WriteId).collect();
+    let read = Read {
+        key: KEY,
+        shown: &shown,
+        values: shown.len(),
+        began: Duration::from_secs(100),
+        ended: Duration::from_secs(101),
+        heard_quorum: true,
+    };
+    check(&read)
+}

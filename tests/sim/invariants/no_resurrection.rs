@@ -1,0 +1,47 @@
+//! **no_resurrection**: once all is healed, nothing is shown that an acknowledged write had read and
+//! replaced, deletes above all.
+//!
+//! A write that was sent twice may happen twice, the second time after it was replaced: that of a client
+//! that tries again, and one that a node sends on to the next owner when the first does not answer.
+
+use super::Read;
+use crate::history::Books;
+
+pub(crate) const NAME: &str = "no_resurrection";
+
+pub(crate) fn check(books: &Books, read: &Read<'_>) -> Vec<String> {
+    let mut returned = books.writes.returned(read.shown);
+    returned.retain(|(back, _)| !books.may_come_twice(*back));
+    let tell = |(back, by)| {
+        let key = read.key;
+        format!("{key}: {back:x?} was replaced by {by:x?} and is back")
+    };
+    returned.into_iter().map(tell).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::Replaces;
+    use crate::invariants::made_up::{acknowledged, deleted_after, read, replaces};
+
+    fn returned(books: &Books, shown: &[u128]) -> usize {
+        read(shown, |read| check(books, read)).len()
+    }
+
+    #[test]
+    fn what_was_replaced_stays_away() {
+        let books = acknowledged(&[(1, replaces(&[])), (2, replaces(&[1]))]);
+        assert_eq!(returned(&books, &[2]), 0);
+        assert_eq!(returned(&books, &[1, 2]), 1);
+        let books = deleted_after(&[(1, replaces(&[]))], 2);
+        assert_eq!(returned(&books, &[]), 0);
+        assert_eq!(returned(&books, &[1]), 1);
+    }
+
+    #[test]
+    fn a_write_that_may_come_twice_is_let_off() {
+        let books = acknowledged(&[(1, Replaces::WhatIsThere), (2, replaces(&[1]))]);
+        assert_eq!(returned(&books, &[1]), 0);
+    }
+}
