@@ -307,6 +307,7 @@ impl Node {
                 network.clone(),
                 hello(&me, Lane::Control),
                 view.clone(),
+                metrics.malformed_frames.clone(),
             )),
             events: control_events,
             view: view_in,
@@ -336,6 +337,7 @@ impl Node {
             network: network.clone(),
             hello: hello(&me, Lane::Data),
             frame_bytes_max,
+            malformed: metrics.malformed_frames.clone(),
             events: events_in.clone(),
         };
         let mending_rebuilding = rebuilding.clone();
@@ -403,6 +405,7 @@ impl Node {
                 hello(&me, Lane::Data),
                 view.clone(),
                 frame_bytes_max,
+                metrics.malformed_frames.clone(),
             ),
             view: view.clone(),
             rebuilding: mending_rebuilding,

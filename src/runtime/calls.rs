@@ -12,6 +12,7 @@ use dynakv_protocol::NodeId;
 use dynakv_protocol::frame::{FrameDecoder, Header, put_frame};
 use dynakv_protocol::handshake::{Hello, Welcome};
 use dynakv_protocol::message::{Request, Response};
+use metrics::Counter;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -43,11 +44,18 @@ pub struct Calls {
     view: watch::Receiver<Arc<View>>,
     idle: Mutex<BTreeMap<String, Vec<Idle>>>,
     answer_bytes_max: usize,
+    malformed: Counter,
 }
 
 impl Calls {
-    /// Calls over this network; `hello` says who this node is, the view which cluster it is in.
-    pub fn new(network: Arc<dyn Network>, hello: Hello, view: watch::Receiver<Arc<View>>) -> Self {
+    /// Calls over this network; `hello` says who this node is, the view which cluster it is in, and
+    /// `malformed` counts what comes back and is no frame.
+    pub fn new(
+        network: Arc<dyn Network>,
+        hello: Hello,
+        view: watch::Receiver<Arc<View>>,
+        malformed: Counter,
+    ) -> Self {
         let idle = Mutex::default();
         Self {
             network,
@@ -55,6 +63,7 @@ impl Calls {
             view,
             idle,
             answer_bytes_max: CONTROL_ANSWER_BYTES_MAX,
+            malformed,
         }
     }
 
@@ -64,10 +73,11 @@ impl Calls {
         hello: Hello,
         view: watch::Receiver<Arc<View>>,
         answer_bytes_max: usize,
+        malformed: Counter,
     ) -> Self {
         Self {
             answer_bytes_max,
-            ..Self::new(network, hello, view)
+            ..Self::new(network, hello, view, malformed)
         }
     }
 
@@ -102,7 +112,8 @@ impl Calls {
         if let Some(peer) = &mut hello.peer {
             peer.cluster_id = self.view.borrow().cluster_id;
         }
-        let (mut reader, write, welcome) = dial(&*self.network, address, &hello).await?;
+        let dialled = dial(&*self.network, address, &hello, &self.malformed);
+        let (mut reader, write, welcome) = dialled.await?;
         reader.decoder = FrameDecoder::new(self.answer_bytes_max);
         Ok(Idle {
             reader,

@@ -9,6 +9,7 @@ use dynakv_protocol::frame::{FrameDecoder, Header, put_frame};
 use dynakv_protocol::handshake::{Hello, Welcome};
 use dynakv_protocol::limits::HANDSHAKE_FRAME_BYTES_MAX;
 use dynakv_protocol::message::{Request, Response};
+use metrics::Counter;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
@@ -32,6 +33,8 @@ pub struct Target {
     pub hello: Hello,
     /// The largest frame accepted, in bytes.
     pub frame_bytes_max: usize,
+    /// Counts what comes and is no frame.
+    pub malformed: Counter,
 }
 
 /// Why a node could not be spoken to.
@@ -59,7 +62,7 @@ pub enum DialError {
     },
 }
 
-/// Dials and shakes hands.
+/// Dials and shakes hands. `malformed` counts what comes over the connection and is no frame.
 ///
 /// # Errors
 /// [`DialError`].
@@ -67,6 +70,7 @@ pub async fn dial(
     network: &dyn Network,
     address: &str,
     hello: &Hello,
+    malformed: &Counter,
 ) -> Result<(FrameReader, WriteHalf, Welcome), DialError> {
     let handshake = async {
         let (read, mut write) = network.dial(address).await?;
@@ -76,7 +80,7 @@ pub async fn dial(
             request.encode(out);
         });
         write.write_all(&out).await?;
-        let mut reader = FrameReader::new(read, HANDSHAKE_FRAME_BYTES_MAX);
+        let mut reader = FrameReader::new(read, HANDSHAKE_FRAME_BYTES_MAX, malformed.clone());
         let frame = match reader.next_frame().await {
             Ok(Some(frame)) => frame,
             Ok(None) => return Err(DialError::Malformed("it closed the connection".into())),
@@ -122,7 +126,8 @@ async fn connect_and_read(
     target: Target,
     coordinator: &CoordinatorSender,
 ) -> Result<(), DialError> {
-    let (mut reader, write, welcome) = dial(network, &target.address, &target.hello).await?;
+    let dialled = dial(network, &target.address, &target.hello, &target.malformed);
+    let (mut reader, write, welcome) = dialled.await?;
     if welcome.node_id != target.node_id {
         return Err(DialError::AnotherNode {
             expected: target.node_id,

@@ -9,6 +9,7 @@ use dynakv_protocol::frame::{BatchWriter, Header};
 use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::handshake::Hello;
 use dynakv_protocol::message::kind;
+use metrics::Counter;
 use tokio::time::Instant;
 
 use super::environment::Network;
@@ -75,6 +76,8 @@ pub struct Dialer {
     pub hello: Hello,
     /// The largest frame accepted, in bytes.
     pub frame_bytes_max: usize,
+    /// Counts what comes and is no frame.
+    pub malformed: Counter,
     /// Where news goes.
     pub events: CoordinatorSender,
 }
@@ -229,6 +232,7 @@ impl Links {
             address: node.address.clone(),
             hello: self.dialer.hello.clone(),
             frame_bytes_max: self.dialer.frame_bytes_max,
+            malformed: self.dialer.malformed.clone(),
         };
         let (network, events) = (self.dialer.network.clone(), self.dialer.events.clone());
         tokio::spawn(link::run(network, slot, node.epoch, target, events));
