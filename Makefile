@@ -7,7 +7,7 @@ LOCKED := --locked $(CARGO_FLAGS)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test sim crash powercut flip memory run bench audit lint fix deny clean
+.PHONY: help build test sim crash powercut flip memory mend run bench audit lint fix deny clean
 
 help: ## list the targets
 	@echo "dynakv: make TARGET"
@@ -34,6 +34,10 @@ DURATION ?= 40s
 audit: ## kill nodes of a real cluster for DURATION=40s and prove that no acknowledged write is lost
 	$(CARGO) build --release --bin dynakv --bin dynakv-bench --workspace $(LOCKED)
 	$(TARGET_DIR)/release/dynakv-bench audit --nodes 3 --kill-every 3s --duration $(DURATION)
+
+mend: ## kill one of five nodes every 3 s for two minutes: do all copies become the same without a read?
+	$(CARGO) build --release --package dynakv --bin dynakv $(LOCKED)
+	$(CARGO) test --release --package dynakv-bench --test mend $(LOCKED) -- --ignored --nocapture
 
 ROUNDS ?= 100
 

@@ -176,6 +176,8 @@ fn each_side_of_a_partition_takes_what_it_has_owners_for() {
             }
         });
     }
+    let apart = block_on(compare(&split.cluster.addresses())).unwrap();
+    assert!(!apart.differing.is_empty(), "the halves have parted");
     let on_both = taken.values().filter(|values| values.len() == 2).count();
     assert!(on_both > 0, "no key was written on both sides");
 

@@ -13,7 +13,7 @@
 //! | [`pump`] | carries the bytes of one direction of one connection |
 
 use std::net::{Ipv4Addr, TcpListener as StdListener};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ use tokio::time::{sleep, timeout};
 mod frames;
 mod pump;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use self::pump::{Pump, Reset, pump};
 pub(crate) use self::rules::{Count, Rule, Rules};
@@ -143,8 +145,9 @@ impl Drop for Proxy {
 }
 
 impl World {
-    fn random(&self) -> MutexGuard<'_, fastrand::Rng> {
-        self.random.lock().unwrap_or_else(PoisonError::into_inner)
+    fn random(&self) -> fastrand::Rng {
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        random.fork()
     }
 }
 
@@ -190,8 +193,6 @@ async fn connect(mut dialler: TcpStream, to: String, port: u16, world: World) {
     // Small frames must not wait for each other; a socket that refuses is as good as closed.
     let _closed = (dialler.set_nodelay(true), node.set_nodelay(true));
     world.traffic.add(&forth, |count| count.connections += 1);
-    let random = [world.random().fork(), world.random().fork()];
-    let [forth_random, back_random] = random;
     let ended = {
         let (dialler_read, dialler_write) = dialler.split();
         let (node_read, node_write) = node.split();
@@ -200,12 +201,12 @@ async fn connect(mut dialler: TcpStream, to: String, port: u16, world: World) {
             reverse: back.clone(),
             rules: world.rules.subscribe(),
             traffic: world.traffic.clone(),
-            random: forth_random,
+            random: world.random(),
         };
         let back = Pump {
             flow: back,
             reverse: forth.flow.clone(),
-            random: back_random,
+            random: world.random(),
             ..forth.clone()
         };
         tokio::try_join!(
