@@ -22,7 +22,7 @@ use super::connections::Connections;
 use super::dispatch::{Action, DataRequest, Limits, data_request};
 use super::environment::WallClock;
 use super::events::{ConnectionId, ControlEvent, ControlSender, CoordinatorEvent};
-use super::links::Links;
+use super::links::{Links, Lost};
 use super::metrics::{Metrics, Op, Outcome, ReplicaOp};
 use super::operations::{Operation, OperationId, Operations, Purpose, Requester, Work};
 use super::parking::{Parked, Parking, Wait};
@@ -265,8 +265,8 @@ impl Coordinator {
                 epoch,
                 reason,
             } => {
-                if self.links.on_down(node, epoch, &reason) {
-                    self.on_node_lost(node, &reason);
+                if let Some(lost) = self.links.on_down(node, epoch, &reason) {
+                    self.on_node_lost(node, &reason, lost);
                 }
             }
         }
@@ -482,7 +482,7 @@ impl Coordinator {
             self.end(requester, Err(error));
         }
         for node in self.links.tick(self.now) {
-            self.on_node_lost(node, "it is silent");
+            self.on_node_lost(node, "it is silent", Lost::WithRequests);
         }
         self.metrics
             .in_flight

@@ -3,9 +3,9 @@
 use dynakv_protocol::peer::{Merged, VersionsReply};
 
 use super::{
-    ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, NodeSlot, Operation, OperationId,
-    Purpose, ReplicaOp, Response, RingVersion, SELF, StoreEvent, Token, Wait, Work, explain,
-    forward, get, import, put, replica,
+    ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, Lost, NodeSlot, Operation,
+    OperationId, Purpose, ReplicaOp, Response, RingVersion, SELF, StoreEvent, Token, Wait, Work,
+    explain, forward, get, import, put, replica,
 };
 
 impl Coordinator {
@@ -154,14 +154,21 @@ impl Coordinator {
     }
 
     /// A link is gone: everything that waits for the node has failed.
-    pub(super) fn on_node_lost(&mut self, node: NodeSlot, reason: &str) {
+    pub(super) fn on_node_lost(&mut self, node: NodeSlot, reason: &str, how: Lost) {
         let lost = ControlEvent::LinkLost {
             node: self.links.id(node).clone(),
         };
         // Only a hint; the control task finds out by itself.
         let _ = self.control.try_send(lost);
         for id in self.operations.ids() {
-            self.on_replica_failed_with(id, node, reason);
+            let operation = self.operations.get_mut(id);
+            let is_forward = operation.is_some_and(|it| matches!(it.work, Work::Forward(_)));
+            match how {
+                Lost::BeforeAny if is_forward => self.on_not_taken(id, node),
+                Lost::BeforeAny | Lost::WithRequests => {
+                    self.on_replica_failed_with(id, node, reason);
+                }
+            }
         }
     }
 
