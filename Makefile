@@ -7,7 +7,7 @@ LOCKED := --locked $(CARGO_FLAGS)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test sim gossip crash powercut flip memory run bench audit lint fix deny clean
+.PHONY: help build test sim gossip crash powercut flip memory mend run bench audit lint fix deny clean
 
 help: ## list the targets
 	@echo "dynakv: make TARGET"
@@ -40,6 +40,9 @@ audit: ## kill nodes of a real cluster for DURATION=40s and prove that no acknow
 gossip: ## gossip of 100 members for a simulated day of losses (minutes)
 	$(CARGO) test --release $(LOCKED) -p dynakv --lib --no-run
 	$(CARGO) test --release $(LOCKED) -p dynakv --lib engine::membership::simulation -- --ignored --nocapture
+mend: ## kill one of five nodes every 3 s for two minutes: do all copies become the same without a read?
+	$(CARGO) build --release --package dynakv --bin dynakv $(LOCKED)
+	$(CARGO) test --release --package dynakv-bench --test mend $(LOCKED) -- --ignored --nocapture
 
 ROUNDS ?= 100
 

@@ -292,6 +292,7 @@ impl Node {
             hello(&me, Lane::Control),
             view.clone(),
             seen.clone(),
+            metrics.malformed_frames.clone(),
         ));
         let runner = control::prepare(control::Parts {
             me: me.clone(),
@@ -355,6 +356,7 @@ impl Node {
             network: network.clone(),
             hello: hello(&me, Lane::Data),
             frame_bytes_max,
+            malformed: metrics.malformed_frames.clone(),
             events: events_in.clone(),
             seen: seen.clone(),
         };
@@ -424,7 +426,9 @@ impl Node {
                 network.clone(),
                 hello(&me, Lane::Data),
                 view.clone(),
+                seen.clone(),
                 frame_bytes_max,
+                metrics.malformed_frames.clone(),
             ),
             view: view.clone(),
         };
@@ -438,6 +442,7 @@ impl Node {
                 view.clone(),
                 seen.clone(),
                 frame_bytes_max,
+                metrics.malformed_frames.clone(),
             ),
             view: view.clone(),
             rebuilding: mending_rebuilding,

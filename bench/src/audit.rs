@@ -8,6 +8,7 @@
 //! | [`value`] | values that name their write |
 //! | [`log`] | the log on disk: what was begun, what was acknowledged |
 //! | [`books`] | a [`History`](crate::history::History) for each key, and what was found to be wrong |
+//! | [`converge`] | waits until all owners hold the same, before anybody reads |
 //! | [`verify`] | the last reads, of all keys from all owners |
 //! | [`verdict`] | the lines at the end, and the exit code |
 
@@ -26,6 +27,7 @@ use tokio::task::JoinSet;
 use crate::cluster::{Cluster, ClusterError, ClusterOptions};
 
 mod books;
+mod converge;
 mod kills;
 mod log;
 mod shared;
@@ -82,6 +84,10 @@ pub struct AuditArgs {
     /// How long to wait at the end until all owners answer
     #[arg(long, default_value = "60s", value_parser = parse_duration)]
     patience: Duration,
+    /// Before the last reads, wait so long until all owners of each key hold the same versions; the servers
+    /// have to be all nodes of the cluster
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    converge_within: Option<Duration>,
     /// Write nothing: read what an earlier audit with this log has written
     #[arg(long, value_name = "FILE", conflicts_with_all = ["log", "nodes", "kill_every"])]
     verify_only: Option<PathBuf>,
@@ -118,6 +124,8 @@ enum AuditError {
     Log(#[from] LogError),
     #[error(transparent)]
     Work(#[from] WorkError),
+    #[error(transparent)]
+    Compare(#[from] crate::replicas::CompareError),
     #[error("cannot use the log {}: {reason}", path.display())]
     OldLog { path: PathBuf, reason: String },
     #[error("the operating system refused {what}: {source}")]
@@ -333,6 +341,9 @@ async fn conclude(
 ) -> Result<Exit, AuditError> {
     // The ring may have been sealed with more members since the beginning.
     let quorums = Quorums::ask(servers).await.map_err(AuditError::NoServer)?;
+    if let Some(within) = args.converge_within {
+        converge::wait_until_same(shared, servers, within).await?;
+    }
     let with_fewer = read_everything(clients, shared, quorums, args.patience).await;
     if with_fewer > 0 {
         eprintln!("{with_fewer} keys were not read from all owners: some did not answer");

@@ -6,4 +6,5 @@ pub mod cluster;
 pub mod history;
 pub mod html;
 pub mod load;
+pub mod replicas;
 pub mod report;

@@ -26,8 +26,10 @@ pub enum Effect {
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// The owner could not be reached, or can't take the request at present.
+    /// The owner is lost, and may have acted on the request before.
     Failed(NodeSlot),
+    /// The owner has certainly not acted on it: it could not be reached at all, or says so.
+    NotTaken(NodeSlot),
     /// The owner has no room on its disk.
     Full(NodeSlot),
     /// It takes longer than it should: the next owner is tried.
@@ -56,8 +58,8 @@ pub struct Forward {
     may_stand_in: bool,
     /// Whether this node, or an owner, has no room for it.
     is_full: bool,
-    /// Whether some owner was sent the request and may have acted on it.
-    sent: bool,
+    /// Whether some owner before the present one was sent the request and may have acted on it.
+    was_sent: bool,
     current: Option<NodeSlot>,
     /// Whom to try next, the best last.
     spares: SmallVec<[NodeSlot; 4]>,
@@ -96,7 +98,7 @@ impl Forward {
             is_write,
             may_stand_in,
             is_full,
-            sent: false,
+            was_sent: false,
             current: None,
             spares,
         };
@@ -116,20 +118,33 @@ impl Forward {
     /// Takes in what happened.
     pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
-            Event::Failed(node) if self.current == Some(node) => self.next(effects),
+            Event::Failed(node) if self.current == Some(node) => {
+                self.was_sent = true;
+                self.next(effects);
+            }
+            Event::NotTaken(node) if self.current == Some(node) => self.next(effects),
             Event::Full(node) if self.current == Some(node) => {
                 self.is_full = true;
                 self.next(effects);
             }
-            Event::Failed(_) | Event::Full(_) => {}
+            Event::Failed(_) | Event::NotTaken(_) | Event::Full(_) => {}
             Event::Slow if self.spares.is_empty() && !self.may_stand_in => {}
-            Event::Slow => self.next(effects),
+            Event::Slow => {
+                self.was_sent = true;
+                self.next(effects);
+            }
             Event::Deadline => {
+                self.was_sent |= self.current.is_some();
                 let message = "time is up: no owner of the key answered. See `dynakv status`, or give \
                                it longer with --timeout";
                 self.fail(ErrorCode::Timeout, message, effects);
             }
         }
+    }
+
+    /// Whether this owner has the request at present.
+    pub fn awaits(&self, node: NodeSlot) -> bool {
+        self.current == Some(node)
     }
 
     fn next(&mut self, effects: &mut Vec<Effect>) {
@@ -150,7 +165,12 @@ impl Forward {
                 self.fail(ErrorCode::DiskFull, message, effects);
             }
             None => {
-                let message = "no owner of the key can be reached. See `dynakv status`";
+                let message = match self.is_write && !self.was_sent {
+                    true => {
+                        "no owner of the key can be reached; nothing was written. See `dynakv status`"
+                    }
+                    false => "no owner of the key can be reached. See `dynakv status`",
+                };
                 self.fail(ErrorCode::QuorumUnavailable, message, effects);
             }
         }
@@ -158,14 +178,13 @@ impl Forward {
 
     fn send(&mut self, node: NodeSlot, effects: &mut Vec<Effect>) {
         self.current = Some(node);
-        self.sent = true;
         effects.push(Effect::Send(node));
     }
 
     fn fail(&mut self, code: ErrorCode, message: &str, effects: &mut Vec<Effect>) {
         let error = ErrorReply::new(code, message)
             .with_quorum(1, 0)
-            .maybe_applied(self.is_write && self.sent)
+            .maybe_applied(self.is_write && self.was_sent)
             .retryable();
         effects.push(Effect::Answer(error));
     }
@@ -210,6 +229,35 @@ mod tests {
         };
         assert_eq!(error.code, ErrorCode::QuorumUnavailable);
         assert!(error.maybe_applied);
+    }
+
+    #[test]
+    fn what_nobody_took_is_not_applied() {
+        let (mut forward, _) = start(&[A, B], |_| Reach::Doubtful);
+        assert_eq!(step(&mut forward, Event::NotTaken(A)), [Effect::Send(B)]);
+        let effects = step(&mut forward, Event::NotTaken(B));
+        let [Effect::Answer(error)] = &effects[..] else {
+            panic!("expected an error, got {effects:?}");
+        };
+        assert!(!error.maybe_applied, "{error}");
+        assert!(error.message.contains("nothing was written"), "{error}");
+
+        // One that was lost with the request counts, whoever comes after it.
+        for lost in [Event::Failed(A), Event::Slow] {
+            let (mut forward, _) = start(&[A, B], |_| Reach::Usable);
+            assert_eq!(step(&mut forward, lost), [Effect::Send(B)]);
+            let effects = step(&mut forward, Event::NotTaken(B));
+            let [Effect::Answer(error)] = &effects[..] else {
+                panic!("expected an error, got {effects:?}");
+            };
+            assert!(error.maybe_applied, "{lost:?}: {error}");
+        }
+        let (mut forward, _) = start(&[A], |_| Reach::Usable);
+        let effects = step(&mut forward, Event::Deadline);
+        assert!(
+            matches!(&effects[..], [Effect::Answer(error)] if error.maybe_applied),
+            "{effects:?}"
+        );
     }
 
     #[test]

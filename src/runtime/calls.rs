@@ -12,6 +12,7 @@ use dynakv_protocol::NodeId;
 use dynakv_protocol::frame::{FrameDecoder, Header, put_frame};
 use dynakv_protocol::handshake::{Hello, Welcome};
 use dynakv_protocol::message::{Request, Response};
+use metrics::Counter;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -45,6 +46,7 @@ pub struct Calls {
     seen: Arc<Seen>,
     idle: Mutex<BTreeMap<String, Vec<Idle>>>,
     answer_bytes_max: usize,
+    malformed: Counter,
 }
 
 impl std::fmt::Debug for Calls {
@@ -55,12 +57,13 @@ impl std::fmt::Debug for Calls {
 
 impl Calls {
     /// Calls over this network; `hello` says who this node is, the view which cluster it is in. Who is
-    /// older than what was seen gets no call.
+    /// older than what was seen gets no call, and `malformed` counts what comes back and is no frame.
     pub fn new(
         network: Arc<dyn Network>,
         hello: Hello,
         view: watch::Receiver<Arc<View>>,
         seen: Arc<Seen>,
+        malformed: Counter,
     ) -> Self {
         let idle = Mutex::default();
         Self {
@@ -70,6 +73,7 @@ impl Calls {
             seen,
             idle,
             answer_bytes_max: CONTROL_ANSWER_BYTES_MAX,
+            malformed,
         }
     }
 
@@ -80,10 +84,11 @@ impl Calls {
         view: watch::Receiver<Arc<View>>,
         seen: Arc<Seen>,
         answer_bytes_max: usize,
+        malformed: Counter,
     ) -> Self {
         Self {
             answer_bytes_max,
-            ..Self::new(network, hello, view, seen)
+            ..Self::new(network, hello, view, seen, malformed)
         }
     }
 
@@ -118,8 +123,8 @@ impl Calls {
         if let Some(peer) = &mut hello.peer {
             peer.cluster_id = self.view.borrow().cluster_id;
         }
-        let (mut reader, write, welcome) =
-            dial(&*self.network, address, &hello, &self.seen).await?;
+        let dialled = dial(&*self.network, address, &hello, &self.seen, &self.malformed);
+        let (mut reader, write, welcome) = dialled.await?;
         reader.decoder = FrameDecoder::new(self.answer_bytes_max);
         Ok(Idle {
             reader,

@@ -9,6 +9,7 @@ use dynakv_protocol::handshake::PeerIdentity;
 use dynakv_protocol::limits::HANDSHAKE_FRAME_BYTES_MAX;
 use dynakv_protocol::message::{Request, Response, kind};
 use dynakv_protocol::{ErrorCode, ErrorReply};
+use metrics::Counter;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -57,7 +58,11 @@ pub async fn serve(id: ConnectionId, read: ReadHalf, write: WriteHalf, shared: S
         let outbox = outbox.clone();
         tokio::spawn(async move { outbox.write_to(write).await })
     };
-    let mut reader = FrameReader::new(read, HANDSHAKE_FRAME_BYTES_MAX);
+    let mut reader = FrameReader::new(
+        read,
+        HANDSHAKE_FRAME_BYTES_MAX,
+        shared.metrics.malformed_frames.clone(),
+    );
     let end = tokio::select! {
         biased;
         () = shared.shutdown.cancelled() => None,
@@ -231,15 +236,18 @@ pub struct FrameReader {
     buffer: BytesMut,
     /// What it accepts; replaced once the handshake is done.
     pub decoder: FrameDecoder,
+    /// Counts what is no frame.
+    malformed: Counter,
 }
 
 impl FrameReader {
-    /// A reader that accepts frames up to `length_max` bytes.
-    pub fn new(read: ReadHalf, length_max: usize) -> Self {
+    /// A reader that accepts frames up to `length_max` bytes, and counts what is none.
+    pub fn new(read: ReadHalf, length_max: usize, malformed: Counter) -> Self {
         Self {
             read,
             buffer: BytesMut::new(),
             decoder: FrameDecoder::new(length_max),
+            malformed,
         }
     }
 
@@ -249,7 +257,7 @@ impl FrameReader {
     /// [`ReadError`].
     pub async fn next_frame(&mut self) -> Result<Option<Frame>, ReadError> {
         loop {
-            if let Some(frame) = self.decoder.next(&mut self.buffer)? {
+            if let Some(frame) = self.cut_off()? {
                 return Ok(Some(frame));
             }
             if !self.fill().await? {
@@ -270,8 +278,8 @@ impl FrameReader {
         // What came together with the handshake is there already.
         let mut any = false;
         while !any {
-            while let Some(frame) = self.decoder.next(&mut self.buffer)? {
-                split_batch(frame, &mut *take)?;
+            while let Some(frame) = self.cut_off()? {
+                split_batch(frame, &mut *take).inspect_err(|_| self.malformed.increment(1))?;
                 any = true;
             }
             if !any && !self.fill().await? {
@@ -279,6 +287,11 @@ impl FrameReader {
             }
         }
         Ok(true)
+    }
+
+    fn cut_off(&mut self) -> Result<Option<Frame>, FrameError> {
+        let next = self.decoder.next(&mut self.buffer);
+        next.inspect_err(|_| self.malformed.increment(1))
     }
 
     async fn fill(&mut self) -> Result<bool, ReadError> {

@@ -26,7 +26,7 @@ use super::environment::WallClock;
 use super::events::{ConnectionId, ControlEvent, ControlSender, CoordinatorEvent};
 use super::hedges::Hedges;
 use super::hint_worker::{HintHandle, HintJob};
-use super::links::Links;
+use super::links::{Links, Lost};
 use super::metrics::{Metrics, Op, Outcome, ReplicaOp};
 use super::operations::{Operation, OperationId, Operations, Purpose, Requester, Work};
 use super::parking::{Parked, Parking, Wait};
@@ -332,8 +332,8 @@ impl Coordinator {
                 epoch,
                 reason,
             } => {
-                if self.links.on_down(node, epoch, &reason) {
-                    self.on_node_lost(node, &reason);
+                if let Some(lost) = self.links.on_down(node, epoch, &reason) {
+                    self.on_node_lost(node, &reason, lost);
                 }
             }
         }
@@ -567,7 +567,7 @@ impl Coordinator {
             self.end(requester, Err(error));
         }
         for node in self.links.tick(self.now) {
-            self.on_node_lost(node, "it is silent");
+            self.on_node_lost(node, "it is silent", Lost::WithRequests);
         }
         self.metrics
             .in_flight

@@ -9,6 +9,7 @@ use dynakv_protocol::frame::{FrameDecoder, Header, put_frame};
 use dynakv_protocol::handshake::{Hello, Welcome};
 use dynakv_protocol::limits::HANDSHAKE_FRAME_BYTES_MAX;
 use dynakv_protocol::message::{Request, Response};
+use metrics::Counter;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
@@ -36,6 +37,8 @@ pub struct Target {
     pub frame_bytes_max: usize,
     /// What was seen of the nodes.
     pub seen: Arc<Seen>,
+    /// Counts what comes and is no frame.
+    pub malformed: Counter,
 }
 
 /// Why a node could not be spoken to.
@@ -76,6 +79,7 @@ pub enum DialError {
 }
 
 /// Dials and shakes hands. A newer run of the node there than was seen before is durable when this returns.
+/// `malformed` counts what comes over the connection and is no frame.
 ///
 /// # Errors
 /// [`DialError`].
@@ -84,6 +88,7 @@ pub async fn dial(
     address: &str,
     hello: &Hello,
     seen: &Seen,
+    malformed: &Counter,
 ) -> Result<(FrameReader, WriteHalf, Welcome), DialError> {
     let handshake = async {
         let (read, mut write) = network.dial(address).await?;
@@ -93,7 +98,7 @@ pub async fn dial(
             request.encode(out);
         });
         write.write_all(&out).await?;
-        let mut reader = FrameReader::new(read, HANDSHAKE_FRAME_BYTES_MAX);
+        let mut reader = FrameReader::new(read, HANDSHAKE_FRAME_BYTES_MAX, malformed.clone());
         let frame = match reader.next_frame().await {
             Ok(Some(frame)) => frame,
             Ok(None) => return Err(DialError::Malformed("it closed the connection".into())),
@@ -144,8 +149,15 @@ async fn connect_and_read(
     target: Target,
     coordinator: &CoordinatorSender,
 ) -> Result<(), DialError> {
-    let (mut reader, write, welcome) =
-        dial(network, &target.address, &target.hello, &target.seen).await?;
+    let Target {
+        address,
+        hello,
+        seen,
+        malformed,
+        ..
+    } = &target;
+    let dialled = dial(network, address, hello, seen, malformed);
+    let (mut reader, write, welcome) = dialled.await?;
     if welcome.node_id != target.node_id {
         return Err(DialError::AnotherNode {
             expected: target.node_id,

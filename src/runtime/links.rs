@@ -9,6 +9,7 @@ use dynakv_protocol::frame::{BatchWriter, Header};
 use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::handshake::Hello;
 use dynakv_protocol::message::kind;
+use metrics::Counter;
 use tokio::time::Instant;
 
 use super::environment::Network;
@@ -68,6 +69,15 @@ enum State {
     },
 }
 
+/// What a link that is down has taken with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// Requests that the node may have seen.
+    WithRequests,
+    /// None: it never stood, so nothing that waited for it was sent.
+    BeforeAny,
+}
+
 /// How links are made.
 pub struct Dialer {
     /// The network.
@@ -76,6 +86,8 @@ pub struct Dialer {
     pub hello: Hello,
     /// The largest frame accepted, in bytes.
     pub frame_bytes_max: usize,
+    /// Counts what comes and is no frame.
+    pub malformed: Counter,
     /// Where news goes.
     pub events: CoordinatorSender,
     /// What was seen of the nodes.
@@ -233,6 +245,7 @@ impl Links {
             hello: self.dialer.hello.clone(),
             frame_bytes_max: self.dialer.frame_bytes_max,
             seen: self.dialer.seen.clone(),
+            malformed: self.dialer.malformed.clone(),
         };
         let (network, events) = (self.dialer.network.clone(), self.dialer.events.clone());
         tokio::spawn(link::run(network, slot, node.epoch, target, events));
@@ -273,14 +286,18 @@ impl Links {
         true
     }
 
-    /// A dial has failed or a link has ended. True when it was the present one: everything sent to
-    /// the node and not answered has failed.
-    pub fn on_down(&mut self, slot: NodeSlot, epoch: Epoch, reason: &str) -> bool {
+    /// A dial has failed or a link has ended. Tells when it was the present one: everything for the node
+    /// that is not answered has failed.
+    pub fn on_down(&mut self, slot: NodeSlot, epoch: Epoch, reason: &str) -> Option<Lost> {
         let jitter = self.random.f64() / 2.0 + 0.75;
         let node = &mut self.nodes[usize::from(slot.0)];
         if node.epoch != epoch {
-            return false;
+            return None;
         }
+        let lost = match &node.link {
+            State::Up { .. } => Lost::WithRequests,
+            State::Dialing { .. } | State::Down { .. } => Lost::BeforeAny,
+        };
         let backoff = match &node.link {
             State::Up { .. } => {
                 tracing::info!(node = %node.id, address = %node.address, reason, "connection lost");
@@ -298,7 +315,7 @@ impl Links {
             retry_at: Instant::now() + backoff.mul_f64(jitter),
             backoff: (backoff * 2).min(BACKOFF_MAX),
         };
-        true
+        Some(lost)
     }
 
     /// Dials what is due and looks after silent links. Returns the nodes whose link was given up.
@@ -317,7 +334,7 @@ impl Links {
                 } if now - *heard_at > SILENT_MAX => {
                     outbox.close();
                     let epoch = node.epoch;
-                    if self.on_down(slot, epoch, "silent for too long") {
+                    if self.on_down(slot, epoch, "silent for too long").is_some() {
                         given_up.push(slot);
                     }
                 }

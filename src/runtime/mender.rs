@@ -131,6 +131,13 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
     }
 }
 
+/// Who has waited longest of those that are due. Taking the first one would leave out the last ones for ever
+/// where a round takes longer than the interval.
+fn longest_due<'a, T>(peers: impl Iterator<Item = (T, &'a Peer)>, now: Instant) -> Option<T> {
+    let due = peers.filter(|(_, peer)| peer.is_alive && peer.due <= now);
+    due.min_by_key(|(_, peer)| peer.due).map(|(who, _)| who)
+}
+
 impl Mender {
     /// Does what is due: rebuilds first, then compares with one node.
     async fn turn(self: &Arc<Self>, state: &mut State) {
@@ -152,11 +159,9 @@ impl Mender {
         if self.0.rebuilding.left() > 0 && state.rebuild_due.is_none_or(|due| due <= now) {
             self.go_on_rebuilding(&view, &ring, state).await;
         }
-        let next = view.members.iter().find(|member| {
-            let peer = state.peers.get(&member.id);
-            peer.is_some_and(|peer| peer.is_alive && peer.due <= Instant::now())
-        });
-        let Some(member) = next else {
+        let members = view.members.iter();
+        let known = members.filter_map(|member| Some((member, state.peers.get(&member.id)?)));
+        let Some(member) = longest_due(known, Instant::now()) else {
             return;
         };
         let result = self.compare(member, &ring).await;
@@ -459,5 +464,30 @@ async fn joined(under_way: &mut JoinSet<Result<(), MendError>>) -> Result<(), Me
         Some(Ok(result)) => result,
         Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Some(Err(_)) | None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_has_a_turn_although_a_round_takes_longer_than_the_interval() {
+        let mut now = Instant::now();
+        let mut peers = [Peer {
+            is_alive: true,
+            due: now,
+        }; 5];
+        peers[4].is_alive = false;
+        let mut turns = [0; 5];
+        for _ in 0..20 {
+            let known = peers.iter().enumerate();
+            if let Some(who) = longest_due(known, now) {
+                turns[who] += 1;
+                peers[who].due = now + Duration::from_secs(2);
+            }
+            now += Duration::from_secs(1);
+        }
+        assert_eq!(turns, [5, 5, 5, 5, 0]);
     }
 }

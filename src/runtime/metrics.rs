@@ -153,6 +153,9 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections hung up on because there were too many.
     pub connections_refused: Counter,
+    /// Frames that were damaged or none at all, on connections of either direction: each ended its
+    /// connection.
+    pub malformed_frames: Counter,
     /// Links to other nodes that stand.
     pub links: Gauge,
     /// Members by state: alive, suspected, dead.
@@ -319,6 +322,10 @@ impl Metrics {
             connections_refused: counter(
                 "dynakv_connections_refused_total",
                 "Connections refused because this node had as many as it takes.",
+            ),
+            malformed_frames: counter(
+                "dynakv_malformed_frames_total",
+                "Frames that were damaged or none at all; each ended its connection.",
             ),
             links: gauge("dynakv_links", "Data links to other nodes that stand."),
             members: ["alive", "suspected", "dead"].map(members),

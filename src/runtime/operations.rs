@@ -31,7 +31,7 @@ pub struct Requester {
     pub arrived: Instant,
     /// When its sender stops waiting.
     pub deadline: Instant,
-    /// How many owners were given it to coordinate. What a later one says, or this node when it takes
+    /// How many owners were given it to coordinate and may have acted on it. What a later one says, or this node when it takes
     /// over, is no word about an earlier one: that may have written it and not be able to say so.
     pub handed_on: u8,
 }

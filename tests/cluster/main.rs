@@ -10,6 +10,8 @@ mod actors;
 
 mod alone;
 mod availability;
+mod bad_links;
+mod blackout;
 mod causality;
 mod crashes;
 mod damage;
@@ -27,6 +29,7 @@ mod hostile;
 mod membership;
 mod mending;
 mod observability;
+mod partitions;
 mod python;
 mod readme;
 mod reads;

@@ -1,6 +1,6 @@
 //! Copies that differ become the same by themselves.
 
-use crate::harness::{Cluster, Node, eventually};
+use crate::harness::{Cluster, Node, all_is_well, eventually, under_load};
 
 const KEYS: usize = 200;
 
@@ -67,12 +67,11 @@ fn is_whole(node: &Node) {
     });
 }
 
-/// Reads each key from this node's own copy, with the others dead.
+/// Reads each key from this node's own copy, with the others off.
 #[track_caller]
 fn serves_alone(cluster: &mut Cluster, alone: usize, expected: impl Fn(usize) -> String) {
-    for other in (0..3).filter(|&other| other != alone) {
-        cluster[other].kill();
-    }
+    cluster[alone].start();
+    cluster[alone].wait_ready();
     for number in 0..KEYS {
         let got = cluster[alone]
             .run(&["get", &key(number), "-r", "1"])
@@ -90,19 +89,27 @@ fn write_all(cluster: &Cluster, through: &[usize], what: &str) {
     }
 }
 
+/// Clients write and read all the time: no request fails, no read misses what was acknowledged before it,
+/// no dot names two writes. The copies become the same without a read, and the stores are sound.
 #[test]
 fn a_node_whose_directory_was_wiped_comes_back_and_is_rebuilt() {
     let mut cluster = Cluster::start(3);
     write_all(&cluster, &[0, 1, 2], "first");
-    cluster[2].kill();
-    std::fs::remove_dir_all(cluster[2].data_dir()).unwrap();
-    write_all(&cluster, &[0, 1], "second");
-    cluster[2].start();
-    cluster[2].wait_ready();
-    for node in [0, 2] {
-        is_whole(&cluster[node]);
-    }
+    let load = under_load(&mut cluster, |cluster, load| {
+        cluster[2].kill();
+        std::fs::remove_dir_all(cluster[2].data_dir()).unwrap();
+        write_all(cluster, &[0, 1], "second");
+        cluster[2].start();
+        cluster[2].wait_ready();
+        for node in [0, 2] {
+            is_whole(&cluster[node]);
+        }
+        load.goes_on(500);
+    });
+    load.failed_nowhere();
     is_current(&cluster[2]);
+    load.is_all_there(&cluster, 2);
+    all_is_well(&mut cluster);
     serves_alone(&mut cluster, 2, |number| format!("second-{number}"));
 }
 
@@ -209,6 +216,7 @@ fn a_second_process_on_a_copy_does_not_take_a_living_node_s_place() {
     cluster.wait_whole();
     assert!(cluster[2].runs());
     is_whole(&cluster[0]);
+    all_is_well(&mut cluster);
     serves_alone(&mut cluster, 2, |number| format!("first-{number}"));
 }
 
@@ -227,42 +235,48 @@ fn a_node_restored_from_an_old_copy_is_found_out_and_rebuilt() {
     }
     cluster[2].start();
     cluster.wait_whole();
-    write_all(&cluster, &[0, 1, 2], "second");
-    cluster[2].kill();
-    std::fs::remove_dir_all(&directory).unwrap();
-    copy(&backup, &directory);
-    // The others know of later starts: it is sent away, and knows from then on that it forgot something.
-    cluster[2].start();
-    let (code, log) = cluster[2].ends_by_itself();
-    assert_eq!(code, Some(1), "{log}");
-    assert!(log.contains("old copy"), "{log}");
-    eventually("the old copy to be let in", || {
-        if !cluster[2].runs() {
-            cluster[2].start();
-        }
-        // Once the others have heard of this start, it stays.
-        let seen_by = |node: &Node| {
-            let status = node.run(&["status", "--output", "json"]);
-            if status.code == Some(1) {
-                return (false, None, status.stderr);
+    let load = under_load(&mut cluster, |cluster, load| {
+        write_all(cluster, &[0, 1, 2], "second");
+        cluster[2].kill();
+        std::fs::remove_dir_all(&directory).unwrap();
+        copy(&backup, &directory);
+        // The others know of later starts: it is sent away, and knows from then on that it forgot something.
+        cluster[2].start();
+        let (code, log) = cluster[2].ends_by_itself();
+        assert_eq!(code, Some(1), "{log}");
+        assert!(log.contains("old copy"), "{log}");
+        eventually("the old copy to be let in", || {
+            if !cluster[2].runs() {
+                cluster[2].start();
             }
-            let status = status.json();
-            let members = status["members"].as_array().cloned().unwrap_or_default();
-            let member = members.iter().find(|it| it["id"] == "node-3").cloned();
-            let is_alive = member.as_ref().is_some_and(|it| it["state"] == "alive");
-            let rebuilding = member.and_then(|it| it["rebuilding_segments"].as_u64());
-            (is_alive, rebuilding, status.to_string())
-        };
-        let (is_alive, _, said) = seen_by(&cluster[0]);
-        let (_, rebuilding, said_itself) = seen_by(&cluster[2]);
-        match is_alive && rebuilding == Some(0) && cluster[2].runs() {
-            true => Ok(()),
-            false => Err(format!("{said}\n{said_itself}")),
-        }
+            // Once the others have heard of this start, it stays.
+            let seen_by = |node: &Node| {
+                let status = node.run(&["status", "--output", "json"]);
+                if status.code == Some(1) {
+                    return (false, None, status.stderr);
+                }
+                let status = status.json();
+                let members = status["members"].as_array().cloned().unwrap_or_default();
+                let member = members.iter().find(|it| it["id"] == "node-3").cloned();
+                let is_alive = member.as_ref().is_some_and(|it| it["state"] == "alive");
+                let rebuilding = member.and_then(|it| it["rebuilding_segments"].as_u64());
+                (is_alive, rebuilding, status.to_string())
+            };
+            let (is_alive, _, said) = seen_by(&cluster[0]);
+            let (_, rebuilding, said_itself) = seen_by(&cluster[2]);
+            match is_alive && rebuilding == Some(0) && cluster[2].runs() {
+                true => Ok(()),
+                false => Err(format!("{said}\n{said_itself}")),
+            }
+        });
+        cluster.wait_whole();
+        is_whole(&cluster[0]);
+        is_whole(&cluster[2]);
+        load.goes_on(500);
     });
-    cluster.wait_whole();
-    is_whole(&cluster[0]);
-    is_whole(&cluster[2]);
+    load.failed_nowhere();
     is_current(&cluster[2]);
+    load.is_all_there(&cluster, 2);
+    all_is_well(&mut cluster);
     serves_alone(&mut cluster, 2, |number| format!("second-{number}"));
 }

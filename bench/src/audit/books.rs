@@ -48,6 +48,8 @@ pub(super) enum Wrong {
     NeverSent,
     /// A key could not be read at the end.
     Unreadable,
+    /// The owners of a key hold different versions of it, long after the last write.
+    Differing,
 }
 
 /// One of them.
@@ -322,14 +324,23 @@ impl Books {
 
     /// A key could not be read at the end.
     pub(super) fn unreadable(&mut self, key: u32, why: String, now: Duration) {
+        self.note_key(Wrong::Unreadable, key, why, now);
+    }
+
+    /// The owners of a key hold different versions, although nobody writes any more.
+    pub(super) fn differs(&mut self, key: u32, how: String, now: Duration) {
+        self.note_key(Wrong::Differing, key, how, now);
+    }
+
+    fn note_key(&mut self, wrong: Wrong, key: u32, found: String, now: Duration) {
         let finding = Finding {
             key,
             write: None,
             ended: None,
             noticed: now,
-            found: why,
+            found,
         };
-        self.note(Wrong::Unreadable, finding);
+        self.note(wrong, finding);
     }
 
     /// Each is noted once, however often it is seen.

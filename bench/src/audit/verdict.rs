@@ -47,7 +47,9 @@ pub(super) fn verdict(books: &Books, keys: usize, kills: Option<u64>) -> (String
     ];
     let lost = how_many(Wrong::Lost);
     let unreadable = how_many(Wrong::Unreadable);
-    let is_wrong = lost + unreadable + kinds.iter().map(|(w, _)| how_many(*w)).sum::<u64>() > 0;
+    let differing = how_many(Wrong::Differing);
+    let is_wrong =
+        lost + unreadable + differing + kinds.iter().map(|(w, _)| how_many(*w)).sum::<u64>() > 0;
     let exit = if is_wrong || counts.acknowledged == 0 {
         Exit::Failed
     } else if counts.failed > 0 {
@@ -75,6 +77,13 @@ pub(super) fn verdict(books: &Books, keys: usize, kills: Option<u64>) -> (String
     if unreadable > 0 {
         let _infallible = write!(last, ", {} keys unreadable", grouped(unreadable));
     }
+    if differing > 0 {
+        let _infallible = write!(
+            last,
+            ", {} keys not the same at all owners",
+            grouped(differing)
+        );
+    }
     let _infallible = write!(last, ", {} failed requests", grouped(counts.failed));
     if let Some(kills) = kills {
         let _infallible = write!(last, ", {} kills", grouped(kills));
@@ -101,6 +110,7 @@ fn line(wrong: Wrong, finding: &Finding) -> String {
         Wrong::Returned => format!("came back: {write}{ended}; at {noticed} {found}"),
         Wrong::NeverSent => format!("never sent: {write}; at {noticed} {found}"),
         Wrong::Unreadable => format!("unreadable: {write}; at {noticed}: {found}"),
+        Wrong::Differing => format!("not the same at all owners: {write}; at {noticed}: {found}"),
     }
 }
 

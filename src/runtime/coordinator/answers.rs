@@ -3,9 +3,9 @@
 use dynakv_protocol::peer::{Merged, VersionsReply};
 
 use super::{
-    ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, NodeSlot, Operation, OperationId,
-    Purpose, ReplicaOp, Response, RingVersion, SELF, StoreEvent, Token, Wait, Work, explain,
-    forward, get, import, put, replica,
+    ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, Lost, NodeSlot, Operation,
+    OperationId, Purpose, ReplicaOp, Response, RingVersion, SELF, StoreEvent, Token, Wait, Work,
+    explain, forward, get, import, put, replica,
 };
 
 impl Coordinator {
@@ -178,7 +178,7 @@ impl Coordinator {
     }
 
     /// A link is gone: everything that waits for the node has failed.
-    pub(super) fn on_node_lost(&mut self, node: NodeSlot, reason: &str) {
+    pub(super) fn on_node_lost(&mut self, node: NodeSlot, reason: &str, how: Lost) {
         let lost = ControlEvent::LinkLost {
             node: self.links.id(node).clone(),
         };
@@ -186,7 +186,14 @@ impl Coordinator {
         let _ = self.control.try_send(lost);
         self.pace.lost(node);
         for id in self.operations.ids() {
-            self.on_replica_failed_with(id, node, reason);
+            let operation = self.operations.get_mut(id);
+            let is_forward = operation.is_some_and(|it| matches!(it.work, Work::Forward(_)));
+            match how {
+                Lost::BeforeAny if is_forward => self.on_not_taken(id, node),
+                Lost::BeforeAny | Lost::WithRequests => {
+                    self.on_replica_failed_with(id, node, reason);
+                }
+            }
         }
     }
 

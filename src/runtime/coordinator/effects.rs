@@ -144,7 +144,8 @@ impl Coordinator {
                         && let Some(operation) = self.operations.get_mut(id)
                         && let Work::Forward(forward) = &mut operation.work
                     {
-                        forward.step(forward::Event::Failed(to), &mut effects);
+                        operation.requester.handed_on -= 1;
+                        forward.step(forward::Event::NotTaken(to), &mut effects);
                     }
                 }
                 forward::Effect::TakeOver => self.take_over(id),
@@ -197,6 +198,18 @@ impl Coordinator {
         }
     }
 
+    /// The owner that a request was handed on to has certainly not acted on it.
+    pub(super) fn on_not_taken(&mut self, id: OperationId, node: NodeSlot) {
+        if let Some(operation) = self.operations.get_mut(id)
+            && let Work::Forward(forward) = &operation.work
+            && forward.awaits(node)
+        {
+            let handed_on = operation.requester.handed_on;
+            operation.requester.handed_on = handed_on.saturating_sub(1);
+        }
+        self.step_forward(id, forward::Event::NotTaken(node));
+    }
+
     /// The owner that was asked to coordinate a request has answered.
     pub(super) fn on_forwarded(&mut self, id: OperationId, from: NodeSlot, frame: Frame) {
         if frame.header.kind == kind::ERROR
@@ -204,6 +217,14 @@ impl Coordinator {
         {
             match error.code {
                 // It can't take the request, and has not.
+                ErrorCode::NotOwner
+                | ErrorCode::StaleRing
+                | ErrorCode::NotReady
+                | ErrorCode::Overloaded
+                    if !error.maybe_applied =>
+                {
+                    return self.on_not_taken(id, from);
+                }
                 ErrorCode::NotOwner
                 | ErrorCode::StaleRing
                 | ErrorCode::NotReady

@@ -6,6 +6,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::node::Node;
+use super::proxy::Proxy;
 use super::wait::eventually;
 
 /// Settings under which a silent node is suspected after 2 s and dead after 6 s.
@@ -13,6 +14,14 @@ pub(crate) const QUICK: &[(&str, &str)] = &[
     ("DYNAKV_GOSSIP_INTERVAL", "200ms"),
     ("DYNAKV_SUSPECT_AFTER", "2s"),
     ("DYNAKV_DEAD_AFTER", "6s"),
+];
+
+/// The same, and copies are compared every 2 s, so that what nobody has noticed is mended soon, too.
+pub(crate) const MENDED_OFTEN: &[(&str, &str)] = &[
+    ("DYNAKV_GOSSIP_INTERVAL", "200ms"),
+    ("DYNAKV_SUSPECT_AFTER", "2s"),
+    ("DYNAKV_DEAD_AFTER", "6s"),
+    ("DYNAKV_ANTI_ENTROPY_INTERVAL", "2s"),
 ];
 
 /// Gossip is fast, so that tests are; suspicion is as slow as by default, so that a slow machine makes
@@ -36,14 +45,38 @@ impl Cluster {
     /// The same with other settings.
     #[track_caller]
     pub(crate) fn start_with(count: usize, settings: &[(&str, &str)]) -> Self {
+        Self::start_at(count, settings, |_| None)
+    }
+
+    /// The same, with all traffic between the nodes, and of clients that route by the ring, going through
+    /// this proxy.
+    #[track_caller]
+    pub(crate) fn start_behind(proxy: &Proxy, count: usize, settings: &[(&str, &str)]) -> Self {
+        Self::start_at(count, settings, |node| {
+            Some(proxy.front(&node.id, node.port))
+        })
+    }
+
+    #[track_caller]
+    fn start_at(
+        count: usize,
+        settings: &[(&str, &str)],
+        advertised: impl Fn(&Node) -> Option<String>,
+    ) -> Self {
         let root = tempfile::tempdir().expect("tests need a temporary directory");
         let mut nodes: Vec<Node> = Vec::with_capacity(count);
+        let mut seed: Option<String> = None;
         for number in 1..=count {
             let mut node = Node::new(root.path(), &format!("node-{number}"))
                 .with(&["-n", "3", "-w", "2", "-r", "2"])
                 .with_settings(settings);
-            if let Some(founder) = nodes.first() {
-                node = node.with(&["--seed", &founder.address()]);
+            let advertised = advertised(&node);
+            if let Some(address) = &advertised {
+                node = node.with(&["--advertise", address]);
+            }
+            match &seed {
+                Some(seed) => node = node.with(&["--seed", seed]),
+                None => seed = advertised.or_else(|| Some(node.address())),
             }
             node.start();
             nodes.push(node);
@@ -93,6 +126,21 @@ impl Cluster {
                     Ok(())
                 } else {
                     Err(stats.to_string())
+                }
+            });
+        }
+    }
+
+    /// Waits until each node finds the cluster healthy, without anybody's help.
+    #[track_caller]
+    pub(crate) fn wait_healthy(&mut self) {
+        self.wait_whole();
+        for node in &self.nodes {
+            eventually(&format!("{} finds the cluster healthy", node.id), || {
+                let status = node.run(&["status"]);
+                match status.code {
+                    Some(0) => Ok(()),
+                    _ => Err(format!("{status:?}")),
                 }
             });
         }

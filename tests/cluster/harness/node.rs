@@ -176,14 +176,26 @@ impl Node {
         });
     }
 
-    /// What a metric without further labels says.
+    /// One number of its metrics: of the first series of this name that has this in its labels.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> Result<u64, String> {
+        let page = self.page("/metrics")?.body;
+        let is_it = |line: &&str| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with('{') && rest.contains(label))
+        };
+        let line = page.lines().find(is_it);
+        let number = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+        number.ok_or_else(|| format!("no {name} with {label:?}: {line:?}"))
+    }
+
+    /// Waits until so many data links to others stand.
     #[track_caller]
-    pub(crate) fn metric(&self, name: &str) -> f64 {
-        let text = self.page("/metrics").expect("the HTTP port answers").body;
-        let begin = format!("{name}{{");
-        let line = text.lines().find(|line| line.starts_with(&begin));
-        let value = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
-        value.unwrap_or_else(|| panic!("no {name} at {}", self.id))
+    pub(crate) fn has_links(&self, expected: u64) {
+        let what = format!("{} has {expected} links", self.id);
+        eventually(&what, || match self.metric("dynakv_links", "")? {
+            links if links == expected => Ok(()),
+            links => Err(format!("{links}")),
+        });
     }
 
     /// A page of its HTTP port.
