@@ -42,6 +42,7 @@ use crate::runtime::metrics::Metrics;
 use crate::runtime::power;
 use crate::runtime::quarantine::{list_set_aside, open_store};
 use crate::runtime::rebuilding::Rebuilding;
+use crate::runtime::repairs::Repairs;
 use crate::runtime::store_worker;
 use crate::runtime::systemd::{self, Notifier};
 use crate::runtime::tcp::TcpNetwork;
@@ -271,6 +272,7 @@ impl Node {
                 "this node has lost data and is rebuilding: it takes writes, its reads do not count there"
             );
         }
+        let repairs = Arc::new(Repairs::new(config.id.clone()));
         let end = EndReason::default();
         let stop = Stop {
             end: end.clone(),
@@ -314,6 +316,7 @@ impl Node {
             store: disk.store.clone(),
             metrics: metrics.clone(),
             rebuilding: rebuilding.clone(),
+            repairs: repairs.clone(),
             random: random.fork(),
             draining: stop.draining.clone(),
             shutdown: stop.shutdown.clone(),
@@ -355,6 +358,7 @@ impl Node {
             clock,
             metrics: metrics.clone(),
             rebuilding,
+            repairs: repairs.clone(),
             draining: stop.draining.clone(),
         });
         let reason = end.clone();
@@ -406,7 +410,9 @@ impl Node {
             ),
             view: view.clone(),
             rebuilding: mending_rebuilding,
+            repairs,
             interval: config.anti_entropy_interval,
+            random: random.fork(),
             metrics: metrics.clone(),
         };
         tasks.spawn(mender::run(mender, stop.draining.clone()));

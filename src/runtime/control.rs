@@ -24,6 +24,7 @@ use super::events::{ControlEvent, Responder};
 use super::link::DialError;
 use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
+use super::repairs::Repairs;
 use super::view::{MemberView, View};
 use crate::engine::layout::Acceptor;
 use crate::engine::membership::{Effect, Event, Membership, MembershipConfig};
@@ -89,6 +90,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Where this node has lost versions.
     pub rebuilding: Arc<Rebuilding>,
+    /// What operators want of the mender.
+    pub repairs: Arc<Repairs>,
     /// All randomness.
     pub random: fastrand::Rng,
     /// Not ready from now on.
@@ -127,6 +130,7 @@ pub struct Control {
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
     rebuilding: Arc<Rebuilding>,
+    repairs: Arc<Repairs>,
     random: fastrand::Rng,
     membership: Membership,
     ring: Option<Arc<Ring>>,
@@ -161,6 +165,7 @@ impl Control {
             store,
             metrics,
             rebuilding,
+            repairs,
             mut random,
             draining,
             ..
@@ -192,6 +197,7 @@ impl Control {
             store,
             metrics,
             rebuilding,
+            repairs,
             random,
             view,
             draining,
@@ -291,6 +297,7 @@ impl Control {
             (Request::Health, _) => responder.respond(&self.health()),
             (Request::Status, _) => responder.respond(&self.status()),
             (Request::Ring, _) => responder.respond(&self.ring_reply()),
+            (Request::Repair(repair), _) => responder.respond(&self.repair(repair)),
             (Request::Gossip(gossip), Some(peer)) => {
                 let event = Event::GossipReceived {
                     from: peer.node_id.clone(),

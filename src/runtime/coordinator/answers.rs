@@ -240,8 +240,9 @@ impl Coordinator {
             StoreEvent::Scanned {
                 connection,
                 request_id,
+                is_mending,
                 result,
-            } => self.on_scanned(connection, request_id, result),
+            } => self.on_scanned(connection, request_id, is_mending, result),
             StoreEvent::Refused {
                 token:
                     Token::Replica(connection, request_id) | Token::Explaining(connection, request_id),

@@ -102,6 +102,7 @@ impl Scanner {
     }
 
     fn scan(&self, job: ScanJob) {
+        let is_mending = !matches!(job.work, ScanWork::Export(_));
         let result = match job.work {
             ScanWork::Export(export) => {
                 let part = scan(&*self.store, export.after_key.as_deref(), export.bytes_max);
@@ -125,6 +126,7 @@ impl Scanner {
         let event = StoreEvent::Scanned {
             connection: job.connection,
             request_id: job.request_id,
+            is_mending,
             result,
         };
         // A coordinator that is gone has no use for it.
