@@ -410,6 +410,7 @@ impl Node {
             ),
             view: view.clone(),
             rebuilding: mending_rebuilding,
+            recounter: store.recounter,
             repairs,
             interval: config.anti_entropy_interval,
             random: random.fork(),

@@ -22,11 +22,14 @@ use super::local::Local;
 use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
 use super::repairs::Repairs;
+use super::store_worker::Recounter;
 use super::view::View;
 use crate::engine::repairs::Schedule;
 use crate::engine::ring::Ring;
+use counting::Count;
 
 mod comparing;
+mod counting;
 mod questions;
 mod rebuild;
 mod segments;
@@ -125,6 +128,8 @@ pub struct Parts {
     pub view: watch::Receiver<Arc<View>>,
     /// What this node has lost.
     pub rebuilding: Arc<Rebuilding>,
+    /// How the store is counted anew.
+    pub recounter: Recounter,
     /// What operators want.
     pub repairs: Arc<Repairs>,
     /// How often each other node is compared with.
@@ -147,6 +152,7 @@ struct State {
     told: String,
     /// An operator wants it to end.
     accept_loss: bool,
+    count: Option<Count>,
 }
 
 impl State {
@@ -164,12 +170,13 @@ pub async fn run(mut parts: Parts, stop: CancellationToken) {
         rebuild_due: None,
         told: String::new(),
         accept_loss: false,
+        count: None,
     };
     let mender = Mender(parts);
     let work = async {
         loop {
             mender.turn(&mut state).await;
-            if state.schedule.wants_any() {
+            if state.schedule.wants_any() || state.count.is_some() {
                 continue;
             }
             tokio::select! {
@@ -200,6 +207,7 @@ impl Mender {
             self.go_on_rebuilding(&view, &ring, state).await;
         }
         state.accept_loss = false;
+        self.go_on_counting(state).await;
         self.compare_with_next(&view, &ring, state).await;
         let age_ms = state.schedule.age_ms(state.now_ms());
         let metrics = &self.0.metrics;

@@ -36,6 +36,7 @@ use crate::disk::{DirectoryFiles, create_directory};
 use crate::error::StoreError;
 use crate::log::{self, LogWriter};
 use crate::memtable::{Memtable, Pair};
+use crate::recount::Recounted;
 use crate::room::{Change, DiskSpace, Room};
 use crate::segments::HashSnapshot;
 use crate::status::{CheckpointTimes, StoreStatus};
@@ -182,6 +183,9 @@ impl DiskStore {
         let active = Memtable::new();
         let log_first = checkpoint.map(|it| it.log_first);
         let replayed = log::replay(&log_directory, log_first, |change| {
+            if let Some(correction) = change.correction() {
+                return counters.correct(&correction);
+            }
             let position = Position::of_key(change.key());
             active.insert(position, Pair::copy(change.pair, change.key_length));
             let segment = position.segment();
@@ -304,7 +308,7 @@ impl Store for DiskStore {
                 let pair = Pair::copy(log.append(mutation)?, mutation.key.len());
                 let position = Position::of_key(&mutation.key);
                 active.insert(position, pair);
-                shared.counters.note(position.segment(), mutation);
+                shared.counters.note(position, mutation);
             }
             Ok(())
         })
@@ -335,6 +339,30 @@ impl Store for DiskStore {
         limit: PageLimit,
     ) -> Result<Page, StoreError> {
         self.shared.scan(range, after_key, limit)
+    }
+
+    fn recount(
+        &self,
+        after_key: Option<&[u8]>,
+        limit: PageLimit,
+    ) -> Result<Recounted, StoreError> {
+        let shared = &self.shared;
+        shared.check_running()?;
+        // Whoever holds the log keeps writers out.
+        let mut log = shared.log();
+        let scan = || shared.scan(PositionRange::ALL, after_key, limit);
+        let (recounted, corrections) = shared.counters.recount(after_key, scan)?;
+        shared.write(|| {
+            for correction in &corrections {
+                log.append_correction(correction)?;
+                shared.counters.correct(correction);
+            }
+            match recounted.next {
+                Some(_) => Ok(()),
+                None => log.sync(),
+            }
+        })?;
+        Ok(recounted)
     }
 
     fn totals(&self) -> Totals {

@@ -28,6 +28,7 @@ mod mending;
 mod observability;
 mod python;
 mod readme;
+mod repairing;
 mod service;
 mod settings;
 mod transfer;

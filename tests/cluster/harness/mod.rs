@@ -10,7 +10,7 @@ mod process;
 mod wait;
 
 pub(crate) use cluster::{Cluster, QUICK};
-pub(crate) use command::{Command, Finished, dynakv};
+pub(crate) use command::{Command, Finished, binary, dynakv};
 pub(crate) use data::{block_on, client, client_of_one, read_all, write_all};
 pub(crate) use http::http_get;
 pub(crate) use node::Node;
