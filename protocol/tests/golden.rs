@@ -29,9 +29,9 @@ use dynakv_protocol::gossip::{
 use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity, Welcome};
 use dynakv_protocol::hash::{Position, Segment};
 use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
-use dynakv_protocol::repair::{Repair, RepairProgress};
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::peer::{MergeVersions, Merged, ReadVersions, VersionsReply};
+use dynakv_protocol::repair::{Repair, RepairProgress};
 use dynakv_protocol::ring_document::{Member, RingDocument, Step};
 use dynakv_protocol::{
     Actor, ClusterId, DecodeError, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId,

@@ -303,7 +303,11 @@ impl Rebuilding {
         // Nearly always nobody is, and nothing is counted.
         if left > 0
             && let Some(ring) = ring
-            && let Some(index) = ring.document.members.iter().position(|it| it.id == member.id)
+            && let Some(index) = ring
+                .document
+                .members
+                .iter()
+                .position(|it| it.id == member.id)
         {
             let placement = Placement::new(&ring.document);
             let owns = |segment: &u16| {

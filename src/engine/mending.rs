@@ -278,7 +278,11 @@ mod tests {
             );
             to_fetch.sort();
             to_send.sort();
-            assert_eq!((to_fetch, to_send), (whole.0, whole.1), "{ours:?} {theirs:?}");
+            assert_eq!(
+                (to_fetch, to_send),
+                (whole.0, whole.1),
+                "{ours:?} {theirs:?}"
+            );
         }
     }
 

@@ -229,7 +229,9 @@ pub async fn run(parts: Parts) -> End {
 
 impl Coordinator {
     fn is_idle(&self) -> bool {
-        self.operations.is_empty() && self.parking.is_empty() && self.replica_jobs + self.scans + self.mending_scans == 0
+        self.operations.is_empty()
+            && self.parking.is_empty()
+            && self.replica_jobs + self.scans + self.mending_scans == 0
     }
 
     fn follow(&mut self, view: Arc<View>) {

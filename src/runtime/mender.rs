@@ -201,8 +201,7 @@ impl Mender {
             return;
         };
         self.look_around(&view, state);
-        if self.0.rebuilding.left() > 0
-            && state.rebuild_due.is_none_or(|due| due <= Instant::now())
+        if self.0.rebuilding.left() > 0 && state.rebuild_due.is_none_or(|due| due <= Instant::now())
         {
             self.go_on_rebuilding(&view, &ring, state).await;
         }

@@ -293,11 +293,7 @@ impl Store for MemoryStore {
         self.living()?.scan(range, after_key, limit)
     }
 
-    fn recount(
-        &self,
-        after_key: Option<&[u8]>,
-        limit: PageLimit,
-    ) -> Result<Recounted, StoreError> {
+    fn recount(&self, after_key: Option<&[u8]>, limit: PageLimit) -> Result<Recounted, StoreError> {
         let state = self.writable()?;
         let scan = || state.scan(PositionRange::ALL, after_key, limit);
         let (recounted, corrections) = state.counters.recount(after_key, scan)?;

@@ -96,11 +96,7 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::NotRecounting`] when another recount was begun meanwhile; otherwise what the disk
     /// says. Begin again.
-    fn recount(
-        &self,
-        after_key: Option<&[u8]>,
-        limit: PageLimit,
-    ) -> Result<Recounted, StoreError> {
+    fn recount(&self, after_key: Option<&[u8]>, limit: PageLimit) -> Result<Recounted, StoreError> {
         let _ = (after_key, limit);
         Ok(Recounted::default())
     }

@@ -169,15 +169,24 @@ fn rebuilding_shows_how_far_it_is_and_ends_by_an_operator_s_word() {
         let status = cluster[seen_by].run(&["status", "--output", "table"]);
         let line = status.text().lines().find(|line| line.contains("node-5"));
         let line = line.unwrap_or_default();
-        assert!(line.contains("rebuilding") && line.contains(" segments)"), "{line}");
+        assert!(
+            line.contains("rebuilding") && line.contains(" segments)"),
+            "{line}"
+        );
         let ring = cluster[seen_by].run(&["ring", "--output", "json"]).json();
         let members = ring["members"].as_array().cloned().unwrap_or_default();
         let member = members.iter().find(|member| member["id"] == "node-5");
-        assert!(member.unwrap()["rebuilding_segments"].as_u64() > Some(0), "{ring}");
+        assert!(
+            member.unwrap()["rebuilding_segments"].as_u64() > Some(0),
+            "{ring}"
+        );
     }
     let explained = (0..KEYS).map(|number| {
         let explained = cluster[0].run(&["explain", &key(number), "--output", "json"]);
-        explained.json()["owners"].as_array().cloned().unwrap_or_default()
+        explained.json()["owners"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default()
     });
     assert!(
         explained.flatten().any(|owner| owner["rebuilding"] == true),
@@ -203,7 +212,10 @@ fn rebuilding_shows_how_far_it_is_and_ends_by_an_operator_s_word() {
             false => Err(format!("{repaired:?}")),
         }
     });
-    assert!(accepted["accepted_segments"].as_u64() > Some(0), "{accepted}");
+    assert!(
+        accepted["accepted_segments"].as_u64() > Some(0),
+        "{accepted}"
+    );
     let log = cluster[4].process_mut().stderr();
     assert!(log.contains("by an operator's word"), "{log}");
     // A restart does not forget it.

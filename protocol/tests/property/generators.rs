@@ -17,9 +17,9 @@ use dynakv_protocol::gossip::{
 use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity, Welcome};
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
-use dynakv_protocol::repair::{Repair, RepairProgress};
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::peer::{MergeVersions, Merged, ReadVersions, VersionsReply};
+use dynakv_protocol::repair::{Repair, RepairProgress};
 use dynakv_protocol::ring_document::{Member, N_MAX, RingDocument, Step, WEIGHT_MAX};
 use dynakv_protocol::{
     Actor, ClusterId, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId, RingVersion, WriteId,
@@ -704,26 +704,33 @@ fn repairing() -> impl Strategy<Value = RepairProgress> {
         any::<[u64; 4]>(),
         any::<(Option<u64>, Option<u64>)>(),
     );
-    (node_id(), any::<bool>(), counts, option::of(node_id()), text()).prop_map(
-        |(node_id, running, (small, large, ages), comparing_with, last_error)| RepairProgress {
-            running,
-            run: large[0],
-            pairs_total: small[0],
-            pairs_done: small[1],
-            pairs_failed: small[2],
-            pages_compared: small[3],
-            segments_differing: large[1],
-            keys_fetched: large[2],
-            keys_sent: large[3],
-            rebuilding_segments: small[4],
-            accepted_segments: small[5],
-            started_age_ms: ages.0,
-            finished_age_ms: ages.1,
-            comparing_with,
-            last_error,
-            ..RepairProgress::none(node_id)
-        },
+    (
+        node_id(),
+        any::<bool>(),
+        counts,
+        option::of(node_id()),
+        text(),
     )
+        .prop_map(
+            |(node_id, running, (small, large, ages), comparing_with, last_error)| RepairProgress {
+                running,
+                run: large[0],
+                pairs_total: small[0],
+                pairs_done: small[1],
+                pairs_failed: small[2],
+                pages_compared: small[3],
+                segments_differing: large[1],
+                keys_fetched: large[2],
+                keys_sent: large[3],
+                rebuilding_segments: small[4],
+                accepted_segments: small[5],
+                started_age_ms: ages.0,
+                finished_age_ms: ages.1,
+                comparing_with,
+                last_error,
+                ..RepairProgress::none(node_id)
+            },
+        )
 }
 
 fn exported() -> impl Strategy<Value = Exported> {

@@ -284,7 +284,12 @@ fn values_are_shown_short_and_safe() {
 
 #[test]
 fn an_owner_that_lost_data_there_is_named() {
-    let held = || Ok(versions(&[dot(1, 2)], &[sibling(dot(1, 2), 0, Some("milk"))]));
+    let held = || {
+        Ok(versions(
+            &[dot(1, 2)],
+            &[sibling(dot(1, 2), 0, Some("milk"))],
+        ))
+    };
     let mut lost = owner(2, Ok(Versions::new()));
     if let Ok(state) = &mut lost.answer {
         state.rebuilding = true;

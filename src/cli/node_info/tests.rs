@@ -236,7 +236,10 @@ fn rebuilding_is_told_with_its_progress() {
     status.members[1].rebuilding_segments = 65_536;
     let text = status_report(&status, Some(&ring), Format::Table).data;
     let text = String::from_utf8(text).unwrap();
-    assert!(text.contains("rebuilding 100.0 % (65536 of 65536 segments)"), "{text}");
+    assert!(
+        text.contains("rebuilding 100.0 % (65536 of 65536 segments)"),
+        "{text}"
+    );
     let text = ring_text(&ring, &status.members, Format::Table);
     let line = text.lines().find(|line| line.starts_with("node-2 "));
     assert!(line.unwrap().ends_with("65536 segments"), "{text}");

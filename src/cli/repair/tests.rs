@@ -55,8 +55,16 @@ fn what_is_not_whole_is_degraded_and_says_why() {
     };
     let printed = done(failed.clone(), Format::Table);
     assert_eq!(printed.exit, Exit::Degraded);
-    assert!(String::from_utf8(printed.data).unwrap().contains("with 1 of 2"));
-    assert!(printed.messages.contains("node-3 is dead"), "{}", printed.messages);
+    assert!(
+        String::from_utf8(printed.data)
+            .unwrap()
+            .contains("with 1 of 2")
+    );
+    assert!(
+        printed.messages.contains("node-3 is dead"),
+        "{}",
+        printed.messages
+    );
     assert!(printed.messages.contains("next: dynakv status"));
     let printed = done(failed, Format::Json);
     assert_eq!((printed.exit, &*printed.messages), (Exit::Degraded, ""));
@@ -66,14 +74,22 @@ fn what_is_not_whole_is_degraded_and_says_why() {
     };
     let printed = done(rebuilding, Format::Plain);
     assert_eq!(printed.exit, Exit::Degraded);
-    assert!(printed.messages.contains("7 segments are still"), "{}", printed.messages);
+    assert!(
+        printed.messages.contains("7 segments are still"),
+        "{}",
+        printed.messages
+    );
     let accepted = RepairProgress {
         accepted_segments: 7,
         ..progress()
     };
     let printed = done(accepted, Format::Plain);
     assert_eq!(printed.exit, Exit::Ok);
-    assert!(String::from_utf8(printed.data).unwrap().ends_with("7 segments count as rebuilt by your word\n"));
+    assert!(
+        String::from_utf8(printed.data)
+            .unwrap()
+            .ends_with("7 segments count as rebuilt by your word\n")
+    );
 }
 
 #[test]
@@ -86,7 +102,11 @@ fn who_stops_looking_is_told_that_it_goes_on() {
     };
     let printed = report(Followed::Left(Box::new(running)), Format::Plain);
     assert_eq!(printed.exit, Exit::Ok);
-    assert!(printed.messages.contains("goes on at node-1"), "{}", printed.messages);
+    assert!(
+        printed.messages.contains("goes on at node-1"),
+        "{}",
+        printed.messages
+    );
     let printed = report(Followed::Forgotten, Format::Plain);
     assert_eq!(printed.exit, Exit::Error);
 }

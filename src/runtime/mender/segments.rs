@@ -220,7 +220,9 @@ impl Mender {
         let came: Vec<_> = (0..keys.len())
             .filter(|&at| !theirs[at].is_empty())
             .collect();
-        let merges = came.iter().map(|&at| (keys[at].key.clone(), theirs[at].clone()));
+        let merges = came
+            .iter()
+            .map(|&at| (keys[at].key.clone(), theirs[at].clone()));
         let merged = self.merge(None, version, merges).await;
         for (at, merged) in came.into_iter().zip(merged) {
             match merged {

@@ -77,10 +77,7 @@ impl Recounter {
     }
 
     /// Counts the part behind this key; the first one is behind none. Nothing when the store has ended.
-    pub async fn recount(
-        &self,
-        after_key: Option<Bytes>,
-    ) -> Option<Result<Recounted, StoreError>> {
+    pub async fn recount(&self, after_key: Option<Bytes>) -> Option<Result<Recounted, StoreError>> {
         let (reply, recounted) = oneshot::channel();
         let job = ScanJob {
             connection: ConnectionId::MENDER,
