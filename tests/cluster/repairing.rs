@@ -61,14 +61,12 @@ fn a_repair_mends_what_a_node_missed_and_counts_it() {
             .run(&["put", &key(number), "new"])
             .exits(0);
     }
-    who_stops_looking_leaves_it_running(&cluster[0]);
     cluster[2].process_mut().signal(Signal::CONT);
     let stale = eventually("the node to answer again", || {
         stale_at(&cluster[0], "node-3")
     });
     assert!(stale > KEYS / 2, "{stale} of {KEYS}");
 
-    // The one above may be under way still.
     let repaired = eventually("a repair that reaches all", || {
         let repaired = cluster[1].run(&["repair", "--output", "json"]);
         match repaired.code {
@@ -98,6 +96,8 @@ fn a_repair_mends_what_a_node_missed_and_counts_it() {
         again.text(),
         "node-2 compared with 2 of 2 members: 0 segments differed, 0 keys mended here, 0 at others\n"
     );
+    cluster[2].process_mut().signal(Signal::STOP);
+    who_stops_looking_leaves_it_running(&cluster[0]);
 }
 
 /// Ctrl-C ends the command, not what the node does: it waits for one that says nothing.
@@ -167,7 +167,8 @@ fn rebuilding_shows_how_far_it_is_and_ends_by_an_operator_s_word() {
             }
         });
         let status = cluster[seen_by].run(&["status", "--output", "table"]);
-        let line = status.text().lines().find(|line| line.contains("node-5"));
+        let mut lines = status.text().lines();
+        let line = lines.find(|line| line.contains("  node-5  "));
         let line = line.unwrap_or_default();
         assert!(
             line.contains("rebuilding") && line.contains(" segments)"),

@@ -91,8 +91,8 @@ node-1   42  127.0.0.1:8180       9180  data/node-1.log
 
 ring 1 of cluster dynakv: 1 nodes, 150 virtual nodes (n = 3, w = 2, r = 2)
 
-Id      Address         Weight  Virtual nodes  Zone
-node-1  127.0.0.1:8180       1            150  -
+Id      Address         Weight  Virtual nodes  Zone  Rebuilding
+node-1  127.0.0.1:8180       1            150  -     -
 
 next, in another terminal: dynakv --server 127.0.0.1:8180 put greeting hello
 Ctrl-C ends all nodes

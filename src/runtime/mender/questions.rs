@@ -40,7 +40,7 @@ impl Mender {
         let requests = parts.into_iter().map(list).collect();
         self.ask_all(member, requests, |response| match response {
             Response::Listed(listed) => Ok(listed),
-            other => Err(other),
+            other => Err(Box::new(other)),
         })
         .await
     }
@@ -63,7 +63,7 @@ impl Mender {
         });
         let answers = self.ask_all(member, vec![compare], |response| match response {
             Response::Compared(compared) => Ok(compared),
-            other => Err(other),
+            other => Err(Box::new(other)),
         });
         let first = answers.await.pop();
         // One question has one answer.
@@ -88,7 +88,7 @@ impl Mender {
         let requests = keys.into_iter().map(read).collect();
         self.ask_all(member, requests, |response| match response {
             Response::Versions(reply) => Ok(reply.versions),
-            other => Err(other),
+            other => Err(Box::new(other)),
         })
         .await
     }
@@ -111,7 +111,7 @@ impl Mender {
         let requests = keys.into_iter().map(merge).collect();
         self.ask_all(member, requests, |response| match response {
             Response::Merged(_) => Ok(()),
-            other => Err(other),
+            other => Err(Box::new(other)),
         })
         .await
     }
@@ -122,7 +122,7 @@ impl Mender {
         &self,
         member: Option<&MemberView>,
         requests: Vec<Request>,
-        take: impl Fn(Response) -> Result<T, Response>,
+        take: impl Fn(Response) -> Result<T, Box<Response>>,
     ) -> Answers<T> {
         let mut answers: Vec<Option<Result<T, MendError>>> = Vec::new();
         answers.resize_with(requests.len(), || None);
@@ -136,13 +136,15 @@ impl Mender {
             for (at, response) in open.into_iter().zip(self.ask(member, asked).await) {
                 let taken = match response.map(&take) {
                     Ok(Ok(taken)) => Ok(taken),
-                    Ok(Err(Response::Error(error)))
-                        if error.code == ErrorCode::Overloaded && attempts_left > 0 =>
-                    {
-                        busy.push(at);
-                        continue;
-                    }
-                    Ok(Err(other)) => Err(self.refused(member, &other)),
+                    Ok(Err(other)) => match *other {
+                        Response::Error(ref error)
+                            if error.code == ErrorCode::Overloaded && attempts_left > 0 =>
+                        {
+                            busy.push(at);
+                            continue;
+                        }
+                        other => Err(self.refused(member, &other)),
+                    },
                     Err(error) => Err(error),
                 };
                 answers[at] = Some(taken);
