@@ -287,7 +287,8 @@ impl Tree {
         for slot in [0, 1] {
             if let Some(record) = pages.get([page, slot]).unwrap() {
                 let mut bad = record.to_vec();
-                bad[20] ^= 1;
+                // Doing it again does not undo it.
+                bad.pop();
                 pages.insert([page, slot], bad).unwrap();
             }
         }
