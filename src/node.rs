@@ -44,6 +44,7 @@ use crate::runtime::metrics::Metrics;
 use crate::runtime::power;
 use crate::runtime::quarantine::{list_set_aside, open_store};
 use crate::runtime::rebuilding::Rebuilding;
+use crate::runtime::repairs::Repairs;
 use crate::runtime::seen::Seen;
 use crate::runtime::store_worker;
 use crate::runtime::systemd::{self, Notifier};
@@ -276,6 +277,7 @@ impl Node {
             );
         }
         let seen = Arc::new(Seen::load(disk.files.clone())?);
+        let repairs = Arc::new(Repairs::new(config.id.clone()));
         let end = EndReason::default();
         let stop = Stop {
             end: end.clone(),
@@ -323,6 +325,7 @@ impl Node {
             store: disk.store.clone(),
             metrics: metrics.clone(),
             rebuilding: rebuilding.clone(),
+            repairs: repairs.clone(),
             random: random.fork(),
             draining: stop.draining.clone(),
             shutdown: stop.shutdown.clone(),
@@ -378,6 +381,7 @@ impl Node {
             clock,
             metrics: metrics.clone(),
             rebuilding,
+            repairs: repairs.clone(),
             draining: stop.draining.clone(),
         });
         let reason = end.clone();
@@ -446,7 +450,10 @@ impl Node {
             ),
             view: view.clone(),
             rebuilding: mending_rebuilding,
+            recounter: store.recounter,
+            repairs,
             interval: config.anti_entropy_interval,
+            random: random.fork(),
             metrics: metrics.clone(),
         };
         tasks.spawn(mender::run(mender, stop.draining.clone()));

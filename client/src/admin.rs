@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use dynakv_protocol::admin::{Explain, Explained, Export, Exported, Import, Imported};
 use dynakv_protocol::message::{Request, Response};
+use dynakv_protocol::repair::{Repair, RepairProgress};
 use tokio::time::Instant;
 
 use crate::client::Client;
@@ -47,6 +48,15 @@ impl Client {
             Response::Exported(exported) => Ok(exported),
             _ => Err(seed.unexpected()),
         }
+    }
+
+    /// Has the first seed compare its copies with those of all other members now, or asks how far it is;
+    /// see [`NodeClient::repair`](crate::NodeClient::repair).
+    ///
+    /// # Errors
+    /// [`Error`]; no other node is asked in its place.
+    pub async fn repair(&self, repair: Repair) -> Result<RepairProgress, Error> {
+        self.first_seed()?.repair(repair).await
     }
 
     /// Merges encoded versions, as [`export`](Self::export) gives them, into what the key's owners

@@ -100,4 +100,5 @@ pub use dynakv_protocol::client::{
     FetchedSibling, HealthReply, MemberStatus, RingReply, StatsReply, StatusReply,
 };
 pub use dynakv_protocol::gossip::MemberState;
+pub use dynakv_protocol::repair::{Repair, RepairProgress};
 pub use dynakv_protocol::{ErrorCode, ErrorReply};

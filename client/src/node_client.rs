@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use dynakv_protocol::client::{HealthReply, RingReply, StatsReply, StatusReply};
 use dynakv_protocol::message::{Request, Response};
+use dynakv_protocol::repair::{Repair, RepairProgress};
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -50,6 +51,19 @@ questions! {
 }
 
 impl NodeClient {
+    /// Has it compare its copies with those of all other members now, or tells how far it is. Answers at
+    /// once: ask again with [`Repair::Look`] until it is done.
+    ///
+    /// # Errors
+    /// [`Error`], when it cannot be reached or does not answer in time, or is in no cluster yet, or
+    /// shuts down.
+    pub async fn repair(&self, repair: Repair) -> Result<RepairProgress, Error> {
+        match self.ask(&Request::Repair(repair)).await? {
+            Response::Repairing(progress) => Ok(progress),
+            _ => Err(self.unexpected()),
+        }
+    }
+
     pub(crate) fn new(node: Arc<Node>, timeout: Duration) -> Self {
         Self { node, timeout }
     }

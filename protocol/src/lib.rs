@@ -31,6 +31,7 @@ pub mod mend;
 pub mod message;
 pub mod peer;
 pub mod placement;
+pub mod repair;
 pub mod ring_document;
 
 pub use codec::DecodeError;

@@ -14,6 +14,7 @@ use crate::gossip::{Accept, Gossip, Join, Prepare, Probe, Probed, Vote};
 use crate::handshake::{Hello, Welcome, skip_tags};
 use crate::mend::{Compare, Compared, List, Listed};
 use crate::peer::{KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
+use crate::repair::{Repair, RepairProgress};
 use crate::ring_document::RingDocument;
 
 /// The kind byte of every message.
@@ -44,6 +45,8 @@ pub mod kind {
     pub const EXPORT: u8 = 0x18;
     /// Merge exported versions into a key.
     pub const IMPORT: u8 = 0x19;
+    /// Compare all copies now, and how far that is.
+    pub const REPAIR: u8 = 0x1a;
     /// Merge versions (peers).
     pub const MERGE: u8 = 0x20;
     /// Read versions (peers).
@@ -159,6 +162,8 @@ messages! {
         Export(Export) = kind::EXPORT, Export::decode, Export::encode;
         /// Merge exported versions into a key.
         Import(Import) = kind::IMPORT, Import::decode, Import::encode;
+        /// Compare all copies now, and how far that is.
+        Repair(Repair) = kind::REPAIR, Repair::decode, Repair::encode;
         /// Merge versions.
         Merge(MergeVersions) = kind::MERGE, MergeVersions::decode, MergeVersions::encode;
         /// Read versions.
@@ -213,6 +218,8 @@ messages! {
         Exported(Exported) = kind::EXPORT | kind::ANSWER, Exported::decode, Exported::encode;
         /// Exported versions are merged into their key.
         Imported(Imported) = kind::IMPORT | kind::ANSWER, Imported::decode, Imported::encode;
+        /// How far a repair is.
+        Repairing(RepairProgress) = kind::REPAIR | kind::ANSWER, RepairProgress::decode, RepairProgress::encode;
         /// Merged, and durable.
         Merged(Merged) = kind::MERGE | kind::ANSWER, Merged::decode, Merged::encode;
         /// What a replica has of a key.

@@ -31,6 +31,7 @@ use dynakv_protocol::hash::{Position, Segment};
 use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::peer::{Digest, KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
+use dynakv_protocol::repair::{Repair, RepairProgress};
 use dynakv_protocol::ring_document::{Member, RingDocument, Step};
 use dynakv_protocol::{
     Actor, ClusterId, DecodeError, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId,
@@ -367,6 +368,9 @@ fn requests() -> Vec<(&'static str, Request)> {
                 after_key: Some(key.clone()),
             }),
         ),
+        ("repair", Request::Repair(Repair::Start)),
+        ("repair.look", Request::Repair(Repair::Look)),
+        ("repair.accept-loss", Request::Repair(Repair::AcceptLoss)),
         (
             "hint",
             Request::Hint(KeepHint {
@@ -717,6 +721,31 @@ fn responses() -> Vec<(&'static str, Response)> {
                     versions: Bytes::new(),
                 }],
                 next: None,
+            }),
+        ),
+        (
+            "repairing.none",
+            Response::Repairing(RepairProgress::none(node("node-1"))),
+        ),
+        (
+            "repairing",
+            Response::Repairing(RepairProgress {
+                node_id: node("node-1"),
+                run: 2,
+                running: true,
+                pairs_total: 4,
+                pairs_done: 2,
+                pairs_failed: 1,
+                pages_compared: 17,
+                segments_differing: 300,
+                keys_fetched: 1000,
+                keys_sent: 5,
+                rebuilding_segments: 9,
+                accepted_segments: 3,
+                started_age_ms: Some(1500),
+                finished_age_ms: Some(500),
+                comparing_with: Some(node("node-3")),
+                last_error: "node-2 is dead".to_owned(),
             }),
         ),
         ("imported", Response::Imported(Imported { effective_w: 2 })),

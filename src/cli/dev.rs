@@ -316,7 +316,7 @@ fn introduction(nodes: &[Running], ring: &RingReply, args: &DevArgs, format: For
         return json_line(&ReadyDocument {
             event: "ready",
             nodes: nodes.iter().map(ReadyNode::from).collect(),
-            ring: RingSummary::new(ring),
+            ring: RingSummary::new(ring, &[]),
         });
     }
     let mut table = Table::new(&[
@@ -344,7 +344,7 @@ fn introduction(nodes: &[Running], ring: &RingReply, args: &DevArgs, format: For
         Format::Table => format!(
             "{}\n{}\nnext, in another terminal: dynakv{server} put greeting hello\nCtrl-C ends all nodes\n",
             table.aligned(),
-            ring_text(ring, format)
+            ring_text(ring, &[], format)
         ),
         Format::Json | Format::Plain => format!(
             "{}ring\t{}\t{}\t{}\nnext\tdynakv{server} put greeting hello\n",

@@ -101,6 +101,12 @@ fn sentences(key: &str, explained: &Explained, verdict: &Verdict<'_>) -> Vec<Str
             }
         }
     }
+    for owner in explained.owners.iter().filter(|it| is_rebuilding(it)) {
+        sentences.push(format!(
+            "{} is rebuilding this segment: what it lacks it may have had, and its reads do not count here",
+            owner.id
+        ));
+    }
     for owner in silent {
         if let Err(reason) = &owner.answer {
             sentences.push(format!(
@@ -132,6 +138,11 @@ fn sentences(key: &str, explained: &Explained, verdict: &Verdict<'_>) -> Vec<Str
         }
     }
     sentences
+}
+
+/// Whether it says that it has lost data around the key.
+fn is_rebuilding(owner: &ExplainedOwner) -> bool {
+    owner.answer.as_ref().is_ok_and(|state| state.rebuilding)
 }
 
 fn stale_sentence(id: &str, verdict: &Verdict<'_>) -> String {
@@ -194,7 +205,10 @@ fn table(
         Heading::Left("Clock"),
     ]);
     for owner in &explained.owners {
-        let standing = verdict.standing(owner.id.as_str()).name().to_owned();
+        let mut standing = verdict.standing(owner.id.as_str()).name().to_owned();
+        if is_rebuilding(owner) {
+            standing.push_str(", rebuilding");
+        }
         let (actor, values, clock) = match &owner.answer {
             Ok(state) => (
                 actor_text(state),
@@ -353,6 +367,7 @@ struct OwnerDocument<'a> {
     answered: bool,
     reason: Option<&'a str>,
     standing: &'static str,
+    rebuilding: bool,
     actor: Option<String>,
     clock: Vec<ClockDocument<'a>>,
     dots: Vec<String>,
@@ -433,6 +448,7 @@ impl<'a> OwnerDocument<'a> {
             answered: state.is_some(),
             reason: owner.answer.as_ref().err().map(String::as_str),
             standing: verdict.standing(id).name(),
+            rebuilding: is_rebuilding(owner),
             actor: state.and_then(|state| Some(state.actor?.to_string())),
             clock: clock
                 .map(|dot| ClockDocument {

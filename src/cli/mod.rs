@@ -11,6 +11,7 @@ mod explain;
 mod logging;
 mod node_info;
 mod output;
+mod repair;
 mod serve;
 mod store;
 mod transfer;
@@ -87,6 +88,8 @@ enum Command {
     Ring,
     /// Show what each owner of a key has of it, and why
     Explain(explain::ExplainArgs),
+    /// Compare a node's copies with all others' now, and mend what differs
+    Repair(repair::RepairArgs),
     /// Write what a node holds, or all of them, to standard output
     Export(transfer::ExportArgs),
     /// Merge an export from standard input into the cluster
@@ -152,6 +155,9 @@ fn run(cli: Cli) -> Exit {
         }),
         Command::Explain(args) => with_client(global, format, async |client| {
             explain::explain(client, args, format).await
+        }),
+        Command::Repair(args) => with_client(global, format, async |client| {
+            repair::repair(client, args, format).await
         }),
         Command::Export(args) => {
             let timeout = global.timeout;
@@ -297,6 +303,7 @@ mod tests {
             "dynakv explain",
             "dynakv get k --sloppy",
             "dynakv get",
+            "dynakv repair --yes",
             "dynakv get k -r many",
             "dynakv get k --timeout 5",
             "dynakv delete k --context !",

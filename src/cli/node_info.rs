@@ -3,6 +3,7 @@
 use dynakv_client::{
     Client, Error, HealthReply, MemberState, MemberStatus, RingReply, StatsReply, StatusReply,
 };
+use dynakv_protocol::NodeId;
 use dynakv_protocol::hash::{SEGMENTS, Segment};
 use dynakv_protocol::placement::Placement;
 use dynakv_protocol::ring_document::Step;
@@ -32,7 +33,11 @@ pub(crate) async fn status(client: &Client, format: Format) -> Result<Report, Er
 /// The ring.
 pub(crate) async fn ring(client: &Client, format: Format) -> Result<Report, Error> {
     let ring = client.ring().await?;
-    Ok(Report::data(Exit::Ok, ring_text(&ring, format)))
+    // The ring itself does not know it; an older node may not say.
+    let status = client.status().await.ok();
+    let members = status.as_ref().map(|status| &status.members[..]);
+    let text = ring_text(&ring, members.unwrap_or_default(), format);
+    Ok(Report::data(Exit::Ok, text))
 }
 
 #[derive(Serialize)]
@@ -248,12 +253,15 @@ struct StatusMember<'a> {
     keys: u64,
     disk_bytes: u64,
     rebuilding_segments: u32,
+    rebuilding_of_segments: u32,
+    rebuilt_percent: f64,
     owns_percent: f64,
     software: &'a str,
 }
 
-impl<'a> From<&'a MemberStatus> for StatusMember<'a> {
-    fn from(member: &'a MemberStatus) -> Self {
+impl<'a> StatusMember<'a> {
+    fn new(member: &'a MemberStatus, ring: Option<&RingReply>) -> Self {
+        let progress = Rebuilding::new(member, ring);
         Self {
             id: member.id.as_str(),
             address: &member.address,
@@ -264,6 +272,8 @@ impl<'a> From<&'a MemberStatus> for StatusMember<'a> {
             keys: member.keys,
             disk_bytes: member.disk_bytes,
             rebuilding_segments: member.rebuilding_segments,
+            rebuilding_of_segments: progress.of,
+            rebuilt_percent: progress.rebuilt_percent(),
             owns_percent: f64::from(member.owns_basis_points) / 100.0,
             software: &member.software,
         }
@@ -278,19 +288,76 @@ pub(super) fn state_name(state: MemberState) -> &'static str {
     }
 }
 
-/// The state, and what share of the ring such a node has lost and not got back.
-fn state_text(member: &MemberStatus) -> String {
+/// How far a member is that has lost data.
+struct Rebuilding {
+    left: u32,
+    /// How many segments it owns; a node that lost its directory begins with all there are, and is soon
+    /// done with the others.
+    of: u32,
+}
+
+impl Rebuilding {
+    fn new(member: &MemberStatus, ring: Option<&RingReply>) -> Self {
+        let left = member.rebuilding_segments;
+        let mut of = SEGMENTS as u32;
+        // Nearly always nobody is, and nothing is counted.
+        if left > 0
+            && let Some(ring) = ring
+            && let Some(index) = ring
+                .document
+                .members
+                .iter()
+                .position(|it| it.id == member.id)
+        {
+            let placement = Placement::new(&ring.document);
+            let owns = |segment: &u16| {
+                let owners = placement.owners(Segment(*segment));
+                owners.iter().any(|owner| owner.slot() == index)
+            };
+            of = (0..=u16::MAX).filter(owns).count() as u32;
+        }
+        Self {
+            left,
+            of: match left {
+                0 => 0,
+                _ => of.max(left),
+            },
+        }
+    }
+
+    fn left_percent(&self) -> f64 {
+        match self.of {
+            0 => 0.0,
+            of => f64::from(self.left) * 100.0 / f64::from(of),
+        }
+    }
+
+    /// To a tenth.
+    fn rebuilt_percent(&self) -> f64 {
+        ((100.0 - self.left_percent()) * 10.0).floor() / 10.0
+    }
+}
+
+/// The state, and what share of what it owns such a node has lost and not got back.
+fn state_text(member: &MemberStatus, ring: Option<&RingReply>) -> String {
     let state = state_name(member.state);
     if member.rebuilding_segments == 0 {
         return state.to_owned();
     }
-    let percent = f64::from(member.rebuilding_segments) * 100.0 / SEGMENTS as f64;
-    format!("{state}, rebuilding {percent:.1} %")
+    let progress = Rebuilding::new(member, ring);
+    format!(
+        "{state}, rebuilding {:.1} % ({} of {} segments)",
+        progress.left_percent(),
+        progress.left,
+        progress.of
+    )
 }
 
 fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format) -> Report {
     let verdict = verdict(status, ring);
     if format == Format::Json {
+        let members = status.members.iter();
+        let members = members.map(|member| StatusMember::new(member, ring));
         let document = StatusDocument {
             verdict,
             node_id: status.node_id.as_str(),
@@ -300,7 +367,7 @@ fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format)
             n: status.n,
             w: status.w,
             r: status.r,
-            members: status.members.iter().map(StatusMember::from).collect(),
+            members: members.collect(),
         };
         return Report::data(verdict.exit(), json_line(&document));
     }
@@ -317,7 +384,7 @@ fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format)
     let or_dash = |text: &str| if text.is_empty() { "-" } else { text }.to_owned();
     for member in &status.members {
         table.push([
-            state_text(member),
+            state_text(member, ring),
             member.id.to_string(),
             member.address.clone(),
             bytes_text(member.disk_bytes),
@@ -370,12 +437,17 @@ struct RingMember<'a> {
     weight: u16,
     zone: &'a str,
     virtual_nodes: u32,
+    rebuilding_segments: u32,
 }
 
 impl<'a> RingSummary<'a> {
-    pub(super) fn new(ring: &'a RingReply) -> Self {
+    pub(super) fn new(ring: &'a RingReply, known: &[MemberStatus]) -> Self {
         let document = &ring.document;
         let members = document.members.iter().zip(&ring.addresses);
+        let rebuilding = |id: &NodeId| {
+            let member = known.iter().find(|member| member.id == *id);
+            member.map_or(0, |member| member.rebuilding_segments)
+        };
         Self {
             version: document.version.0,
             step: match document.step {
@@ -396,15 +468,16 @@ impl<'a> RingSummary<'a> {
                     weight: member.weight,
                     zone: &member.zone,
                     virtual_nodes: member.virtual_nodes(),
+                    rebuilding_segments: rebuilding(&member.id),
                 })
                 .collect(),
         }
     }
 }
 
-/// The ring as `ring` and `dev` print it.
-pub(super) fn ring_text(ring: &RingReply, format: Format) -> String {
-    let summary = RingSummary::new(ring);
+/// The ring as `ring` and `dev` print it, with what is known of its members' losses.
+pub(super) fn ring_text(ring: &RingReply, known: &[MemberStatus], format: Format) -> String {
+    let summary = RingSummary::new(ring, known);
     if format == Format::Json {
         return json_line(&summary);
     }
@@ -414,6 +487,7 @@ pub(super) fn ring_text(ring: &RingReply, format: Format) -> String {
         Heading::Right("Weight"),
         Heading::Right("Virtual nodes"),
         Heading::Left("Zone"),
+        Heading::Left("Rebuilding"),
     ]);
     for member in &summary.members {
         let zone = if member.zone.is_empty() {
@@ -427,6 +501,10 @@ pub(super) fn ring_text(ring: &RingReply, format: Format) -> String {
             member.weight.to_string(),
             member.virtual_nodes.to_string(),
             zone.to_owned(),
+            match member.rebuilding_segments {
+                0 => "-".to_owned(),
+                segments => format!("{segments} segments"),
+            },
         ]);
     }
     match format {

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 
 use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
-use dynakv_protocol::mend::{Compared, ListedKey, PAGE_SEGMENTS};
+use dynakv_protocol::mend::{Compared, Listed, ListedKey, PAGE_SEGMENTS};
 
 use super::rebuilding::SegmentSet;
 use super::ring::{MemberIndex, Ring};
@@ -57,45 +57,57 @@ pub fn differing(ours: &Compared, theirs: &Compared) -> Vec<u8> {
         .collect()
 }
 
-/// What two replicas have to tell each other about the keys of a segment.
+/// What two replicas have to tell each other about a part of a segment's keys.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Difference {
     /// Keys that the other one has, and has differently or alone.
-    pub to_fetch: Vec<Bytes>,
+    pub to_fetch: Vec<ListedKey>,
     /// Keys that only this one has.
     pub to_send: Vec<Bytes>,
+    /// Behind which key both go on; `None` when the segment ends with this part.
+    pub next: Option<Bytes>,
 }
 
-/// Compares two lists of keys in ring order.
+/// Compares a part of one replica's keys with a part of the other's; both begin at the same key.
 ///
-/// A list may end before the segment does: what lies behind the end of a list that goes on is left to the
-/// next part of it. `true` for a list that is complete.
-pub fn difference(ours: (&[ListedKey], bool), theirs: (&[ListedKey], bool)) -> Difference {
+/// They are compared as far as both reach. A list that goes on reaches to its `next`, which it need not
+/// contain: a replica passes over what it cannot read.
+pub fn difference(ours: Listed, theirs: Listed) -> Difference {
+    let next = match (ours.next, theirs.next) {
+        (Some(our), Some(their)) => Some(match place(&our) <= place(&their) {
+            true => our,
+            false => their,
+        }),
+        (our, their) => our.or(their),
+    };
+    let reaches = |listed: &ListedKey| {
+        let end = next.as_ref();
+        end.is_none_or(|end| place(&listed.key) <= place(end))
+    };
     let mut difference = Difference::default();
-    let (mut our_keys, mut their_keys) = (ours.0.iter().peekable(), theirs.0.iter().peekable());
+    let mut our_keys = ours.keys.into_iter().filter(reaches).peekable();
+    let mut their_keys = theirs.keys.into_iter().filter(reaches).peekable();
     loop {
         let order = match (our_keys.peek(), their_keys.peek()) {
             (Some(our), Some(their)) => place(&our.key).cmp(&place(&their.key)),
-            (Some(_), None) if theirs.1 => Ordering::Less,
-            (None, Some(_)) if ours.1 => Ordering::Greater,
-            _ => return difference,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => break,
         };
         match order {
-            Ordering::Less => difference
-                .to_send
-                .extend(our_keys.next().map(|it| it.key.clone())),
-            Ordering::Greater => difference
-                .to_fetch
-                .extend(their_keys.next().map(|it| it.key.clone())),
+            Ordering::Less => difference.to_send.extend(our_keys.next().map(|it| it.key)),
+            Ordering::Greater => difference.to_fetch.extend(their_keys.next()),
             Ordering::Equal => {
                 if let (Some(our), Some(their)) = (our_keys.next(), their_keys.next())
                     && our.hash != their.hash
                 {
-                    difference.to_fetch.push(their.key.clone());
+                    difference.to_fetch.push(their);
                 }
             }
         }
     }
+    difference.next = next;
+    difference
 }
 
 fn place(key: &[u8]) -> (Position, &[u8]) {
@@ -173,7 +185,7 @@ mod tests {
         assert!(!ours.is_rebuilding(usize::from(number)));
     }
 
-    fn listed(keys: &[(&'static str, u64)]) -> Vec<ListedKey> {
+    fn listed(keys: &[(&'static str, u64)], next: Option<&'static str>) -> Listed {
         let listed = |&(key, hash): &(&'static str, u64)| ListedKey {
             key: Bytes::from_static(key.as_bytes()),
             hash,
@@ -181,35 +193,97 @@ mod tests {
         };
         let mut keys: Vec<_> = keys.iter().map(listed).collect();
         keys.sort_by(|a, b| place(&a.key).cmp(&place(&b.key)));
-        keys
+        Listed {
+            rebuilding: false,
+            keys,
+            next: next.map(|key| Bytes::from_static(key.as_bytes())),
+        }
+    }
+
+    fn found(ours: Listed, theirs: Listed) -> (Vec<Bytes>, Vec<Bytes>, Option<Bytes>) {
+        let found = difference(ours, theirs);
+        let mut to_fetch: Vec<_> = found.to_fetch.into_iter().map(|it| it.key).collect();
+        let mut to_send = found.to_send;
+        to_fetch.sort();
+        to_send.sort();
+        (to_fetch, to_send, found.next)
     }
 
     #[test]
     fn keys_that_differ_are_fetched_and_those_of_one_side_sent() {
-        let ours = listed(&[("a", 1), ("b", 1), ("c", 1), ("d", 1)]);
-        let theirs = listed(&[("a", 1), ("b", 2), ("e", 1)]);
-        let mut found = difference((&ours, true), (&theirs, true));
-        found.to_fetch.sort();
-        found.to_send.sort();
-        assert_eq!(found.to_fetch, ["b", "e"]);
-        assert_eq!(found.to_send, ["c", "d"]);
-        assert_eq!(
-            difference((&ours, true), (&ours, true)),
-            Difference::default()
-        );
-        let nothing = difference((&[], true), (&[], true));
-        assert_eq!(nothing, Difference::default());
+        let ours = listed(&[("a", 1), ("b", 1), ("c", 1), ("d", 1)], None);
+        let theirs = listed(&[("a", 1), ("b", 2), ("e", 1)], None);
+        let (to_fetch, to_send, next) = found(ours.clone(), theirs);
+        assert_eq!(to_fetch, ["b", "e"]);
+        assert_eq!(to_send, ["c", "d"]);
+        assert_eq!(next, None);
+        assert_eq!(difference(ours.clone(), ours), Difference::default());
+        let nothing = listed(&[], None);
+        assert_eq!(difference(nothing.clone(), nothing), Difference::default());
     }
 
+    /// Two replicas whose lists end in different places, and pass over different keys.
     #[test]
-    fn what_lies_behind_an_unfinished_list_is_left_to_its_next_part() {
-        let all = listed(&[("a", 1), ("b", 1), ("c", 1), ("d", 1)]);
-        let (first, rest) = all.split_at(2);
-        let part = difference((&all, true), (first, false));
-        assert_eq!(part, Difference::default());
-        let part = difference((rest, true), (rest, true));
-        assert_eq!(part, Difference::default());
-        assert_eq!(difference((first, true), (&all, true)).to_fetch.len(), 2);
+    fn parts_of_any_size_find_what_the_whole_finds() {
+        const NAMES: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut names = NAMES.to_vec();
+        names.sort_by_key(|name| (Position::of_key(name.as_bytes()), *name));
+        for _ in 0..2000 {
+            // None for a key that is not there; hash 0 for one that cannot be read.
+            let mut copy = || -> Vec<(&'static str, u64)> {
+                let keys = names.iter().filter_map(|name| match random.u64(0..5) {
+                    4 => None,
+                    hash => Some((*name, hash)),
+                });
+                keys.collect()
+            };
+            let (ours, theirs) = (copy(), copy());
+            let mut part = |copy: &[(&'static str, u64)], after: Option<&Bytes>| -> Listed {
+                let place_of = |name: &str| (Position::of_key(name.as_bytes()), name.to_owned());
+                let rest = copy.iter().filter(|(name, _)| {
+                    let text = after.map(|after| std::str::from_utf8(after).unwrap());
+                    text.is_none_or(|after| place_of(name) > place_of(after))
+                });
+                let rest: Vec<_> = rest.copied().collect();
+                match rest.first() {
+                    // As a replica does it: a part ends before what cannot be read.
+                    Some(&(damaged, 0)) => listed(&[], Some(damaged)),
+                    None => listed(&[], None),
+                    Some(_) => {
+                        let whole = rest.iter().take_while(|it| it.1 > 0);
+                        let some: Vec<_> = whole.take(random.usize(1..4)).copied().collect();
+                        let is_all = some.len() == rest.len();
+                        listed(&some, some.last().filter(|_| !is_all).map(|it| it.0))
+                    }
+                }
+            };
+            let (mut to_fetch, mut to_send, mut after) = (Vec::new(), Vec::new(), None);
+            loop {
+                let (fetch, send, next) =
+                    found(part(&ours, after.as_ref()), part(&theirs, after.as_ref()));
+                to_fetch.extend(fetch);
+                to_send.extend(send);
+                after = next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            let readable = |copy: &[(&'static str, u64)]| -> Vec<(&'static str, u64)> {
+                copy.iter().filter(|it| it.1 > 0).copied().collect()
+            };
+            let whole = found(
+                listed(&readable(&ours), None),
+                listed(&readable(&theirs), None),
+            );
+            to_fetch.sort();
+            to_send.sort();
+            assert_eq!(
+                (to_fetch, to_send),
+                (whole.0, whole.1),
+                "{ours:?} {theirs:?}"
+            );
+        }
     }
 
     #[test]

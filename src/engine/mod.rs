@@ -15,6 +15,7 @@
 //! | [`mint`], [`hybrid_clock`] | how a write becomes a version |
 //! | [`rebuilding`] | which segments a node has lost, where its reads do not count |
 //! | [`mending`] | where two replicas differ; when a lost segment is whole again |
+//! | [`repairs`] | when a node compares its copies with which other one |
 //! | [`membership`] | who is alive: gossip, probes, suspicion |
 //! | [`layout`] | the next ring document, and how a majority agrees on it |
 
@@ -36,4 +37,5 @@ pub mod preference;
 pub mod put;
 pub mod quorum;
 pub mod rebuilding;
+pub mod repairs;
 pub mod ring;

@@ -246,7 +246,9 @@ mod tests {
         let (_, view) = watch::channel(Arc::default());
         let seen = Arc::new(Seen::load(Arc::new(disk.files())).unwrap());
         let hello = hello(1, 1, 1);
-        let calls = Calls::new(Arc::new(NoNetwork), hello, view.clone(), seen.clone());
+        let malformed = metrics::Counter::noop();
+        let network = Arc::new(NoNetwork);
+        let calls = Calls::new(network, hello, view.clone(), seen.clone(), malformed);
         Admission::new(me, view, Arc::new(calls), seen)
     }
 

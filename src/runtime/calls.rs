@@ -1,5 +1,5 @@
-//! Calls to other nodes, of the control task and of the mender: one question, one answer, over pooled
-//! connections.
+//! Calls to other nodes, of the control task and of the mender: one question, or some at once, over
+//! pooled connections.
 //!
 //! There are few of them, so each has a connection to itself while it lasts.
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use dynakv_protocol::NodeId;
-use dynakv_protocol::frame::{FrameDecoder, Header, put_frame};
+use dynakv_protocol::frame::{Frame, FrameDecoder, Header, put_frame};
 use dynakv_protocol::handshake::{Hello, Welcome};
 use dynakv_protocol::message::{Request, Response};
 use metrics::Counter;
@@ -105,6 +105,7 @@ impl Calls {
         within: Duration,
     ) -> Result<(Response, Welcome), DialError> {
         let call = async {
+            let request = std::slice::from_ref(request);
             if let Some(idle) = self.take(address)
                 && let Ok(answer) = self.ask(idle, address, expected, request).await
             {
@@ -112,6 +113,39 @@ impl Calls {
             }
             let fresh = self.dial(address).await?;
             self.ask(fresh, address, expected, request).await
+        };
+        let call = async {
+            let (answers, welcome) = call.await?;
+            let answer = answers.into_iter().next();
+            let answer = answer.ok_or_else(|| DialError::Malformed("no answer".to_owned()))?;
+            Ok((answer, welcome))
+        };
+        timeout(within, call)
+            .await
+            .map_err(|_| DialError::Timeout)?
+    }
+
+    /// Asks the node at `address` many things at once, over one connection; the answers are in the order
+    /// of the requests. Only for requests that may be asked twice.
+    ///
+    /// # Errors
+    /// [`DialError`]; a refusal by the node is the [`Response::Error`] it sent.
+    pub async fn call_all(
+        &self,
+        address: &str,
+        expected: &NodeId,
+        requests: &[Request],
+        within: Duration,
+    ) -> Result<Vec<Response>, DialError> {
+        let call = async {
+            if let Some(idle) = self.take(address)
+                && let Ok((answers, _)) = self.ask(idle, address, Some(expected), requests).await
+            {
+                return Ok(answers);
+            }
+            let fresh = self.dial(address).await?;
+            let (answers, _) = self.ask(fresh, address, Some(expected), requests).await?;
+            Ok(answers)
         };
         timeout(within, call)
             .await
@@ -133,13 +167,14 @@ impl Calls {
         })
     }
 
+    /// As many answers as there are requests.
     async fn ask(
         &self,
         mut connection: Idle,
         address: &str,
         expected: Option<&NodeId>,
-        request: &Request,
-    ) -> Result<(Response, Welcome), DialError> {
+        requests: &[Request],
+    ) -> Result<(Vec<Response>, Welcome), DialError> {
         if let Some(expected) = expected
             && connection.welcome.node_id != *expected
         {
@@ -148,26 +183,52 @@ impl Calls {
                 found: connection.welcome.node_id,
             });
         }
-        let mut out = BytesMut::new();
-        put_frame(&mut out, Header::new(request.kind(), 1), |out| {
-            request.encode(out)
-        });
-        connection.write.write_all(&out).await?;
         let malformed = |error: String| DialError::Malformed(error);
-        // One question is under way, so there is one answer, be it in a batch.
-        let mut answer = None;
-        let mut take = |frame| answer = Some(frame);
-        let read = connection.reader.read_frames(&mut take).await;
-        let frame = match (read, answer) {
-            (Err(error), _) => return Err(malformed(error.to_string())),
-            (Ok(_), Some(frame)) => frame,
-            (Ok(_), None) => return Err(malformed("it closed the connection".into())),
+        // While they are written the answers to the first come in already, and must be read, or two
+        // nodes wait for each other.
+        let write = async {
+            for (id, request) in (1..).zip(requests) {
+                let mut out = BytesMut::new();
+                put_frame(&mut out, Header::new(request.kind(), id), |out| {
+                    request.encode(out)
+                });
+                connection.write.write_all(&out).await?;
+            }
+            Ok::<(), DialError>(())
         };
-        let response = Response::decode(frame.header.kind, &frame.body)
-            .map_err(|error| malformed(error.to_string()))?;
+        let read = async {
+            let mut answers: Vec<Option<Frame>> = Vec::new();
+            answers.resize_with(requests.len(), || None);
+            let mut left = requests.len();
+            while left > 0 {
+                let mut take = |frame: Frame| {
+                    let place = usize::try_from(frame.header.request_id).unwrap_or(0);
+                    // What nobody asked for is left out.
+                    let place = place.checked_sub(1).and_then(|at| answers.get_mut(at));
+                    if let Some(place @ None) = place {
+                        *place = Some(frame);
+                        left -= 1;
+                    }
+                };
+                match connection.reader.read_frames(&mut take).await {
+                    Ok(true) => {}
+                    Ok(false) if left == 0 => {}
+                    Ok(false) => return Err(malformed("it closed the connection".into())),
+                    Err(error) => return Err(malformed(error.to_string())),
+                }
+            }
+            Ok(answers)
+        };
+        let ((), answers) = tokio::try_join!(write, read)?;
+        let decode = |frame: Frame| {
+            Response::decode(frame.header.kind, &frame.body)
+                .map_err(|error| malformed(error.to_string()))
+        };
+        let answers = answers.into_iter().flatten().map(decode);
+        let answers = answers.collect::<Result<Vec<_>, _>>()?;
         let welcome = connection.welcome.clone();
         self.put_back(address, connection);
-        Ok((response, welcome))
+        Ok((answers, welcome))
     }
 
     fn take(&self, address: &str) -> Option<Idle> {

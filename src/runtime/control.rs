@@ -24,6 +24,7 @@ use super::events::{ControlEvent, Responder};
 use super::link::DialError;
 use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
+use super::repairs::Repairs;
 use super::seen::Seen;
 use super::view::{MemberView, View};
 use crate::engine::layout::Acceptor;
@@ -92,6 +93,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Where this node has lost versions.
     pub rebuilding: Arc<Rebuilding>,
+    /// What operators want of the mender.
+    pub repairs: Arc<Repairs>,
     /// All randomness.
     pub random: fastrand::Rng,
     /// Not ready from now on.
@@ -135,6 +138,7 @@ pub struct Control {
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
     rebuilding: Arc<Rebuilding>,
+    repairs: Arc<Repairs>,
     random: fastrand::Rng,
     membership: Membership,
     ring: Option<Arc<Ring>>,
@@ -170,6 +174,7 @@ impl Control {
             store,
             metrics,
             rebuilding,
+            repairs,
             mut random,
             draining,
             ..
@@ -204,6 +209,7 @@ impl Control {
             store,
             metrics,
             rebuilding,
+            repairs,
             random,
             view,
             draining,
@@ -312,6 +318,7 @@ impl Control {
             (Request::Health, _) => responder.respond(&self.health()),
             (Request::Status, _) => responder.respond(&self.status()),
             (Request::Ring, _) => responder.respond(&self.ring_reply()),
+            (Request::Repair(repair), _) => responder.respond(&self.repair(repair)),
             (Request::Gossip(gossip), Some(peer)) => {
                 self.note_runs(&gossip);
                 let event = Event::GossipReceived {

@@ -31,6 +31,7 @@ use super::metrics::{Metrics, Op, Outcome, ReplicaOp};
 use super::operations::{Operation, OperationId, Operations, Purpose, Requester, Work};
 use super::parking::{Parked, Parking, Wait};
 use super::rebuilding::Rebuilding;
+use super::repairs::Repairs;
 use super::store_worker::{ReadJob, StoreEvent, StoreHandle, Token, WriteJob, WriteWork};
 use super::view::View;
 use crate::engine::answer::fetched;
@@ -99,6 +100,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Where this node has lost versions.
     pub rebuilding: Arc<Rebuilding>,
+    /// Hears who begins to compare.
+    pub repairs: Arc<Repairs>,
     /// No new requests from now on.
     pub draining: CancellationToken,
 }
@@ -153,6 +156,7 @@ pub struct Coordinator {
     clock: Arc<dyn WallClock>,
     metrics: Arc<Metrics>,
     rebuilding: Arc<Rebuilding>,
+    repairs: Arc<Repairs>,
     is_draining: bool,
     /// Jobs of this turn.
     writes: Vec<WriteJob>,
@@ -164,6 +168,8 @@ pub struct Coordinator {
     replica_jobs: usize,
     /// Parts of exports that the store has in hand.
     scans: usize,
+    /// Comparisons and lists under way, for nodes that mend.
+    mending_scans: usize,
     /// Changes from read to read, so that owners share the load.
     turn: usize,
     now: Instant,
@@ -196,6 +202,7 @@ pub async fn run(parts: Parts) -> End {
         clock,
         metrics,
         rebuilding,
+        repairs,
         draining,
     } = parts;
     let mut coordinator = Coordinator {
@@ -211,6 +218,7 @@ pub async fn run(parts: Parts) -> End {
         clock,
         metrics,
         rebuilding,
+        repairs,
         is_draining: false,
         writes: Vec::new(),
         reads: Vec::new(),
@@ -218,6 +226,7 @@ pub async fn run(parts: Parts) -> End {
         reminders: Vec::new(),
         replica_jobs: 0,
         scans: 0,
+        mending_scans: 0,
         turn: 0,
         now: Instant::now(),
         started: Instant::now(),
@@ -287,7 +296,9 @@ pub async fn run(parts: Parts) -> End {
 
 impl Coordinator {
     fn is_idle(&self) -> bool {
-        self.operations.is_empty() && self.parking.is_empty() && self.replica_jobs + self.scans == 0
+        self.operations.is_empty()
+            && self.parking.is_empty()
+            && self.replica_jobs + self.scans + self.mending_scans == 0
     }
 
     fn follow(&mut self, view: Arc<View>) {

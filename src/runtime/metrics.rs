@@ -143,6 +143,18 @@ pub struct Metrics {
     pub mended_here: Counter,
     /// Keys that were brought up to date at another node.
     pub mended_there: Counter,
+    /// Comparisons that did not come to their end, or not with all.
+    pub mending_failures: Counter,
+    /// Segments that differed when they were compared.
+    pub segments_differing: Counter,
+    /// 1 while copies are compared or a repair is under way.
+    pub mending_running: Gauge,
+    /// How long ago all members in reach had been compared with.
+    pub mending_age_seconds: Gauge,
+    /// Segments that were rebuilt.
+    pub segments_rebuilt: Counter,
+    /// Of these, those that an operator's word ended.
+    pub losses_accepted: Counter,
     /// Writes refused because only the reserve is left on the disk.
     pub refused_for_disk: Counter,
     /// How many requests may be in hand before clients are refused.
@@ -296,6 +308,30 @@ impl Metrics {
             mended_there: counter(
                 "dynakv_anti_entropy_keys_sent_total",
                 "Keys whose copy at another node was brought up to date, found by comparing.",
+            ),
+            mending_failures: counter(
+                "dynakv_anti_entropy_failures_total",
+                "Comparisons with another node that could not be made in whole; they are tried again.",
+            ),
+            segments_differing: counter(
+                "dynakv_anti_entropy_segments_differing_total",
+                "Segments that differed when they were compared with another node.",
+            ),
+            mending_running: gauge(
+                "dynakv_anti_entropy_running",
+                "1 while this node compares its copies with another node's.",
+            ),
+            mending_age_seconds: gauge(
+                "dynakv_anti_entropy_last_full_pass_age_seconds",
+                "How long ago this node's copies had been compared with those of every living member.",
+            ),
+            segments_rebuilt: counter(
+                "dynakv_rebuilt_segments_total",
+                "Segments that this node had lost and that were brought back, or given up.",
+            ),
+            losses_accepted: counter(
+                "dynakv_rebuilding_losses_accepted_total",
+                "Segments whose rebuilding an operator ended although too few owners had everything.",
             ),
             refused_for_disk: counter(
                 "dynakv_disk_writes_refused_total",

@@ -20,6 +20,7 @@
 //! | [`store_worker`] | the store's writer and reader |
 //! | [`quarantine`], [`power`], [`rebuilding`] | a store that is damaged or lost its end, and what the node then does not know |
 //! | [`control`], [`calls`], [`view`] | requests about nodes: gossip, joins, ring decisions, status |
+//! | [`mender`], [`repairs`] | comparing and mending copies, and what operators want of that |
 //! | [`http`], [`metrics`], [`process`], [`systemd`] | what operators and service managers look at |
 
 pub mod admission;
@@ -49,6 +50,7 @@ pub mod power;
 pub mod process;
 pub mod quarantine;
 pub mod rebuilding;
+pub mod repairs;
 pub mod seen;
 pub mod store_worker;
 pub mod systemd;

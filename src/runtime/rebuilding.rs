@@ -2,7 +2,7 @@
 //! anyone does.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::{Bytes, BytesMut};
 use dynakv_protocol::codec::Reader;
@@ -14,12 +14,24 @@ use crate::engine::rebuilding::SegmentSet;
 /// The document that holds the set. There is none while nothing is being rebuilt.
 const DOCUMENT: &str = "rebuilding";
 
+/// The document that says that the store is to be counted anew.
+const RECOUNT: &str = "recount";
+
+/// Whether the store's totals and hashes still count what took a damaged value's place besides that value.
+#[derive(Debug, Clone, Copy, Default)]
+struct RecountState {
+    is_due: bool,
+    /// How many damaged values were replaced since the process began.
+    replaced: u64,
+}
+
 /// The segments that this node is rebuilding.
 pub struct Rebuilding {
     files: Arc<dyn SmallFiles>,
     segments: RwLock<SegmentSet>,
     /// How many these are: nearly always none, which is looked at without the lock.
     left: AtomicU32,
+    recount: Mutex<RecountState>,
 }
 
 impl std::fmt::Debug for Rebuilding {
@@ -42,9 +54,18 @@ impl Rebuilding {
             Err(error) if error.is_corruption() => SegmentSet::all(),
             Err(error) => return Err(error),
         };
+        let is_due = match load_document(&*files, RECOUNT) {
+            Ok(document) => document.is_some(),
+            Err(error) if error.is_corruption() => true,
+            Err(error) => return Err(error),
+        };
         Ok(Self {
             left: AtomicU32::new(segments.len()),
             segments: RwLock::new(segments),
+            recount: Mutex::new(RecountState {
+                is_due,
+                replaced: 0,
+            }),
             files,
         })
     }
@@ -125,6 +146,46 @@ impl Rebuilding {
         }
     }
 
+    /// Something takes the place of a damaged value: from now on, and after every restart, the store is to
+    /// be counted anew.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn note_replaced(&self) -> Result<(), StoreError> {
+        let mut recount = self.recount();
+        if !recount.is_due {
+            save_document(&*self.files, RECOUNT, b"")?;
+            recount.is_due = true;
+        }
+        recount.replaced += 1;
+        Ok(())
+    }
+
+    /// How many were replaced when a count begins, if there is reason for one.
+    pub fn recount_due(&self) -> Option<u64> {
+        let recount = self.recount();
+        recount.is_due.then_some(recount.replaced)
+    }
+
+    /// The store was counted anew, begun when so many had been replaced. False when there were more since,
+    /// so that it has to be counted once more.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn end_recount(&self, replaced: u64) -> Result<bool, StoreError> {
+        let mut recount = self.recount();
+        if recount.replaced != replaced {
+            return Ok(false);
+        }
+        self.files.remove_durable(RECOUNT)?;
+        recount.is_due = false;
+        Ok(true)
+    }
+
+    fn recount(&self) -> MutexGuard<'_, RecountState> {
+        self.recount.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Begins to rebuild the segment of this key. Durable when it returns; true when that is news.
     ///
     /// # Errors
@@ -173,6 +234,22 @@ mod tests {
         Rebuilding::note_all(&*files).unwrap();
         let again = Rebuilding::load(files).unwrap();
         assert!(again.covers(b"b") && again.left() == 65_536);
+    }
+
+    #[test]
+    fn a_count_that_is_due_is_remembered_until_it_is_done() {
+        let files = Arc::new(MemoryDisk::new().files());
+        let rebuilding = Rebuilding::load(files.clone()).unwrap();
+        assert_eq!(rebuilding.recount_due(), None);
+        rebuilding.note_replaced().unwrap();
+        assert_eq!(rebuilding.recount_due(), Some(1));
+        let again = Rebuilding::load(files.clone()).unwrap();
+        assert_eq!(again.recount_due(), Some(0));
+        again.note_replaced().unwrap();
+        assert!(!again.end_recount(0).unwrap(), "there was one more");
+        assert!(again.end_recount(1).unwrap());
+        assert_eq!(again.recount_due(), None);
+        assert_eq!(Rebuilding::load(files).unwrap().recount_due(), None);
     }
 
     #[test]

@@ -30,7 +30,7 @@ mod scanner;
 pub use self::jobs::{ReadJob, StoreEvent, Token, WriteJob, WriteWork};
 use self::reader::Reader;
 use self::scanner::Scanner;
-pub use self::scanner::{ScanJob, ScanWork, Scanned};
+pub use self::scanner::{Recounter, ScanJob, ScanWork, Scanned};
 
 /// The most jobs that share one sync: bounds how long the first of them waits.
 const JOBS_PER_SYNC_MAX: usize = 8192;
@@ -79,6 +79,8 @@ impl StoreHandle {
 pub struct Running {
     /// Takes jobs.
     pub handle: StoreHandle,
+    /// Counts the store anew.
+    pub recounter: Recounter,
     /// Gives what came of them, in lists.
     pub events: mpsc::UnboundedReceiver<Vec<StoreEvent>>,
     /// Where the keeper of hints puts what came of its jobs.
@@ -135,6 +137,7 @@ pub fn start(
         }
     }
     Ok(Running {
+        recounter: Recounter::new(&scans),
         handle: StoreHandle {
             writes,
             reads,
@@ -377,15 +380,19 @@ impl Writer {
             | WriteWork::Mint {
                 merge_first: Some(_),
                 ..
-            } => Ok(None),
+            } => {}
             // It says itself what it replaces.
-            WriteWork::Mint { intent, .. } if intent.context.is_some() => Ok(None),
+            WriteWork::Mint { intent, .. } if intent.context.is_some() => {}
             WriteWork::Mint { .. } => {
                 let message = "this replica's copy of the key is damaged: the write may go through \
                                another one, or through this one again, which then asks the others first";
-                Err(ErrorReply::new(ErrorCode::NotReady, message).retryable())
+                return Err(ErrorReply::new(ErrorCode::NotReady, message).retryable());
             }
         }
+        self.rebuilding
+            .note_replaced()
+            .map_err(|error| refusal(&error))?;
+        Ok(None)
     }
 
     /// Makes everything applied durable and says so. False when the disk failed.

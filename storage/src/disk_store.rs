@@ -13,6 +13,7 @@
 //! brought forward by the changes in the log, so that opening reads no records.
 
 mod background;
+mod counting;
 mod layout;
 mod options;
 mod pace;
@@ -36,6 +37,7 @@ use crate::disk::{DirectoryFiles, create_directory};
 use crate::error::StoreError;
 use crate::log::{self, LogWriter};
 use crate::memtable::{Memtable, Pair};
+use crate::recount::Recounted;
 use crate::room::{Change, DiskSpace, Room};
 use crate::segments::HashSnapshot;
 use crate::status::{CheckpointTimes, StoreStatus};
@@ -59,6 +61,7 @@ const VERSIONS_BYTES_MAX: usize = 1 << 30;
 pub struct DiskStore {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    counted_pages: Vec<u8>,
 }
 
 impl std::fmt::Debug for DiskStore {
@@ -172,16 +175,21 @@ impl DiskStore {
         };
         check_format(&directory, &files)?;
         let opened = Tree::open(&directory.join(TREE_DIRECTORY), options.cache_bytes)?;
-        let (tree, checkpoint, hashes) = opened;
+        let (tree, checkpoint, written) = opened;
         let tree_opened_ms = began.elapsed().as_millis() as u64;
 
         let log_directory = directory.join(LOG_DIRECTORY);
         create_directory(&log_directory)?;
-        let counters =
-            Counters::starting_at(checkpoint.map_or(Sums::default(), |it| it.sums), hashes);
+        let counters = Counters::starting_at(
+            checkpoint.map_or(Sums::default(), |it| it.sums),
+            written.hashes,
+        );
         let active = Memtable::new();
         let log_first = checkpoint.map(|it| it.log_first);
         let replayed = log::replay(&log_directory, log_first, |change| {
+            if let Some(correction) = change.correction() {
+                return counters.correct(&correction);
+            }
             let position = Position::of_key(change.key());
             active.insert(position, Pair::copy(change.pair, change.key_length));
             let segment = position.segment();
@@ -210,10 +218,12 @@ impl DiskStore {
             directory,
             _files: files,
         });
+        shared.count_pages(&written.damaged_pages, written.missing_root)?;
         // From here on dropping it ends the threads that were started.
         let mut store = Self {
             shared: shared.clone(),
             threads: Vec::new(),
+            counted_pages: written.damaged_pages,
         };
         store.threads = background::start(&shared)?;
         shared.write(|| shared.freeze_if_full_and_room(&mut shared.log()))?;
@@ -232,6 +242,11 @@ impl DiskStore {
     /// Whether there is a store in this directory, whatever state it is in.
     pub fn exists(directory: &Path) -> bool {
         layout::exists(directory)
+    }
+
+    /// The pages of segment hashes that were damaged when it was opened, and were counted anew.
+    pub(crate) fn counted_pages(&self) -> &[u8] {
+        &self.counted_pages
     }
 
     /// Carries everything that was applied into the tree now, and waits until that is durable and the
@@ -304,7 +319,7 @@ impl Store for DiskStore {
                 let pair = Pair::copy(log.append(mutation)?, mutation.key.len());
                 let position = Position::of_key(&mutation.key);
                 active.insert(position, pair);
-                shared.counters.note(position.segment(), mutation);
+                shared.counters.note(position, mutation);
             }
             Ok(())
         })
@@ -335,6 +350,26 @@ impl Store for DiskStore {
         limit: PageLimit,
     ) -> Result<Page, StoreError> {
         self.shared.scan(range, after_key, limit)
+    }
+
+    fn recount(&self, after_key: Option<&[u8]>, limit: PageLimit) -> Result<Recounted, StoreError> {
+        let shared = &self.shared;
+        shared.check_running()?;
+        // Whoever holds the log keeps writers out.
+        let mut log = shared.log();
+        let scan = || shared.scan(PositionRange::ALL, after_key, limit);
+        let (recounted, corrections) = shared.counters.recount(after_key, scan)?;
+        shared.write(|| {
+            for correction in &corrections {
+                log.append_correction(correction)?;
+                shared.counters.correct(correction);
+            }
+            match recounted.next {
+                Some(_) => Ok(()),
+                None => log.sync(),
+            }
+        })?;
+        Ok(recounted)
     }
 
     fn totals(&self) -> Totals {

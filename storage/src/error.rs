@@ -167,6 +167,9 @@ pub enum StoreError {
         /// What does not fit.
         reason: String,
     },
+    /// A part of a recount was asked for that does not follow the part before. Begin again.
+    #[error("there is no recount that goes on from here: begin it again")]
+    NotRecounting,
     /// An earlier write failed, or the power of a simulated disk went: this handle writes no more.
     ///
     /// After a failed sync nobody knows what reached the disk (Rebello et al., "Can Applications
@@ -243,6 +246,7 @@ impl StoreError {
             | Self::Locked { .. }
             | Self::TooLarge { .. }
             | Self::Unsupported { .. }
+            | Self::NotRecounting
             | Self::Stopped { .. } => false,
         }
     }

@@ -6,7 +6,8 @@
 //! ```
 //! Each page has two slots that take turns, and is read from the newest slot that belongs to a finished
 //! checkpoint. So a checkpoint that a crash cut short spoils nothing; the log still has its changes, and
-//! the next one writes the same pages again under the same number.
+//! the next one writes the same pages again under the same number. A page that is damaged is counted anew from
+//! the records, by whoever opens the store.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -15,6 +16,17 @@ use bytes::{Buf, BufMut};
 use crate::segments::{HashSnapshot, PAGE_BYTES, PAGES, SegmentHashes};
 
 const RECORD_BYTES: usize = 8 + PAGE_BYTES + 4;
+
+/// The hashes as they were written down.
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// Without those of the damaged pages, which are 0.
+    pub(crate) hashes: SegmentHashes,
+    /// Pages of which a record is damaged.
+    pub(crate) damaged_pages: Vec<u8>,
+    /// The XOR that the hashes of the damaged pages must come to.
+    pub(crate) missing_root: u128,
+}
 
 /// The pages, in a tree of their own.
 pub(crate) struct HashPages {
@@ -30,15 +42,27 @@ impl HashPages {
         tree: sled::Tree,
         number: u64,
         root: u128,
-    ) -> sled::Result<Result<(Self, SegmentHashes), &'static str>> {
+    ) -> sled::Result<Result<(Self, Written), &'static str>> {
         let hashes = SegmentHashes::default();
         let mut slots = [0; PAGES];
         let mut newest = [0; PAGES];
+        let mut damaged_pages = Vec::new();
         for stored in &tree {
             let (key, record) = stored?;
-            let Some((page, slot, of_checkpoint, content)) = decode(&key, &record) else {
+            let &[page, slot @ (0 | 1)] = &key[..] else {
                 return Ok(Err("the hashes of its segments are damaged"));
             };
+            let Some((of_checkpoint, content)) = decode(&key, &record) else {
+                // Which of the two slots counts is then not known. The next one to be written is this.
+                slots[usize::from(page)] = 1 - slot;
+                if damaged_pages.last() != Some(&page) {
+                    damaged_pages.push(page);
+                }
+                continue;
+            };
+            if damaged_pages.last() == Some(&page) {
+                continue;
+            }
             let at = usize::from(page);
             if of_checkpoint <= number && of_checkpoint > newest[at] {
                 newest[at] = of_checkpoint;
@@ -46,13 +70,22 @@ impl HashPages {
                 hashes.restore(page, content);
             }
         }
-        if hashes.root() != root {
+        for &page in &damaged_pages {
+            hashes.restore(page, &[0; PAGE_BYTES]);
+        }
+        let missing_root = hashes.root() ^ root;
+        if damaged_pages.is_empty() && missing_root != 0 {
             return Ok(Err(
                 "the hashes of its segments are not those of its last checkpoint",
             ));
         }
         let slots = Mutex::new(slots);
-        Ok(Ok((Self { tree, slots }, hashes)))
+        let written = Written {
+            hashes,
+            damaged_pages,
+            missing_root,
+        };
+        Ok(Ok((Self { tree, slots }, written)))
     }
 
     /// Writes down the pages that changed; they count once the checkpoint of this number is durable.
@@ -84,17 +117,14 @@ fn encode(key: [u8; 2], number: u64, content: &[u8]) -> Vec<u8> {
     record
 }
 
-/// Page, slot, number of the checkpoint, hashes.
-fn decode<'a>(key: &[u8], record: &'a [u8]) -> Option<(u8, u8, u64, &'a [u8])> {
-    let &[page, slot @ (0 | 1)] = key else {
-        return None;
-    };
+/// Number of the checkpoint, hashes.
+fn decode<'a>(key: &[u8], record: &'a [u8]) -> Option<(u64, &'a [u8])> {
     let (covered, sum) = record.split_last_chunk::<4>()?;
     if record.len() != RECORD_BYTES || *sum != checksum(key, covered).to_be_bytes() {
         return None;
     }
     let (mut number, content) = covered.split_at(8);
-    Some((page, slot, number.get_u64(), content))
+    Some((number.get_u64(), content))
 }
 
 fn checksum(key: &[u8], covered: &[u8]) -> u32 {
@@ -115,7 +145,44 @@ mod tests {
         number: u64,
         root: u128,
     ) -> Result<(HashPages, SegmentHashes), &'static str> {
-        HashPages::open(db.open_tree("hashes").unwrap(), number, root).unwrap()
+        let tree = db.open_tree("hashes").unwrap();
+        let (pages, written) = HashPages::open(tree, number, root).unwrap()?;
+        assert!(written.damaged_pages.is_empty() && written.missing_root == 0);
+        Ok((pages, written.hashes))
+    }
+
+    #[test]
+    fn a_damaged_page_is_named_and_written_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = sled::open(directory.path()).unwrap();
+        let (pages, hashes) = open(&db, 0, 0).unwrap();
+        let mut root = 0;
+        for number in 1..=2 {
+            hashes.change(Segment(300), number);
+            hashes.change(Segment(5), number << 9);
+            let snapshot = hashes.snapshot();
+            pages.write(number as u64, &snapshot).unwrap();
+            pages.complete(&snapshot);
+            root = snapshot.root;
+        }
+        let tree = db.open_tree("hashes").unwrap();
+        for slot in [0, 1] {
+            let good = tree.get([1, slot]).unwrap().unwrap();
+            let mut bad = good.to_vec();
+            bad[100] ^= 1;
+            tree.insert([1, slot], bad).unwrap();
+            let (pages, written) = HashPages::open(tree.clone(), 2, root).unwrap().unwrap();
+            assert_eq!(written.damaged_pages, [1]);
+            assert_eq!(written.hashes.get(Segment(300)), 0);
+            assert_eq!(written.hashes.get(Segment(5)), 3 << 9);
+            assert_eq!(written.missing_root, 3);
+            // Counted anew, it takes the place of the damaged one.
+            written.hashes.change(Segment(300), 3);
+            let snapshot = written.hashes.snapshot();
+            pages.write(3, &snapshot).unwrap();
+            assert_eq!(open(&db, 3, root).unwrap().1.get(Segment(300)), 3);
+            tree.insert([1, slot], good).unwrap();
+        }
     }
 
     #[test]
@@ -150,10 +217,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_of_a_page_is_noticed() {
         let good = encode([3, 1], 7, &[9; PAGE_BYTES]);
-        assert_eq!(
-            decode(&[3, 1], &good),
-            Some((3, 1, 7, &[9; PAGE_BYTES][..]))
-        );
+        assert_eq!(decode(&[3, 1], &good), Some((7, &[9; PAGE_BYTES][..])));
         for byte in 0..good.len() {
             let mut bad = good.clone();
             bad[byte] ^= 1 << (byte % 8);

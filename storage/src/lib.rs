@@ -36,6 +36,7 @@ pub mod identity;
 mod log;
 pub mod memory_store;
 mod memtable;
+pub mod recount;
 pub mod rewrite;
 pub mod room;
 mod segments;
@@ -55,6 +56,7 @@ pub use hint_log::{
 };
 pub use identity::{Identity, IdentityError, LastStop, Started};
 pub use memory_store::{MemoryDisk, MemoryFiles, MemoryHints, MemoryStore};
+pub use recount::Recounted;
 pub use rewrite::{RewriteError, Rewritten, rewrite_directory};
 pub use room::{Change, DiskSpace};
 pub use status::StoreStatus;

@@ -18,6 +18,7 @@ use dynakv_protocol::hash::{Position, Segment};
 use crate::disk::{SmallFiles, check_file_name};
 use crate::error::{Damage, StoreError};
 use crate::hint_log::AppendFile;
+use crate::recount::Recounted;
 use crate::store::{Item, Mutation, Page, PageBuilder, PageLimit, PositionRange, Store};
 use crate::totals::{Counters, Footprint, Totals};
 
@@ -70,6 +71,48 @@ impl State {
         let removed = previous.as_ref().map_or(0, |old| size(&key, old));
         self.stored_bytes = self.stored_bytes + added - removed;
         previous
+    }
+
+    fn scan(
+        &self,
+        range: PositionRange,
+        after_key: Option<&[u8]>,
+        limit: PageLimit,
+    ) -> Result<Page, StoreError> {
+        let start = (range.start, Bytes::new());
+        let from = match after_key {
+            Some(key) => {
+                let place = (Position::of_key(key), Bytes::copy_from_slice(key));
+                if place < start {
+                    Bound::Included(start)
+                } else {
+                    Bound::Excluded(place)
+                }
+            }
+            None => Bound::Included(start),
+        };
+        let mut page = PageBuilder::new(limit);
+        for (place, versions) in self.records.range((from, Bound::Unbounded)) {
+            let (position, key) = place;
+            if !range.contains(*position) {
+                break;
+            }
+            if self.damaged.contains(place) {
+                // As on a disk: the page ends before it, and the next one begins with it and says so.
+                return match page.is_empty() {
+                    true => Err(damaged(key)),
+                    false => Ok(page.with_more()),
+                };
+            }
+            let item = Item {
+                key: key.clone(),
+                versions: versions.clone(),
+            };
+            if page.push(item).is_err() {
+                return Ok(page.with_more());
+            }
+        }
+        Ok(page.last())
     }
 
     /// Refuses a handle of an earlier life.
@@ -158,6 +201,7 @@ impl MemoryDisk {
             let counters = &state.counters;
             counters.change(segment, after.tally, before.tally, hash_change);
         }
+        state.counters.forget_recount();
         // After a power cut what is there is there: the next life reads it from the disk.
         state.pending.clear();
     }
@@ -241,7 +285,7 @@ impl Store for MemoryStore {
             let place = (Position::of_key(&mutation.key), mutation.key.clone());
             let previous = state.put(place.clone(), Some(mutation.versions.clone()));
             state.damaged.remove(&place);
-            state.counters.note(place.0.segment(), mutation);
+            state.counters.note(place.0, mutation);
             state.pending.push(Undo {
                 place,
                 previous,
@@ -264,41 +308,18 @@ impl Store for MemoryStore {
         after_key: Option<&[u8]>,
         limit: PageLimit,
     ) -> Result<Page, StoreError> {
-        let start = (range.start, Bytes::new());
-        let from = match after_key {
-            Some(key) => {
-                let place = (Position::of_key(key), Bytes::copy_from_slice(key));
-                if place < start {
-                    Bound::Included(start)
-                } else {
-                    Bound::Excluded(place)
-                }
-            }
-            None => Bound::Included(start),
-        };
-        let state = self.living()?;
-        let mut page = PageBuilder::new(limit);
-        for (place, versions) in state.records.range((from, Bound::Unbounded)) {
-            let (position, key) = place;
-            if !range.contains(*position) {
-                break;
-            }
-            if state.damaged.contains(place) {
-                // As on a disk: the page ends before it, and the next one begins with it and says so.
-                return match page.is_empty() {
-                    true => Err(damaged(key)),
-                    false => Ok(page.with_more()),
-                };
-            }
-            let item = Item {
-                key: key.clone(),
-                versions: versions.clone(),
-            };
-            if page.push(item).is_err() {
-                return Ok(page.with_more());
-            }
+        self.living()?.scan(range, after_key, limit)
+    }
+
+    fn recount(&self, after_key: Option<&[u8]>, limit: PageLimit) -> Result<Recounted, StoreError> {
+        let state = self.writable()?;
+        let scan = || state.scan(PositionRange::ALL, after_key, limit);
+        let (recounted, corrections) = state.counters.recount(after_key, scan)?;
+        // Durable earlier than promised.
+        for correction in &corrections {
+            state.counters.correct(correction);
         }
-        Ok(page.last())
+        Ok(recounted)
     }
 
     fn totals(&self) -> Totals {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
 
 use crate::error::StoreError;
+use crate::recount::Recounted;
 use crate::room::Change;
 use crate::status::StoreStatus;
 use crate::totals::{Footprint, Totals};
@@ -85,6 +86,19 @@ pub trait Store: Send + Sync + 'static {
     /// How it is doing. Cheap.
     fn status(&self) -> StoreStatus {
         StoreStatus::default()
+    }
+
+    /// Counts a part of what is stored anew, from behind `after_key` on, while nobody writes; writes may
+    /// come between parts. Begin with `None`, go on with [`Recounted::next`] until there is none: then the
+    /// totals and the segments' hashes are those of all that can be read, durably. After what took the
+    /// place of a damaged value they are not, because nobody knows what that one had added to them.
+    ///
+    /// # Errors
+    /// [`StoreError::NotRecounting`] when another recount was begun meanwhile; otherwise what the disk
+    /// says. Begin again.
+    fn recount(&self, after_key: Option<&[u8]>, limit: PageLimit) -> Result<Recounted, StoreError> {
+        let _ = (after_key, limit);
+        Ok(Recounted::default())
     }
 
     /// The hash of a segment: the XOR of the [footprints](Footprint) of its keys, 0 when it has none.

@@ -3,14 +3,17 @@
 //! The writer knows a key's state before and after each mutation, so the totals are sums of
 //! differences: reading them costs a few loads, however many keys there are.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dynakv_protocol::causal::{Value, Versions};
 use dynakv_protocol::codec::Wire;
-use dynakv_protocol::hash::{Segment, versions_hash};
+use dynakv_protocol::hash::{Position, Segment, versions_hash};
 
+use crate::error::StoreError;
+use crate::recount::{Correction, Recount, Recounted};
 use crate::segments::SegmentHashes;
-use crate::store::Mutation;
+use crate::store::{Mutation, Page};
 
 /// What one key adds to the totals. All zero for a key that was never written or is deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -101,6 +104,37 @@ pub(crate) struct Sums {
     pub(crate) live_bytes: u64,
 }
 
+impl Sums {
+    /// What a key's change adds; below zero it wraps.
+    pub(crate) fn between(before: Tally, after: Tally) -> Self {
+        let change = |from: u64, to: u64| to.wrapping_sub(from);
+        Self {
+            keys: change(before.keys(), after.keys()),
+            versions: change(before.versions, after.versions),
+            conflict_keys: change(before.conflict_keys(), after.conflict_keys()),
+            live_bytes: change(before.value_bytes, after.value_bytes),
+        }
+    }
+
+    pub(crate) fn plus(self, more: Self) -> Self {
+        Self {
+            keys: self.keys.wrapping_add(more.keys),
+            versions: self.versions.wrapping_add(more.versions),
+            conflict_keys: self.conflict_keys.wrapping_add(more.conflict_keys),
+            live_bytes: self.live_bytes.wrapping_add(more.live_bytes),
+        }
+    }
+
+    pub(crate) fn minus(self, less: Self) -> Self {
+        Self {
+            keys: self.keys.wrapping_sub(less.keys),
+            versions: self.versions.wrapping_sub(less.versions),
+            conflict_keys: self.conflict_keys.wrapping_sub(less.conflict_keys),
+            live_bytes: self.live_bytes.wrapping_sub(less.live_bytes),
+        }
+    }
+}
+
 /// The running sums behind [`Totals`].
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -109,6 +143,9 @@ pub(crate) struct Counters {
     conflict_keys: AtomicU64,
     live_bytes: AtomicU64,
     hashes: SegmentHashes,
+    /// A recount under way, and whether there is one: looked at without the lock.
+    recount: Mutex<Option<Recount>>,
+    is_recounting: AtomicBool,
 }
 
 impl Counters {
@@ -133,9 +170,89 @@ impl Counters {
     }
 
     /// The same for a mutation that is applied.
-    pub(crate) fn note(&self, segment: Segment, mutation: &Mutation) {
+    pub(crate) fn note(&self, position: Position, mutation: &Mutation) {
         let (before, after) = (mutation.before, mutation.after);
-        self.change(segment, before.tally, after.tally, before.hash ^ after.hash);
+        let (segment, hash_change) = (position.segment(), before.hash ^ after.hash);
+        self.change(segment, before.tally, after.tally, hash_change);
+        // Whoever recounts keeps writers out meanwhile, so this is never old.
+        if self.is_recounting.load(Ordering::Relaxed)
+            && let Some(recount) = &mut *self.under_way()
+        {
+            recount.note(position, mutation);
+        }
+    }
+
+    /// Counts one part anew; `scan` gives it. Nobody writes meanwhile. By what is kept wrongly.
+    ///
+    /// # Errors
+    /// What `scan` says.
+    pub(crate) fn recount(
+        &self,
+        after_key: Option<&[u8]>,
+        scan: impl FnOnce() -> Result<Page, StoreError>,
+    ) -> Result<(Recounted, Vec<Correction>), StoreError> {
+        let mut under_way = self.under_way();
+        self.is_recounting.store(false, Ordering::Relaxed);
+        let mut recount = match (after_key, under_way.take()) {
+            (Some(after), Some(recount)) if recount.is_at(after) => recount,
+            (None, _) => Recount::begin(),
+            // It was begun before the store was opened, or another one was begun since.
+            (Some(_), _) => return Err(StoreError::NotRecounting),
+        };
+        let (page, damaged) = match scan() {
+            Ok(page) => (page, None),
+            Err(StoreError::Corrupt { key, .. }) => {
+                let page = Page {
+                    items: Vec::new(),
+                    next: Some(key.clone()),
+                };
+                (page, Some(key))
+            }
+            Err(error) => return Err(error),
+        };
+        let mut corrections = Vec::new();
+        let up_to = page.next.as_ref();
+        recount.count(&page.items, up_to, &self.hashes, &mut corrections);
+        let corrected_segments = corrections.len() as u32;
+        if page.next.is_some() {
+            *under_way = Some(recount);
+            self.is_recounting.store(true, Ordering::Relaxed);
+        } else {
+            let correction = recount.correct(self.sums());
+            if correction.sums != Sums::default() {
+                corrections.push(correction);
+            }
+        }
+        let recounted = Recounted {
+            next: page.next,
+            damaged,
+            corrected_segments,
+        };
+        Ok((recounted, corrections))
+    }
+
+    /// A recount under way ends without having come to its end.
+    pub(crate) fn forget_recount(&self) {
+        *self.under_way() = None;
+        self.is_recounting.store(false, Ordering::Relaxed);
+    }
+
+    /// Puts right what was kept wrongly.
+    pub(crate) fn correct(&self, correction: &Correction) {
+        self.hashes.change(correction.segment, correction.hash);
+        let sums = correction.sums;
+        for (counter, by) in [
+            (&self.keys, sums.keys),
+            (&self.versions, sums.versions),
+            (&self.conflict_keys, sums.conflict_keys),
+            (&self.live_bytes, sums.live_bytes),
+        ] {
+            counter.fetch_add(by, Ordering::Relaxed);
+        }
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, Option<Recount>> {
+        self.recount.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Goes on from sums and hashes that were written down.
@@ -146,6 +263,7 @@ impl Counters {
             conflict_keys: AtomicU64::new(sums.conflict_keys),
             live_bytes: AtomicU64::new(sums.live_bytes),
             hashes,
+            ..Self::default()
         }
     }
 

@@ -27,9 +27,9 @@ use crate::format::{
     self, ChunkedValue, INLINE_BYTES_MAX, Record, encode_chunked, encode_inline, key_of_record,
     put_record_key, record_key,
 };
-use crate::hash_pages::HashPages;
+use crate::hash_pages::{HashPages, Written};
 use crate::memtable::Entry;
-use crate::segments::{HashSnapshot, SegmentHashes};
+use crate::segments::HashSnapshot;
 use crate::store::PositionRange;
 use crate::totals::Sums;
 use crate::witness::{Checkpoint, Witness, WitnessError};
@@ -75,7 +75,7 @@ impl Tree {
     pub(crate) fn open(
         directory: &Path,
         cache_bytes: u64,
-    ) -> Result<(Self, Option<Checkpoint>, SegmentHashes), StoreError> {
+    ) -> Result<(Self, Option<Checkpoint>, Written), StoreError> {
         create_directory(directory)?;
         guarded(directory, || Self::open_unguarded(directory, cache_bytes))
     }
@@ -83,7 +83,7 @@ impl Tree {
     fn open_unguarded(
         directory: &Path,
         cache_bytes: u64,
-    ) -> Result<(Self, Option<Checkpoint>, SegmentHashes), StoreError> {
+    ) -> Result<(Self, Option<Checkpoint>, Written), StoreError> {
         let failed = |error| failure(directory, "open", error);
         let db = open_sled(directory, cache_bytes)?;
         let open_tree = |name: &str| db.open_tree(name).map_err(failed);
@@ -278,6 +278,29 @@ impl Tree {
             self.disk_bytes.store(bytes, Ordering::Relaxed);
         }
         self.disk_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Damages what is written down of a page of segment hashes.
+    #[cfg(test)]
+    pub(crate) fn damage_hash_page(&self, page: u8) {
+        let pages = self.db.open_tree("hashes").unwrap();
+        for slot in [0, 1] {
+            if let Some(record) = pages.get([page, slot]).unwrap() {
+                let mut bad = record.to_vec();
+                // Doing it again does not undo it.
+                bad.pop();
+                pages.insert([page, slot], bad).unwrap();
+            }
+        }
+        self.db.flush().unwrap();
+    }
+
+    /// Makes a record vanish, as if it had never been written.
+    #[cfg(test)]
+    pub(crate) fn lose_record(&self, key: &[u8]) {
+        let record_key = record_key(Position::of_key(key), key);
+        self.records.remove(record_key).unwrap().unwrap();
+        self.db.flush().unwrap();
     }
 
     /// Damages every large value.

@@ -35,27 +35,13 @@ fn others(cluster: &Cluster, owners: &[usize]) -> Vec<usize> {
         .collect()
 }
 
-/// A metric of a node, all its labels summed up.
-fn metric(node: &Node, name: &str) -> Result<f64, String> {
-    let page = node.page("/metrics")?;
-    let lines = page.body.lines();
-    let of_name = lines.filter_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
-    let values: Option<Vec<f64>> = of_name
-        .map(|rest| rest.split("} ").nth(1)?.parse().ok())
-        .collect();
-    match values {
-        Some(values) if !values.is_empty() => Ok(values.iter().sum()),
-        _ => Err(format!("no {name} in {}", page.body)),
-    }
-}
-
 /// Waits until nobody keeps anything for anybody.
 #[track_caller]
 fn hints_drain(cluster: &Cluster) {
     for node in cluster.nodes() {
         let what = format!("the hints at {} to be handed over", node.id);
-        eventually(&what, || match metric(node, "dynakv_hints_waiting")? {
-            0.0 => Ok(()),
+        eventually(&what, || match node.metric("dynakv_hints_waiting", "")? {
+            0 => Ok(()),
             waiting => Err(format!("{waiting} wait")),
         });
     }
@@ -106,8 +92,8 @@ fn with_all_owners_down_a_sloppy_write_is_kept_and_handed_over() {
         cluster[stranger].wait_ready();
         let what = format!("{} to remember the hint", cluster[stranger].id);
         eventually(&what, || {
-            match metric(&cluster[stranger], "dynakv_hints_waiting_counted")? {
-                0.0 => Err("it keeps none".to_owned()),
+            match cluster[stranger].metric("dynakv_hints_waiting_counted", "")? {
+                0 => Err("it keeps none".to_owned()),
                 _ => Ok(()),
             }
         });
@@ -125,11 +111,15 @@ fn with_all_owners_down_a_sloppy_write_is_kept_and_handed_over() {
     let mut values: Vec<_> = siblings.iter().map(|it| it["value"].clone()).collect();
     values.sort_by_key(Value::to_string);
     assert_eq!(values, ["before", "kept again"], "{got}");
-    let handed_over: f64 = strangers
+    let handed_over: u64 = strangers
         .iter()
-        .map(|&it| metric(&cluster[it], "dynakv_hints_handed_over_total").unwrap())
+        .map(|&it| {
+            cluster[it]
+                .metric("dynakv_hints_handed_over_total", "")
+                .unwrap()
+        })
         .sum();
-    assert!(handed_over >= 3.0, "{handed_over}");
+    assert!(handed_over >= 3, "{handed_over}");
 }
 
 #[test]
@@ -204,12 +194,12 @@ fn an_owner_that_missed_writes_is_given_them() {
         let key = format!("key-{number}");
         cluster[number % 2].run(&["put", &key, "v"]).exits(0);
     }
-    let waiting = |cluster: &Cluster| -> Result<f64, String> {
-        let [a, b] = [0, 1].map(|it| metric(&cluster[it], "dynakv_hints_waiting"));
+    let waiting = |cluster: &Cluster| -> Result<u64, String> {
+        let [a, b] = [0, 1].map(|it| cluster[it].metric("dynakv_hints_waiting", ""));
         Ok(a? + b?)
     };
     eventually("a reminder of each key", || match waiting(&cluster)? {
-        all if all >= KEYS as f64 => Ok(()),
+        all if all >= KEYS as u64 => Ok(()),
         few => Err(format!("{few} wait")),
     });
     cluster[2].start();
@@ -218,9 +208,13 @@ fn an_owner_that_missed_writes_is_given_them() {
     for number in 0..KEYS {
         all_owners_are_current(&cluster[0], &format!("key-{number}"));
     }
-    let handed_over: f64 = [0, 1]
-        .map(|it| metric(&cluster[it], "dynakv_hints_handed_over_total").unwrap())
+    let handed_over: u64 = [0, 1]
+        .map(|it| {
+            cluster[it]
+                .metric("dynakv_hints_handed_over_total", "")
+                .unwrap()
+        })
         .iter()
         .sum();
-    assert!(handed_over >= KEYS as f64, "{handed_over}");
+    assert!(handed_over >= KEYS as u64, "{handed_over}");
 }

@@ -33,6 +33,7 @@ mod partitions;
 mod python;
 mod readme;
 mod reads;
+mod repairing;
 mod service;
 mod settings;
 mod transfer;

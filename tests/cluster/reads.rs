@@ -36,7 +36,7 @@ fn reads_go_on_while_an_owner_hangs() {
 
     cluster[2].process_mut().signal(Signal::STOP);
     for through in [0, 1] {
-        let counted = |name| cluster[through].metric(name);
+        let counted = |name| cluster[through].metric(name, "").unwrap();
         let (hedged, won) = (
             counted("dynakv_reads_hedged_total"),
             counted("dynakv_read_hedges_won_total"),
@@ -44,9 +44,9 @@ fn reads_go_on_while_an_owner_hangs() {
         read(&cluster, through);
         // At least the first that asked it had to ask another one.
         let more = counted("dynakv_reads_hedged_total") - hedged;
-        assert!(more >= 1.0, "{more} reads were hedged");
+        assert!(more >= 1, "{more} reads were hedged");
         let helped = counted("dynakv_read_hedges_won_total") - won;
-        assert!((1.0..=more).contains(&helped), "{helped} of {more}");
+        assert!((1..=more).contains(&helped), "{helped} of {more}");
         read(&cluster, through);
     }
 
@@ -69,7 +69,12 @@ fn equal_copies_of_a_large_value_do_not_travel() {
         let client = client(&cluster.addresses()).await;
         client.put("large", value(7)).w(3).await.unwrap();
     });
-    let sum = |name| -> f64 { cluster.nodes().iter().map(|node| node.metric(name)).sum() };
+    let sum = |name| -> f64 {
+        let nodes = cluster.nodes().iter();
+        nodes
+            .map(|node| node.metric(name, "").unwrap() as f64)
+            .sum()
+    };
     let before = sum("dynakv_peer_sent_bytes_total");
     block_on(async {
         let client = client_of_one(&cluster[0]).await;
@@ -129,7 +134,7 @@ fn a_stale_owner_is_mended_before_the_answer() {
             );
         }
     });
-    let mended = cluster[0].metric("dynakv_read_repairs_total");
+    let mended = cluster[0].metric("dynakv_read_repairs_total", "").unwrap();
     println!("{mended} keys were mended by reads, the others before");
     let got = cluster[1]
         .run(&["get", "key-0", "-r", "3", "--repair-first"])

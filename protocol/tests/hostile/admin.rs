@@ -147,6 +147,20 @@ fn what_means_nothing_is_refused() {
     assert!(import(&[]).is_ok());
     assert!(truncated(&import(&[1, 0])));
     assert!(truncated(&import(&[1, 2, 3])));
+    assert!(Body::new().raw(&[2]).request(kind::REPAIR).is_ok());
+    let action = Body::new().raw(&[3]).request(kind::REPAIR);
+    assert_eq!(invalid(action), Some("action"));
+    let repairing = |tag: u8, field: &[u8]| {
+        let counts = Body::new().text("n").varint(1).raw(&[1]);
+        let counts = counts.u64(0).u64(0).raw(&[0, 0, 0]).u64(0);
+        counts.tag(tag, field).response(kind::REPAIR | kind::ANSWER)
+    };
+    assert!(repairing(1, &[0; 8]).is_ok());
+    assert!(repairing(99, &[7]).is_ok());
+    assert!(truncated(&repairing(1, &[0; 7])));
+    assert_eq!(invalid(repairing(3, &[1, b' '])), Some("node id"));
+    let long = Body::new().text(&"e".repeat(1025)).done();
+    assert!(too_long(&repairing(4, &long)));
     let nothing = Response::decode(kind::IMPORT | kind::ANSWER, &Bytes::new());
     assert!(truncated(&nothing));
     let read = Body::new().u64(1).u32(0).text("k").tag(1, &[2]);

@@ -268,7 +268,7 @@ fn varints_that_are_no_varints() {
 
 #[test]
 fn kinds_that_nobody_knows() {
-    for unknown in [0x00, 0x02, KIND_BATCH, 0x0f, 0x1a, 0x24, 0x36, 0x7f, 0xff] {
+    for unknown in [0x00, 0x02, KIND_BATCH, 0x0f, 0x1f, 0x2f, 0x36, 0x7f, 0xff] {
         let refused = Err(DecodeError::UnknownKind { kind: unknown });
         assert_eq!(Request::decode(unknown, &Bytes::new()), refused);
     }

@@ -19,6 +19,7 @@ use dynakv_protocol::hash::Segment;
 use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::peer::{Digest, KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
+use dynakv_protocol::repair::{Repair, RepairProgress};
 use dynakv_protocol::ring_document::{Member, N_MAX, RingDocument, Step, WEIGHT_MAX};
 use dynakv_protocol::{
     Actor, ClusterId, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId, RingVersion, WriteId,
@@ -435,6 +436,11 @@ pub(crate) fn request() -> BoxedStrategy<Request> {
     let prepare = (ring_version(), ballot()).prop_map(|(slot, ballot)| Prepare { slot, ballot });
     let accept =
         (ballot(), ring_document()).prop_map(|(ballot, document)| Accept { ballot, document });
+    let repair = prop_oneof![
+        Just(Repair::Look),
+        Just(Repair::Start),
+        Just(Repair::AcceptLoss)
+    ];
     prop_oneof![
         hello().prop_map(Request::Hello),
         Just(Request::Ping),
@@ -448,6 +454,7 @@ pub(crate) fn request() -> BoxedStrategy<Request> {
         explain.prop_map(Request::Explain),
         export.prop_map(Request::Export),
         import.prop_map(Request::Import),
+        repair.prop_map(Request::Repair),
         merge.prop_map(Request::Merge),
         read.prop_map(Request::Read),
         compare.prop_map(Request::Compare),
@@ -722,6 +729,41 @@ fn listed() -> impl Strategy<Value = Listed> {
     })
 }
 
+fn repairing() -> impl Strategy<Value = RepairProgress> {
+    let counts = (
+        any::<[u32; 6]>(),
+        any::<[u64; 4]>(),
+        any::<(Option<u64>, Option<u64>)>(),
+    );
+    (
+        node_id(),
+        any::<bool>(),
+        counts,
+        option::of(node_id()),
+        text(),
+    )
+        .prop_map(
+            |(node_id, running, (small, large, ages), comparing_with, last_error)| RepairProgress {
+                running,
+                run: large[0],
+                pairs_total: small[0],
+                pairs_done: small[1],
+                pairs_failed: small[2],
+                pages_compared: small[3],
+                segments_differing: large[1],
+                keys_fetched: large[2],
+                keys_sent: large[3],
+                rebuilding_segments: small[4],
+                accepted_segments: small[5],
+                started_age_ms: ages.0,
+                finished_age_ms: ages.1,
+                comparing_with,
+                last_error,
+                ..RepairProgress::none(node_id)
+            },
+        )
+}
+
 fn exported() -> impl Strategy<Value = Exported> {
     let item = (octets(40), octets(40)).prop_map(|(key, versions)| ExportedItem { key, versions });
     (
@@ -789,6 +831,7 @@ pub(crate) fn response() -> BoxedStrategy<Response> {
         compared().prop_map(Response::Compared),
         listed().prop_map(Response::Listed),
         Just(Response::HintKept),
+        repairing().prop_map(Response::Repairing),
         any::<u8>().prop_map(|effective_w| Response::Imported(Imported { effective_w })),
         any::<bool>().prop_map(|rebuilding| Response::Merged(Merged { rebuilding })),
         versions_reply.prop_map(Response::Versions),

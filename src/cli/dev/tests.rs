@@ -91,8 +91,8 @@ node-1   42  127.0.0.1:8180       9180  data/node-1.log
 
 ring 1 of cluster dynakv: 1 nodes, 150 virtual nodes (n = 3, w = 2, r = 2)
 
-Id      Address         Weight  Virtual nodes  Zone
-node-1  127.0.0.1:8180       1            150  -
+Id      Address         Weight  Virtual nodes  Zone  Rebuilding
+node-1  127.0.0.1:8180       1            150  -     -
 
 next, in another terminal: dynakv --server 127.0.0.1:8180 put greeting hello
 Ctrl-C ends all nodes
@@ -103,7 +103,7 @@ Ctrl-C ends all nodes
         r#""http_port":9180,"log":"data/node-1.log"}],"ring":{"version":1,"step":"open","#,
         r#""cluster":"dynakv","cluster_id":"00000000000000000000000000000001","n":3,"w":2,"r":2,"#,
         r#""total_nodes":1,"total_virtual_nodes":150,"members":[{"id":"node-1","#,
-        r#""address":"127.0.0.1:8180","weight":1,"zone":"","virtual_nodes":150}]}}"#,
+        r#""address":"127.0.0.1:8180","weight":1,"zone":"","virtual_nodes":150,"rebuilding_segments":0}]}}"#,
         "\n"
     );
     assert_eq!(introduction(&nodes, &ring, &args, Format::Json), expected);

@@ -115,10 +115,10 @@ fn the_json_is_complete() {
         r#"{"key":"cart","found":true,"position":"POSITION","segment":SEGMENT,"ring_version":4,"#,
         r#""seen_by":"node-1","now_ms":1700000000000,"agree":true,"conflict":false,"owners":["#,
         r#"{"id":"node-1","address":"127.0.0.1:8080","state":"alive","answered":true,"reason":null,"#,
-        r#""standing":"current","actor":"0000000000000001","clock":[{"actor":"0000000000000001","#,
+        r#""standing":"current","rebuilding":false,"actor":"0000000000000001","clock":[{"actor":"0000000000000001","#,
         r#""node":"node-1","counter":2}],"dots":["0000000000000001:2"],"missing":[],"replaced":[]},"#,
         r#"{"id":"node-2","address":"127.0.0.1:8081","state":"alive","answered":false,"#,
-        r#""reason":"connection refused","standing":"no answer","actor":null,"clock":[],"dots":[],"#,
+        r#""reason":"connection refused","standing":"no answer","rebuilding":false,"actor":null,"clock":[],"dots":[],"#,
         r#""missing":[],"replaced":[]}],"values":[{"dot":"0000000000000001:2","node":"node-1","#,
         r#""write_id":"00000000000000010000000000000002","timestamp_ms":1700000000000,"#,
         r#""expires_at_ms":null,"deleted":false,"live":true,"bytes":4,"checksum":"CHECKSUM","#,
@@ -280,4 +280,30 @@ fn values_are_shown_short_and_safe() {
     let shown = preview_text(&digest(odd.as_bytes()));
     assert_eq!(shown, format!("\"x{}\"…", "ä".repeat(15)));
     assert_eq!(time_text(u64::MAX), format!("{} ms", u64::MAX));
+}
+
+#[test]
+fn an_owner_that_lost_data_there_is_named() {
+    let held = || {
+        Ok(versions(
+            &[dot(1, 2)],
+            &[sibling(dot(1, 2), 0, Some("milk"))],
+        ))
+    };
+    let mut lost = owner(2, Ok(Versions::new()));
+    if let Ok(state) = &mut lost.answer {
+        state.rebuilding = true;
+    }
+    let explained = explained(vec![owner(1, held()), lost]);
+    let (_, text) = text(&explained);
+    assert_says(
+        &text,
+        &[
+            "lacks it, rebuilding",
+            "- node-2 is rebuilding this segment: what it lacks it may have had",
+        ],
+    );
+    let json = explained_report("cart", &explained, Format::Json);
+    let json = String::from_utf8(json.data).unwrap();
+    assert_says(&json, &[r#""standing":"lacks it","rebuilding":true"#]);
 }

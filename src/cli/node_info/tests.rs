@@ -175,9 +175,11 @@ fn status_has_these_forms() {
         r#""cluster_id":"000000000000000000000000000000ff","ring_version":3,"n":3,"w":2,"r":2,"#,
         r#""members":[{"id":"node-1","address":"127.0.0.1:8080","state":"alive","#,
         r#""state_age_ms":1500,"generation":2,"zone":"","keys":10,"disk_bytes":2048,"rebuilding_segments":0,"#,
+        r#""rebuilding_of_segments":0,"rebuilt_percent":100.0,"#,
         r#""owns_percent":33.33,"software":"0.1.0"},"#,
         r#"{"id":"node-2","address":"127.0.0.1:8081","state":"dead","#,
         r#""state_age_ms":1500,"generation":2,"zone":"","keys":10,"disk_bytes":2048,"rebuilding_segments":0,"#,
+        r#""rebuilding_of_segments":0,"rebuilt_percent":100.0,"#,
         r#""owns_percent":33.33,"software":"0.1.0"}]}"#,
         "\n"
     );
@@ -200,12 +202,45 @@ fn the_ring_has_these_forms() {
         r#"{"version":3,"step":"final","cluster":"dynakv","#,
         r#""cluster_id":"000000000000000000000000000000ff","n":3,"w":2,"r":2,"total_nodes":1,"#,
         r#""total_virtual_nodes":150,"members":[{"id":"node-1","address":"127.0.0.1:8080","#,
-        r#""weight":1,"zone":"","virtual_nodes":150}]}"#,
+        r#""weight":1,"zone":"","virtual_nodes":150,"rebuilding_segments":0}]}"#,
         "\n"
     );
-    assert_eq!(ring_text(&ring, Format::Json), expected);
+    assert_eq!(ring_text(&ring, &[], Format::Json), expected);
     assert_eq!(
-        ring_text(&ring, Format::Plain),
-        "node-1\t127.0.0.1:8080\t1\t150\t-\n"
+        ring_text(&ring, &[], Format::Plain),
+        "node-1\t127.0.0.1:8080\t1\t150\t-\t-\n"
     );
+}
+
+#[test]
+fn rebuilding_is_told_with_its_progress() {
+    // Of five members each owns about three fifths.
+    let mut status = status(3, &[MemberState::Alive; 5]);
+    let ring = ring(3, 5);
+    status.members[1].rebuilding_segments = 10_000;
+    let report = status_report(&status, Some(&ring), Format::Json);
+    let json: serde_json::Value = serde_json::from_slice(&report.data).unwrap();
+    let member = &json["members"][1];
+    let of = member["rebuilding_of_segments"].as_u64().unwrap();
+    assert!((30_000..50_000).contains(&of), "{of}");
+    let expected = 100.0 - 1_000_000.0 / of as f64;
+    let percent = member["rebuilt_percent"].as_f64().unwrap();
+    assert!((expected - 0.1..=expected).contains(&percent), "{percent}");
+    assert_eq!(json["members"][0]["rebuilding_of_segments"], 0);
+    assert_eq!(json["members"][0]["rebuilt_percent"], 100.0);
+    let text = status_report(&status, Some(&ring), Format::Plain).data;
+    let text = String::from_utf8(text).unwrap();
+    let part = format!("(10000 of {of} segments)");
+    assert!(text.contains(&part), "{text}");
+    // At the beginning it counts what it does not own, too.
+    status.members[1].rebuilding_segments = 65_536;
+    let text = status_report(&status, Some(&ring), Format::Table).data;
+    let text = String::from_utf8(text).unwrap();
+    assert!(
+        text.contains("rebuilding 100.0 % (65536 of 65536 segments)"),
+        "{text}"
+    );
+    let text = ring_text(&ring, &status.members, Format::Table);
+    let line = text.lines().find(|line| line.starts_with("node-2 "));
+    assert!(line.unwrap().ends_with("65536 segments"), "{text}");
 }

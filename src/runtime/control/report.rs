@@ -4,7 +4,9 @@ use dynakv_protocol::client::{HealthReply, MemberStatus, RingReply, StatsReply, 
 use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::hash::VIRTUAL_NODES_PER_NODE;
 use dynakv_protocol::message::Response;
+use dynakv_protocol::repair::Repair;
 use dynakv_protocol::ring_document::Member;
+use dynakv_protocol::{ErrorCode, ErrorReply};
 
 use super::{Control, Event};
 use crate::runtime::view::View;
@@ -88,6 +90,19 @@ impl Control {
             r: view.r,
             members: document.members.iter().filter_map(status).collect(),
         })
+    }
+
+    /// Has the mender do what is wanted, and tells how far it is.
+    pub(super) fn repair(&self, repair: Repair) -> Response {
+        if self.ring.is_none() {
+            return self.not_joined();
+        }
+        if self.draining.is_cancelled() && repair != Repair::Look {
+            let message = "this node is shutting down: it begins no repair";
+            return Response::Error(ErrorReply::new(ErrorCode::NotReady, message).retryable());
+        }
+        let left = self.rebuilding.left();
+        Response::Repairing(self.repairs.on_request(repair, left))
     }
 
     pub(super) fn ring_reply(&self) -> Response {

@@ -16,6 +16,10 @@ use crate::runtime::store_worker::{ScanJob, ScanWork, Scanned, Token};
 /// in memory until they are sent.
 pub(super) const SCANS_MAX: usize = 16;
 
+/// How many comparisons and lists for mending may wait: some nodes at a time, each with a list of segments
+/// of which it wants a small part.
+pub(super) const MENDING_SCANS_MAX: usize = 256;
+
 impl Coordinator {
     pub(super) fn explain(
         &mut self,
@@ -179,9 +183,13 @@ impl Coordinator {
         &mut self,
         connection: ConnectionId,
         request_id: u64,
+        is_mending: bool,
         result: Result<Scanned, ErrorReply>,
     ) {
-        self.scans -= 1;
+        match is_mending {
+            true => self.mending_scans -= 1,
+            false => self.scans -= 1,
+        }
         let response = match (result, &self.view.ring) {
             (Ok(Scanned::Answer(answer)), _) => *answer,
             (Ok(Scanned::Exported(scanned)), Some(ring)) => Response::Exported(Exported {

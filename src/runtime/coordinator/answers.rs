@@ -282,8 +282,9 @@ impl Coordinator {
             StoreEvent::Scanned {
                 connection,
                 request_id,
+                is_mending,
                 result,
-            } => self.on_scanned(connection, request_id, result),
+            } => self.on_scanned(connection, request_id, is_mending, result),
             StoreEvent::Refused {
                 token:
                     Token::Replica(connection, request_id)

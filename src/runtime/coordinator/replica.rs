@@ -8,7 +8,7 @@ use crate::runtime::dispatch::undecodable;
 
 use super::{
     Bytes, ConnectionId, ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, ReadJob, Request,
-    Response, RingVersion, SELF, Token, WriteJob, WriteWork, admin::SCANS_MAX,
+    Response, RingVersion, SELF, Token, WriteJob, WriteWork, admin::MENDING_SCANS_MAX,
 };
 use crate::runtime::store_worker::{ScanJob, ScanWork};
 
@@ -75,12 +75,19 @@ impl Coordinator {
     pub(super) fn on_mending_request(&mut self, connection: ConnectionId, frame: &Frame) {
         let request_id = frame.header.request_id;
         let work = match Request::decode(frame.header.kind, &frame.body) {
-            // Half of the room is left to operators.
-            Ok(_) if self.scans >= SCANS_MAX / 2 || self.is_draining => {
+            Ok(_) if self.mending_scans >= MENDING_SCANS_MAX || self.is_draining => {
                 let message = "this node has no time to compare at present";
                 Err(ErrorReply::new(ErrorCode::Overloaded, message).retryable())
             }
-            Ok(Request::Compare(compare)) => self.comparison(&compare),
+            Ok(Request::Compare(compare)) => {
+                let work = self.comparison(&compare);
+                // The node that asks itself has nothing to learn from it.
+                let is_other = connection != ConnectionId::MENDER;
+                if work.is_ok() && compare.page.is_none() && is_other {
+                    self.repairs.note_asked_by(&compare.node_id);
+                }
+                work
+            }
             Ok(Request::List(list)) => self
                 .check_ring(list.ring_version)
                 .map(|()| ScanWork::List(list)),
@@ -92,7 +99,7 @@ impl Coordinator {
         };
         match work {
             Ok(work) => {
-                self.scans += 1;
+                self.mending_scans += 1;
                 self.store.scan(ScanJob {
                     connection,
                     request_id,

@@ -1,65 +1,48 @@
 //! What the mender asks: of other nodes over the network, of its own without.
 
 use bytes::Bytes;
-use dynakv_protocol::RingVersion;
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::limits::TIMEOUT_MS_DEFAULT;
 use dynakv_protocol::mend::{Compare, Compared, List, Listed};
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::peer::{MergeVersions, ReadVersions};
-use tokio::time::Instant;
+use dynakv_protocol::{ErrorCode, RingVersion};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 
-use super::{CALL_TIMEOUT, LIST_BYTES, MendError, Mender};
+use super::{
+    BUSY_ATTEMPTS_MAX, BUSY_PAUSE, BUSY_PAUSE_MAX, CALL_TIMEOUT, LIST_BYTES, MendError, Mender,
+};
 use crate::engine::ring::Ring;
 use crate::runtime::view::MemberView;
 
+/// What came of each question, in the order of the questions.
+type Answers<T> = Vec<Result<T, MendError>>;
+
 /// In each of these no member means this node.
 impl Mender {
-    /// All keys of a segment. A segment is 1/65,536 of the ring: some thousand keys of a hundred million.
-    pub(super) async fn list_all(
+    /// A part of each segment's keys, from behind a key on.
+    pub(super) async fn lists(
         &self,
         member: Option<&MemberView>,
         ring: &Ring,
-        segment: Segment,
-        with_versions: bool,
-    ) -> Result<Listed, MendError> {
-        let mut all = Listed {
-            rebuilding: false,
-            keys: Vec::new(),
-            next: None,
+        parts: impl IntoIterator<Item = (Segment, Option<Bytes>, bool)>,
+    ) -> Answers<Listed> {
+        let list = |(segment, after_key, with_versions)| {
+            Request::List(List {
+                ring_version: ring.version(),
+                segment,
+                bytes_max: LIST_BYTES,
+                with_versions,
+                after_key,
+            })
         };
-        loop {
-            let after = all.next.take();
-            let part = self.list(member, ring, segment, after, with_versions);
-            let part = part.await?;
-            all.rebuilding |= part.rebuilding;
-            all.keys.extend(part.keys);
-            all.next = part.next;
-            if all.next.is_none() {
-                return Ok(all);
-            }
-        }
-    }
-
-    pub(super) async fn list(
-        &self,
-        member: Option<&MemberView>,
-        ring: &Ring,
-        segment: Segment,
-        after_key: Option<Bytes>,
-        with_versions: bool,
-    ) -> Result<Listed, MendError> {
-        let list = Request::List(List {
-            ring_version: ring.version(),
-            segment,
-            bytes_max: LIST_BYTES,
-            with_versions,
-            after_key,
-        });
-        match self.ask(member, &list).await? {
+        let requests = parts.into_iter().map(list).collect();
+        self.ask_all(member, requests, |response| match response {
             Response::Listed(listed) => Ok(listed),
-            other => Err(self.refused(member, &other)),
-        }
+            other => Err(Box::new(other)),
+        })
+        .await
     }
 
     /// The hashes of what this node and `with` both own, as `member` has them, or this node.
@@ -78,75 +61,159 @@ impl Mender {
             },
             page,
         });
-        match self.ask(member, &compare).await? {
+        let answers = self.ask_all(member, vec![compare], |response| match response {
             Response::Compared(compared) => Ok(compared),
-            other => Err(self.refused(member, &other)),
-        }
+            other => Err(Box::new(other)),
+        });
+        let first = answers.await.pop();
+        // One question has one answer.
+        first.unwrap_or_else(|| Err(self.unreachable(member, "no answer".to_owned())))
     }
 
+    /// The versions of each key; empty for none.
     pub(super) async fn read(
         &self,
         member: Option<&MemberView>,
         ring_version: RingVersion,
-        key: &Bytes,
-    ) -> Result<Bytes, MendError> {
-        let read = Request::Read(ReadVersions {
-            ring_version,
-            timeout_ms: TIMEOUT_MS_DEFAULT,
-            key: key.clone(),
-            tell_actor: false,
-            digest_above: None,
-        });
-        match self.ask(member, &read).await? {
+        keys: impl IntoIterator<Item = Bytes>,
+    ) -> Answers<Bytes> {
+        let read = |key| {
+            Request::Read(ReadVersions {
+                ring_version,
+                timeout_ms: TIMEOUT_MS_DEFAULT,
+                key,
+                tell_actor: false,
+                digest_above: None,
+            })
+        };
+        let requests = keys.into_iter().map(read).collect();
+        self.ask_all(member, requests, |response| match response {
             // A digest was not asked for, and says nothing here.
             Response::Versions(reply) if reply.digest.is_none() => Ok(reply.versions),
-            other => Err(self.refused(member, &other)),
-        }
+            other => Err(Box::new(other)),
+        })
+        .await
     }
 
+    /// Merges versions into each key, durably.
     pub(super) async fn merge(
         &self,
         member: Option<&MemberView>,
         ring_version: RingVersion,
-        key: &Bytes,
-        versions: Bytes,
-    ) -> Result<(), MendError> {
-        let merge = Request::Merge(MergeVersions {
-            ring_version,
-            timeout_ms: TIMEOUT_MS_DEFAULT,
-            key: key.clone(),
-            versions,
-        });
-        match self.ask(member, &merge).await? {
+        keys: impl IntoIterator<Item = (Bytes, Bytes)>,
+    ) -> Answers<()> {
+        let merge = |(key, versions)| {
+            Request::Merge(MergeVersions {
+                ring_version,
+                timeout_ms: TIMEOUT_MS_DEFAULT,
+                key,
+                versions,
+            })
+        };
+        let requests = keys.into_iter().map(merge).collect();
+        self.ask_all(member, requests, |response| match response {
             Response::Merged(_) => Ok(()),
-            other => Err(self.refused(member, &other)),
+            other => Err(Box::new(other)),
+        })
+        .await
+    }
+
+    /// Asks a node, or this one, many things at once. A node that has too much in hand is asked again
+    /// after a pause, for longer each time.
+    async fn ask_all<T>(
+        &self,
+        member: Option<&MemberView>,
+        requests: Vec<Request>,
+        take: impl Fn(Response) -> Result<T, Box<Response>>,
+    ) -> Answers<T> {
+        let mut answers: Vec<Option<Result<T, MendError>>> = Vec::new();
+        answers.resize_with(requests.len(), || None);
+        let mut open: Vec<usize> = (0..requests.len()).collect();
+        let mut pause = BUSY_PAUSE;
+        let mut attempts_left = BUSY_ATTEMPTS_MAX;
+        while !open.is_empty() {
+            attempts_left -= 1;
+            let asked: Vec<Request> = open.iter().map(|&at| requests[at].clone()).collect();
+            let mut busy = Vec::new();
+            for (at, response) in open.into_iter().zip(self.ask(member, asked).await) {
+                let taken = match response.map(&take) {
+                    Ok(Ok(taken)) => Ok(taken),
+                    Ok(Err(other)) => match *other {
+                        Response::Error(ref error)
+                            if error.code == ErrorCode::Overloaded && attempts_left > 0 =>
+                        {
+                            busy.push(at);
+                            continue;
+                        }
+                        other => Err(self.refused(member, &other)),
+                    },
+                    Err(error) => Err(error),
+                };
+                answers[at] = Some(taken);
+            }
+            open = busy;
+            if !open.is_empty() {
+                sleep(pause).await;
+                pause = (pause * 2).min(BUSY_PAUSE_MAX);
+            }
+        }
+        let missing = || Err(self.unreachable(member, "no answer".to_owned()));
+        let answers = answers.into_iter();
+        answers.map(|it| it.unwrap_or_else(missing)).collect()
+    }
+
+    /// One attempt; as many answers as there are requests.
+    async fn ask(
+        &self,
+        member: Option<&MemberView>,
+        requests: Vec<Request>,
+    ) -> Vec<Result<Response, MendError>> {
+        let count = requests.len();
+        let Some(member) = member else {
+            return self.ask_myself(requests).await;
+        };
+        let (calls, address) = (&self.0.calls, &member.address);
+        match calls
+            .call_all(address, &member.id, &requests, CALL_TIMEOUT)
+            .await
+        {
+            Ok(responses) => responses.into_iter().map(Ok).collect(),
+            Err(error) => {
+                let failed = || Err(self.unreachable(Some(member), error.to_string()));
+                (0..count).map(|_| failed()).collect()
+            }
         }
     }
 
-    /// Asks a node, or this one.
-    pub(super) async fn ask(
-        &self,
-        member: Option<&MemberView>,
-        request: &Request,
-    ) -> Result<Response, MendError> {
-        let Some(member) = member else {
-            let deadline = Instant::now() + CALL_TIMEOUT;
-            let asked = self.0.local.call(request, deadline).await;
-            return asked.map_err(|error| MendError::Unreachable {
-                node: self.0.me.clone(),
-                reason: format!("{:?}", error.cause),
-            });
-        };
-        let called = self
-            .0
-            .calls
-            .call(&member.address, Some(&member.id), request, CALL_TIMEOUT);
-        match called.await {
-            Ok((response, _)) => Ok(response),
-            Err(error) => Err(MendError::Unreachable {
-                node: member.id.clone(),
-                reason: error.to_string(),
-            }),
+    async fn ask_myself(&self, requests: Vec<Request>) -> Vec<Result<Response, MendError>> {
+        let deadline = Instant::now() + CALL_TIMEOUT;
+        let mut answers = Vec::new();
+        answers.resize_with(requests.len(), || {
+            Err(self.unreachable(None, "it ends".to_owned()))
+        });
+        let mut under_way = JoinSet::new();
+        for (at, request) in requests.into_iter().enumerate() {
+            let local = self.0.local.clone();
+            under_way.spawn(async move { (at, local.call(&request, deadline).await) });
+        }
+        while let Some(joined) = under_way.join_next().await {
+            match joined {
+                Ok((at, answer)) => {
+                    answers[at] = answer
+                        .map_err(|error| self.unreachable(None, format!("{:?}", error.cause)));
+                }
+                // It takes this task with it, as if it had run here.
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => {}
+            }
+        }
+        answers
+    }
+
+    fn unreachable(&self, member: Option<&MemberView>, reason: String) -> MendError {
+        MendError::Unreachable {
+            node: member.map_or_else(|| self.0.me.clone(), |member| member.id.clone()),
+            reason,
         }
     }
 

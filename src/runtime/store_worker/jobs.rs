@@ -106,6 +106,8 @@ pub enum StoreEvent {
         connection: ConnectionId,
         /// Under which id.
         request_id: u64,
+        /// Whether another node wanted it, or this one, to mend its copies.
+        is_mending: bool,
         /// A part of what is stored, or why there is none.
         result: Result<Scanned, ErrorReply>,
     },

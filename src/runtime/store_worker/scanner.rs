@@ -10,8 +10,8 @@ use dynakv_protocol::limits::{VALUE_BYTES_MAX, frame_bytes_max};
 use dynakv_protocol::mend::{LISTED_KEYS_MAX, List, Listed, ListedKey};
 use dynakv_protocol::message::Response;
 use dynakv_protocol::{ErrorCode, ErrorReply};
-use dynakv_storage::{Page, PageLimit, PositionRange, Store, StoreError};
-use tokio::sync::mpsc;
+use dynakv_storage::{Page, PageLimit, PositionRange, Recounted, Store, StoreError};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{ConnectionId, StoreEvent, note_damage, refusal};
 use crate::engine::mending::compared;
@@ -20,6 +20,12 @@ use crate::runtime::rebuilding::Rebuilding;
 
 /// What an answer needs beside the one key that it holds at least, in bytes.
 const ANSWER_OVERHEAD_BYTES: usize = 64 * 1024;
+
+/// How much is counted at a time.
+const RECOUNT_PART: PageLimit = PageLimit {
+    items_max: 256,
+    bytes_max: 256 * 1024,
+};
 
 /// Something to be read at leisure.
 #[derive(Debug)]
@@ -48,6 +54,39 @@ pub enum ScanWork {
     },
     /// The keys of a segment.
     List(List),
+    /// A part of the store counted anew.
+    Recount {
+        /// Behind which key.
+        after_key: Option<Bytes>,
+        /// Hears what came of it.
+        reply: oneshot::Sender<Result<Recounted, StoreError>>,
+    },
+}
+
+/// How the mender has the store counted anew. Does not keep the store's threads from ending.
+#[derive(Debug)]
+pub struct Recounter {
+    scans: mpsc::WeakUnboundedSender<ScanJob>,
+}
+
+impl Recounter {
+    pub(super) fn new(scans: &mpsc::UnboundedSender<ScanJob>) -> Self {
+        Self {
+            scans: scans.downgrade(),
+        }
+    }
+
+    /// Counts the part behind this key; the first one is behind none. Nothing when the store has ended.
+    pub async fn recount(&self, after_key: Option<Bytes>) -> Option<Result<Recounted, StoreError>> {
+        let (reply, recounted) = oneshot::channel();
+        let job = ScanJob {
+            connection: ConnectionId::MENDER,
+            request_id: 0,
+            work: ScanWork::Recount { after_key, reply },
+        };
+        self.scans.upgrade()?.send(job).ok()?;
+        recounted.await.ok()
+    }
 }
 
 /// What was read.
@@ -102,7 +141,13 @@ impl Scanner {
     }
 
     fn scan(&self, job: ScanJob) {
+        let is_mending = !matches!(job.work, ScanWork::Export(_));
         let result = match job.work {
+            ScanWork::Recount { after_key, reply } => {
+                // A mender that is gone has no use for it.
+                let _ = reply.send(self.recount(after_key.as_deref()));
+                return;
+            }
             ScanWork::Export(export) => {
                 let part = scan(&*self.store, export.after_key.as_deref(), export.bytes_max);
                 part.map(Scanned::Exported)
@@ -125,10 +170,25 @@ impl Scanner {
         let event = StoreEvent::Scanned {
             connection: job.connection,
             request_id: job.request_id,
+            is_mending,
             result,
         };
         // A coordinator that is gone has no use for it.
         let _ = self.events.send(vec![event]);
+    }
+
+    /// Writers wait meanwhile: the part is small.
+    fn recount(&self, after_key: Option<&[u8]>) -> Result<Recounted, StoreError> {
+        let recounted = self.store.recount(after_key, RECOUNT_PART)?;
+        if let Some(key) = &recounted.damaged
+            && self.rebuilding.begin(key)?
+        {
+            tracing::error!(
+                key = %key.escape_ascii(),
+                "a stored value is damaged: its segment is to be rebuilt from the other owners"
+            );
+        }
+        Ok(recounted)
     }
 
     fn list(&self, list: &List) -> Result<Listed, ErrorReply> {

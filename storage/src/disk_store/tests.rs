@@ -6,6 +6,7 @@ use super::layout::{FORMAT, FORMAT_DOCUMENT};
 use super::*;
 use crate::document::save_document;
 use crate::totals::{Footprint, Tally};
+use dynakv_protocol::hash::versions_hash;
 
 const OPTIONS: DiskOptions = DiskOptions {
     cache_bytes: 16 * 1024 * 1024,
@@ -375,4 +376,59 @@ fn a_damaged_value_in_the_tree_is_hidden_by_a_newer_one() {
     store.checkpoint().unwrap();
     assert_eq!(store.get(&first).unwrap().unwrap(), "mended");
     assert_eq!(store.totals().corrupt_keys, 1);
+}
+
+/// A new key, with the hash that its state has.
+fn hashed(key: &str, versions: &str) -> Mutation {
+    let mut mutation = mutation(key, versions.to_owned(), true);
+    mutation.after.hash = versions_hash(key.as_bytes(), versions.as_bytes());
+    mutation
+}
+
+#[test]
+fn a_damaged_page_of_hashes_is_counted_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let page_of = |key: &str| Position::of_key(key.as_bytes()).segment().0.to_be_bytes()[0];
+    let store = open(directory.path());
+    for number in 0..500 {
+        let key = format!("k{number}");
+        store.apply(&[hashed(&key, &key)]).unwrap();
+        if number == 400 {
+            store.checkpoint().unwrap();
+        }
+    }
+    store.sync().unwrap();
+    let expected = store.segment_hashes(0..=u16::MAX);
+    let damage = |store: &DiskStore, lost: Option<&str>| {
+        let shared = &store.shared;
+        let damaged = shared.in_tree(|tree| {
+            tree.damage_hash_page(page_of("k7"));
+            lost.into_iter()
+                .for_each(|key| tree.lose_record(key.as_bytes()));
+            Ok(())
+        });
+        damaged.unwrap();
+    };
+    damage(&store, None);
+    drop(store);
+    // Once with a part of it in the log, then with all in the tree.
+    for turn in 0..2 {
+        let store = open(directory.path());
+        assert_eq!(store.counted_pages(), [page_of("k7")]);
+        assert_eq!(store.segment_hashes(0..=u16::MAX), expected);
+        if turn == 1 {
+            damage(&store, Some("k7"));
+        } else {
+            store.checkpoint().unwrap();
+            // It was written anew, so there is damage only now.
+            damage(&store, None);
+        }
+        drop(store);
+    }
+    // A record that is gone besides is noticed.
+    let error = DiskStore::open(directory.path(), OPTIONS).unwrap_err();
+    assert!(
+        matches!(error, StoreError::CorruptStore { .. }),
+        "{error:?}"
+    );
 }

@@ -5,6 +5,8 @@
 //! record        crc32 (u32)  length of the changes (u32)  file (u64)  position (u64)  durable (u64)  changes
 //! change        length of the key (varint)  length of the versions (varint)  before: versions (varint),
 //!               value bytes (varint)  after: the same  change of the hash (u128)  key  versions
+//! correction    a change without a key, of the hash of a segment and of the totals; in place of versions:
+//!               segment (u16)  keys (u64)  versions (u64)  conflict keys (u64)  bytes of values (u64)
 //! ```
 //! Integers are big-endian, varints LEB128. A crc32 (IEEE) covers all else of its header or record.
 //! *position* is where the record begins in its file, *durable* how far the file was known to be durable
@@ -14,13 +16,18 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use dynakv_protocol::DecodeError;
 use dynakv_protocol::codec::{Reader, put_varint};
+use dynakv_protocol::hash::Segment;
 
 use crate::error::Damage;
+use crate::recount::Correction;
 use crate::store::Mutation;
-use crate::totals::Tally;
+use crate::totals::{Sums, Tally};
 
 const MAGIC: &[u8; 8] = b"dynaklog";
 const FORMAT: u32 = 1;
+
+/// What stands in place of the versions in a correction.
+const CORRECTION_BYTES: usize = 2 + 4 * 8;
 
 /// The size of a file's header, and so the position of its first record.
 pub(super) const FILE_HEADER_BYTES: usize = 32;
@@ -106,6 +113,25 @@ pub(super) fn put_change<'a>(out: &'a mut BytesMut, mutation: &Mutation) -> &'a 
     out.put_slice(&mutation.key);
     out.put_slice(&mutation.versions);
     &out[pair_at..]
+}
+
+/// Adds a correction: what the totals and a segment's hash lack, wrapping.
+pub(super) fn put_correction(out: &mut BytesMut, correction: &Correction) {
+    put_varint(out, 0);
+    put_varint(out, CORRECTION_BYTES as u64);
+    // The tallies of no key.
+    out.put_bytes(0, 4);
+    out.put_u128(correction.hash);
+    out.put_u16(correction.segment.0);
+    let sums = correction.sums;
+    for sum in [
+        sums.keys,
+        sums.versions,
+        sums.conflict_keys,
+        sums.live_bytes,
+    ] {
+        out.put_u64(sum);
+    }
 }
 
 /// Completes the record that was begun, for this place.
@@ -196,6 +222,25 @@ impl Change<'_> {
     /// The key.
     pub(crate) fn key(&self) -> &[u8] {
         &self.pair[..self.key_length]
+    }
+
+    /// What is corrected, if it is a correction and no change of a key.
+    pub(crate) fn correction(&self) -> Option<Correction> {
+        if self.key_length > 0 {
+            return None;
+        }
+        let bytes: &[u8; CORRECTION_BYTES] = self.pair.try_into().ok()?;
+        let mut bytes = &bytes[..];
+        Some(Correction {
+            hash: self.hash_change,
+            segment: Segment(bytes.get_u16()),
+            sums: Sums {
+                keys: bytes.get_u64(),
+                versions: bytes.get_u64(),
+                conflict_keys: bytes.get_u64(),
+                live_bytes: bytes.get_u64(),
+            },
+        })
     }
 }
 

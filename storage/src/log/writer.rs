@@ -13,6 +13,7 @@ use super::record::{self, FILE_HEADER_BYTES, FileHeader};
 use super::replay::Replayed;
 use crate::disk::sync_directory;
 use crate::error::StoreError;
+use crate::recount::Correction;
 use crate::store::Mutation;
 
 /// When a record has this many bytes it is written, without waiting for its sync.
@@ -91,6 +92,18 @@ impl LogWriter {
             record::begin(&mut self.record);
         }
         Ok(record::put_change(&mut self.record, mutation))
+    }
+
+    /// Adds a correction of what is kept about the store, durable as a change is.
+    pub(crate) fn append_correction(&mut self, correction: &Correction) -> Result<(), StoreError> {
+        if self.record.len() >= RECORD_BYTES {
+            self.write_out()?;
+        }
+        if self.record.is_empty() {
+            record::begin(&mut self.record);
+        }
+        record::put_correction(&mut self.record, correction);
+        Ok(())
     }
 
     /// Writes what was appended: the death of the process can no longer lose it, a power cut can.

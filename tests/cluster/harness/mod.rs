@@ -13,7 +13,7 @@ mod replicas;
 mod wait;
 
 pub(crate) use cluster::{Cluster, MENDED_OFTEN, QUICK};
-pub(crate) use command::{Command, Finished, dynakv};
+pub(crate) use command::{Command, Finished, binary, dynakv};
 pub(crate) use data::{block_on, client, client_of_one, read_all, write_all};
 pub(crate) use http::http_get;
 pub(crate) use load::under_load;

@@ -1,0 +1,316 @@
+//! `repair`: has a node compare its copies with all others' now, and shows how far it is.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::time::Duration;
+
+use dynakv_client::{Client, Error, MemberState, Repair, RepairProgress, StatusReply};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::exit::Exit;
+use super::output::{Format, Report, json_line};
+
+/// How often the node is asked how far it is.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// How many questions in a row may fail before it is given up: the node may be busy, or be restarted.
+const FAILURES_MAX: u32 = 20;
+
+/// Pages of the tree that two nodes compare.
+const PAGES: u64 = 256;
+
+/// `dynakv repair`.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub(crate) struct RepairArgs {
+    /// Give up what no member in reach can bring back: segments that the node is still rebuilding at the end
+    /// count as rebuilt, though acknowledged writes may be missing from them
+    #[arg(long)]
+    accept_loss: bool,
+    /// Do not ask back before giving up
+    #[arg(long, requires = "accept_loss")]
+    yes: bool,
+}
+
+/// How a repair that was followed has ended.
+enum Followed {
+    Done(Box<RepairProgress>),
+    /// The user had enough of looking.
+    Left(Box<RepairProgress>),
+    /// The node was restarted, and knows nothing of it.
+    Forgotten,
+}
+
+/// Begins a repair and follows it to its end.
+pub(crate) async fn repair(
+    client: &Client,
+    args: RepairArgs,
+    format: Format,
+) -> Result<Report, Error> {
+    if args.accept_loss {
+        let status = client.status().await?;
+        let meaning = meaning(&status);
+        if !args.yes && !confirmed(&meaning) {
+            let next = "dynakv repair --accept-loss --yes";
+            let what = format!("{meaning}\n  nothing was begun: this has to be confirmed");
+            return Ok(Report::error(Exit::Usage, format, &what, next));
+        }
+        if args.yes {
+            // It stands in the script's log.
+            let _nowhere_to_say_so = writeln!(io::stderr(), "dynakv: {meaning}");
+        }
+    }
+    let before = client.repair(Repair::Look).await?;
+    let wish = match args.accept_loss {
+        true => Repair::AcceptLoss,
+        false => Repair::Start,
+    };
+    let begun = client.repair(wish).await?;
+    if before.running {
+        let _nowhere_to_say_so = writeln!(
+            io::stderr(),
+            "dynakv: a repair is under way at {} already: this shows that one",
+            begun.node_id
+        );
+    }
+    let mut display = Display::start();
+    let followed = follow(client, begun, &mut display).await;
+    display.end();
+    Ok(report(followed?, format))
+}
+
+/// What giving up means, for the node that answered.
+fn meaning(status: &StatusReply) -> String {
+    let own = status.members.iter().find(|it| it.id == status.node_id);
+    let segments = own.map_or(0, |member| member.rebuilding_segments);
+    let away = status.members.iter();
+    let away = away.filter(|it| it.state != MemberState::Alive && it.id != status.node_id);
+    let away: Vec<&str> = away.map(|member| member.id.as_str()).collect();
+    let mut text = format!(
+        "{} is rebuilding {segments} segments. With --accept-loss those that no member in reach can bring back \
+         count as rebuilt: a write that was acknowledged and that only lost copies had is then answered as \
+         \"not found\", or as an older value",
+        status.node_id
+    );
+    if !away.is_empty() {
+        text.push_str(&format!(
+            ". Not in reach: {}; if they can be started, start them first, because they may have it",
+            away.join(", ")
+        ));
+    }
+    text
+}
+
+/// Asks on a terminal; without one the answer is no.
+fn confirmed(meaning: &str) -> bool {
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return false;
+    }
+    let mut answer = String::new();
+    let asked = write!(io::stderr(), "{meaning}.\nGive it up? [y/N] ");
+    asked.is_ok()
+        && io::stdin().lock().read_line(&mut answer).is_ok()
+        && matches!(answer.trim(), "y" | "Y" | "yes")
+}
+
+async fn follow(
+    client: &Client,
+    begun: RepairProgress,
+    display: &mut Display,
+) -> Result<Followed, Error> {
+    let run = begun.run;
+    let mut last = begun;
+    let mut failures = 0;
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    loop {
+        display.show(&last);
+        if !last.running {
+            return Ok(Followed::Done(Box::new(last)));
+        }
+        tokio::select! {
+            biased;
+            _ = &mut interrupt => return Ok(Followed::Left(Box::new(last))),
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+        match client.repair(Repair::Look).await {
+            Ok(progress) if progress.run != run => return Ok(Followed::Forgotten),
+            Ok(progress) => {
+                failures = 0;
+                last = progress;
+            }
+            Err(error) => {
+                failures += 1;
+                if failures >= FAILURES_MAX || !error.is_retryable() {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+/// A bar on a terminal, otherwise a line for each member on standard error.
+struct Display {
+    bar: Option<ProgressBar>,
+    told: u32,
+}
+
+impl Display {
+    fn start() -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(0);
+            let template = "{bar:30} {percent:>3} % {msg} ({elapsed})";
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style);
+            }
+            bar
+        });
+        Self { bar, told: 0 }
+    }
+
+    fn show(&mut self, progress: &RepairProgress) {
+        match &self.bar {
+            Some(bar) => {
+                let (done, all) = steps(progress);
+                bar.set_length(all);
+                bar.set_position(done);
+                bar.set_message(doing(progress));
+            }
+            None if progress.pairs_done > self.told => {
+                self.told = progress.pairs_done;
+                let _nowhere_to_say_so = writeln!(
+                    io::stderr(),
+                    "dynakv: compared with {} of {} members, {}",
+                    progress.pairs_done,
+                    progress.pairs_total,
+                    counted(progress)
+                );
+            }
+            None => {}
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// How many pages of how many are compared, all members together.
+fn steps(progress: &RepairProgress) -> (u64, u64) {
+    let pages = match progress.comparing_with {
+        Some(_) => u64::from(progress.pages_compared),
+        None => 0,
+    };
+    let done = u64::from(progress.pairs_done) * PAGES + pages;
+    (done, (u64::from(progress.pairs_total) * PAGES).max(1))
+}
+
+fn doing(progress: &RepairProgress) -> String {
+    match &progress.comparing_with {
+        Some(node) => format!("comparing with {node}, {}", counted(progress)),
+        None if progress.rebuilding_segments > 0 => {
+            format!("rebuilding, {} segments left", progress.rebuilding_segments)
+        }
+        None => counted(progress),
+    }
+}
+
+fn counted(progress: &RepairProgress) -> String {
+    format!(
+        "{} segments differed, {} keys mended here, {} at others",
+        progress.segments_differing, progress.keys_fetched, progress.keys_sent
+    )
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    node_id: &'a str,
+    state: &'static str,
+    pairs_total: u32,
+    pairs_done: u32,
+    pairs_failed: u32,
+    segments_differing: u64,
+    keys_fetched: u64,
+    keys_sent: u64,
+    rebuilding_segments: u32,
+    accepted_segments: u32,
+    took_ms: Option<u64>,
+    last_error: &'a str,
+}
+
+fn report(followed: Followed, format: Format) -> Report {
+    let (progress, state) = match followed {
+        Followed::Done(progress) => (progress, "done"),
+        Followed::Left(progress) => (progress, "running"),
+        Followed::Forgotten => {
+            let what = "the node was restarted, and its repair ended with it";
+            return Report::error(Exit::Error, format, what, "dynakv repair");
+        }
+    };
+    let is_done = state == "done";
+    let is_whole = is_done && progress.pairs_failed == 0 && progress.rebuilding_segments == 0;
+    // One that was left to itself says nothing about copies.
+    let exit = match is_whole || !is_done {
+        true => Exit::Ok,
+        false => Exit::Degraded,
+    };
+    let took_ms = match (progress.started_age_ms, progress.finished_age_ms) {
+        (Some(started), Some(finished)) => Some(started.saturating_sub(finished)),
+        _ => None,
+    };
+    let mut report = match format {
+        Format::Json => Report::data(
+            exit,
+            json_line(&Document {
+                node_id: progress.node_id.as_str(),
+                state,
+                pairs_total: progress.pairs_total,
+                pairs_done: progress.pairs_done,
+                pairs_failed: progress.pairs_failed,
+                segments_differing: progress.segments_differing,
+                keys_fetched: progress.keys_fetched,
+                keys_sent: progress.keys_sent,
+                rebuilding_segments: progress.rebuilding_segments,
+                accepted_segments: progress.accepted_segments,
+                took_ms,
+                last_error: &progress.last_error,
+            }),
+        ),
+        Format::Table | Format::Plain => {
+            let compared = progress.pairs_done - progress.pairs_failed.min(progress.pairs_done);
+            let verb = if is_done { "compared" } else { "has compared" };
+            let mut text = format!(
+                "{} {verb} with {compared} of {} members: {}\n",
+                progress.node_id,
+                progress.pairs_total,
+                counted(&progress)
+            );
+            if progress.accepted_segments > 0 {
+                text.push_str(&format!(
+                    "{} segments count as rebuilt by your word\n",
+                    progress.accepted_segments
+                ));
+            }
+            Report::data(exit, text)
+        }
+    };
+    if !is_done {
+        report.messages = format!(
+            "dynakv: left alone, and it goes on at {}\n  next: dynakv repair   shows it again\n",
+            progress.node_id
+        );
+    } else if !is_whole && format != Format::Json {
+        let left = match progress.rebuilding_segments {
+            0 => String::new(),
+            segments => format!("; {segments} segments are still being rebuilt"),
+        };
+        report.messages = format!(
+            "dynakv: not everything could be compared or brought back{left}: {}\n  next: dynakv status\n",
+            progress.last_error
+        );
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+//! Making two copies of some segments the same, part by part, or one of them.
+
+use std::ops::AddAssign;
+
+use bytes::Bytes;
+use dynakv_protocol::hash::{Position, Segment};
+
+use super::{BYTES_AT_ONCE, KEYS_AT_ONCE, MendError, Mender};
+use crate::engine::mending::{Difference, difference};
+use crate::engine::ring::Ring;
+use crate::runtime::view::MemberView;
+
+/// How large versions are taken to be before any were seen, in bytes.
+const VERSIONS_BYTES_GUESS: usize = 4096;
+
+/// Which copies are changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// This node's and the other's.
+    Both,
+    /// This node's, by one that is not rebuilding.
+    Fetch,
+}
+
+/// How many keys were brought up to date.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Mended {
+    /// At this node.
+    pub(super) fetched: u64,
+    /// At the other one.
+    pub(super) sent: u64,
+}
+
+impl AddAssign for Mended {
+    fn add_assign(&mut self, more: Self) {
+        self.fetched += more.fetched;
+        self.sent += more.sent;
+    }
+}
+
+/// What became of a segment.
+pub(super) struct Outcome {
+    pub(super) mended: Mended,
+    pub(super) result: Result<(), MendError>,
+}
+
+/// How far a segment is.
+struct Walk {
+    segment: Segment,
+    after: Option<Bytes>,
+    is_over: bool,
+    outcome: Outcome,
+}
+
+impl Walk {
+    fn fail(&mut self, error: MendError) {
+        self.is_over = true;
+        self.outcome.result = Err(error);
+    }
+
+    /// Goes on behind this key, which must lie behind the one before.
+    fn go_on(&mut self, next: Option<Bytes>, member: &MemberView) {
+        let place = |key: &Bytes| (Position::of_key(key), key.clone());
+        match (&self.after, &next) {
+            (Some(after), Some(next)) if place(next) <= place(after) => {
+                self.fail(MendError::Circle(member.id.clone()));
+            }
+            _ => {
+                self.is_over = next.is_none();
+                self.after = next;
+            }
+        }
+    }
+}
+
+/// A key that differs.
+struct Key {
+    /// Of which walk.
+    walk: usize,
+    key: Bytes,
+    /// Theirs, when they came with the list; else empty.
+    versions: Bytes,
+    /// Whether theirs are wanted, as far as is known.
+    is_theirs: bool,
+}
+
+impl Mender {
+    /// Mends some segments, each as far as it goes. As many outcomes as there are segments.
+    pub(super) async fn mend_segments(
+        &self,
+        member: &MemberView,
+        ring: &Ring,
+        segments: &[Segment],
+        direction: Direction,
+    ) -> Vec<Outcome> {
+        let walk = |&segment| Walk {
+            segment,
+            after: None,
+            is_over: false,
+            outcome: Outcome {
+                mended: Mended::default(),
+                result: Ok(()),
+            },
+        };
+        let mut walks: Vec<Walk> = segments.iter().map(walk).collect();
+        let mut bytes_each = VERSIONS_BYTES_GUESS;
+        loop {
+            let keys = self.next_keys(member, ring, &mut walks, direction).await;
+            let Some(keys) = keys else { break };
+            let mut left = &keys[..];
+            while !left.is_empty() {
+                let count = (BYTES_AT_ONCE / bytes_each.max(1)).clamp(1, KEYS_AT_ONCE);
+                let (now, later) = left.split_at(count.min(left.len()));
+                let bytes = self
+                    .mend_keys(member, ring, now, &mut walks, direction)
+                    .await;
+                // What comes next is most likely as large.
+                bytes_each = bytes_each / 2 + bytes / now.len() / 2;
+                left = later;
+            }
+        }
+        walks.into_iter().map(|walk| walk.outcome).collect()
+    }
+
+    /// The keys that differ in the next part of each segment; nothing when all segments are over.
+    async fn next_keys(
+        &self,
+        member: &MemberView,
+        ring: &Ring,
+        walks: &mut [Walk],
+        direction: Direction,
+    ) -> Option<Vec<Key>> {
+        let open: Vec<usize> = (0..walks.len()).filter(|&at| !walks[at].is_over).collect();
+        if open.is_empty() {
+            return None;
+        }
+        let part = |at: usize| (walks[at].segment, walks[at].after.clone());
+        let parts = open.iter().map(|&at| {
+            let (segment, after) = part(at);
+            (segment, after, false)
+        });
+        let ours = self.lists(None, ring, parts).await;
+        // Where nothing is, everything is wanted.
+        let parts = open.iter().zip(&ours).map(|(&at, ours)| {
+            let (segment, after) = part(at);
+            let is_empty = ours
+                .as_ref()
+                .is_ok_and(|ours| ours.keys.is_empty() && ours.next.is_none());
+            (segment, after, is_empty)
+        });
+        let theirs = self.lists(Some(member), ring, parts).await;
+        let mut keys = Vec::new();
+        for ((at, ours), theirs) in open.into_iter().zip(ours).zip(theirs) {
+            let walk = &mut walks[at];
+            let (ours, theirs) = match (ours, theirs) {
+                (Ok(ours), Ok(theirs)) => (ours, theirs),
+                (Err(error), _) | (_, Err(error)) => {
+                    walk.fail(error);
+                    continue;
+                }
+            };
+            if direction == Direction::Fetch && theirs.rebuilding {
+                walk.fail(MendError::NoSource(member.id.clone()));
+                continue;
+            }
+            let Difference {
+                to_fetch,
+                to_send,
+                next,
+            } = difference(ours, theirs);
+            walk.go_on(next, member);
+            keys.extend(to_fetch.into_iter().map(|listed| Key {
+                walk: at,
+                key: listed.key,
+                versions: listed.versions,
+                is_theirs: true,
+            }));
+            if direction == Direction::Both {
+                keys.extend(to_send.into_iter().map(|key| Key {
+                    walk: at,
+                    key,
+                    versions: Bytes::new(),
+                    is_theirs: false,
+                }));
+            }
+        }
+        Some(keys)
+    }
+
+    /// Mends some keys: theirs are merged here, and what came of it there. How many bytes their versions
+    /// had.
+    async fn mend_keys(
+        &self,
+        member: &MemberView,
+        ring: &Ring,
+        keys: &[Key],
+        walks: &mut [Walk],
+        direction: Direction,
+    ) -> usize {
+        let version = ring.version();
+        let mut theirs: Vec<Bytes> = keys.iter().map(|key| key.versions.clone()).collect();
+        let mut is_lost = vec![false; keys.len()];
+        let mut fail = |at: usize, error: MendError, walks: &mut [Walk]| {
+            is_lost[at] = true;
+            walks[keys[at].walk].outcome.result = Err(error);
+        };
+
+        let unread = (0..keys.len()).filter(|&at| keys[at].is_theirs && theirs[at].is_empty());
+        let unread: Vec<_> = unread.collect();
+        let wanted = unread.iter().map(|&at| keys[at].key.clone());
+        let read = self.read(Some(member), version, wanted).await;
+        for (at, read) in unread.into_iter().zip(read) {
+            match read {
+                Ok(versions) => theirs[at] = versions,
+                Err(error) => fail(at, error, walks),
+            }
+        }
+        let bytes: usize = theirs.iter().map(Bytes::len).sum();
+
+        let came: Vec<_> = (0..keys.len())
+            .filter(|&at| !theirs[at].is_empty())
+            .collect();
+        let merges = came
+            .iter()
+            .map(|&at| (keys[at].key.clone(), theirs[at].clone()));
+        let merged = self.merge(None, version, merges).await;
+        for (at, merged) in came.into_iter().zip(merged) {
+            match merged {
+                Ok(()) if direction == Direction::Fetch => {
+                    walks[keys[at].walk].outcome.mended.fetched += 1;
+                    self.0.metrics.mended_here.increment(1);
+                }
+                Ok(()) => {}
+                Err(error) => fail(at, error, walks),
+            }
+        }
+        if direction == Direction::Fetch {
+            return bytes;
+        }
+
+        let open: Vec<_> = (0..keys.len()).filter(|&at| !is_lost[at]).collect();
+        let wanted = open.iter().map(|&at| keys[at].key.clone());
+        let ours = self.read(None, version, wanted).await;
+        let mut to_send = Vec::new();
+        for (at, ours) in open.into_iter().zip(ours) {
+            let outcome = &mut walks[keys[at].walk].outcome;
+            match ours {
+                Ok(ours) if ours != theirs[at] && !ours.is_empty() => to_send.push((at, ours)),
+                Ok(_) => {
+                    outcome.mended.fetched += 1;
+                    self.0.metrics.mended_here.increment(1);
+                }
+                Err(error) => outcome.result = Err(error),
+            }
+        }
+        let sent_bytes: usize = to_send.iter().map(|(_, ours)| ours.len()).sum();
+        let merges = to_send.iter();
+        let merges = merges.map(|(at, ours)| (keys[*at].key.clone(), ours.clone()));
+        let merged = self.merge(Some(member), version, merges).await;
+        for ((at, _), merged) in to_send.into_iter().zip(merged) {
+            let outcome = &mut walks[keys[at].walk].outcome;
+            match merged {
+                Ok(()) => {
+                    outcome.mended.sent += 1;
+                    self.0.metrics.mended_there.increment(1);
+                }
+                Err(error) => outcome.result = Err(error),
+            }
+        }
+        bytes.max(sent_bytes)
+    }
+}
