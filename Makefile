@@ -37,7 +37,7 @@ audit: ## kill nodes of a real cluster for DURATION=40s and prove that no acknow
 	$(CARGO) build --release --bin dynakv --bin dynakv-bench --workspace $(LOCKED)
 	$(TARGET_DIR)/release/dynakv-bench audit --nodes 3 --kill-every 3s --duration $(DURATION)
 
-gossip: ## gossip of 100 members for a simulated day of losses (minutes)
+gossip: ## gossip of 100 members for a simulated day of losses (tens of minutes)
 	$(CARGO) test --release $(LOCKED) -p dynakv --lib --no-run
 	$(CARGO) test --release $(LOCKED) -p dynakv --lib engine::membership::simulation -- --ignored --nocapture
 mend: ## kill one of five nodes every 3 s for two minutes: do all copies become the same without a read?

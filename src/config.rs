@@ -21,7 +21,8 @@ pub struct Config {
     pub host: IpAddr,
     /// `--port`: where to listen; 0 takes a free one.
     pub port: u16,
-    /// `--advertise HOST:PORT`: where others reach this node; host and port when absent.
+    /// `--advertise HOST:PORT`: where others reach this node; host and port when absent, and never absent
+    /// where the host is `0.0.0.0` or `::`.
     pub advertise: Option<String>,
     /// `--http-host`: the address of the HTTP port (metrics and health).
     pub http_host: IpAddr,

@@ -361,18 +361,11 @@ fn false_counters_are_overtaken_by_their_owner() {
 }
 
 #[test]
-fn what_a_node_sends_does_not_grow_with_the_cluster() {
-    for (size, probes_max) in [(10, 0.0), (100, 0.0), (200, 1.0)] {
+fn members_that_hear_of_each_other_need_no_probes() {
+    for size in [10, 100] {
         let mut cluster = Cluster::new(size, 2, 0);
-        cluster.run(60_000);
-        assert!(cluster.entries_most <= cluster.config.message_entries_max);
-        let per_node_and_second = |count: u64| count as f64 / size as f64 / 60.0;
-        // Three messages and three replies.
-        let gossip = per_node_and_second(cluster.gossip_sent);
-        assert!((5.5..6.5).contains(&gossip), "{size} members: {gossip}");
-        // At 200 members heartbeats take so long with 64 entries a message that some are asked for.
-        let probes = per_node_and_second(cluster.probes_sent);
-        assert!(probes <= probes_max, "{size} members: {probes}");
+        cluster.run(30_000);
+        assert_eq!(cluster.probes_sent, 0, "{size} members");
         assert_eq!(cluster.changes, [], "{size} members");
     }
 }
