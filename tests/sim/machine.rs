@@ -33,8 +33,10 @@ pub(crate) const PORT: u16 = 8080;
 pub(crate) enum Flaw {
     /// All rules are kept.
     None,
+    /// All rules are kept, and disks are slow: others acknowledge long before this one has synced.
+    NoneOnSlowDisks,
     /// Rule 1: a node goes on with its actor after a power cut, at counters that it has never used: its
-    /// dots are unique, and cover what it has forgotten.
+    /// dots are unique, and cover what it has forgotten. Disks are slow, or it would forget little.
     KeepsActor,
     /// Rule 1: a node goes on with its actor after a power cut, and counts from the beginning again.
     CountsAnew,
@@ -106,7 +108,11 @@ impl Machine {
             flaw,
             seed: random.u64(..),
             // Some disks are slower than the network, so that others acknowledge first.
-            sync_us: random.u64(500..=40_000),
+            sync_us: random.u64(500..=40_000)
+                * match flaw {
+                    Flaw::KeepsActor | Flaw::NoneOnSlowDisks => 5,
+                    _ => 1,
+                },
             clock_ahead_ms: Arc::new(AtomicI64::new(random.i64(0..2000))),
             resending: Resending::random(random),
             seeds: match number {

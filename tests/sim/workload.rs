@@ -175,10 +175,15 @@ impl Workload {
     }
 
     async fn write(&mut self, key: &str, is_delete: bool, seen: Option<Seen>) {
+        let promise = self.history.borrow().promise_of(key);
+        let owners = self.client.owners(key);
+        if promise == Promise::OneWriter && !self.client.is_owner(owners[0], key) {
+            // Not before it is settled who owns it: another node may send it to two of them.
+            return;
+        }
         let id = WriteId(self.random.u128(..));
         let value = (!is_delete).then(|| value_of(id));
         let mut request = write(key, id, value, TIMEOUT);
-        let promise = self.history.borrow().promise_of(key);
         if matches!(promise, Promise::OneCopy | Promise::Nothing) {
             request.w = Some(1);
         }
@@ -198,10 +203,7 @@ impl Workload {
             .begin(id, key, is_delete, replaces, now);
         loop {
             let node = match promise {
-                Promise::OneWriter => {
-                    let owners = self.client.owners(key);
-                    owners[self.random.usize(..owners.len())]
-                }
+                Promise::OneWriter => owners[self.random.usize(..owners.len())],
                 _ => self.node(),
             };
             if !self.client.is_owner(node, key) {
