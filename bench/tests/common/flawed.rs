@@ -110,6 +110,7 @@ async fn start_node(number: u64, seeds: &[String], flaw: Flaw, dropped: &Dropped
         seed: number,
         disk: Disk {
             store: Arc::new(store),
+            hints: disk.hints(),
             files: Arc::new(disk.files()),
             threads: StoreThreads::Own,
         },
