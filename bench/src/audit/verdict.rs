@@ -133,7 +133,25 @@ pub(super) fn grouped(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::value::RunId;
     use super::*;
+
+    #[test]
+    fn copies_that_differ_fail_an_audit_and_are_named() {
+        let mut books = Books::new(RunId(7), 10);
+        let how = "node-1 has it, node-2 does not".to_owned();
+        books.differs(3, how, Duration::from_secs(2));
+        let (text, exit) = verdict(&books, 1, None);
+        assert_eq!(exit, Exit::Failed);
+        assert!(
+            text.contains("not the same at all owners: key 3; at 2.000 s: node-1 has it"),
+            "{text}"
+        );
+        assert!(
+            text.contains(", 1 keys not the same at all owners"),
+            "{text}"
+        );
+    }
 
     #[test]
     fn numbers_are_grouped() {
