@@ -289,6 +289,30 @@ impl Node {
         let (events_in, events) = mpsc::channel(COORDINATOR_EVENTS_MAX);
         let (control_in, control_events) = mpsc::channel(CONTROL_EVENTS_MAX);
 
+        let minter = Minter::new(identity.actor, identity.counter_floor, random.fork());
+        let store = store_worker::start(
+            &disk,
+            minter,
+            clock.clone(),
+            metrics.clone(),
+            rebuilding.clone(),
+        );
+        let store = store.map_err(|error| ServeError::System {
+            what: "a thread",
+            reason: error.to_string(),
+        })?;
+        let hints = hint_worker::start(hint_worker::Parts {
+            disk: disk.clone(),
+            minter: Minter::new(Actor(random.u64(1..)), 0, random.fork()),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            bounds: HintBounds {
+                bytes_max: config.hints_bytes_max,
+                age_max: config.hints_age_max,
+            },
+            events: store.events_in,
+        })?;
+
         let calls = Arc::new(Calls::new(
             network.clone(),
             hello(&me, Lane::Control),
@@ -326,34 +350,12 @@ impl Node {
             metrics: metrics.clone(),
             rebuilding: rebuilding.clone(),
             repairs: repairs.clone(),
+            hints: hints.clone(),
             random: random.fork(),
             draining: stop.draining.clone(),
             shutdown: stop.shutdown.clone(),
         })?;
 
-        let minter = Minter::new(identity.actor, identity.counter_floor, random.fork());
-        let store = store_worker::start(
-            &disk,
-            minter,
-            clock.clone(),
-            metrics.clone(),
-            rebuilding.clone(),
-        );
-        let store = store.map_err(|error| ServeError::System {
-            what: "a thread",
-            reason: error.to_string(),
-        })?;
-        let hints = hint_worker::start(hint_worker::Parts {
-            disk: disk.clone(),
-            minter: Minter::new(Actor(random.u64(1..)), 0, random.fork()),
-            clock: clock.clone(),
-            metrics: metrics.clone(),
-            bounds: HintBounds {
-                bytes_max: config.hints_bytes_max,
-                age_max: config.hints_age_max,
-            },
-            events: store.events_in,
-        })?;
         let frame_bytes_max = frame_bytes_max(config.value_bytes_max);
         let dialer = Dialer {
             network: network.clone(),

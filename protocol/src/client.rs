@@ -19,6 +19,8 @@ const TAG_CONTEXT: u8 = 2;
 const TAG_TTL_MS: u8 = 3;
 const TAG_REPAIR_FIRST: u8 = 4;
 const TAG_SLOPPY: u8 = 5;
+/// Of a member's status.
+const TAG_HINTS: u8 = 1;
 
 /// Read a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,6 +158,8 @@ pub struct MemberStatus {
     pub software: String,
     /// In how many segments it lost data and has not got them back, as it gossiped last.
     pub rebuilding_segments: u32,
+    /// How many keys it keeps for other nodes, as it gossiped last.
+    pub hints_waiting: u64,
 }
 
 /// The cluster as one node sees it.
@@ -422,10 +426,13 @@ impl Wire for MemberStatus {
         out.put_u16(self.owns_basis_points);
         put_string(out, &self.software);
         out.put_u32(self.rebuilding_segments);
+        if self.hints_waiting > 0 {
+            put_tag_u64(out, TAG_HINTS, self.hints_waiting);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
+        let mut member = Self {
             id: NodeId::decode(reader)?,
             address: reader.string("address", NAME_BYTES_MAX)?.to_owned(),
             state: MemberState::decode(reader)?,
@@ -437,7 +444,14 @@ impl Wire for MemberStatus {
             owns_basis_points: reader.u16()?,
             software: reader.string("software", NAME_BYTES_MAX)?.to_owned(),
             rebuilding_segments: reader.u32()?,
-        })
+            hints_waiting: 0,
+        };
+        while let Some((tag, mut field)) = reader.tag()? {
+            if tag == TAG_HINTS {
+                member.hints_waiting = field.u64()?;
+            }
+        }
+        Ok(member)
     }
 }
 

@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use crate::codec::{
     DecodeError, Reader, Wire, put_bool, put_bytes, put_string, put_tag_bytes, put_tag_u8,
-    put_varint,
+    put_tag_u64, put_varint,
 };
 use crate::handshake::skip_tags;
 use crate::ids::{DirectoryId, Generation, NAME_BYTES_MAX, NodeId, RingVersion};
@@ -12,6 +12,7 @@ use crate::limits::MEMBERS_MAX;
 use crate::ring_document::{Member, RingDocument};
 
 const TAG_RUN: u8 = 1;
+const TAG_HINTS: u8 = 2;
 const TAG_ACCEPTED: u8 = 1;
 const TAG_DECIDED: u8 = 2;
 
@@ -50,6 +51,8 @@ pub struct MemberEntry {
     pub software: String,
     /// In how many segments it lost data and has not got them back: there its reads do not count.
     pub rebuilding_segments: u32,
+    /// How many keys it keeps for other nodes.
+    pub hints_waiting: u64,
     /// The directory that holds its data, which the generation counts the starts of: news of another one
     /// than the ring says is news of somebody else. 0 when the sender does not say.
     pub directory_id: DirectoryId,
@@ -180,6 +183,9 @@ impl Wire for MemberEntry {
             run.put_u64(self.nonce);
             put_tag_bytes(out, TAG_RUN, &run);
         }
+        if self.hints_waiting > 0 {
+            put_tag_u64(out, TAG_HINTS, self.hints_waiting);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -195,13 +201,18 @@ impl Wire for MemberEntry {
             software: reader.string("software", NAME_BYTES_MAX)?.to_owned(),
             // No ring has more segments than 32 bits can count.
             rebuilding_segments: u32::try_from(reader.varint()?).unwrap_or(u32::MAX),
+            hints_waiting: 0,
             directory_id: DirectoryId::default(),
             nonce: 0,
         };
         while let Some((tag, mut field)) = reader.tag()? {
-            if tag == TAG_RUN {
-                entry.directory_id = DirectoryId::decode(&mut field)?;
-                entry.nonce = field.u64()?;
+            match tag {
+                TAG_RUN => {
+                    entry.directory_id = DirectoryId::decode(&mut field)?;
+                    entry.nonce = field.u64()?;
+                }
+                TAG_HINTS => entry.hints_waiting = field.u64()?,
+                _ => {}
             }
         }
         Ok(entry)

@@ -240,6 +240,7 @@ fn gossip() -> Gossip {
             disk_bytes: 67_890_000,
             software: "0.1.0".to_owned(),
             rebuilding_segments: 300,
+            hints_waiting: 0,
             directory_id: DirectoryId(0),
             nonce: 0,
         }],
@@ -252,6 +253,15 @@ fn gossip_of_a_run() -> Gossip {
     for entry in &mut gossip.entries {
         entry.directory_id = DirectoryId(0x0d0d_0d0d_0d0d_0d0d);
         entry.nonce = 0x0e0e_0e0e_0e0e_0e0e;
+    }
+    gossip
+}
+
+/// The sender keeps something for others.
+fn gossip_of_hints() -> Gossip {
+    let mut gossip = gossip_of_a_run();
+    for entry in &mut gossip.entries {
+        entry.hints_waiting = 5;
     }
     gossip
 }
@@ -477,6 +487,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         ),
         ("gossip", Request::Gossip(gossip())),
         ("gossip.run", Request::Gossip(gossip_of_a_run())),
+        ("gossip.hints", Request::Gossip(gossip_of_hints())),
         (
             "probe",
             Request::Probe(Probe {
@@ -624,6 +635,7 @@ fn responses() -> Vec<(&'static str, Response)> {
                     owns_basis_points: 3345,
                     software: "0.1.0".to_owned(),
                     rebuilding_segments: 65_536,
+                    hints_waiting: 0,
                 }],
             }),
         ),

@@ -255,6 +255,7 @@ struct StatusMember<'a> {
     rebuilding_segments: u32,
     rebuilding_of_segments: u32,
     rebuilt_percent: f64,
+    hints_waiting: u64,
     owns_percent: f64,
     software: &'a str,
 }
@@ -274,6 +275,7 @@ impl<'a> StatusMember<'a> {
             rebuilding_segments: member.rebuilding_segments,
             rebuilding_of_segments: progress.of,
             rebuilt_percent: progress.rebuilt_percent(),
+            hints_waiting: member.hints_waiting,
             owns_percent: f64::from(member.owns_basis_points) / 100.0,
             software: &member.software,
         }
@@ -378,6 +380,7 @@ fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format)
         Heading::Right("Load"),
         Heading::Right("Owns"),
         Heading::Right("Keys"),
+        Heading::Right("Hints"),
         Heading::Left("Zone"),
         Heading::Left("Version"),
     ]);
@@ -390,6 +393,7 @@ fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format)
             bytes_text(member.disk_bytes),
             format!("{:.1} %", f64::from(member.owns_basis_points) / 100.0),
             member.keys.to_string(),
+            member.hints_waiting.to_string(),
             or_dash(&member.zone),
             or_dash(&member.software),
         ]);

@@ -21,6 +21,7 @@ use self::joining::Joining;
 use super::admission::Myself;
 use super::calls::Calls;
 use super::events::{ControlEvent, Responder};
+use super::hint_worker::HintHandle;
 use super::link::DialError;
 use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
@@ -95,6 +96,8 @@ pub struct Parts {
     pub rebuilding: Arc<Rebuilding>,
     /// What operators want of the mender.
     pub repairs: Arc<Repairs>,
+    /// What is kept for other nodes.
+    pub hints: HintHandle,
     /// All randomness.
     pub random: fastrand::Rng,
     /// Not ready from now on.
@@ -139,6 +142,7 @@ pub struct Control {
     metrics: Arc<Metrics>,
     rebuilding: Arc<Rebuilding>,
     repairs: Arc<Repairs>,
+    hints: HintHandle,
     random: fastrand::Rng,
     membership: Membership,
     ring: Option<Arc<Ring>>,
@@ -175,6 +179,7 @@ impl Control {
             metrics,
             rebuilding,
             repairs,
+            hints,
             mut random,
             draining,
             ..
@@ -190,6 +195,7 @@ impl Control {
             disk_bytes: 0,
             software: env!("CARGO_PKG_VERSION").to_owned(),
             rebuilding_segments: rebuilding.left(),
+            hints_waiting: 0,
             directory_id: me.directory_id,
             nonce: me.nonce,
         };
@@ -210,6 +216,7 @@ impl Control {
             metrics,
             rebuilding,
             repairs,
+            hints,
             random,
             view,
             draining,

@@ -224,6 +224,7 @@ mod tests {
             disk_bytes: 0,
             software: String::new(),
             rebuilding_segments: 0,
+            hints_waiting: 0,
             directory_id: DirectoryId(7),
             nonce: generation,
         }

@@ -324,6 +324,7 @@ fn member_entry() -> impl Strategy<Value = MemberEntry> {
                     disk_bytes,
                     software,
                     rebuilding_segments: incarnation as u32,
+                    hints_waiting: heartbeat,
                     directory_id: DirectoryId(keys),
                     // Without a directory it is not sent.
                     nonce: if keys == 0 { 0 } else { heartbeat },
@@ -594,6 +595,7 @@ fn member_status() -> impl Strategy<Value = MemberStatus> {
                 owns_basis_points,
                 software: texts.2,
                 rebuilding_segments: numbers.0 as u32,
+                hints_waiting: numbers.1,
             },
         )
 }

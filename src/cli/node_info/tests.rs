@@ -22,6 +22,7 @@ fn status(n: u8, states: &[MemberState]) -> StatusReply {
         owns_basis_points: 3333,
         software: "0.1.0".to_owned(),
         rebuilding_segments: 0,
+        hints_waiting: number as u64,
     };
     StatusReply {
         node_id: id(1),
@@ -175,11 +176,11 @@ fn status_has_these_forms() {
         r#""cluster_id":"000000000000000000000000000000ff","ring_version":3,"n":3,"w":2,"r":2,"#,
         r#""members":[{"id":"node-1","address":"127.0.0.1:8080","state":"alive","#,
         r#""state_age_ms":1500,"generation":2,"zone":"","keys":10,"disk_bytes":2048,"rebuilding_segments":0,"#,
-        r#""rebuilding_of_segments":0,"rebuilt_percent":100.0,"#,
+        r#""rebuilding_of_segments":0,"rebuilt_percent":100.0,"hints_waiting":1,"#,
         r#""owns_percent":33.33,"software":"0.1.0"},"#,
         r#"{"id":"node-2","address":"127.0.0.1:8081","state":"dead","#,
         r#""state_age_ms":1500,"generation":2,"zone":"","keys":10,"disk_bytes":2048,"rebuilding_segments":0,"#,
-        r#""rebuilding_of_segments":0,"rebuilt_percent":100.0,"#,
+        r#""rebuilding_of_segments":0,"rebuilt_percent":100.0,"hints_waiting":2,"#,
         r#""owns_percent":33.33,"software":"0.1.0"}]}"#,
         "\n"
     );
@@ -188,9 +189,9 @@ fn status_has_these_forms() {
     let expected = "\
 unavailable: 1 of 2 members alive (cluster dynakv, ring 3, n = 3, w = 2, r = 2; seen by node-1)
 
-State  Id      Address            Load    Owns  Keys  Zone  Version
-alive  node-1  127.0.0.1:8080  2.0 KiB  33.3 %    10  -     0.1.0
-dead   node-2  127.0.0.1:8081  2.0 KiB  33.3 %    10  -     0.1.0
+State  Id      Address            Load    Owns  Keys  Hints  Zone  Version
+alive  node-1  127.0.0.1:8080  2.0 KiB  33.3 %    10      1  -     0.1.0
+dead   node-2  127.0.0.1:8081  2.0 KiB  33.3 %    10      2  -     0.1.0
 ";
     assert_eq!(report, Report::data(Exit::Unavailable, expected));
 }

@@ -144,6 +144,7 @@ fn what_giving_up_means_names_who_is_away() {
         owns_basis_points: 0,
         software: String::new(),
         rebuilding_segments,
+        hints_waiting: 0,
     };
     let mut status = StatusReply {
         node_id: id("node-1"),

@@ -64,6 +64,8 @@ pub enum Event {
         disk_bytes: u64,
         /// Segments that are being rebuilt.
         rebuilding_segments: u32,
+        /// Keys that are kept for other nodes.
+        hints_waiting: u64,
     },
 }
 

@@ -67,6 +67,7 @@ impl Peer {
                 disk_bytes: 0,
                 software: String::new(),
                 rebuilding_segments: 0,
+                hints_waiting: 0,
                 directory_id: member.directory_id,
                 nonce: 0,
             },
@@ -169,6 +170,8 @@ pub struct MemberView {
     pub software: String,
     /// In how many segments it has not got back what it lost, as it last said.
     pub rebuilding_segments: u32,
+    /// How many keys it keeps for other nodes, as it last said.
+    pub hints_waiting: u64,
 }
 
 impl MemberView {
@@ -183,6 +186,7 @@ impl MemberView {
             disk_bytes: entry.disk_bytes,
             software: entry.software.clone(),
             rebuilding_segments: entry.rebuilding_segments,
+            hints_waiting: entry.hints_waiting,
         }
     }
 }

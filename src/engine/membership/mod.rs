@@ -143,10 +143,12 @@ impl Membership {
                 keys,
                 disk_bytes,
                 rebuilding_segments,
+                hints_waiting,
             } => {
                 self.me.keys = keys;
                 self.me.disk_bytes = disk_bytes;
                 self.me.rebuilding_segments = rebuilding_segments;
+                self.me.hints_waiting = hints_waiting;
             }
         }
     }

@@ -93,6 +93,7 @@ impl Cluster {
             disk_bytes: 0,
             software: String::new(),
             rebuilding_segments: 0,
+            hints_waiting: 0,
             directory_id: DirectoryId(1),
             nonce: generation,
         };

@@ -23,6 +23,7 @@ fn entry(name: &str, generation: u64, heartbeat: u64) -> MemberEntry {
         disk_bytes: 0,
         software: "test".to_owned(),
         rebuilding_segments: 0,
+        hints_waiting: 0,
         directory_id: DirectoryId(1),
         nonce: generation,
     }
@@ -501,6 +502,7 @@ fn a_reply_says_what_the_asker_does_not_know() {
             keys: 3,
             disk_bytes: 4,
             rebuilding_segments: 5,
+            hints_waiting: 6,
         },
         0,
     );
@@ -516,6 +518,7 @@ fn a_reply_says_what_the_asker_does_not_know() {
         keys: 3,
         disk_bytes: 4,
         rebuilding_segments: 5,
+        hints_waiting: 6,
         ..entry("a", 1, 0)
     };
     assert_eq!(

@@ -77,6 +77,7 @@ impl Control {
                 owns_basis_points: share.unwrap_or(0),
                 software: news.software.clone(),
                 rebuilding_segments: news.rebuilding_segments,
+                hints_waiting: news.hints_waiting,
             })
         };
         let view = self.view.borrow();
@@ -127,6 +128,7 @@ impl Control {
             keys: totals.keys,
             disk_bytes: totals.disk_bytes,
             rebuilding_segments: self.rebuilding.left(),
+            hints_waiting: self.hints.kept(),
         });
         let metrics = &self.metrics;
         metrics.store_keys.set(totals.keys as f64);
