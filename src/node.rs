@@ -3,6 +3,7 @@
 mod ending;
 mod error;
 mod readiness;
+mod serving;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::error::ServeError;
 pub use self::readiness::NotReady;
+pub use self::serving::serve;
 
 use self::ending::{Directory, Task};
 use crate::config::Config;
@@ -26,6 +28,7 @@ use crate::embedded::LocalClient;
 use crate::engine::membership::MembershipConfig;
 use crate::engine::mint::Minter;
 use crate::runtime::admission::{Admission, Myself};
+use crate::runtime::asking::Asker;
 use crate::runtime::calls::Calls;
 use crate::runtime::connection::Shared;
 use crate::runtime::control::{self, ControlError, Startup};
@@ -47,7 +50,6 @@ use crate::runtime::rebuilding::Rebuilding;
 use crate::runtime::repairs::Repairs;
 use crate::runtime::seen::Seen;
 use crate::runtime::store_worker;
-use crate::runtime::systemd::{self, Notifier};
 use crate::runtime::tcp::TcpNetwork;
 use crate::runtime::view::View;
 use crate::settings::check_values;
@@ -424,22 +426,7 @@ impl Node {
         );
         let mending = mending.await;
         tokio::spawn(mending.clone().run());
-        let handoff = handoff::Parts {
-            me: config.id.clone(),
-            hints,
-            local: mending.clone(),
-            calls: Calls::about_data(
-                network.clone(),
-                hello(&me, Lane::Data),
-                view.clone(),
-                seen.clone(),
-                frame_bytes_max,
-                metrics.malformed_frames.clone(),
-            ),
-            view: view.clone(),
-        };
-        tasks.spawn(handoff::run(handoff, stop.draining.clone()));
-        let mender = mender::Parts {
+        let asker = Arc::new(Asker {
             me: config.id.clone(),
             local: mending,
             calls: Calls::about_data(
@@ -450,6 +437,15 @@ impl Node {
                 frame_bytes_max,
                 metrics.malformed_frames.clone(),
             ),
+        });
+        let handoff = handoff::Parts {
+            hints,
+            asker: asker.clone(),
+            view: view.clone(),
+        };
+        tasks.spawn(handoff::run(handoff, stop.draining.clone()));
+        let mender = mender::Parts {
+            asker,
             view: view.clone(),
             rebuilding: mending_rebuilding,
             recounter: store.recounter,
@@ -577,58 +573,4 @@ impl Pages for NodePages {
             None => Some("not in a cluster yet; see the log".to_owned()),
         }
     }
-}
-
-/// Runs a node until SIGTERM or Ctrl-C.
-///
-/// # Errors
-/// [`ServeError`].
-pub fn serve(config: Config) -> Result<(), ServeError> {
-    // One thread for all of the network: the store has its own, and batches grow with the load.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| system("a runtime", &error.to_string()))?;
-    runtime.block_on(async {
-        let announces = config.port == 0;
-        let mut node = Node::start(config).await?;
-        if announces {
-            announce(&node);
-        }
-        if let Some(notifier) = Notifier::from_environment() {
-            let (view, draining) = (node.view.clone(), node.stop.draining.clone());
-            tokio::spawn(systemd::run(notifier, view, draining));
-        }
-        tokio::select! {
-            biased;
-            signal = stop_signal() => signal?,
-            error = node.failed() => return Err(error),
-        }
-        node.shutdown().await;
-        Ok(())
-    })
-}
-
-/// Tells a script that asked for free ports which they are.
-fn announce(node: &Node) {
-    // The fields in the order that is documented, which a JSON map would not keep.
-    let line = format!(
-        r#"{{"event":"listening","port":{},"http_port":{}}}"#,
-        node.address.port(),
-        node.http_address.map_or(0, |address| address.port()),
-    );
-    println!("{line}");
-}
-
-async fn stop_signal() -> Result<(), ServeError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let refused = |error: std::io::Error| system("a signal handler", &error.to_string());
-    let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
-    tokio::select! {
-        biased;
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
 }

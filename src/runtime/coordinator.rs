@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynakv_protocol::frame::{FLAG_FORWARDED, Frame, Header};
+use dynakv_protocol::frame::{Frame, Header};
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::message::{Request, Response, kind};
 use dynakv_protocol::peer::{MergeVersions, ReadVersions};
@@ -35,7 +35,7 @@ use super::repairs::Repairs;
 use super::store_worker::{ReadJob, StoreEvent, StoreHandle, Token, WriteJob, WriteWork};
 use super::view::View;
 use crate::engine::answer::fetched;
-use crate::engine::forward::{self, Forward};
+use crate::engine::forward::{self};
 use crate::engine::get::{self, Get};
 use crate::engine::hedge::Hedging;
 use crate::engine::pace::Pace;
@@ -47,6 +47,7 @@ use crate::engine::{explain, import};
 mod admin;
 mod answers;
 mod effects;
+mod forwarding;
 mod hints;
 mod reads;
 mod replica;
@@ -56,9 +57,6 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// The most lists of events taken in during one turn.
 const EVENTS_PER_TURN_MAX: usize = 64;
-
-/// How long an owner may take over a forwarded request before the next is tried.
-const SLOW_FORWARD: Duration = Duration::from_millis(1000);
 
 /// How long owners and stand-ins may be silent before others stand in for them in a sloppy write.
 const SLOW_WRITE: Duration = Duration::from_millis(500);
@@ -134,12 +132,6 @@ impl By {
             is_stand_in: true,
         }
     }
-}
-
-/// When the next owner is tried besides the one that a request was handed to.
-fn slow_forward_at(requester: &Requester, now: Instant) -> Instant {
-    let left = requester.deadline.saturating_duration_since(now);
-    now + SLOW_FORWARD.min(left / 2)
 }
 
 /// The coordinator's state.
@@ -530,24 +522,6 @@ impl Coordinator {
             // Begun before a route is looked for.
             Action::Explain | Action::Import { .. } => {}
         }
-    }
-
-    fn forward(
-        &mut self,
-        requester: Requester,
-        frame: Frame,
-        key: Bytes,
-        owners: &Preference,
-        (place, terms): (u8, forward::Terms),
-    ) {
-        self.metrics.forwarded.increment(1);
-        let mut effects = std::mem::take(&mut self.forward_effects);
-        let reach = |node| self.links.reach(node);
-        let forward = Forward::start(owners, place, terms, reach, &mut effects);
-        let work = Work::Forward(forward);
-        let slow_at = slow_forward_at(&requester, self.now);
-        let id = self.operations.insert(requester, key, frame, work, slow_at);
-        self.carry_out_forward(id, effects);
     }
 
     fn on_tick(&mut self) {

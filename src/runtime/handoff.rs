@@ -19,19 +19,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::calls::Calls;
+use super::asking::{Asker, Unreachable};
 use super::hint_worker::{Confirmation, Due, HintHandle, HintJob, Owed};
-use super::local::Local;
 use super::view::{MemberView, View};
 
 /// How often it looks whether somebody is there again.
 const TICK: Duration = Duration::from_millis(500);
 
-/// How many keys are on their way to one node at a time.
-const KEYS_AT_ONCE: usize = 16;
-
-/// How long a node may take to answer.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many keys are on their way to one node at a time, and about how many bytes of hints.
+const KEYS_AT_ONCE: usize = 32;
+const BYTES_AT_ONCE: usize = 4 * 1024 * 1024;
 
 /// The first and the longest pause after a node did not take something.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
@@ -39,14 +36,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 /// What the task is given.
 pub struct Parts {
-    /// This node's name.
-    pub me: NodeId,
     /// What is kept.
     pub hints: HintHandle,
-    /// How it asks this node.
-    pub local: Arc<Local>,
-    /// How it asks the others.
-    pub calls: Calls,
+    /// How it asks this node and the others.
+    pub asker: Arc<Asker>,
     /// Who is there.
     pub view: watch::Receiver<Arc<View>>,
 }
@@ -57,8 +50,8 @@ struct Handoff(Parts);
 #[derive(Debug, thiserror::Error)]
 enum HandoffError {
     /// It could not be asked.
-    #[error("{0}")]
-    Unreachable(String),
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
     /// It does not take it.
     #[error("it refused: {0}")]
     Refused(String),
@@ -136,7 +129,7 @@ impl Handoff {
         let now = Instant::now();
         let taker = |Owed { node, .. }: Owed| {
             let member = view.members.iter().find(|member| member.id == node)?;
-            let is_there = member.state == MemberState::Alive || member.id == self.0.me;
+            let is_there = member.state == MemberState::Alive || member.id == self.0.asker.me;
             let rests = resting.get(&node).is_some_and(|rest| rest.until > now);
             (is_there && !rests).then(|| member.clone())
         };
@@ -144,7 +137,7 @@ impl Handoff {
     }
 
     /// Hands over all that is owed to one node. How many keys it took.
-    async fn hand_over(self: &Arc<Self>, member: &MemberView) -> Result<u64, HandoffError> {
+    async fn hand_over(&self, member: &MemberView) -> Result<u64, HandoffError> {
         let mut after = None;
         let mut keys = 0;
         loop {
@@ -153,31 +146,16 @@ impl Handoff {
                 return Ok(keys);
             };
             after = Some(last.key.clone());
-            let mut under_way = JoinSet::new();
-            for hint in due {
-                let (handoff, member) = (self.clone(), member.clone());
-                under_way.spawn(async move { handoff.give(&member, hint).await });
+            let (confirmations, trouble) = self.give(member, due).await;
+            keys += confirmations.len() as u64;
+            if !confirmations.is_empty() {
+                let by = member.id.clone();
+                self.0
+                    .hints
+                    .send(vec![HintJob::Confirm { by, confirmations }]);
             }
-            let (mut taken, mut failed) = (Vec::new(), None);
-            while let Some(given) = under_way.join_next().await {
-                match given {
-                    Ok(Ok(Some(confirmation))) => taken.push(confirmation),
-                    Ok(Ok(None)) => {}
-                    Ok(Err(error)) => failed = Some(error),
-                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                    Err(_) => {}
-                }
-            }
-            keys += taken.len() as u64;
-            if !taken.is_empty() {
-                let confirmed = HintJob::Confirm {
-                    by: member.id.clone(),
-                    confirmations: taken,
-                };
-                self.0.hints.send(vec![confirmed]);
-            }
-            if let Some(error) = failed {
-                return Err(error);
+            if let Some(trouble) = trouble {
+                return Err(trouble);
             }
         }
     }
@@ -188,85 +166,90 @@ impl Handoff {
             node: node.clone(),
             after,
             keys_max: KEYS_AT_ONCE,
+            bytes_max: BYTES_AT_ONCE,
             reply,
         }]);
         // A worker that is gone has nothing more to hand over.
         answer.await.unwrap_or_default()
     }
 
-    /// Gives one hint to an owner. Nothing when it cannot be given now, or not at all.
+    /// Gives hints to an owner. Which of them it has now, and why it does not have all.
     async fn give(
         &self,
         member: &MemberView,
-        hint: Due,
-    ) -> Result<Option<Confirmation>, HandoffError> {
-        let confirmation = Confirmation {
-            key: hint.key.clone(),
-            revision: hint.revision,
-        };
+        due: Vec<Due>,
+    ) -> (Vec<Confirmation>, Option<HandoffError>) {
         let ring_version = self.0.view.borrow().ring_version();
-        let versions = match hint.versions {
-            Some(versions) => versions,
-            None => {
-                let read = Request::Read(ReadVersions {
-                    ring_version,
-                    timeout_ms: TIMEOUT_MS_DEFAULT,
-                    key: hint.key.clone(),
-                    tell_actor: false,
-                    digest_above: None,
-                });
-                match self.ask_this_node(&read).await? {
-                    Response::Versions(own) if own.rebuilding => return Ok(None),
-                    Response::Versions(own) if own.versions.is_empty() => {
-                        return Ok(Some(confirmation));
-                    }
-                    Response::Versions(own) => own.versions,
-                    other => return refused(&other),
-                }
-            }
+        let (mut confirmations, mut trouble) = (Vec::new(), None);
+        let mut given = Vec::new();
+        let mut merges = Vec::new();
+        let mut give = |hint: Confirmation, versions| {
+            merges.push(Request::Merge(MergeVersions {
+                ring_version,
+                timeout_ms: TIMEOUT_MS_DEFAULT,
+                key: hint.key.clone(),
+                versions,
+            }));
+            given.push(hint);
         };
-        let merge = Request::Merge(MergeVersions {
-            ring_version,
-            timeout_ms: TIMEOUT_MS_DEFAULT,
-            key: hint.key,
+        let mut reminders = Vec::new();
+        for Due {
+            key,
+            revision,
             versions,
-        });
-        let answer = match member.id == self.0.me {
-            true => self.ask_this_node(&merge).await?,
-            false => {
-                let id = Some(&member.id);
-                let called = self
-                    .0
-                    .calls
-                    .call(&member.address, id, &merge, CALL_TIMEOUT)
-                    .await;
-                let unreachable = |error| HandoffError::Unreachable(format!("{error}"));
-                called.map_err(unreachable)?.0
+        } in due
+        {
+            let hint = Confirmation { key, revision };
+            match versions {
+                Some(versions) => give(hint, versions),
+                None => reminders.push(hint),
             }
-        };
-        match answer {
-            Response::Merged(_) => Ok(Some(confirmation)),
-            other => refused(&other),
         }
-    }
-
-    async fn ask_this_node(&self, request: &Request) -> Result<Response, HandoffError> {
-        let deadline = Instant::now() + CALL_TIMEOUT;
-        let asked = self.0.local.call(request, deadline).await;
-        asked.map_err(|error| HandoffError::Unreachable(format!("{:?}", error.cause)))
+        let read = |hint: &Confirmation| {
+            Request::Read(ReadVersions {
+                ring_version,
+                timeout_ms: TIMEOUT_MS_DEFAULT,
+                key: hint.key.clone(),
+                tell_actor: false,
+                digest_above: None,
+            })
+        };
+        let reads = reminders.iter().map(read).collect();
+        let own = self.0.asker.ask(None, reads).await;
+        for (hint, own) in reminders.into_iter().zip(own) {
+            match own {
+                // Until it is rebuilt it says nothing.
+                Ok(Response::Versions(own)) if own.rebuilding => {}
+                Ok(Response::Versions(own)) if own.versions.is_empty() => confirmations.push(hint),
+                Ok(Response::Versions(own)) => give(hint, own.versions),
+                Ok(other) => trouble = refused(&other).or(trouble),
+                Err(error) => trouble = Some(error.into()),
+            }
+        }
+        for (hint, answer) in given
+            .into_iter()
+            .zip(self.0.asker.ask(Some(member), merges).await)
+        {
+            match answer {
+                Ok(Response::Merged(_)) => confirmations.push(hint),
+                Ok(other) => trouble = refused(&other).or(trouble),
+                Err(error) => trouble = Some(error.into()),
+            }
+        }
+        (confirmations, trouble)
     }
 }
 
-/// What cannot be taken ever (it is too large for a frame, say) must not keep the rest from going over:
-/// anti-entropy finds it. Anything else is a reason to wait.
-fn refused<T>(response: &Response) -> Result<Option<T>, HandoffError> {
+/// Whether a refusal is a reason to wait. What cannot be taken ever (it is too large for a frame, say) must
+/// not keep the rest from going over: anti-entropy finds it.
+fn refused(response: &Response) -> Option<HandoffError> {
     match response {
         Response::Error(error) if !error.retryable => {
             tracing::warn!(%error, "a hint is not taken");
-            Ok(None)
+            None
         }
-        Response::Error(error) => Err(HandoffError::Refused(error.message.clone())),
-        _ => Err(HandoffError::Refused(
+        Response::Error(error) => Some(HandoffError::Refused(error.message.clone())),
+        _ => Some(HandoffError::Refused(
             "it answered something else".to_owned(),
         )),
     }

@@ -17,8 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::calls::Calls;
-use super::local::Local;
+use super::asking::{Asker, Unreachable};
 use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
 use super::repairs::Repairs;
@@ -39,9 +38,6 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// How long after an attempt to rebuild that left something the next one begins.
 const RETRY: Duration = Duration::from_secs(5);
-
-/// How long a node may take to answer what it is asked at once.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long to wait before a node that has too much in hand is asked again; each time twice as long.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
@@ -77,13 +73,8 @@ const MISSES_MAX: u32 = 3;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum MendError {
     /// A node could not be asked.
-    #[error("asking {node}: {reason}")]
-    Unreachable {
-        /// Which.
-        node: NodeId,
-        /// Why not.
-        reason: String,
-    },
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
     /// A node refused, or answered something else.
     #[error("{node} refused: {reason}")]
     Refused {
@@ -118,12 +109,8 @@ pub enum MendError {
 
 /// What the mender is given.
 pub struct Parts {
-    /// This node's name.
-    pub me: NodeId,
-    /// How it asks this node.
-    pub local: Arc<Local>,
-    /// How it asks the others.
-    pub calls: Calls,
+    /// How it asks this node and the others.
+    pub asker: Arc<Asker>,
     /// Who is there, and who owns what.
     pub view: watch::Receiver<Arc<View>>,
     /// What this node has lost.
@@ -166,7 +153,7 @@ pub async fn run(mut parts: Parts, stop: CancellationToken) {
     let interval_ms = parts.interval.as_millis() as u64;
     let mut state = State {
         began: Instant::now(),
-        schedule: Schedule::new(parts.me.clone(), interval_ms, 0, parts.random.fork()),
+        schedule: Schedule::new(parts.asker.me.clone(), interval_ms, 0, parts.random.fork()),
         rebuild_due: None,
         told: String::new(),
         accept_loss: false,

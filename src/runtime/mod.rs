@@ -25,6 +25,7 @@
 
 pub mod admission;
 pub mod alarm;
+pub mod asking;
 pub mod calls;
 pub mod connection;
 pub mod connections;

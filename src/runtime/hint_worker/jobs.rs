@@ -51,6 +51,8 @@ pub enum HintJob {
         after: Option<Bytes>,
         /// At most so many.
         keys_max: usize,
+        /// No more once they have so many bytes.
+        bytes_max: usize,
         /// The answer.
         reply: oneshot::Sender<Vec<Due>>,
     },

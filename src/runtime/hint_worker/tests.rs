@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use dynakv_protocol::causal::Value;
-use dynakv_protocol::{Actor, ClusterId, WriteId};
+use dynakv_protocol::causal::{Value, Versions};
+use dynakv_protocol::{Actor, ClusterId, ErrorCode, WriteId};
 use dynakv_storage::MemoryDisk;
 use tokio::sync::oneshot;
 
@@ -84,6 +84,7 @@ async fn next(kept: &Kept, owner: &str) -> Vec<Due> {
         node: node(owner),
         after: None,
         keys_max: 10,
+        bytes_max: usize::MAX,
         reply,
     }]);
     answer.await.unwrap()

@@ -32,7 +32,7 @@ impl Comparing<'_> {
     /// When there were so many in a row that going on is of no use.
     fn failed(&mut self, error: MendError) -> Result<(), MendError> {
         self.misses = match error {
-            MendError::Unreachable { .. } => self.misses + 1,
+            MendError::Unreachable(_) => self.misses + 1,
             _ => 0,
         };
         self.last_error = Some(error.clone());

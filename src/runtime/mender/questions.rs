@@ -7,12 +7,9 @@ use dynakv_protocol::mend::{Compare, Compared, List, Listed};
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::peer::{MergeVersions, ReadVersions};
 use dynakv_protocol::{ErrorCode, RingVersion};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-use super::{
-    BUSY_ATTEMPTS_MAX, BUSY_PAUSE, BUSY_PAUSE_MAX, CALL_TIMEOUT, LIST_BYTES, MendError, Mender,
-};
+use super::{BUSY_ATTEMPTS_MAX, BUSY_PAUSE, BUSY_PAUSE_MAX, LIST_BYTES, MendError, Mender};
 use crate::engine::ring::Ring;
 use crate::runtime::view::MemberView;
 
@@ -56,7 +53,7 @@ impl Mender {
         let compare = Request::Compare(Compare {
             ring_version: ring.version(),
             node_id: match member {
-                Some(_) => self.0.me.clone(),
+                Some(_) => self.0.asker.me.clone(),
                 None => with.id.clone(),
             },
             page,
@@ -67,7 +64,7 @@ impl Mender {
         });
         let first = answers.await.pop();
         // One question has one answer.
-        first.unwrap_or_else(|| Err(self.unreachable(member, "no answer".to_owned())))
+        first.unwrap_or_else(|| Err(self.no_answer(member)))
     }
 
     /// The versions of each key; empty for none.
@@ -135,7 +132,7 @@ impl Mender {
             attempts_left -= 1;
             let asked: Vec<Request> = open.iter().map(|&at| requests[at].clone()).collect();
             let mut busy = Vec::new();
-            for (at, response) in open.into_iter().zip(self.ask(member, asked).await) {
+            for (at, response) in open.into_iter().zip(self.0.asker.ask(member, asked).await) {
                 let taken = match response.map(&take) {
                     Ok(Ok(taken)) => Ok(taken),
                     Ok(Err(other)) => match *other {
@@ -147,7 +144,7 @@ impl Mender {
                         }
                         other => Err(self.refused(member, &other)),
                     },
-                    Err(error) => Err(error),
+                    Err(error) => Err(error.into()),
                 };
                 answers[at] = Some(taken);
             }
@@ -157,69 +154,19 @@ impl Mender {
                 pause = (pause * 2).min(BUSY_PAUSE_MAX);
             }
         }
-        let missing = || Err(self.unreachable(member, "no answer".to_owned()));
+        let missing = || Err(self.no_answer(member));
         let answers = answers.into_iter();
         answers.map(|it| it.unwrap_or_else(missing)).collect()
     }
 
-    /// One attempt; as many answers as there are requests.
-    async fn ask(
-        &self,
-        member: Option<&MemberView>,
-        requests: Vec<Request>,
-    ) -> Vec<Result<Response, MendError>> {
-        let count = requests.len();
-        let Some(member) = member else {
-            return self.ask_myself(requests).await;
-        };
-        let (calls, address) = (&self.0.calls, &member.address);
-        match calls
-            .call_all(address, &member.id, &requests, CALL_TIMEOUT)
-            .await
-        {
-            Ok(responses) => responses.into_iter().map(Ok).collect(),
-            Err(error) => {
-                let failed = || Err(self.unreachable(Some(member), error.to_string()));
-                (0..count).map(|_| failed()).collect()
-            }
-        }
-    }
-
-    async fn ask_myself(&self, requests: Vec<Request>) -> Vec<Result<Response, MendError>> {
-        let deadline = Instant::now() + CALL_TIMEOUT;
-        let mut answers = Vec::new();
-        answers.resize_with(requests.len(), || {
-            Err(self.unreachable(None, "it ends".to_owned()))
-        });
-        let mut under_way = JoinSet::new();
-        for (at, request) in requests.into_iter().enumerate() {
-            let local = self.0.local.clone();
-            under_way.spawn(async move { (at, local.call(&request, deadline).await) });
-        }
-        while let Some(joined) = under_way.join_next().await {
-            match joined {
-                Ok((at, answer)) => {
-                    answers[at] = answer
-                        .map_err(|error| self.unreachable(None, format!("{:?}", error.cause)));
-                }
-                // It takes this task with it, as if it had run here.
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                Err(_) => {}
-            }
-        }
-        answers
-    }
-
-    fn unreachable(&self, member: Option<&MemberView>, reason: String) -> MendError {
-        MendError::Unreachable {
-            node: member.map_or_else(|| self.0.me.clone(), |member| member.id.clone()),
-            reason,
-        }
+    fn no_answer(&self, member: Option<&MemberView>) -> MendError {
+        let reason = "no answer".to_owned();
+        self.0.asker.unreachable(member, reason).into()
     }
 
     fn refused(&self, member: Option<&MemberView>, response: &Response) -> MendError {
         MendError::Refused {
-            node: member.map_or_else(|| self.0.me.clone(), |member| member.id.clone()),
+            node: self.0.asker.name(member),
             reason: match response {
                 Response::Error(error) => error.message.clone(),
                 _ => "it answered something else".to_owned(),

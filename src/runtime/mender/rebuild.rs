@@ -78,7 +78,7 @@ impl Mender {
     async fn rebuild(&self, view: &View, ring: &Ring, accept_loss: bool) -> Attempt {
         let mut attempt = Attempt::default();
         let lost = self.0.rebuilding.segments();
-        let Some(own) = ring.index_of(&self.0.me) else {
+        let Some(own) = ring.index_of(&self.0.asker.me) else {
             return attempt;
         };
         for page in 0..=u8::MAX {
@@ -142,7 +142,7 @@ impl Mender {
         segments: &mut [Lost],
         attempt: &mut Attempt,
     ) {
-        for member in view.members.iter().filter(|it| it.id != self.0.me) {
+        for member in view.members.iter().filter(|it| it.id != self.0.asker.me) {
             let Some(other) = ring.index_of(&member.id) else {
                 continue;
             };

@@ -1,0 +1,99 @@
+//! Questions about copies, to other nodes over the network and to this one without: what mending and
+//! handing over have in common.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dynakv_protocol::NodeId;
+use dynakv_protocol::message::{Request, Response};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::calls::Calls;
+use super::local::Local;
+use super::view::MemberView;
+
+/// How long a node may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A node could not be asked.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("asking {node}: {reason}")]
+pub struct Unreachable {
+    /// Which.
+    pub node: NodeId,
+    /// Why not, for people.
+    pub reason: String,
+}
+
+/// Asks nodes about their copies.
+pub struct Asker {
+    /// This node's name.
+    pub me: NodeId,
+    /// How it asks this node, as another node would.
+    pub local: Arc<Local>,
+    /// How it asks the others.
+    pub calls: Calls,
+}
+
+impl Asker {
+    /// Asks a node, or this one for `None`, many things at once; as many answers as there are requests. They
+    /// may be asked twice.
+    pub async fn ask(
+        &self,
+        member: Option<&MemberView>,
+        requests: Vec<Request>,
+    ) -> Vec<Result<Response, Unreachable>> {
+        let Some(member) = member.filter(|member| member.id != self.me) else {
+            return self.ask_myself(requests).await;
+        };
+        let called = self
+            .calls
+            .call_all(&member.address, &member.id, &requests, TIMEOUT);
+        match called.await {
+            Ok(responses) => responses.into_iter().map(Ok).collect(),
+            Err(error) => {
+                let failed = || Err(self.unreachable(Some(member), error.to_string()));
+                requests.iter().map(|_| failed()).collect()
+            }
+        }
+    }
+
+    async fn ask_myself(&self, requests: Vec<Request>) -> Vec<Result<Response, Unreachable>> {
+        let deadline = Instant::now() + TIMEOUT;
+        let mut answers = Vec::new();
+        answers.resize_with(requests.len(), || {
+            Err(self.unreachable(None, "it ends".to_owned()))
+        });
+        let mut under_way = JoinSet::new();
+        for (at, request) in requests.into_iter().enumerate() {
+            let local = self.local.clone();
+            under_way.spawn(async move { (at, local.call(&request, deadline).await) });
+        }
+        while let Some(joined) = under_way.join_next().await {
+            match joined {
+                Ok((at, answer)) => {
+                    answers[at] = answer
+                        .map_err(|error| self.unreachable(None, format!("{:?}", error.cause)));
+                }
+                // It takes this task with it, as if it had run here.
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => {}
+            }
+        }
+        answers
+    }
+
+    /// What is said of a node, or of this one, that gives no answer.
+    pub fn unreachable(&self, member: Option<&MemberView>, reason: String) -> Unreachable {
+        Unreachable {
+            node: self.name(member),
+            reason,
+        }
+    }
+
+    /// The name of a node, or of this one.
+    pub fn name(&self, member: Option<&MemberView>) -> NodeId {
+        member.map_or_else(|| self.me.clone(), |member| member.id.clone())
+    }
+}

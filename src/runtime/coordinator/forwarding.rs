@@ -1,0 +1,182 @@
+//! Requests on their way to an owner of their key.
+
+use std::time::Duration;
+
+use dynakv_protocol::ErrorCode;
+use dynakv_protocol::ErrorReply;
+use dynakv_protocol::frame::{FLAG_FORWARDED, Frame, Header};
+use dynakv_protocol::hash::Segment;
+use dynakv_protocol::message::{Response, kind};
+use tokio::time::Instant;
+
+use super::effects::Reply;
+use super::{
+    Bytes, Coordinator, NodeSlot, Operation, OperationId, Preference, Purpose, Requester, Work,
+};
+use crate::engine::forward::{self, Forward};
+
+/// How long an owner may take over a forwarded request before the next is tried.
+const SLOW_FORWARD: Duration = Duration::from_millis(1000);
+
+impl Coordinator {
+    pub(super) fn forward(
+        &mut self,
+        requester: Requester,
+        frame: Frame,
+        key: Bytes,
+        owners: &Preference,
+        (place, terms): (u8, forward::Terms),
+    ) {
+        self.metrics.forwarded.increment(1);
+        let mut effects = std::mem::take(&mut self.forward_effects);
+        let reach = |node| self.links.reach(node);
+        let forward = Forward::start(owners, place, terms, reach, &mut effects);
+        let work = Work::Forward(forward);
+        let slow_at = slow_forward_at(&requester, self.now);
+        let id = self.operations.insert(requester, key, frame, work, slow_at);
+        self.carry_out_forward(id, effects);
+    }
+
+    pub(super) fn step_forward(&mut self, id: OperationId, event: forward::Event) {
+        let Some(operation) = self.operations.get_mut(id) else {
+            return;
+        };
+        if let Work::Forward(forward) = &mut operation.work {
+            let mut effects = std::mem::take(&mut self.forward_effects);
+            forward.step(event, &mut effects);
+            self.carry_out_forward(id, effects);
+        }
+    }
+
+    pub(super) fn carry_out_forward(&mut self, id: OperationId, mut effects: Vec<forward::Effect>) {
+        // Only a send that fails at once leads to another effect.
+        while let Some(effect) = effects.pop() {
+            match effect {
+                forward::Effect::Send(to) => {
+                    let now = self.now;
+                    let Some(operation) = self.operations.get_mut(id) else {
+                        continue;
+                    };
+                    if matches!(&operation.work, Work::Forward(forward) if forward.may_stand_in()) {
+                        operation.slow_at = Some(slow_forward_at(&operation.requester, now));
+                    }
+                    operation.requester.handed_on = operation.requester.handed_on.saturating_add(1);
+                    let Frame { header, body } = operation.frame.clone();
+                    let header = Header {
+                        flags: header.flags | FLAG_FORWARDED,
+                        request_id: id.message(Purpose::Forward),
+                        ..header
+                    };
+                    let sent = self
+                        .links
+                        .send(to, header, |out| out.extend_from_slice(&body));
+                    if !sent
+                        && let Some(operation) = self.operations.get_mut(id)
+                        && let Work::Forward(forward) = &mut operation.work
+                    {
+                        operation.requester.handed_on -= 1;
+                        forward.step(forward::Event::NotTaken(to), &mut effects);
+                    }
+                }
+                forward::Effect::TakeOver => self.take_over(id),
+                forward::Effect::StandIn => self.stand_in(id),
+                forward::Effect::Answer(error) => self.finish(id, Err(error)),
+            }
+        }
+        self.forward_effects = effects;
+    }
+
+    /// The owner before this one can't be reached: coordinates the request here after all.
+    fn take_over(&mut self, id: OperationId) {
+        if let Some(operation) = self.operations.remove(id) {
+            let mut frame = operation.frame;
+            // It has been forwarded once, even if nobody took it: not again.
+            frame.header.flags |= FLAG_FORWARDED;
+            self.begin(operation.requester, frame);
+        }
+    }
+
+    /// This node's disk has no room for a write that it coordinates: another owner may, with this one's
+    /// copy missing.
+    pub(super) fn hand_over(&mut self, id: OperationId, error: ErrorReply) {
+        let Some(Operation {
+            requester,
+            key,
+            frame,
+            ..
+        }) = self.operations.remove(id)
+        else {
+            return;
+        };
+        let ring = self.view.ring.clone();
+        let owners = ring.map(|ring| self.links.preference(ring.owners(Segment::of_key(&key))));
+        let others = owners.filter(|_| !frame.header.is_forwarded());
+        let next = others.and_then(|owners| {
+            let reach = |node| self.links.reach(node);
+            owners.first_other(reach).map(|place| (owners, place))
+        });
+        match next {
+            Some((owners, place)) => {
+                let terms = forward::Terms {
+                    is_write: true,
+                    is_full: true,
+                    may_stand_in: false,
+                };
+                self.forward(requester, frame, key, &owners, (place, terms));
+            }
+            None => self.end(requester, Err(error)),
+        }
+    }
+
+    /// The owner that a request was handed on to has certainly not acted on it.
+    pub(super) fn on_not_taken(&mut self, id: OperationId, node: NodeSlot) {
+        if let Some(operation) = self.operations.get_mut(id)
+            && let Work::Forward(forward) = &operation.work
+            && forward.awaits(node)
+        {
+            let handed_on = operation.requester.handed_on;
+            operation.requester.handed_on = handed_on.saturating_sub(1);
+        }
+        self.step_forward(id, forward::Event::NotTaken(node));
+    }
+
+    /// The owner that was asked to coordinate a request has answered.
+    pub(super) fn on_forwarded(&mut self, id: OperationId, from: NodeSlot, frame: Frame) {
+        if frame.header.kind == kind::ERROR
+            && let Ok(Response::Error(error)) = Response::decode(frame.header.kind, &frame.body)
+        {
+            match error.code {
+                // It can't take the request, and has not.
+                ErrorCode::NotOwner
+                | ErrorCode::StaleRing
+                | ErrorCode::NotReady
+                | ErrorCode::Overloaded
+                    if !error.maybe_applied =>
+                {
+                    return self.on_not_taken(id, from);
+                }
+                ErrorCode::NotOwner
+                | ErrorCode::StaleRing
+                | ErrorCode::NotReady
+                | ErrorCode::Overloaded => {
+                    return self.step_forward(id, forward::Event::Failed(from));
+                }
+                ErrorCode::DiskFull if !error.maybe_applied => {
+                    return self.step_forward(id, forward::Event::Full(from));
+                }
+                _ => {}
+            }
+            let requester = self.operations.get_mut(id).map(|known| known.requester);
+            if requester.is_some_and(|known| known.is_write() && known.handed_on > 1) {
+                return self.finish(id, Err(error.maybe_applied(true)));
+            }
+        }
+        self.finish(id, Ok(Reply::Forwarded(frame)));
+    }
+}
+
+/// When the next owner is tried besides the one that a request was handed to.
+fn slow_forward_at(requester: &Requester, now: Instant) -> Instant {
+    let left = requester.deadline.saturating_duration_since(now);
+    now + SLOW_FORWARD.min(left / 2)
+}
