@@ -8,6 +8,7 @@
 //! | [`value`] | values that name their write |
 //! | [`log`] | the log on disk: what was begun, what was acknowledged |
 //! | [`books`] | a [`History`](crate::history::History) for each key, and what was found to be wrong |
+//! | [`hints`] | waits until nobody keeps anything for others |
 //! | [`converge`] | waits until all owners hold the same, before anybody reads |
 //! | [`verify`] | the last reads, of all keys from all owners |
 //! | [`verdict`] | the lines at the end, and the exit code |
@@ -28,6 +29,7 @@ use crate::cluster::{Cluster, ClusterError, ClusterOptions};
 
 mod books;
 mod converge;
+mod hints;
 mod kills;
 mod log;
 mod shared;
@@ -84,12 +86,15 @@ pub struct AuditArgs {
     /// How long to wait at the end until all owners answer
     #[arg(long, default_value = "60s", value_parser = parse_duration)]
     patience: Duration,
-    /// Before the last reads, wait so long until all owners of each key hold the same versions; the servers
-    /// have to be all nodes of the cluster
+    /// Before the last reads, wait so long until all owners of each key hold the same versions, and in a
+    /// cluster of --nodes, until all hints are handed over; the servers have to be all nodes of the cluster
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     converge_within: Option<Duration>,
+    /// Write with sloppy quorums: stand-ins count while owners are down, so reads are judged only at the end
+    #[arg(long, requires = "converge_within")]
+    sloppy: bool,
     /// Write nothing: read what an earlier audit with this log has written
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["log", "nodes", "kill_every"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["log", "nodes", "kill_every", "sloppy"])]
     verify_only: Option<PathBuf>,
     /// Bring up a cluster of so many nodes on this machine, for this audit
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=50))]
@@ -126,6 +131,8 @@ enum AuditError {
     Work(#[from] WorkError),
     #[error(transparent)]
     Compare(#[from] crate::replicas::CompareError),
+    #[error("a node could not be asked for its hints: {0}")]
+    Hints(io::Error),
     #[error("cannot use the log {}: {reason}", path.display())]
     OldLog { path: PathBuf, reason: String },
     #[error("the operating system refused {what}: {source}")]
@@ -220,7 +227,8 @@ async fn audit(
         quorums.r,
         path.display()
     );
-    let trust = if quorums.are_strict() {
+    // What only stand-ins have no read can meet before it is handed over.
+    let trust = if quorums.are_strict() && !args.sloppy {
         Trust::Strict
     } else {
         Trust::Weak
@@ -228,8 +236,7 @@ async fn audit(
     let shared = Arc::new(Shared::new(Books::new(run, keys), trust, Duration::ZERO));
     let cluster = load(args, cluster, &clients, &log, &shared, early).await?;
 
-    let kills = cluster.as_ref().map(|_| shared.kills());
-    let exit = conclude(args, &clients, &shared, &servers, kills).await?;
+    let exit = conclude(args, &clients, &shared, &servers, cluster.as_ref()).await?;
     if let Some(mut cluster) = cluster {
         if exit != Exit::Passed {
             let directory = cluster.keep_directory();
@@ -267,7 +274,8 @@ async fn load(
     for number in 0..usize::from(args.clients) {
         let client = clients[number % clients.len()].clone();
         let (shared, log) = (Arc::clone(shared), log.clone());
-        workers.spawn(Worker::new(client, shared, log, random.fork(), args.keys).run());
+        workers
+            .spawn(Worker::new(client, shared, log, random.fork(), args.keys, args.sloppy).run());
     }
     let killing = async {
         match (cluster, args.kill_every) {
@@ -337,17 +345,25 @@ async fn conclude(
     clients: &[Client],
     shared: &Arc<Shared>,
     servers: &[String],
-    kills: Option<u64>,
+    cluster: Option<&Cluster>,
 ) -> Result<Exit, AuditError> {
     // The ring may have been sealed with more members since the beginning.
     let quorums = Quorums::ask(servers).await.map_err(AuditError::NoServer)?;
+    let mut hints = None;
     if let Some(within) = args.converge_within {
+        if let Some(cluster) = cluster {
+            let left = hints::wait_until_handed_over(&cluster.http_addresses(), within).await;
+            let mut left = left.map_err(AuditError::Hints)?;
+            left.handed_over += shared.handed_over_before_kills();
+            hints = Some(left);
+        }
         converge::wait_until_same(shared, servers, within).await?;
     }
     let with_fewer = read_everything(clients, shared, quorums, args.patience).await;
     if with_fewer > 0 {
         eprintln!("{with_fewer} keys were not read from all owners: some did not answer");
     }
+    let kills = cluster.map(|_| shared.kills());
     let books = shared.books();
     let twice = books.counts().second_copies;
     if twice > 0 {
@@ -357,7 +373,7 @@ async fn conclude(
             grouped(twice)
         );
     }
-    let (text, exit) = verdict(&books, books.written_keys().len(), kills);
+    let (text, exit) = verdict(&books, books.written_keys().len(), kills, hints);
     let _nowhere_to_say_so = io::stdout().write_all(text.as_bytes());
     Ok(exit)
 }

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod cluster;
 pub mod history;
 pub mod html;
+mod http;
 pub mod load;
 pub mod replicas;
 pub mod report;

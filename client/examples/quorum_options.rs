@@ -48,6 +48,10 @@ async fn run(address: &str) -> Result<(), Box<dyn std::error::Error>> {
     let fetched = client.get(KEY).r(owners / 2 + 1).await?;
     println!("a majority answers: {} value", fetched.siblings.len());
 
+    // While owners are down, others may stand in for them; they hand over what they kept afterwards.
+    let written = client.put(KEY, "on a majority, or nearly").sloppy().await?;
+    println!("stand-ins counted: {}", written.sloppy);
+
     // A deadline of its own, with all attempts in it.
     let quick = client.get(KEY).timeout(Duration::from_secs(2)).await?;
     println!("within 2 s: {} value", quick.siblings.len());

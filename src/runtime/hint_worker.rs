@@ -412,6 +412,7 @@ impl Worker {
         hints.waiting.set(self.book.len() as f64);
         hints.waiting_counted.set(self.book.counted() as f64);
         hints.bytes.set(self.log.live_bytes() as f64);
+        hints.bytes_max.set(self.bounds.bytes_max as f64);
         hints.file_bytes.set(self.log.file_bytes() as f64);
     }
 

@@ -261,6 +261,8 @@ fn every_panel_and_every_rule_finds_its_metrics() {
     for happened in [
         "sum(dynakv_conflicts_total) > 0",
         "sum(dynakv_read_repairs_total) > 0",
+        "sum(dynakv_hints_kept_total{kind=\"reminder\"}) > 0",
+        "sum(dynakv_hints_handed_over_total) > 0",
         "sum(dynakv_quorum_failures_total) > 0",
         "sum(dynakv_requests_refused_total) > 0",
         "sum(dynakv_requests_forwarded_total) > 0",

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, Node, QUICK, eventually};
+use crate::harness::{Cluster, Node, QUICK, eventually, hints_drain};
 
 /// The places in the cluster of a key's owners.
 fn owners_of(cluster: &Cluster, key: &str) -> Vec<usize> {
@@ -15,36 +15,10 @@ fn owners_of(cluster: &Cluster, key: &str) -> Vec<usize> {
     owners.iter().filter_map(place).collect()
 }
 
-/// The first write, and with it the ring that is final: everybody must know it before somebody goes away.
-#[track_caller]
-fn seal(cluster: &Cluster, key: &str, value: &str) {
-    cluster[0].run(&["put", key, value]).exits(0);
-    let version = cluster[0].stat("/ring/version").unwrap();
-    for node in cluster.nodes() {
-        let what = format!("{} to follow the final ring", node.id);
-        eventually(&what, || match node.stat("/ring/version")? {
-            followed if followed == version => Ok(()),
-            older => Err(format!("it follows {older}")),
-        });
-    }
-}
-
 fn others(cluster: &Cluster, owners: &[usize]) -> Vec<usize> {
     (0..cluster.nodes().len())
         .filter(|place| !owners.contains(place))
         .collect()
-}
-
-/// Waits until nobody keeps anything for anybody.
-#[track_caller]
-fn hints_drain(cluster: &Cluster) {
-    for node in cluster.nodes() {
-        let what = format!("the hints at {} to be handed over", node.id);
-        eventually(&what, || match node.metric("dynakv_hints_waiting", "")? {
-            0 => Ok(()),
-            waiting => Err(format!("{waiting} wait")),
-        });
-    }
 }
 
 /// Each owner's own copy of the key, as `explain` sees it.
@@ -68,7 +42,7 @@ fn with_all_owners_down_a_sloppy_write_is_kept_and_handed_over() {
     let key = "cart";
     let owners = owners_of(&cluster, key);
     let strangers = others(&cluster, &owners);
-    seal(&cluster, key, "before");
+    cluster.seal(key, "before");
     for &owner in &owners {
         cluster[owner].kill();
     }
@@ -127,7 +101,7 @@ fn with_one_owner_left_a_sloppy_write_counts_a_stand_in() {
     let mut cluster = Cluster::start_with(5, QUICK);
     let key = "cart";
     let owners = owners_of(&cluster, key);
-    seal(&cluster, key, "before");
+    cluster.seal(key, "before");
     for &owner in &owners[1..] {
         cluster[owner].kill();
     }
@@ -160,7 +134,7 @@ fn a_hint_survives_a_store_that_is_set_aside() {
     let key = "cart";
     let owners = owners_of(&cluster, key);
     let strangers = others(&cluster, &owners);
-    seal(&cluster, "seal", "the ring");
+    cluster.seal("seal", "the ring");
     for &owner in &owners {
         cluster[owner].kill();
     }
@@ -188,7 +162,7 @@ fn a_hint_survives_a_store_that_is_set_aside() {
 fn an_owner_that_missed_writes_is_given_them() {
     const KEYS: usize = 50;
     let mut cluster = Cluster::start_with(3, QUICK);
-    seal(&cluster, "seal", "the ring");
+    cluster.seal("seal", "the ring");
     cluster[2].kill();
     for number in 0..KEYS {
         let key = format!("key-{number}");

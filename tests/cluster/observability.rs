@@ -85,6 +85,31 @@ fn metrics_agree_with_stats() {
     assert!(puts >= 20.0, "{puts} puts were counted");
 }
 
+/// Who looks for a metric looks there.
+#[test]
+fn the_readme_names_every_metric() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let is_named = |name: &str| {
+        let short = name.strip_prefix("dynakv_").unwrap_or(name);
+        ["`", "{"]
+            .map(|end| format!("`{short}{end}"))
+            .iter()
+            .any(|it| readme.contains(it))
+    };
+    assert!(!is_named("dynakv_no_such_total"));
+    let cluster = Cluster::start(1);
+    let page = cluster[0].page("/metrics").unwrap().body;
+    let names = page.lines().filter_map(|line| {
+        let (name, _kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
+        Some(name)
+    });
+    let names: Vec<_> = names.collect();
+    assert!(names.len() > 50, "{names:?}");
+    let missing: Vec<_> = names.into_iter().filter(|name| !is_named(name)).collect();
+    assert!(missing.is_empty(), "not in the README: {missing:?}");
+}
+
 fn numbers_in(value: &serde_json::Value) -> usize {
     match value {
         serde_json::Value::Number(_) => 1,

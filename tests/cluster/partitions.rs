@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dynakv_bench::replicas::compare;
 use dynakv_client::{Client, ErrorCode};
@@ -11,7 +11,7 @@ use dynakv_protocol::placement::Placement;
 
 use crate::harness::{
     Cluster, MENDED_OFTEN, Proxy, Rule, all_is_well, become_same, block_on, client_of_one,
-    read_all, stop_and_check, under_load,
+    hints_drain, read_all, stop_and_check, under_load,
 };
 
 const SEED: u64 = 20_261_125;
@@ -19,6 +19,10 @@ const SEED: u64 = 20_261_125;
 /// How often it is looked whether somebody is taken for dead: together longer than that takes.
 const ROUNDS_BEYOND_DEAD: usize = 40;
 const ROUND: Duration = Duration::from_millis(200);
+
+/// A sloppy write stands in for owners that are silent for half a second, as on a busy machine they may
+/// be: of writes that took less it is known who counted.
+const SURELY_NOBODY_WAS_SLOW: Duration = Duration::from_millis(400);
 
 /// Which nodes own a key, as indexes into the cluster.
 struct Owners(Placement);
@@ -61,7 +65,7 @@ impl Split {
         let proxy = Proxy::start(SEED);
         let cluster = Cluster::start_behind(&proxy, 5, MENDED_OFTEN);
         // The first write settles who owns what.
-        cluster[0].run(&["put", "first", "value"]).exits(0);
+        cluster.seal("first", "value");
         cluster[0].run(&["delete", "first"]).exits(0);
         let owners = Owners::ask(&cluster);
         Self {
@@ -181,6 +185,106 @@ fn each_side_of_a_partition_takes_what_it_has_owners_for() {
     let on_both = taken.values().filter(|values| values.len() == 2).count();
     assert!(on_both > 0, "no key was written on both sides");
 
+    heals_and_has(split, keys_before, &taken);
+}
+
+/// Writes all of these keys on one side, sloppily, and strictly where that is refused: what is taken, and
+/// how the answers say it was.
+fn write_sloppily(split: &Split, side: &[usize], name: &str, keys: &[String]) {
+    let mut by_owners_alone = 0;
+    block_on(async {
+        let client = client_of_one(&split.cluster[side[0]]).await;
+        for key in keys {
+            let owners = split.owners.among(side, key);
+            if owners < 2 {
+                let error = write(&client, key, "strict", 2).await.unwrap_err();
+                assert_eq!(error.code(), Some(ErrorCode::QuorumUnavailable), "{error}");
+                assert!(!error.maybe_applied(), "{key}: {error}");
+            }
+            let began = Instant::now();
+            let put = client.put(key, name.to_owned()).w(2).sloppy();
+            let written = put.await;
+            let took = began.elapsed();
+            let written = written.unwrap_or_else(|error| {
+                panic!("{key} on the {name}, where {owners} owners are: {error}")
+            });
+            assert_eq!(written.effective_w, 2, "{key}");
+            if owners < 2 {
+                assert!(written.sloppy, "{key}: {owners} owners made W = 2");
+            } else if took < SURELY_NOBODY_WAS_SLOW {
+                assert!(!written.sloppy, "{key}: {owners} owners were enough");
+                by_owners_alone += 1;
+            }
+        }
+    });
+    if keys.iter().any(|key| split.owners.among(side, key) >= 2) {
+        assert!(by_owners_alone > 0, "no write on the {name} was quick");
+    }
+}
+
+/// On each side of a partition every key is taken sloppily, also where none of its owners is; what has only
+/// stand-ins outlives their death in mid-partition. Afterwards, without a read, the owners have all of it,
+/// and nobody keeps anything for anybody.
+#[test]
+fn each_side_of_a_partition_takes_every_key_sloppily() {
+    let mut split = Split::start();
+    let keys_before = split.keys();
+    split.cut();
+    let (left, right, both) = (keys("left", 30), keys("right", 60), keys("both", 60));
+    let again = keys("again", 30);
+    let mut taken: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let sides = [
+        (LEFT, "left", [&left, &both]),
+        (RIGHT, "right", [&right, &both]),
+    ];
+    for (side, name, keys) in sides {
+        for key in keys.into_iter().flatten() {
+            taken
+                .entry(key.clone())
+                .or_default()
+                .insert(name.to_owned());
+        }
+        for keys in keys {
+            write_sloppily(&split, side, name, keys);
+        }
+    }
+
+    // Of these there is nothing but two hints. All who keep them die at once.
+    let without_owner = right
+        .iter()
+        .chain(&both)
+        .filter(|key| split.owners.among(RIGHT, key) == 0)
+        .count() as u64;
+    assert!(without_owner > 0, "each key has an owner on the right");
+    for &node in RIGHT {
+        split.cluster[node].kill();
+    }
+    for &node in RIGHT {
+        split.cluster[node].start();
+    }
+    for &node in RIGHT {
+        split.cluster[node].wait_ready();
+        split.cluster[node].has_links(RIGHT.len() as u64 - 1);
+    }
+    for &node in RIGHT {
+        let kept = split.cluster[node].metric("dynakv_hints_waiting_counted", "");
+        let kept = kept.unwrap();
+        assert!(kept >= without_owner, "{kept} of {without_owner} are left");
+    }
+    write_sloppily(&split, RIGHT, "right", &again);
+    for key in again {
+        taken.insert(key, BTreeSet::from(["right".to_owned()]));
+    }
+
+    split.heal();
+    hints_drain(&split.cluster);
+    let handed_over = |node| {
+        split.cluster[node]
+            .metric("dynakv_hints_handed_over_total", "")
+            .unwrap()
+    };
+    let handed_over: u64 = LEFT.iter().chain(RIGHT).copied().map(handed_over).sum();
+    assert!(handed_over >= without_owner, "{handed_over} handed over");
     heals_and_has(split, keys_before, &taken);
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
-use crate::harness::{Cluster, PATIENCE, eventually, free_port};
+use crate::harness::{Cluster, PATIENCE, QUICK, eventually, free_port, hints_drain};
 
 /// How many writes must succeed before the next thing happens to the cluster.
 const WRITES: u64 = 200;
@@ -172,6 +172,31 @@ fn a_killed_node_costs_the_python_client_no_request() {
         writer.goes_on();
     }
     writer.ends_without_failure();
+}
+
+/// With three nodes of five away, sloppy writes are taken that strict ones are not, and the owners have them
+/// afterwards.
+#[test]
+fn the_python_client_writes_sloppily_while_owners_are_down() {
+    let mut cluster = Cluster::start_with(5, QUICK);
+    cluster.seal("first", "value");
+    let script = |what: &str, address: &str| {
+        python(&["-W", "error", "tests/sloppy_writes.py", what, address]).map(run)
+    };
+    for index in 2..5 {
+        cluster[index].kill();
+    }
+    let Some((code, text)) = script("write", &cluster[0].address()) else {
+        return;
+    };
+    assert_eq!(code, Some(0), "{text}");
+    for index in 2..5 {
+        cluster[index].start();
+    }
+    cluster.wait_whole();
+    hints_drain(&cluster);
+    let (code, text) = script("read", &cluster[4].address()).expect("python3 is here");
+    assert_eq!(code, Some(0), "{text}");
 }
 
 /// The whole cluster is restarted: the client connects again by itself.

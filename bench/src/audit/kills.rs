@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::hints;
 use super::shared::Shared;
 use crate::cluster::{Cluster, ClusterError};
 
@@ -27,6 +28,11 @@ pub(super) async fn kill_one_after_the_other(
         let others: Vec<usize> = others.collect();
         let victim = others[random.usize(..others.len())];
         last = Some(victim);
+        // Only for the report, so a node that does not answer is killed all the same.
+        let address = &cluster.http_addresses()[victim];
+        if let Ok(hints) = hints::ask(std::slice::from_ref(address)).await {
+            shared.handed_over(hints.handed_over);
+        }
         shared.killed(cluster.id(victim));
         cluster.kill(victim).await?;
         // Long enough for requests to meet it dead, from not at all to half of the time.

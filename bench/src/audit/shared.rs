@@ -28,6 +28,7 @@ pub(super) struct Shared {
     offset: Duration,
     pub(super) stop: watch::Sender<bool>,
     kills: AtomicU64,
+    handed_over_before_kills: AtomicU64,
     failures: AtomicU64,
     down: Mutex<Option<String>>,
 }
@@ -43,6 +44,7 @@ impl Shared {
             offset,
             stop: watch::Sender::new(false),
             kills: AtomicU64::new(0),
+            handed_over_before_kills: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             down: Mutex::new(None),
         }
@@ -104,6 +106,17 @@ impl Shared {
     /// How many were killed.
     pub(super) fn kills(&self) -> u64 {
         self.kills.load(Ordering::Relaxed)
+    }
+
+    /// A node that is about to be killed, and with it its counter, has handed over so many hints.
+    pub(super) fn handed_over(&self, hints: u64) {
+        self.handed_over_before_kills
+            .fetch_add(hints, Ordering::Relaxed);
+    }
+
+    /// How many all those had.
+    pub(super) fn handed_over_before_kills(&self) -> u64 {
+        self.handed_over_before_kills.load(Ordering::Relaxed)
     }
 
     fn lock_down(&self) -> MutexGuard<'_, Option<String>> {

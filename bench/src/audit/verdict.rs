@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::books::{Books, Finding, Wrong};
+use super::hints::Hints;
 use super::value::WriteName;
 
 /// How an audit ended. The numbers are those of `dynakv`.
@@ -32,7 +33,12 @@ impl From<Exit> for ExitCode {
 }
 
 /// All that is wrong, a line each, and the verdict as the last line.
-pub(super) fn verdict(books: &Books, keys: usize, kills: Option<u64>) -> (String, Exit) {
+pub(super) fn verdict(
+    books: &Books,
+    keys: usize,
+    kills: Option<u64>,
+    hints: Option<Hints>,
+) -> (String, Exit) {
     let mut text = String::new();
     for (wrong, finding) in books.findings() {
         // Writing to a string cannot fail.
@@ -48,8 +54,9 @@ pub(super) fn verdict(books: &Books, keys: usize, kills: Option<u64>) -> (String
     let lost = how_many(Wrong::Lost);
     let unreadable = how_many(Wrong::Unreadable);
     let differing = how_many(Wrong::Differing);
-    let is_wrong =
-        lost + unreadable + differing + kinds.iter().map(|(w, _)| how_many(*w)).sum::<u64>() > 0;
+    let kept = hints.map_or(0, |hints| hints.waiting);
+    let others: u64 = kinds.iter().map(|(wrong, _)| how_many(*wrong)).sum();
+    let is_wrong = lost + unreadable + differing + kept + others > 0;
     let exit = if is_wrong || counts.acknowledged == 0 {
         Exit::Failed
     } else if counts.failed > 0 {
@@ -84,9 +91,15 @@ pub(super) fn verdict(books: &Books, keys: usize, kills: Option<u64>) -> (String
             grouped(differing)
         );
     }
+    if kept > 0 {
+        let _infallible = write!(last, ", {} hints not handed over", grouped(kept));
+    }
     let _infallible = write!(last, ", {} failed requests", grouped(counts.failed));
     if let Some(kills) = kills {
         let _infallible = write!(last, ", {} kills", grouped(kills));
+    }
+    if let Some(hints) = hints {
+        let _infallible = write!(last, ", {} hints handed over", grouped(hints.handed_over));
     }
     text.push_str(&last);
     text.push('\n');
@@ -141,7 +154,7 @@ mod tests {
         let mut books = Books::new(RunId(7), 10);
         let how = "node-1 has it, node-2 does not".to_owned();
         books.differs(3, how, Duration::from_secs(2));
-        let (text, exit) = verdict(&books, 1, None);
+        let (text, exit) = verdict(&books, 1, None, None);
         assert_eq!(exit, Exit::Failed);
         assert!(
             text.contains("not the same at all owners: key 3; at 2.000 s: node-1 has it"),
@@ -151,6 +164,30 @@ mod tests {
             text.contains(", 1 keys not the same at all owners"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn hints_that_are_left_fail_an_audit() {
+        let mut books = Books::new(RunId(7), 10);
+        let name = books.begin(3, false, &None, Duration::ZERO).unwrap();
+        let acknowledged = crate::history::Outcome::Acknowledged;
+        books.end(name, acknowledged, Duration::ZERO).unwrap();
+        let (text, exit) = verdict(&books, 1, Some(2), None);
+        assert_eq!(exit, Exit::Passed, "{text}");
+        let handed_over = 1234;
+        for (waiting, expected) in [(0, Exit::Passed), (3, Exit::Failed)] {
+            let hints = Hints {
+                waiting,
+                handed_over,
+            };
+            let (text, exit) = verdict(&books, 1, Some(2), Some(hints));
+            assert_eq!(exit, expected, "{text}");
+            assert!(
+                text.ends_with(", 2 kills, 1,234 hints handed over\n"),
+                "{text}"
+            );
+            assert_eq!(text.contains(", 3 hints not handed over"), waiting > 0);
+        }
     }
 
     #[test]

@@ -51,6 +51,7 @@ pub(super) struct Worker {
     pub(super) log: Log,
     pub(super) random: fastrand::Rng,
     pub(super) keys: u32,
+    is_sloppy: bool,
     seen: BTreeMap<u32, Seen>,
 }
 
@@ -61,6 +62,7 @@ impl Worker {
         log: Log,
         random: fastrand::Rng,
         keys: u32,
+        is_sloppy: bool,
     ) -> Self {
         Self {
             client,
@@ -68,6 +70,7 @@ impl Worker {
             log,
             random,
             keys,
+            is_sloppy,
             seen: BTreeMap::new(),
         }
     }
@@ -222,6 +225,10 @@ impl Worker {
                 Some(context) => delete.context(context),
                 None => delete,
             };
+            let delete = match self.is_sloppy {
+                true => delete.sloppy(),
+                false => delete,
+            };
             return delete.send().await.map(drop);
         }
         let padding = match self.random.u8(..50) {
@@ -232,6 +239,10 @@ impl Worker {
         let put = match context {
             Some(context) => put.context(context),
             None => put,
+        };
+        let put = match self.is_sloppy {
+            true => put.sloppy(),
+            false => put,
         };
         put.send().await.map(drop)
     }

@@ -7,7 +7,6 @@
 mod assemble;
 mod caller;
 mod host;
-mod http;
 mod keys;
 mod loading;
 mod local;

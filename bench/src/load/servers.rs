@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dynakv_client::{Client, Error, StatusReply};
 
-use super::http;
+use crate::http;
 use crate::report::Server;
 
 /// How far a node's HTTP port is from its port, unless it was told another.

@@ -91,14 +91,18 @@ class Client:
         w: int | None = None,
         ttl: float | None = None,
         timeout: float | None = None,
+        *,
+        sloppy: bool = False,
     ) -> Written:
         """Stores a value.
 
         :param context: that of the read which this write answers. Without one the write is blind.
         :param w: how many replicas must have it on disk; the cluster's default when None.
         :param ttl: the value expires after this many seconds.
+        :param sloppy: while owners are down, other nodes may stand in for them and count, until the
+            owners are back; ``Written.sloppy`` says whether they did. Reads may miss it so long.
         """
-        written: Written = self._dispatcher.run(self._put(key, value, context, w, ttl, timeout))
+        written: Written = self._dispatcher.run(self._put(key, value, context, w, ttl, timeout, sloppy))
         return written
 
     def delete(
@@ -107,9 +111,11 @@ class Client:
         context: bytes | None = None,
         w: int | None = None,
         timeout: float | None = None,
+        *,
+        sloppy: bool = False,
     ) -> Written:
-        """Deletes a key; one that is absent, too."""
-        written: Written = self._dispatcher.run(self._delete(key, context, w, timeout))
+        """Deletes a key; one that is absent, too. The parameters are those of :meth:`put`."""
+        written: Written = self._dispatcher.run(self._delete(key, context, w, timeout, sloppy))
         return written
 
     def get_many(
@@ -129,10 +135,11 @@ class Client:
         w: int | None = None,
         ttl: float | None = None,
         timeout: float | None = None,
+        sloppy: bool = False,
     ) -> list[Written]:
         """Stores many values, many to a frame, all of them blind writes. See :meth:`get_many`."""
         pairs = items.items() if isinstance(items, Mapping) else items
-        return self._run_many(self._put(key, value, None, w, ttl, timeout) for key, value in pairs)
+        return self._run_many(self._put(key, value, None, w, ttl, timeout, sloppy) for key, value in pairs)
 
     def pipeline(self) -> Pipeline:
         """Requests that are sent at once and waited for later."""
@@ -187,6 +194,7 @@ class Client:
         w: int | None,
         ttl: float | None,
         timeout: float | None,
+        sloppy: bool,
     ) -> Operation:
         key, value = key_of(key), octets("value", value)
         if len(value) > VALUE_BYTES_MAX:
@@ -197,7 +205,7 @@ class Client:
         write_id = secrets.randbits(128)
         return Operation(
             messages.PUT,
-            lambda timeout_ms: messages.put(timeout_ms, write_id, key, value, w, context, ttl_ms),
+            lambda timeout_ms: messages.put(timeout_ms, write_id, key, value, w, context, ttl_ms, sloppy),
             messages.read_written,
             self._deadline(timeout),
             key=key,
@@ -205,13 +213,20 @@ class Client:
             size=len(key) + len(value),
         )
 
-    def _delete(self, key: Key, context: bytes | None, w: int | None, timeout: float | None) -> Operation:
+    def _delete(
+        self,
+        key: Key,
+        context: bytes | None,
+        w: int | None,
+        timeout: float | None,
+        sloppy: bool,
+    ) -> Operation:
         key, context = key_of(key), context_of(context)
         check_quorum("w", w)
         write_id = secrets.randbits(128)
         return Operation(
             messages.DELETE,
-            lambda timeout_ms: messages.delete(timeout_ms, write_id, key, w, context),
+            lambda timeout_ms: messages.delete(timeout_ms, write_id, key, w, context, sloppy),
             messages.read_written,
             self._deadline(timeout),
             key=key,
@@ -296,13 +311,22 @@ class Pipeline:
         context: bytes | None = None,
         w: int | None = None,
         ttl: float | None = None,
+        *,
+        sloppy: bool = False,
     ) -> Pending:
         """See :meth:`Client.put`."""
-        return self._add(self._client._put(key, value, context, w, ttl, None))
+        return self._add(self._client._put(key, value, context, w, ttl, None, sloppy))
 
-    def delete(self, key: Key, context: bytes | None = None, w: int | None = None) -> Pending:
+    def delete(
+        self,
+        key: Key,
+        context: bytes | None = None,
+        w: int | None = None,
+        *,
+        sloppy: bool = False,
+    ) -> Pending:
         """See :meth:`Client.delete`."""
-        return self._add(self._client._delete(key, context, w, None))
+        return self._add(self._client._delete(key, context, w, None, sloppy))
 
     def wait(self) -> None:
         """Waits until all have been answered. What failed is raised by its ``result()``."""

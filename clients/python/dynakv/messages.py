@@ -46,7 +46,7 @@ def get(timeout_ms: int, key: bytes, r: int | None, repair_first: bool) -> bytes
     return u32(timeout_ms) + sized(key) + tags
 
 
-def _write_tags(w: int | None, context: bytes | None, ttl_ms: int | None) -> bytes:
+def _write_tags(w: int | None, context: bytes | None, ttl_ms: int | None, sloppy: bool) -> bytes:
     tags = b""
     if w is not None:
         tags += tagged(1, u8(w))
@@ -54,6 +54,8 @@ def _write_tags(w: int | None, context: bytes | None, ttl_ms: int | None) -> byt
         tags += tagged(2, context)
     if ttl_ms is not None:
         tags += tagged(3, u64(ttl_ms))
+    if sloppy:
+        tags += tagged(5, u8(1))
     return tags
 
 
@@ -65,10 +67,11 @@ def put(
     w: int | None = None,
     context: bytes | None = None,
     ttl_ms: int | None = None,
+    sloppy: bool = False,
 ) -> bytes:
     """Store a value."""
     head = u32(timeout_ms) + u128(write_id) + sized(key)
-    return head + sized(value) + _write_tags(w, context, ttl_ms)
+    return head + sized(value) + _write_tags(w, context, ttl_ms, sloppy)
 
 
 def delete(
@@ -77,9 +80,10 @@ def delete(
     key: bytes,
     w: int | None = None,
     context: bytes | None = None,
+    sloppy: bool = False,
 ) -> bytes:
     """Delete a key."""
-    return u32(timeout_ms) + u128(write_id) + sized(key) + _write_tags(w, context, None)
+    return u32(timeout_ms) + u128(write_id) + sized(key) + _write_tags(w, context, None, sloppy)
 
 
 # Answers.
@@ -142,7 +146,7 @@ class Written:
     context: bytes
     #: How many replicas were needed.
     effective_w: int
-    #: Stand-ins counted.
+    #: Stand-ins counted: the owners alone would not have been enough.
     sloppy: bool
 
 

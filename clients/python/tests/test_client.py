@@ -133,6 +133,22 @@ class ConnectionTest(unittest.TestCase):
             self.assertEqual(len(node.requests), 1000)
             self.assertLess(node.frames, 10)
 
+    def test_sloppy_writes_say_so(self) -> None:
+        with FakeNode(obliging) as node, Client([node.address]) as client:
+            client.put("key", "value")
+            client.put("key", "value", w=2, sloppy=True)
+            client.delete("key", sloppy=True)
+            client.put_many({"key": "value"}, sloppy=True)
+            with client.pipeline() as pipeline:
+                pipeline.put("key", "value", sloppy=True)
+                pipeline.delete("key", sloppy=True)
+            strict, *sloppy = node.requests
+            tag = wire.tagged(5, b"\x01")
+            self.assertFalse(bytes(strict.body).endswith(tag))
+            self.assertEqual(len(sloppy), 5)
+            for request in sloppy:
+                self.assertTrue(bytes(request.body).endswith(tag), request)
+
     def test_some_of_many_fail(self) -> None:
         def picky(node: FakeNode, request: Message) -> list[bytes]:
             if b"bad" in bytes(request.body):

@@ -71,10 +71,18 @@ class VectorTest(unittest.TestCase):
             self.assertEqual(encoded, self.golden[name], name)
 
     def test_a_put_with_all_options(self) -> None:
-        body = messages.put(5000, WRITE_ID, KEY, b"Alice", w=3, context=CONTEXT, ttl_ms=60_000)
-        sloppy = wire.tagged(5, b"\x01")  # This client does not offer it.
-        encoded = b"".join(wire.frame(messages.PUT, REQUEST_ID, [body, sloppy]))
+        options: dict[str, Any] = {"w": 3, "context": CONTEXT, "ttl_ms": 60_000, "sloppy": True}
+        body = messages.put(5000, WRITE_ID, KEY, b"Alice", **options)
+        encoded = b"".join(wire.frame(messages.PUT, REQUEST_ID, [body]))
         self.assertEqual(encoded, self.golden["request.put.all-options"])
+
+    def test_a_sloppy_delete_has_one_tag_more(self) -> None:
+        strict = messages.delete(5000, WRITE_ID, KEY, w=2)
+        sloppy = messages.delete(5000, WRITE_ID, KEY, w=2, sloppy=True)
+        # The last bytes of the golden put with all options: its tags are in order.
+        put = self.golden["request.put.all-options"]
+        (message,) = open_bytes(put)
+        self.assertEqual(sloppy, strict + bytes(message.body)[-3:])
 
     def test_a_batch(self) -> None:
         get = messages.get(5000, KEY, None, False)

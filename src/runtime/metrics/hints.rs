@@ -12,6 +12,8 @@ pub struct HintMetrics {
     pub waiting_counted: Gauge,
     /// Bytes of them.
     pub bytes: Gauge,
+    /// The most bytes of them that are kept.
+    pub bytes_max: Gauge,
     /// Bytes of the file they lie in.
     pub file_bytes: Gauge,
     /// Age of the oldest, in seconds.
@@ -54,6 +56,10 @@ impl HintMetrics {
             bytes: gauge(
                 "dynakv_hints_bytes",
                 "Bytes of what is kept here for other nodes.",
+            ),
+            bytes_max: gauge(
+                "dynakv_hints_bytes_max",
+                "The bound of dynakv_hints_bytes, at which sloppy writes are refused.",
             ),
             file_bytes: gauge(
                 "dynakv_hints_file_bytes",

@@ -146,6 +146,21 @@ impl Cluster {
         }
     }
 
+    /// Makes the first write, and with it the ring that is final: everybody must know it before somebody
+    /// goes away.
+    #[track_caller]
+    pub(crate) fn seal(&self, key: &str, value: &str) {
+        self[0].run(&["put", key, value]).exits(0);
+        let version = self[0].stat("/ring/version").expect("it answers");
+        for node in &self.nodes {
+            let what = format!("{} follows the final ring", node.id);
+            eventually(&what, || match node.stat("/ring/version")? {
+                followed if followed == version => Ok(()),
+                older => Err(format!("it follows {older}")),
+            });
+        }
+    }
+
     /// The addresses of all nodes.
     pub(crate) fn addresses(&self) -> Vec<String> {
         self.nodes.iter().map(Node::address).collect()

@@ -21,5 +21,5 @@ pub(crate) use node::Node;
 pub(crate) use ports::{free_port, free_ports};
 pub(crate) use process::{Process, is_running};
 pub(crate) use proxy::{CLIENTS, Proxy, Rule};
-pub(crate) use replicas::{all_is_well, become_same, stop_and_check};
+pub(crate) use replicas::{all_is_well, become_same, hints_drain, stop_and_check};
 pub(crate) use wait::{PATIENCE, eventually};

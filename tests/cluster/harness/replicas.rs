@@ -31,6 +31,18 @@ pub(crate) fn become_same(cluster: &Cluster) -> usize {
     })
 }
 
+/// Waits until nobody keeps anything for anybody.
+#[track_caller]
+pub(crate) fn hints_drain(cluster: &Cluster) {
+    for node in cluster.nodes() {
+        let what = format!("the hints at {} to be handed over", node.id);
+        eventually(&what, || match node.metric("dynakv_hints_waiting", "")? {
+            0 => Ok(()),
+            waiting => Err(format!("{waiting} wait")),
+        });
+    }
+}
+
 /// Waits until all are well and their copies the same, without a read; then ends them and checks their
 /// stores.
 #[track_caller]

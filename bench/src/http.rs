@@ -17,7 +17,7 @@ const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 const HEADERS_MAX: usize = 32;
 
 /// Fetches a page as text.
-pub(super) async fn get(address: &str, path: &str) -> io::Result<String> {
+pub(crate) async fn get(address: &str, path: &str) -> io::Result<String> {
     match timeout(TIMEOUT, fetch(address, path)).await {
         Ok(page) => page,
         Err(_) => Err(io::Error::other(format!("no answer within {TIMEOUT:?}"))),
