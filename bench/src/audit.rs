@@ -347,17 +347,19 @@ async fn conclude(
     servers: &[String],
     cluster: Option<&Cluster>,
 ) -> Result<Exit, AuditError> {
+    let loaded_until = tokio::time::Instant::now();
     // The ring may have been sealed with more members since the beginning.
     let quorums = Quorums::ask(servers).await.map_err(AuditError::NoServer)?;
     let mut hints = None;
     if let Some(within) = args.converge_within {
         if let Some(cluster) = cluster {
-            let left = hints::wait_until_handed_over(&cluster.http_addresses(), within).await;
+            let nodes = cluster.http_addresses();
+            let left = hints::wait_until_handed_over(&nodes, loaded_until, within).await;
             let mut left = left.map_err(AuditError::Hints)?;
             left.handed_over += shared.handed_over_before_kills();
             hints = Some(left);
         }
-        converge::wait_until_same(shared, servers, within).await?;
+        converge::wait_until_same(shared, servers, loaded_until, within).await?;
     }
     let with_fewer = read_everything(clients, shared, quorums, args.patience).await;
     if with_fewer > 0 {

@@ -13,13 +13,14 @@ use crate::replicas::{CompareError, Difference, compare};
 /// The pause before it is looked again.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Waits until they do, and notes in the books which keys do not within this time.
+/// Waits until they do, and notes in the books which keys do not within this time since the load.
 ///
 /// # Errors
 /// [`CompareError`] when a node could not be asked in the end.
 pub(super) async fn wait_until_same(
     shared: &Shared,
     servers: &[String],
+    loaded_until: Instant,
     within: Duration,
 ) -> Result<(), CompareError> {
     let keys = shared.books().written_keys();
@@ -27,7 +28,6 @@ pub(super) async fn wait_until_same(
         .into_iter()
         .map(|key| (value::key_name(shared.run, key), key))
         .collect();
-    let began = Instant::now();
     loop {
         let compared = compare(servers).await.map(|compared| {
             let differing = compared.differing.into_iter();
@@ -45,18 +45,18 @@ pub(super) async fn wait_until_same(
                 eprintln!(
                     "all owners of each of {} keys hold the same, {:.1} s after the load and without a read",
                     names.len(),
-                    began.elapsed().as_secs_f64()
+                    loaded_until.elapsed().as_secs_f64()
                 );
                 return Ok(());
             }
-            Ok(differing) if began.elapsed() >= within => {
+            Ok(differing) if loaded_until.elapsed() >= within => {
                 for (key, difference) in differing {
                     let now = shared.now();
                     shared.books().differs(key, difference.to_string(), now);
                 }
                 return Ok(());
             }
-            Err(error) if began.elapsed() >= within => return Err(error),
+            Err(error) if loaded_until.elapsed() >= within => return Err(error),
             Ok(_) | Err(_) => sleep(INTERVAL).await,
         }
     }

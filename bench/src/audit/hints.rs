@@ -38,19 +38,19 @@ pub(super) async fn ask(addresses: &[String]) -> io::Result<Hints> {
     Ok(all)
 }
 
-/// Waits until nobody keeps anything for others, or this time is over; gives what is left.
+/// Waits until nobody keeps anything for others, or this time since the load is over; gives what is left.
 ///
 /// # Errors
 /// Those of [`ask`], when the time is over.
 pub(super) async fn wait_until_handed_over(
     addresses: &[String],
+    loaded_until: Instant,
     within: Duration,
 ) -> io::Result<Hints> {
-    let began = Instant::now();
     loop {
         let hints = ask(addresses).await;
         let is_done = hints.as_ref().is_ok_and(|hints| hints.waiting == 0);
-        if is_done || began.elapsed() >= within {
+        if is_done || loaded_until.elapsed() >= within {
             return hints;
         }
         sleep(INTERVAL).await;
