@@ -2,12 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use dynakv::config::Config;
+use dynakv::engine::handoff::Hint;
 use dynakv::node::Node;
 use dynakv::runtime::environment::{Disk, Environment, StoreThreads};
 use dynakv_protocol::NodeId;
@@ -19,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::SkewedClock;
 use crate::flawed_store::{LyingStore, RacingStore};
+use crate::hints::hints_in;
 use crate::invariants::convergence;
 use crate::network::SimulatedNetwork;
 use crate::resend::Resending;
@@ -68,6 +71,8 @@ pub(crate) struct Machine {
     is_on: Cell<bool>,
     /// How often it was switched off.
     outages: Cell<u64>,
+    /// The file of hints when it was last read, and what was in it.
+    hints: RefCell<(Bytes, Rc<[(String, Hint)]>)>,
     /// Tells the node of this life to stop.
     stop: RefCell<CancellationToken>,
     trace: Trace,
@@ -122,6 +127,7 @@ impl Machine {
             lives: Cell::new(0),
             is_on: Cell::new(true),
             outages: Cell::new(0),
+            hints: RefCell::new((Bytes::new(), Rc::new([]))),
             stop: RefCell::default(),
             trace,
         }
@@ -193,6 +199,20 @@ impl Machine {
             Err(error) if error.is_corruption() => None,
             Err(error) => panic!("a disk in memory can be read: {error}"),
         }
+    }
+
+    /// What is kept for others, as far as it is on the disk.
+    pub(crate) fn hints_waiting(&self) -> Rc<[(String, Hint)]> {
+        let file = self.disk.hints();
+        let bytes = file.len().and_then(|length| file.read(0, length as usize));
+        let bytes = bytes.expect("a disk in memory can be read");
+        let (known, hints) = &mut *self.hints.borrow_mut();
+        // It is looked at far more often than it changes.
+        if *known != bytes {
+            *hints = hints_in(&bytes).into();
+            *known = bytes;
+        }
+        hints.clone()
     }
 
     /// What an owner is compared by. Damaged values are as good as none, and spoil the hash.

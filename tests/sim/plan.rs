@@ -138,6 +138,9 @@ const FLAP_MS: std::ops::Range<u64> = 100..900;
 /// By how much clocks jump: an hour, and ten years.
 const JUMPS_MS: [i64; 2] = [3_600_000, 10 * 365 * 24 * 3_600_000];
 
+/// How long machines are divided at most.
+const DIVIDED_FOR_MAX: Duration = Duration::from_millis(6000);
+
 /// How long the power is away when it flickers.
 const FLICKER: Duration = Duration::from_millis(100);
 
@@ -198,6 +201,60 @@ impl Plan {
         let back = (at + Duration::from_millis(random.u64(LASTS_MS))).min(until);
         plan.add(at, Fault::LoseDisk { node });
         plan.add(back, Fault::Start { node });
+        plan.steps.sort_by_key(|step| step.at);
+        plan
+    }
+
+    /// Some machines do not see the others, again and again, so that these stand in for owners and are
+    /// stood in for. Meanwhile machines of either side go off, two at once where they have kept what no owner
+    /// has; and one machine may lose its disk, not the first.
+    pub(crate) fn divided(
+        machines: usize,
+        from: Duration,
+        until: Duration,
+        random: &mut fastrand::Rng,
+    ) -> Self {
+        let mut plan = Self::default();
+        let mut lost = random.bool().then(|| random.usize(1..machines));
+        let mut at = from + Duration::from_millis(random.u64(PAUSE_MS));
+        while at + DIVIDED_FOR_MAX <= until {
+            let mut left: Vec<_> = (0..machines).collect();
+            random.shuffle(&mut left);
+            let right = left.split_off(machines / 2 + 1);
+            let span_ms = random.u64(3000..DIVIDED_FOR_MAX.as_millis() as u64);
+            let part = |share: u64| at + Duration::from_millis(span_ms * share / 100);
+            let off: &[usize] = match random.u8(..4) {
+                0 => &[],
+                1 => &left[..random.usize(1..=left.len())],
+                _ => &right,
+            };
+            let bridge = Fault::Bridge {
+                left: left.clone(),
+                right: right.clone(),
+            };
+            plan.add(at, bridge);
+            let goes_off = part(random.u64(60..95));
+            let is_stopped = random.u8(..4) == 0;
+            // Before the others are back, or after.
+            let comes_back = part(random.u64(96..160)).min(until);
+            for &node in off {
+                let fault = match is_stopped {
+                    true => Fault::Stop { node },
+                    false if lost.take_if(|lost| *lost == node).is_some() => {
+                        Fault::LoseDisk { node }
+                    }
+                    false => Fault::PowerCut {
+                        node,
+                        kept_percent: kept_percent(random),
+                        is_malicious: false,
+                    },
+                };
+                plan.add(goes_off, fault);
+                plan.add(comes_back, Fault::Start { node });
+            }
+            plan.add(part(100), Fault::EndBridge);
+            at = part(160) + Duration::from_millis(random.u64(PAUSE_MS) / 2);
+        }
         plan.steps.sort_by_key(|step| step.at);
         plan
     }

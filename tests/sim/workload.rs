@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use crate::client::{Client, Failure, get, write};
 use crate::clock;
 use crate::history::{History, Promise, Replaces, Writes, value_of};
+use crate::invariants::Heard;
 
 /// How long a request may take.
 const TIMEOUT: Duration = Duration::from_millis(1500);
@@ -28,9 +29,25 @@ const MIXED_KEYS: usize = 2;
 /// Keys of which one owner is enough, for writes and for some reads.
 const ONE_COPY_KEYS: usize = 1;
 
+/// Keys that are written although owners cannot be reached: with contexts, as those of blind writes that
+/// never met are unknown; one of them also blindly. Only where there are nodes that could stand in.
+const SLOPPY_KEYS: usize = 4;
+const SLOPPY_MIXED: &str = "sloppy-0";
+
+/// Keys that each client writes once only, blindly and although owners cannot be reached: nothing excuses
+/// that such a write is gone.
+const SLOPPY_ONCE_KEYS: usize = 12;
+
+/// N: in a cluster of so many machines nobody could stand in.
+const COPIES: usize = 3;
+
 /// The key that only one client writes.
 fn key_of_client(number: usize) -> String {
     format!("alone-{number}")
+}
+
+fn once_key(client: usize, number: usize) -> String {
+    format!("once-{client}-{number}")
 }
 
 /// Says how the clients of this workload go about their keys. What one owner was to keep is lost with its
@@ -38,6 +55,14 @@ fn key_of_client(number: usize) -> String {
 pub(crate) fn promise(history: &mut History, clients: usize, loses_a_disk: bool) {
     for number in 1..=clients {
         history.promise(&key_of_client(number), Promise::OneWriter);
+    }
+    for number in 0..SLOPPY_KEYS {
+        history.promise(&format!("sloppy-{number}"), Promise::Sloppy);
+    }
+    for client in 1..=clients {
+        for number in 0..SLOPPY_ONCE_KEYS {
+            history.promise(&once_key(client, number), Promise::Sloppy);
+        }
     }
     for number in 0..ONE_COPY_KEYS {
         let promise = match loses_a_disk {
@@ -64,6 +89,8 @@ pub(crate) struct Workload {
     history: Rc<RefCell<History>>,
     until: Duration,
     seen: BTreeMap<String, Seen>,
+    /// How many of its keys that are written once it has written.
+    once: usize,
 }
 
 impl Workload {
@@ -82,6 +109,7 @@ impl Workload {
             history,
             until,
             seen: BTreeMap::new(),
+            once: 0,
         }
     }
 
@@ -96,6 +124,9 @@ impl Workload {
     }
 
     async fn one(&mut self) {
+        if self.client.machines() > COPIES && self.random.u8(..4) == 0 {
+            return self.one_sloppy().await;
+        }
         let number = self
             .random
             .usize(..CAUSAL_KEYS + MIXED_KEYS + ONE_COPY_KEYS + 2);
@@ -135,6 +166,27 @@ impl Workload {
         }
     }
 
+    async fn one_sloppy(&mut self) {
+        let key = format!("sloppy-{}", self.random.usize(..SLOPPY_KEYS));
+        match self.random.u8(..100) {
+            0..10 => self.read(&key, None).await,
+            10..35 => self.update(&key, false).await,
+            35..40 => self.update(&key, true).await,
+            40..65 => self.write_as_seen(&key, false).await,
+            65..70 => self.write(SLOPPY_MIXED, false, None).await,
+            70..90 if self.once < SLOPPY_ONCE_KEYS => {
+                let key = once_key(self.number, self.once);
+                self.once += 1;
+                self.write(&key, false, None).await;
+            }
+            _ if self.once > 0 => {
+                let key = once_key(self.number, self.random.usize(..self.once));
+                self.read(&key, None).await;
+            }
+            _ => self.read(&key, Some(1)).await,
+        }
+    }
+
     async fn read(&mut self, key: &str, r: Option<u8>) {
         let began = clock::now();
         let node = self.node();
@@ -147,8 +199,11 @@ impl Workload {
         let line = match answer {
             Ok(fetched) => {
                 // R = 2 does not meet what one owner has.
-                let heard_quorum = r.is_none() && history.promise_of(key).meets_quorums();
-                let writes = history.on_read(key, &fetched, (began, now), heard_quorum);
+                let heard = match r.is_none() && history.promise_of(key).meets_quorums() {
+                    true => Heard::Quorum,
+                    false => Heard::Few,
+                };
+                let writes = history.on_read(key, &fetched, (began, now), heard);
                 let line = format!("get {key} at {}: {writes:x?}", node + 1);
                 let context = fetched.context;
                 let seen = Seen { context, writes };
@@ -187,6 +242,8 @@ impl Workload {
         if matches!(promise, Promise::OneCopy | Promise::Nothing) {
             request.w = Some(1);
         }
+        // A strict write of such a key is held to what all others are.
+        request.sloppy = promise == Promise::Sloppy && self.random.u8(..5) > 0;
         let replaces = match seen {
             Some(seen) => {
                 request.context = Some(seen.context);
@@ -194,8 +251,9 @@ impl Workload {
             }
             None => Replaces::WhatIsThere,
         };
+        let kind = if request.sloppy { "sloppy " } else { "" };
         let what = if is_delete { "delete" } else { "write" };
-        let line = format!("{what} {id:x?} to {key}, replaces {replaces:x?}");
+        let line = format!("{kind}{what} {id:x?} to {key}, replaces {replaces:x?}");
         self.client.line(&line);
         let now = clock::now();
         self.history
@@ -211,8 +269,14 @@ impl Workload {
             }
             let answer = self.client.write(node, request.clone()).await;
             let now = clock::now();
-            self.history.borrow_mut().end(id, &answer, now);
+            let mut history = self.history.borrow_mut();
+            history.end(id, &answer, now);
+            if answer.as_ref().is_ok_and(|written| written.sloppy) {
+                history.stood_in_for(id);
+            }
+            drop(history);
             let outcome = match &answer {
+                Ok(written) if written.sloppy => "acknowledged, sloppy".to_owned(),
                 Ok(_) => "acknowledged".to_owned(),
                 Err(failure) => failure.to_string(),
             };
