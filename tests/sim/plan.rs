@@ -216,7 +216,7 @@ impl Plan {
     ) -> Self {
         let mut plan = Self::default();
         let mut lost = random.bool().then(|| random.usize(1..machines));
-        let mut at = from + Duration::from_millis(random.u64(PAUSE_MS));
+        let mut at = from + Duration::from_millis(random.u64(..1000));
         while at + DIVIDED_FOR_MAX <= until {
             let mut left: Vec<_> = (0..machines).collect();
             random.shuffle(&mut left);
@@ -236,7 +236,7 @@ impl Plan {
             let goes_off = part(random.u64(60..95));
             let is_stopped = random.u8(..4) == 0;
             // Before the others are back, or after.
-            let comes_back = part(random.u64(96..160)).min(until);
+            let comes_back = part(random.u64(96..150)).min(until);
             for &node in off {
                 let fault = match is_stopped {
                     true => Fault::Stop { node },
@@ -253,7 +253,7 @@ impl Plan {
                 plan.add(comes_back, Fault::Start { node });
             }
             plan.add(part(100), Fault::EndBridge);
-            at = part(160) + Duration::from_millis(random.u64(PAUSE_MS) / 2);
+            at = part(160) + Duration::from_millis(random.u64(..1000));
         }
         plan.steps.sort_by_key(|step| step.at);
         plan
@@ -282,6 +282,14 @@ impl Plan {
     pub(crate) fn loses_a_disk(&self) -> bool {
         let is_loss = |step: &Step| matches!(step.fault, Fault::LoseDisk { .. });
         self.steps.iter().any(is_loss)
+    }
+
+    /// Whether no machine sees all others for a while, so that some stand in for others.
+    pub(crate) fn divides(&self, machines: usize) -> bool {
+        self.steps.iter().any(|step| match &step.fault {
+            Fault::Bridge { left, right } => left.len() + right.len() == machines,
+            _ => false,
+        })
     }
 
     /// Adds faults with pauses between them; each is a beginning and an end.

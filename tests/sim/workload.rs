@@ -17,6 +17,9 @@ use crate::invariants::Heard;
 /// How long a request may take.
 const TIMEOUT: Duration = Duration::from_millis(1500);
 
+/// How long a sloppy write may take: a stand-in comes in when several owners have been silent for a while.
+const SLOPPY_TIMEOUT: Duration = Duration::from_millis(2500);
+
 /// The pause between two requests, in milliseconds.
 const PAUSE_MS: std::ops::Range<u64> = 1..80;
 
@@ -30,16 +33,13 @@ const MIXED_KEYS: usize = 2;
 const ONE_COPY_KEYS: usize = 1;
 
 /// Keys that are written although owners cannot be reached: with contexts, as those of blind writes that
-/// never met are unknown; one of them also blindly. Only where there are nodes that could stand in.
+/// never met are unknown; one of them also blindly.
 const SLOPPY_KEYS: usize = 4;
 const SLOPPY_MIXED: &str = "sloppy-0";
 
 /// Keys that each client writes once only, blindly and although owners cannot be reached: nothing excuses
 /// that such a write is gone.
 const SLOPPY_ONCE_KEYS: usize = 12;
-
-/// N: in a cluster of so many machines nobody could stand in.
-const COPIES: usize = 3;
 
 /// The key that only one client writes.
 fn key_of_client(number: usize) -> String {
@@ -75,44 +75,28 @@ pub(crate) fn promise(history: &mut History, clients: usize, loses_a_disk: bool)
 
 /// What a client remembers of its last read of a key.
 #[derive(Debug, Clone)]
-struct Seen {
+pub(crate) struct Seen {
     context: Bytes,
     writes: Writes,
 }
 
 /// A client's work.
 pub(crate) struct Workload {
-    number: usize,
-    clients: usize,
-    client: Client,
-    random: fastrand::Rng,
-    history: Rc<RefCell<History>>,
-    until: Duration,
-    seen: BTreeMap<String, Seen>,
+    /// From 1 on, and of how many.
+    pub(crate) number: usize,
+    pub(crate) clients: usize,
+    pub(crate) client: Client,
+    pub(crate) random: fastrand::Rng,
+    pub(crate) history: Rc<RefCell<History>>,
+    pub(crate) until: Duration,
+    /// How many of 100 requests are for sloppy keys.
+    pub(crate) sloppy_percent: u8,
+    pub(crate) seen: BTreeMap<String, Seen>,
     /// How many of its keys that are written once it has written.
-    once: usize,
+    pub(crate) once: usize,
 }
 
 impl Workload {
-    pub(crate) fn new(
-        (number, clients): (usize, usize),
-        client: Client,
-        random: fastrand::Rng,
-        history: Rc<RefCell<History>>,
-        until: Duration,
-    ) -> Self {
-        Self {
-            number,
-            clients,
-            client,
-            random,
-            history,
-            until,
-            seen: BTreeMap::new(),
-            once: 0,
-        }
-    }
-
     /// Works until it is time to end.
     pub(crate) async fn run(mut self) -> turmoil::Result {
         self.client.wait_for_cluster().await;
@@ -124,7 +108,7 @@ impl Workload {
     }
 
     async fn one(&mut self) {
-        if self.client.machines() > COPIES && self.random.u8(..4) == 0 {
+        if self.sloppy_percent > 0 && self.random.u8(..100) < self.sloppy_percent {
             return self.one_sloppy().await;
         }
         let number = self
@@ -170,11 +154,11 @@ impl Workload {
         let key = format!("sloppy-{}", self.random.usize(..SLOPPY_KEYS));
         match self.random.u8(..100) {
             0..10 => self.read(&key, None).await,
-            10..35 => self.update(&key, false).await,
-            35..40 => self.update(&key, true).await,
-            40..65 => self.write_as_seen(&key, false).await,
-            65..70 => self.write(SLOPPY_MIXED, false, None).await,
-            70..90 if self.once < SLOPPY_ONCE_KEYS => {
+            10..20 => self.update(&key, false).await,
+            20..25 => self.update(&key, true).await,
+            25..60 => self.write_as_seen(&key, false).await,
+            60..65 => self.write(SLOPPY_MIXED, false, None).await,
+            65..80 if self.once < self.once_due() => {
                 let key = once_key(self.number, self.once);
                 self.once += 1;
                 self.write(&key, false, None).await;
@@ -185,6 +169,11 @@ impl Workload {
             }
             _ => self.read(&key, Some(1)).await,
         }
+    }
+
+    /// How many of the keys that are written once may be written by now: one every two seconds.
+    fn once_due(&self) -> usize {
+        SLOPPY_ONCE_KEYS.min(clock::now().as_secs() as usize / 2)
     }
 
     async fn read(&mut self, key: &str, r: Option<u8>) {
@@ -211,7 +200,10 @@ impl Workload {
                 line
             }
             Err(failure) => {
-                self.seen.remove(key);
+                // Whoever stands in takes writes also with an old context.
+                if history.promise_of(key) != Promise::Sloppy {
+                    self.seen.remove(key);
+                }
                 format!("get {key} at {}: {failure}", node + 1)
             }
         };
@@ -236,14 +228,16 @@ impl Workload {
             // Not before it is settled who owns it: another node may send it to two of them.
             return;
         }
+        // A strict write of a sloppy key is held to what all others are.
+        let is_sloppy = promise == Promise::Sloppy && self.random.u8(..5) > 0;
+        let timeout = if is_sloppy { SLOPPY_TIMEOUT } else { TIMEOUT };
         let id = WriteId(self.random.u128(..));
         let value = (!is_delete).then(|| value_of(id));
-        let mut request = write(key, id, value, TIMEOUT);
+        let mut request = write(key, id, value, timeout);
+        request.sloppy = is_sloppy;
         if matches!(promise, Promise::OneCopy | Promise::Nothing) {
             request.w = Some(1);
         }
-        // A strict write of such a key is held to what all others are.
-        request.sloppy = promise == Promise::Sloppy && self.random.u8(..5) > 0;
         let replaces = match seen {
             Some(seen) => {
                 request.context = Some(seen.context);
@@ -251,7 +245,7 @@ impl Workload {
             }
             None => Replaces::WhatIsThere,
         };
-        let kind = if request.sloppy { "sloppy " } else { "" };
+        let kind = if is_sloppy { "sloppy " } else { "" };
         let what = if is_delete { "delete" } else { "write" };
         let line = format!("{kind}{what} {id:x?} to {key}, replaces {replaces:x?}");
         self.client.line(&line);
