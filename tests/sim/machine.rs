@@ -20,7 +20,7 @@ use dynakv_storage::{Identity, MemoryDisk, PageLimit, PositionRange, Store, load
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::SkewedClock;
-use crate::flawed_store::{LyingStore, RacingStore};
+use crate::flawed_store::{LyingHints, LyingStore, RacingStore};
 use crate::hints::hints_in;
 use crate::invariants::convergence;
 use crate::network::SimulatedNetwork;
@@ -54,6 +54,13 @@ pub(crate) enum Flaw {
     /// Rule 11: a node does not notice that it has lost its data: it votes "absent" where it has
     /// forgotten.
     ForgetsLoss,
+    /// Rule 19: what is kept for others does not outlive a power cut, although it counted.
+    DropsHints,
+    /// Rule 7, of hints: the disk says "synced" of what is kept for others, and has not.
+    HintSyncDoesNothing,
+    /// Rule 19: after a stop in order a node that stands in goes on with the actor of its hints, and counts
+    /// from the beginning again. (All chance is the same in each life.)
+    RepeatsItself,
 }
 
 /// A machine, with or without a running node.
@@ -162,6 +169,10 @@ impl Machine {
         match self.flaw {
             Flaw::KeepsActor => self.pretend_a_clean_stop(1_000_000),
             Flaw::CountsAnew => self.pretend_a_clean_stop(0),
+            Flaw::DropsHints => {
+                let emptied = self.disk.hints().replace(&mut || Ok(None));
+                emptied.expect("a disk in memory can be written");
+            }
             _ => {}
         }
     }
@@ -287,7 +298,10 @@ impl Machine {
 
     fn environment(&self, life: u64) -> Environment {
         let store = self.disk.store();
-        let seed = self.seed.wrapping_add(life);
+        let seed = match self.flaw {
+            Flaw::RepeatsItself => self.seed,
+            _ => self.seed.wrapping_add(life),
+        };
         let network = SimulatedNetwork::new(
             &self.name,
             self.trace.clone(),
@@ -305,7 +319,10 @@ impl Machine {
                     Flaw::MintsOverOldState => Arc::new(RacingStore::new(store)),
                     _ => Arc::new(store),
                 },
-                hints: self.disk.hints(),
+                hints: match self.flaw {
+                    Flaw::HintSyncDoesNothing => Arc::new(LyingHints(self.disk.hints())),
+                    _ => self.disk.hints(),
+                },
                 files: Arc::new(self.disk.files()),
                 threads: StoreThreads::Simulated {
                     sync_us: self.sync_us,

@@ -141,6 +141,9 @@ const JUMPS_MS: [i64; 2] = [3_600_000, 10 * 365 * 24 * 3_600_000];
 /// How long machines are divided at most.
 const DIVIDED_FOR_MAX: Duration = Duration::from_millis(6000);
 
+/// How long each time, where the machines of one side are stopped meanwhile.
+const STOPPING_FOR: Duration = Duration::from_millis(6000);
+
 /// How long the power is away when it flickers.
 const FLICKER: Duration = Duration::from_millis(100);
 
@@ -254,6 +257,40 @@ impl Plan {
             }
             plan.add(part(100), Fault::EndBridge);
             at = part(160) + Duration::from_millis(random.u64(..1000));
+        }
+        plan.steps.sort_by_key(|step| step.at);
+        plan
+    }
+
+    /// The same two machines do not see the others, again and again, and each time are stopped in order.
+    pub(crate) fn stopping(
+        machines: usize,
+        from: Duration,
+        until: Duration,
+        random: &mut fastrand::Rng,
+    ) -> Self {
+        let mut plan = Self::default();
+        let mut left: Vec<_> = (0..machines).collect();
+        random.shuffle(&mut left);
+        let right = left.split_off(machines - 2);
+        let mut at = from + Duration::from_millis(random.u64(..500));
+        while at + STOPPING_FOR <= until {
+            let (left, right) = (left.clone(), right.clone());
+            plan.add(
+                at,
+                Fault::Bridge {
+                    left,
+                    right: right.clone(),
+                },
+            );
+            for &node in &right {
+                plan.add(at + STOPPING_FOR * 4 / 10, Fault::Stop { node });
+                // Long after that: what is in hand comes to its end first.
+                plan.add(at + STOPPING_FOR * 9 / 10, Fault::Start { node });
+            }
+            at += STOPPING_FOR;
+            plan.add(at, Fault::EndBridge);
+            at += Duration::from_millis(random.u64(500..1000));
         }
         plan.steps.sort_by_key(|step| step.at);
         plan

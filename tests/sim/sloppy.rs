@@ -20,9 +20,27 @@ fn what_stand_ins_keep_is_handed_over_and_nothing_is_lost() {
     );
 }
 
+/// Without the flaw that is looked for in such runs.
+#[test]
+fn stand_ins_that_stop_in_order_lose_nothing() {
+    let test = "stand_ins_that_stop_in_order_lose_nothing";
+    let total = for_each_seed(4, test, |seed| enough(stopping(seed, Flaw::None)));
+    assert!(
+        total.sloppy > 0 || replayed().is_some(),
+        "nobody has stood in for anybody"
+    );
+}
+
 /// Runs one seed with machines that do not see each other.
 pub(crate) fn divided(seed: u64, flaw: Flaw) -> Verdict {
     chaos::run_with(MANY_MACHINES, seed, flaw, |random| {
         Plan::divided(MANY_MACHINES, FAULTS_FROM, FAULTS_UNTIL, random)
+    })
+}
+
+/// Runs one seed in which the same two machines stand in and are stopped, again and again.
+pub(crate) fn stopping(seed: u64, flaw: Flaw) -> Verdict {
+    chaos::run_with(MANY_MACHINES, seed, flaw, |random| {
+        Plan::stopping(MANY_MACHINES, FAULTS_FROM, FAULTS_UNTIL, random)
     })
 }
