@@ -12,6 +12,7 @@ use dynakv::config::Config;
 use dynakv::engine::handoff::Hint;
 use dynakv::node::Node;
 use dynakv::runtime::environment::{Disk, Environment, StoreThreads};
+use dynakv::runtime::rebuilding::Rebuilding;
 use dynakv_protocol::NodeId;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
@@ -183,6 +184,15 @@ impl Machine {
             Flaw::ForgetsLoss => self.disk.wipe_store(),
             _ => self.disk.wipe(),
         }
+    }
+
+    /// The store is set aside and an empty one is in its place, as `runtime/quarantine.rs` leaves it. The
+    /// power is off.
+    pub(crate) fn lose_store(&self) {
+        let files = self.disk.files();
+        let noted = Identity::retire_actor(&files).and_then(|()| Rebuilding::note_all(&files));
+        noted.expect("a disk in memory can be written");
+        self.disk.wipe_store();
     }
 
     /// Whether it has power.

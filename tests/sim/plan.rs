@@ -17,6 +17,9 @@ pub(crate) enum Fault {
     },
     /// The power goes, and when it is back the disk is a new and empty one.
     LoseDisk { node: usize },
+    /// The power goes, and when it is back the store is damaged beyond opening: it is set aside, and the
+    /// node begins with an empty one. What it keeps for others is beside the store, and stays.
+    LoseStore { node: usize },
     /// None of the values on its disk can be read any more.
     DamageValues { node: usize },
     /// The node is told to stop in order.
@@ -65,6 +68,7 @@ impl fmt::Display for Fault {
                 )
             }
             Self::LoseDisk { node } => write!(f, "{} loses its disk", name(node)),
+            Self::LoseStore { node } => write!(f, "{} loses its store", name(node)),
             Self::DamageValues { node } => write!(f, "all values at {} are damaged", name(node)),
             Self::Stop { node } => write!(f, "stop {} in order", name(node)),
             Self::Start { node } => write!(f, "start {}", name(node)),
@@ -210,7 +214,7 @@ impl Plan {
 
     /// Some machines do not see the others, again and again, so that these stand in for owners and are
     /// stood in for. Meanwhile machines of either side go off, two at once where they have kept what no owner
-    /// has; and one machine may lose its disk, not the first.
+    /// has; and one machine may lose its disk or its store, not the first.
     pub(crate) fn divided(
         machines: usize,
         from: Duration,
@@ -243,17 +247,22 @@ impl Plan {
             for &node in off {
                 let fault = match is_stopped {
                     true => Fault::Stop { node },
-                    false if lost.take_if(|lost| *lost == node).is_some() => {
-                        Fault::LoseDisk { node }
-                    }
                     false => Fault::PowerCut {
                         node,
                         kept_percent: kept_percent(random),
-                        is_malicious: false,
+                        is_malicious: random.bool(),
                     },
                 };
                 plan.add(goes_off, fault);
                 plan.add(comes_back, Fault::Start { node });
+            }
+            if let Some(node) = lost.take_if(|_| random.bool()) {
+                let loss = match random.bool() {
+                    true => Fault::LoseDisk { node },
+                    false => Fault::LoseStore { node },
+                };
+                plan.add(part(random.u64(30..110)).min(until), loss);
+                plan.add(part(random.u64(110..150)).min(until), Fault::Start { node });
             }
             plan.add(part(100), Fault::EndBridge);
             at = part(160) + Duration::from_millis(random.u64(..1000));
@@ -317,7 +326,8 @@ impl Plan {
 
     /// Whether a disk is lost, and with it what only one owner was to keep.
     pub(crate) fn loses_a_disk(&self) -> bool {
-        let is_loss = |step: &Step| matches!(step.fault, Fault::LoseDisk { .. });
+        let is_loss =
+            |step: &Step| matches!(step.fault, Fault::LoseDisk { .. } | Fault::LoseStore { .. });
         self.steps.iter().any(is_loss)
     }
 

@@ -192,6 +192,10 @@ impl World {
                 self.cut_power(node, 0);
                 self.machines[node].lose_disk();
             }
+            Fault::LoseStore { node } => {
+                self.cut_power(node, 0);
+                self.machines[node].lose_store();
+            }
             Fault::DamageValues { node } => self.machines[node].disk.damage_values(),
             Fault::Stop { node } => self.machines[node].stop(),
             Fault::Start { node } => self.start(node),
