@@ -1,4 +1,4 @@
-//! Stores that break a rule of safety on purpose: see [`Flaw`](crate::machine::Flaw).
+//! Stores and hints that break a rule of safety on purpose: see [`Flaw`](crate::machine::Flaw).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,6 +1,7 @@
 //! What a machine keeps for others, read off its disk beside the node that runs there.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -8,8 +9,11 @@ use dynakv::engine::handoff::Hint;
 use dynakv_protocol::codec::Wire;
 use dynakv_storage::{AppendFile, HintLog, StoreError};
 
+/// What is kept, by key.
+pub(crate) type Kept = Rc<[(String, Hint)]>;
+
 /// All hints in the bytes of a file, by key. Opening may cut and write anew, so it is done to a copy.
-pub(crate) fn hints_in(bytes: &Bytes) -> Vec<(String, Hint)> {
+pub(crate) fn hints_in(bytes: &Bytes) -> Kept {
     let file = Arc::new(Copied(Mutex::new(bytes.to_vec())));
     let (log, _) = HintLog::open(file).expect("a copy can be opened");
     let mut hints = Vec::new();
@@ -19,7 +23,7 @@ pub(crate) fn hints_in(bytes: &Bytes) -> Vec<(String, Hint)> {
         Ok(())
     });
     read.expect("nothing damages hints here");
-    hints
+    hints.into()
 }
 
 /// The bytes of a file, to do with as one likes.

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynakv::config::Config;
-use dynakv::engine::handoff::Hint;
 use dynakv::node::Node;
 use dynakv::runtime::environment::{Disk, Environment, StoreThreads};
 use dynakv::runtime::rebuilding::Rebuilding;
@@ -22,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::SkewedClock;
 use crate::flawed_store::{LyingHints, LyingStore, RacingStore};
-use crate::hints::hints_in;
+use crate::hints::{Kept, hints_in};
 use crate::invariants::convergence;
 use crate::network::SimulatedNetwork;
 use crate::resend::Resending;
@@ -80,7 +79,7 @@ pub(crate) struct Machine {
     /// How often it was switched off.
     outages: Cell<u64>,
     /// The file of hints when it was last read, and what was in it.
-    hints: RefCell<(Bytes, Rc<[(String, Hint)]>)>,
+    hints: RefCell<(Bytes, Kept)>,
     /// Tells the node of this life to stop.
     stop: RefCell<CancellationToken>,
     trace: Trace,
@@ -223,14 +222,14 @@ impl Machine {
     }
 
     /// What is kept for others, as far as it is on the disk.
-    pub(crate) fn hints_waiting(&self) -> Rc<[(String, Hint)]> {
+    pub(crate) fn hints_waiting(&self) -> Kept {
         let file = self.disk.hints();
         let bytes = file.len().and_then(|length| file.read(0, length as usize));
         let bytes = bytes.expect("a disk in memory can be read");
         let (known, hints) = &mut *self.hints.borrow_mut();
         // It is looked at far more often than it changes.
         if *known != bytes {
-            *hints = hints_in(&bytes).into();
+            *hints = hints_in(&bytes);
             *known = bytes;
         }
         hints.clone()

@@ -266,6 +266,7 @@ impl Workload {
             let mut history = self.history.borrow_mut();
             history.end(id, &answer, now);
             if answer.as_ref().is_ok_and(|written| written.sloppy) {
+                assert!(is_sloppy, "a strict write counted a node that stands in");
                 history.stood_in_for(id);
             }
             drop(history);
