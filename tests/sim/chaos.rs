@@ -1,6 +1,7 @@
 //! One seed: a plan of faults under a random workload, then healing, then the verdict.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -47,10 +48,27 @@ pub(crate) fn run_with(
     let plan = plan(&mut world.fork());
     let history = Rc::new(RefCell::new(History::default()));
     workload::promise(&mut history.borrow_mut(), CLIENTS, plan.loses_a_disk());
+    let sloppy_percent = match (machines, plan.divides(machines)) {
+        // There nobody can stand in.
+        (MACHINES, _) => 0,
+        (_, false) => 20,
+        (_, true) => 70,
+    };
     for number in 1..=CLIENTS {
         let (random, history) = (world.fork(), history.clone());
         world.add_client(&format!("client-{number}"), |client| {
-            Workload::new((number, CLIENTS), client, random, history, WORK_UNTIL).run()
+            Workload {
+                number,
+                clients: CLIENTS,
+                client,
+                random,
+                history,
+                until: WORK_UNTIL,
+                sloppy_percent,
+                seen: BTreeMap::new(),
+                once: 0,
+            }
+            .run()
         });
     }
     world.add_client("reader", |client| {

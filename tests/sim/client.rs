@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
-use crate::invariants::convergence;
+use crate::invariants::{convergence, hints_drain};
 use crate::machine::{Machine, address};
 use crate::owners::Owners;
 use crate::trace::Trace;
@@ -95,6 +95,12 @@ impl Client {
             let copies = owners.map(|owner| self.machines[owner].copy(key, with_hashes));
             convergence::check(key, &copies.collect::<Vec<_>>())
         })
+    }
+
+    /// What some machine keeps for others, if one does.
+    pub(crate) fn kept_for_others(&self) -> Option<String> {
+        let mut machines = self.machines.iter();
+        machines.find_map(|it| hints_drain::check(&it.name, &it.hints_waiting()))
     }
 
     /// The machines that own a key, in the order of preference; all, as long as that is not settled.

@@ -4,6 +4,7 @@ use crate::chaos::{self, FAULTS_FROM, FAULTS_UNTIL, MACHINES, MANY_MACHINES};
 use crate::machine::Flaw;
 use crate::plan::Plan;
 use crate::seeds::for_each_seed;
+use crate::sloppy;
 use crate::verdict::Verdict;
 
 #[test]
@@ -16,6 +17,12 @@ fn a_seed_replays_on_five_machines() {
     expect_replays("a_seed_replays_on_five_machines", |seed| {
         run(MANY_MACHINES, seed)
     });
+}
+
+#[test]
+fn a_seed_replays_where_machines_stand_in_for_others() {
+    let test = "a_seed_replays_where_machines_stand_in_for_others";
+    expect_replays(test, |seed| sloppy::divided(seed, Flaw::None));
 }
 
 /// With all kinds of faults, a lost disk among them.

@@ -1,14 +1,16 @@
-//! Stores that break a rule of safety on purpose: see [`Flaw`](crate::machine::Flaw).
+//! Stores and hints that break a rule of safety on purpose: see [`Flaw`](crate::machine::Flaw).
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::hash::Segment;
 use dynakv_storage::{
-    Footprint, MemoryStore, Mutation, Page, PageLimit, PositionRange, Store, StoreError, Totals,
+    AppendFile, Footprint, MemoryStore, Mutation, Page, PageLimit, PositionRange, Store,
+    StoreError, Totals,
 };
 
 /// A store whose `sync` keeps nothing.
@@ -42,6 +44,42 @@ impl Store for LyingStore {
 
     fn segment_hash(&self, segment: Segment) -> u128 {
         self.0.segment_hash(segment)
+    }
+}
+
+/// A file of hints whose `sync` keeps nothing.
+pub(crate) struct LyingHints(pub(crate) Arc<dyn AppendFile>);
+
+impl AppendFile for LyingHints {
+    fn path(&self) -> PathBuf {
+        self.0.path()
+    }
+
+    fn len(&self) -> Result<u64, StoreError> {
+        self.0.len()
+    }
+
+    fn read(&self, at: u64, length: usize) -> Result<Bytes, StoreError> {
+        self.0.read(at, length)
+    }
+
+    fn append(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.0.append(bytes)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn truncate(&self, length: u64) -> Result<(), StoreError> {
+        self.0.truncate(length)
+    }
+
+    fn replace(
+        &self,
+        pieces: &mut dyn FnMut() -> Result<Option<Bytes>, StoreError>,
+    ) -> Result<(), StoreError> {
+        self.0.replace(pieces)
     }
 }
 

@@ -7,6 +7,7 @@ use crate::invariants::{fresh_read, no_false_conflict, no_lost_write, unique_dot
 use crate::machine::Flaw;
 use crate::plan::Plan;
 use crate::seeds::{for_each_seed, replayed};
+use crate::sloppy;
 use crate::stand_in;
 use crate::verdict::Verdict;
 
@@ -95,6 +96,24 @@ fn standing_in_without_reading_first_is_noticed() {
 #[test]
 fn acknowledging_before_the_sync_is_noticed() {
     expect_noticed(Flaw::SyncDoesNothing, &[no_lost_write::NAME], flickering);
+}
+
+#[test]
+fn dropping_hints_that_counted_is_noticed() {
+    expect_noticed(Flaw::DropsHints, &[no_lost_write::NAME], sloppy::divided);
+}
+
+#[test]
+fn acknowledging_hints_before_their_sync_is_noticed() {
+    let flaw = Flaw::HintSyncDoesNothing;
+    expect_noticed(flaw, &[no_lost_write::NAME], sloppy::divided);
+}
+
+/// Only stops in order: a node's own actor goes on then by right.
+#[test]
+fn keeping_the_actor_of_hints_is_noticed() {
+    let flaw = Flaw::RepeatsItself;
+    expect_noticed(flaw, &[unique_dots::NAME], sloppy::stopping);
 }
 
 /// A node that votes although it has lost its data lets reads miss what was acknowledged.

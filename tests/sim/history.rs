@@ -15,7 +15,7 @@ use dynakv_protocol::ids::WriteId;
 
 use crate::client::Failure;
 use crate::invariants::unique_dots::{self, Dots, Named};
-use crate::invariants::{Read, Violation, bounded, check_read, no_phantom, no_resurrection};
+use crate::invariants::{Heard, Read, Violation, bounded, check_read, no_phantom, no_resurrection};
 
 /// Ids of writes.
 pub(crate) type Writes = BTreeSet<WriteId>;
@@ -32,6 +32,9 @@ pub(crate) enum Promise {
     /// As `Quorum`, and one client only writes: one write after the other, each once, to an owner, and
     /// with the context of the read before it.
     OneWriter,
+    /// Anybody writes, and waits for W nodes, some of which may stand in for owners: reads may miss what
+    /// was acknowledged like that until hints have been handed over.
+    Sloppy,
     /// Anybody writes, and waits for one owner: reads may miss it until all is healed.
     OneCopy,
     /// The same, and owners may lose what they have.
@@ -39,9 +42,9 @@ pub(crate) enum Promise {
 }
 
 impl Promise {
-    /// Whether every read of R owners meets every acknowledged write.
+    /// Whether every read of R owners meets every write that W owners have.
     pub(crate) fn meets_quorums(self) -> bool {
-        matches!(self, Self::Quorum | Self::OneWriter)
+        matches!(self, Self::Quorum | Self::OneWriter | Self::Sloppy)
     }
 }
 
@@ -60,6 +63,8 @@ struct Sent {
     replaces: Replaces,
     /// A node that owns no copy was to hand it on, and may have done so to more than one owner.
     is_handed_on: bool,
+    /// It was acknowledged before W owners had it: others stood in for them.
+    is_sloppy: bool,
 }
 
 impl Books {
@@ -89,6 +94,11 @@ impl Books {
         is_handed_on || self.writes.may_come_twice(id)
     }
 
+    /// Whether W owners need not have it before all hints are handed over.
+    pub(crate) fn was_sloppy(&self, id: WriteId) -> bool {
+        self.sent.get(&id).is_some_and(|sent| sent.is_sloppy)
+    }
+
     /// What the client of this write had read, and what those of the writes which it read had read, and
     /// so on. Of blind writes nothing is known.
     pub(crate) fn had_read(&self, id: WriteId) -> Writes {
@@ -111,6 +121,7 @@ pub(crate) struct History {
     violations: Vec<Violation>,
     reads: usize,
     acknowledged: usize,
+    sloppy: usize,
 }
 
 /// The bytes that stand for a write.
@@ -152,6 +163,7 @@ impl History {
             is_delete,
             replaces,
             is_handed_on: false,
+            is_sloppy: false,
         };
         books.sent.insert(id, sent);
     }
@@ -166,6 +178,13 @@ impl History {
     pub(crate) fn hand_on(&mut self, id: WriteId) {
         let sent = self.books_of(id).sent.get_mut(&id);
         sent.expect("a write that was begun").is_handed_on = true;
+    }
+
+    /// A client was told that it took nodes that stand in to make W.
+    pub(crate) fn stood_in_for(&mut self, id: WriteId) {
+        let sent = self.books_of(id).sent.get_mut(&id);
+        sent.expect("a write that was begun").is_sloppy = true;
+        self.sloppy += 1;
     }
 
     fn books_of(&mut self, id: WriteId) -> &mut Books {
@@ -194,14 +213,13 @@ impl History {
         }
     }
 
-    /// A read came back; gives the writes that it showed. `heard_quorum`: it heard R owners, or all copies
-    /// are known to be the same.
+    /// A read came back; gives the writes that it showed.
     pub(crate) fn on_read(
         &mut self,
         key: &str,
         fetched: &Fetched,
         (began, ended): (Duration, Duration),
-        heard_quorum: bool,
+        heard: Heard,
     ) -> Writes {
         self.reads += 1;
         let shown = self.shown(key, fetched);
@@ -211,7 +229,7 @@ impl History {
             values: fetched.siblings.len(),
             began,
             ended,
-            heard_quorum,
+            heard,
         };
         if let Some(books) = self.by_key.get(key) {
             let violations = check_read(books, &read);
@@ -252,7 +270,7 @@ impl History {
             values: shown.len(),
             began: Duration::MAX,
             ended: Duration::MAX,
-            heard_quorum: true,
+            heard: Heard::All,
         };
         for what in no_resurrection::check(books, &read) {
             self.violate(no_resurrection::NAME, what);
@@ -289,6 +307,11 @@ impl History {
     /// How many writes were acknowledged.
     pub(crate) fn acknowledged(&self) -> usize {
         self.acknowledged
+    }
+
+    /// How many of them took nodes that stand in.
+    pub(crate) fn sloppy(&self) -> usize {
+        self.sloppy
     }
 
     /// How many reads were held against this history.

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use dynakv::config::Config;
 use dynakv::node::Node;
 use dynakv::runtime::environment::{Disk, Environment, StoreThreads};
+use dynakv::runtime::rebuilding::Rebuilding;
 use dynakv_protocol::NodeId;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
@@ -18,7 +20,8 @@ use dynakv_storage::{Identity, MemoryDisk, PageLimit, PositionRange, Store, load
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::SkewedClock;
-use crate::flawed_store::{LyingStore, RacingStore};
+use crate::flawed_store::{LyingHints, LyingStore, RacingStore};
+use crate::hints::{Kept, hints_in};
 use crate::invariants::convergence;
 use crate::network::SimulatedNetwork;
 use crate::resend::Resending;
@@ -51,6 +54,13 @@ pub(crate) enum Flaw {
     /// Rule 11: a node does not notice that it has lost its data: it votes "absent" where it has
     /// forgotten.
     ForgetsLoss,
+    /// Rule 19: what is kept for others does not outlive a power cut, although it counted.
+    DropsHints,
+    /// Rule 7, of hints: the disk says "synced" of what is kept for others, and has not.
+    HintSyncDoesNothing,
+    /// Rule 19: after a stop in order a node that stands in goes on with the actor of its hints, and counts
+    /// from the beginning again. (All chance is the same in each life.)
+    RepeatsItself,
 }
 
 /// A machine, with or without a running node.
@@ -68,6 +78,8 @@ pub(crate) struct Machine {
     is_on: Cell<bool>,
     /// How often it was switched off.
     outages: Cell<u64>,
+    /// The file of hints when it was last read, and what was in it.
+    hints: RefCell<(Bytes, Kept)>,
     /// Tells the node of this life to stop.
     stop: RefCell<CancellationToken>,
     trace: Trace,
@@ -122,6 +134,7 @@ impl Machine {
             lives: Cell::new(0),
             is_on: Cell::new(true),
             outages: Cell::new(0),
+            hints: RefCell::new((Bytes::new(), Rc::new([]))),
             stop: RefCell::default(),
             trace,
         }
@@ -156,6 +169,10 @@ impl Machine {
         match self.flaw {
             Flaw::KeepsActor => self.pretend_a_clean_stop(1_000_000),
             Flaw::CountsAnew => self.pretend_a_clean_stop(0),
+            Flaw::DropsHints => {
+                let emptied = self.disk.hints().replace(&mut || Ok(None));
+                emptied.expect("a disk in memory can be written");
+            }
             _ => {}
         }
     }
@@ -166,6 +183,15 @@ impl Machine {
             Flaw::ForgetsLoss => self.disk.wipe_store(),
             _ => self.disk.wipe(),
         }
+    }
+
+    /// The store is set aside and an empty one is in its place, as `runtime/quarantine.rs` leaves it. The
+    /// power is off.
+    pub(crate) fn lose_store(&self) {
+        let files = self.disk.files();
+        let noted = Identity::retire_actor(&files).and_then(|()| Rebuilding::note_all(&files));
+        noted.expect("a disk in memory can be written");
+        self.disk.wipe_store();
     }
 
     /// Whether it has power.
@@ -193,6 +219,20 @@ impl Machine {
             Err(error) if error.is_corruption() => None,
             Err(error) => panic!("a disk in memory can be read: {error}"),
         }
+    }
+
+    /// What is kept for others, as far as it is on the disk.
+    pub(crate) fn hints_waiting(&self) -> Kept {
+        let file = self.disk.hints();
+        let bytes = file.len().and_then(|length| file.read(0, length as usize));
+        let bytes = bytes.expect("a disk in memory can be read");
+        let (known, hints) = &mut *self.hints.borrow_mut();
+        // It is looked at far more often than it changes.
+        if *known != bytes {
+            *hints = hints_in(&bytes);
+            *known = bytes;
+        }
+        hints.clone()
     }
 
     /// What an owner is compared by. Damaged values are as good as none, and spoil the hash.
@@ -267,7 +307,10 @@ impl Machine {
 
     fn environment(&self, life: u64) -> Environment {
         let store = self.disk.store();
-        let seed = self.seed.wrapping_add(life);
+        let seed = match self.flaw {
+            Flaw::RepeatsItself => self.seed,
+            _ => self.seed.wrapping_add(life),
+        };
         let network = SimulatedNetwork::new(
             &self.name,
             self.trace.clone(),
@@ -285,7 +328,10 @@ impl Machine {
                     Flaw::MintsOverOldState => Arc::new(RacingStore::new(store)),
                     _ => Arc::new(store),
                 },
-                hints: self.disk.hints(),
+                hints: match self.flaw {
+                    Flaw::HintSyncDoesNothing => Arc::new(LyingHints(self.disk.hints())),
+                    _ => self.disk.hints(),
+                },
                 files: Arc::new(self.disk.files()),
                 threads: StoreThreads::Simulated {
                     sync_us: self.sync_us,

@@ -14,7 +14,7 @@
 //!
 //! | Room | What it holds |
 //! |---|---|
-//! | [`world`], [`machine`], [`network`], [`resend`], [`clock`], [`owners`] | the cluster, and the seams that it stands on |
+//! | [`world`], [`machine`], [`network`], [`resend`], [`clock`], [`owners`], [`hints`] | the cluster, and the seams that it stands on |
 //! | [`trace`] | everything that happened, in order |
 //! | [`client`], [`workload`], [`settle`] | who asks: by script, at random, and once all is healed |
 //! | [`plan`] | faults, drawn from a seed |
@@ -22,7 +22,7 @@
 //! | [`invariants`] | what must hold: one checker a file |
 //! | [`chaos`], [`verdict`] | a plan under a random workload: one seed, one verdict |
 //! | [`seeds`] | which seeds are run |
-//! | [`random`], [`lost_disk`], [`crash`], [`partition`], [`stand_in`], [`damaged`] | the tests |
+//! | [`random`], [`lost_disk`], [`crash`], [`partition`], [`stand_in`], [`sloppy`], [`damaged`] | the tests |
 //! | [`determinism`] | the same seed is the same run |
 //! | [`flaws`], [`flawed_store`] | rules of safety broken on purpose, and noticed |
 
@@ -34,6 +34,7 @@ mod damaged;
 mod determinism;
 mod flawed_store;
 mod flaws;
+mod hints;
 mod history;
 mod invariants;
 mod lost_disk;
@@ -46,6 +47,7 @@ mod random;
 mod resend;
 mod seeds;
 mod settle;
+mod sloppy;
 mod stand_in;
 mod trace;
 mod verdict;

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use crate::client::{Answer, Client, Failure, get, write};
 use crate::clock;
 use crate::history::{History, Replaces, Writes, value_of};
+use crate::invariants::Heard;
 use crate::machine::{Flaw, machine_name};
 use crate::plan::Plan;
 use crate::seeds::for_each_seed;
@@ -134,7 +135,7 @@ impl Script {
         let mut history = self.history.borrow_mut();
         history.expect_an_end(&answer, clock::now());
         let fetched = answer?;
-        let writes = history.on_read(key, &fetched, (began, clock::now()), true);
+        let writes = history.on_read(key, &fetched, (began, clock::now()), Heard::Quorum);
         Ok((writes, fetched.context))
     }
 

@@ -17,6 +17,9 @@ pub(crate) enum Fault {
     },
     /// The power goes, and when it is back the disk is a new and empty one.
     LoseDisk { node: usize },
+    /// The power goes, and when it is back the store is damaged beyond opening: it is set aside, and the
+    /// node begins with an empty one. What it keeps for others is beside the store, and stays.
+    LoseStore { node: usize },
     /// None of the values on its disk can be read any more.
     DamageValues { node: usize },
     /// The node is told to stop in order.
@@ -65,6 +68,7 @@ impl fmt::Display for Fault {
                 )
             }
             Self::LoseDisk { node } => write!(f, "{} loses its disk", name(node)),
+            Self::LoseStore { node } => write!(f, "{} loses its store", name(node)),
             Self::DamageValues { node } => write!(f, "all values at {} are damaged", name(node)),
             Self::Stop { node } => write!(f, "stop {} in order", name(node)),
             Self::Start { node } => write!(f, "start {}", name(node)),
@@ -138,6 +142,12 @@ const FLAP_MS: std::ops::Range<u64> = 100..900;
 /// By how much clocks jump: an hour, and ten years.
 const JUMPS_MS: [i64; 2] = [3_600_000, 10 * 365 * 24 * 3_600_000];
 
+/// How long machines are divided at most.
+const DIVIDED_FOR_MAX: Duration = Duration::from_millis(6000);
+
+/// How long each time, where the machines of one side are stopped meanwhile.
+const STOPPING_FOR: Duration = Duration::from_millis(6000);
+
 /// How long the power is away when it flickers.
 const FLICKER: Duration = Duration::from_millis(100);
 
@@ -202,6 +212,99 @@ impl Plan {
         plan
     }
 
+    /// Some machines do not see the others, again and again, so that these stand in for owners and are
+    /// stood in for. Meanwhile machines of either side go off, two at once where they have kept what no owner
+    /// has; and one machine may lose its disk or its store, not the first.
+    pub(crate) fn divided(
+        machines: usize,
+        from: Duration,
+        until: Duration,
+        random: &mut fastrand::Rng,
+    ) -> Self {
+        let mut plan = Self::default();
+        let mut lost = random.bool().then(|| random.usize(1..machines));
+        let mut at = from + Duration::from_millis(random.u64(..1000));
+        while at + DIVIDED_FOR_MAX <= until {
+            let mut left: Vec<_> = (0..machines).collect();
+            random.shuffle(&mut left);
+            let right = left.split_off(machines / 2 + 1);
+            let span_ms = random.u64(3000..DIVIDED_FOR_MAX.as_millis() as u64);
+            let part = |share: u64| at + Duration::from_millis(span_ms * share / 100);
+            let off: &[usize] = match random.u8(..4) {
+                0 => &[],
+                1 => &left[..random.usize(1..=left.len())],
+                _ => &right,
+            };
+            let bridge = Fault::Bridge {
+                left: left.clone(),
+                right: right.clone(),
+            };
+            plan.add(at, bridge);
+            let goes_off = part(random.u64(60..95));
+            let is_stopped = random.u8(..4) == 0;
+            // Before the others are back, or after.
+            let comes_back = part(random.u64(96..150)).min(until);
+            for &node in off {
+                let fault = match is_stopped {
+                    true => Fault::Stop { node },
+                    false => Fault::PowerCut {
+                        node,
+                        kept_percent: kept_percent(random),
+                        is_malicious: random.bool(),
+                    },
+                };
+                plan.add(goes_off, fault);
+                plan.add(comes_back, Fault::Start { node });
+            }
+            if let Some(node) = lost.take_if(|_| random.bool()) {
+                let loss = match random.bool() {
+                    true => Fault::LoseDisk { node },
+                    false => Fault::LoseStore { node },
+                };
+                plan.add(part(random.u64(30..110)).min(until), loss);
+                plan.add(part(random.u64(110..150)).min(until), Fault::Start { node });
+            }
+            plan.add(part(100), Fault::EndBridge);
+            at = part(160) + Duration::from_millis(random.u64(..1000));
+        }
+        plan.steps.sort_by_key(|step| step.at);
+        plan
+    }
+
+    /// The same two machines do not see the others, again and again, and each time are stopped in order.
+    pub(crate) fn stopping(
+        machines: usize,
+        from: Duration,
+        until: Duration,
+        random: &mut fastrand::Rng,
+    ) -> Self {
+        let mut plan = Self::default();
+        let mut left: Vec<_> = (0..machines).collect();
+        random.shuffle(&mut left);
+        let right = left.split_off(machines - 2);
+        let mut at = from + Duration::from_millis(random.u64(..500));
+        while at + STOPPING_FOR <= until {
+            let (left, right) = (left.clone(), right.clone());
+            plan.add(
+                at,
+                Fault::Bridge {
+                    left,
+                    right: right.clone(),
+                },
+            );
+            for &node in &right {
+                plan.add(at + STOPPING_FOR * 4 / 10, Fault::Stop { node });
+                // Long after that: what is in hand comes to its end first.
+                plan.add(at + STOPPING_FOR * 9 / 10, Fault::Start { node });
+            }
+            at += STOPPING_FOR;
+            plan.add(at, Fault::EndBridge);
+            at += Duration::from_millis(random.u64(500..1000));
+        }
+        plan.steps.sort_by_key(|step| step.at);
+        plan
+    }
+
     /// One machine after the other loses its power for a moment, again and again, and with it all that
     /// it had not synced.
     pub(crate) fn flickering(
@@ -223,8 +326,17 @@ impl Plan {
 
     /// Whether a disk is lost, and with it what only one owner was to keep.
     pub(crate) fn loses_a_disk(&self) -> bool {
-        let is_loss = |step: &Step| matches!(step.fault, Fault::LoseDisk { .. });
+        let is_loss =
+            |step: &Step| matches!(step.fault, Fault::LoseDisk { .. } | Fault::LoseStore { .. });
         self.steps.iter().any(is_loss)
+    }
+
+    /// Whether no machine sees all others for a while, so that some stand in for others.
+    pub(crate) fn divides(&self, machines: usize) -> bool {
+        self.steps.iter().any(|step| match &step.fault {
+            Fault::Bridge { left, right } => left.len() + right.len() == machines,
+            _ => false,
+        })
     }
 
     /// Adds faults with pauses between them; each is a beginning and an end.

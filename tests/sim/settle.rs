@@ -1,5 +1,6 @@
-//! Once all is healed: all copies become the same by themselves, then every key is read at all its owners,
-//! and the last word of each is held against the history.
+//! Once all is healed: whatever is kept for others is handed over and all copies become the same, by
+//! themselves; then every key is read at all its owners, and the last word of each is held against the
+//! history.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,12 +12,15 @@ use tokio::time::{sleep, sleep_until};
 use crate::client::{Client, get};
 use crate::clock;
 use crate::history::{History, Promise};
-use crate::invariants::convergence;
+use crate::invariants::{Heard, convergence, hints_drain};
 
 /// How long after the last fault a read may still fail: silent links are given up and dialled again.
 const HEALED_WITHIN: Duration = Duration::from_secs(20);
 
-/// How long after the last fault copies may differ: links first, then a pass or two of anti-entropy.
+/// How long after the last fault hints may wait: links first, then the pauses after refusals.
+const HANDED_OVER_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long after that copies may differ: links first, then a pass or two of anti-entropy.
 const MENDED_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long one read may take.
@@ -31,6 +35,14 @@ pub(crate) async fn settle(
     let begin = tokio::time::Instant::now() + after.saturating_sub(clock::now());
     sleep_until(begin).await;
     let keys = history.borrow().keys();
+    let deadline = clock::now() + HANDED_OVER_WITHIN;
+    while let Some(what) = client.kept_for_others() {
+        if clock::now() >= deadline {
+            history.borrow_mut().violate(hints_drain::NAME, what);
+            break;
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
     // Without a single read: copies mend themselves.
     let deadline = clock::now() + MENDED_WITHIN;
     while let Some(what) = client.difference(&keys, true) {
@@ -48,8 +60,8 @@ pub(crate) async fn settle(
         if let Some(fetched) = read(&mut client, 0, key, None, deadline, &history).await {
             let when = (began, clock::now());
             let mut history = history.borrow_mut();
-            let is_kept = history.promise_of(key) != Promise::Nothing;
-            history.on_read(key, &fetched, when, is_kept);
+            let heard = heard(&history, key);
+            history.on_read(key, &fetched, when, heard);
         }
         let owners = client.owners(key);
         let all = Some(owners.len());
@@ -66,8 +78,8 @@ pub(crate) async fn settle(
             };
             let when = (began, clock::now());
             let mut history = history.borrow_mut();
-            let is_kept = history.promise_of(key) != Promise::Nothing;
-            let shown = history.on_read(key, &fetched, when, is_kept);
+            let heard = heard(&history, key);
+            let shown = history.on_read(key, &fetched, when, heard);
             history.expect_no_resurrection(key, &shown);
             client.line(&format!("finally {key} at {}: {shown:x?}", node + 1));
             if last.is_some_and(|last| last != shown) {
@@ -78,6 +90,14 @@ pub(crate) async fn settle(
         }
     }
     Ok(())
+}
+
+/// All copies are the same by now; of some keys there may be none.
+fn heard(history: &History, key: &str) -> Heard {
+    match history.promise_of(key) {
+        Promise::Nothing => Heard::Few,
+        _ => Heard::All,
+    }
 }
 
 /// Reads until it succeeds; that it never does is a violation.

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::client::{Client, get, write};
 use crate::clock;
 use crate::history::{History, Promise, Replaces, value_of};
+use crate::invariants::Heard;
 use crate::machine::Flaw;
 use crate::plan::{Fault, Plan};
 use crate::seeds::for_each_seed;
@@ -170,7 +171,7 @@ impl Script {
         history.expect_an_end(&answer, clock::now());
         let shown = match answer {
             Ok(fetched) => {
-                let shown = history.on_read(key, &fetched, (began, clock::now()), true);
+                let shown = history.on_read(key, &fetched, (began, clock::now()), Heard::Quorum);
                 format!("{shown:x?}")
             }
             Err(failure) => failure.to_string(),

@@ -24,6 +24,8 @@ pub(crate) struct Verdict {
 pub(crate) struct Tally {
     /// How many writes were acknowledged.
     pub(crate) acknowledged: usize,
+    /// How many of them took nodes that stand in.
+    pub(crate) sloppy: usize,
     /// How many reads were held against the history.
     pub(crate) reads: usize,
     /// How many dots were seen.
@@ -39,6 +41,7 @@ pub(crate) struct Tally {
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.acknowledged += other.acknowledged;
+        self.sloppy += other.sloppy;
         self.reads += other.reads;
         self.dots += other.dots;
         self.faults += other.faults;
@@ -51,6 +54,7 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             acknowledged,
+            sloppy,
             reads,
             dots,
             faults,
@@ -59,7 +63,7 @@ impl fmt::Display for Tally {
         } = self;
         write!(
             f,
-            "{acknowledged} writes acknowledged, {reads} reads and {dots} dots checked, {faults} faults, \
+            "{acknowledged} writes acknowledged ({sloppy} sloppy), {reads} reads and {dots} dots checked, {faults} faults, \
              {undone} mutations undone by power cuts, {resent} merges sent twice"
         )
     }
@@ -101,6 +105,7 @@ impl Verdict {
             trace: world.trace.clone(),
             tally: Tally {
                 acknowledged: history.acknowledged(),
+                sloppy: history.sloppy(),
                 reads: history.reads(),
                 dots: history.dots.len(),
                 faults: plan.steps.len(),

@@ -12,9 +12,13 @@ use tokio::time::sleep;
 use crate::client::{Client, Failure, get, write};
 use crate::clock;
 use crate::history::{History, Promise, Replaces, Writes, value_of};
+use crate::invariants::Heard;
 
 /// How long a request may take.
 const TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// How long a sloppy write may take: a stand-in comes in when several owners have been silent for a while.
+const SLOPPY_TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// The pause between two requests, in milliseconds.
 const PAUSE_MS: std::ops::Range<u64> = 1..80;
@@ -28,9 +32,22 @@ const MIXED_KEYS: usize = 2;
 /// Keys of which one owner is enough, for writes and for some reads.
 const ONE_COPY_KEYS: usize = 1;
 
+/// Keys that are written although owners cannot be reached: with contexts, as those of blind writes that
+/// never met are unknown; one of them also blindly.
+const SLOPPY_KEYS: usize = 4;
+const SLOPPY_MIXED: &str = "sloppy-0";
+
+/// Keys that each client writes once only, blindly and although owners cannot be reached: nothing excuses
+/// that such a write is gone.
+const SLOPPY_ONCE_KEYS: usize = 12;
+
 /// The key that only one client writes.
 fn key_of_client(number: usize) -> String {
     format!("alone-{number}")
+}
+
+fn once_key(client: usize, number: usize) -> String {
+    format!("once-{client}-{number}")
 }
 
 /// Says how the clients of this workload go about their keys. What one owner was to keep is lost with its
@@ -38,6 +55,14 @@ fn key_of_client(number: usize) -> String {
 pub(crate) fn promise(history: &mut History, clients: usize, loses_a_disk: bool) {
     for number in 1..=clients {
         history.promise(&key_of_client(number), Promise::OneWriter);
+    }
+    for number in 0..SLOPPY_KEYS {
+        history.promise(&format!("sloppy-{number}"), Promise::Sloppy);
+    }
+    for client in 1..=clients {
+        for number in 0..SLOPPY_ONCE_KEYS {
+            history.promise(&once_key(client, number), Promise::Sloppy);
+        }
     }
     for number in 0..ONE_COPY_KEYS {
         let promise = match loses_a_disk {
@@ -50,41 +75,28 @@ pub(crate) fn promise(history: &mut History, clients: usize, loses_a_disk: bool)
 
 /// What a client remembers of its last read of a key.
 #[derive(Debug, Clone)]
-struct Seen {
+pub(crate) struct Seen {
     context: Bytes,
     writes: Writes,
 }
 
 /// A client's work.
 pub(crate) struct Workload {
-    number: usize,
-    clients: usize,
-    client: Client,
-    random: fastrand::Rng,
-    history: Rc<RefCell<History>>,
-    until: Duration,
-    seen: BTreeMap<String, Seen>,
+    /// From 1 on, and of how many.
+    pub(crate) number: usize,
+    pub(crate) clients: usize,
+    pub(crate) client: Client,
+    pub(crate) random: fastrand::Rng,
+    pub(crate) history: Rc<RefCell<History>>,
+    pub(crate) until: Duration,
+    /// How many of 100 requests are for sloppy keys.
+    pub(crate) sloppy_percent: u8,
+    pub(crate) seen: BTreeMap<String, Seen>,
+    /// How many of its keys that are written once it has written.
+    pub(crate) once: usize,
 }
 
 impl Workload {
-    pub(crate) fn new(
-        (number, clients): (usize, usize),
-        client: Client,
-        random: fastrand::Rng,
-        history: Rc<RefCell<History>>,
-        until: Duration,
-    ) -> Self {
-        Self {
-            number,
-            clients,
-            client,
-            random,
-            history,
-            until,
-            seen: BTreeMap::new(),
-        }
-    }
-
     /// Works until it is time to end.
     pub(crate) async fn run(mut self) -> turmoil::Result {
         self.client.wait_for_cluster().await;
@@ -96,6 +108,9 @@ impl Workload {
     }
 
     async fn one(&mut self) {
+        if self.sloppy_percent > 0 && self.random.u8(..100) < self.sloppy_percent {
+            return self.one_sloppy().await;
+        }
         let number = self
             .random
             .usize(..CAUSAL_KEYS + MIXED_KEYS + ONE_COPY_KEYS + 2);
@@ -135,6 +150,32 @@ impl Workload {
         }
     }
 
+    async fn one_sloppy(&mut self) {
+        let key = format!("sloppy-{}", self.random.usize(..SLOPPY_KEYS));
+        match self.random.u8(..100) {
+            0..10 => self.read(&key, None).await,
+            10..20 => self.update(&key, false).await,
+            20..25 => self.update(&key, true).await,
+            25..60 => self.write_as_seen(&key, false).await,
+            60..65 => self.write(SLOPPY_MIXED, false, None).await,
+            65..80 if self.once < self.once_due() => {
+                let key = once_key(self.number, self.once);
+                self.once += 1;
+                self.write(&key, false, None).await;
+            }
+            _ if self.once > 0 => {
+                let key = once_key(self.number, self.random.usize(..self.once));
+                self.read(&key, None).await;
+            }
+            _ => self.read(&key, Some(1)).await,
+        }
+    }
+
+    /// How many of the keys that are written once may be written by now: one every two seconds.
+    fn once_due(&self) -> usize {
+        SLOPPY_ONCE_KEYS.min(clock::now().as_secs() as usize / 2)
+    }
+
     async fn read(&mut self, key: &str, r: Option<u8>) {
         let began = clock::now();
         let node = self.node();
@@ -147,8 +188,11 @@ impl Workload {
         let line = match answer {
             Ok(fetched) => {
                 // R = 2 does not meet what one owner has.
-                let heard_quorum = r.is_none() && history.promise_of(key).meets_quorums();
-                let writes = history.on_read(key, &fetched, (began, now), heard_quorum);
+                let heard = match r.is_none() && history.promise_of(key).meets_quorums() {
+                    true => Heard::Quorum,
+                    false => Heard::Few,
+                };
+                let writes = history.on_read(key, &fetched, (began, now), heard);
                 let line = format!("get {key} at {}: {writes:x?}", node + 1);
                 let context = fetched.context;
                 let seen = Seen { context, writes };
@@ -156,7 +200,10 @@ impl Workload {
                 line
             }
             Err(failure) => {
-                self.seen.remove(key);
+                // Whoever stands in takes writes also with an old context.
+                if history.promise_of(key) != Promise::Sloppy {
+                    self.seen.remove(key);
+                }
                 format!("get {key} at {}: {failure}", node + 1)
             }
         };
@@ -181,9 +228,13 @@ impl Workload {
             // Not before it is settled who owns it: another node may send it to two of them.
             return;
         }
+        // A strict write of a sloppy key is held to what all others are.
+        let is_sloppy = promise == Promise::Sloppy && self.random.u8(..5) > 0;
+        let timeout = if is_sloppy { SLOPPY_TIMEOUT } else { TIMEOUT };
         let id = WriteId(self.random.u128(..));
         let value = (!is_delete).then(|| value_of(id));
-        let mut request = write(key, id, value, TIMEOUT);
+        let mut request = write(key, id, value, timeout);
+        request.sloppy = is_sloppy;
         if matches!(promise, Promise::OneCopy | Promise::Nothing) {
             request.w = Some(1);
         }
@@ -194,8 +245,9 @@ impl Workload {
             }
             None => Replaces::WhatIsThere,
         };
+        let kind = if is_sloppy { "sloppy " } else { "" };
         let what = if is_delete { "delete" } else { "write" };
-        let line = format!("{what} {id:x?} to {key}, replaces {replaces:x?}");
+        let line = format!("{kind}{what} {id:x?} to {key}, replaces {replaces:x?}");
         self.client.line(&line);
         let now = clock::now();
         self.history
@@ -211,8 +263,15 @@ impl Workload {
             }
             let answer = self.client.write(node, request.clone()).await;
             let now = clock::now();
-            self.history.borrow_mut().end(id, &answer, now);
+            let mut history = self.history.borrow_mut();
+            history.end(id, &answer, now);
+            if answer.as_ref().is_ok_and(|written| written.sloppy) {
+                assert!(is_sloppy, "a strict write counted a node that stands in");
+                history.stood_in_for(id);
+            }
+            drop(history);
             let outcome = match &answer {
+                Ok(written) if written.sloppy => "acknowledged, sloppy".to_owned(),
                 Ok(_) => "acknowledged".to_owned(),
                 Err(failure) => failure.to_string(),
             };

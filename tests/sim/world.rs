@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Once;
 use std::time::Duration;
 
+use dynakv_protocol::causal::Versions;
 use turmoil::Sim;
 
 use crate::client::Client;
@@ -150,13 +151,21 @@ impl World {
         PANICS.get() - self.panics_before
     }
 
-    /// Remembers all dots that lie on the disks.
+    /// Remembers all dots that lie on the disks, in stores and in hints.
     fn look_at_disks(&self, history: &RefCell<History>) {
         let mut history = history.borrow_mut();
+        let mut look = |key: &str, versions: &Versions| {
+            for sibling in versions.siblings() {
+                history.on_dot(key, sibling.dot, &Named::of(sibling));
+            }
+        };
         for machine in &self.machines {
             for (key, versions) in machine.all_stored() {
-                for sibling in versions.siblings() {
-                    history.on_dot(&key, sibling.dot, &Named::of(sibling));
+                look(&key, &versions);
+            }
+            for (key, hint) in machine.hints_waiting().iter() {
+                if let Some(versions) = &hint.versions {
+                    look(key, versions);
                 }
             }
         }
@@ -182,6 +191,10 @@ impl World {
             Fault::LoseDisk { node } => {
                 self.cut_power(node, 0);
                 self.machines[node].lose_disk();
+            }
+            Fault::LoseStore { node } => {
+                self.cut_power(node, 0);
+                self.machines[node].lose_store();
             }
             Fault::DamageValues { node } => self.machines[node].disk.damage_values(),
             Fault::Stop { node } => self.machines[node].stop(),

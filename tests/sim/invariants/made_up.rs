@@ -5,7 +5,7 @@ use std::time::Duration;
 use dynakv_protocol::ids::WriteId;
 use dynakv_protocol::{ErrorCode, ErrorReply};
 
-use super::Read;
+use super::{Heard, Read};
 use crate::client::Failure;
 use crate::history::{Books, History, Promise, Replaces};
 
@@ -19,6 +19,11 @@ pub(crate) fn replaces(ids: &[u128]) -> Replaces {
 /// Writes that were acknowledged, and what each replaces.
 pub(crate) fn acknowledged(writes: &[(u128, Replaces)]) -> Books {
     books(writes, None)
+}
+
+/// The same, to go on with.
+pub(crate) fn acknowledged_history(writes: &[(u128, Replaces)]) -> History {
+    history(writes, None)
 }
 
 /// The same, and one more of which nobody knows what came of it.
@@ -76,7 +81,7 @@ pub(crate) fn read<T>(shown: &[u128], check: impl FnOnce(&Read<'_>) -> T) -> T {
         values: shown.len(),
         began: Duration::from_secs(100),
         ended: Duration::from_secs(101),
-        heard_quorum: true,
+        heard: Heard::All,
     };
     check(&read)
 }

@@ -14,7 +14,8 @@
 //! | [`bounded_siblings`] | siblings were written without knowledge of each other | at each read |
 //! | [`no_resurrection`] | what was replaced stays away | once all is healed |
 //! | [`convergence`] | all owners of a key hold the same | once all is healed, before any read, and at the end |
-//! | [`unique_dots`] | a dot names one write for ever | at each read, on all disks at intervals, before each power cut, at the end |
+//! | [`hints_drain`] | what is kept for other nodes is handed over | once all is healed, before any read |
+//! | [`unique_dots`] | a dot names one write for ever | at each read, on all disks at intervals, hints included, before each power cut, at the end |
 //! | [`bounded`] | nothing panics, no node ends by itself, each request ends in time | always |
 
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub(crate) mod bounded;
 pub(crate) mod bounded_siblings;
 pub(crate) mod convergence;
 pub(crate) mod fresh_read;
+pub(crate) mod hints_drain;
 pub(crate) mod no_false_conflict;
 pub(crate) mod no_lost_write;
 pub(crate) mod no_phantom;
@@ -51,15 +53,25 @@ pub(crate) struct Read<'a> {
     pub(crate) values: usize,
     pub(crate) began: Duration,
     pub(crate) ended: Duration,
-    /// Whether it heard R owners, or all copies are known to be the same.
-    pub(crate) heard_quorum: bool,
+    pub(crate) heard: Heard,
+}
+
+/// Whom a read has heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// Too few to be sure of anything.
+    Few,
+    /// R owners: all that W owners have.
+    Quorum,
+    /// As good as everybody: all copies are the same, and nothing is kept for anybody.
+    All,
 }
 
 /// Holds a read against the books of its key.
 pub(crate) fn check_read(books: &Books, read: &Read<'_>) -> Vec<Violation> {
     let mut violations = named(bounded_siblings::NAME, bounded_siblings::check(books, read));
     // W + R > N, or nothing of the following is promised.
-    if read.heard_quorum {
+    if read.heard != Heard::Few {
         violations.extend(named(
             no_lost_write::NAME,
             no_lost_write::check(books, read),
