@@ -35,7 +35,7 @@ use super::repairs::Repairs;
 use super::store_worker::{ReadJob, StoreEvent, StoreHandle, Token, WriteJob, WriteWork};
 use super::view::View;
 use crate::engine::answer::fetched;
-use crate::engine::forward::{self};
+use crate::engine::forward;
 use crate::engine::get::{self, Get};
 use crate::engine::hedge::Hedging;
 use crate::engine::pace::Pace;
