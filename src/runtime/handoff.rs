@@ -4,7 +4,7 @@
 //! confirmed. A hint goes over twice rather than not at all. The owner paces it: so many keys are under way
 //! at a time, and whoever says that it has too much to do is left alone for a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +72,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
     let mut under_way: JoinSet<(NodeId, Result<u64, HandoffError>)> = JoinSet::new();
     let mut busy: Vec<NodeId> = Vec::new();
     let mut resting: BTreeMap<NodeId, Rest> = BTreeMap::new();
+    let mut there: BTreeSet<NodeId> = BTreeSet::new();
     loop {
         tokio::select! {
             biased;
@@ -87,6 +88,10 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
             },
             _ = ticks.tick() => {
                 handoff.0.hints.send(vec![HintJob::Tick]);
+                let there_now = handoff.there();
+                // What it did not take before it went away says nothing of now.
+                resting.retain(|node, _| there.contains(node) || !there_now.contains(node));
+                there = there_now;
                 for member in handoff.takers(&resting) {
                     if busy.contains(&member.id) {
                         continue;
@@ -123,6 +128,14 @@ fn on_end(node: NodeId, result: Result<u64, HandoffError>, resting: &mut BTreeMa
 }
 
 impl Handoff {
+    /// Who is alive.
+    fn there(&self) -> BTreeSet<NodeId> {
+        let view = self.0.view.borrow();
+        let members = view.members.iter();
+        let alive = members.filter(|member| member.state == MemberState::Alive);
+        alive.map(|member| member.id.clone()).collect()
+    }
+
     /// Who is there, is owed something, and may be asked.
     fn takers(&self, resting: &BTreeMap<NodeId, Rest>) -> Vec<MemberView> {
         let view = self.0.view.borrow().clone();

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use dynakv_client::{Client, ErrorCode};
 use serde_json::Value;
 
-use crate::harness::{Cluster, QUICK, block_on, client, client_of_one, eventually};
+use crate::harness::{Cluster, QUICK, block_on, client, client_of_one, eventually, hints_drain};
 use prometheus::Prometheus;
 
 /// The load ends by itself, also when nobody tells it to.
@@ -255,6 +255,8 @@ fn every_panel_and_every_rule_finds_its_metrics() {
             assert_eq!(fetched.siblings.len(), 1, "missed-{number}");
         }
     });
+    // Hints are handed over as well, before the node goes again.
+    hints_drain(&cluster);
     cluster[2].kill();
 
     // What happened is counted, and has been scraped.
