@@ -37,6 +37,11 @@ impl Coordinator {
 
     /// No owner takes a sloppy write: this node stands in for the first of them.
     pub(super) fn stand_in(&mut self, id: OperationId) {
+        // Before the operation is taken out: whoever waits for it must be answered. It was there when the
+        // request began, and rings are only ever replaced.
+        let Some(ring) = self.view.ring.clone() else {
+            return;
+        };
         let Some(Operation {
             requester,
             key,
@@ -44,9 +49,6 @@ impl Coordinator {
             ..
         }) = self.operations.remove(id)
         else {
-            return;
-        };
-        let Some(ring) = self.view.ring.clone() else {
             return;
         };
         let owners = self.links.preference(ring.owners(Segment::of_key(&key)));
