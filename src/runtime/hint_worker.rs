@@ -348,7 +348,6 @@ impl Worker {
                     self.look_over(now_unix_ms);
                 }
                 self.ticks = self.ticks.wrapping_add(1);
-                self.report();
                 true
             }
         }
@@ -392,7 +391,9 @@ impl Worker {
         true
     }
 
+    /// Tells others what is kept now: who waits for it to be handed over must not be shown what was.
     fn publish(&mut self) {
+        self.report();
         self.kept.store(self.book.len() as u64, Ordering::Relaxed);
         let owed: Vec<_> = self.book.owed().collect();
         let owed = owed.into_iter().map(|(node, keys)| Owed {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use dynakv_client::{Client, ErrorCode};
 use serde_json::Value;
 
-use crate::harness::{Cluster, QUICK, block_on, client, client_of_one, eventually, hints_drain};
+use crate::harness::{Cluster, QUICK, block_on, client, client_of_one, eventually};
 use prometheus::Prometheus;
 
 /// The load ends by itself, also when nobody tells it to.
@@ -255,8 +255,13 @@ fn every_panel_and_every_rule_finds_its_metrics() {
             assert_eq!(fetched.siblings.len(), 1, "missed-{number}");
         }
     });
-    // Hints are handed over as well, before the node goes again.
-    hints_drain(&cluster);
+    // It must not go again before the first one was asked what it owes: hints are looked at every half second.
+    eventually("hints are handed over", || {
+        match cluster[0].metric("dynakv_hints_handed_over_total", "")? {
+            0 => Err("none yet".to_owned()),
+            _ => Ok(()),
+        }
+    });
     cluster[2].kill();
 
     // What happened is counted, and has been scraped.
