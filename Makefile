@@ -40,6 +40,7 @@ audit: ## kill nodes of a real cluster for DURATION=40s and prove that no acknow
 gossip: ## gossip of 100 members for a simulated day of losses (tens of minutes)
 	$(CARGO) test --release $(LOCKED) -p dynakv --lib --no-run
 	$(CARGO) test --release $(LOCKED) -p dynakv --lib engine::membership::simulation -- --ignored --nocapture
+
 mend: ## kill one of five nodes every 3 s for two minutes, and again with sloppy writes: do all copies become the same without a read?
 	$(CARGO) build --release --package dynakv --bin dynakv $(LOCKED)
 	$(CARGO) test --release --package dynakv-bench --test mend $(LOCKED) -- --ignored --nocapture --test-threads 1
