@@ -156,26 +156,24 @@ impl MemoryDisk {
 
     /// The store on this disk, for one life of a node. Take one at a time.
     pub fn store(&self) -> MemoryStore {
-        MemoryStore {
-            disk: self.clone(),
-            life: self.state().life,
-        }
+        MemoryStore(self.handle())
     }
 
     /// The small files on this disk, for one life of a node.
     pub fn files(&self) -> MemoryFiles {
-        MemoryFiles {
-            disk: self.clone(),
-            life: self.state().life,
-        }
+        MemoryFiles(self.handle())
     }
 
     /// The file of hints on this disk, for one life of a node. Take one at a time.
     pub fn hints(&self) -> Arc<dyn AppendFile> {
-        Arc::new(MemoryHints {
+        Arc::new(MemoryHints(self.handle()))
+    }
+
+    fn handle(&self) -> Handle {
+        Handle {
             disk: self.clone(),
             life: self.state().life,
-        })
+        }
     }
 
     /// Cuts the power: everything since the last sync is gone, and every handle is dead. Small files
@@ -248,14 +246,14 @@ impl MemoryDisk {
     }
 }
 
-/// The [`Store`] on a [`MemoryDisk`].
-#[derive(Debug)]
-pub struct MemoryStore {
+/// What a node holds of its disk, for as long as the power lasts.
+#[derive(Debug, Clone)]
+struct Handle {
     disk: MemoryDisk,
     life: u64,
 }
 
-impl MemoryStore {
+impl Handle {
     fn living(&self) -> Result<MutexGuard<'_, State>, StoreError> {
         let state = self.disk.state();
         state.check_life(self.life)?;
@@ -269,10 +267,14 @@ impl MemoryStore {
     }
 }
 
+/// The [`Store`] on a [`MemoryDisk`].
+#[derive(Debug)]
+pub struct MemoryStore(Handle);
+
 impl Store for MemoryStore {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let place = (Position::of_key(key), Bytes::copy_from_slice(key));
-        let state = self.living()?;
+        let state = self.0.living()?;
         if state.damaged.contains(&place) {
             return Err(damaged(&place.1));
         }
@@ -280,7 +282,7 @@ impl Store for MemoryStore {
     }
 
     fn apply(&self, mutations: &[Mutation]) -> Result<(), StoreError> {
-        let mut state = self.writable()?;
+        let mut state = self.0.writable()?;
         for mutation in mutations {
             let place = (Position::of_key(&mutation.key), mutation.key.clone());
             let previous = state.put(place.clone(), Some(mutation.versions.clone()));
@@ -297,7 +299,7 @@ impl Store for MemoryStore {
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        let mut state = self.writable()?;
+        let mut state = self.0.writable()?;
         state.pending.clear();
         Ok(())
     }
@@ -308,11 +310,11 @@ impl Store for MemoryStore {
         after_key: Option<&[u8]>,
         limit: PageLimit,
     ) -> Result<Page, StoreError> {
-        self.living()?.scan(range, after_key, limit)
+        self.0.living()?.scan(range, after_key, limit)
     }
 
     fn recount(&self, after_key: Option<&[u8]>, limit: PageLimit) -> Result<Recounted, StoreError> {
-        let state = self.writable()?;
+        let state = self.0.writable()?;
         let scan = || state.scan(PositionRange::ALL, after_key, limit);
         let (recounted, corrections) = state.counters.recount(after_key, scan)?;
         // Durable earlier than promised.
@@ -323,16 +325,16 @@ impl Store for MemoryStore {
     }
 
     fn totals(&self) -> Totals {
-        let state = self.disk.state();
+        let state = self.0.disk.state();
         state.counters.totals(state.stored_bytes, 0)
     }
 
     fn segment_hash(&self, segment: Segment) -> u128 {
-        self.disk.state().counters.hashes().get(segment)
+        self.0.disk.state().counters.hashes().get(segment)
     }
 
     fn segment_hashes(&self, segments: RangeInclusive<u16>) -> Vec<u128> {
-        let state = self.disk.state();
+        let state = self.0.disk.state();
         let hashes = state.counters.hashes();
         segments.map(|number| hashes.get(Segment(number))).collect()
     }
@@ -340,17 +342,12 @@ impl Store for MemoryStore {
 
 /// The [`SmallFiles`] on a [`MemoryDisk`].
 #[derive(Debug, Clone)]
-pub struct MemoryFiles {
-    disk: MemoryDisk,
-    life: u64,
-}
+pub struct MemoryFiles(Handle);
 
 impl MemoryFiles {
     fn writable(&self, name: &str) -> Result<MutexGuard<'_, State>, StoreError> {
         check_name(name)?;
-        let state = self.disk.state();
-        state.check_write(self.life)?;
-        Ok(state)
+        self.0.writable()
     }
 }
 
@@ -361,9 +358,7 @@ fn check_name(name: &str) -> Result<(), StoreError> {
 impl SmallFiles for MemoryFiles {
     fn read(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
         check_name(name)?;
-        let state = self.disk.state();
-        state.check_life(self.life)?;
-        Ok(state.files.get(name).cloned())
+        Ok(self.0.living()?.files.get(name).cloned())
     }
 
     fn write_durable(&self, name: &str, content: &[u8]) -> Result<(), StoreError> {

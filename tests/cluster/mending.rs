@@ -1,5 +1,7 @@
 //! Copies that differ become the same by themselves.
 
+use std::path::PathBuf;
+
 use crate::harness::{Cluster, Node, all_is_well, eventually, under_load};
 
 const KEYS: usize = 200;
@@ -161,20 +163,26 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
     }
 }
 
-/// What the others have seen of a node outlives them.
-#[test]
-fn an_old_copy_is_found_out_although_all_others_were_restarted() {
-    let mut cluster = Cluster::start(3);
-    write_all(&cluster, &[0, 1, 2], "first");
+/// A copy of the third node's directory, after which the node started twice more. It stands still now.
+fn copied_before_two_starts(cluster: &mut Cluster) -> PathBuf {
     cluster[2].terminate();
-    let directory = cluster[2].data_dir();
     let backup = cluster.root().join("backup");
-    copy(&directory, &backup);
+    copy(&cluster[2].data_dir(), &backup);
     for _ in 0..2 {
         cluster[2].start();
         cluster.wait_whole();
         cluster[2].terminate();
     }
+    backup
+}
+
+/// What the others have seen of a node outlives them.
+#[test]
+fn an_old_copy_is_found_out_although_all_others_were_restarted() {
+    let mut cluster = Cluster::start(3);
+    write_all(&cluster, &[0, 1, 2], "first");
+    let backup = copied_before_two_starts(&mut cluster);
+    let directory = cluster[2].data_dir();
     for node in [0, 1] {
         cluster[node].kill();
     }
@@ -224,15 +232,8 @@ fn a_second_process_on_a_copy_does_not_take_a_living_node_s_place() {
 fn a_node_restored_from_an_old_copy_is_found_out_and_rebuilt() {
     let mut cluster = Cluster::start(3);
     write_all(&cluster, &[0, 1, 2], "first");
-    cluster[2].terminate();
+    let backup = copied_before_two_starts(&mut cluster);
     let directory = cluster[2].data_dir();
-    let backup = cluster.root().join("backup");
-    copy(&directory, &backup);
-    for _ in 0..2 {
-        cluster[2].start();
-        cluster.wait_whole();
-        cluster[2].terminate();
-    }
     cluster[2].start();
     cluster.wait_whole();
     let load = under_load(&mut cluster, |cluster, load| {

@@ -1,11 +1,10 @@
 //! The file of hints on a disk in memory.
 
 use std::path::PathBuf;
-use std::sync::MutexGuard;
 
 use bytes::Bytes;
 
-use super::{MemoryDisk, State};
+use super::Handle;
 use crate::error::StoreError;
 use crate::hint_log::{AppendFile, HINTS_FILE, Pieces};
 
@@ -31,24 +30,7 @@ impl Content {
 
 /// The [`AppendFile`] of hints on a [`MemoryDisk`].
 #[derive(Debug)]
-pub struct MemoryHints {
-    pub(super) disk: MemoryDisk,
-    pub(super) life: u64,
-}
-
-impl MemoryHints {
-    fn living(&self) -> Result<MutexGuard<'_, State>, StoreError> {
-        let state = self.disk.state();
-        state.check_life(self.life)?;
-        Ok(state)
-    }
-
-    fn writable(&self) -> Result<MutexGuard<'_, State>, StoreError> {
-        let state = self.disk.state();
-        state.check_write(self.life)?;
-        Ok(state)
-    }
-}
+pub struct MemoryHints(pub(super) Handle);
 
 impl AppendFile for MemoryHints {
     fn path(&self) -> PathBuf {
@@ -56,11 +38,11 @@ impl AppendFile for MemoryHints {
     }
 
     fn len(&self) -> Result<u64, StoreError> {
-        Ok(self.living()?.hints.bytes.len() as u64)
+        Ok(self.0.living()?.hints.bytes.len() as u64)
     }
 
     fn read(&self, at: u64, length: usize) -> Result<Bytes, StoreError> {
-        let state = self.living()?;
+        let state = self.0.living()?;
         let bytes = &state.hints.bytes;
         let from = usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
         let to = from.saturating_add(length).min(bytes.len());
@@ -68,18 +50,18 @@ impl AppendFile for MemoryHints {
     }
 
     fn append(&self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.writable()?.hints.bytes.extend_from_slice(bytes);
+        self.0.writable()?.hints.bytes.extend_from_slice(bytes);
         Ok(())
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        let mut state = self.writable()?;
+        let mut state = self.0.writable()?;
         state.hints.synced = state.hints.bytes.len();
         Ok(())
     }
 
     fn truncate(&self, length: u64) -> Result<(), StoreError> {
-        let mut state = self.writable()?;
+        let mut state = self.0.writable()?;
         let hints = &mut state.hints;
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         hints.bytes.truncate(length);
@@ -93,7 +75,7 @@ impl AppendFile for MemoryHints {
         while let Some(piece) = pieces()? {
             bytes.extend_from_slice(&piece);
         }
-        let mut state = self.writable()?;
+        let mut state = self.0.writable()?;
         state.hints = Content {
             synced: bytes.len(),
             bytes,
