@@ -190,8 +190,8 @@ fn checked_report(checked: &Checked, store: &Path, format: Format) -> Report {
     };
     let next = (!checked.is_clean()).then(|| {
         format!(
-            "start the node of {directory}: where its data is damaged its reads count no more, and \
-             `dynakv status` says so"
+            "start the node of {directory}: where its data is damaged its reads count no more until the \
+             others have given it what they have, and `dynakv status` says so; damaged hints are lost"
         )
     });
     if format == Format::Json {
@@ -219,9 +219,10 @@ fn checked_report(checked: &Checked, store: &Path, format: Format) -> Report {
             Heading::Right("Bytes"),
             Heading::Right("Hint records"),
         ]);
-        let hints = checked.hint_records.unwrap_or_default();
-        let numbers = [checked.keys, checked.bytes, hints].map(|number| number.to_string());
-        let [keys, bytes, hints] = numbers;
+        let [keys, bytes] = [checked.keys, checked.bytes].map(|number| number.to_string());
+        // A store that was set aside has none beside it.
+        let hints = checked.hint_records.map(|records| records.to_string());
+        let hints = hints.unwrap_or_else(|| "-".to_owned());
         table.push([directory, "clean".to_owned(), keys, bytes, hints]);
         return Report::data(exit, text(&table, format));
     };

@@ -134,7 +134,7 @@ pub enum StoreError {
     /// known until it is removed.
     #[error(
         "a hint is damaged: {damage}, in {} at byte {offset}, key {key:?}; the write that it held is lost \
-         here, the owners of its key have what they acknowledged",
+         here: whoever else has it brings it to the owners of its key",
         path.display(),
         key = ShownKey(key)
     )]

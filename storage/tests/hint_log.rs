@@ -547,6 +547,49 @@ fn a_file_that_is_cut_anywhere_has_what_is_whole() {
     }
 }
 
+/// The last record that was synced looks torn when it is damaged, unless something behind it tells.
+#[test]
+fn a_mark_tells_damage_to_the_end_from_a_torn_end() {
+    for is_marked in [false, true] {
+        let file = TestFile::new(&[]);
+        let (mut log, _) = open(&file);
+        // An empty file needs none.
+        log.mark_durable().unwrap();
+        assert_eq!(file.content().len(), HEADER);
+        log.put(key(1), b"first").unwrap();
+        log.sync().unwrap();
+        log.put(key(2), b"last").unwrap();
+        // Nor does it say so of what waits.
+        log.mark_durable().unwrap();
+        assert!(log.needs_sync());
+        log.sync().unwrap();
+        let end = file.content().len();
+        for _ in 0..3 {
+            if is_marked {
+                log.mark_durable().unwrap();
+            }
+        }
+        assert_eq!(file.content().len(), end + usize::from(is_marked) * RECORD);
+        file.content.lock().unwrap()[end - 1] ^= 1;
+        let (log, opened) = open(&file);
+        assert_eq!(opened.damaged, u64::from(is_marked));
+        assert_eq!(opened.torn_bytes > 0, !is_marked);
+        assert_eq!(log.len(), 1);
+    }
+    // On a full disk there is none, and no harm done.
+    let file = TestFile::new(&[]);
+    let (mut log, _) = open(&file);
+    log.put(key(1), b"first").unwrap();
+    log.sync().unwrap();
+    let before = file.content();
+    file.room.store(before.len() as u64 + 5, Ordering::Relaxed);
+    assert!(log.mark_durable().unwrap_err().is_disk_full());
+    assert_eq!(file.content(), before);
+    file.room.store(u64::MAX, Ordering::Relaxed);
+    log.mark_durable().unwrap();
+    assert_eq!(file.content().len(), before.len() + RECORD);
+}
+
 #[test]
 fn torn_in_the_middle_is_no_damage_later() {
     let (good, model, _) = small_file();

@@ -100,6 +100,8 @@ pub struct HintLog {
     live_bytes: u64,
     /// How long the file is, all of it durable.
     written: u64,
+    /// Whether the file says so at its end.
+    ends_marked: bool,
     /// Records that wait for the next sync.
     waiting: Vec<u8>,
     /// What the index had before each of them, in their order.
@@ -134,6 +136,7 @@ impl HintLog {
             index: BTreeMap::new(),
             live_bytes: 0,
             written: 0,
+            ends_marked: false,
             waiting: Vec::new(),
             undo: Vec::new(),
             damaged: 0,
@@ -181,8 +184,8 @@ impl HintLog {
         if torn_bytes > 0 {
             tracing::warn!(
                 path = %path.display(), bytes = torn_bytes,
-                "the end of the hints was torn, as a crash leaves it: cut off; nothing of it was \
-                 acknowledged"
+                "the end of the hints was torn, as a crash leaves it: cut off; nothing of it was said to be \
+                 kept"
             );
         }
         self.damaged = scanned
@@ -362,6 +365,17 @@ impl HintLog {
         self.live_bytes
     }
 
+    /// How much of that a document takes.
+    pub fn record_bytes(key_bytes: usize, document_bytes: usize) -> u64 {
+        record_bytes(key_bytes, document_bytes)
+    }
+
+    /// How much of that a key takes now.
+    pub fn bytes_of(&self, key: &[u8]) -> u64 {
+        let entry = self.index.get(key);
+        entry.map_or(0, |entry| entry.record_bytes(key.len()))
+    }
+
     /// The size of the file once all that waits is written, in bytes.
     pub fn file_bytes(&self) -> u64 {
         self.written + self.waiting.len() as u64
@@ -370,6 +384,24 @@ impl HintLog {
     /// Whether something waits for [`sync`](Self::sync).
     pub fn needs_sync(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Says in the file that it is durable as it is, if it does not say so at its end already: damage to what
+    /// was synced last is told from a torn end by that. Call it when there is nothing else to do; while
+    /// something waits it does nothing.
+    ///
+    /// # Errors
+    /// As [`sync`](Self::sync).
+    pub fn mark_durable(&mut self) -> Result<(), StoreError> {
+        if self.ends_marked || !self.waiting.is_empty() || self.written <= FILE_HEADER_BYTES as u64
+        {
+            return Ok(());
+        }
+        let end = self.written;
+        put_record(&mut self.waiting, Kind::Mark, end, end, &[], &[]);
+        self.sync()?;
+        self.ends_marked = true;
+        Ok(())
     }
 
     /// Makes all puts and removals durable, with one write and one sync; then writes the file anew if that
@@ -387,6 +419,7 @@ impl HintLog {
                 return Err(error);
             }
             self.written += self.waiting.len() as u64;
+            self.ends_marked = false;
             self.undo.clear();
             self.waiting.clear();
             if self.waiting.capacity() > 2 * WAITING_BYTES_MAX {
@@ -475,6 +508,7 @@ impl HintLog {
         }
         self.live_bytes = live_bytes;
         self.written = compacted.bytes;
+        self.ends_marked = true;
         self.retry_above_bytes = 0;
         Ok(())
     }

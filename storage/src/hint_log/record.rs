@@ -11,7 +11,7 @@
 //! behind damage; *durable* is how far the file was known to be durable when the record was made.
 
 use bytes::{Buf, BufMut, Bytes};
-use dynakv_protocol::limits::{VALUE_BYTES_MAX, frame_bytes_max};
+use dynakv_protocol::limits::FRAME_BYTES_MAX;
 
 use crate::error::Damage;
 
@@ -35,7 +35,7 @@ const COVERED_AT: usize = 8;
 pub const HINT_KEY_BYTES_MAX: usize = 64 * 1024;
 /// The largest document, in bytes: as much as any frame between nodes can carry. Bounds what is read at
 /// once where a length is damaged.
-pub const HINT_BYTES_MAX: usize = frame_bytes_max(VALUE_BYTES_MAX);
+pub const HINT_BYTES_MAX: usize = FRAME_BYTES_MAX;
 
 /// What the header of a file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,8 @@ pub(super) enum Kind {
     Remove = 2,
     /// The key had a document, which was found damaged when the file was written anew.
     Lost = 3,
-    /// Nothing. Written at the end of a file that is durable as a whole, to say so.
+    /// Nothing. Written behind what is durable, to say so: at the end of a new file, and when there is
+    /// nothing else to write.
     Mark = 4,
 }
 
