@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity};
-use dynakv_protocol::limits::frame_bytes_max;
+use dynakv_protocol::limits::{FRAME_BYTES_MAX, frame_bytes_max};
 use dynakv_protocol::ring_document::Member;
 use dynakv_protocol::{Actor, ClusterId};
 use dynakv_storage::{DirectoryFiles, DiskOptions, HINTS_FILE, Identity, SmallFiles, Started};
@@ -358,11 +358,9 @@ impl Node {
             shutdown: stop.shutdown.clone(),
         })?;
 
-        let frame_bytes_max = frame_bytes_max(config.value_bytes_max);
         let dialer = Dialer {
             network: network.clone(),
             hello: hello(&me, Lane::Data),
-            frame_bytes_max,
             malformed: metrics.malformed_frames.clone(),
             events: events_in.clone(),
             seen: seen.clone(),
@@ -434,7 +432,7 @@ impl Node {
                 hello(&me, Lane::Data),
                 view.clone(),
                 seen.clone(),
-                frame_bytes_max,
+                FRAME_BYTES_MAX,
                 metrics.malformed_frames.clone(),
             ),
         });
@@ -460,7 +458,7 @@ impl Node {
             admission: Arc::new(Admission::new(me, view.clone(), calls, seen)),
             coordinator: events_in,
             control: control_in,
-            frame_bytes_max,
+            frame_bytes_max: frame_bytes_max(config.value_bytes_max),
             waiting_bytes_max: config.connection_bytes_max,
             metrics: metrics.clone(),
             shutdown: stop.shutdown.clone(),

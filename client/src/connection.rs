@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use dynakv_protocol::frame::{BatchWriter, Frame, FrameDecoder, Header, put_frame, split_batch};
 use dynakv_protocol::handshake::{Hello, Welcome};
-use dynakv_protocol::limits::{HANDSHAKE_FRAME_BYTES_MAX, VALUE_BYTES_MAX, frame_bytes_max};
+use dynakv_protocol::limits::{FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX};
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::{DecodeError, ErrorReply};
 use rustc_hash::FxHashMap;
@@ -472,7 +472,7 @@ async fn read_answers(
     mut reader: OwnedReadHalf,
     mut buffer: BytesMut,
 ) -> Arc<str> {
-    let decoder = FrameDecoder::new(frame_bytes_max(VALUE_BYTES_MAX));
+    let decoder = FrameDecoder::new(FRAME_BYTES_MAX);
     let mut answers = Vec::new();
     loop {
         let damage = loop {

@@ -267,6 +267,19 @@ pub struct BatchWriter {
 impl BatchWriter {
     /// Appends one message; `body` writes it.
     pub fn push(&mut self, out: &mut BytesMut, header: Header, body: impl FnOnce(&mut BytesMut)) {
+        let _ = self.try_push(out, header, usize::MAX, body);
+    }
+
+    /// Appends one message, unless its frame would be longer than so many bytes (the length field's value):
+    /// then nothing is appended, and the answer is false.
+    #[must_use]
+    pub fn try_push(
+        &mut self,
+        out: &mut BytesMut,
+        header: Header,
+        frame_bytes_max: usize,
+        body: impl FnOnce(&mut BytesMut),
+    ) -> bool {
         let start = match self.open_at {
             Some(start) => start,
             None => {
@@ -275,18 +288,28 @@ impl BatchWriter {
                 start
             }
         };
+        let item_at = out.len();
         out.put_u8(header.kind);
         out.put_u16(header.flags);
         out.put_u64(header.request_id);
         let length_at = out.len();
         out.put_u32(0);
         body(out);
+        if out.len() - start - 4 > frame_bytes_max {
+            out.truncate(item_at);
+            if self.items == 0 {
+                out.truncate(start);
+                self.open_at = None;
+            }
+            return false;
+        }
         let length = (out.len() - length_at - 4) as u32;
         out[length_at..length_at + 4].copy_from_slice(&length.to_be_bytes());
         self.items += 1;
         if self.items == BATCH_ITEMS_MAX || out.len() - start >= BATCH_BYTES_SOFT_MAX {
             self.finish(out);
         }
+        true
     }
 
     /// Closes the open batch, if there is one. The buffer then holds whole frames only.
@@ -380,6 +403,27 @@ mod tests {
             body: whole.body.slice(..whole.body.len() - 1),
         };
         assert!(split_batch(cut, |_| {}).is_err());
+    }
+
+    #[test]
+    fn what_is_too_long_leaves_no_trace() {
+        let mut out = BytesMut::new();
+        let mut batch = BatchWriter::default();
+        let mut push = |out: &mut BytesMut, id, bytes| {
+            batch.try_push(out, Header::new(0x20, id), 200, |out| {
+                out.put_bytes(b'x', bytes);
+            })
+        };
+        assert!(!push(&mut out, 1, 300));
+        assert!(out.is_empty());
+        assert!(push(&mut out, 2, 100));
+        assert!(!push(&mut out, 3, 100));
+        assert!(push(&mut out, 4, 10));
+        batch.finish(&mut out);
+        let whole = FrameDecoder::new(200).next(&mut out).unwrap().unwrap();
+        let mut items = Vec::new();
+        split_batch(whole, |item| items.push(item.header.request_id)).unwrap();
+        assert_eq!(items, [2, 4]);
     }
 
     #[test]

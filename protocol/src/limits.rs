@@ -28,12 +28,18 @@ pub const BATCH_BYTES_SOFT_MAX: usize = 256 * 1024;
 /// and that item's key, clock, context and headers.
 pub const FRAME_OVERHEAD_BYTES: usize = BATCH_BYTES_SOFT_MAX + 256 * 1024;
 
-/// The largest frame a node with the given value limit accepts, in bytes (the length field's value).
+/// The largest frame a node with the given value limit accepts from a client, in bytes (the length field's
+/// value).
 ///
-/// Replicas exchange whole sets of versions, so this is more than one value.
+/// Exports and imports carry whole sets of versions, so this is more than one value.
 pub const fn frame_bytes_max(value_bytes_max: usize) -> usize {
     (VERSIONS_BYTES_FACTOR + 1) * value_bytes_max + FRAME_OVERHEAD_BYTES
 }
+
+/// The largest frame between nodes, and the largest answer to a client, in bytes: that of the largest value
+/// limit, whatever the settings. Nodes whose limits differ, while an operator raises them, understand each
+/// other, and so do those that merge what several coordinators let in.
+pub const FRAME_BYTES_MAX: usize = frame_bytes_max(VALUE_BYTES_MAX);
 
 /// The largest frame before the handshake has succeeded, in bytes.
 pub const HANDSHAKE_FRAME_BYTES_MAX: usize = 4 * 1024;

@@ -95,26 +95,18 @@ impl Placement {
     /// Every member that does not own the segment, in the order of the clockwise walk from its
     /// start: who stands in for an owner that is down, nearest first.
     ///
-    /// Walks the ring: work in proportion to the distance, meant for the failure path.
-    pub fn successors(&self, segment: Segment) -> Vec<MemberIndex> {
+    /// Walks the ring, as far as it is asked to: the last of many members are far away.
+    pub fn successors(&self, segment: Segment) -> impl Iterator<Item = MemberIndex> + '_ {
         let wanted = self.members.saturating_sub(self.copies);
         let mut seen = vec![false; self.members];
         for owner in self.owners(segment) {
             seen[owner.slot()] = true;
         }
-        let mut found = Vec::with_capacity(wanted);
-        for member in clockwise(
-            &self.virtual_nodes,
-            first_at(&self.virtual_nodes, segment.start()),
-        ) {
-            if found.len() == wanted {
-                break;
-            }
-            if !std::mem::replace(&mut seen[member.slot()], true) {
-                found.push(member);
-            }
-        }
-        found
+        let first = first_at(&self.virtual_nodes, segment.start());
+        clockwise(&self.virtual_nodes, first)
+            .filter(move |member| !std::mem::replace(&mut seen[member.slot()], true))
+            // Without an end to it the walk would go around to look for more.
+            .take(wanted)
     }
 }
 

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dynakv_protocol::NodeId;
+use dynakv_protocol::limits::FRAME_BYTES_MAX;
 use dynakv_protocol::message::{Request, Response};
+use dynakv_protocol::{ErrorCode, ErrorReply, NodeId};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -15,6 +16,26 @@ use super::view::MemberView;
 
 /// How long a node may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a frame with versions has beside them and the key, in bytes, at most.
+const OVERHEAD_BYTES: usize = 1024;
+
+/// Why a request is not sent: a frame that is too long ends its connection, and all that is asked over it.
+fn too_large(request: &Request) -> Option<ErrorReply> {
+    let Request::Merge(merge) = request else {
+        return None;
+    };
+    let bytes = merge.key.len() + merge.versions.len() + OVERHEAD_BYTES;
+    (bytes > FRAME_BYTES_MAX).then(|| {
+        let message = format!(
+            "the versions of \"{}\" have {} bytes and do not fit into a frame ({FRAME_BYTES_MAX}); reconcile \
+             its siblings",
+            merge.key.escape_ascii(),
+            merge.versions.len(),
+        );
+        ErrorReply::new(ErrorCode::TooLarge, message)
+    })
+}
 
 /// A node could not be asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -38,8 +59,28 @@ pub struct Asker {
 
 impl Asker {
     /// Asks a node, or this one for `None`, many things at once; as many answers as there are requests. They
-    /// may be asked twice.
+    /// may be asked twice. What is too large for a frame is refused here, and the rest is asked.
     pub async fn ask(
+        &self,
+        member: Option<&MemberView>,
+        requests: Vec<Request>,
+    ) -> Vec<Result<Response, Unreachable>> {
+        let too_large: Vec<_> = requests.iter().map(too_large).collect();
+        if too_large.iter().all(Option::is_none) {
+            return self.ask_all(member, requests).await;
+        }
+        let fitting = requests.into_iter().zip(&too_large);
+        let fitting = fitting.filter_map(|(it, refusal)| refusal.is_none().then_some(it));
+        let answers = self.ask_all(member, fitting.collect()).await;
+        let mut answers = answers.into_iter();
+        let answer = |refusal: Option<ErrorReply>| match refusal {
+            Some(refusal) => Some(Ok(Response::Error(refusal))),
+            None => answers.next(),
+        };
+        too_large.into_iter().filter_map(answer).collect()
+    }
+
+    async fn ask_all(
         &self,
         member: Option<&MemberView>,
         requests: Vec<Request>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use dynakv_protocol::frame::{Frame, FrameDecoder, FrameError, split_batch};
 use dynakv_protocol::handshake::PeerIdentity;
-use dynakv_protocol::limits::HANDSHAKE_FRAME_BYTES_MAX;
+use dynakv_protocol::limits::{FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX};
 use dynakv_protocol::message::{Request, Response, kind};
 use dynakv_protocol::{ErrorCode, ErrorReply};
 use metrics::Counter;
@@ -41,7 +41,7 @@ pub struct Shared {
     pub coordinator: CoordinatorSender,
     /// Where requests about nodes go.
     pub control: ControlSender,
-    /// The largest frame accepted after the handshake, in bytes.
+    /// The largest frame accepted from a client after the handshake, in bytes.
     pub frame_bytes_max: usize,
     /// The most bytes of answers that may wait before no more requests are read.
     pub waiting_bytes_max: usize,
@@ -99,7 +99,10 @@ async fn converse(
     if shared.coordinator.send(opened).await.is_err() {
         return None;
     }
-    reader.decoder = FrameDecoder::new(shared.frame_bytes_max);
+    reader.decoder = FrameDecoder::new(match peer.is_some() {
+        true => FRAME_BYTES_MAX,
+        false => shared.frame_bytes_max,
+    });
     let end = read_requests(id, peer, reader, outbox, shared).await;
     let closed = CoordinatorEvent::Closed { connection: id };
     // A coordinator that is gone needs no telling.

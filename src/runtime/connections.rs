@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use dynakv_protocol::frame::{BatchWriter, Header, put_frame};
+use dynakv_protocol::limits::FRAME_BYTES_MAX;
 use dynakv_protocol::message::Response;
 use dynakv_protocol::{ErrorCode, ErrorReply};
 use rustc_hash::FxHashMap;
@@ -21,6 +22,9 @@ struct Connection {
     batch: BatchWriter,
     is_dirty: bool,
 }
+
+/// What the length field of a frame takes, in bytes, and does not count.
+const LENGTH_BYTES: usize = 4;
 
 /// A connection for which this many times the settings' bound waits gets refusals in place of answers.
 ///
@@ -115,10 +119,22 @@ impl Connections {
         let Some(connection) = self.by_id.get_mut(&id) else {
             return;
         };
-        if connection.is_peer {
-            connection.batch.push(&mut connection.staged, header, body);
+        let staged = &mut connection.staged;
+        let fits = if connection.is_peer {
+            connection
+                .batch
+                .try_push(staged, header, FRAME_BYTES_MAX, body)
         } else {
-            put_frame(&mut connection.staged, header, body);
+            let before = staged.len();
+            put_frame(staged, header, body);
+            let fits = staged.len() - before - LENGTH_BYTES <= FRAME_BYTES_MAX;
+            if !fits {
+                staged.truncate(before);
+            }
+            fits
+        };
+        if !fits {
+            return self.refuse(id, header.request_id, too_large());
         }
         if !connection.is_dirty {
             connection.is_dirty = true;
@@ -142,6 +158,15 @@ impl Connections {
         }
         peer_bytes
     }
+}
+
+/// A frame that is too long would end the connection, and with it all that waits there.
+fn too_large() -> ErrorReply {
+    let message = format!(
+        "the versions of the key do not fit into an answer ({FRAME_BYTES_MAX} bytes): `dynakv explain` tells \
+         who has what of it"
+    );
+    ErrorReply::new(ErrorCode::TooLarge, message)
 }
 
 fn clogged() -> ErrorReply {

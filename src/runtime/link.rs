@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use dynakv_protocol::NodeId;
 use dynakv_protocol::frame::{FrameDecoder, Header, put_frame};
 use dynakv_protocol::handshake::{Hello, Welcome};
-use dynakv_protocol::limits::HANDSHAKE_FRAME_BYTES_MAX;
+use dynakv_protocol::limits::{FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX};
 use dynakv_protocol::message::{Request, Response};
 use metrics::Counter;
 use tokio::io::AsyncWriteExt;
@@ -33,8 +33,6 @@ pub struct Target {
     pub address: String,
     /// What to say first.
     pub hello: Hello,
-    /// The largest frame accepted, in bytes.
-    pub frame_bytes_max: usize,
     /// What was seen of the nodes.
     pub seen: Arc<Seen>,
     /// Counts what comes and is no frame.
@@ -164,7 +162,7 @@ async fn connect_and_read(
             found: welcome.node_id,
         });
     }
-    reader.decoder = FrameDecoder::new(target.frame_bytes_max);
+    reader.decoder = FrameDecoder::new(FRAME_BYTES_MAX);
     let outbox = Arc::new(Outbox::default());
     let up = CoordinatorEvent::LinkUp {
         node,

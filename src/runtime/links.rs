@@ -8,6 +8,7 @@ use dynakv_protocol::NodeId;
 use dynakv_protocol::frame::{BatchWriter, Header};
 use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::handshake::Hello;
+use dynakv_protocol::limits::FRAME_BYTES_MAX;
 use dynakv_protocol::message::kind;
 use metrics::Counter;
 use tokio::time::Instant;
@@ -34,6 +35,9 @@ const SILENT_MAX: Duration = Duration::from_secs(8);
 /// The most bytes that wait for one link. What is over it counts as a failure of that node: a replica
 /// that can't keep up must not take this node's memory.
 const LINK_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// From how long between two looks at the links on this process counts as having stood still.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
 
 /// Request ids below this belong to the link itself.
 const PING_REQUEST: u64 = 0;
@@ -84,8 +88,6 @@ pub struct Dialer {
     pub network: Arc<dyn Network>,
     /// Who this node says it is; the cluster id is filled in from the view.
     pub hello: Hello,
-    /// The largest frame accepted, in bytes.
-    pub frame_bytes_max: usize,
     /// Counts what comes and is no frame.
     pub malformed: Counter,
     /// Where news goes.
@@ -103,6 +105,7 @@ pub struct Links {
     /// By the ring's member index.
     members: Vec<NodeSlot>,
     dirty: Vec<NodeSlot>,
+    ticked_at: Instant,
 }
 
 impl Links {
@@ -114,6 +117,7 @@ impl Links {
             nodes: Vec::new(),
             members: Vec::new(),
             dirty: Vec::new(),
+            ticked_at: Instant::now(),
         };
         links.add(me, String::new());
         links
@@ -170,11 +174,12 @@ impl Links {
 
     /// The owners of a segment, as slots.
     pub fn preference(&self, owners: &[MemberIndex]) -> Preference {
-        Preference::new(
-            owners
-                .iter()
-                .map(|owner| self.members[usize::from(owner.0)]),
-        )
+        Preference::new(owners.iter().map(|&owner| self.slot_of(owner)))
+    }
+
+    /// The slot of a member of the ring.
+    pub fn slot_of(&self, member: MemberIndex) -> NodeSlot {
+        self.members[usize::from(member.0)]
     }
 
     /// What is known of the way to a node.
@@ -203,8 +208,8 @@ impl Links {
         self.nodes.iter().filter(is_up).count()
     }
 
-    /// Stages a request; a link that is down is dialled at once. False when so much waits already
-    /// that the request must count as failed.
+    /// Stages a request; a link that is down is dialled at once. False when so much waits already, or it is
+    /// so large, that it must count as failed.
     #[must_use]
     pub fn send(
         &mut self,
@@ -221,7 +226,15 @@ impl Links {
         if waiting + node.staged.len() > LINK_BYTES_MAX {
             return false;
         }
-        node.batch.push(&mut node.staged, header, body);
+        let staged = &mut node.staged;
+        if !node.batch.try_push(staged, header, FRAME_BYTES_MAX, body) {
+            // It would end the link, and all that waits for it.
+            tracing::warn!(
+                node = %node.id, kind = header.kind,
+                "the versions of a key do not fit into a frame: reconcile its siblings"
+            );
+            return false;
+        }
         if !node.is_dirty {
             node.is_dirty = true;
             self.dirty.push(slot);
@@ -243,7 +256,6 @@ impl Links {
             node_id: node.id.clone(),
             address: node.address.clone(),
             hello: self.dialer.hello.clone(),
-            frame_bytes_max: self.dialer.frame_bytes_max,
             seen: self.dialer.seen.clone(),
             malformed: self.dialer.malformed.clone(),
         };
@@ -320,12 +332,22 @@ impl Links {
 
     /// Dials what is due and looks after silent links. Returns the nodes whose link was given up.
     pub fn tick(&mut self, now: Instant) -> Vec<NodeSlot> {
+        let since_last = now.saturating_duration_since(self.ticked_at);
+        self.ticked_at = now;
+        let paused = match since_last > PAUSE_MIN {
+            true => since_last,
+            false => Duration::ZERO,
+        };
         let mut given_up = Vec::new();
         for slot in self.members.clone() {
             if slot == SELF {
                 continue;
             }
             let node = &mut self.nodes[usize::from(slot.0)];
+            if let State::Up { heard_at, .. } = &mut node.link {
+                // What came while this process stood still has not been read yet.
+                *heard_at += paused;
+            }
             match &mut node.link {
                 State::Down { retry_at, .. } if *retry_at <= now => self.dial_if_down(slot),
                 State::Down { .. } | State::Dialing { .. } => {}

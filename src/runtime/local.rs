@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use dynakv_protocol::DecodeError;
 use dynakv_protocol::frame::{Frame, FrameDecoder, Header, split_batch};
-use dynakv_protocol::limits::{VALUE_BYTES_MAX, frame_bytes_max};
+use dynakv_protocol::limits::FRAME_BYTES_MAX;
 use dynakv_protocol::message::{Request, Response};
 use rustc_hash::FxHashMap;
 use tokio::sync::{Semaphore, oneshot};
@@ -235,7 +235,7 @@ impl Local {
 
     /// Gives each answer of a chunk of whole frames to whoever waits for it.
     fn hand_out(&self, chunk: Bytes) {
-        let decoder = FrameDecoder::new(frame_bytes_max(VALUE_BYTES_MAX));
+        let decoder = FrameDecoder::new(FRAME_BYTES_MAX);
         let mut buffer = BytesMut::from(chunk);
         loop {
             match decoder.next(&mut buffer) {

@@ -74,8 +74,8 @@ impl Ring {
     /// Every member that does not own the segment, in the order of the clockwise walk from its
     /// start: who stands in for an owner that is down, nearest first.
     ///
-    /// Walks the ring: work in proportion to the distance, meant for the failure path.
-    pub fn successors(&self, segment: Segment) -> Vec<MemberIndex> {
+    /// Walks the ring, as far as it is asked to.
+    pub fn successors(&self, segment: Segment) -> impl Iterator<Item = MemberIndex> + '_ {
         self.placement.successors(segment)
     }
 

@@ -30,6 +30,10 @@ impl Coordinator {
             return self.connections.refuse(connection, request_id, error);
         }
         let refusal = match Request::decode(frame.header.kind, &frame.body) {
+            // The log of the store means something else by it.
+            Ok(Request::Merge(merge)) if merge.key.is_empty() => {
+                ErrorReply::new(ErrorCode::BadRequest, "versions need a key")
+            }
             Ok(Request::Merge(merge)) => match self.check_ring(merge.ring_version) {
                 Ok(()) => {
                     self.replica_jobs += 1;
