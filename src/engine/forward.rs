@@ -109,12 +109,6 @@ impl Forward {
         forward
     }
 
-    /// Whether this node may stand in when no owner takes it: then silent owners are passed by, one after
-    /// the other.
-    pub fn may_stand_in(&self) -> bool {
-        self.may_stand_in
-    }
-
     /// Takes in what happened.
     pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {

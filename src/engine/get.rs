@@ -84,7 +84,11 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
     Reading,
-    Repairing { found: Found, waiting: u8 },
+    /// With whoever has not said yet that it is mended.
+    Repairing {
+        found: Found,
+        waiting: SmallVec<[NodeSlot; 4]>,
+    },
     Answered,
 }
 
@@ -221,7 +225,7 @@ impl Get {
                 rebuilding,
             } => self.on_digest(from, digest, rebuilding, effects),
             Event::Failed(node) => self.on_failed(node, effects),
-            Event::Repaired(_) => self.on_repaired(effects),
+            Event::Repaired(node) => self.on_repaired(node, effects),
             Event::Slow => self.on_slow(effects),
             Event::Deadline => self.on_deadline(effects),
         }
@@ -234,12 +238,9 @@ impl Get {
         rebuilding: bool,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(place) = self.owners.place_of(from) else {
+        let Some(place) = self.awaited(from) else {
             return;
         };
-        if self.phase != Phase::Reading || self.has_answered(from) {
-            return;
-        }
         let known =
             versions.is_empty() || self.replies.iter().any(|(_, seen)| same(seen, &versions));
         if !known {
@@ -260,6 +261,12 @@ impl Get {
         self.check(effects);
     }
 
+    /// The place of an owner whose answer still matters.
+    fn awaited(&self, from: NodeSlot) -> Option<Place> {
+        let place = self.owners.place_of(from)?;
+        (self.phase == Phase::Reading && !self.has_answered(from)).then_some(place)
+    }
+
     /// A digest counts as the versions of the same bytes, from whomever they came.
     fn on_digest(
         &mut self,
@@ -268,12 +275,9 @@ impl Get {
         rebuilding: bool,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(place) = self.owners.place_of(from) else {
+        let Some(place) = self.awaited(from) else {
             return;
         };
-        if self.phase != Phase::Reading || self.has_answered(from) {
-            return;
-        }
         if self.in_full & bit(place) != 0 {
             // It was asked for the versions themselves and does not give them.
             return self.on_failed(from, effects);
@@ -314,7 +318,7 @@ impl Get {
     fn on_failed(&mut self, node: NodeSlot, effects: &mut Vec<Effect>) {
         if matches!(self.phase, Phase::Repairing { .. }) {
             // What could not be mended now will be by another read or by anti-entropy.
-            return self.on_repaired(effects);
+            return self.on_repaired(node, effects);
         }
         if let Some(place) = self.owners.place_of(node) {
             self.quorum.fail(place);
@@ -358,22 +362,21 @@ impl Get {
             effective_r: self.quorum.needed(),
         };
         let repairs = self.repairs(&found.versions);
+        let repair = |(to, versions)| Effect::Repair { to, versions };
         if self.plan.repair_first && !repairs.is_empty() {
-            effects.extend(repairs.iter().cloned());
-            self.phase = Phase::Repairing {
-                found,
-                waiting: repairs.len() as u8,
-            };
+            let waiting = repairs.iter().map(|(to, _)| *to).collect();
+            effects.extend(repairs.into_iter().map(repair));
+            self.phase = Phase::Repairing { found, waiting };
             return;
         }
         self.phase = Phase::Answered;
         effects.push(Effect::Answer(Ok(found)));
-        effects.extend(repairs);
+        effects.extend(repairs.into_iter().map(repair));
     }
 
     /// Who lacks some of the merged state. When all answers were equal, nobody does, and nothing is
     /// encoded to find out.
-    fn repairs(&self, merged: &Versions) -> SmallVec<[Effect; 2]> {
+    fn repairs(&self, merged: &Versions) -> SmallVec<[(NodeSlot, Bytes); 2]> {
         let all_equal = self
             .replies
             .windows(2)
@@ -385,17 +388,14 @@ impl Get {
         self.replies
             .iter()
             .filter(|(_, theirs)| *theirs != versions)
-            .map(|&(to, _)| Effect::Repair {
-                to,
-                versions: versions.clone(),
-            })
+            .map(|&(to, _)| (to, versions.clone()))
             .collect()
     }
 
-    fn on_repaired(&mut self, effects: &mut Vec<Effect>) {
+    fn on_repaired(&mut self, node: NodeSlot, effects: &mut Vec<Effect>) {
         if let Phase::Repairing { found, waiting } = &mut self.phase {
-            *waiting -= 1;
-            if *waiting == 0 {
+            waiting.retain(|waiting| *waiting != node);
+            if waiting.is_empty() {
                 let found = found.clone();
                 self.phase = Phase::Answered;
                 effects.push(Effect::Answer(Ok(found)));

@@ -29,7 +29,7 @@ pub struct Hint {
     pub versions: Option<Versions>,
     /// Who has not said yet that it has them.
     pub owed: BTreeSet<NodeId>,
-    /// How many more owners must say so before the hint may be dropped; 0 for one that counts for
+    /// How many more of those must say so before the hint may be dropped; 0 for one that counts for
     /// nothing, or for nothing any more.
     pub needed: u8,
     /// When it was kept, in milliseconds since 1970: only what counts for nothing ages.
@@ -52,8 +52,20 @@ impl Hint {
         self.needed > 0
     }
 
-    /// Adds another hint of the same key.
+    /// Whether it says nothing that an earlier one did not say; when it was kept does not matter.
+    pub fn is_no_news_after(&self, earlier: &Self) -> bool {
+        (self.needed, &self.owed) == (earlier.needed, &earlier.owed)
+            && self.versions == earlier.versions
+    }
+
+    /// Adds another hint of the same key. An owner that has said that it has the former versions, and is
+    /// owed the key again now, will be counted once more, so one more must say so: `needed` owners *besides
+    /// those* have to have the former ones.
     pub fn absorb(&mut self, other: Self) {
+        let again = other.owed.difference(&self.owed).count() as u8;
+        if self.needed > 0 {
+            self.needed = self.needed.saturating_add(again);
+        }
         self.versions = match (self.versions.take(), other.versions) {
             (Some(mut ours), Some(theirs)) => {
                 ours.merge(&theirs);
@@ -147,6 +159,14 @@ pub struct HintBook {
 }
 
 impl HintBook {
+    /// An empty book that gives no revision which this one gave.
+    pub fn successor(&self) -> Self {
+        Self {
+            last_revision: self.last_revision,
+            ..Self::default()
+        }
+    }
+
     /// How many keys are kept.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -174,11 +194,23 @@ impl HintBook {
             .filter(|(_, keys)| *keys > 0)
     }
 
-    /// Takes note of what is kept of a key from now on.
+    /// Takes note of what is kept of a key from now on: it has to go to all who are owed it.
     pub fn put(&mut self, key: Bytes, hint: &Hint) -> Revision {
-        self.remove(&key);
         self.last_revision += 1;
         let revision = Revision(self.last_revision);
+        self.enter(key, hint, revision);
+        revision
+    }
+
+    /// Takes note that fewer owners are owed a key: what is on its way to the others stays good.
+    pub fn confirmed(&mut self, key: Bytes, hint: &Hint) {
+        if let Some(revision) = self.entries.get(&key).map(|entry| entry.revision) {
+            self.enter(key, hint, revision);
+        }
+    }
+
+    fn enter(&mut self, key: Bytes, hint: &Hint, revision: Revision) {
+        self.remove(&key);
         let owed: Vec<_> = hint.owed.iter().map(|node| self.name_of(node)).collect();
         for name in &owed {
             self.by_node[usize::from(name.0)].insert(key.clone());
@@ -191,7 +223,6 @@ impl HintBook {
             revision,
         };
         self.entries.insert(key, entry);
-        revision
     }
 
     /// Forgets a key. False when nothing was kept of it.
@@ -263,29 +294,22 @@ pub fn confirm(mut hint: Hint, by: &NodeId) -> Confirmed {
     }
 }
 
-/// Why a hint is not kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AtBound {
-    /// It counts for nothing: whoever lacks the write gets it from anti-entropy.
-    Dropped,
-    /// It would count: the write must be refused rather than a hint be dropped.
-    Refused,
-}
-
-/// Whether a hint of so many bytes still fits. What counts for nothing may take half of the room, so that
-/// it never stands in the way of what counts.
-///
-/// # Errors
-/// [`AtBound`].
-pub fn admit(counts: bool, bytes: u64, kept_bytes: u64, bytes_max: u64) -> Result<(), AtBound> {
-    let (room, otherwise) = match counts {
-        true => (bytes_max, AtBound::Refused),
-        false => (bytes_max / 2, AtBound::Dropped),
+/// Whether a hint of so many bytes still fits, where what the same key has there already takes
+/// `replaced_bytes`. What counts for nothing may take half of the room, so that it never stands in the way
+/// of what counts: a hint that does not fit is refused rather than another one dropped.
+pub fn fits(
+    counts: bool,
+    bytes: u64,
+    replaced_bytes: u64,
+    kept_bytes: u64,
+    bytes_max: u64,
+) -> bool {
+    let room = match counts {
+        true => bytes_max,
+        false => bytes_max / 2,
     };
-    match kept_bytes.saturating_add(bytes) <= room {
-        true => Ok(()),
-        false => Err(otherwise),
-    }
+    let beside = kept_bytes.saturating_sub(replaced_bytes);
+    beside.saturating_add(bytes) <= room
 }
 
 #[cfg(test)]
@@ -354,6 +378,30 @@ mod tests {
         assert!(reminder.versions.is_some() && reminder.kept_at_ms == 9);
     }
 
+    /// It has the former versions already, and must not stand for a second owner of them.
+    #[test]
+    fn an_owner_that_is_owed_the_key_again_does_not_count_twice() {
+        let Confirmed::Keep(mut hint) = confirm(counted(&[1, 2, 3], 2), &node(1)) else {
+            panic!("one owner is not enough");
+        };
+        hint.absorb(Hint {
+            versions: Some(versions(2, 7)),
+            ..counted(&[1, 2, 3], 1)
+        });
+        let Confirmed::Keep(hint) = confirm(*hint, &node(1)) else {
+            panic!("two others are owed it");
+        };
+        assert!(hint.counts(), "{hint:?}");
+        let Confirmed::Keep(hint) = confirm(*hint, &node(3)) else {
+            panic!("another one is owed it");
+        };
+        assert!(!hint.counts(), "{hint:?}");
+        // What was free to go needs no more owners than the newer write does.
+        let mut free = Hint { needed: 0, ..*hint };
+        free.absorb(counted(&[1, 2, 3], 1));
+        assert_eq!(free.needed, 1);
+    }
+
     #[test]
     fn hints_have_a_form_on_disk() {
         for hint in [counted(&[1, 2, 3], 2), Hint::reminder([node(4)], 77)] {
@@ -382,8 +430,15 @@ mod tests {
         assert_eq!(keys(&book, 2, None), ["a"]);
         assert_eq!(keys(&book, 3, None), [""; 0]);
         assert!(book.is_current(b"a", first));
+        // What is on its way to another owner is not out of date because one has it.
+        book.confirmed(key("a"), &counted(&[2], 1));
+        assert!(book.is_current(b"a", first));
+        assert_eq!(keys(&book, 1, None), ["b"]);
         let second = book.put(key("a"), &counted(&[2], 1));
         assert!(second != first && !book.is_current(b"a", first));
+        let mut successor = book.successor();
+        let third = successor.put(key("a"), &counted(&[2], 1));
+        assert!(![first, second].contains(&third) && successor.len() == 1);
         assert_eq!(keys(&book, 1, None), ["b"]);
         // Only what counts for nothing ages.
         assert_eq!(book.kept_before(100), ["b"]);
@@ -394,11 +449,14 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_is_refused_at_the_bound_and_the_rest_is_dropped_before() {
-        assert_eq!(admit(true, 10, 90, 100), Ok(()));
-        assert_eq!(admit(true, 11, 90, 100), Err(AtBound::Refused));
-        assert_eq!(admit(false, 10, 40, 100), Ok(()));
-        assert_eq!(admit(false, 11, 40, 100), Err(AtBound::Dropped));
-        assert_eq!(admit(false, u64::MAX, 1, 100), Err(AtBound::Dropped));
+    fn what_counts_for_nothing_takes_half_of_the_room_at_most() {
+        assert!(fits(true, 10, 0, 90, 100));
+        assert!(!fits(true, 11, 0, 90, 100));
+        assert!(fits(false, 10, 0, 40, 100));
+        assert!(!fits(false, 11, 0, 40, 100));
+        assert!(!fits(false, u64::MAX, 0, 1, 100));
+        // What it replaces makes room.
+        assert!(fits(true, 11, 1, 90, 100));
+        assert!(!fits(true, 11, 200, 90, 10));
     }
 }

@@ -26,7 +26,7 @@ use dynakv_protocol::{ErrorCode, ErrorReply};
 use smallvec::SmallVec;
 
 use super::preference::{NodeSlot, Preference, Reach, SELF};
-use super::quorum::{Outcome, Place, Quorum};
+use super::quorum::{Outcome, Place, Quorum, bit};
 
 mod exchange;
 
@@ -61,6 +61,10 @@ pub struct Put {
     acting: SmallVec<[(NodeSlot, Place); 2]>,
     /// How many owners themselves have said that they have it.
     owners_granted: u8,
+    /// Bit i: the i-th owner itself was given the result and has said nothing yet.
+    owners_awaited: u32,
+    /// Whether a stand-in has it durably: that one owes it to all owners.
+    stand_in_granted: bool,
 }
 
 impl Put {
@@ -95,6 +99,8 @@ impl Put {
             stand_ins,
             acting: SmallVec::new(),
             owners_granted: 0,
+            owners_awaited: 0,
+            stand_in_granted: false,
         };
         put.connect(effects);
         put
@@ -111,6 +117,11 @@ impl Put {
     /// Whether the client has its answer.
     pub fn is_answered(&self) -> bool {
         matches!(self.phase, Phase::Tail | Phase::Over)
+    }
+
+    /// Whether it does without owners that are silent.
+    pub fn passes_by(&self) -> bool {
+        self.is_sloppy() && !self.is_answered()
     }
 
     /// Whether this node is no owner and mints over the hint it has.
@@ -276,6 +287,7 @@ impl Put {
         for &node in &self.usable {
             if let Some(place) = self.owners.place_of(node) {
                 self.quorum.ask(place);
+                self.owners_awaited |= bit(place);
             }
             effects.push(Effect::Merge {
                 to: node,
@@ -313,17 +325,19 @@ impl Put {
         if self.is_stand_in && is_owner && place == self.own {
             return;
         }
-        let was_stand_in = !is_owner && node != SELF;
+        if is_owner {
+            self.owners_awaited &= !bit(place);
+        }
         self.acting.retain(|(acting, _)| *acting != node);
         // Whoever else fills the place may still answer.
         let is_filled = self.acting.iter().any(|&(_, filled)| filled == place);
         match self.phase {
+            Phase::Tail if is_filled || self.owners_awaited & bit(place) != 0 => {}
             Phase::Tail => {
-                let is_owed = self.quorum.awaits(place) && !was_stand_in && node != SELF;
-                self.quorum.fail(place);
-                if is_owed {
-                    effects.push(Effect::Remind(node));
+                if self.quorum.awaits(place) {
+                    self.remind(place, effects);
                 }
+                self.quorum.fail(place);
             }
             _ if is_filled => {}
             _ => {
@@ -351,7 +365,7 @@ impl Put {
         }
     }
 
-    /// Silent owners are passed by where somebody may stand in for them.
+    /// Silent owners are passed by where somebody may stand in for them, and so are silent stand-ins.
     fn on_slow(&mut self, effects: &mut Vec<Effect>) {
         if !self.is_sloppy() {
             return;
@@ -364,7 +378,7 @@ impl Put {
             }
             Phase::Replicating { .. } => {
                 for (place, _) in self.owners.clone().others(self.own, 0) {
-                    if self.quorum.awaits(place) && !self.acting.iter().any(|it| it.1 == place) {
+                    if self.quorum.awaits(place) {
                         self.engage(place, effects);
                     }
                 }
@@ -388,10 +402,13 @@ impl Put {
             }
             match &self.phase {
                 Phase::ReadingFirst { .. } => effects.push(Effect::Read(node)),
-                Phase::Replicating { versions, .. } => effects.push(Effect::Merge {
-                    to: node,
-                    versions: versions.clone(),
-                }),
+                Phase::Replicating { versions, .. } => {
+                    self.owners_awaited |= bit(place);
+                    effects.push(Effect::Merge {
+                        to: node,
+                        versions: versions.clone(),
+                    });
+                }
                 // Connecting has asked everyone; minting asks nobody yet.
                 Phase::Connecting | Phase::Minting | Phase::Tail | Phase::Over => continue,
             }
@@ -405,9 +422,12 @@ impl Put {
                 SELF => !self.is_stand_in,
                 node => self.owners.place_of(node).is_some(),
             };
-            let counts_copies = matches!(self.phase, Phase::Replicating { .. });
-            if is_owner && counts_copies && !self.quorum.has_granted(place) {
-                self.owners_granted += 1;
+            match (is_owner, &self.phase) {
+                (true, Phase::Replicating { .. }) if !self.quorum.has_granted(place) => {
+                    self.owners_granted += 1;
+                }
+                (false, Phase::Replicating { .. } | Phase::Tail) => self.stand_in_granted = true,
+                _ => {}
             }
             self.quorum.grant(place);
         }
@@ -450,24 +470,33 @@ impl Put {
     /// that may still answer are waited for.
     fn begin_tail(&mut self, effects: &mut Vec<Effect>) {
         self.phase = Phase::Tail;
-        // Those who stand in have been told all owners.
-        if self.acting.is_empty() && !self.is_stand_in {
-            let owed = self.owners.others(self.own, 0).filter(|&(place, _)| {
-                !self.quorum.has_granted(place) && !self.quorum.awaits(place)
-            });
-            effects.extend(owed.map(|(_, node)| Effect::Remind(node)));
+        for place in 0..self.owners.len() {
+            if !self.quorum.has_granted(place) && !self.quorum.awaits(place) {
+                self.remind(place, effects);
+            }
         }
         if self.quorum.outstanding() == 0 {
             self.phase = Phase::Over;
         }
     }
 
+    /// The owner at this place may lack the write. Whoever stands in has been told all owners.
+    fn remind(&self, place: Place, effects: &mut Vec<Effect>) {
+        let owner = self.owners.at(place).filter(|&owner| owner != SELF);
+        if let Some(owner) = owner
+            && !self.stand_in_granted
+            && !self.is_stand_in
+        {
+            effects.push(Effect::Remind(owner));
+        }
+    }
+
     fn on_deadline(&mut self, effects: &mut Vec<Effect>) {
         if self.phase == Phase::Tail {
-            if self.acting.is_empty() && !self.is_stand_in {
-                let owed = self.owners.others(self.own, 0);
-                let owed = owed.filter(|&(place, _)| self.quorum.awaits(place));
-                effects.extend(owed.map(|(_, node)| Effect::Remind(node)));
+            for place in 0..self.owners.len() {
+                if self.quorum.awaits(place) {
+                    self.remind(place, effects);
+                }
             }
             self.phase = Phase::Over;
         } else {
@@ -499,9 +528,10 @@ impl Put {
                 } else {
                     "nothing was written"
                 };
+                let who = self.who();
                 format!(
-                    "the write needs {needed} owners of the key, {got} answered; {so}. See \
-                     `dynakv status`, or write with a smaller -w"
+                    "the write needs {needed} {who}, {got} answered; {so}. See `dynakv status`, or write \
+                     with a smaller -w"
                 )
             }
         };
@@ -511,11 +541,20 @@ impl Put {
             .retryable()
     }
 
+    /// Who counts, in words.
+    fn who(&self) -> &'static str {
+        match self.is_sloppy() {
+            true => "owners of the key or nodes that stand in for them",
+            false => "owners of the key",
+        }
+    }
+
     fn timeout(&self) -> ErrorReply {
         let (needed, got) = (self.quorum.needed(), self.quorum.got());
+        let who = self.who();
         let message = format!(
-            "time is up: the write needs {needed} owners of the key, {got} answered in time. See \
-             `dynakv status`, or give it longer with --timeout"
+            "time is up: the write needs {needed} {who}, {got} answered in time. See `dynakv status`, or \
+             give it longer with --timeout"
         );
         ErrorReply::new(ErrorCode::Timeout, message)
             .with_quorum(needed, got)

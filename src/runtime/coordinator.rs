@@ -396,6 +396,11 @@ impl Coordinator {
         self.begin(requester, frame);
     }
 
+    /// Who owns a key under this ring.
+    fn owners(&self, ring: &Ring, key: &[u8]) -> Preference {
+        self.links.preference(ring.owners(Segment::of_key(key)))
+    }
+
     /// Begins a client's request, for the first time or again after it was parked.
     fn begin(&mut self, mut requester: Requester, frame: Frame) {
         let Some(ring) = self.view.ring.clone() else {
@@ -421,8 +426,7 @@ impl Coordinator {
             self.parking.park(requester, frame, Wait::ForSealing);
             return;
         }
-        let segment = Segment::of_key(&request.key);
-        let owners = self.links.preference(ring.owners(segment));
+        let owners = self.owners(&ring, &request.key);
         let request = match request.action {
             // Any node can ask all owners, so these are not handed on.
             Action::Explain => return self.explain(requester, frame, request.key, &owners),
@@ -530,7 +534,7 @@ impl Coordinator {
             match self.operations.get_mut(id).map(|operation| &operation.work) {
                 Some(Work::Get(_)) => self.on_late_read(id),
                 Some(Work::Forward(_)) => self.step_forward(id, forward::Event::Slow),
-                Some(Work::Put { .. }) => self.step_put(id, put::Event::Slow),
+                Some(Work::Put { .. }) => self.on_slow_write(id),
                 Some(Work::Explain(_) | Work::Import { .. }) | None => {}
             }
         }

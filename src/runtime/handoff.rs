@@ -52,9 +52,12 @@ enum HandoffError {
     /// It could not be asked.
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
-    /// It does not take it.
+    /// It does not take it now.
     #[error("it refused: {0}")]
     Refused(String),
+    /// Some of it cannot go over as things are: it is too large, or the own copy is being rebuilt.
+    #[error("{0} hints could not be handed over")]
+    NotTaken(u64),
 }
 
 /// Since when, and for how long, a node is left alone.
@@ -152,15 +155,23 @@ impl Handoff {
     /// Hands over all that is owed to one node. How many keys it took.
     async fn hand_over(&self, member: &MemberView) -> Result<u64, HandoffError> {
         let mut after = None;
-        let mut keys = 0;
+        let (mut keys, mut not_taken) = (0, 0);
         loop {
             let due = self.next(&member.id, after.take()).await;
             let Some(last) = due.last() else {
-                return Ok(keys);
+                // What it does not take is not tried again at once.
+                return match not_taken {
+                    0 => Ok(keys),
+                    not_taken => Err(HandoffError::NotTaken(not_taken)),
+                };
             };
             after = Some(last.key.clone());
+            let given = due.len() as u64;
             let (confirmations, trouble) = self.give(member, due).await;
             keys += confirmations.len() as u64;
+            if trouble.is_none() {
+                not_taken += given - confirmations.len() as u64;
+            }
             if !confirmations.is_empty() {
                 let by = member.id.clone();
                 self.0
@@ -253,8 +264,8 @@ impl Handoff {
     }
 }
 
-/// Whether a refusal is a reason to wait. What cannot be taken ever (it is too large for a frame, say) must
-/// not keep the rest from going over: anti-entropy finds it.
+/// Whether a refusal is a reason to stop here. What cannot be taken ever (it is too large for a frame, say)
+/// must not keep the rest from going over.
 fn refused(response: &Response) -> Option<HandoffError> {
     match response {
         Response::Error(error) if !error.retryable => {

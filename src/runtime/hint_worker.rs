@@ -36,9 +36,6 @@ const REMINDERS_WAITING_MAX: usize = 65_536;
 /// Every how many ticks all hints are looked over for their age.
 const LOOKS_EVERY_TICKS: u32 = 10;
 
-/// About what a hint takes besides its versions, in bytes: for the bound.
-const HINT_OVERHEAD_BYTES: usize = 64;
-
 /// What bounds hints.
 #[derive(Debug, Clone, Copy)]
 pub struct HintBounds {
@@ -173,12 +170,17 @@ fn open(file: Arc<dyn AppendFile>, metrics: &Metrics) -> Result<(HintLog, HintBo
     if opened.damaged > 0 {
         tracing::error!(
             places = opened.damaged,
-            "hints are damaged: what they held for other nodes is lost here; anti-entropy brings the rest"
+            "hints are damaged: what they held for other nodes is lost here; anti-entropy brings them what \
+             others have of it"
         );
         metrics.hints.damaged.increment(opened.damaged);
-        log.forget_damage()?;
+        match log.forget_damage() {
+            // It is reported again at the next start.
+            Err(error) if error.is_disk_full() => tracing::warn!(%error, "damaged hints stay"),
+            result => result?,
+        }
     }
-    let book = read_book(&mut log)?;
+    let book = read_book(&mut log, HintBook::default())?;
     if !book.is_empty() {
         tracing::info!(
             keys = book.len(),
@@ -189,9 +191,8 @@ fn open(file: Arc<dyn AppendFile>, metrics: &Metrics) -> Result<(HintLog, HintBo
     Ok((log, book))
 }
 
-/// What the log holds, as a book.
-fn read_book(log: &mut HintLog) -> Result<HintBook, StoreError> {
-    let mut book = HintBook::default();
+/// What the log holds, entered into an empty book.
+fn read_book(log: &mut HintLog, mut book: HintBook) -> Result<HintBook, StoreError> {
     let mut unreadable = Vec::new();
     log.for_each(|key, document| {
         let hint = document
@@ -242,7 +243,9 @@ impl Worker {
                 return;
             }
         }
-        self.settle(true);
+        if self.settle(true) {
+            self.mark_durable();
+        }
     }
 
     async fn run_simulated(
@@ -348,8 +351,17 @@ impl Worker {
                     self.look_over(now_unix_ms);
                 }
                 self.ticks = self.ticks.wrapping_add(1);
+                self.mark_durable();
                 true
             }
+        }
+    }
+
+    /// On a full disk it is tried again.
+    fn mark_durable(&mut self) {
+        match self.log.mark_durable() {
+            Err(error) if !error.is_disk_full() => self.failed = Some(error),
+            _ => {}
         }
     }
 

@@ -142,7 +142,7 @@ pub struct Operation {
     pub frame: Frame,
     /// What is being done.
     pub work: Work,
-    /// When another owner is to be tried besides; `None` once that has happened.
+    /// When another node is to be tried besides; `None` when no other may be.
     pub slow_at: Option<Instant>,
     /// Whether its client has been answered: it only waits for the last owners.
     is_tail: bool,
@@ -207,6 +207,8 @@ impl Operations {
         let bytes = operation.bytes();
         operation.is_tail = true;
         operation.frame.body = Bytes::new();
+        // A key of its own: it is a slice of all that came with it.
+        operation.key = Bytes::copy_from_slice(&operation.key);
         self.bytes -= bytes;
         self.tails += 1;
         true

@@ -479,12 +479,17 @@ fn note_damage(rebuilding: &Rebuilding, key: &[u8], error: &StoreError) -> Resul
 
 /// What is said of a store that does not take something.
 pub(super) fn refusal(error: &StoreError) -> ErrorReply {
-    let code = if error.is_disk_full() {
-        ErrorCode::DiskFull
-    } else {
-        ErrorCode::Storage
+    let code = match error {
+        error if error.is_disk_full() => ErrorCode::DiskFull,
+        StoreError::TooLarge { .. } => ErrorCode::TooLarge,
+        _ => ErrorCode::Storage,
     };
-    ErrorReply::new(code, error.to_string()).retryable()
+    let refusal = ErrorReply::new(code, error.to_string());
+    match code {
+        // The next time it is as large.
+        ErrorCode::TooLarge => refusal,
+        _ => refusal.retryable(),
+    }
 }
 
 /// Whether there are tombstones and nothing else.

@@ -154,6 +154,9 @@ fn repair_before_the_answer_waits_for_all_of_it() {
     let effects = step(&mut get, read(B, &theirs));
     assert_eq!(effects, [repair(SELF, &both), repair(B, &both)]);
     assert_eq!(step(&mut get, Event::Repaired(SELF)), []);
+    // Neither one that was asked besides and fails, nor the same one again, is the one that is waited for.
+    assert_eq!(step(&mut get, Event::Failed(C)), []);
+    assert_eq!(step(&mut get, Event::Repaired(SELF)), []);
     assert_eq!(step(&mut get, Event::Failed(B)), [answer(&both, 2)]);
 
     let (mut get, _) = start(2, true, usable);

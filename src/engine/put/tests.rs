@@ -318,6 +318,7 @@ fn a_copy_that_this_node_cannot_keep_is_one_of_the_copies() {
 
 const D: NodeSlot = NodeSlot(3);
 const E: NodeSlot = NodeSlot(4);
+const F: NodeSlot = NodeSlot(5);
 
 /// A sloppy write that this node coordinates, with two nodes that may stand in.
 fn start_sloppy(terms: Terms, reach: fn(NodeSlot) -> Reach) -> (Put, Vec<Effect>) {
@@ -389,6 +390,49 @@ fn silent_owners_are_passed_by() {
     let (mut put, _) = start(2, usable);
     step(&mut put, minted());
     assert_eq!(step(&mut put, Event::Slow), []);
+}
+
+#[test]
+fn a_silent_stand_in_is_passed_by_like_an_owner() {
+    let mut effects = Vec::new();
+    let terms = Terms {
+        stand_ins: Some([D, E, F].into_iter().collect()),
+        ..terms(0, false, 2)
+    };
+    let mut put = Put::start(owners(), terms, usable, &mut effects);
+    step(&mut put, minted());
+    step(&mut put, Event::Durable);
+    assert!(put.passes_by());
+    assert_eq!(step(&mut put, Event::Slow), [hint(D), hint(E)]);
+    assert_eq!(step(&mut put, Event::Slow), [hint(F)]);
+    // Both that fill one place: any of them counts for it, and no more than once.
+    assert_eq!(step(&mut put, Event::Failed(D)), []);
+    assert_eq!(step(&mut put, Event::Merged(F)), [answer(2, true)]);
+    assert!(!put.passes_by());
+}
+
+#[test]
+fn an_owner_is_owed_the_key_unless_a_stand_in_owes_it_already() {
+    let with_stand_ins_asked = || {
+        let (mut put, _) = start_sloppy(terms(0, false, 2), usable);
+        step(&mut put, minted());
+        step(&mut put, Event::Durable);
+        assert_eq!(step(&mut put, Event::Slow), [hint(D), hint(E)]);
+        assert_eq!(step(&mut put, Event::Merged(B)), acknowledged(2));
+        put
+    };
+    // Whoever of the two fails last leaves the owner without it.
+    for [first, last] in [[C, E], [E, C]] {
+        let mut put = with_stand_ins_asked();
+        assert_eq!(step(&mut put, Event::Failed(first)), []);
+        assert_eq!(step(&mut put, Event::Failed(last)), [Effect::Remind(C)]);
+        assert!(put.is_over());
+    }
+    let mut put = with_stand_ins_asked();
+    assert_eq!(step(&mut put, Event::Merged(E)), []);
+    assert!(put.is_over());
+    let mut put = with_stand_ins_asked();
+    assert_eq!(step(&mut put, Event::Deadline), [Effect::Remind(C)]);
 }
 
 #[test]

@@ -182,8 +182,10 @@ impl Coordinator {
             versions,
         });
         let header = Header::new(request.kind(), message);
-        // A repair that can't be sent is left to the next read or to anti-entropy.
-        let _ = self.links.send(to, header, |out| request.encode(out));
+        if !self.links.send(to, header, |out| request.encode(out)) {
+            // Left to the next read or to anti-entropy; who waits for it need not.
+            self.unsent.push((id, to));
+        }
     }
 
     pub(super) fn read_local(&mut self, id: OperationId) {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use dynakv_protocol::ErrorCode;
 use dynakv_protocol::ErrorReply;
 use dynakv_protocol::frame::{FLAG_FORWARDED, Frame, Header};
-use dynakv_protocol::hash::Segment;
 use dynakv_protocol::message::{Response, kind};
 use tokio::time::Instant;
 
@@ -57,9 +56,7 @@ impl Coordinator {
                     let Some(operation) = self.operations.get_mut(id) else {
                         continue;
                     };
-                    if matches!(&operation.work, Work::Forward(forward) if forward.may_stand_in()) {
-                        operation.slow_at = Some(slow_forward_at(&operation.requester, now));
-                    }
+                    operation.slow_at = Some(slow_forward_at(&operation.requester, now));
                     operation.requester.handed_on = operation.requester.handed_on.saturating_add(1);
                     let Frame { header, body } = operation.frame.clone();
                     let header = Header {
@@ -108,8 +105,8 @@ impl Coordinator {
         else {
             return;
         };
-        let ring = self.view.ring.clone();
-        let owners = ring.map(|ring| self.links.preference(ring.owners(Segment::of_key(&key))));
+        let ring = self.view.ring.as_ref();
+        let owners = ring.map(|ring| self.owners(ring, &key));
         let others = owners.filter(|_| !frame.header.is_forwarded());
         let next = others.and_then(|owners| {
             let reach = |node| self.links.reach(node);

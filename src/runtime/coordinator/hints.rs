@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::effects::{Reply, remaining_ms};
 use super::{
     By, Bytes, ConnectionId, Coordinator, ErrorCode, ErrorReply, HintJob, NodeId, NodeSlot,
-    Operation, OperationId, Purpose, Reach, Request, Segment, Token, Work, put,
+    Operation, OperationId, Purpose, Reach, Request, SLOW_WRITE, Segment, Token, Work, put,
 };
 use crate::engine::handoff::Hint;
 use crate::engine::mint::Intent;
@@ -28,9 +28,8 @@ impl Coordinator {
             return SmallVec::new();
         };
         let successors = ring.successors(Segment::of_key(key));
-        let successors = self.links.preference(&successors);
         let in_reach = successors
-            .iter()
+            .map(|member| self.links.slot_of(member))
             .filter(|&node| node != SELF && self.links.reach(node) == Reach::Usable);
         in_reach.take(STAND_INS_MAX).collect()
     }
@@ -51,7 +50,7 @@ impl Coordinator {
         else {
             return;
         };
-        let owners = self.links.preference(ring.owners(Segment::of_key(&key)));
+        let owners = self.owners(&ring, &key);
         match data_request(&frame, self.limits(&ring)) {
             Ok(request) => {
                 self.coordinate(requester, frame, request, owners, By::stand_in(0));
@@ -156,6 +155,18 @@ impl Coordinator {
         let owner = self.links.id(owner).clone();
         if let Some(operation) = self.operations.get_mut(id) {
             self.reminders.push((operation.key.clone(), owner));
+        }
+    }
+
+    /// A write takes longer than it should: others are asked besides, and again while that is of no help.
+    pub(super) fn on_slow_write(&mut self, id: OperationId) {
+        self.step_put(id, put::Event::Slow);
+        let again_at = self.now + SLOW_WRITE;
+        if let Some(operation) = self.operations.get_mut(id)
+            && let Work::Put { put, .. } = &operation.work
+            && put.passes_by()
+        {
+            operation.slow_at = Some(again_at);
         }
     }
 

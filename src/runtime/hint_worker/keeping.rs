@@ -4,25 +4,28 @@ use bytes::Bytes;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::{ErrorCode, ErrorReply, NodeId};
-use dynakv_storage::{Change, StoreError};
+use dynakv_storage::{Change, HintLog, StoreError};
 
-use super::{Confirmation, Due, HINT_OVERHEAD_BYTES, Worker, read_book};
-use crate::engine::handoff::{AtBound, Confirmed, Hint, admit, confirm};
+use super::{Confirmation, Due, Worker, read_book};
+use crate::engine::handoff::{Confirmed, Hint, confirm, fits};
 use crate::engine::mint::Intent;
 use crate::runtime::store_worker::{StoreEvent, refusal};
 
 impl Worker {
     /// Adds to what is kept of a key; gives what is kept now.
     pub(super) fn keep(&mut self, key: &Bytes, hint: Hint) -> Result<Hint, ErrorReply> {
+        // One of its own: a slice would hold on to the buffer that its request came in.
+        let key = &Bytes::copy_from_slice(key);
         let counts = hint.counts();
         let kept = match self.stored(key)? {
-            Some(mut kept) => {
-                let before = kept.clone();
+            Some(before) => {
+                let mut kept = before.clone();
                 kept.absorb(hint);
-                if kept.versions == before.versions
-                    && kept.owed == before.owed
-                    && kept.needed == before.needed
-                {
+                if kept.is_no_news_after(&before) {
+                    if before.versions.is_none() {
+                        // What it stands for may have changed since it was handed over.
+                        self.book.put(key.clone(), &before);
+                    }
                     return Ok(before);
                 }
                 kept
@@ -30,16 +33,14 @@ impl Worker {
             None => hint,
         };
         let document = kept.to_bytes();
-        // One of its own: a slice would hold on to the buffer that its request came in.
-        let key = &Bytes::copy_from_slice(key);
-        let bytes = (key.len() + document.len() + HINT_OVERHEAD_BYTES) as u64;
-        match admit(counts, bytes, self.log.live_bytes(), self.bounds.bytes_max) {
-            Ok(()) => {}
-            Err(AtBound::Dropped | AtBound::Refused) => {
-                let message = "this node keeps as many hints for other nodes as it may \
-                               (hints_bytes_max); try another node, or write without --sloppy";
-                return Err(ErrorReply::new(ErrorCode::Overloaded, message).retryable());
-            }
+        let bytes = HintLog::record_bytes(key.len(), document.len());
+        let replaced = self.log.bytes_of(key);
+        let (live, bytes_max) = (self.log.live_bytes(), self.bounds.bytes_max);
+        if !fits(counts, bytes, replaced, live, bytes_max) {
+            let message = "this node keeps as many hints for other nodes as it may (hints_bytes_max); \
+                           send the write to another node, or bring back an owner of the key: see \
+                           `dynakv status`";
+            return Err(ErrorReply::new(ErrorCode::Overloaded, message).retryable());
         }
         if let Err(error) = self.store.admit(document.len(), Change::Growth) {
             self.metrics.refused_for_disk.increment(1);
@@ -57,6 +58,8 @@ impl Worker {
     fn write(&mut self, key: &Bytes, document: &[u8]) -> Result<(), ErrorReply> {
         match self.log.put(key.clone(), document) {
             Ok(()) => Ok(()),
+            // Nothing is wrong with the disk.
+            Err(error @ StoreError::TooLarge { .. }) => Err(refusal(&error)),
             Err(error) => {
                 let refusal = refusal(&error).maybe_applied(!error.is_disk_full());
                 self.on_failed(error);
@@ -81,7 +84,7 @@ impl Worker {
         self.send(refused.collect());
         // A dot may be gone that others have seen.
         self.gave_up_any = true;
-        match read_book(&mut self.log) {
+        match read_book(&mut self.log, self.book.successor()) {
             Ok(book) => self.book = book,
             Err(error) => self.failed = Some(error),
         }
@@ -193,7 +196,7 @@ impl Worker {
             Confirmed::Keep(hint) => {
                 self.metrics.hints.handed_over.increment(1);
                 if self.write(key, &hint.to_bytes()).is_ok() {
-                    self.book.put(key.clone(), &hint);
+                    self.book.confirmed(key.clone(), &hint);
                 }
             }
         }

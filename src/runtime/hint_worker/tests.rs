@@ -1,18 +1,31 @@
 //! The keeper of hints against the in-memory disk: what is said, and when.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
-use dynakv_protocol::causal::{Value, Versions};
+use dynakv_protocol::causal::{self, Dot, Incoming, Value, Versions};
 use dynakv_protocol::{Actor, ClusterId, ErrorCode, WriteId};
 use dynakv_storage::MemoryDisk;
+use dynakv_storage::hint_log::HINT_BYTES_MAX;
 use tokio::sync::oneshot;
 
 use super::*;
 use crate::engine::mint::Intent;
-use crate::runtime::environment::SystemClock;
+use crate::runtime::environment::WallClock;
 use crate::runtime::events::ConnectionId;
 
+/// A time of day that tests set.
+#[derive(Default)]
+struct Clock(AtomicU64);
+
+impl WallClock for Clock {
+    fn unix_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 struct Kept {
+    clock: Arc<Clock>,
     handle: HintHandle,
     events: mpsc::UnboundedReceiver<Vec<StoreEvent>>,
     metrics: Arc<Metrics>,
@@ -29,6 +42,7 @@ fn owners() -> BTreeSet<NodeId> {
 fn start_on(memory: &MemoryDisk, bytes_max: u64, age_max: Duration) -> Kept {
     let (events_in, events) = mpsc::unbounded_channel();
     let metrics = Arc::new(Metrics::new("test").unwrap());
+    let clock = Arc::new(Clock(AtomicU64::new(1_000_000)));
     let parts = Parts {
         disk: Disk {
             store: Arc::new(memory.store()),
@@ -37,12 +51,13 @@ fn start_on(memory: &MemoryDisk, bytes_max: u64, age_max: Duration) -> Kept {
             threads: StoreThreads::Simulated { sync_us: 1000 },
         },
         minter: Minter::new(Actor(7), 0, fastrand::Rng::with_seed(1)),
-        clock: Arc::new(SystemClock),
+        clock: clock.clone(),
         metrics: metrics.clone(),
         bounds: HintBounds { bytes_max, age_max },
         events: events_in,
     };
     Kept {
+        clock,
         handle: start(parts).unwrap(),
         events,
         metrics,
@@ -90,18 +105,21 @@ async fn next(kept: &Kept, owner: &str) -> Vec<Due> {
     answer.await.unwrap()
 }
 
-async fn confirm_all(kept: &Kept, owner: &str) -> usize {
-    let due = next(kept, owner).await;
-    let count = due.len();
-    let confirmations = due.into_iter().map(|due| Confirmation {
-        key: due.key,
+fn confirm(kept: &Kept, owner: &str, due: &[Due]) {
+    let confirmations = due.iter().map(|due| Confirmation {
+        key: due.key.clone(),
         revision: due.revision,
     });
     kept.handle.send(vec![HintJob::Confirm {
         by: node(owner),
         confirmations: confirmations.collect(),
     }]);
-    count
+}
+
+async fn confirm_all(kept: &Kept, owner: &str) -> usize {
+    let due = next(kept, owner).await;
+    confirm(kept, owner, &due);
+    due.len()
 }
 
 fn run(test: impl Future<Output = ()>) {
@@ -171,14 +189,89 @@ fn what_changed_on_its_way_is_owed_again() {
         };
         // The same node's blind writes build on each other.
         assert_eq!(newer.siblings().len(), 1);
-        kept.handle.send(vec![HintJob::Confirm {
-            by: node("a"),
-            confirmations: vec![Confirmation {
-                key: on_its_way[0].key.clone(),
-                revision: on_its_way[0].revision,
-            }],
-        }]);
+        confirm(&kept, "a", &on_its_way);
         assert_eq!(next(&kept, "a").await[0].versions, Some(newer.to_bytes()));
+    });
+}
+
+/// One owner's word changes nothing of what is on its way to the others.
+#[test]
+fn all_owners_may_be_handed_a_hint_at_once() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut kept = started(&memory);
+        kept.handle.send(vec![mint(1, "k", "v")]);
+        minted(&mut kept).await;
+        let mut on_their_way = Vec::new();
+        for owner in ["a", "b", "c"] {
+            on_their_way.push((owner, next(&kept, owner).await));
+        }
+        for (owner, due) in on_their_way {
+            confirm(&kept, owner, &due);
+            assert!(next(&kept, owner).await.is_empty());
+        }
+        assert_eq!(kept.handle.kept(), 0);
+    });
+}
+
+/// What it stands for is in the own store, and may be another thing by then.
+#[test]
+fn a_reminder_that_comes_again_while_it_is_handed_over_stays() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let kept = started(&memory);
+        let remind = || {
+            kept.handle
+                .remind(vec![(Bytes::from_static(b"k"), node("b"))])
+        };
+        remind();
+        let on_its_way = next(&kept, "b").await;
+        remind();
+        confirm(&kept, "b", &on_its_way);
+        assert_eq!(confirm_all(&kept, "b").await, 1);
+        assert_eq!(confirm_all(&kept, "b").await, 0);
+    });
+}
+
+#[test]
+fn a_hint_that_is_too_large_is_refused_and_others_are_kept() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut kept = start_on(&memory, u64::MAX, Duration::from_secs(3600));
+        kept.handle.send(vec![mint(1, "k", "v")]);
+        let mut versions = minted(&mut kept).await;
+        let events = kept.events.recv().await.unwrap();
+        assert!(matches!(&events[..], [StoreEvent::Durable { .. }]));
+        let dot = Dot {
+            actor: Actor(8),
+            counter: 1,
+        };
+        let incoming = Incoming {
+            write_id: WriteId(9),
+            timestamp: 1,
+            expires_at_ms: None,
+            value: Value::Bytes(vec![0; HINT_BYTES_MAX].into()),
+        };
+        versions.write(&causal::Clock::new(), dot, incoming);
+        kept.handle.send(vec![HintJob::Keep {
+            token: Token::Hint(ConnectionId(4), 9),
+            key: Bytes::from_static(b"k"),
+            hint: Box::new(Hint {
+                versions: Some(versions),
+                owed: owners(),
+                needed: 2,
+                kept_at_ms: 1,
+            }),
+        }]);
+        let events = kept.events.recv().await.unwrap();
+        let [StoreEvent::Refused { error, .. }] = &events[..] else {
+            panic!("{events:?}");
+        };
+        assert_eq!(error.code, ErrorCode::TooLarge, "{error}");
+        assert!(!error.maybe_applied && !error.retryable, "{error:?}");
+        kept.handle.send(vec![mint(2, "other", "v")]);
+        minted(&mut kept).await;
+        assert_eq!(next(&kept, "a").await.len(), 2);
     });
 }
 
@@ -212,6 +305,7 @@ fn reminders_are_kept_without_a_sync_and_never_beyond_half_of_the_room() {
     run(async {
         let memory = MemoryDisk::new();
         let kept = start_on(&memory, 2000, Duration::from_secs(3600));
+        let few_at_most = 1000 / HintLog::record_bytes(1, 1);
         let reminders = |from: usize, count| -> Vec<_> {
             let key = |number| Bytes::from(format!("key-{number}"));
             (from..from + count)
@@ -228,10 +322,15 @@ fn reminders_are_kept_without_a_sync_and_never_beyond_half_of_the_room() {
         kept.handle.remind(reminders(0, 100));
         next(&kept, "b").await;
         let few = kept.handle.kept();
-        assert!((3..100).contains(&few), "{few} are kept");
+        assert!((4..few_at_most).contains(&few), "{few} are kept");
         let text = kept.metrics.render(std::path::Path::new("."));
-        let dropped = "dynakv_hints_dropped_total{node=\"test\",reason=\"bound\"} 0";
-        assert!(!text.contains(dropped), "{text}");
+        let dropped = |line: &&str| {
+            line.starts_with("dynakv_hints_dropped_total{") && line.contains("reason=\"bound\"")
+        };
+        let dropped = text.lines().find(dropped).unwrap();
+        let (_, dropped) = dropped.rsplit_once(' ').unwrap();
+        // All that were not there yet and found no room.
+        assert_eq!(dropped, (100 - few).to_string());
         // What counts still has room.
         let mut kept = kept;
         kept.handle.send(vec![mint(1, "k", "v")]);
@@ -259,8 +358,17 @@ fn at_the_bound_a_hint_that_counts_is_refused_and_none_is_dropped() {
         assert_eq!(refused.code, ErrorCode::Overloaded);
         assert!(!refused.maybe_applied && refused.retryable);
         // Nor does age drop what counts.
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        kept.clock.0.fetch_add(86_400_000, Ordering::Relaxed);
         kept.handle.send(vec![HintJob::Tick]);
+        assert_eq!(next(&kept, "a").await.len(), 1);
+        // Of what counts for nothing it does.
+        kept.handle
+            .remind(vec![(Bytes::from_static(b"r"), node("a"))]);
+        assert_eq!(next(&kept, "a").await.len(), 2);
+        kept.clock.0.fetch_add(86_400_000, Ordering::Relaxed);
+        for _ in 0..LOOKS_EVERY_TICKS {
+            kept.handle.send(vec![HintJob::Tick]);
+        }
         assert_eq!(next(&kept, "a").await.len(), 1);
     });
 }
