@@ -37,7 +37,7 @@ pub enum Route {
         /// Its own place.
         place: Place,
         /// It stands in for owners before it, so a blind write must read what a quorum has first.
-        stands_in: bool,
+        in_place_of_first: bool,
     },
     /// The owner at this place; the request has not been forwarded before.
     Forward {
@@ -147,11 +147,11 @@ impl Preference {
         match (own, access) {
             (Some(place), Access::AnyOwner) => Route::Here {
                 place,
-                stands_in: false,
+                in_place_of_first: false,
             },
             (Some(place), Access::FirstOwner) if forwarded || place == first => Route::Here {
                 place,
-                stands_in: place != 0,
+                in_place_of_first: place != 0,
             },
             (None, _) if forwarded => Route::NotOwner,
             (None, _) if first_usable.is_none() && strictness == Strictness::Sloppy => {
@@ -173,8 +173,11 @@ mod tests {
         Reach::Usable
     }
 
-    fn here(place: Place, stands_in: bool) -> Route {
-        Route::Here { place, stands_in }
+    fn here(place: Place, in_place_of_first: bool) -> Route {
+        Route::Here {
+            place,
+            in_place_of_first,
+        }
     }
 
     #[test]

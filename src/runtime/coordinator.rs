@@ -119,7 +119,7 @@ struct By {
     /// Whose place it fills.
     place: u8,
     /// It is an owner, and others before it cannot be reached.
-    stands_in: bool,
+    in_place_of_first: bool,
     /// It owns no copy.
     is_stand_in: bool,
 }
@@ -128,7 +128,7 @@ impl By {
     fn stand_in(place: u8) -> Self {
         Self {
             place,
-            stands_in: false,
+            in_place_of_first: false,
             is_stand_in: true,
         }
     }
@@ -446,10 +446,13 @@ impl Coordinator {
             owners.route(request.access, strictness, is_forwarded, reach)
         };
         match route {
-            Route::Here { place, stands_in } => {
+            Route::Here {
+                place,
+                in_place_of_first,
+            } => {
                 let by = By {
                     place,
-                    stands_in,
+                    in_place_of_first,
                     is_stand_in: false,
                 };
                 self.coordinate(requester, frame, request, owners, by);
@@ -506,7 +509,7 @@ impl Coordinator {
                 let terms = put::Terms {
                     own: place,
                     is_stand_in: by.is_stand_in,
-                    reads_first: !by.is_stand_in && (by.stands_in || has_lost),
+                    reads_first: !by.is_stand_in && (by.in_place_of_first || has_lost),
                     w,
                     r: self.view.r,
                     stand_ins: match strictness {

@@ -26,6 +26,7 @@ mod full_disk;
 mod handoff;
 mod harness;
 mod hostile;
+mod limits;
 mod membership;
 mod mending;
 mod observability;
