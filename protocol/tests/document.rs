@@ -162,15 +162,15 @@ fn the_limits_are_those_of_the_code() {
             &[limits::HANDSHAKE_FRAME_BYTES_MAX],
         ),
         (
-            "frame that a node accepts",
+            "frame that a node accepts from a client",
             &[
                 limits::frame_bytes_max(1) - limits::frame_bytes_max(0),
                 limits::FRAME_OVERHEAD_BYTES,
             ],
         ),
         (
-            "frame that a client must accept",
-            &[limits::frame_bytes_max(limits::VALUE_BYTES_MAX)],
+            "frame between nodes, and frame that a client must accept",
+            &[limits::FRAME_BYTES_MAX],
         ),
         ("items of a batch", &[limits::BATCH_ITEMS_MAX]),
         ("entries of a clock", &[limits::CLOCK_ENTRIES_MAX]),
