@@ -119,7 +119,8 @@ fn place(key: &[u8]) -> (Position, &[u8]) {
 /// copy was one of the w. With w = 1 no number is enough; then all others are asked.
 pub fn sources_needed(n: usize, w: usize) -> usize {
     let others = n.saturating_sub(1);
-    (n + 1).saturating_sub(w).min(others)
+    // Where there are fewer owners than that, all of them had to acknowledge.
+    (n + 1).saturating_sub(w.min(n)).min(others)
 }
 
 #[cfg(test)]
@@ -293,6 +294,8 @@ mod tests {
         assert_eq!(sources_needed(3, 1), 2);
         assert_eq!(sources_needed(5, 3), 3);
         assert_eq!(sources_needed(2, 2), 1);
+        // A ring of two members that was promised three copies.
+        assert_eq!(sources_needed(2, 3), 1);
         assert_eq!(sources_needed(1, 1), 0);
     }
 }
