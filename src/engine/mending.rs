@@ -1,4 +1,4 @@
-//! Where two replicas differ, and when one that lost data has it back.
+//! Where two replicas differ.
 //!
 //! A page is 256 segments; its hash is the XOR of theirs, and a segment belongs to a comparison if both
 //! nodes own it. See [`dynakv_protocol::mend`].
@@ -123,15 +123,6 @@ pub fn difference(ours: Listed, theirs: Listed) -> Difference {
 
 fn place(key: &[u8]) -> (Position, &[u8]) {
     (Position::of_key(key), key)
-}
-
-/// From how many other owners a segment must be fetched until its reads count again: so many that every
-/// write acknowledged by the smallest quorum promised, `w` of `n`, is at one of them even if this node's
-/// copy was one of the w. With w = 1 no number is enough; then all others are asked.
-pub fn sources_needed(n: usize, w: usize) -> usize {
-    let others = n.saturating_sub(1);
-    // Where there are fewer owners than that, all of them had to acknowledge.
-    (n + 1).saturating_sub(w.min(n)).min(others)
 }
 
 #[cfg(test)]
@@ -318,17 +309,5 @@ mod tests {
                 "{ours:?} {theirs:?}"
             );
         }
-    }
-
-    #[test]
-    fn enough_sources_are_asked_to_meet_every_write_quorum() {
-        assert_eq!(sources_needed(3, 2), 2);
-        assert_eq!(sources_needed(3, 3), 1);
-        assert_eq!(sources_needed(3, 1), 2);
-        assert_eq!(sources_needed(5, 3), 3);
-        assert_eq!(sources_needed(2, 2), 1);
-        // A ring of two members that was promised three copies.
-        assert_eq!(sources_needed(2, 3), 1);
-        assert_eq!(sources_needed(1, 1), 0);
     }
 }
