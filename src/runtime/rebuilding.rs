@@ -334,6 +334,54 @@ mod tests {
         assert!(rebuilding.covers(b"a") && rebuilding.covers(b"b"));
     }
 
+    /// Writes nothing while the test holds the gate.
+    struct Slow {
+        disk: dynakv_storage::MemoryFiles,
+        gate: Arc<Mutex<()>>,
+    }
+
+    impl SmallFiles for Slow {
+        fn read(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+            self.disk.read(name)
+        }
+
+        fn write_durable(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+            let _open = self.gate.lock().unwrap();
+            self.disk.write_durable(name, bytes)
+        }
+
+        fn remove_durable(&self, name: &str) -> Result<(), StoreError> {
+            let _open = self.gate.lock().unwrap();
+            self.disk.remove_durable(name)
+        }
+    }
+
+    #[test]
+    fn who_looks_does_not_wait_for_the_disk_and_sees_what_is_durable() {
+        let gate = Arc::new(Mutex::new(()));
+        let files = Slow {
+            disk: MemoryDisk::new().files(),
+            gate: gate.clone(),
+        };
+        let rebuilding = Arc::new(Rebuilding::load(Arc::new(files)).unwrap());
+        rebuilding.begin(b"a").unwrap();
+        let closed = gate.lock().unwrap();
+        let ends = rebuilding.clone();
+        let end = std::thread::spawn(move || ends.finish(&[Segment::of_key(b"a")]));
+        while rebuilding.lost.try_lock().is_ok() {
+            std::thread::yield_now();
+        }
+        let (looked, look) = std::sync::mpsc::channel();
+        let looks = rebuilding.clone();
+        std::thread::spawn(move || looked.send((looks.covers(b"a"), looks.segments().len())));
+        let patience = std::time::Duration::from_secs(60);
+        let seen = look.recv_timeout(patience);
+        drop(closed);
+        assert_eq!(seen, Ok((true, 1)), "its end is not durable yet");
+        end.join().unwrap().unwrap();
+        assert!(!rebuilding.covers(b"a") && rebuilding.left() == 0);
+    }
+
     #[test]
     fn a_set_that_makes_no_sense_stands_for_all() {
         let files = Arc::new(MemoryDisk::new().files());

@@ -6,7 +6,7 @@ use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::hash::Segment;
 use tokio::time::Instant;
 
-use super::segments::{Direction, VERSIONS_BYTES_GUESS};
+use super::segments::{Direction, Sizes};
 use super::{
     MISSES_MAX, MendError, Mender, REST_PER_REBUILDING, RETRY, RETRY_MAX, SEGMENTS_AT_ONCE, State,
 };
@@ -34,10 +34,8 @@ struct Attempt<'a> {
     sources: &'a mut Sources,
     /// What nobody has any more is to be given up.
     accept_loss: bool,
-    /// How many questions in a row a member did not answer.
-    misses: BTreeMap<MemberIndex, u32>,
-    /// How large versions are, as far as was seen.
-    bytes_each: usize,
+    misses: Misses,
+    sizes: Sizes,
     /// Whether an owner has given something that it had not given before.
     is_ahead: bool,
     /// How many segments count as rebuilt although too few owners gave what they have.
@@ -49,22 +47,24 @@ impl Attempt<'_> {
     fn give(&mut self, segment: Segment, member: MemberIndex) {
         self.is_ahead |= self.sources.give(segment, member);
     }
+}
 
-    /// Takes note of what asking a member came to.
+/// How many questions in a row each member did not answer.
+#[derive(Default)]
+struct Misses(BTreeMap<MemberIndex, u32>);
+
+impl Misses {
     fn asked<T>(&mut self, member: MemberIndex, result: &Result<T, MendError>) {
-        let misses = self.misses.entry(member).or_default();
+        let misses = self.0.entry(member).or_default();
         *misses = match result {
             Err(MendError::Unreachable(_)) => *misses + 1,
             Ok(_) | Err(_) => 0,
         };
-        if let Err(error) = result {
-            self.last_error = Some(error.clone());
-        }
     }
 
-    /// Whether a member has not answered for so long that it is asked no more.
+    /// Whether it has not answered for so long that it is asked no more.
     fn is_silent(&self, member: MemberIndex) -> bool {
-        self.misses.get(&member).is_some_and(|&it| it >= MISSES_MAX)
+        self.0.get(&member).is_some_and(|&it| it >= MISSES_MAX)
     }
 }
 
@@ -76,8 +76,8 @@ impl Mender {
             ring,
             sources: &mut state.sources,
             accept_loss: state.accept_loss,
-            misses: BTreeMap::new(),
-            bytes_each: VERSIONS_BYTES_GUESS,
+            misses: Misses::default(),
+            sizes: Sizes::default(),
             is_ahead: false,
             accepted: 0,
             last_error: None,
@@ -256,13 +256,14 @@ impl Mender {
             if member.state == MemberState::Dead || wanted.is_empty() {
                 continue;
             }
-            if !attempt.is_silent(other) {
+            if !attempt.misses.is_silent(other) {
                 let fetched = self
                     .fetch_from(attempt, member, other, page, &mut wanted)
                     .await;
-                attempt.asked(other, &fetched);
-                if fetched.is_ok() {
-                    continue;
+                attempt.misses.asked(other, &fetched);
+                match fetched {
+                    Ok(()) => continue,
+                    Err(error) => attempt.last_error = Some(error),
                 }
             }
             for lost in wanted {
@@ -299,9 +300,9 @@ impl Mender {
             for segments in segments.chunks_mut(SEGMENTS_AT_ONCE) {
                 let began = Instant::now();
                 let numbers: Vec<_> = segments.iter().map(|lost| lost.segment).collect();
-                let bytes_each = &mut attempt.bytes_each;
+                let sizes = &mut attempt.sizes;
                 let outcomes = self
-                    .mend_segments(member, attempt.ring, &numbers, direction, bytes_each)
+                    .mend_segments(member, attempt.ring, &numbers, direction, sizes)
                     .await;
                 let mut unreachable = None;
                 for (lost, outcome) in segments.iter_mut().zip(outcomes) {
@@ -353,5 +354,34 @@ impl Mender {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dynakv_protocol::NodeId;
+
+    use super::*;
+    use crate::runtime::asking::Unreachable;
+
+    #[test]
+    fn who_swallows_every_question_is_not_asked_for_each_page() {
+        let node = NodeId::new("c").unwrap();
+        let silence = Err::<(), _>(MendError::Unreachable(Unreachable {
+            node: node.clone(),
+            reason: String::new(),
+        }));
+        let (silent, other) = (MemberIndex(2), MemberIndex(1));
+        let mut misses = Misses::default();
+        for _ in 1..MISSES_MAX {
+            misses.asked(silent, &silence);
+        }
+        misses.asked(silent, &Err::<(), _>(MendError::NoSource(node)));
+        for _ in 1..MISSES_MAX {
+            misses.asked(silent, &silence);
+        }
+        assert!(!misses.is_silent(silent), "it has said something");
+        misses.asked(silent, &silence);
+        assert!(misses.is_silent(silent) && !misses.is_silent(other));
     }
 }

@@ -12,9 +12,32 @@ use crate::engine::mending::{Difference, difference};
 use crate::engine::ring::Ring;
 use crate::runtime::view::MemberView;
 
-/// How large versions are taken to be before any were seen, in bytes: as large as a value usually may be,
-/// so that the first of them do not fill the memory.
-pub(super) const VERSIONS_BYTES_GUESS: usize = VALUE_BYTES_DEFAULT;
+/// How large versions are, as far as was seen: decides how many keys are mended at a time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    bytes_each: usize,
+}
+
+impl Default for Sizes {
+    /// As large as a value usually may be, so that the first of them do not fill the memory.
+    fn default() -> Self {
+        Self {
+            bytes_each: VALUE_BYTES_DEFAULT,
+        }
+    }
+}
+
+impl Sizes {
+    fn keys_at_once(self) -> usize {
+        (BYTES_AT_ONCE / self.bytes_each.max(1)).clamp(1, KEYS_AT_ONCE)
+    }
+
+    /// What comes next is most likely as large. Taken for larger it costs time, for smaller memory.
+    fn see(&mut self, bytes: usize, keys: usize) {
+        let seen = bytes / keys.max(1);
+        self.bytes_each = seen.max(self.bytes_each / 2 + seen / 2);
+    }
+}
 
 /// Which copies are changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,15 +113,15 @@ struct Key {
 }
 
 impl Mender {
-    /// Mends some segments, each as far as it goes. As many outcomes as there are segments. `bytes_each` is
-    /// how large versions are, as far as the caller has seen.
+    /// Mends some segments, each as far as it goes. As many outcomes as there are segments. `sizes` are
+    /// those that the caller has seen.
     pub(super) async fn mend_segments(
         &self,
         member: &MemberView,
         ring: &Ring,
         segments: &[Segment],
         direction: Direction,
-        bytes_each: &mut usize,
+        sizes: &mut Sizes,
     ) -> Vec<Outcome> {
         let walk = |&segment| Walk {
             segment,
@@ -115,14 +138,11 @@ impl Mender {
             let Some(keys) = keys else { break };
             let mut left = &keys[..];
             while !left.is_empty() {
-                let count = (BYTES_AT_ONCE / (*bytes_each).max(1)).clamp(1, KEYS_AT_ONCE);
-                let (now, later) = left.split_at(count.min(left.len()));
+                let (now, later) = left.split_at(sizes.keys_at_once().min(left.len()));
                 let bytes = self
                     .mend_keys(member, ring, now, &mut walks, direction)
                     .await;
-                // What comes next is most likely as large; taken for smaller it would cost memory.
-                let seen = bytes / now.len();
-                *bytes_each = seen.max(*bytes_each / 2 + seen / 2);
+                sizes.see(bytes, now.len());
                 left = later;
             }
         }
@@ -294,6 +314,23 @@ mod tests {
     use dynakv_protocol::gossip::MemberState;
 
     use super::*;
+
+    #[test]
+    fn the_first_large_values_are_few_at_a_time_and_small_ones_soon_are_many() {
+        const LARGE: usize = VALUE_BYTES_DEFAULT;
+        let mut sizes = Sizes::default();
+        assert!(sizes.keys_at_once() * LARGE <= BYTES_AT_ONCE);
+        for _ in 0..5 {
+            let keys = sizes.keys_at_once();
+            sizes.see(keys * 100, keys);
+        }
+        assert_eq!(sizes.keys_at_once(), KEYS_AT_ONCE);
+        // After the first of them there are few again.
+        sizes.see(4 * LARGE, 4);
+        assert!(sizes.keys_at_once() * LARGE <= BYTES_AT_ONCE);
+        sizes.see(2 * BYTES_AT_ONCE, 1);
+        assert_eq!(sizes.keys_at_once(), 1);
+    }
 
     #[test]
     fn a_source_that_loses_what_it_listed_has_not_given_it() {
