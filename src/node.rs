@@ -446,6 +446,7 @@ impl Node {
             asker,
             view: view.clone(),
             rebuilding: mending_rebuilding,
+            threads: disk.threads,
             recounter: store.recounter,
             repairs,
             interval: config.anti_entropy_interval,

@@ -1,4 +1,4 @@
-//! Where two replicas differ, and when one that lost data has it back.
+//! Where two replicas differ.
 //!
 //! A page is 256 segments; its hash is the XOR of theirs, and a segment belongs to a comparison if both
 //! nodes own it. See [`dynakv_protocol::mend`].
@@ -6,18 +6,19 @@
 use std::cmp::Ordering;
 
 use bytes::Bytes;
-use dynakv_protocol::hash::{Position, Segment};
+use dynakv_protocol::hash::{Position, Segment, versions_hash};
 use dynakv_protocol::mend::{Compared, Listed, ListedKey, PAGE_SEGMENTS};
 
 use super::rebuilding::SegmentSet;
 use super::ring::{MemberIndex, Ring};
 
-/// The hashes that a node answers: of all pages, or of one page's segments.
+/// The hashes that a node answers: of all pages, or of one page's segments. `members` are this node and
+/// who asks; `doubts` are the segments that this node rebuilds, and those whose hash is not sure.
 pub fn compared(
     ring: &Ring,
     members: (MemberIndex, MemberIndex),
     page: Option<u8>,
-    rebuilding: &SegmentSet,
+    (rebuilding, unsure): (&SegmentSet, &SegmentSet),
     hash_of: impl Fn(Segment) -> u128,
 ) -> Compared {
     let mut compared = Compared {
@@ -33,12 +34,22 @@ pub fn compared(
             Some(_) => segment.0 % PAGE_SEGMENTS as u16,
             None => segment.0 / PAGE_SEGMENTS as u16,
         });
-        compared.hashes[number] ^= hash_of(segment);
+        compared.hashes[number] ^= match unsure.contains(segment) {
+            true => unlike_any(members.0, segment),
+            false => hash_of(segment),
+        };
         if rebuilding.contains(segment) {
             compared.rebuilding[number / 8] |= 1 << (number % 8);
         }
     }
     compared
+}
+
+/// What stands for a hash that is not sure: neither 0, which would say that nothing is here, nor the hash
+/// of any content, nor what another member says in its place.
+fn unlike_any(member: MemberIndex, segment: Segment) -> u128 {
+    let place = [member.0.to_be_bytes(), segment.0.to_be_bytes()];
+    versions_hash(&place.concat(), b"unsure")
 }
 
 /// The segments of a page.
@@ -114,14 +125,6 @@ fn place(key: &[u8]) -> (Position, &[u8]) {
     (Position::of_key(key), key)
 }
 
-/// From how many other owners a segment must be fetched until its reads count again: so many that every
-/// write acknowledged by the smallest quorum promised, `w` of `n`, is at one of them even if this node's
-/// copy was one of the w. With w = 1 no number is enough; then all others are asked.
-pub fn sources_needed(n: usize, w: usize) -> usize {
-    let others = n.saturating_sub(1);
-    (n + 1).saturating_sub(w).min(others)
-}
-
 #[cfg(test)]
 mod tests {
     use dynakv_protocol::ids::{ClusterId, DirectoryId, NodeId, RingVersion};
@@ -170,19 +173,41 @@ mod tests {
         };
         let none = SegmentSet::default();
         let [ours, theirs] = [
-            compared(&ring, members, None, &none, same),
-            compared(&ring, (members.1, members.0), None, &none, changed),
+            compared(&ring, members, None, (&none, &none), same),
+            compared(&ring, (members.1, members.0), None, (&none, &none), changed),
         ];
         let page = (shared.0 >> 8) as u8;
         assert_eq!(differing(&ours, &theirs), [page]);
         let mut lost = SegmentSet::default();
         lost.insert(shared);
-        let ours = compared(&ring, members, Some(page), &none, same);
-        let theirs = compared(&ring, members, Some(page), &lost, changed);
+        let ours = compared(&ring, members, Some(page), (&none, &none), same);
+        let theirs = compared(&ring, members, Some(page), (&lost, &none), changed);
         let number = shared.0 as u8;
         assert_eq!(differing(&ours, &theirs), [number]);
         assert!(theirs.is_rebuilding(usize::from(number)));
         assert!(!ours.is_rebuilding(usize::from(number)));
+    }
+
+    /// What replaced a damaged value leaves the hash wrong: it may look like one that lacks the key.
+    #[test]
+    fn a_hash_that_is_not_sure_equals_nothing() {
+        let ring = ring(3);
+        let (segment, none) = (Segment(0x1234), SegmentSet::default());
+        let mut unsure = SegmentSet::default();
+        unsure.insert(segment);
+        let [ours, theirs] = [(0, 1), (1, 0)].map(|(own, other)| {
+            let members = (MemberIndex(own), MemberIndex(other));
+            [None, Some(0x12)].map(|page| compared(&ring, members, page, (&none, &unsure), |_| 0))
+        });
+        let sure = [None, Some(0x12)].map(|page| {
+            let members = (MemberIndex(1), MemberIndex(0));
+            compared(&ring, members, page, (&none, &none), |_| 0)
+        });
+        for (level, place) in [(0, 0x12), (1, 0x34)] {
+            assert_ne!(ours[level].hashes[usize::from(place)], 0);
+            assert_eq!(differing(&ours[level], &theirs[level]), [place]);
+            assert_eq!(differing(&ours[level], &sure[level]), [place]);
+        }
     }
 
     fn listed(keys: &[(&'static str, u64)], next: Option<&'static str>) -> Listed {
@@ -284,15 +309,5 @@ mod tests {
                 "{ours:?} {theirs:?}"
             );
         }
-    }
-
-    #[test]
-    fn enough_sources_are_asked_to_meet_every_write_quorum() {
-        assert_eq!(sources_needed(3, 2), 2);
-        assert_eq!(sources_needed(3, 3), 1);
-        assert_eq!(sources_needed(3, 1), 2);
-        assert_eq!(sources_needed(5, 3), 3);
-        assert_eq!(sources_needed(2, 2), 1);
-        assert_eq!(sources_needed(1, 1), 0);
     }
 }

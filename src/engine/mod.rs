@@ -14,7 +14,8 @@
 //! | [`generations`] | which run of a node is the newest; who runs on an old copy of a directory |
 //! | [`mint`], [`hybrid_clock`] | how a write becomes a version |
 //! | [`rebuilding`] | which segments a node has lost, where its reads do not count |
-//! | [`mending`] | where two replicas differ; when a lost segment is whole again |
+//! | [`mending`] | where two replicas differ |
+//! | [`sources`] | who has given what was lost, and when a segment is whole again |
 //! | [`repairs`] | when a node compares its copies with which other one |
 //! | [`membership`] | who is alive: gossip, probes, suspicion |
 //! | [`layout`] | the next ring document, and how a majority agrees on it |
@@ -39,3 +40,4 @@ pub mod quorum;
 pub mod rebuilding;
 pub mod repairs;
 pub mod ring;
+pub mod sources;

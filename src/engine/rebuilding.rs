@@ -8,7 +8,8 @@ use dynakv_protocol::DecodeError;
 use dynakv_protocol::codec::{Reader, put_varint};
 use dynakv_protocol::hash::{SEGMENTS, Segment};
 
-const WORDS: usize = SEGMENTS / u64::BITS as usize;
+/// How many words of 64 bits a set has.
+pub const WORDS: usize = SEGMENTS / u64::BITS as usize;
 
 /// A set of segments, 8 KiB large.
 #[derive(Clone, PartialEq, Eq)]
@@ -39,6 +40,20 @@ impl SegmentSet {
             words: Box::new([u64::MAX; WORDS]),
             len: SEGMENTS as u32,
         }
+    }
+
+    /// The set with these bits; [`place_of`] says which is whose.
+    pub fn of_words(words: [u64; WORDS]) -> Self {
+        let len = words.iter().map(|word| word.count_ones()).sum();
+        Self {
+            words: Box::new(words),
+            len,
+        }
+    }
+
+    /// Its bits.
+    pub fn words(&self) -> &[u64; WORDS] {
+        &self.words
     }
 
     /// How many there are.
@@ -130,7 +145,8 @@ impl SegmentSet {
     }
 }
 
-fn place_of(segment: Segment) -> (usize, u64) {
+/// In which word, and which bit of it.
+pub fn place_of(segment: Segment) -> (usize, u64) {
     let number = u32::from(segment.0);
     let word = (number / u64::BITS) as usize;
     (word, 1 << (number % u64::BITS))
@@ -164,6 +180,7 @@ mod tests {
         assert!(set.remove(Segment(64)) && !set.remove(Segment(64)));
         assert!(set.contains(Segment(65)) && !set.contains(Segment(64)));
         assert_eq!((set.len(), set.iter().count()), (7, 7));
+        assert_eq!(SegmentSet::of_words(*set.words()), set);
         there_and_back(&set);
         let mut all = SegmentSet::all();
         assert!(there_and_back(&all) < 10, "one run");

@@ -84,7 +84,7 @@ impl Admission {
         self.check_cluster(hello, cluster_id)?;
         if let Some(peer) = &hello.peer {
             self.check_former(peer).await?;
-            self.check_peer(peer)?;
+            self.check_peer(peer, cluster_id)?;
         }
         Ok(self.welcome(version, cluster_id, ring_version))
     }
@@ -136,9 +136,9 @@ impl Admission {
         Ok(())
     }
 
-    fn check_peer(&self, peer: &PeerIdentity) -> Result<(), ErrorReply> {
+    fn check_peer(&self, peer: &PeerIdentity, own: ClusterId) -> Result<(), ErrorReply> {
         if peer.node_id == self.me.node_id && peer.nonce != self.me.nonce {
-            return Err(duplicate(&peer.node_id, &self.me.address));
+            return Err(self.namesake(peer, own));
         }
         match self.seen.see(&Process::from(peer)) {
             Ok(Sighting::Known | Sighting::News) => Ok(()),
@@ -149,6 +149,24 @@ impl Admission {
                 Err(ErrorReply::new(ErrorCode::NotReady, message).retryable())
             }
         }
+    }
+
+    /// Another process under this node's name. A refusal as a duplicate ends it, so that takes more than
+    /// the name: a process that was started by mistake, at the address of a member that is down, would
+    /// otherwise end the living node that gossips there, and then find its place free.
+    fn namesake(&self, peer: &PeerIdentity, own: ClusterId) -> ErrorReply {
+        let is_copy = peer.directory_id == self.me.directory_id;
+        // Of two that both follow a ring one was replaced: it learns that from the others.
+        let is_mine = !own.is_none() && peer.cluster_id.is_none();
+        if is_copy || is_mine {
+            return duplicate(&peer.node_id, &self.me.address);
+        }
+        let message = format!(
+            "this process, at {}, has the id {} too, in another data directory; which of the two the cluster \
+             knows, its other members say",
+            self.me.address, peer.node_id
+        );
+        ErrorReply::new(ErrorCode::NotReady, message).retryable()
     }
 
     /// A node that has been started again, at another address. Where it was before nobody should be any
@@ -235,6 +253,10 @@ mod tests {
     }
 
     fn admission(disk: &MemoryDisk) -> Admission {
+        in_cluster(disk, ClusterId::default())
+    }
+
+    fn in_cluster(disk: &MemoryDisk, cluster_id: ClusterId) -> Admission {
         let me = Myself {
             node_id: "a".parse().unwrap(),
             directory_id: DirectoryId(1),
@@ -243,7 +265,11 @@ mod tests {
             cluster_name: "blue".to_owned(),
             address: "127.0.0.1:2".to_owned(),
         };
-        let (_, view) = watch::channel(Arc::default());
+        let now = View {
+            cluster_id,
+            ..View::default()
+        };
+        let (_, view) = watch::channel(Arc::new(now));
         let seen = Arc::new(Seen::load(Arc::new(disk.files())).unwrap());
         let hello = hello(1, 1, 1);
         let malformed = metrics::Counter::noop();
@@ -268,6 +294,33 @@ mod tests {
             let answer = admission.admit(&hello(7, generation, nonce)).await;
             let code = answer.err().map(|error| error.code);
             assert_eq!(code, expected, "{generation} {nonce}");
+        }
+    }
+
+    /// Who refuses as a duplicate ends the other one, so a stranger under a member's name must not.
+    #[tokio::test]
+    async fn a_name_alone_ends_nobody_who_is_a_member() {
+        let (joined, apart) = (ClusterId(9), ClusterId::default());
+        for (own, theirs, directory, expected) in [
+            // A process that has not joined answers where a member gossips.
+            (apart, joined, 7, ErrorCode::NotReady),
+            (apart, apart, 7, ErrorCode::NotReady),
+            // The former holder of the name: it is replaced, and may not know it yet.
+            (joined, joined, 7, ErrorCode::NotReady),
+            // A member is asked to let its own name in.
+            (joined, apart, 7, ErrorCode::DuplicateNode),
+            // A copy of this directory.
+            (joined, joined, 1, ErrorCode::DuplicateNode),
+        ] {
+            let admission = in_cluster(&MemoryDisk::new(), own);
+            let mut hello = hello(directory, 1, 2);
+            if let Some(peer) = &mut hello.peer {
+                peer.node_id = admission.me.node_id.clone();
+                peer.cluster_id = theirs;
+            }
+            let answer = admission.admit(&hello).await;
+            let code = answer.err().map(|error| error.code);
+            assert_eq!(code, Some(expected), "{own} {theirs} {directory}");
         }
     }
 }

@@ -463,9 +463,11 @@ impl Control {
     }
 
     fn members_in_order(&self, document: &RingDocument) -> Vec<MemberView> {
+        // In the order of their ids: this is done at each tick, and there may be a thousand.
         let known = self.membership.members();
         let view = |member: &Member| {
-            let news = known.iter().find(|known| known.id == member.id);
+            let at = known.binary_search_by(|known| known.id.cmp(&member.id));
+            let news = at.ok().and_then(|at| known.get(at));
             MemberView {
                 id: member.id.clone(),
                 address: news.map_or_else(|| member.address.clone(), |news| news.address.clone()),

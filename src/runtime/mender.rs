@@ -3,7 +3,8 @@
 //!
 //! It asks this node in the same words as the others, over a connection of its own, so that all it does is
 //! merging versions, durably, with the checks and in the order of any other write. What it decides stands
-//! in [`engine::mending`](crate::engine::mending) and [`engine::repairs`](crate::engine::repairs).
+//! in [`engine::mending`](crate::engine::mending), [`engine::sources`](crate::engine::sources) and
+//! [`engine::repairs`](crate::engine::repairs).
 //!
 //! It takes a share of the time at most, and a bounded part of a segment at a time. A segment that cannot
 //! be compared does not keep it from the others.
@@ -18,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::asking::{Asker, Unreachable};
+use super::environment::StoreThreads;
 use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
 use super::repairs::Repairs;
@@ -25,6 +27,7 @@ use super::store_worker::Recounter;
 use super::view::View;
 use crate::engine::repairs::Schedule;
 use crate::engine::ring::Ring;
+use crate::engine::sources::Sources;
 use counting::Count;
 
 mod comparing;
@@ -36,8 +39,10 @@ mod segments;
 /// How often it looks whether there is something to do.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long after an attempt to rebuild that left something the next one begins.
+/// How long after an attempt to rebuild that left something the next one begins. Each time nothing came
+/// back twice as long, until somebody comes or goes.
 const RETRY: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(20);
 
 /// How long to wait before a node that has too much in hand is asked again; each time twice as long.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
@@ -66,7 +71,8 @@ const REST_PER_REBUILDING: f64 = 0.25;
 /// How long it rests at most: a node that was slow once is not always.
 const REST_MAX: Duration = Duration::from_secs(1);
 
-/// After so many questions in a row that a node did not answer a comparison ends.
+/// After so many questions in a row that a node did not answer a comparison with it ends, or it is asked no
+/// more in an attempt to rebuild.
 const MISSES_MAX: u32 = 3;
 
 /// Why something was not compared or brought back. It is tried again later.
@@ -115,6 +121,8 @@ pub struct Parts {
     pub view: watch::Receiver<Arc<View>>,
     /// What this node has lost.
     pub rebuilding: Arc<Rebuilding>,
+    /// Where waiting for the disk is done.
+    pub threads: StoreThreads,
     /// How the store is counted anew.
     pub recounter: Recounter,
     /// What operators want.
@@ -133,8 +141,14 @@ struct Mender(Parts);
 struct State {
     began: Instant,
     schedule: Schedule,
+    /// The view as it was looked at last.
+    view: Arc<View>,
+    /// Who has given what was lost.
+    sources: Sources,
     /// When rebuilding goes on, after an attempt that did not end it.
     rebuild_due: Option<Instant>,
+    /// How long after such an attempt.
+    rebuild_pause: Duration,
     /// Why it did not, as it was last told.
     told: String,
     /// An operator wants it to end.
@@ -154,7 +168,10 @@ pub async fn run(mut parts: Parts, stop: CancellationToken) {
     let mut state = State {
         began: Instant::now(),
         schedule: Schedule::new(parts.asker.me.clone(), interval_ms, 0, parts.random.fork()),
+        view: Arc::default(),
+        sources: Sources::default(),
         rebuild_due: None,
+        rebuild_pause: RETRY,
         told: String::new(),
         accept_loss: false,
         count: None,
@@ -190,7 +207,7 @@ impl Mender {
         self.look_around(&view, state);
         if self.0.rebuilding.left() > 0 && state.rebuild_due.is_none_or(|due| due <= Instant::now())
         {
-            self.go_on_rebuilding(&view, &ring, state).await;
+            self.go_on_rebuilding(&ring, state).await;
         }
         state.accept_loss = false;
         self.go_on_counting(state).await;
@@ -215,8 +232,15 @@ impl Mender {
     }
 
     /// Who is there, who has begun to compare, and what operators want.
-    fn look_around(&self, view: &View, state: &mut State) {
+    fn look_around(&self, view: &Arc<View>, state: &mut State) {
         let now_ms = state.now_ms();
+        if !Arc::ptr_eq(&state.view, view) {
+            // Who came may have what was missing.
+            state.view = view.clone();
+            state.rebuild_pause = RETRY;
+            let due = state.rebuild_due;
+            state.rebuild_due = due.map(|due| due.min(Instant::now() + RETRY));
+        }
         let members = view.members.iter();
         let members = members.map(|it| (&it.id, it.state == MemberState::Alive));
         state.schedule.members(now_ms, members);
@@ -228,6 +252,7 @@ impl Mender {
         };
         let pairs = state.schedule.want_all();
         state.rebuild_due = None;
+        state.rebuild_pause = RETRY;
         state.accept_loss = wish.accept_loss;
         self.0.repairs.update(|progress| {
             // Those done with before count once more when a second wish came.

@@ -250,11 +250,12 @@ impl Writer {
     ) -> Result<(usize, bool), ErrorReply> {
         let WriteJob { token, key, work } = job;
         self.admit(&key, &work)?;
+        let was_rebuilding = self.rebuilding.covers(&key);
         let stored = match self.store.get(&key) {
             Ok(stored) => stored,
             Err(error) => self.without_damaged(&key, &work, &error)?,
         };
-        let rebuilding = self.rebuilding.covers(&key);
+        let rebuilding = was_rebuilding || self.rebuilding.covers(&key);
         let mut versions = match &stored {
             Some(stored) => Versions::from_bytes(stored).map_err(|e| undecodable(&e))?,
             None => Versions::new(),
@@ -390,7 +391,7 @@ impl Writer {
             }
         }
         self.rebuilding
-            .note_replaced()
+            .note_replaced(key)
             .map_err(|error| refusal(&error))?;
         Ok(None)
     }

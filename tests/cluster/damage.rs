@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use crate::harness::{Cluster, Node, all_is_well, eventually, under_load};
+use crate::harness::{Cluster, Node, QUICK, all_is_well, eventually, under_load};
 
 const KEYS: usize = 60;
 
@@ -185,6 +185,40 @@ fn a_node_with_a_damaged_store_starts_empty_and_is_rebuilt_from_the_others() {
         for number in 0..KEYS {
             read(&cluster, number);
         }
+    }
+}
+
+/// Two others are needed, and are never there together: what each of them has given stays given.
+#[test]
+fn what_was_lost_comes_back_from_owners_that_are_there_one_after_the_other() {
+    let mut cluster = Cluster::start_with(3, QUICK);
+    for number in 0..KEYS {
+        cluster[number % 3]
+            .run(&["put", &key(number), "value"])
+            .exits(0);
+    }
+    cluster[1].kill();
+    cluster[2].kill();
+    ruin_log(&cluster[2]);
+    cluster[2].start();
+    cluster[2].wait_ready();
+    // Told of an attempt in which all who are there gave what they have, and node-2 was known to be dead.
+    eventually("node-1 to have given all it has", || {
+        let log = cluster[2].process_mut().stderr();
+        match log.contains("too few other owners are there that have everything") {
+            true => Ok(()),
+            false => Err(log),
+        }
+    });
+    rebuilds(&cluster[2], 65_536);
+    cluster[0].kill();
+    cluster[1].start();
+    cluster[1].wait_ready();
+    rebuilds(&cluster[2], 0);
+    cluster[1].kill();
+    for number in 0..KEYS {
+        let got = cluster[2].run(&["get", &key(number), "-r", "1"]).exits(0);
+        assert_eq!(got.text(), "value", "{}", key(number));
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::harness::{Cluster, Node, free_port};
+use crate::harness::{Cluster, Node, eventually, free_port};
 
 /// Starts a node that must be refused: it ends by itself, with exit code 1, and gives its reason.
 #[track_caller]
@@ -192,4 +192,37 @@ fn a_member_rejoins_without_seeds() {
     assert_eq!(again.run(&["get", "key"]).exits(0).text(), "value");
     cluster[0].kill();
     assert_eq!(again.run(&["get", "key"]).exits(0).text(), "value");
+}
+
+/// Somebody starts a process under the name of a living node at the address of one that is down, where the
+/// living one gossips: the living one stays what it is.
+#[test]
+fn a_name_that_is_taken_cannot_be_had_at_the_address_of_a_node_that_is_down() {
+    let mut cluster = Cluster::start(3);
+    cluster.seal("key", "value");
+    cluster[2].kill();
+    let elsewhere = TempDir::new().unwrap();
+    let port = cluster[2].port;
+    let nobody = format!("127.0.0.1:{}", free_port());
+    // It is let in nowhere, and stays, so that gossip finds it.
+    let mut other = Node::at_port(elsewhere.path(), "node-1", port).with(&["--seed", &nobody]);
+    other.start();
+    eventually("the other one to listen", || {
+        std::net::TcpStream::connect(("127.0.0.1", port))
+            .map(drop)
+            .map_err(|error| error.to_string())
+    });
+    for round in 0..20 {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        assert!(cluster[0].runs(), "node-1 has ended in round {round}");
+        assert_eq!(cluster[0].stat("/ring/total_nodes"), Ok(3));
+    }
+    other.kill();
+    let seed = cluster[1].address();
+    let other = Node::at_port(elsewhere.path(), "node-1", port).with(&["--seed", &seed]);
+    assert_refused(other, &["the id node-1 ", "another --id"]);
+    assert!(cluster[0].runs());
+    cluster[2].start();
+    cluster.wait_whole();
+    assert_eq!(cluster[0].run(&["get", "key"]).exits(0).text(), "value");
 }

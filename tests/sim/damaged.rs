@@ -89,12 +89,18 @@ async fn script(mut client: Client, history: Rc<RefCell<History>>) -> turmoil::R
         }
         sleep(Duration::from_millis(200)).await;
     }
+    // The copies are the same a little before the reads of that node count again.
     for key in &keys {
         let mut all = get(key, TIMEOUT);
         all.r = Some(3);
-        let read = client.get(DAMAGED, all).await;
-        let value = read.map(|fetched| fetched.siblings[0].value.clone());
-        assert_eq!(value.ok(), Some(Bytes::from(format!("value of {key}"))));
+        let value = loop {
+            match client.get(DAMAGED, all.clone()).await {
+                Ok(fetched) => break Some(fetched.siblings[0].value.clone()),
+                Err(_) if clock::now() >= deadline => break None,
+                Err(_) => sleep(Duration::from_millis(200)).await,
+            }
+        };
+        assert_eq!(value, Some(Bytes::from(format!("value of {key}"))));
     }
     Ok(())
 }

@@ -12,6 +12,9 @@ use crate::engine::membership::{Effect, Event};
 use crate::runtime::admission::duplicate;
 use crate::runtime::link::DialError;
 
+/// How many members are asked at once for a newer ring.
+const RING_ASKED_MAX: usize = 8;
+
 impl Control {
     /// Tells all members of the ring's version at once, rather than with the next rounds of gossip.
     pub(super) fn announce(&mut self) {
@@ -161,7 +164,8 @@ impl Control {
         });
     }
 
-    /// Someone follows a newer ring: asks all members for it, though not all the time.
+    /// Someone follows a newer ring: asks some members for it, though not all the time. Whoever adopts a ring
+    /// tells everybody, so more than a few need not be asked.
     pub(super) fn look_for_ring(&mut self, version: RingVersion) {
         let own = self
             .ring
@@ -171,10 +175,10 @@ impl Control {
             return;
         }
         self.fetch_due = Instant::now() + Duration::from_millis(100);
-        for member in self.membership.members() {
-            if member.id != self.me.node_id {
-                self.fetch_ring(Some(member.id), member.address);
-            }
+        let members = self.membership.members().into_iter();
+        let others = members.filter(|member| member.id != self.me.node_id);
+        for member in self.random.choose_multiple(others, RING_ASKED_MAX) {
+            self.fetch_ring(Some(member.id), member.address);
         }
     }
 }

@@ -4,7 +4,7 @@ use dynakv_protocol::hash::Segment;
 use dynakv_protocol::mend::PAGE_SEGMENTS;
 use tokio::time::{Instant, sleep};
 
-use super::segments::{Direction, Mended};
+use super::segments::{Direction, Mended, Sizes};
 use super::{BUSY_PAUSE, MISSES_MAX, MendError, Mender, REST_PER_COMPARING, SEGMENTS_AT_ONCE};
 use crate::engine::mending::differing;
 use crate::engine::ring::Ring;
@@ -20,6 +20,7 @@ struct Comparing<'a> {
     /// Whether a repair hears of it.
     is_told: bool,
     mended: Mended,
+    sizes: Sizes,
     /// How many questions in a row were not answered.
     misses: u32,
     last_error: Option<MendError>,
@@ -56,6 +57,7 @@ impl Mender {
             ring,
             is_told,
             mended: Mended::default(),
+            sizes: Sizes::default(),
             misses: 0,
             last_error: None,
         };
@@ -120,8 +122,9 @@ impl Mender {
             let segments: Vec<_> = segments
                 .map(|&place| Segment(u16::from_be_bytes([page, place])))
                 .collect();
+            let sizes = &mut comparing.sizes;
             let outcomes = self
-                .mend_segments(member, ring, &segments, Direction::Both)
+                .mend_segments(member, ring, &segments, Direction::Both, sizes)
                 .await;
             let mut mended = Mended::default();
             let mut error = None;

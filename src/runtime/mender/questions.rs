@@ -16,6 +16,14 @@ use crate::runtime::view::MemberView;
 /// What came of each question, in the order of the questions.
 type Answers<T> = Vec<Result<T, MendError>>;
 
+/// What a node has of a key.
+pub(super) struct Had {
+    /// Empty for nothing.
+    pub(super) versions: Bytes,
+    /// It may have had more once.
+    pub(super) rebuilding: bool,
+}
+
 /// In each of these no member means this node.
 impl Mender {
     /// A part of each segment's keys, from behind a key on.
@@ -67,13 +75,13 @@ impl Mender {
         first.unwrap_or_else(|| Err(self.no_answer(member)))
     }
 
-    /// The versions of each key; empty for none.
+    /// The versions of each key.
     pub(super) async fn read(
         &self,
         member: Option<&MemberView>,
         ring_version: RingVersion,
         keys: impl IntoIterator<Item = Bytes>,
-    ) -> Answers<Bytes> {
+    ) -> Answers<Had> {
         let read = |key| {
             Request::Read(ReadVersions {
                 ring_version,
@@ -86,7 +94,10 @@ impl Mender {
         let requests = keys.into_iter().map(read).collect();
         self.ask_all(member, requests, |response| match response {
             // A digest was not asked for, and says nothing here.
-            Response::Versions(reply) if reply.digest.is_none() => Ok(reply.versions),
+            Response::Versions(reply) if reply.digest.is_none() => Ok(Had {
+                versions: reply.versions,
+                rebuilding: reply.rebuilding,
+            }),
             other => Err(Box::new(other)),
         })
         .await

@@ -4,22 +4,50 @@ use std::ops::AddAssign;
 
 use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
+use dynakv_protocol::limits::VALUE_BYTES_DEFAULT;
 
+use super::questions::Had;
 use super::{BYTES_AT_ONCE, KEYS_AT_ONCE, MendError, Mender};
 use crate::engine::mending::{Difference, difference};
 use crate::engine::ring::Ring;
 use crate::runtime::view::MemberView;
 
-/// How large versions are taken to be before any were seen, in bytes.
-const VERSIONS_BYTES_GUESS: usize = 4096;
+/// How large versions are, as far as was seen: decides how many keys are mended at a time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    bytes_each: usize,
+}
+
+impl Default for Sizes {
+    /// As large as a value usually may be, so that the first of them do not fill the memory.
+    fn default() -> Self {
+        Self {
+            bytes_each: VALUE_BYTES_DEFAULT,
+        }
+    }
+}
+
+impl Sizes {
+    fn keys_at_once(self) -> usize {
+        (BYTES_AT_ONCE / self.bytes_each.max(1)).clamp(1, KEYS_AT_ONCE)
+    }
+
+    /// What comes next is most likely as large. Taken for larger it costs time, for smaller memory.
+    fn see(&mut self, bytes: usize, keys: usize) {
+        let seen = bytes / keys.max(1);
+        self.bytes_each = seen.max(self.bytes_each / 2 + seen / 2);
+    }
+}
 
 /// Which copies are changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
     /// This node's and the other's.
     Both,
-    /// This node's, by one that is not rebuilding.
+    /// This node's, by one that is not rebuilding, and gives all that it lists.
     Fetch,
+    /// This node's, by what one still has that is rebuilding itself.
+    FetchRest,
 }
 
 /// How many keys were brought up to date.
@@ -85,13 +113,15 @@ struct Key {
 }
 
 impl Mender {
-    /// Mends some segments, each as far as it goes. As many outcomes as there are segments.
+    /// Mends some segments, each as far as it goes. As many outcomes as there are segments. `sizes` are
+    /// those that the caller has seen.
     pub(super) async fn mend_segments(
         &self,
         member: &MemberView,
         ring: &Ring,
         segments: &[Segment],
         direction: Direction,
+        sizes: &mut Sizes,
     ) -> Vec<Outcome> {
         let walk = |&segment| Walk {
             segment,
@@ -103,19 +133,16 @@ impl Mender {
             },
         };
         let mut walks: Vec<Walk> = segments.iter().map(walk).collect();
-        let mut bytes_each = VERSIONS_BYTES_GUESS;
         loop {
             let keys = self.next_keys(member, ring, &mut walks, direction).await;
             let Some(keys) = keys else { break };
             let mut left = &keys[..];
             while !left.is_empty() {
-                let count = (BYTES_AT_ONCE / bytes_each.max(1)).clamp(1, KEYS_AT_ONCE);
-                let (now, later) = left.split_at(count.min(left.len()));
+                let (now, later) = left.split_at(sizes.keys_at_once().min(left.len()));
                 let bytes = self
                     .mend_keys(member, ring, now, &mut walks, direction)
                     .await;
-                // What comes next is most likely as large.
-                bytes_each = bytes_each / 2 + bytes / now.len() / 2;
+                sizes.see(bytes, now.len());
                 left = later;
             }
         }
@@ -210,7 +237,7 @@ impl Mender {
         let wanted = unread.iter().map(|&at| keys[at].key.clone());
         let read = self.read(Some(member), version, wanted).await;
         for (at, read) in unread.into_iter().zip(read) {
-            match read {
+            match read.and_then(|had| given(had, direction, member)) {
                 Ok(versions) => theirs[at] = versions,
                 Err(error) => fail(at, error, walks),
             }
@@ -226,7 +253,7 @@ impl Mender {
         let merged = self.merge(None, version, merges).await;
         for (at, merged) in came.into_iter().zip(merged) {
             match merged {
-                Ok(()) if direction == Direction::Fetch => {
+                Ok(()) if direction != Direction::Both => {
                     walks[keys[at].walk].outcome.mended.fetched += 1;
                     self.0.metrics.mended_here.increment(1);
                 }
@@ -234,7 +261,7 @@ impl Mender {
                 Err(error) => fail(at, error, walks),
             }
         }
-        if direction == Direction::Fetch {
+        if direction != Direction::Both {
             return bytes;
         }
 
@@ -244,7 +271,7 @@ impl Mender {
         let mut to_send = Vec::new();
         for (at, ours) in open.into_iter().zip(ours) {
             let outcome = &mut walks[keys[at].walk].outcome;
-            match ours {
+            match ours.map(|had| had.versions) {
                 Ok(ours) if ours != theirs[at] && !ours.is_empty() => to_send.push((at, ours)),
                 Ok(_) => {
                     outcome.mended.fetched += 1;
@@ -268,5 +295,64 @@ impl Mender {
             }
         }
         bytes.max(sent_bytes)
+    }
+}
+
+/// What a node has given of a key that it listed. Since then it may have lost that: then it has not given
+/// all it has.
+fn given(had: Had, direction: Direction, member: &MemberView) -> Result<Bytes, MendError> {
+    let is_lost = had.rebuilding || had.versions.is_empty();
+    match direction {
+        Direction::Fetch if is_lost => Err(MendError::NoSource(member.id.clone())),
+        Direction::Fetch | Direction::FetchRest | Direction::Both => Ok(had.versions),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dynakv_protocol::NodeId;
+    use dynakv_protocol::gossip::MemberState;
+
+    use super::*;
+
+    #[test]
+    fn the_first_large_values_are_few_at_a_time_and_small_ones_soon_are_many() {
+        const LARGE: usize = VALUE_BYTES_DEFAULT;
+        let mut sizes = Sizes::default();
+        assert!(sizes.keys_at_once() * LARGE <= BYTES_AT_ONCE);
+        for _ in 0..5 {
+            let keys = sizes.keys_at_once();
+            sizes.see(keys * 100, keys);
+        }
+        assert_eq!(sizes.keys_at_once(), KEYS_AT_ONCE);
+        // After the first of them there are few again.
+        sizes.see(4 * LARGE, 4);
+        assert!(sizes.keys_at_once() * LARGE <= BYTES_AT_ONCE);
+        sizes.see(2 * BYTES_AT_ONCE, 1);
+        assert_eq!(sizes.keys_at_once(), 1);
+    }
+
+    #[test]
+    fn a_source_that_loses_what_it_listed_has_not_given_it() {
+        let member = MemberView {
+            id: NodeId::new("c").unwrap(),
+            address: String::new(),
+            state: MemberState::Alive,
+        };
+        let give = |versions: &'static [u8], rebuilding, direction| {
+            let versions = Bytes::from_static(versions);
+            let had = Had {
+                versions,
+                rebuilding,
+            };
+            given(had, direction, &member).is_ok()
+        };
+        assert!(give(b"v", false, Direction::Fetch));
+        assert!(!give(b"", true, Direction::Fetch), "its store is set aside");
+        assert!(!give(b"", false, Direction::Fetch));
+        assert!(!give(b"v", true, Direction::Fetch));
+        for direction in [Direction::Both, Direction::FetchRest] {
+            assert!(give(b"", true, direction), "{direction:?}");
+        }
     }
 }

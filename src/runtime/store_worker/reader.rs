@@ -68,8 +68,12 @@ impl Reader {
 
     /// What is stored, and whether more of it may have been lost.
     fn read(&self, key: &[u8]) -> Result<(Bytes, bool), ErrorReply> {
+        let was_rebuilding = self.rebuilding.covers(key);
         match self.store.get(key) {
-            Ok(versions) => Ok((versions.unwrap_or_default(), self.rebuilding.covers(key))),
+            Ok(versions) => {
+                let rebuilding = was_rebuilding || self.rebuilding.covers(key);
+                Ok((versions.unwrap_or_default(), rebuilding))
+            }
             // Damage is never served and never passes for absence.
             Err(error) if is_damaged_value(&error) => {
                 note_damage(&self.rebuilding, key, &error)?;
@@ -77,5 +81,66 @@ impl Reader {
             }
             Err(error) => Err(refusal(&error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dynakv_protocol::hash::Segment;
+    use dynakv_storage::{
+        MemoryDisk, Mutation, Page, PageLimit, PositionRange, StoreError, Totals,
+    };
+
+    use super::*;
+
+    /// An empty store; while it is read the rebuilding of all segments ends.
+    struct RebuiltMeanwhile(Arc<Rebuilding>);
+
+    impl Store for RebuiltMeanwhile {
+        fn get(&self, _: &[u8]) -> Result<Option<Bytes>, StoreError> {
+            let segments: Vec<_> = self.0.segments().iter().collect();
+            self.0.finish(&segments)?;
+            Ok(None)
+        }
+
+        fn apply(&self, _: &[Mutation]) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn sync(&self) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn scan(
+            &self,
+            _: PositionRange,
+            _: Option<&[u8]>,
+            _: PageLimit,
+        ) -> Result<Page, StoreError> {
+            Ok(Page::default())
+        }
+
+        fn totals(&self) -> Totals {
+            Totals::default()
+        }
+
+        fn segment_hash(&self, _: Segment) -> u128 {
+            0
+        }
+    }
+
+    #[test]
+    fn what_was_read_while_it_was_rebuilt_is_no_vote() {
+        let files = Arc::new(MemoryDisk::new().files());
+        let rebuilding = Arc::new(Rebuilding::load(files).unwrap());
+        rebuilding.begin(b"key").unwrap();
+        let (events, _events) = mpsc::unbounded_channel();
+        let reader = Reader {
+            store: Arc::new(RebuiltMeanwhile(rebuilding.clone())),
+            rebuilding,
+            events,
+        };
+        assert_eq!(reader.read(b"key").unwrap(), (Bytes::new(), true));
+        assert_eq!(reader.read(b"key").unwrap(), (Bytes::new(), false));
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use dynakv_protocol::admin::{EXPORT_BYTES_MAX, EXPORT_ITEMS_MAX, Export, ExportedItem};
 use dynakv_protocol::hash::checksum;
 use dynakv_protocol::limits::{VALUE_BYTES_MAX, frame_bytes_max};
-use dynakv_protocol::mend::{LISTED_KEYS_MAX, List, Listed, ListedKey};
+use dynakv_protocol::mend::{Compared, LISTED_KEYS_MAX, List, Listed, ListedKey};
 use dynakv_protocol::message::Response;
 use dynakv_protocol::{ErrorCode, ErrorReply};
 use dynakv_storage::{Page, PageLimit, PositionRange, Recounted, Store, StoreError};
@@ -157,9 +157,7 @@ impl Scanner {
                 members,
                 page,
             } => {
-                let hash_of = |segment| self.store.segment_hash(segment);
-                let lost = self.rebuilding.segments();
-                let compared = compared(&ring, members, page, &lost, hash_of);
+                let compared = self.compare(&ring, members, page);
                 Ok(Scanned::Answer(Box::new(Response::Compared(compared))))
             }
             ScanWork::List(list) => {
@@ -191,6 +189,26 @@ impl Scanner {
         Ok(recounted)
     }
 
+    /// The hashes, and what is to be said of them, are of one moment: while these are read a damaged value
+    /// may be replaced, or what was lost may be rebuilt.
+    fn compare(
+        &self,
+        ring: &Ring,
+        members: (MemberIndex, MemberIndex),
+        page: Option<u8>,
+    ) -> Compared {
+        let hash_of = |segment| self.store.segment_hash(segment);
+        let doubts = || (self.rebuilding.segments(), self.rebuilding.unsure());
+        let mut now = doubts();
+        loop {
+            let compared = compared(ring, members, page, (&now.0, &now.1), hash_of);
+            let before = std::mem::replace(&mut now, doubts());
+            if before == now {
+                return compared;
+            }
+        }
+    }
+
     fn list(&self, list: &List) -> Result<Listed, ErrorReply> {
         let limit = PageLimit {
             items_max: LISTED_KEYS_MAX,
@@ -198,6 +216,7 @@ impl Scanner {
         };
         let range = PositionRange::of_segment(list.segment);
         let mut damaged = None;
+        let was_rebuilding = self.rebuilding.contains(list.segment);
         let page = match self.store.scan(range, list.after_key.as_deref(), limit) {
             Ok(page) => page,
             // What cannot be read is told by `rebuilding`, and passed over.
@@ -223,7 +242,7 @@ impl Scanner {
             key: item.key,
         });
         Ok(Listed {
-            rebuilding: self.rebuilding.contains(list.segment),
+            rebuilding: was_rebuilding || self.rebuilding.contains(list.segment),
             keys: keys.collect(),
             next: damaged.or(page.next),
         })

@@ -3,6 +3,7 @@
 use crate::engine::mint::Intent;
 use dynakv_protocol::ClusterId;
 use dynakv_protocol::causal::{Clock, Value};
+use dynakv_protocol::hash::Segment;
 use dynakv_protocol::{Actor, WriteId};
 use dynakv_storage::MemoryDisk;
 
@@ -28,6 +29,11 @@ fn mint(token: u64, key: &'static str, value: &'static str, context: Option<Cloc
 }
 
 fn started(memory: &MemoryDisk, sync_us: u64) -> Running {
+    let rebuilding = Arc::new(Rebuilding::load(Arc::new(memory.files())).unwrap());
+    started_with(memory, sync_us, rebuilding)
+}
+
+fn started_with(memory: &MemoryDisk, sync_us: u64, rebuilding: Arc<Rebuilding>) -> Running {
     let disk = Disk {
         store: Arc::new(memory.store()),
         hints: memory.hints(),
@@ -36,7 +42,6 @@ fn started(memory: &MemoryDisk, sync_us: u64) -> Running {
     };
     let minter = Minter::new(Actor(5), 0, fastrand::Rng::with_seed(1));
     let metrics = Arc::new(Metrics::new("test").unwrap());
-    let rebuilding = Arc::new(Rebuilding::load(disk.files.clone()).unwrap());
     start(&disk, minter, Arc::new(SystemClock), metrics, rebuilding).unwrap()
 }
 
@@ -146,5 +151,44 @@ fn garbage_is_refused_and_a_broken_disk_stops_everything() {
         assert!(matches!(&events[..], [StoreEvent::Failed(_)]), "{events:?}");
         // No minter comes back: the next start takes a new actor.
         assert!(running.finished.await.is_err());
+    });
+}
+
+/// The value comes back as it was: its hash is added a second time, which takes it away, and the copy
+/// looks like one that never had the key.
+#[test]
+fn a_hash_is_not_trusted_after_a_damaged_value_was_replaced() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let rebuilding = Arc::new(Rebuilding::load(Arc::new(memory.files())).unwrap());
+        let mut running = started_with(&memory, 0, rebuilding.clone());
+        running.handle.write(vec![mint(1, "k", "v", None)]);
+        let events = running.events.recv().await.unwrap();
+        let StoreEvent::Minted { versions, .. } = &events[0] else {
+            panic!("{events:?}");
+        };
+        running.events.recv().await.unwrap();
+        let segment = Segment::of_key(b"k");
+        assert_ne!(memory.store().segment_hash(segment), 0);
+
+        memory.damage_values();
+        running.handle.write(vec![WriteJob {
+            token: Token::Replica(ConnectionId(9), 7),
+            key: Bytes::from_static(b"k"),
+            work: WriteWork::Merge(versions.clone()),
+        }]);
+        let events = running.events.recv().await.unwrap();
+        let is_told = matches!(
+            &events[..],
+            [StoreEvent::Durable {
+                rebuilding: true,
+                ..
+            }]
+        );
+        assert!(is_told, "{events:?}");
+        assert_eq!(memory.store().segment_hash(segment), 0);
+        assert!(rebuilding.unsure().contains(segment));
+        // Its rebuilding began before: what others gave until now may have been for the lost value.
+        assert_eq!(rebuilding.finish(&[segment]).unwrap(), []);
     });
 }
