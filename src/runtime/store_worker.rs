@@ -294,6 +294,14 @@ impl Writer {
                     versions = received;
                     theirs
                 } else {
+                    if let Some(dot) = versions.contradiction(&received) {
+                        self.metrics.store.contradicted_dots.increment(1);
+                        tracing::error!(
+                            key = %key.escape_ascii(), actor = %dot.actor, counter = dot.counter,
+                            "one write has two values: the larger is kept. Damage that no checksum noticed, or \
+                             two nodes that write under one name"
+                        );
+                    }
                     versions.merge(&received);
                     versions.to_bytes()
                 }

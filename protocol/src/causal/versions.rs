@@ -177,6 +177,21 @@ impl Versions {
         }
     }
 
+    /// A write of which the two have different values, if there is one. It takes damage or two writers under one
+    /// actor: whoever meets it raises an alarm, and [`merge`](Self::merge) keeps the larger value.
+    pub fn contradiction(&self, other: &Self) -> Option<Dot> {
+        let mut theirs = other.siblings.iter().peekable();
+        for mine in &self.siblings {
+            while theirs.next_if(|their| their.dot < mine.dot).is_some() {}
+            if let Some(same) = theirs.next_if(|their| their.dot == mine.dot)
+                && same != mine
+            {
+                return Some(mine.dot);
+            }
+        }
+        None
+    }
+
     /// Takes in all that another replica knows: a sibling stays when both have it, or when the one
     /// that lacks it has not seen its write.
     ///

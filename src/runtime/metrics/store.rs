@@ -15,6 +15,8 @@ pub struct StoreMetrics {
     checkpoints_seconds: Gauge,
     amplification: Gauge,
     damaged_reads: Counter,
+    /// Merges that met two values of one write.
+    pub contradicted_dots: Counter,
     disk_free_bytes: Gauge,
     disk_reserve_bytes: Gauge,
 }
@@ -53,6 +55,10 @@ impl StoreMetrics {
             damaged_reads: counter(
                 "dynakv_store_damaged_reads_total",
                 "Reads that met a damaged value, which was not served.",
+            ),
+            contradicted_dots: counter(
+                "dynakv_store_contradicted_dots_total",
+                "Merges that met two values of one write, which takes damage or two nodes under one name.",
             ),
             disk_free_bytes: gauge(
                 "dynakv_disk_free_bytes",

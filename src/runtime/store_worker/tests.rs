@@ -2,7 +2,7 @@
 
 use crate::engine::mint::Intent;
 use dynakv_protocol::ClusterId;
-use dynakv_protocol::causal::{Clock, Value};
+use dynakv_protocol::causal::{Clock, Dot, Incoming, Value};
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::{Actor, WriteId};
 use dynakv_storage::MemoryDisk;
@@ -34,6 +34,16 @@ fn started(memory: &MemoryDisk, sync_us: u64) -> Running {
 }
 
 fn started_with(memory: &MemoryDisk, sync_us: u64, rebuilding: Arc<Rebuilding>) -> Running {
+    let metrics = Arc::new(Metrics::new("test").unwrap());
+    started_counting(memory, sync_us, rebuilding, metrics)
+}
+
+fn started_counting(
+    memory: &MemoryDisk,
+    sync_us: u64,
+    rebuilding: Arc<Rebuilding>,
+    metrics: Arc<Metrics>,
+) -> Running {
     let disk = Disk {
         store: Arc::new(memory.store()),
         hints: memory.hints(),
@@ -41,7 +51,6 @@ fn started_with(memory: &MemoryDisk, sync_us: u64, rebuilding: Arc<Rebuilding>) 
         threads: StoreThreads::Simulated { sync_us },
     };
     let minter = Minter::new(Actor(5), 0, fastrand::Rng::with_seed(1));
-    let metrics = Arc::new(Metrics::new("test").unwrap());
     start(&disk, minter, Arc::new(SystemClock), metrics, rebuilding).unwrap()
 }
 
@@ -125,6 +134,44 @@ fn merging_is_idempotent_but_answered_only_after_a_sync() {
         let events = running.events.recv().await.unwrap();
         let token = Token::Replica(ConnectionId(9), 7);
         assert!(matches!(&events[..], [StoreEvent::Durable { token: t, .. }] if *t == token));
+    });
+}
+
+#[test]
+fn two_values_of_one_write_are_counted_and_the_larger_is_kept() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let rebuilding = Arc::new(Rebuilding::load(Arc::new(memory.files())).unwrap());
+        let metrics = Arc::new(Metrics::new("test").unwrap());
+        let mut running = started_counting(&memory, 1000, rebuilding, metrics.clone());
+        let written = |value: &'static str| {
+            let mut versions = Versions::new();
+            let dot = Dot {
+                actor: Actor(8),
+                counter: 1,
+            };
+            let incoming = Incoming {
+                write_id: WriteId(1),
+                timestamp: 1,
+                expires_at_ms: None,
+                value: Value::Bytes(Bytes::from_static(value.as_bytes())),
+            };
+            versions.write(&Clock::new(), dot, incoming);
+            versions.to_bytes()
+        };
+        for (value, contradictions) in [("b", 0), ("b", 0), ("a", 1), ("c", 2), ("c", 2)] {
+            running.handle.write(vec![WriteJob {
+                token: Token::Replica(ConnectionId(9), 7),
+                key: Bytes::from_static(b"k"),
+                work: WriteWork::Merge(written(value)),
+            }]);
+            running.events.recv().await.unwrap();
+            let text = metrics.render(std::path::Path::new("."));
+            let expected =
+                format!("dynakv_store_contradicted_dots_total{{node=\"test\"}} {contradictions}\n");
+            assert!(text.contains(&expected), "{value}: {text}");
+        }
+        assert_eq!(memory.store().get(b"k").unwrap(), Some(written("c")));
     });
 }
 
