@@ -200,7 +200,7 @@ pub async fn run(parts: Parts) -> End {
     let mut coordinator = Coordinator {
         links,
         connections: Connections::new(bounds.connection_bytes_max),
-        operations: Operations::default(),
+        operations: Operations::new(Instant::now()),
         parking: Parking::default(),
         store,
         hints,

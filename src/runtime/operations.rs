@@ -75,6 +75,12 @@ pub struct OperationId(u64);
 /// each write of some seconds behind; anti-entropy finds what is forgotten.
 const TAILS_MAX: usize = 16_384;
 
+/// Answered writes that time is up for are ended this far apart, in one go.
+const TAILS_TOGETHER: Duration = Duration::from_millis(250);
+
+/// After how long all of them are looked at again at the latest.
+const LOOK_MAX: Duration = Duration::from_secs(1);
+
 const GENERATION_MASK: u64 = (1 << 24) - 1;
 
 impl OperationId {
@@ -143,7 +149,7 @@ pub struct Operation {
     /// What is being done.
     pub work: Work,
     /// When another node is to be tried besides; `None` when no other may be.
-    pub slow_at: Option<Instant>,
+    slow_at: Option<Instant>,
     /// Whether its client has been answered: it only waits for the last owners.
     is_tail: bool,
     /// Who was sent something last, and how many microseconds after the arrival.
@@ -178,15 +184,30 @@ impl Operation {
 }
 
 /// All requests in hand.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Operations {
     table: Slab<Operation>,
     generation: u64,
     bytes: usize,
     tails: usize,
+    /// Before this nothing is due: looking at all of them costs, once thousands are in hand.
+    due_at: Instant,
+    started_at: Instant,
 }
 
 impl Operations {
+    /// None yet.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            table: Slab::new(),
+            generation: 0,
+            bytes: 0,
+            tails: 0,
+            due_at: now,
+            started_at: now,
+        }
+    }
+
     /// How many are in hand; those that are answered do not count.
     pub fn len(&self) -> usize {
         self.table.len() - self.tails
@@ -206,6 +227,7 @@ impl Operations {
         };
         let bytes = operation.bytes();
         operation.is_tail = true;
+        operation.slow_at = None;
         operation.frame.body = Bytes::new();
         // A key of its own: it is a slice of all that came with it.
         operation.key = Bytes::copy_from_slice(&operation.key);
@@ -242,8 +264,17 @@ impl Operations {
             id,
         };
         self.bytes += operation.bytes();
+        self.due_at = self.due_at.min(slow_at).min(requester.deadline);
         entry.insert(operation);
         id
+    }
+
+    /// Another node is to be tried at this time if an operation is still in hand.
+    pub fn set_slow_at(&mut self, id: OperationId, slow_at: Instant) {
+        if let Some(operation) = self.get_mut(id) {
+            operation.slow_at = Some(slow_at);
+            self.due_at = self.due_at.min(slow_at);
+        }
     }
 
     /// Whether an operation is still in hand.
@@ -284,21 +315,109 @@ impl Operations {
     /// longer due).
     pub fn due(&mut self, now: Instant) -> (Vec<OperationId>, Vec<OperationId>) {
         let (mut expired, mut slow) = (Vec::new(), Vec::new());
+        if now < self.due_at {
+            return (expired, slow);
+        }
+        // As far as anything that is there says; what comes says more.
+        let mut next = now + LOOK_MAX;
         for (_, operation) in &mut self.table {
-            if operation.requester.deadline <= now {
+            let deadline = operation.requester.deadline;
+            let ends_at = match operation.is_tail {
+                true => together(self.started_at, deadline),
+                false => deadline,
+            };
+            if ends_at <= now {
                 expired.push(operation.id);
-            } else if operation.slow_at.is_some_and(|at| at <= now) {
+                continue;
+            }
+            if operation.slow_at.is_some_and(|at| at <= now) {
                 operation.slow_at = None;
                 slow.push(operation.id);
             }
+            next = next.min(operation.slow_at.unwrap_or(ends_at)).min(ends_at);
         }
+        self.due_at = next;
         (expired, slow)
     }
 }
 
+/// When what ends at this time is ended, together with all that ends at about then.
+fn together(since: Instant, deadline: Instant) -> Instant {
+    let steps = deadline.saturating_duration_since(since).as_nanos() / TAILS_TOGETHER.as_nanos();
+    // Deadlines are at most a minute away; 2^32 steps are 30 years.
+    since + TAILS_TOGETHER * (steps as u32).saturating_add(1)
+}
+
 #[cfg(test)]
 mod tests {
+    use dynakv_protocol::frame::Header;
+
     use super::*;
+    use crate::engine::forward::{Forward, Terms};
+    use crate::engine::preference::{Preference, Reach};
+
+    fn insert(table: &mut Operations, now: Instant, slow_ms: u64, deadline_ms: u64) -> OperationId {
+        let requester = Requester {
+            connection: ConnectionId(1),
+            request_id: 1,
+            op: Op::Put,
+            arrived: now,
+            deadline: now + Duration::from_millis(deadline_ms),
+            handed_on: 0,
+        };
+        let terms = Terms {
+            is_write: true,
+            is_full: false,
+            may_stand_in: false,
+        };
+        let owners = Preference::new([NodeSlot(1)]);
+        let forward = Forward::start(&owners, 0, terms, |_| Reach::Usable, &mut Vec::new());
+        let body = Bytes::from_static(b"a request with a key");
+        let key = body.slice(17..);
+        let header = Header::new(1, 1);
+        let slow_at = now + Duration::from_millis(slow_ms);
+        let work = Work::Forward(forward);
+        table.insert(requester, key, Frame { header, body }, work, slow_at)
+    }
+
+    #[test]
+    fn each_is_slow_and_expires_when_it_is_due_and_once() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut table = Operations::new(start);
+        let first = insert(&mut table, start, 500, 5000);
+        let none = (Vec::new(), Vec::new());
+        assert_eq!(table.due(at(499)), none);
+        // What comes later may be due earlier.
+        let second = insert(&mut table, start, 20, 600);
+        assert_eq!(table.due(at(19)), none);
+        assert_eq!(table.due(at(20)), (vec![], vec![second]));
+        assert_eq!(table.due(at(30)), none);
+        table.set_slow_at(second, at(40));
+        assert_eq!(table.due(at(39)), none);
+        assert_eq!(table.due(at(41)), (vec![], vec![second]));
+        assert_eq!(table.due(at(510)), (vec![], vec![first]));
+        assert_eq!(table.due(at(600)), (vec![second], vec![]));
+        table.remove(second);
+        assert_eq!(table.due(at(4999)), none);
+        assert_eq!(table.due(at(5000)), (vec![first], vec![]));
+    }
+
+    #[test]
+    fn answered_writes_end_together_and_a_little_late() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut table = Operations::new(start);
+        let ids = [1010, 1100, 1240].map(|ms| insert(&mut table, start, 500, ms));
+        for id in ids {
+            assert!(table.begin_tail(id) && !table.begin_tail(id));
+        }
+        assert_eq!((table.len(), table.bytes()), (0, 0));
+        for ms in [500, 1010, 1100, 1249] {
+            assert_eq!(table.due(at(ms)), (vec![], vec![]), "{ms}");
+        }
+        assert_eq!(table.due(at(1250)), (ids.to_vec(), vec![]));
+    }
 
     #[test]
     fn message_ids_say_what_they_are_for() {

@@ -56,7 +56,7 @@ impl Coordinator {
                     let Some(operation) = self.operations.get_mut(id) else {
                         continue;
                     };
-                    operation.slow_at = Some(slow_forward_at(&operation.requester, now));
+                    let slow_at = slow_forward_at(&operation.requester, now);
                     operation.requester.handed_on = operation.requester.handed_on.saturating_add(1);
                     let Frame { header, body } = operation.frame.clone();
                     let header = Header {
@@ -64,6 +64,7 @@ impl Coordinator {
                         request_id: id.message(Purpose::Forward),
                         ..header
                     };
+                    self.operations.set_slow_at(id, slow_at);
                     let sent = self
                         .links
                         .send(to, header, |out| out.extend_from_slice(&body));

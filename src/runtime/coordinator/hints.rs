@@ -166,7 +166,7 @@ impl Coordinator {
             && let Work::Put { put, .. } = &operation.work
             && put.passes_by()
         {
-            operation.slow_at = Some(again_at);
+            self.operations.set_slow_at(id, again_at);
         }
     }
 

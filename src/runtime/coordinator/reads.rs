@@ -98,7 +98,7 @@ impl Coordinator {
         let begun = operation.requester.arrived;
         match Hedging::is_late(self.now - begun, expected) {
             Ok(()) => self.ask_one_more(id),
-            Err(late) => operation.slow_at = Some(begun + late),
+            Err(late) => self.operations.set_slow_at(id, begun + late),
         }
     }
 
@@ -117,9 +117,9 @@ impl Coordinator {
             if get.hedge() == Hedge::None {
                 self.metrics.reads.hedged.increment(1);
             }
-            // With many owners there may be another one after this.
-            operation.slow_at = Some(self.now + LATE);
         }
+        // With many owners there may be another one after this.
+        self.operations.set_slow_at(id, self.now + LATE);
         self.step_get(id, get::Event::Slow);
     }
 
