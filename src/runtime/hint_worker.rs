@@ -36,10 +36,14 @@ const REMINDERS_WAITING_MAX: usize = 65_536;
 /// Every how many ticks all hints are looked over for their age.
 const LOOKS_EVERY_TICKS: u32 = 10;
 
+/// About what a key takes in memory, in the index of the log and in the book, in bytes: a reminder takes more
+/// there than on disk.
+const MEMORY_PER_KEY_BYTES: u64 = 256;
+
 /// What bounds hints.
 #[derive(Debug, Clone, Copy)]
 pub struct HintBounds {
-    /// How many bytes of hints are kept.
+    /// How many bytes hints may take: on disk, and for their keys in memory.
     pub bytes_max: u64,
     /// How old a hint may become that counts for nothing.
     pub age_max: Duration,
@@ -420,11 +424,16 @@ impl Worker {
         });
     }
 
+    /// What counts towards the bound.
+    fn kept_bytes(&self) -> u64 {
+        self.log.live_bytes() + self.book.len() as u64 * MEMORY_PER_KEY_BYTES
+    }
+
     fn report(&self) {
         let hints = &self.metrics.hints;
         hints.waiting.set(self.book.len() as f64);
         hints.waiting_counted.set(self.book.counted() as f64);
-        hints.bytes.set(self.log.live_bytes() as f64);
+        hints.bytes.set(self.kept_bytes() as f64);
         hints.bytes_max.set(self.bounds.bytes_max as f64);
         hints.file_bytes.set(self.log.file_bytes() as f64);
     }

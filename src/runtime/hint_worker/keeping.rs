@@ -6,7 +6,7 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::{ErrorCode, ErrorReply, NodeId};
 use dynakv_storage::{Change, HintLog, StoreError};
 
-use super::{Confirmation, Due, Worker, read_book};
+use super::{Confirmation, Due, MEMORY_PER_KEY_BYTES, Worker, read_book};
 use crate::engine::handoff::{Confirmed, Hint, confirm, fits};
 use crate::engine::mint::Intent;
 use crate::runtime::store_worker::{StoreEvent, refusal};
@@ -33,10 +33,13 @@ impl Worker {
             None => hint,
         };
         let document = kept.to_bytes();
-        let bytes = HintLog::record_bytes(key.len(), document.len());
-        let replaced = self.log.bytes_of(key);
-        let (live, bytes_max) = (self.log.live_bytes(), self.bounds.bytes_max);
-        if !fits(counts, bytes, replaced, live, bytes_max) {
+        let bytes = HintLog::record_bytes(key.len(), document.len()) + MEMORY_PER_KEY_BYTES;
+        let replaced = match self.log.bytes_of(key) {
+            0 => 0,
+            bytes => bytes + MEMORY_PER_KEY_BYTES,
+        };
+        let (kept_bytes, bytes_max) = (self.kept_bytes(), self.bounds.bytes_max);
+        if !fits(counts, bytes, replaced, kept_bytes, bytes_max) {
             let message = "this node keeps as many hints for other nodes as it may (hints_bytes_max); \
                            send the write to another node, or bring back an owner of the key: see \
                            `dynakv status`";

@@ -304,8 +304,8 @@ fn an_actor_is_given_up_with_the_first_hint_that_is() {
 fn reminders_are_kept_without_a_sync_and_never_beyond_half_of_the_room() {
     run(async {
         let memory = MemoryDisk::new();
-        let kept = start_on(&memory, 2000, Duration::from_secs(3600));
-        let few_at_most = 1000 / HintLog::record_bytes(1, 1);
+        let kept = start_on(&memory, 6000, Duration::from_secs(3600));
+        let few_at_most = 3000 / MEMORY_PER_KEY_BYTES;
         let reminders = |from: usize, count| -> Vec<_> {
             let key = |number| Bytes::from(format!("key-{number}"));
             (from..from + count)
@@ -342,11 +342,11 @@ fn reminders_are_kept_without_a_sync_and_never_beyond_half_of_the_room() {
 fn at_the_bound_a_hint_that_counts_is_refused_and_none_is_dropped() {
     run(async {
         let memory = MemoryDisk::new();
-        let mut kept = start_on(&memory, 400, Duration::ZERO);
+        let mut kept = start_on(&memory, 1500, Duration::ZERO);
         kept.handle.send(vec![mint(1, "k", "v")]);
         minted(&mut kept).await;
         kept.handle
-            .send(vec![mint(2, "other", &"v".repeat(300).leak()[..])]);
+            .send(vec![mint(2, "other", &"v".repeat(1000).leak()[..])]);
         let refused = loop {
             let events = kept.events.recv().await.unwrap();
             match &events[..] {

@@ -55,7 +55,7 @@ impl HintMetrics {
             ),
             bytes: gauge(
                 "dynakv_hints_bytes",
-                "Bytes of what is kept here for other nodes.",
+                "Bytes of what is kept here for other nodes, what their keys take in memory included.",
             ),
             bytes_max: gauge(
                 "dynakv_hints_bytes_max",
