@@ -113,10 +113,9 @@ impl Coordinator {
         self.note_overdue(id);
         if let Some(operation) = self.operations.get_mut(id)
             && let Work::Get(get) = &operation.work
+            && get.hedge() == Hedge::None
         {
-            if get.hedge() == Hedge::None {
-                self.metrics.reads.hedged.increment(1);
-            }
+            self.metrics.reads.hedged.increment(1);
         }
         // With many owners there may be another one after this.
         self.operations.set_slow_at(id, self.now + LATE);
