@@ -24,8 +24,9 @@ const MACHINES: usize = 3;
 /// The one whose disk goes bad.
 const DAMAGED: usize = 1;
 
-/// When: all is written and synced by then.
-const DAMAGED_AT: Duration = Duration::from_secs(6);
+/// When: all is written and synced by then, and what is sent twice has come twice. It would be noticed too
+/// soon otherwise.
+const DAMAGED_AT: Duration = Duration::from_secs(12);
 
 /// How long mending may take.
 const MENDED_WITHIN: Duration = Duration::from_secs(60);
