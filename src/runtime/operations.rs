@@ -152,6 +152,8 @@ pub struct Operation {
     slow_at: Option<Instant>,
     /// Whether its client has been answered: it only waits for the last owners.
     is_tail: bool,
+    /// Whether its key is a slice of all that came with it.
+    holds_request: bool,
     /// Who was sent something last, and how many microseconds after the arrival.
     sent: SmallVec<[(NodeSlot, u32); 4]>,
     id: OperationId,
@@ -229,8 +231,6 @@ impl Operations {
         operation.is_tail = true;
         operation.slow_at = None;
         operation.frame.body = Bytes::new();
-        // A key of its own: it is a slice of all that came with it.
-        operation.key = Bytes::copy_from_slice(&operation.key);
         self.bytes -= bytes;
         self.tails += 1;
         true
@@ -260,6 +260,7 @@ impl Operations {
             work,
             slow_at: Some(slow_at),
             is_tail: false,
+            holds_request: true,
             sent: SmallVec::new(),
             id,
         };
@@ -329,6 +330,11 @@ impl Operations {
             if ends_at <= now {
                 expired.push(operation.id);
                 continue;
+            }
+            // Most are gone long before somebody looks; the rest lets go of what it came with.
+            if operation.is_tail && operation.holds_request {
+                operation.key = Bytes::copy_from_slice(&operation.key);
+                operation.holds_request = false;
             }
             if operation.slow_at.is_some_and(|at| at <= now) {
                 operation.slow_at = None;
