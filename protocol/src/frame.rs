@@ -228,6 +228,9 @@ pub fn split_batch(frame: Frame, mut take: impl FnMut(Frame)) -> Result<(), Fram
     })
 }
 
+/// What the length field of a frame takes, in bytes, and does not count.
+const LENGTH_BYTES: usize = 4;
+
 /// Appends one frame; `body` writes the message.
 ///
 /// The caller keeps messages under 4 GiB (the settings' limits are far below).
@@ -235,6 +238,25 @@ pub fn put_frame(out: &mut BytesMut, header: Header, body: impl FnOnce(&mut Byte
     let start = open_frame(out, header);
     body(out);
     close_frame(out, start);
+}
+
+/// Appends one frame, unless it would be longer than so many bytes (the length field's value): then nothing is
+/// appended, and the answer is false.
+#[must_use]
+pub fn try_put_frame(
+    out: &mut BytesMut,
+    header: Header,
+    frame_bytes_max: usize,
+    body: impl FnOnce(&mut BytesMut),
+) -> bool {
+    let start = open_frame(out, header);
+    body(out);
+    if out.len() - start - LENGTH_BYTES > frame_bytes_max {
+        out.truncate(start);
+        return false;
+    }
+    close_frame(out, start);
+    true
 }
 
 fn open_frame(out: &mut BytesMut, header: Header) -> usize {
@@ -295,7 +317,7 @@ impl BatchWriter {
         let length_at = out.len();
         out.put_u32(0);
         body(out);
-        if out.len() - start - 4 > frame_bytes_max {
+        if out.len() - start - LENGTH_BYTES > frame_bytes_max {
             out.truncate(item_at);
             if self.items == 0 {
                 out.truncate(start);
@@ -408,6 +430,12 @@ mod tests {
     #[test]
     fn what_is_too_long_leaves_no_trace() {
         let mut out = BytesMut::new();
+        let header = Header::new(0x20, 1);
+        assert!(!try_put_frame(&mut out, header, 116, |out| out.put_bytes(b'x', 101)));
+        assert!(out.is_empty());
+        assert!(try_put_frame(&mut out, header, 116, |out| out.put_bytes(b'x', 100)));
+        let whole = FrameDecoder::new(116).next(&mut out).unwrap().unwrap();
+        assert_eq!((whole.header, whole.body.len()), (header, 100));
         let mut batch = BatchWriter::default();
         let mut push = |out: &mut BytesMut, id, bytes| {
             batch.try_push(out, Header::new(0x20, id), 200, |out| {

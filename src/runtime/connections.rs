@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use dynakv_protocol::frame::{BatchWriter, Header, put_frame};
+use dynakv_protocol::frame::{BatchWriter, Header, try_put_frame};
 use dynakv_protocol::limits::FRAME_BYTES_MAX;
 use dynakv_protocol::message::Response;
 use dynakv_protocol::{ErrorCode, ErrorReply};
@@ -22,9 +22,6 @@ struct Connection {
     batch: BatchWriter,
     is_dirty: bool,
 }
-
-/// What the length field of a frame takes, in bytes, and does not count.
-const LENGTH_BYTES: usize = 4;
 
 /// A connection for which this many times the settings' bound waits gets refusals in place of answers.
 ///
@@ -125,13 +122,7 @@ impl Connections {
                 .batch
                 .try_push(staged, header, FRAME_BYTES_MAX, body)
         } else {
-            let before = staged.len();
-            put_frame(staged, header, body);
-            let fits = staged.len() - before - LENGTH_BYTES <= FRAME_BYTES_MAX;
-            if !fits {
-                staged.truncate(before);
-            }
-            fits
+            try_put_frame(staged, header, FRAME_BYTES_MAX, body)
         };
         if !fits {
             return self.refuse(id, header.request_id, too_large());
