@@ -183,6 +183,7 @@ fn write(write: Write, limits: Limits) -> Result<DataRequest, ErrorReply> {
                 context,
                 ttl_ms: write.ttl_ms,
                 value_bytes_max: limits.value_bytes_max,
+                if_no_conflict: write.if_no_conflict,
             }),
         },
         key: write.key,
@@ -269,6 +270,7 @@ mod tests {
             w: None,
             ttl_ms: None,
             sloppy: false,
+            if_no_conflict: false,
         }
     }
 
