@@ -11,7 +11,7 @@ use dynakv_protocol::message::{Request, Response, kind};
 use dynakv_protocol::{ErrorCode, ErrorReply};
 use metrics::Counter;
 use tokio::io::AsyncReadExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
@@ -22,12 +22,20 @@ use super::events::{
 };
 use super::metrics::Metrics;
 use super::outbox::Outbox;
+use super::places::Place;
 
 /// How long the other side may take over its hello.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How much is read at once when there is that much.
 const READ_BYTES: usize = 64 * 1024;
+
+/// How long a frame that has begun may take in any case.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How fast a large one must come on the whole, in bytes per second: far slower than any link that a request
+/// within its deadline can use. What comes slower holds memory for nothing.
+const FRAME_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
 
 /// A connection that sends nothing at all for this long is closed; clients ping.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -52,9 +60,15 @@ pub struct Shared {
 }
 
 /// Serves one connection to its end.
-pub async fn serve(id: ConnectionId, read: ReadHalf, write: WriteHalf, shared: Shared) {
+pub async fn serve(
+    id: ConnectionId,
+    read: ReadHalf,
+    write: WriteHalf,
+    place: Place,
+    shared: Shared,
+) {
     let outbox = Arc::new(Outbox::default());
-    let writer = {
+    let mut writer = {
         let outbox = outbox.clone();
         tokio::spawn(async move { outbox.write_to(write).await })
     };
@@ -66,15 +80,29 @@ pub async fn serve(id: ConnectionId, read: ReadHalf, write: WriteHalf, shared: S
     let end = tokio::select! {
         biased;
         () = shared.shutdown.cancelled() => None,
-        end = converse(id, &mut reader, &outbox, &shared) => end,
+        () = place.is_wanted() => Some(makes_room()),
+        end = converse(id, &mut reader, &outbox, &place, &shared) => end,
     };
     if let Some(error) = end {
         outbox.respond(0, &Response::Error(error));
     }
     outbox.close();
-    // Only ends when the other side reads or the connection breaks; a slow reader is left to the
-    // shutdown deadline.
-    let _ = timeout(HANDSHAKE_TIMEOUT, writer).await;
+    // Only ends when the other side reads or the connection breaks. Who does neither must not keep the
+    // descriptor, nor the answers.
+    if timeout(HANDSHAKE_TIMEOUT, &mut writer).await.is_err() {
+        writer.abort();
+    }
+}
+
+fn makes_room() -> ErrorReply {
+    let message = "this node has as many connections as it takes, and this one has said nothing for longest: \
+                   it is closed for another one. Dial again when there is something to ask";
+    ErrorReply::new(ErrorCode::Overloaded, message).retryable()
+}
+
+fn idle() -> ErrorReply {
+    let message = "nothing was sent over this connection for an hour: dial again when there is something to ask";
+    ErrorReply::new(ErrorCode::Overloaded, message).retryable()
 }
 
 /// Why the connection was closed from here; `None` when the other side ended it.
@@ -84,6 +112,7 @@ async fn converse(
     id: ConnectionId,
     reader: &mut FrameReader,
     outbox: &Arc<Outbox>,
+    place: &Place,
     shared: &Shared,
 ) -> End {
     let peer = match timeout(HANDSHAKE_TIMEOUT, shake_hands(reader, outbox, shared)).await {
@@ -91,6 +120,7 @@ async fn converse(
         Ok(Err(end)) => return end,
         Err(_) => return Some(malformed("no hello within 5 s")),
     };
+    place.greet(peer.is_some());
     let opened = CoordinatorEvent::Opened {
         connection: id,
         outbox: outbox.clone(),
@@ -103,7 +133,7 @@ async fn converse(
         true => FRAME_BYTES_MAX,
         false => shared.frame_bytes_max,
     });
-    let end = read_requests(id, peer, reader, outbox, shared).await;
+    let end = read_requests(id, peer, reader, outbox, place, shared).await;
     let closed = CoordinatorEvent::Closed { connection: id };
     // A coordinator that is gone needs no telling.
     let _ = shared.coordinator.send(closed).await;
@@ -146,6 +176,7 @@ async fn read_requests(
     peer: Option<Arc<PeerIdentity>>,
     reader: &mut FrameReader,
     outbox: &Arc<Outbox>,
+    place: &Place,
     shared: &Shared,
 ) -> End {
     let mut data = Vec::new();
@@ -165,8 +196,9 @@ async fn read_requests(
         let more = match timeout(IDLE_TIMEOUT, reader.read_frames(&mut sort)).await {
             Ok(Ok(more)) => more,
             Ok(Err(error)) => return Some(error.into_reply()),
-            Err(_) => return None,
+            Err(_) => return Some(idle()),
         };
+        place.touch();
         if !data.is_empty() {
             let frames = std::mem::take(&mut data);
             let requests = CoordinatorEvent::Requests {
@@ -222,6 +254,16 @@ pub enum ReadError {
     /// The bytes are no frames.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// A frame began and did not come to its end.
+    #[error(
+        "a frame of {length} bytes has begun and does not come to its end: {received} bytes are there"
+    )]
+    Stalled {
+        /// Its length, as far as that is known, in bytes.
+        length: usize,
+        /// How much of it came.
+        received: usize,
+    },
     /// The connection broke.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -259,11 +301,12 @@ impl FrameReader {
     /// # Errors
     /// [`ReadError`].
     pub async fn next_frame(&mut self) -> Result<Option<Frame>, ReadError> {
+        let mut begun = None;
         loop {
             if let Some(frame) = self.cut_off()? {
                 return Ok(Some(frame));
             }
-            if !self.fill().await? {
+            if !self.fill(&mut begun).await? {
                 return Ok(None);
             }
         }
@@ -280,12 +323,13 @@ impl FrameReader {
     ) -> Result<bool, ReadError> {
         // What came together with the handshake is there already.
         let mut any = false;
+        let mut begun = None;
         while !any {
             while let Some(frame) = self.cut_off()? {
                 split_batch(frame, &mut *take).inspect_err(|_| self.malformed.increment(1))?;
                 any = true;
             }
-            if !any && !self.fill().await? {
+            if !any && !self.fill(&mut begun).await? {
                 return Ok(false);
             }
         }
@@ -297,10 +341,25 @@ impl FrameReader {
         next.inspect_err(|_| self.malformed.increment(1))
     }
 
-    async fn fill(&mut self) -> Result<bool, ReadError> {
+    /// Reads once. `begun` is when it was first waited for the end of the present frame; the time that its
+    /// reader did something else in does not count.
+    async fn fill(&mut self, begun: &mut Option<Instant>) -> Result<bool, ReadError> {
         // Large frames are read in large pieces, but memory grows only as bytes come in.
         let lacking = self.decoder.lacking(&self.buffer);
         self.buffer.reserve(lacking.clamp(4096, READ_BYTES));
-        Ok(self.read.read_buf(&mut self.buffer).await? > 0)
+        if self.buffer.is_empty() {
+            return Ok(self.read.read_buf(&mut self.buffer).await? > 0);
+        }
+        let length = self.buffer.len() + lacking;
+        let begun = *begun.get_or_insert_with(Instant::now);
+        let transfer = Duration::from_secs(length as u64 / FRAME_BYTES_PER_SECOND_MIN);
+        let read = self.read.read_buf(&mut self.buffer);
+        match timeout_at(begun + FRAME_TIMEOUT + transfer, read).await {
+            Ok(read) => Ok(read? > 0),
+            Err(_) => Err(ReadError::Stalled {
+                length,
+                received: self.buffer.len(),
+            }),
+        }
     }
 }

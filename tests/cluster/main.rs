@@ -17,6 +17,7 @@ mod crashes;
 mod damage;
 mod dashboard;
 mod deployment;
+mod descriptors;
 mod dev;
 mod examples;
 mod explain;

@@ -46,7 +46,36 @@ pub(crate) fn binary() -> process::Command {
     command
 }
 
+/// The same in a process that may have so many file descriptors: `ulimit` takes `-n 256`, or `-Sn 256` for the
+/// soft limit alone.
+pub(crate) fn binary_limited(ulimit: &str) -> process::Command {
+    let unlimited = binary();
+    let mut command = process::Command::new("sh");
+    let script = format!("ulimit {ulimit} && exec \"$0\" \"$@\"");
+    command.args(["-c", &script]).arg(unlimited.get_program());
+    for (name, value) in unlimited.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
 impl Command {
+    /// `dynakv` with these arguments, in a process that may have so many file descriptors.
+    pub(crate) fn with_descriptors<S: AsRef<OsStr>>(
+        limit: u64,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let mut command = binary_limited(&format!("-n {limit}"));
+        command.args(arguments);
+        Self {
+            command,
+            input: Vec::new(),
+        }
+    }
+
     /// `dynakv` with these arguments.
     pub(crate) fn new<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
         let mut command = binary();

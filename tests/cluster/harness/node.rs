@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::command::{Command, Finished};
+use super::command::{Command, Finished, binary, binary_limited};
 use super::http::{Page, http_get};
 use super::ports::free_port;
 use super::process::Process;
@@ -21,6 +21,7 @@ pub(crate) struct Node {
     root: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    ulimit: Option<String>,
     process: Option<Process>,
 }
 
@@ -40,6 +41,7 @@ impl Node {
             root: root.to_owned(),
             arguments: arguments.map(str::to_owned).to_vec(),
             environment: Vec::new(),
+            ulimit: None,
             process: None,
         }
     }
@@ -57,6 +59,18 @@ impl Node {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         self.environment.extend(owned);
+        self
+    }
+
+    /// In a process that may have so many file descriptors.
+    pub(crate) fn with_descriptors(mut self, limit: u64) -> Self {
+        self.ulimit = Some(format!("-n {limit}"));
+        self
+    }
+
+    /// The same, for the soft limit alone.
+    pub(crate) fn with_soft_descriptors(mut self, limit: u64) -> Self {
+        self.ulimit = Some(format!("-Sn {limit}"));
         self
     }
 
@@ -78,7 +92,12 @@ impl Node {
             .as_mut()
             .is_some_and(|process| process.ended().is_none());
         assert!(!running, "{} runs already", self.id);
-        let process = Process::start(&self.id, &self.root, &self.arguments, &self.environment);
+        let binary = match &self.ulimit {
+            Some(ulimit) => binary_limited(ulimit),
+            None => binary(),
+        };
+        let (root, arguments) = (&self.root, &self.arguments);
+        let process = Process::start_as(binary, &self.id, root, arguments, &self.environment);
         self.process = Some(process.expect("the binary was just built"));
     }
 
