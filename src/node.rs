@@ -470,8 +470,11 @@ impl Node {
             coordinator: events_in,
             control: control_in,
             frame_bytes_max: frame_bytes_max(config.value_bytes_max),
+            limits: config.client_limits(),
             waiting_bytes_max: config.connection_bytes_max,
             metrics: metrics.clone(),
+            draining: stop.draining.clone(),
+            drain: config.shutdown_deadline,
             shutdown: stop.shutdown.clone(),
         };
         tasks.spawn(listener::run(

@@ -162,6 +162,11 @@ impl Place {
         self.touch();
     }
 
+    /// Whether the connection has ever said who it is.
+    pub fn was_greeted(&self) -> bool {
+        self.occupant.kind() != SILENT
+    }
+
     /// It has sent something.
     pub fn touch(&self) {
         let now_ms = self.places.now_ms();

@@ -14,6 +14,7 @@
 
 mod background;
 mod counting;
+mod lack;
 mod layout;
 mod options;
 mod pace;
@@ -31,6 +32,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
 
+use self::lack::Lack;
 use self::layout::check_format;
 pub use self::options::{DiskOptions, Durability};
 use crate::disk::{DirectoryFiles, create_directory};
@@ -151,29 +153,6 @@ struct Signals {
     /// How many generations were frozen, and how many of these the tree has.
     frozen: u64,
     completed: u64,
-}
-
-/// What a checkpoint lacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lack {
-    /// Room on the disk.
-    Room,
-    /// Descriptors, or memory.
-    Descriptors,
-}
-
-impl Lack {
-    /// What whoever needs the checkpoint is told.
-    fn error(self, path: PathBuf) -> StoreError {
-        match self {
-            Self::Room => StoreError::DiskFull { path },
-            Self::Descriptors => StoreError::Shortage {
-                doing: "carry what is in memory into",
-                path,
-                source: rustix::io::Errno::MFILE.into(),
-            },
-        }
-    }
 }
 
 impl DiskStore {

@@ -39,4 +39,6 @@ mod repairing;
 mod service;
 mod settings;
 mod transfer;
+mod upgrade;
 mod usage;
+mod wire;

@@ -37,7 +37,12 @@ pub(crate) fn dynakv<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) ->
 
 /// The binary, with no setting from the environment.
 pub(crate) fn binary() -> process::Command {
-    let mut command = process::Command::new(env!("CARGO_BIN_EXE_dynakv"));
+    binary_at(Path::new(env!("CARGO_BIN_EXE_dynakv")))
+}
+
+/// The same of another version.
+pub(crate) fn binary_at(path: &Path) -> process::Command {
+    let mut command = process::Command::new(path);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("DYNAKV_") {
             command.env_remove(name);

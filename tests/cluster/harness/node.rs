@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::command::{Command, Finished, binary, binary_limited};
+use super::command::{Command, Finished, binary, binary_at, binary_limited};
 use super::http::{Page, http_get};
 use super::ports::free_port;
 use super::process::Process;
@@ -22,6 +22,8 @@ pub(crate) struct Node {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     ulimit: Option<String>,
+    /// Of another version, in place of the one under test.
+    binary: Option<PathBuf>,
     process: Option<Process>,
 }
 
@@ -42,6 +44,7 @@ impl Node {
             arguments: arguments.map(str::to_owned).to_vec(),
             environment: Vec::new(),
             ulimit: None,
+            binary: None,
             process: None,
         }
     }
@@ -74,6 +77,17 @@ impl Node {
         self
     }
 
+    /// Run by the binary of another version, or by the one under test again.
+    pub(crate) fn with_binary(mut self, binary: Option<&Path>) -> Self {
+        self.set_binary(binary);
+        self
+    }
+
+    /// The same for its next start.
+    pub(crate) fn set_binary(&mut self, binary: Option<&Path>) {
+        self.binary = binary.map(Path::to_owned);
+    }
+
     /// Where it is reached.
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
@@ -92,9 +106,10 @@ impl Node {
             .as_mut()
             .is_some_and(|process| process.ended().is_none());
         assert!(!running, "{} runs already", self.id);
-        let binary = match &self.ulimit {
-            Some(ulimit) => binary_limited(ulimit),
-            None => binary(),
+        let binary = match (&self.ulimit, &self.binary) {
+            (Some(ulimit), _) => binary_limited(ulimit),
+            (None, Some(other)) => binary_at(other),
+            (None, None) => binary(),
         };
         let (root, arguments) = (&self.root, &self.arguments);
         let process = Process::start_as(binary, &self.id, root, arguments, &self.environment);
