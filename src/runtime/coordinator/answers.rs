@@ -193,7 +193,7 @@ impl Coordinator {
                 Some(Work::Put { .. }),
                 Purpose::Write | Purpose::Rewrite | Purpose::Hint | Purpose::Rehint,
             ) => self.step_put(id, put::Event::Declined { from, round }),
-            (_, _) => self.on_replica_failed_with(id, from, &error.to_string()),
+            (_, _) => self.on_replica_refused(id, from, error),
         }
     }
 
@@ -214,6 +214,15 @@ impl Coordinator {
             Some(Work::Import { .. }) => self.step_import(id, import::Event::Failed(node)),
             None => {}
         }
+    }
+
+    /// The same, with what it said.
+    fn on_replica_refused(&mut self, id: OperationId, node: NodeSlot, error: &ErrorReply) {
+        let work = self.operations.get_mut(id).map(|operation| &operation.work);
+        if error.code == ErrorCode::DiskFull && matches!(work, Some(Work::Import { .. })) {
+            return self.step_import(id, import::Event::Full(node));
+        }
+        self.on_replica_failed_with(id, node, &error.to_string());
     }
 
     /// A link is gone: everything that waits for the node has failed.
@@ -373,7 +382,7 @@ impl Coordinator {
                 let round = purpose.round();
                 self.step_put(id, put::Event::Refused { round, error });
             }
-            Some(_) => self.on_replica_failed_with(id, SELF, &error.message),
+            Some(_) => self.on_replica_refused(id, SELF, &error),
             None => {}
         }
     }
