@@ -9,6 +9,7 @@ use std::any::Any;
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::ops::Bound;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -131,8 +132,15 @@ impl Tree {
     }
 
     fn sync_files(&self) -> Result<(), StoreError> {
-        let synced = self.db_file.sync_all();
-        synced.map_err(StoreError::sync_failed(&self.directory.join("db")))?;
+        let path = self.directory.join("db");
+        let synced = self.db_file.sync_all().and_then(|()| {
+            // What is durable in a file that somebody removed is gone with the process.
+            match self.db_file.metadata()?.nlink() {
+                0 => Err(std::io::Error::from(std::io::ErrorKind::NotFound)),
+                _ => Ok(()),
+            }
+        });
+        synced.map_err(StoreError::sync_failed(&path))?;
         self.entries.sync()
     }
 
