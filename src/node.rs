@@ -426,6 +426,7 @@ impl Node {
         tokio::spawn(mending.clone().run());
         let asker = Arc::new(Asker {
             me: config.id.clone(),
+            run: me.nonce,
             local: mending,
             calls: Calls::about_data(
                 network.clone(),
