@@ -44,7 +44,9 @@ fn start_on(memory: &MemoryDisk, bytes_max: u64, age_max: Duration) -> Kept {
     let (events_in, events) = mpsc::unbounded_channel();
     let metrics = Arc::new(Metrics::new("test").unwrap());
     let clock = Arc::new(Clock(AtomicU64::new(1_000_000)));
+    let hints = KeptHints::open(memory.hints()).unwrap();
     let parts = Parts {
+        hints,
         disk: Disk {
             store: Arc::new(memory.store()),
             hints: memory.hints(),
