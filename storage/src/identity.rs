@@ -563,6 +563,24 @@ mod tests {
         assert_eq!(next.identity.generation, Generation(3));
     }
 
+    /// It did not say how far the store's log reached.
+    #[test]
+    fn the_marker_of_an_earlier_version_is_read() {
+        let (files, run) = cleanly_stopped();
+        let mut marker = BytesMut::new();
+        run.generation.encode(&mut marker);
+        marker.put_u64(run.nonce);
+        run.actor.encode(&mut marker);
+        put_varint(&mut marker, 41);
+        save_document(&files, CLEAN_STOP, &marker).unwrap();
+        let next = start(&files, 200);
+        assert!(next.was_clean());
+        assert_eq!(
+            (next.identity.actor, next.identity.counter_floor),
+            (run.actor, 41)
+        );
+    }
+
     #[test]
     fn an_actor_renewed_during_a_run_is_the_one_that_goes_on() {
         let files = MemoryDisk::new().files();
