@@ -1,5 +1,6 @@
 //! A node: the one place that builds everything and owns it.
 
+mod beginning;
 mod ending;
 mod error;
 mod readiness;
@@ -22,6 +23,7 @@ pub use self::error::ServeError;
 pub use self::readiness::NotReady;
 pub use self::serving::serve;
 
+use self::beginning::begin_run;
 use self::ending::{Directory, Task};
 use crate::config::Config;
 use crate::descriptors;
@@ -38,7 +40,7 @@ use crate::runtime::environment::{Disk, Environment, StoreThreads, SystemClock};
 use crate::runtime::events::ConnectionId;
 use crate::runtime::events::{CONTROL_EVENTS_MAX, COORDINATOR_EVENTS_MAX};
 use crate::runtime::handoff;
-use crate::runtime::hint_worker::{self, HintBounds};
+use crate::runtime::hint_worker::{self, HintBounds, KeptHints};
 use crate::runtime::http::{self, Pages};
 use crate::runtime::links::{Dialer, Links};
 use crate::runtime::listener;
@@ -190,6 +192,7 @@ impl Node {
             let boot = power::boot_id();
             power::note_start(&files, options.durability, boot.as_deref())?;
             let store = open_store(&directory, &files, options, accept_loss)?;
+            power::note_opened(&files, options.durability)?;
             if accept_loss {
                 Rebuilding::note_none(&files)?;
             }
@@ -237,10 +240,11 @@ impl Node {
             disk,
         } = environment;
         let mut random = fastrand::Rng::with_seed(seed);
+        let mut kept_hints = KeptHints::open(disk.hints.clone())?;
         let Started {
             identity,
             last_stop,
-        } = Identity::start(&*disk.files, config.id.clone(), || random.u64(1..))?;
+        } = begin_run(&disk, &mut kept_hints, &config, || random.u64(1..))?;
         tracing::info!(
             node = %config.id,
             generation = identity.generation.0,
@@ -315,6 +319,7 @@ impl Node {
         })?;
         let hints = hint_worker::start(hint_worker::Parts {
             disk: disk.clone(),
+            hints: kept_hints,
             minter: Minter::new(Actor(random.u64(1..)), 0, random.fork()),
             clock: clock.clone(),
             metrics: metrics.clone(),
@@ -436,6 +441,7 @@ impl Node {
         tokio::spawn(mending.clone().run());
         let asker = Arc::new(Asker {
             me: config.id.clone(),
+            run: me.nonce,
             local: mending,
             calls: Calls::about_data(
                 network.clone(),

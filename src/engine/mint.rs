@@ -10,6 +10,7 @@ use dynakv_protocol::{Actor, ErrorCode, ErrorReply, WriteId};
 use smallvec::SmallVec;
 
 use super::hybrid_clock::HybridClock;
+use super::plausible;
 use super::put::{Replaced, Seen};
 
 /// A client's write, checked, before it has a dot.
@@ -133,10 +134,14 @@ impl Minter {
                 "the context names writes of this node that it never made; read the key again",
             ));
         }
+        if let Some(context) = &intent.context {
+            plausible::check(context, current.clock())?;
+        }
         check_limits(current, &intent)?;
         // The counter is node-wide. A store that knows more of our actor than we do proves that we
         // have forgotten something: that actor is not ours any more.
-        if current.clock().counter(self.actor) > self.counter {
+        let has_forgotten = current.clock().counter(self.actor) > self.counter;
+        if has_forgotten || self.counter >= plausible::COUNTER_MAX {
             self.renew();
         }
         self.counter += 1;
@@ -439,6 +444,34 @@ mod tests {
             .unwrap_err();
         assert_eq!(error.code, ErrorCode::BadRequest);
         assert!(key.is_empty());
+    }
+
+    /// Else it would be acknowledged, and what that actor writes from now on dropped as seen.
+    #[test]
+    fn a_context_that_names_what_no_other_actor_can_have_counted_is_refused() {
+        let (mut minter, mut key) = (minter(), Versions::new());
+        let forged: Clock = [Dot {
+            actor: Actor(8),
+            counter: 1 << 63,
+        }]
+        .into_iter()
+        .collect();
+        let error = minter
+            .mint(&mut key, intent(1, "a", Some(&forged)), 1)
+            .unwrap_err();
+        assert_eq!(error.code, ErrorCode::BadRequest);
+        assert!(key.is_empty());
+    }
+
+    #[test]
+    fn an_actor_that_has_counted_all_that_is_plausible_is_given_up() {
+        let last = plausible::COUNTER_MAX - 1;
+        let mut minter = Minter::new(Actor(7), last, fastrand::Rng::with_seed(1));
+        let mut key = Versions::new();
+        minter.mint(&mut key, intent(1, "a", None), 1).unwrap();
+        assert_eq!(minter.position(), (Actor(7), plausible::COUNTER_MAX));
+        minter.mint(&mut key, intent(2, "b", None), 1).unwrap();
+        assert!(minter.position().0 != Actor(7) && minter.position().1 == 1);
     }
 
     #[test]

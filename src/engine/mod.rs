@@ -13,6 +13,7 @@
 //! | [`answer`] | what a client sees of what the replicas have |
 //! | [`generations`] | which run of a node is the newest; who runs on an old copy of a directory |
 //! | [`mint`], [`hybrid_clock`] | how a write becomes a version |
+//! | [`plausible`] | what a clock from outside may claim |
 //! | [`rebuilding`] | which segments a node has lost, where its reads do not count |
 //! | [`mending`] | where two replicas differ |
 //! | [`sources`] | who has given what was lost, and when a segment is whole again |
@@ -35,6 +36,7 @@ pub mod membership;
 pub mod mending;
 pub mod mint;
 pub mod pace;
+pub mod plausible;
 pub mod preference;
 pub mod put;
 pub mod quorum;

@@ -68,7 +68,12 @@ impl Node {
                 tracing::warn!("the node could not go on; the next start is an unclean one");
             }
             Ok(Some((actor, counter))) => {
-                match self.identity.mark_clean(&*self.files, actor, counter) {
+                let store_end = self.directory.as_ref().map(|it| it.store.log_end());
+                let store_end = store_end.unwrap_or_default();
+                let marked = self
+                    .identity
+                    .mark_clean(&*self.files, actor, counter, store_end);
+                match marked {
                     Ok(()) => tracing::info!("stopped cleanly"),
                     Err(error) => tracing::warn!(%error, "could not mark the stop as clean"),
                 }

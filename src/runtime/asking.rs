@@ -51,6 +51,8 @@ pub struct Unreachable {
 pub struct Asker {
     /// This node's name.
     pub me: NodeId,
+    /// The nonce of this run of it.
+    pub run: u64,
     /// How it asks this node, as another node would.
     pub local: Arc<Local>,
     /// How it asks the others.
@@ -65,37 +67,47 @@ impl Asker {
         member: Option<&MemberView>,
         requests: Vec<Request>,
     ) -> Vec<Result<Response, Unreachable>> {
+        self.ask_in_run(member, requests).await.0
+    }
+
+    /// The same, and the nonce of the process that answered: one process gave all answers.
+    pub async fn ask_in_run(
+        &self,
+        member: Option<&MemberView>,
+        requests: Vec<Request>,
+    ) -> (Vec<Result<Response, Unreachable>>, u64) {
         let too_large: Vec<_> = requests.iter().map(too_large).collect();
         if too_large.iter().all(Option::is_none) {
             return self.ask_all(member, requests).await;
         }
         let fitting = requests.into_iter().zip(&too_large);
         let fitting = fitting.filter_map(|(it, refusal)| refusal.is_none().then_some(it));
-        let answers = self.ask_all(member, fitting.collect()).await;
+        let (answers, run) = self.ask_all(member, fitting.collect()).await;
         let mut answers = answers.into_iter();
         let answer = |refusal: Option<ErrorReply>| match refusal {
             Some(refusal) => Some(Ok(Response::Error(refusal))),
             None => answers.next(),
         };
-        too_large.into_iter().filter_map(answer).collect()
+        (too_large.into_iter().filter_map(answer).collect(), run)
     }
 
     async fn ask_all(
         &self,
         member: Option<&MemberView>,
         requests: Vec<Request>,
-    ) -> Vec<Result<Response, Unreachable>> {
+    ) -> (Vec<Result<Response, Unreachable>>, u64) {
         let Some(member) = member.filter(|member| member.id != self.me) else {
-            return self.ask_myself(requests).await;
+            return (self.ask_myself(requests).await, self.run);
         };
         let called = self
             .calls
             .call_all(&member.address, &member.id, &requests, TIMEOUT);
         match called.await {
-            Ok(responses) => responses.into_iter().map(Ok).collect(),
+            Ok((responses, welcome)) => (responses.into_iter().map(Ok).collect(), welcome.nonce),
             Err(error) => {
                 let failed = || Err(self.unreachable(Some(member), error.to_string()));
-                requests.iter().map(|_| failed()).collect()
+                // Nobody answered, so the run is of no use.
+                (requests.iter().map(|_| failed()).collect(), 0)
             }
         }
     }

@@ -125,8 +125,8 @@ impl Calls {
             .map_err(|_| DialError::Timeout)?
     }
 
-    /// Asks the node at `address` many things at once, over one connection; the answers are in the order
-    /// of the requests. Only for requests that may be asked twice.
+    /// Asks the node at `address` many things at once, over one connection, and so one process of it; the
+    /// answers are in the order of the requests. Only for requests that may be asked twice.
     ///
     /// # Errors
     /// [`DialError`]; a refusal by the node is the [`Response::Error`] it sent.
@@ -136,16 +136,15 @@ impl Calls {
         expected: &NodeId,
         requests: &[Request],
         within: Duration,
-    ) -> Result<Vec<Response>, DialError> {
+    ) -> Result<(Vec<Response>, Welcome), DialError> {
         let call = async {
             if let Some(idle) = self.take(address)
-                && let Ok((answers, _)) = self.ask(idle, address, Some(expected), requests).await
+                && let Ok(answers) = self.ask(idle, address, Some(expected), requests).await
             {
                 return Ok(answers);
             }
             let fresh = self.dial(address).await?;
-            let (answers, _) = self.ask(fresh, address, Some(expected), requests).await?;
-            Ok(answers)
+            self.ask(fresh, address, Some(expected), requests).await
         };
         timeout(within, call)
             .await

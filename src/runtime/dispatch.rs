@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynakv_protocol::admin::{Explain, Import};
-use dynakv_protocol::causal::{Value, Versions, context};
+use dynakv_protocol::causal::{Clock, Value, Versions, context};
 use dynakv_protocol::client::{Get, Write};
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::frame::Frame;
@@ -13,6 +13,7 @@ use dynakv_protocol::message::Request;
 use dynakv_protocol::{ClusterId, DecodeError, ErrorCode, ErrorReply};
 
 use crate::engine::mint::Intent;
+use crate::engine::plausible;
 use crate::engine::preference::{Access, Strictness};
 
 /// The bounds that a client's request is held against.
@@ -143,6 +144,7 @@ fn import(import: Import, limits: Limits) -> Result<DataRequest, ErrorReply> {
     check_key(&import.key)?;
     let versions = Versions::from_bytes(&import.versions)
         .map_err(|error| bad(&format!("these are no versions of a key: {error}")))?;
+    plausible::check(versions.clock(), &Clock::new())?;
     if versions.is_empty() {
         return Err(bad("versions with an empty clock say nothing of a key"));
     }

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::asking::{Asker, Unreachable};
 use super::hint_worker::{Confirmation, Due, HintHandle, HintJob, Owed};
 use super::view::{MemberView, View};
+use crate::engine::handoff::{Revision, Word};
 
 /// How often it looks whether somebody is there again.
 const TICK: Duration = Duration::from_millis(500);
@@ -45,6 +46,26 @@ pub struct Parts {
 }
 
 struct Handoff(Parts);
+
+/// A hint that is on its way to an owner.
+struct Given {
+    key: Bytes,
+    revision: Revision,
+}
+
+impl Given {
+    fn has(self, run: u64) -> Confirmation {
+        self.says(Word::Has { run })
+    }
+
+    fn says(self, word: Word) -> Confirmation {
+        Confirmation {
+            key: self.key,
+            revision: self.revision,
+            word,
+        }
+    }
+}
 
 /// Why a node is not given more for now.
 #[derive(Debug, thiserror::Error)]
@@ -168,7 +189,10 @@ impl Handoff {
             after = Some(last.key.clone());
             let given = due.len() as u64;
             let (confirmations, trouble) = self.give(member, due).await;
-            keys += confirmations.len() as u64;
+            let taken = confirmations
+                .iter()
+                .filter(|it| matches!(it.word, Word::Has { .. }));
+            keys += taken.count() as u64;
             if trouble.is_none() {
                 not_taken += given - confirmations.len() as u64;
             }
@@ -207,7 +231,7 @@ impl Handoff {
         let (mut confirmations, mut trouble) = (Vec::new(), None);
         let mut given = Vec::new();
         let mut merges = Vec::new();
-        let mut give = |hint: Confirmation, versions| {
+        let mut give = |hint: Given, versions| {
             merges.push(Request::Merge(MergeVersions {
                 ring_version,
                 timeout_ms: TIMEOUT_MS_DEFAULT,
@@ -217,46 +241,59 @@ impl Handoff {
             }));
             given.push(hint);
         };
-        let mut reminders = Vec::new();
-        for Due {
-            key,
-            revision,
-            versions,
-        } in due
-        {
-            let hint = Confirmation { key, revision };
-            match versions {
-                Some(versions) => give(hint, versions),
-                None => reminders.push(hint),
-            }
-        }
-        let read = |hint: &Confirmation| {
+        let read = |hint: &Given, digest_above| {
             Request::Read(ReadVersions {
                 ring_version,
                 timeout_ms: TIMEOUT_MS_DEFAULT,
                 key: hint.key.clone(),
                 tell_actor: false,
-                digest_above: None,
+                digest_above,
             })
         };
-        let reads = reminders.iter().map(read).collect();
+        let (mut reminders, mut said) = (Vec::new(), Vec::new());
+        for Due {
+            key,
+            revision,
+            versions,
+            is_said,
+        } in due
+        {
+            let hint = Given { key, revision };
+            match versions {
+                Some(_) if is_said => said.push(hint),
+                Some(versions) => give(hint, versions),
+                None => reminders.push(hint),
+            }
+        }
+        let reads = reminders.iter().map(|hint| read(hint, None)).collect();
         let own = self.0.asker.ask(None, reads).await;
         for (hint, own) in reminders.into_iter().zip(own) {
             match own {
                 // Until it is rebuilt it says nothing.
                 Ok(Response::Versions(own)) if own.rebuilding => {}
-                Ok(Response::Versions(own)) if own.versions.is_empty() => confirmations.push(hint),
+                Ok(Response::Versions(own)) if own.versions.is_empty() => {
+                    // There is nothing to hand over, so whoever was to have it has it.
+                    confirmations.push(hint.has(self.0.asker.run));
+                }
                 Ok(Response::Versions(own)) => give(hint, own.versions),
                 Ok(other) => trouble = refused(&other).or(trouble),
                 Err(error) => trouble = Some(error.into()),
             }
         }
-        for (hint, answer) in given
-            .into_iter()
-            .zip(self.0.asker.ask(Some(member), merges).await)
-        {
+        let still = said.iter().map(|hint| read(hint, Some(0)));
+        let requests = merges.into_iter().chain(still).collect();
+        let (answers, run) = self.0.asker.ask_in_run(Some(member), requests).await;
+        for (hint, answer) in given.into_iter().chain(said).zip(answers) {
             match answer {
-                Ok(Response::Merged(_)) => confirmations.push(hint),
+                Ok(Response::Merged(_)) => confirmations.push(hint.has(run)),
+                Ok(Response::Versions(own)) => {
+                    let has_some = own.digest.is_some() || !own.versions.is_empty();
+                    let word = match has_some {
+                        true => Word::Still { run },
+                        false => Word::Lost,
+                    };
+                    confirmations.push(hint.says(word));
+                }
                 Ok(other) => trouble = refused(&other).or(trouble),
                 Err(error) => trouble = Some(error.into()),
             }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::{ErrorReply, NodeId};
-use dynakv_storage::{AppendFile, HintLog, Store, StoreError};
+use dynakv_storage::{AppendFile, HintLog, Opened, RunNote, Store, StoreError};
 use tokio::sync::{mpsc, watch};
 
 use super::environment::{Disk, StoreThreads, WallClock};
@@ -96,8 +96,10 @@ impl HintHandle {
 
 /// What the worker is given.
 pub struct Parts {
-    /// Where hints lie, and how its work is done.
+    /// How its work is done, and the store, which knows how much room the disk has.
     pub disk: Disk,
+    /// The hints that are there.
+    pub hints: KeptHints,
     /// Mints for writes that no owner could be reached for.
     pub minter: Minter,
     /// The time of day.
@@ -110,21 +112,59 @@ pub struct Parts {
     pub events: mpsc::UnboundedSender<Vec<StoreEvent>>,
 }
 
-/// Reads the hints that are there and starts the worker.
+/// The hints of an earlier run, before anything is done with them.
+#[derive(Debug)]
+pub struct KeptHints {
+    log: HintLog,
+    opened: Opened,
+    /// They are not those that this directory kept last.
+    are_others: bool,
+}
+
+impl KeptHints {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// What the disk says. Damage is no error: what can be read is kept, the rest is counted.
+    pub fn open(file: Arc<dyn AppendFile>) -> Result<Self, StoreError> {
+        let (log, opened) = HintLog::open(file)?;
+        Ok(Self {
+            log,
+            opened,
+            are_others: false,
+        })
+    }
+
+    /// Notes in the file that this run writes it from now on; where a note of the run before is `expected`,
+    /// it is looked for. Durable when it returns.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn note(&mut self, run: &RunNote, expected: bool) -> Result<(), StoreError> {
+        self.are_others = expected && !run.follows(self.log.run_note());
+        match self.log.note_run(&run.to_bytes()) {
+            // It is tried again while the node runs.
+            Err(error) if error.is_disk_full() => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// Starts the worker on the hints that are there.
 ///
 /// # Errors
-/// What the disk says, or that the system gives no more threads. Damage is no error: what can be read is
-/// kept, the rest is counted.
+/// What the disk says, or that the system gives no more threads.
 pub fn start(parts: Parts) -> Result<HintHandle, StoreError> {
     let Parts {
         disk,
+        hints,
         minter,
         clock,
         metrics,
         bounds,
         events,
     } = parts;
-    let (log, book) = open(disk.hints.clone(), &metrics)?;
+    let (log, book) = enter(hints, &metrics)?;
     let (jobs, waiting) = mpsc::unbounded_channel();
     let (owed_out, owed) = watch::channel(Vec::new());
     let reminders_waiting = Arc::new(AtomicUsize::new(0));
@@ -169,9 +209,21 @@ pub fn start(parts: Parts) -> Result<HintHandle, StoreError> {
     })
 }
 
-/// Reads the hints that are there.
-fn open(file: Arc<dyn AppendFile>, metrics: &Metrics) -> Result<(HintLog, HintBook), StoreError> {
-    let (mut log, opened) = HintLog::open(file)?;
+/// Enters the hints that are there into a book.
+fn enter(hints: KeptHints, metrics: &Metrics) -> Result<(HintLog, HintBook), StoreError> {
+    let KeptHints {
+        mut log,
+        opened,
+        are_others,
+    } = hints;
+    if are_others {
+        tracing::error!(
+            "the hints in this data directory are not those that this node kept last: they are gone, or came \
+             back from a backup. What it kept for other nodes since may be lost here; put the right file back \
+             if you have it, and see `dynakv repair` once all nodes are up"
+        );
+        metrics.hints.damaged.increment(1);
+    }
     if opened.damaged > 0 {
         tracing::error!(
             places = opened.damaged,

@@ -16,8 +16,8 @@ const DOCUMENT: &str = "unsynced-since-boot";
 /// Changes whenever the system starts. Linux; elsewhere every unclean stop counts as a power cut.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Before a start: begins to rebuild when acknowledged writes may have been lost, and notes how this run
-/// will sync. `boot` is [`boot_id`].
+/// Before the store is opened: begins to rebuild when acknowledged writes may have been lost, and notes it
+/// where this run will not sync each write. `boot` is [`boot_id`].
 ///
 /// # Errors
 /// What the disk says.
@@ -38,10 +38,23 @@ pub fn note_start(
         Rebuilding::note_all(files)?;
     }
     match durability {
-        Durability::Sync => files.remove_durable(DOCUMENT),
+        // What an earlier run left is still to be synced.
+        Durability::Sync => Ok(()),
         Durability::Interval(_) => {
             save_document(files, DOCUMENT, boot.unwrap_or_default().as_bytes())
         }
+    }
+}
+
+/// Once the store is opened, and its log thereby synced to its end: from now on a run that syncs each write
+/// has nothing that a crash of the system could take.
+///
+/// # Errors
+/// What the disk says.
+pub fn note_opened(files: &dyn SmallFiles, durability: Durability) -> Result<(), StoreError> {
+    match durability {
+        Durability::Sync => files.remove_durable(DOCUMENT),
+        Durability::Interval(_) => Ok(()),
     }
 }
 
@@ -58,7 +71,7 @@ mod tests {
     use std::time::Duration;
 
     use dynakv_protocol::NodeId;
-    use dynakv_storage::{MemoryDisk, MemoryFiles};
+    use dynakv_storage::{LogPlace, MemoryDisk, MemoryFiles};
 
     use super::*;
 
@@ -80,11 +93,21 @@ mod tests {
         /// Starts, and tells how many segments are then to be rebuilt.
         fn start(&mut self, durability: Durability, boot: Option<&str>) -> (Identity, u32) {
             note_start(&*self.files, durability, boot).unwrap();
+            note_opened(&*self.files, durability).unwrap();
             let id = NodeId::new("n").unwrap();
             let started = Identity::start(&*self.files, id, || self.random.u64(1..)).unwrap();
             let rebuilding = Rebuilding::load(self.files.clone()).unwrap();
             (started.identity, rebuilding.left())
         }
+    }
+
+    /// It was killed, started with other settings, and the power went before its log was read.
+    #[test]
+    fn what_is_not_synced_yet_keeps_its_note_until_the_store_is_open() {
+        let mut directory = Directory::new();
+        directory.start(INTERVAL, Some("one"));
+        note_start(&*directory.files, Durability::Sync, Some("one")).unwrap();
+        assert_eq!(directory.start(Durability::Sync, Some("two")).1, 65_536);
     }
 
     #[test]
@@ -94,7 +117,9 @@ mod tests {
         assert_eq!(directory.start(INTERVAL, Some("one")).1, 0, "a kill");
         let (identity, _) = directory.start(INTERVAL, Some("one"));
         let actor = identity.actor;
-        identity.mark_clean(&*directory.files, actor, 7).unwrap();
+        identity
+            .mark_clean(&*directory.files, actor, 7, LogPlace::default())
+            .unwrap();
         let after_clean = directory.start(Durability::Sync, Some("two"));
         assert_eq!(after_clean.1, 0, "a clean stop before the power went");
         assert_eq!(

@@ -7,10 +7,12 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use dynakv_protocol::NodeId;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::ring_document::RingDocument;
 use dynakv_storage::{
-    DirectoryFiles, DiskOptions, DiskStore, Identity, StoreError, load_document, rename_directory,
+    DirectoryFiles, DiskOptions, DiskStore, Identity, StoreError, StoreOrigin, load_document,
+    rename_directory,
 };
 
 use super::control::RING;
@@ -38,6 +40,29 @@ pub enum OpenError {
         /// What is wrong with the store.
         reason: String,
     },
+    /// The store was put here from another directory. Nothing was touched.
+    #[error(
+        "the store in {store} is of another data directory, one of node {owner}: put this node's own back; \
+         or move that one away (mv {store} {store}.other) and start again, and the other nodes give back \
+         what they have"
+    )]
+    OtherDirectory {
+        /// Where it lies.
+        store: String,
+        /// Whose it is.
+        owner: NodeId,
+    },
+    /// There are data and nothing that says whose they are. Nothing was touched.
+    #[error(
+        "there is a store with data in {store}{owner}, and no identity beside it: put back the files that lay \
+         around it; or move it away (mv {store} {store}.other) and start again, as a new node"
+    )]
+    NoIdentity {
+        /// Where it lies.
+        store: String,
+        /// Whose it says that it is.
+        owner: String,
+    },
 }
 
 /// Opens the store of this data directory; sets a damaged one aside and opens an empty one in its place.
@@ -62,7 +87,7 @@ pub fn open_store(
         )
     } else {
         match DiskStore::open(&directory, options) {
-            Ok(store) => return Ok(store),
+            Ok(store) => return known(store, &directory, files, accept_loss),
             Err(error) if error.is_corruption() => error.to_string(),
             Err(error) => return Err(error.into()),
         }
@@ -86,7 +111,45 @@ pub fn open_store(
     Ok(DiskStore::open(directory, options)?)
 }
 
-/// Notes what an empty store means. Before anything is moved, so that a crash in between loses neither.
+/// Holds a store that can be read against the identity beside it. One of this directory that is not the one
+/// it left last is kept, and what it lacks is brought back.
+fn known(
+    store: DiskStore,
+    directory: &Path,
+    files: &DirectoryFiles,
+    accept_loss: bool,
+) -> Result<DiskStore, OpenError> {
+    let path = || directory.display().to_string();
+    match Identity::judge_store(files, &store, store.found_end())? {
+        StoreOrigin::Own => Ok(store),
+        StoreOrigin::OtherDirectory(owner) => Err(OpenError::OtherDirectory {
+            store: path(),
+            owner,
+        }),
+        StoreOrigin::Nobody(owner) => Err(OpenError::NoIdentity {
+            store: path(),
+            owner: owner.map_or_else(String::new, |owner| format!(", of node {owner}")),
+        }),
+        StoreOrigin::Other => {
+            let reason = format!(
+                "the store in {} is not the one that this node left when it ran last: it, or the identity \
+                 beside it, came back from a backup",
+                path()
+            );
+            if !accept_loss && !has_other_members(files)? {
+                return Err(OpenError::NoOtherCopy { reason });
+            }
+            forget(files, accept_loss)?;
+            tracing::error!(
+                "{reason}; this node takes a new actor, and unless the loss is accepted all segments are to \
+                 be rebuilt"
+            );
+            Ok(store)
+        }
+    }
+}
+
+/// Notes what a store means that lacks something. Before anything is moved, so that a crash in between loses neither.
 fn forget(files: &DirectoryFiles, accept_loss: bool) -> Result<(), StoreError> {
     // What was minted under the present actor is not here any more.
     Identity::retire_actor(files)?;
@@ -137,9 +200,12 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
-    use dynakv_protocol::ids::{ClusterId, DirectoryId, NodeId, RingVersion};
+    use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions};
+    use dynakv_protocol::ids::{ClusterId, DirectoryId, RingVersion, WriteId};
     use dynakv_protocol::ring_document::{Member, Step};
-    use dynakv_storage::{Footprint, LastStop, Mutation, Started, Store, save_document};
+    use dynakv_storage::{
+        Footprint, LastStop, LogPlace, Mutation, RunNote, Started, Store, save_document,
+    };
 
     use super::*;
 
@@ -178,7 +244,9 @@ mod tests {
         save_document(&files, RING, &ring.to_bytes()).unwrap();
         let identity = start(&files).identity;
         let actor = identity.actor;
-        identity.mark_clean(&files, actor, 1).unwrap();
+        identity
+            .mark_clean(&files, actor, 1, LogPlace::default())
+            .unwrap();
         directory
     }
 
@@ -240,6 +308,128 @@ mod tests {
             drop(open(directory.path(), &files, true).unwrap());
             assert_eq!(start(&files).last_stop, LastStop::Unclean);
             assert_eq!(rebuilding(files), 0);
+        }
+    }
+
+    /// Copies the store as it is on disk, while nobody has it open.
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let target = to.join(entry.file_name());
+            match entry.file_type().unwrap().is_dir() {
+                true => copy(&entry.path(), &target),
+                false => drop(std::fs::copy(entry.path(), target).unwrap()),
+            }
+        }
+    }
+
+    /// One run: opened, noted, `writes` written, stopped cleanly.
+    fn run(data_dir: &Path, writes: u64) -> Result<LastStop, OpenError> {
+        let files = DirectoryFiles::open(data_dir).unwrap();
+        let store = open(data_dir, &files, false)?;
+        let noted = RunNote::of_store(&store).unwrap();
+        let id = NodeId::new("n-0").unwrap();
+        let random = || fastrand::u64(1..);
+        let started = Identity::start_noted(&files, id, noted.as_ref(), random, |run| {
+            run.save_to(&store)
+        });
+        let started = started.unwrap();
+        Identity::expect_notes(&files).unwrap();
+        for number in 0..writes {
+            let key = Bytes::from(format!("{}-{number}", started.identity.nonce));
+            let mut versions = Versions::new();
+            let dot = Dot {
+                actor: started.identity.actor,
+                counter: number + 1,
+            };
+            let incoming = Incoming {
+                write_id: WriteId(u128::from(number)),
+                timestamp: 1,
+                expires_at_ms: None,
+                value: Value::Bytes(Bytes::from_static(b"v")),
+            };
+            versions.write(&Clock::new(), dot, incoming);
+            let encoded = versions.to_bytes();
+            let mutation = Mutation {
+                before: Footprint::default(),
+                after: Footprint::of_encoded(&key, &versions, &encoded),
+                versions: encoded,
+                key,
+            };
+            store.apply(&[mutation]).unwrap();
+            store.sync().unwrap();
+        }
+        let (identity, end) = (started.identity, store.log_end());
+        identity.mark_clean(&files, identity.actor, 1, end).unwrap();
+        Ok(started.last_stop)
+    }
+
+    #[test]
+    fn a_store_that_is_not_the_last_one_costs_the_actor_and_all_segments() {
+        let directory = stopped(2);
+        let data_dir = directory.path();
+        let (store, older) = (data_dir.join(STORE_DIRECTORY), data_dir.join("older"));
+        // The first run of this version finds no note, and none is expected.
+        for writes in [1, 0, 0, 5] {
+            assert_eq!(run(data_dir, writes).unwrap(), LastStop::Clean);
+        }
+        copy(&store, &older);
+        assert_eq!(run(data_dir, 1).unwrap(), LastStop::Clean);
+        std::fs::remove_dir_all(&store).unwrap();
+        copy(&older, &store);
+        assert_eq!(run(data_dir, 1).unwrap(), LastStop::Unclean);
+        assert_eq!(rebuilding(DirectoryFiles::open(data_dir).unwrap()), 65_536);
+        // It is the right one from now on.
+        assert_eq!(run(data_dir, 1).unwrap(), LastStop::Clean);
+        // One from before there were notes.
+        std::fs::remove_file(store.join("run")).unwrap();
+        assert_eq!(run(data_dir, 1).unwrap(), LastStop::Unclean);
+    }
+
+    #[test]
+    fn a_start_that_was_cut_short_loses_nothing() {
+        let directory = stopped(2);
+        let data_dir = directory.path();
+        run(data_dir, 3).unwrap();
+        for _ in 0..2 {
+            let files = DirectoryFiles::open(data_dir).unwrap();
+            let store = open(data_dir, &files, false).unwrap();
+            let cut_short = Identity::start_noted(
+                &files,
+                NodeId::new("n-0").unwrap(),
+                RunNote::of_store(&store).unwrap().as_ref(),
+                || fastrand::u64(1..),
+                |run| {
+                    run.save_to(&store)?;
+                    Err(StoreError::Stopped {
+                        reason: "the power went".to_owned(),
+                    })
+                },
+            );
+            cut_short.unwrap_err();
+        }
+        assert_eq!(run(data_dir, 1).unwrap(), LastStop::Unclean);
+        assert_eq!(rebuilding(DirectoryFiles::open(data_dir).unwrap()), 0);
+    }
+
+    #[test]
+    fn a_store_that_was_written_anew_is_the_same_one() {
+        let directory = stopped(1);
+        let data_dir = directory.path();
+        // What it holds is no versions.
+        empty(&data_dir.join(STORE_DIRECTORY));
+        let files = DirectoryFiles::open(data_dir).unwrap();
+        drop(open(data_dir, &files, true).unwrap());
+        drop(files);
+        run(data_dir, 1).unwrap();
+        for _ in 0..3 {
+            run(data_dir, 200).unwrap();
+        }
+        let store = data_dir.join(STORE_DIRECTORY);
+        dynakv_storage::rewrite_directory(&store, &mut |_, _, _| ()).unwrap();
+        for _ in 0..2 {
+            assert_eq!(run(data_dir, 1).unwrap(), LastStop::Clean);
         }
     }
 

@@ -33,14 +33,16 @@ use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
 
 use self::lack::Lack;
-use self::layout::check_format;
+use self::layout::{check_format, check_lengths};
 pub use self::options::{DiskOptions, Durability};
 use crate::disk::{DirectoryFiles, create_directory};
+use crate::document::{load_document, save_document};
 use crate::error::StoreError;
 use crate::log::{self, LogWriter};
 use crate::memtable::{Memtable, Pair};
 use crate::recount::Recounted;
 use crate::room::{Change, DiskSpace, Room};
+use crate::run_note::LogPlace;
 use crate::segments::HashSnapshot;
 use crate::status::{CheckpointTimes, StoreStatus};
 use crate::store::{Mutation, Page, PageLimit, PositionRange, Store};
@@ -50,11 +52,11 @@ use crate::tree::Tree;
 pub(crate) const LOG_DIRECTORY: &str = "log";
 pub(crate) const TREE_DIRECTORY: &str = "sled";
 
+/// The document that says whose the store is, and who wrote it last.
+const RUN_DOCUMENT: &str = "run";
+
 /// A generation ends when its log has this many files, even small ones: each start begins one.
 const GENERATION_FILES_MAX: u64 = 64;
-
-/// The longest versions, in bytes: far above what the protocol lets through, and within 32 bits.
-const VERSIONS_BYTES_MAX: usize = 1 << 30;
 
 /// A [`Store`] in a directory of its own.
 ///
@@ -64,6 +66,7 @@ pub struct DiskStore {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     counted_pages: Vec<u8>,
+    found_end: LogPlace,
 }
 
 impl std::fmt::Debug for DiskStore {
@@ -96,7 +99,7 @@ struct Shared {
     signals: Mutex<Signals>,
     changed: Condvar,
     /// Holds the lock of the directory. The last field: given up when all else is closed.
-    _files: DirectoryFiles,
+    files: DirectoryFiles,
 }
 
 /// Where a key may be, newest first; the tree comes last.
@@ -199,6 +202,7 @@ impl DiskStore {
         })?;
         let changes = replayed.changes;
         let torn_bytes = replayed.torn_bytes;
+        let found_end = replayed.found_end;
         let log = LogWriter::open(&log_directory, replayed)?;
 
         let shared = Arc::new(Shared {
@@ -218,7 +222,7 @@ impl DiskStore {
             signals: Mutex::default(),
             changed: Condvar::new(),
             directory,
-            _files: files,
+            files,
         });
         shared.count_pages(&written.damaged_pages, written.missing_root)?;
         // From here on dropping it ends the threads that were started.
@@ -226,6 +230,7 @@ impl DiskStore {
             shared: shared.clone(),
             threads: Vec::new(),
             counted_pages: written.damaged_pages,
+            found_end,
         };
         store.threads = background::start(&shared)?;
         shared.write(|| shared.freeze_if_full_and_room(&mut shared.log()))?;
@@ -249,6 +254,11 @@ impl DiskStore {
     /// The pages of segment hashes that were damaged when it was opened, and were counted anew.
     pub(crate) fn counted_pages(&self) -> &[u8] {
         &self.counted_pages
+    }
+
+    /// Where the log ended when the store was opened.
+    pub fn found_end(&self) -> LogPlace {
+        self.found_end
     }
 
     /// Carries everything that was applied into the tree now, and waits until that is durable and the
@@ -412,6 +422,18 @@ impl Store for DiskStore {
         status
     }
 
+    fn run_note(&self) -> Result<Option<Bytes>, StoreError> {
+        load_document(&self.shared.files, RUN_DOCUMENT)
+    }
+
+    fn note_run(&self, note: &[u8]) -> Result<(), StoreError> {
+        save_document(&self.shared.files, RUN_DOCUMENT, note)
+    }
+
+    fn log_end(&self) -> LogPlace {
+        self.shared.log().end()
+    }
+
     fn segment_hash(&self, segment: Segment) -> u128 {
         self.shared.counters.hashes().get(segment)
     }
@@ -566,18 +588,6 @@ impl Shared {
 
     fn signals(&self) -> MutexGuard<'_, Signals> {
         self.signals.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Refuses what the formats cannot hold, before anything of it is applied.
-fn check_lengths(mutations: &[Mutation]) -> Result<(), StoreError> {
-    let too_long = |mutation: &&Mutation| mutation.versions.len() > VERSIONS_BYTES_MAX;
-    match mutations.iter().find(too_long) {
-        Some(mutation) => Err(StoreError::TooLarge {
-            bytes: mutation.versions.len(),
-            bytes_max: VERSIONS_BYTES_MAX,
-        }),
-        None => Ok(()),
     }
 }
 

@@ -9,6 +9,11 @@
 //! So every start takes a new random actor, except after a clean stop: then the directory holds a marker
 //! that was written last, when all writes were durable and no more could come. The marker names the
 //! start it belongs to, and is removed, durably, before the next one serves.
+//!
+//! These files vouch for a store beside them that they do not contain, and a backup can bring back one
+//! without the other. So what they stand for says itself whose it is and which run wrote it last
+//! ([`RunNote`]), the marker says how far the store's log reached, and a start holds the two against each
+//! other ([`Identity::judge_store`]).
 
 use bytes::{BufMut, Bytes, BytesMut};
 use dynakv_protocol::codec::{DecodeError, Reader, Wire, put_varint};
@@ -17,12 +22,18 @@ use dynakv_protocol::{Actor, DirectoryId, Generation, NodeId};
 use crate::disk::SmallFiles;
 use crate::document::{damaged, load_document, save_document};
 use crate::error::{Damage, StoreError};
+use crate::run_note::{LogPlace, Run, RunNote, StoreOrigin};
+use crate::store::{PageLimit, PositionRange, Store};
 
 /// The document that holds the [`Identity`].
 const IDENTITY: &str = "identity";
 
 /// The document that is there only between a clean stop and the next start.
 const CLEAN_STOP: &str = "clean-stop";
+
+/// The document that is there once the store and the hints have said which run wrote them last. Beside
+/// the identity and not in it, so that an earlier version still reads that one.
+const RUNS_NOTED: &str = "runs-noted";
 
 /// Who a node is during one run of its process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,7 +118,26 @@ impl Identity {
     pub fn start(
         files: &dyn SmallFiles,
         node_id: NodeId,
+        random: impl FnMut() -> u64,
+    ) -> Result<Started, IdentityError> {
+        Self::start_noted(files, node_id, None, random, |_| Ok(()))
+    }
+
+    /// As [`start`](Self::start), with what is kept outside of `files` told first who is about to write it:
+    /// `note` makes that durable there. So a run is noted in the store before it is in the identity, and a
+    /// store that knows less than the identity is an old one, however a start was cut short.
+    ///
+    /// `noted` is what the store's note says before that. Should it name a later run of this directory, the
+    /// identity is the old one, and the generation goes on from there.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), and those of `note`.
+    pub fn start_noted(
+        files: &dyn SmallFiles,
+        node_id: NodeId,
+        noted: Option<&RunNote>,
         mut random: impl FnMut() -> u64,
+        note: impl FnOnce(&RunNote) -> Result<(), StoreError>,
     ) -> Result<Started, IdentityError> {
         let old = load(files)?;
         let Some(old) = old else {
@@ -120,7 +150,7 @@ impl Identity {
                 counter_floor: 0,
             };
             // A marker without an identity belongs to nobody.
-            return identity.begin(files, LastStop::NeverStarted);
+            return identity.begin(files, LastStop::NeverStarted, None, note);
         };
         if old.node_id != node_id {
             return Err(IdentityError::OtherNode {
@@ -128,11 +158,15 @@ impl Identity {
                 asked: node_id,
             });
         }
-        let Some(generation) = old.generation.0.checked_add(1) else {
+        let later = noted.filter(|noted| noted.directory_id == old.directory_id);
+        let newest = later.map_or(old.generation, |it| it.run.generation.max(old.generation));
+        let Some(generation) = newest.0.checked_add(1) else {
             let what = "generation";
             return Err(damaged(IDENTITY, DecodeError::Invalid { what }).into());
         };
-        let stop = CleanStop::load(files)?.filter(|stop| stop.ends(&old));
+        // The marker of a run that was not the last one says nothing.
+        let is_last = later.is_none_or(|later| later.run == old.run());
+        let stop = CleanStop::load(files)?.filter(|stop| is_last && stop.ends(&old));
         let (actor, counter_floor, last_stop) = match stop {
             Some(stop) => (stop.actor, stop.last_counter, LastStop::Clean),
             None => (
@@ -149,18 +183,112 @@ impl Identity {
             actor,
             counter_floor,
         };
-        identity.begin(files, last_stop)
+        identity.begin(files, last_stop, Some(old.run()), note)
     }
 
     /// Saves the identity first: should the removal of the marker fail, the marker belongs to an
     /// earlier generation and counts no more.
-    fn begin(self, files: &dyn SmallFiles, last_stop: LastStop) -> Result<Started, IdentityError> {
+    fn begin(
+        self,
+        files: &dyn SmallFiles,
+        last_stop: LastStop,
+        before: Option<Run>,
+        note: impl FnOnce(&RunNote) -> Result<(), StoreError>,
+    ) -> Result<Started, IdentityError> {
+        note(&RunNote {
+            node_id: self.node_id.clone(),
+            directory_id: self.directory_id,
+            run: self.run(),
+            before,
+            begins_at: LogPlace::default(),
+            holds: LogPlace::default(),
+        })?;
         save_document(files, IDENTITY, &self.to_bytes())?;
         files.remove_durable(CLEAN_STOP)?;
         Ok(Started {
             identity: self,
             last_stop,
         })
+    }
+
+    /// Which run this is, or was.
+    pub fn run(&self) -> Run {
+        Run {
+            generation: self.generation,
+            nonce: self.nonce,
+        }
+    }
+
+    /// Whether this is the store that the last run of this directory left, as far as it says itself. `end` is
+    /// where its log was found to end.
+    ///
+    /// # Errors
+    /// What the disk says; [`StoreError::DamagedFile`] as [`start`](Self::start).
+    pub fn judge_store(
+        files: &dyn SmallFiles,
+        store: &dyn Store,
+        end: LogPlace,
+    ) -> Result<StoreOrigin, StoreError> {
+        let note = RunNote::of_store(store)?;
+        let Some(last) = load(files)? else {
+            let first = PageLimit {
+                items_max: 1,
+                bytes_max: 0,
+            };
+            let is_empty = match store.scan(PositionRange::ALL, None, first) {
+                Ok(page) => page.items.is_empty(),
+                Err(error) if error.is_corruption() => false,
+                Err(error) => return Err(error),
+            };
+            return Ok(match is_empty {
+                true => StoreOrigin::Own,
+                false => StoreOrigin::Nobody(note.map(|note| note.node_id)),
+            });
+        };
+        let Some(note) = note else {
+            // An earlier version made no notes.
+            return Ok(match Self::runs_are_noted(files)? {
+                true => StoreOrigin::Other,
+                false => StoreOrigin::Own,
+            });
+        };
+        if note.directory_id != last.directory_id {
+            return Ok(StoreOrigin::OtherDirectory(note.node_id));
+        }
+        if note.run != last.run() {
+            // A start was cut short between its note here and its identity, before it wrote anything else.
+            let is_cut_short = note.before == Some(last.run()) && note.begins_at == end;
+            return Ok(match is_cut_short {
+                true => StoreOrigin::Own,
+                false => StoreOrigin::Other,
+            });
+        }
+        let stop = CleanStop::load(files)?.filter(|stop| stop.ends(&last));
+        let is_whole = stop.is_none_or(|stop| stop.store_end <= end.max(note.holds));
+        Ok(match is_whole {
+            true => StoreOrigin::Own,
+            false => StoreOrigin::Other,
+        })
+    }
+
+    /// Whether the store and the hints of this directory must say which run wrote them last.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn runs_are_noted(files: &dyn SmallFiles) -> Result<bool, StoreError> {
+        // Its content says nothing, so damage to it says nothing either.
+        Ok(files.read(RUNS_NOTED)?.is_some())
+    }
+
+    /// From now on they must. Durable when it returns.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn expect_notes(files: &dyn SmallFiles) -> Result<(), StoreError> {
+        match Self::runs_are_noted(files)? {
+            true => Ok(()),
+            false => save_document(files, RUNS_NOTED, b""),
+        }
     }
 
     /// Whether a node has ever started here.
@@ -210,7 +338,8 @@ impl Identity {
     /// Ends a run in order, so that the next one goes on with this actor. Durable when it returns.
     ///
     /// Call it last: when no more dot can be minted, and every dot minted under `actor`, up to
-    /// `last_counter`, is in the store and synced.
+    /// `last_counter`, is in the store and synced. `store_end` is how far its log reaches then: a store whose
+    /// log ends before that is none for this marker.
     ///
     /// # Errors
     /// What the disk says; the stop then counts as unclean, which is safe.
@@ -219,12 +348,14 @@ impl Identity {
         files: &dyn SmallFiles,
         actor: Actor,
         last_counter: u64,
+        store_end: LogPlace,
     ) -> Result<(), IdentityError> {
         let stop = CleanStop {
             generation: self.generation,
             nonce: self.nonce,
             actor,
             last_counter,
+            store_end,
         };
         save_document(files, CLEAN_STOP, &stop.to_bytes())?;
         Ok(())
@@ -257,6 +388,8 @@ struct CleanStop {
     nonce: u64,
     actor: Actor,
     last_counter: u64,
+    /// How far the store's log reached. The markers of earlier versions do not say, and end there.
+    store_end: LogPlace,
 }
 
 impl CleanStop {
@@ -306,6 +439,7 @@ impl Wire for CleanStop {
         out.put_u64(self.nonce);
         self.actor.encode(out);
         put_varint(out, self.last_counter);
+        self.store_end.encode(out);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -314,6 +448,10 @@ impl Wire for CleanStop {
             nonce: reader.u64()?,
             actor: Actor::decode(reader)?,
             last_counter: reader.varint()?,
+            store_end: match reader.left() {
+                0 => LogPlace::default(),
+                _ => LogPlace::decode(reader)?,
+            },
         })
     }
 }
@@ -344,7 +482,8 @@ mod tests {
     fn cleanly_stopped() -> (MemoryFiles, Identity) {
         let files = MemoryDisk::new().files();
         let run = start(&files, 100).identity;
-        run.mark_clean(&files, run.actor, 41).unwrap();
+        run.mark_clean(&files, run.actor, 41, LogPlace::default())
+            .unwrap();
         (files, run)
     }
 
@@ -357,7 +496,10 @@ mod tests {
         assert_eq!(first.identity.generation, Generation(1));
         assert_eq!(first.identity.counter_floor, 0);
         let actor = first.identity.actor;
-        first.identity.mark_clean(&files, actor, 41).unwrap();
+        first
+            .identity
+            .mark_clean(&files, actor, 41, LogPlace::default())
+            .unwrap();
         drop(files);
 
         let files = DirectoryFiles::open(directory.path()).unwrap();
@@ -403,7 +545,9 @@ mod tests {
             nonce: run.nonce + 1,
             ..run.clone()
         };
-        other.mark_clean(&files, run.actor, 1000).unwrap();
+        other
+            .mark_clean(&files, run.actor, 1000, LogPlace::default())
+            .unwrap();
         assert_eq!(start(&files, 200).last_stop, LastStop::Unclean);
     }
 
@@ -419,6 +563,24 @@ mod tests {
         assert_eq!(next.identity.generation, Generation(3));
     }
 
+    /// It did not say how far the store's log reached.
+    #[test]
+    fn the_marker_of_an_earlier_version_is_read() {
+        let (files, run) = cleanly_stopped();
+        let mut marker = BytesMut::new();
+        run.generation.encode(&mut marker);
+        marker.put_u64(run.nonce);
+        run.actor.encode(&mut marker);
+        put_varint(&mut marker, 41);
+        save_document(&files, CLEAN_STOP, &marker).unwrap();
+        let next = start(&files, 200);
+        assert!(next.was_clean());
+        assert_eq!(
+            (next.identity.actor, next.identity.counter_floor),
+            (run.actor, 41)
+        );
+    }
+
     #[test]
     fn an_actor_renewed_during_a_run_is_the_one_that_goes_on() {
         let files = MemoryDisk::new().files();
@@ -426,7 +588,8 @@ mod tests {
         let first = run.actor;
         run.renew_actor(&files, numbers(500)).unwrap();
         assert_ne!(run.actor, first);
-        run.mark_clean(&files, run.actor, 7).unwrap();
+        run.mark_clean(&files, run.actor, 7, LogPlace::default())
+            .unwrap();
         let next = start(&files, 200).identity;
         assert_eq!((next.actor, next.counter_floor), (run.actor, 7));
     }

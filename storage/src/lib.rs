@@ -17,6 +17,7 @@
 //! | [`document`] | small files with a checksum |
 //! | [`hint_log`] | hints: writes kept for other nodes, in a file beside the store |
 //! | [`identity`] | who this directory is: node id, generation, actor, and how it was stopped |
+//! | [`mod@run_note`] | what the store and the hints say themselves of whose they are |
 //! | [`error`] | what can go wrong, in words for an operator |
 //!
 //! Nothing here is asynchronous: a caller gives the store a thread of its own.
@@ -39,6 +40,7 @@ mod memtable;
 pub mod recount;
 pub mod rewrite;
 pub mod room;
+pub mod run_note;
 mod segments;
 pub mod status;
 pub mod store;
@@ -59,6 +61,7 @@ pub use memory_store::{MemoryDisk, MemoryFiles, MemoryHints, MemoryStore};
 pub use recount::Recounted;
 pub use rewrite::{RewriteError, Rewritten, rewrite_directory};
 pub use room::{Change, DiskSpace};
+pub use run_note::{LogPlace, Run, RunNote, StoreOrigin};
 pub use status::StoreStatus;
 pub use store::{Item, Mutation, Page, PageLimit, PositionRange, Store};
 pub use totals::{Footprint, Tally, Totals};

@@ -17,6 +17,7 @@ use crate::disk::{DirectoryLock, LOCK_FILE, parent_of, sync_directory, sync_path
 use crate::disk_store::{DiskOptions, DiskStore, TREE_DIRECTORY};
 use crate::error::{Damage, StoreError};
 use crate::room::DiskSpace;
+use crate::run_note::RunNote;
 use crate::store::{Mutation, PageLimit, PositionRange, Store};
 use crate::totals::Footprint;
 use crate::tree::wait_until_closed;
@@ -113,6 +114,11 @@ pub fn rewrite_directory(
     copy(&old, &new, progress)?;
     new.checkpoint()?;
     let keys = compare(&old, &new, progress)?;
+    // Its log begins anew, and it is the same store all the same.
+    if let Some(note) = RunNote::of_store(&old)? {
+        let holds = note.holds.max(old.found_end());
+        new.note_run(&RunNote { holds, ..note }.to_bytes())?;
+    }
     drop(new);
     drop(old);
     for store in [&*beside.0, directory] {

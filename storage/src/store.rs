@@ -8,6 +8,7 @@ use dynakv_protocol::hash::{Position, Segment};
 use crate::error::StoreError;
 use crate::recount::Recounted;
 use crate::room::Change;
+use crate::run_note::LogPlace;
 use crate::status::StoreStatus;
 use crate::totals::{Footprint, Totals};
 
@@ -99,6 +100,28 @@ pub trait Store: Send + Sync + 'static {
     fn recount(&self, after_key: Option<&[u8]>, limit: PageLimit) -> Result<Recounted, StoreError> {
         let _ = (after_key, limit);
         Ok(Recounted::default())
+    }
+
+    /// What the last [`note_run`](Store::note_run) said; a store that keeps no notes has none.
+    ///
+    /// # Errors
+    /// [`StoreError::DamagedFile`] for anything but what was noted; otherwise what the disk says.
+    fn run_note(&self) -> Result<Option<Bytes>, StoreError> {
+        Ok(None)
+    }
+
+    /// Notes in the store, and not beside it, who writes it from now on. Durable when it returns.
+    ///
+    /// # Errors
+    /// What the disk says; the former note, or this one, is then there.
+    fn note_run(&self, note: &[u8]) -> Result<(), StoreError> {
+        let _ = note;
+        Ok(())
+    }
+
+    /// How far its log is durable. It only ever grows.
+    fn log_end(&self) -> LogPlace {
+        LogPlace::default()
     }
 
     /// The hash of a segment: the XOR of the [footprints](Footprint) of its keys, 0 when it has none.

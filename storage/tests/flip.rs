@@ -18,7 +18,7 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::{Actor, NodeId, WriteId};
 use dynakv_storage::{
     DirectoryFiles, DiskOptions, DiskStore, Durability, Footprint, Identity, IdentityError,
-    Mutation, PageLimit, PositionRange, Store, StoreError, check_store,
+    LogPlace, Mutation, PageLimit, PositionRange, Store, StoreError, check_store,
 };
 
 /// How many bytes of sled's files are flipped; `make flip` asks for `all`.
@@ -442,7 +442,8 @@ fn a_flipped_bit_in_an_identity_is_refused_or_an_unclean_stop() {
         let run = Identity::start(&files, name.clone(), &mut random)
             .unwrap()
             .identity;
-        run.mark_clean(&files, run.actor, 9).unwrap();
+        run.mark_clean(&files, run.actor, 9, LogPlace::default())
+            .unwrap();
         run.actor
     };
     let files = load(root.path());

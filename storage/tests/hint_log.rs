@@ -874,3 +874,36 @@ fn a_check_names_damage_and_changes_nothing() {
     assert_eq!(checked.torn_bytes, 4);
     assert_eq!(fs::read(&path).unwrap(), content);
 }
+
+/// The note of who writes the file is in its marks, so it outlives what is written behind it, a rewriting, and a
+/// torn end; and whoever reads only documents does not see it.
+#[test]
+fn a_note_of_a_run_outlives_what_comes_after_it() {
+    let disk = MemoryDisk::new();
+    let open = || HintLog::open(disk.hints()).unwrap().0;
+    let mut log = open();
+    assert_eq!(log.run_note(), None);
+    log.note_run(b"one").unwrap();
+    let mut log = open();
+    assert_eq!(log.run_note().map(|note| &note[..]), Some(&b"one"[..]));
+    assert!(log.is_empty());
+    log.note_run(b"two").unwrap();
+    log.put(Bytes::from_static(b"k"), b"document").unwrap();
+    log.sync().unwrap();
+    log.mark_durable().unwrap();
+    let mut log = open();
+    assert_eq!(log.run_note().map(|note| &note[..]), Some(&b"two"[..]));
+    assert_eq!(
+        log.get(b"k").unwrap(),
+        Some(Bytes::from_static(b"document"))
+    );
+    // Written anew, once nothing in it is live.
+    log.put(Bytes::from_static(b"large"), &vec![7; 128 * 1024])
+        .unwrap();
+    log.remove(b"large").unwrap();
+    log.remove(b"k").unwrap();
+    log.sync().unwrap();
+    assert!(log.file_bytes() < 1024, "{}", log.file_bytes());
+    let log = open();
+    assert_eq!(log.run_note().map(|note| &note[..]), Some(&b"two"[..]));
+}

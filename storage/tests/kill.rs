@@ -20,8 +20,8 @@ use dynakv_protocol::causal::{Dot, Incoming, Value, Versions};
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::ids::{Actor, NodeId};
 use dynakv_storage::{
-    DirectoryFiles, DiskOptions, DiskStore, Durability, Footprint, Identity, Mutation, PageLimit,
-    PositionRange, Store, check_store,
+    DirectoryFiles, DiskOptions, DiskStore, Durability, Footprint, Identity, LogPlace, Mutation,
+    PageLimit, PositionRange, Store, check_store,
 };
 
 /// Tells the test binary that it is the process to be killed, and where to write.
@@ -135,7 +135,9 @@ fn write(directory: &Path, round: Round) {
     });
     drop(store);
     let counter = *counter.lock().unwrap();
-    identity.mark_clean(&files, actor, counter).unwrap();
+    identity
+        .mark_clean(&files, actor, counter, LogPlace::default())
+        .unwrap();
     say("stopped");
 }
 

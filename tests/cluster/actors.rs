@@ -18,7 +18,7 @@ use crate::harness::{Cluster, Node, block_on, client_of_one, eventually};
 const UNREFUSED_FOR: Duration = Duration::from_secs(3);
 
 /// Copies a directory with all that is in it.
-fn copy_directory(from: &Path, to: &Path) {
+pub(super) fn copy_directory(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -32,13 +32,13 @@ fn copy_directory(from: &Path, to: &Path) {
 }
 
 /// Puts a copy back in place of the present directory.
-fn restore_directory(copy: &Path, directory: &Path) {
+pub(super) fn restore_directory(copy: &Path, directory: &Path) {
     fs::remove_dir_all(directory).unwrap();
     copy_directory(copy, directory);
 }
 
 /// A key whose blind writes are coordinated by this node: its first owner.
-fn key_first_owned_by(node: &Node) -> String {
+pub(super) fn key_first_owned_by(node: &Node) -> String {
     let document = block_on(async {
         let client = client_of_one(node).await;
         client
@@ -57,7 +57,7 @@ fn key_first_owned_by(node: &Node) -> String {
 }
 
 /// All siblings that any owner has, as (value, dot), sorted.
-fn siblings(node: &Node, key: &str) -> Vec<(String, String)> {
+pub(super) fn siblings(node: &Node, key: &str) -> Vec<(String, String)> {
     let got = node
         .run(&["get", key, "-r", "3", "--output", "json"])
         .json();
@@ -78,7 +78,7 @@ fn actor_of(dot: &str) -> &str {
 /// Waits until a node that forgot v1 has got it back from the others, lets it write v2 over it, and checks
 /// that it did so under an actor that has forgotten nothing.
 #[track_caller]
-fn assert_remembers_and_writes_on(cluster: &Cluster, key: &str, v1_dot: &str) {
+pub(super) fn assert_remembers_and_writes_on(cluster: &Cluster, key: &str, v1_dot: &str) {
     eventually("node-1 to have v1 again", || {
         let explained = cluster[1].run(&["explain", key, "--output", "json"]).json();
         let owners = explained["owners"].as_array().cloned().unwrap_or_default();
@@ -142,7 +142,7 @@ fn a_node_that_forgot_a_write_gets_it_back_and_does_not_number_on() {
 /// Starts a node that runs on an old copy of its directory: it must be refused, with the reason, as often
 /// as others have seen it start since, and then be let in. Gives how often it was refused.
 #[track_caller]
-fn start_until_let_in(node: &mut Node) -> usize {
+pub(super) fn start_until_let_in(node: &mut Node) -> usize {
     for refusals in 0..10 {
         node.start();
         let started = Instant::now();

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use dynakv_protocol::Actor;
+use dynakv_protocol::causal::{Dot, context};
 use serde_json::Value;
 
-use crate::harness::{Cluster, Finished};
+use crate::harness::{Cluster, Finished, block_on, client_of_one};
 
 fn context_of(finished: &Finished) -> String {
     let document = finished.json();
@@ -147,5 +151,38 @@ fn a_context_is_bound_to_its_key() {
         .exits(2);
     for key in ["one", "two"] {
         assert_eq!(node.run(&["get", key]).exits(0).text(), "value");
+    }
+}
+
+/// A context that names what another node's actor can never have counted would make all that this actor writes
+/// from then on look as if it had been seen, and be dropped.
+#[test]
+fn a_context_that_no_node_can_have_given_is_refused_by_all() {
+    let cluster = Cluster::start(3);
+    cluster[0].run(&["put", "key", "v1", "-w", "3"]).exits(0);
+    let json = ["--output", "json"];
+    let got = cluster[0]
+        .run(&[&["get", "key"][..], &json].concat())
+        .json();
+    let dot = got["siblings"][0]["dot"].as_str().unwrap().to_owned();
+    let actor = dot.split_once(':').unwrap().0;
+    let actor = Actor(u64::from_str_radix(actor, 16).unwrap());
+    let cluster_id = block_on(async {
+        let ring = client_of_one(&cluster[0]).await.ring().await;
+        ring.unwrap().document.cluster_id
+    });
+    let counter = 1 << 63;
+    let forged = [Dot { actor, counter }].into_iter().collect();
+    let forged = context::seal(cluster_id, b"key", &forged);
+    let forged = BASE64_URL_SAFE_NO_PAD.encode(&forged);
+    for node in cluster.nodes() {
+        let put = node.run(&["put", "key", "forged", "--context", &forged]);
+        assert_ne!(put.code, Some(0), "{put:?}");
+    }
+    for (node, value) in [(0, "v2"), (1, "v3"), (2, "v4")] {
+        cluster[node].run(&["put", "key", value]).exits(0);
+        for node in cluster.nodes() {
+            assert_eq!(node.run(&["get", "key", "-r", "3"]).exits(0).text(), value);
+        }
     }
 }

@@ -10,6 +10,7 @@ mod actors;
 
 mod alone;
 mod availability;
+mod backups;
 mod bad_links;
 mod blackout;
 mod causality;

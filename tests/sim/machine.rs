@@ -16,7 +16,9 @@ use dynakv_protocol::NodeId;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::hash::Segment;
-use dynakv_storage::{Identity, MemoryDisk, PageLimit, PositionRange, Store, load_document};
+use dynakv_storage::{
+    Identity, LogPlace, MemoryDisk, PageLimit, PositionRange, Store, load_document,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::SkewedClock;
@@ -349,7 +351,7 @@ impl Machine {
         };
         let identity = Identity::from_bytes(&document).expect("the identity is of this version");
         let ceiling = identity.counter_floor + ahead;
-        let marked = identity.mark_clean(&files, identity.actor, ceiling);
+        let marked = identity.mark_clean(&files, identity.actor, ceiling, LogPlace::default());
         marked.expect("a disk in memory can be written");
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dynakv_protocol::{ClusterId, NodeId};
 use tokio::sync::oneshot;
 
-use crate::engine::handoff::{Hint, Revision};
+use crate::engine::handoff::{Hint, Revision, Word};
 use crate::engine::mint::Intent;
 use crate::runtime::store_worker::Token;
 
@@ -56,7 +56,7 @@ pub enum HintJob {
         /// The answer.
         reply: oneshot::Sender<Vec<Due>>,
     },
-    /// An owner has these durably.
+    /// An owner has said something of these.
     Confirm {
         /// Who.
         by: NodeId,
@@ -76,15 +76,19 @@ pub struct Due {
     pub revision: Revision,
     /// Encoded versions; `None` for those of this node's own store.
     pub versions: Option<Bytes>,
+    /// The owner has said that it has them; whether it still does is asked.
+    pub is_said: bool,
 }
 
-/// A hint that an owner has now.
+/// What an owner has said of a hint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Confirmation {
     /// The key.
     pub key: Bytes,
     /// What the hint was when it was sent.
     pub revision: Revision,
+    /// What it said.
+    pub word: Word,
 }
 
 /// How much is owed to one node.

@@ -7,7 +7,7 @@ use dynakv_protocol::{ErrorCode, ErrorReply, NodeId};
 use dynakv_storage::{Change, HintLog, StoreError};
 
 use super::{Confirmation, Due, MEMORY_PER_KEY_BYTES, Worker, read_book};
-use crate::engine::handoff::{Confirmed, Hint, confirm, fits};
+use crate::engine::handoff::{Confirmed, Hint, Word, fits};
 use crate::engine::mint::Intent;
 use crate::runtime::store_worker::{StoreEvent, refusal};
 
@@ -163,7 +163,7 @@ impl Worker {
         let next = self.book.next(node, after, keys_max);
         let mut due = Vec::with_capacity(next.len());
         let mut bytes = 0;
-        for (key, revision) in next {
+        for (key, revision, is_said) in next {
             if bytes >= bytes_max {
                 break;
             }
@@ -175,6 +175,7 @@ impl Worker {
                     key,
                     revision,
                     versions,
+                    is_said,
                 });
             }
         }
@@ -182,25 +183,29 @@ impl Worker {
     }
 
     pub(super) fn confirm(&mut self, by: &NodeId, confirmation: &Confirmation) {
-        let Confirmation { key, revision } = confirmation;
-        if !self.book.is_current(key, *revision) {
-            return;
+        let Confirmation {
+            key,
+            revision,
+            word,
+        } = confirmation;
+        let confirmed = self.book.confirm(key, *revision, by, *word);
+        if matches!(word, Word::Has { .. }) && confirmed != Confirmed::Stale {
+            self.metrics.hints.handed_over.increment(1);
         }
-        let Ok(Some(hint)) = self.stored(key) else {
-            return;
-        };
-        match confirm(hint, by) {
-            Confirmed::Stale => {}
+        match confirmed {
+            // What was said until now is not on disk: after a restart the owners are asked anew.
+            Confirmed::Stale | Confirmed::Noted => {}
             Confirmed::Done => {
-                self.metrics.hints.handed_over.increment(1);
                 // Where the disk is full it is handed over again.
                 let _ = self.remove(key);
             }
-            Confirmed::Keep(hint) => {
-                self.metrics.hints.handed_over.increment(1);
-                if self.write(key, &hint.to_bytes()).is_ok() {
-                    self.book.confirmed(key.clone(), &hint);
-                }
+            Confirmed::Settled { owed } => {
+                let Ok(Some(mut hint)) = self.stored(key) else {
+                    return;
+                };
+                (hint.owed, hint.needed) = (owed, 0);
+                // Where it cannot be written a restart takes it for one that counts, which is safe.
+                let _ = self.write(key, &hint.to_bytes());
             }
         }
     }

@@ -10,6 +10,7 @@ use dynakv_storage::hint_log::HINT_BYTES_MAX;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::engine::handoff::Word;
 use crate::engine::mint::Intent;
 use crate::runtime::environment::WallClock;
 use crate::runtime::events::ConnectionId;
@@ -43,7 +44,9 @@ fn start_on(memory: &MemoryDisk, bytes_max: u64, age_max: Duration) -> Kept {
     let (events_in, events) = mpsc::unbounded_channel();
     let metrics = Arc::new(Metrics::new("test").unwrap());
     let clock = Arc::new(Clock(AtomicU64::new(1_000_000)));
+    let hints = KeptHints::open(memory.hints()).unwrap();
     let parts = Parts {
+        hints,
         disk: Disk {
             store: Arc::new(memory.store()),
             hints: memory.hints(),
@@ -106,10 +109,17 @@ async fn next(kept: &Kept, owner: &str) -> Vec<Due> {
     answer.await.unwrap()
 }
 
+/// No owner is another process in between.
+const RUN: u64 = 4;
+
 fn confirm(kept: &Kept, owner: &str, due: &[Due]) {
     let confirmations = due.iter().map(|due| Confirmation {
         key: due.key.clone(),
         revision: due.revision,
+        word: match due.is_said {
+            true => Word::Still { run: RUN },
+            false => Word::Has { run: RUN },
+        },
     });
     kept.handle.send(vec![HintJob::Confirm {
         by: node(owner),
@@ -164,6 +174,13 @@ fn a_hint_goes_when_all_owners_have_it_and_not_before() {
         minted(&mut kept).await;
         for owner in ["a", "b"] {
             assert_eq!(confirm_all(&kept, owner).await, 1);
+            assert_eq!(next(&kept, "c").await.len(), 1);
+        }
+        // Both are asked again whether they still have it.
+        for owner in ["a", "b"] {
+            let due = next(&kept, owner).await;
+            assert!(due.len() == 1 && due[0].is_said);
+            confirm(&kept, owner, &due);
             assert!(next(&kept, owner).await.is_empty());
             assert_eq!(next(&kept, "c").await.len(), 1);
         }
@@ -209,6 +226,9 @@ fn all_owners_may_be_handed_a_hint_at_once() {
         }
         for (owner, due) in on_their_way {
             confirm(&kept, owner, &due);
+        }
+        for owner in ["a", "b"] {
+            assert_eq!(confirm_all(&kept, owner).await, 1);
             assert!(next(&kept, owner).await.is_empty());
         }
         assert_eq!(kept.handle.kept(), 0);
@@ -284,10 +304,10 @@ fn an_actor_is_given_up_with_the_first_hint_that_is() {
         let mut kept = started(&memory);
         kept.handle.send(vec![mint(1, "k", "v")]);
         let first = minted(&mut kept).await;
-        for owner in ["a", "b", "c"] {
+        for owner in ["a", "b", "c", "a", "b"] {
             confirm_all(&kept, owner).await;
         }
-        next(&kept, "a").await;
+        assert!(next(&kept, "a").await.is_empty());
         kept.handle.send(vec![mint(2, "k", "w")]);
         let second = loop {
             let events = kept.events.recv().await.unwrap();

@@ -8,6 +8,10 @@ use super::{LOG_DIRECTORY, TREE_DIRECTORY};
 use crate::disk::DirectoryFiles;
 use crate::document::{load_document, save_document};
 use crate::error::StoreError;
+use crate::store::Mutation;
+
+/// The longest versions, in bytes: far above what the protocol lets through, and within 32 bits.
+pub(super) const VERSIONS_BYTES_MAX: usize = 1 << 30;
 
 /// The layout of the directory and the formats in it. Still 1: no store was released before the
 /// segments' hashes came into it.
@@ -48,5 +52,17 @@ pub(super) fn check_format(directory: &Path, files: &DirectoryFiles) -> Result<(
             )),
             None => save_document(files, FORMAT_DOCUMENT, &FORMAT.to_be_bytes()),
         },
+    }
+}
+
+/// Refuses what the formats cannot hold, before anything of it is applied.
+pub(super) fn check_lengths(mutations: &[Mutation]) -> Result<(), StoreError> {
+    let too_long = |mutation: &&Mutation| mutation.versions.len() > VERSIONS_BYTES_MAX;
+    match mutations.iter().find(too_long) {
+        Some(mutation) => Err(StoreError::TooLarge {
+            bytes: mutation.versions.len(),
+            bytes_max: VERSIONS_BYTES_MAX,
+        }),
+        None => Ok(()),
     }
 }

@@ -2,9 +2,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::layout::{FORMAT, FORMAT_DOCUMENT};
+use super::layout::{FORMAT, FORMAT_DOCUMENT, VERSIONS_BYTES_MAX};
 use super::*;
-use crate::document::save_document;
 use crate::totals::{Footprint, Tally};
 use dynakv_protocol::hash::versions_hash;
 

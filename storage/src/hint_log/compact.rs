@@ -21,6 +21,8 @@ pub(super) struct Compaction<'a> {
     /// Where they lie there.
     moved: Vec<Entry>,
     damaged: u64,
+    /// Goes with the mark at its end.
+    note: &'a [u8],
     /// How long the new file is until now.
     written: u64,
     is_complete: bool,
@@ -41,6 +43,7 @@ impl<'a> Compaction<'a> {
         file_bytes: u64,
         entries: Vec<(&'a Bytes, Entry)>,
         damaged: u64,
+        note: &'a [u8],
     ) -> Self {
         Self {
             window: Window::new(file, file_bytes),
@@ -48,6 +51,7 @@ impl<'a> Compaction<'a> {
             entries,
             done: 0,
             damaged,
+            note,
             written: 0,
             is_complete: false,
         }
@@ -66,8 +70,8 @@ impl<'a> Compaction<'a> {
             let position = self.written + piece.len() as u64;
             let Some(&(key, entry)) = self.entries.get(self.done) else {
                 // All before it is durable when the file has its name.
-                if position > FILE_HEADER_BYTES as u64 {
-                    put_record(&mut piece, Kind::Mark, position, position, &[], &[]);
+                if position > FILE_HEADER_BYTES as u64 || !self.note.is_empty() {
+                    put_record(&mut piece, Kind::Mark, position, position, &[], self.note);
                 }
                 self.is_complete = true;
                 break;

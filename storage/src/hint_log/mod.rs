@@ -102,6 +102,8 @@ pub struct HintLog {
     written: u64,
     /// Whether the file says so at its end.
     ends_marked: bool,
+    /// What goes with each mark: who writes the file. Empty for nobody.
+    note: Bytes,
     /// Records that wait for the next sync.
     waiting: Vec<u8>,
     /// What the index had before each of them, in their order.
@@ -137,6 +139,7 @@ impl HintLog {
             live_bytes: 0,
             written: 0,
             ends_marked: false,
+            note: Bytes::new(),
             waiting: Vec::new(),
             undo: Vec::new(),
             damaged: 0,
@@ -148,6 +151,7 @@ impl HintLog {
             return Ok((log, Opened::default()));
         }
         let file = log.file.clone();
+        let mut note = Bytes::new();
         let scanned = scan(&*file, &mut |at, _, record| {
             // A key of its own: one that is a part of what was read would keep all of that in memory.
             let key = Bytes::copy_from_slice(&record.key);
@@ -156,9 +160,13 @@ impl HintLog {
                 Kind::Put => log.set(key, entry(false)),
                 Kind::Lost => log.set(key, entry(true)),
                 Kind::Remove => log.set(key, None),
-                Kind::Mark => None,
+                Kind::Mark => {
+                    note = Bytes::copy_from_slice(&record.document);
+                    None
+                }
             };
         })?;
+        log.note = note;
         let opened = log.make_sound(&scanned)?;
         Ok((log, opened))
     }
@@ -393,12 +401,33 @@ impl HintLog {
     /// # Errors
     /// As [`sync`](Self::sync).
     pub fn mark_durable(&mut self) -> Result<(), StoreError> {
-        if self.ends_marked || !self.waiting.is_empty() || self.written <= FILE_HEADER_BYTES as u64
-        {
+        let is_empty = self.written <= FILE_HEADER_BYTES as u64 && self.note.is_empty();
+        if self.ends_marked || !self.waiting.is_empty() || is_empty {
             return Ok(());
         }
         let end = self.written;
-        put_record(&mut self.waiting, Kind::Mark, end, end, &[], &[]);
+        put_record(&mut self.waiting, Kind::Mark, end, end, &[], &self.note);
+        self.sync()?;
+        self.ends_marked = true;
+        Ok(())
+    }
+
+    /// What the last [`note_run`](Self::note_run) said, be it of an earlier process; `None` where nobody said
+    /// anything, or it is damaged.
+    pub fn run_note(&self) -> Option<&Bytes> {
+        (!self.note.is_empty()).then_some(&self.note)
+    }
+
+    /// Notes in the file who writes it from now on. Durable when it returns. Earlier versions read over it.
+    ///
+    /// # Errors
+    /// As [`sync`](Self::sync). Where there was no room [`mark_durable`](Self::mark_durable) tries it again.
+    pub fn note_run(&mut self, note: &[u8]) -> Result<(), StoreError> {
+        self.note = Bytes::copy_from_slice(note);
+        self.ends_marked = false;
+        self.sync()?;
+        let end = self.written;
+        put_record(&mut self.waiting, Kind::Mark, end, end, &[], note);
         self.sync()?;
         self.ends_marked = true;
         Ok(())
@@ -489,7 +518,8 @@ impl HintLog {
     /// Writes the file anew. Nothing may wait.
     fn compact(&mut self) -> Result<(), StoreError> {
         let entries = self.in_file_order();
-        let mut compaction = Compaction::new(&*self.file, self.written, entries, self.damaged);
+        let mut compaction =
+            Compaction::new(&*self.file, self.written, entries, self.damaged, &self.note);
         let result = self.file.replace(&mut || compaction.next());
         if let Err(error) = result {
             if !error.passes() && !matches!(error, StoreError::Io { .. }) {

@@ -9,6 +9,7 @@ use super::mark::{Mark, Place};
 use super::record::{self, Change, FILE_HEADER_BYTES, FileHeader};
 use super::{FIRST_FILE, list, path_of, remove_below};
 use crate::error::{Damage, StoreError};
+use crate::run_note::LogPlace;
 
 /// What was found, and where the log goes on.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(crate) struct Replayed {
     pub(super) next_id: u64,
     /// Where the last file that is there ends; 0 for none.
     pub(super) last_end: u64,
+    /// Where the log ends, a file without records included; a start may begin another one.
+    pub(crate) found_end: LogPlace,
     /// The size of the files that are there.
     pub(crate) bytes: u64,
     /// How many changes were handed on.
@@ -47,14 +50,20 @@ pub(crate) fn replay(
         first_id,
         next_id: first_id,
         last_end: 0,
+        found_end: LogPlace::default(),
         bytes: 0,
         changes: 0,
         torn_bytes: 0,
         mark,
     };
+    let mut unused = None;
     if let Some(&last) = ids.last()
         && is_unused(directory, last, marked)?
     {
+        unused = Some(LogPlace {
+            file: last,
+            position: FILE_HEADER_BYTES as u64,
+        });
         // It is replaced by one that says the same, so that starts without writes make no files.
         found.next_id = last;
         ids.pop();
@@ -79,8 +88,13 @@ pub(crate) fn replay(
         let end = reading.run(&ids[index + 1..], &mut found, &mut apply)?;
         found.bytes += end;
         found.last_end = end;
+        found.found_end = LogPlace {
+            file: id,
+            position: end,
+        };
         found.next_id = id + 1;
     }
+    found.found_end = unused.unwrap_or(found.found_end);
     Ok(found)
 }
 

@@ -14,6 +14,7 @@ use super::replay::Replayed;
 use crate::disk::OpenDirectory;
 use crate::error::StoreError;
 use crate::recount::Correction;
+use crate::run_note::LogPlace;
 use crate::store::Mutation;
 
 /// When a record has this many bytes it is written, without waiting for its sync.
@@ -201,6 +202,14 @@ impl LogWriter {
         self.written = FILE_HEADER_BYTES as u64;
         self.durable = self.written;
         Ok(())
+    }
+
+    /// How far it is durable.
+    pub(crate) fn end(&self) -> LogPlace {
+        LogPlace {
+            file: self.id,
+            position: self.durable,
+        }
     }
 
     /// How many bytes the files of this generation have.

@@ -1,0 +1,26 @@
+//! How a run of a directory begins.
+
+use dynakv_storage::{Identity, RunNote, Started};
+
+use super::ServeError;
+use crate::config::Config;
+use crate::runtime::environment::Disk;
+use crate::runtime::hint_worker::KeptHints;
+
+/// Begins a run of the directory. What outlives a run outside of the small files is told first.
+pub(super) fn begin_run(
+    disk: &Disk,
+    hints: &mut KeptHints,
+    config: &Config,
+    random: impl FnMut() -> u64,
+) -> Result<Started, ServeError> {
+    let noted = RunNote::of_store(&*disk.store)?;
+    let are_noted = Identity::runs_are_noted(&*disk.files)?;
+    let id = config.id.clone();
+    let started = Identity::start_noted(&*disk.files, id, noted.as_ref(), random, |run| {
+        run.save_to(&*disk.store)?;
+        hints.note(run, are_noted)
+    })?;
+    Identity::expect_notes(&*disk.files)?;
+    Ok(started)
+}
