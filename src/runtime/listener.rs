@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use dynakv_protocol::message::Response;
 use dynakv_protocol::{ErrorCode, ErrorReply};
+use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Shared};
-use super::environment::{Listener, WriteHalf};
+use super::environment::{Listener, ReadHalf, WriteHalf};
 use super::events::ConnectionId;
 use super::outbox::Outbox;
 use super::places::{Places, Shortage, Taken};
@@ -50,7 +51,7 @@ pub async fn run(
             shared.metrics.connections_refused.increment(1);
             if let Ok(permit) = refusals.clone().try_acquire_owned() {
                 tasks.spawn(async move {
-                    refuse(write, connections_max).await;
+                    refuse(read, write, connections_max).await;
                     drop(permit);
                 });
             }
@@ -69,11 +70,17 @@ pub async fn run(
     }
 }
 
-async fn refuse(write: WriteHalf, connections_max: usize) {
+async fn refuse(mut read: ReadHalf, write: WriteHalf, connections_max: usize) {
     let message = format!("this node has {connections_max} connections already; try another node");
     let error = ErrorReply::new(ErrorCode::Overloaded, message).retryable();
     let outbox = Outbox::default();
     outbox.respond(0, &Response::Error(error));
     outbox.close();
-    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, outbox.write_to(write)).await;
+    let told = async {
+        let _ = outbox.write_to(write).await;
+        // To close a connection with its hello unread takes from the other side what it has not read.
+        let mut unheard = [0; 1024];
+        while read.read(&mut unheard).await.is_ok_and(|count| count > 0) {}
+    };
+    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, told).await;
 }
