@@ -12,6 +12,7 @@ mod alone;
 mod availability;
 mod bad_links;
 mod blackout;
+mod blind_writes;
 mod causality;
 mod crashes;
 mod damage;
