@@ -44,7 +44,7 @@ use shared::Shared;
 use value::RunId;
 use verdict::{Exit, grouped, verdict};
 use verify::{Quorums, read_everything};
-use workload::{WorkError, Worker};
+use workload::{Place, WorkError, Worker};
 
 /// So many clients of the load share one set of connections.
 const CLIENTS_PER_CONNECTION: usize = 8;
@@ -274,8 +274,20 @@ async fn load(
     for number in 0..usize::from(args.clients) {
         let client = clients[number % clients.len()].clone();
         let (shared, log) = (Arc::clone(shared), log.clone());
-        workers
-            .spawn(Worker::new(client, shared, log, random.fork(), args.keys, args.sloppy).run());
+        let place = Place {
+            number: number as u32,
+            clients: u32::from(args.clients),
+        };
+        let worker = Worker::new(
+            client,
+            shared,
+            log,
+            random.fork(),
+            args.keys,
+            args.sloppy,
+            place,
+        );
+        workers.spawn(worker.run());
     }
     let killing = async {
         match (cluster, args.kill_every) {

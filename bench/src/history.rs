@@ -12,6 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 mod forget;
+mod sequence;
+
+pub use sequence::OutOfSequence;
 
 /// What a write replaces.
 #[derive(Debug, Clone, PartialEq, Eq)]

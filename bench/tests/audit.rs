@@ -213,6 +213,43 @@ fn dropped_deletes_are_noticed() {
     assert_eq!(ended.count("lost"), 0, "{ended:#?}");
 }
 
+/// Blind writes of one client, one after the other: what each of them has replaced is named where it is
+/// still there. That others write blindly, too, excuses nothing.
+#[test]
+fn a_blind_write_that_leaves_an_older_one_beside_it_is_noticed_and_named() {
+    let cluster = FlawedCluster::start(Flaw::KeepsReplaced(40));
+    let scratch = Scratch::new();
+    let ended = audit_of(&cluster, &scratch.log(), &["--duration", "3s"]);
+    assert_eq!(ended.code, Some(1), "{ended:#?}");
+    let words = "blind writes in a row undone or beside older ones";
+    let undone = ended.named("undone");
+    assert!(!undone.is_empty(), "{ended:#?}");
+    assert_eq!(ended.count(words), undone.len() as u64, "{ended:#?}");
+    // They are keys of one client.
+    let log = std::fs::read_to_string(scratch.log()).unwrap();
+    for write in &undone {
+        let is_of_one_client = |line: &str| {
+            line.contains(&format!(" {write} put alone"))
+                || line.contains(&format!(" {write} delete alone"))
+        };
+        assert!(log.lines().any(is_of_one_client), "{write}: {ended:#?}");
+    }
+    // The log proves it as well, afterwards.
+    let again = verify(&cluster, &scratch.log());
+    assert_eq!(again.code, Some(1), "{again:#?}");
+    assert!(again.count(words) > 0, "{again:#?}");
+}
+
+/// A delete that is acknowledged and does nothing leaves the value before it.
+#[test]
+fn a_blind_delete_that_does_nothing_is_noticed() {
+    let cluster = FlawedCluster::start(Flaw::DropsDeletes(5));
+    let ended = audit_of(&cluster, &Scratch::new().log(), &["--duration", "3s"]);
+    assert_eq!(ended.code, Some(1), "{ended:#?}");
+    let words = "blind writes in a row undone or beside older ones";
+    assert!(ended.count(words) > 0, "{ended:#?}");
+}
+
 #[test]
 fn the_same_nodes_without_a_flaw_pass_and_so_does_their_log() {
     let cluster = FlawedCluster::start(Flaw::None);

@@ -13,6 +13,7 @@ mod availability;
 mod backups;
 mod bad_links;
 mod blackout;
+mod blind_writes;
 mod causality;
 mod crashes;
 mod damage;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::blind_writer::BlindWriter;
 use crate::history::History;
 use crate::machine::Flaw;
 use crate::plan::Plan;
@@ -17,18 +18,19 @@ use crate::world::World;
 pub(crate) const MACHINES: usize = 3;
 pub(crate) const MANY_MACHINES: usize = 5;
 
-/// How many clients work at once.
+/// How many clients work at once, and how many write keys of their own blindly, one write after the other.
 const CLIENTS: usize = 4;
+const BLIND_WRITERS: usize = 2;
 
 /// When the cluster has long been formed, and when the last fault is over.
 pub(crate) const FAULTS_FROM: Duration = Duration::from_secs(3);
 pub(crate) const FAULTS_UNTIL: Duration = Duration::from_secs(23);
 
 /// When clients end: after the last fault, so that they also meet the healing.
-const WORK_UNTIL: Duration = Duration::from_secs(25);
+pub(crate) const WORK_UNTIL: Duration = Duration::from_secs(25);
 
 /// When the last word of each node is read.
-const SETTLE_FROM: Duration = Duration::from_secs(28);
+pub(crate) const SETTLE_FROM: Duration = Duration::from_secs(28);
 
 /// Runs one seed with faults of every kind.
 pub(crate) fn run(machines: usize, seed: u64, flaw: Flaw) -> Verdict {
@@ -69,6 +71,13 @@ pub(crate) fn run_with(
                 once: 0,
             }
             .run()
+        });
+    }
+    for number in 1..=BLIND_WRITERS {
+        let (random, history) = (world.fork(), history.clone());
+        let name = format!("blind-{number}");
+        world.add_client(&name.clone(), |client| {
+            BlindWriter::new(&name, client, random, history, None).run(WORK_UNTIL)
         });
     }
     world.add_client("reader", |client| {

@@ -2,13 +2,13 @@
 //! within a bounded number of seeds, by an invariant that is named here; the same plans without the flaw
 //! are clean.
 
+use crate::blind::{self, Outage};
 use crate::chaos::{self, FAULTS_FROM, FAULTS_UNTIL, MACHINES};
-use crate::invariants::{fresh_read, no_false_conflict, no_lost_write, unique_dots};
-use crate::machine::Flaw;
+use crate::invariants::{fresh_read, no_lost_write, sequential_blind_writes, unique_dots};
+use crate::machine::{Flaw, Quorums};
 use crate::plan::Plan;
 use crate::seeds::{for_each_seed, replayed};
 use crate::sloppy;
-use crate::stand_in;
 use crate::verdict::Verdict;
 
 /// Within this many seeds a flaw must be noticed.
@@ -88,9 +88,39 @@ fn minting_over_an_old_state_is_noticed() {
 }
 
 #[test]
-fn standing_in_without_reading_first_is_noticed() {
-    let flaw = Flaw::StandsInUnread;
-    expect_noticed(flaw, &[no_false_conflict::NAME], stand_in::run);
+fn hiding_what_stands_beside_a_blind_write_is_noticed() {
+    expect_noticed(
+        Flaw::HidesBeside,
+        &[sequential_blind_writes::NAME],
+        |seed, flaw| blind::rounds(Outage::OfTheFirst, (MACHINES, Quorums::USUAL), seed, flaw),
+    );
+}
+
+#[test]
+fn hearing_an_owner_that_was_given_up_is_noticed() {
+    expect_noticed(
+        Flaw::HearsWhoWasGivenUp,
+        &[sequential_blind_writes::NAME],
+        blind::given_up,
+    );
+}
+
+#[test]
+fn counting_what_a_rebuilding_owner_says_is_noticed() {
+    let outage = Outage::OfAllWhoHaveIt;
+    expect_noticed(
+        Flaw::CountsRebuilding,
+        &[sequential_blind_writes::NAME],
+        |seed, flaw| blind::rounds(outage, (MACHINES, Quorums::USUAL), seed, flaw),
+    );
+}
+
+/// W = 1, so that W owners are none but the coordinator.
+#[test]
+fn waiting_for_w_owners_only_is_noticed() {
+    let quorums = Quorums::new(3, 1, 3);
+    let run = |seed, flaw| blind::random(MACHINES, quorums, seed, flaw);
+    expect_noticed(Flaw::WaitsForWOnly, &[sequential_blind_writes::NAME], run);
 }
 
 #[test]
@@ -114,6 +144,16 @@ fn acknowledging_hints_before_their_sync_is_noticed() {
 fn keeping_the_actor_of_hints_is_noticed() {
     let flaw = Flaw::RepeatsItself;
     expect_noticed(flaw, &[unique_dots::NAME], sloppy::stopping);
+}
+
+/// The same of a node that knows it, while it fetches its data back.
+#[test]
+fn voting_while_rebuilding_is_noticed() {
+    let missing = [sequential_blind_writes::NAME, no_lost_write::NAME];
+    expect_noticed(Flaw::VotesWhileRebuilding, &missing, |seed, flaw| {
+        let cluster = (MACHINES, Quorums::USUAL);
+        blind::rounds(Outage::OfAllWhoHaveIt, cluster, seed, flaw)
+    });
 }
 
 /// A node that votes although it has lost its data lets reads miss what was acknowledged.

@@ -32,6 +32,9 @@ pub(crate) enum Promise {
     /// As `Quorum`, and one client only writes: one write after the other, each once, to an owner, and
     /// with the context of the read before it.
     OneWriter,
+    /// As `Quorum`, and one client only writes: one write after the other, each once, through any node,
+    /// and without a context.
+    BlindWriter,
     /// Anybody writes, and waits for W nodes, some of which may stand in for owners: reads may miss what
     /// was acknowledged like that until hints have been handed over.
     Sloppy,
@@ -44,7 +47,10 @@ pub(crate) enum Promise {
 impl Promise {
     /// Whether every read of R owners meets every write that W owners have.
     pub(crate) fn meets_quorums(self) -> bool {
-        matches!(self, Self::Quorum | Self::OneWriter | Self::Sloppy)
+        matches!(
+            self,
+            Self::Quorum | Self::OneWriter | Self::BlindWriter | Self::Sloppy
+        )
     }
 }
 

@@ -48,14 +48,23 @@ pub(crate) enum Flaw {
     /// Rule 2: reading, minting and merging are no single step: what was written under a key is not seen
     /// by the next write until it is synced, so what is replicated lacks what was minted before.
     MintsOverOldState,
-    /// Rule 6: a node that stands in for a blind write reads nobody but itself, as the cluster promises
-    /// R = 1. (Clients that want to notice ask for more.)
-    StandsInUnread,
+    /// Rule 6: a blind write is answered once W owners have it, whatever the others have, as the cluster
+    /// promises no R that meets W. (Clients that want to notice ask for more.)
+    WaitsForWOnly,
+    /// Rule 6: owners do not say what they have beside a blind write, so it is never minted over that.
+    HidesBeside,
+    /// Rule 6: a node that has handed a write on to a second owner hears the first one all the same.
+    HearsWhoWasGivenUp,
+    /// Rule 6: what an owner says counts although it has lost its data and is still fetching it back.
+    CountsRebuilding,
     /// Rule 7: the disk says "synced" and has not: acknowledged before durable.
     SyncDoesNothing,
     /// Rule 11: a node does not notice that it has lost its data: it votes "absent" where it has
     /// forgotten.
     ForgetsLoss,
+    /// Rule 11: a node that has lost its data knows it, and fetches it back, and meanwhile answers reads as
+    /// if it had never lost anything.
+    VotesWhileRebuilding,
     /// Rule 19: what is kept for others does not outlive a power cut, although it counted.
     DropsHints,
     /// Rule 7, of hints: the disk says "synced" of what is kept for others, and has not.
@@ -65,11 +74,29 @@ pub(crate) enum Flaw {
     RepeatsItself,
 }
 
+/// N, W and R of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Quorums {
+    pub(crate) n: u8,
+    pub(crate) w: u8,
+    pub(crate) r: u8,
+}
+
+impl Quorums {
+    /// Those of a cluster that nobody has told otherwise.
+    pub(crate) const USUAL: Self = Self::new(3, 2, 2);
+
+    pub(crate) const fn new(n: u8, w: u8, r: u8) -> Self {
+        Self { n, w, r }
+    }
+}
+
 /// A machine, with or without a running node.
 pub(crate) struct Machine {
     pub(crate) name: String,
     pub(crate) disk: MemoryDisk,
     flaw: Flaw,
+    quorums: Quorums,
     seed: u64,
     sync_us: u64,
     clock_ahead_ms: Arc<AtomicI64>,
@@ -115,11 +142,18 @@ pub(crate) fn address(number: usize) -> String {
 
 impl Machine {
     /// Machine 0 founds the cluster, the others join it.
-    pub(crate) fn new(number: usize, flaw: Flaw, random: &mut fastrand::Rng, trace: Trace) -> Self {
+    pub(crate) fn new(
+        number: usize,
+        quorums: Quorums,
+        flaw: Flaw,
+        random: &mut fastrand::Rng,
+        trace: Trace,
+    ) -> Self {
         Self {
             name: machine_name(number),
             disk: MemoryDisk::new(),
             flaw,
+            quorums,
             seed: random.u64(..),
             // Some disks are slower than the network, so that others acknowledge first.
             sync_us: random.u64(500..=40_000)
@@ -301,8 +335,10 @@ impl Machine {
         config.suspect_after = Duration::from_secs(2);
         config.dead_after = Duration::from_secs(6);
         config.anti_entropy_interval = Duration::from_secs(5);
-        if self.flaw == Flaw::StandsInUnread {
-            config.r = Some(1);
+        let Quorums { n, w, r } = self.quorums;
+        (config.n, config.w, config.r) = (Some(n), Some(w), Some(r));
+        if self.flaw == Flaw::WaitsForWOnly {
+            config.r = Some(n - w);
         }
         Ok(config)
     }
@@ -317,6 +353,7 @@ impl Machine {
             &self.name,
             self.trace.clone(),
             self.resending.of_one_life(seed),
+            self.flaw,
         );
         Environment {
             network: Arc::new(network),

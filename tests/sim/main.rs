@@ -16,16 +16,18 @@
 //! |---|---|
 //! | [`world`], [`machine`], [`network`], [`resend`], [`clock`], [`owners`], [`hints`] | the cluster, and the seams that it stands on |
 //! | [`trace`] | everything that happened, in order |
-//! | [`client`], [`workload`], [`settle`] | who asks: by script, at random, and once all is healed |
+//! | [`client`], [`workload`], [`blind_writer`], [`settle`] | who asks: by script, at random, and once all is healed |
 //! | [`plan`] | faults, drawn from a seed |
 //! | [`history`] | what clients sent and saw |
 //! | [`invariants`] | what must hold: one checker a file |
 //! | [`chaos`], [`verdict`] | a plan under a random workload: one seed, one verdict |
 //! | [`seeds`] | which seeds are run |
-//! | [`random`], [`lost_disk`], [`crash`], [`partition`], [`stand_in`], [`sloppy`], [`damaged`] | the tests |
+//! | [`random`], [`lost_disk`], [`crash`], [`partition`], [`blind`], [`sloppy`], [`damaged`] | the tests |
 //! | [`determinism`] | the same seed is the same run |
-//! | [`flaws`], [`flawed_store`] | rules of safety broken on purpose, and noticed |
+//! | [`flaws`], [`flawed_store`], [`rewriting`], [`rerouting`] | rules of safety broken on purpose, and noticed |
 
+mod blind;
+mod blind_writer;
 mod chaos;
 mod client;
 mod clock;
@@ -44,11 +46,12 @@ mod owners;
 mod partition;
 mod plan;
 mod random;
+mod rerouting;
 mod resend;
+mod rewriting;
 mod seeds;
 mod settle;
 mod sloppy;
-mod stand_in;
 mod trace;
 mod verdict;
 mod workload;

@@ -1,5 +1,6 @@
 //! The network seam over turmoil's simulated TCP; everything that leaves a machine is traced, and now and
-//! then a message of replication leaves it a second time, later ([`resend`](crate::resend)).
+//! then a message of replication leaves it a second time, later ([`resend`](crate::resend)), or, where a
+//! rule is broken on purpose, as another one ([`rewriting`](crate::rewriting)).
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,13 +8,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Buf;
 use dynakv::runtime::environment::{BoxFuture, Listener, Network, ReadHalf, WriteHalf};
 use tokio::io::AsyncWrite;
 use turmoil::net::tcp::OwnedWriteHalf;
 use turmoil::net::{TcpListener, TcpStream};
 
 use crate::clock;
+use crate::machine::Flaw;
+use crate::rerouting::{Outgoing, Rerouting};
 use crate::resend::{Resender, Second};
+use crate::rewriting::Rewriting;
 use crate::trace::Trace;
 
 /// The network as one machine sees it, for one life of its node.
@@ -22,11 +27,15 @@ pub(crate) struct SimulatedNetwork {
     machine: Arc<str>,
     trace: Trace,
     resender: Arc<Resender>,
+    flaw: Flaw,
+    rerouting: Option<Arc<Rerouting>>,
 }
 
 impl SimulatedNetwork {
-    pub(crate) fn new(machine: &str, trace: Trace, resender: Resender) -> Self {
+    pub(crate) fn new(machine: &str, trace: Trace, resender: Resender, flaw: Flaw) -> Self {
         Self {
+            flaw,
+            rerouting: (flaw == Flaw::HearsWhoWasGivenUp).then(Arc::default),
             machine: Arc::from(machine),
             trace,
             resender: Arc::new(resender),
@@ -36,12 +45,25 @@ impl SimulatedNetwork {
     /// `to` is given for a connection that was dialled.
     fn halves(&self, stream: TcpStream, to: Option<&str>) -> (ReadHalf, WriteHalf) {
         let (read, write) = stream.into_split();
+        let mut read: ReadHalf = Box::new(read);
+        let mut outgoing = None;
+        if let (Some(rerouting), Some(to)) = (&self.rerouting, to) {
+            let (sees, hears) = rerouting.link(to, read);
+            outgoing = Some(sees);
+            read = Box::new(hears);
+        }
         let write = TracedWrite {
             write,
             network: self.clone(),
             second: to.and_then(|to| self.resender.connection(to)),
+            rewriting: match to {
+                // Answers leave over the others.
+                Some(_) => None,
+                None => Rewriting::of(self.flaw),
+            },
+            outgoing,
         };
-        (Box::new(read), Box::new(write))
+        (read, Box::new(write))
     }
 }
 
@@ -85,6 +107,10 @@ struct TracedWrite {
     network: SimulatedNetwork,
     /// What leaves a second time.
     second: Option<Second>,
+    /// What leaves as something else.
+    rewriting: Option<Rewriting>,
+    /// Whose answers are taken for those of others.
+    outgoing: Option<Outgoing>,
 }
 
 impl TracedWrite {
@@ -114,6 +140,21 @@ impl TracedWrite {
     }
 }
 
+impl TracedWrite {
+    /// Writes what has been rewritten and waits.
+    fn poll_rewritten(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(bytes) = self.rewriting.as_ref().map(|it| it.waiting.clone())
+            && !bytes.is_empty()
+        {
+            let written = ready!(self.poll_traced(context, &bytes))?;
+            if let Some(rewriting) = &mut self.rewriting {
+                rewriting.waiting.advance(written);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl AsyncWrite for TracedWrite {
     fn poll_write(
         mut self: Pin<&mut Self>,
@@ -121,9 +162,22 @@ impl AsyncWrite for TracedWrite {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_second(context))?;
+        if let Some(rewriting) = &mut self.rewriting {
+            // Who was told to wait comes again with the same bytes.
+            if rewriting.taken == 0 {
+                rewriting.take(bytes);
+            }
+            ready!(self.poll_rewritten(context))?;
+            let rewriting = self.rewriting.as_mut();
+            let taken = rewriting.map(|it| std::mem::take(&mut it.taken));
+            return Poll::Ready(Ok(taken.unwrap_or_default()));
+        }
         let written = ready!(self.poll_traced(context, bytes))?;
         if let Some(second) = &mut self.second {
             second.see(&bytes[..written], clock::now());
+        }
+        if let Some(outgoing) = &mut self.outgoing {
+            outgoing.see(&bytes[..written]);
         }
         Poll::Ready(Ok(written))
     }

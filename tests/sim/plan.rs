@@ -148,6 +148,11 @@ const DIVIDED_FOR_MAX: Duration = Duration::from_millis(6000);
 /// How long each time, where the machines of one side are stopped meanwhile.
 const STOPPING_FOR: Duration = Duration::from_millis(6000);
 
+/// For how long a link stalls, mostly longer than a node waits before it hands a request on to the next
+/// owner, and the pause until it does again.
+const STALL_MS: std::ops::Range<u64> = 300..1900;
+const STALL_PAUSE_MS: std::ops::Range<u64> = 200..5000;
+
 /// How long the power is away when it flickers.
 const FLICKER: Duration = Duration::from_millis(100);
 
@@ -321,6 +326,33 @@ impl Plan {
             plan.add(at + FLICKER, Fault::Start { node });
             at += FLICKER * 2 + Duration::from_millis(random.u64(..500));
         }
+        plan
+    }
+
+    /// Links carry nothing for a while, and then all of it at once; most of the time some do. No machine goes
+    /// off.
+    pub(crate) fn stalling(
+        machines: usize,
+        from: Duration,
+        until: Duration,
+        random: &mut fastrand::Rng,
+    ) -> Self {
+        let mut plan = Self::default();
+        for a in 0..machines {
+            for b in a + 1..machines {
+                let mut at = from;
+                loop {
+                    at += Duration::from_millis(random.u64(STALL_PAUSE_MS));
+                    if at >= until {
+                        break;
+                    }
+                    plan.add(at, Fault::Hold { a, b });
+                    at = (at + Duration::from_millis(random.u64(STALL_MS))).min(until);
+                    plan.add(at, Fault::Heal { a, b });
+                }
+            }
+        }
+        plan.steps.sort_by_key(|step| step.at);
         plan
     }
 

@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::clock;
 use crate::history::History;
 use crate::invariants::unique_dots::Named;
-use crate::machine::{Flaw, Machine, machine_name};
+use crate::machine::{Flaw, Machine, Quorums, machine_name};
 use crate::owners::Owners;
 use crate::plan::{Fault, Plan};
 use crate::trace::Trace;
@@ -64,6 +64,11 @@ pub(crate) struct World {
 impl World {
     /// Machines that are about to be switched on. All randomness of the run comes from the seed.
     pub(crate) fn new(seed: u64, machines: usize, flaw: Flaw) -> Self {
+        Self::with_quorums(seed, machines, Quorums::USUAL, flaw)
+    }
+
+    /// The same with other quorums.
+    pub(crate) fn with_quorums(seed: u64, machines: usize, quorums: Quorums, flaw: Flaw) -> Self {
         watch_panics();
         let mut random = fastrand::Rng::with_seed(seed);
         let trace = Trace::default();
@@ -78,7 +83,10 @@ impl World {
             .enable_random_order()
             .build();
         let machines: Vec<_> = (0..machines)
-            .map(|number| Rc::new(Machine::new(number, flaw, &mut random, trace.clone())))
+            .map(|number| {
+                let trace = trace.clone();
+                Rc::new(Machine::new(number, quorums, flaw, &mut random, trace))
+            })
             .collect();
         for machine in &machines {
             let (name, machine) = (machine.name.clone(), machine.clone());

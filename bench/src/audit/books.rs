@@ -10,7 +10,7 @@ use dynakv_protocol::causal::Dot;
 
 use super::log::{Entry, ReadError};
 use super::value::{Before, RunId, Shown, WriteName, WriteNumber, decode};
-use crate::history::{BooksError, History, Outcome, Replaces};
+use crate::history::{BooksError, History, OutOfSequence, Outcome, Replaces};
 
 /// So much of a value nobody sent is shown.
 const EXCERPT_BYTES: usize = 80;
@@ -44,6 +44,9 @@ pub(super) enum Wrong {
     Stale,
     /// A value came back that an acknowledged write had read and replaced.
     Returned,
+    /// Of a key that one client writes blindly, one write after the other: an older write is there, in the
+    /// place of the last acknowledged one or beside it.
+    Undone,
     /// A value is there that was not sent, or of which it was promised that it was not applied.
     NeverSent,
     /// A key could not be read at the end.
@@ -85,6 +88,8 @@ struct KeyBook {
     read: BTreeMap<WriteNumber, Vec<Shown>>,
     /// Second copies that were noticed, those of the newest writes.
     second_copies: BTreeSet<Shown>,
+    /// Whether only one client has written it, blindly and one write after the other.
+    is_alone: bool,
 }
 
 /// The books.
@@ -140,7 +145,8 @@ impl Books {
                     name,
                     is_delete,
                     before,
-                } => books.record_begin(*name, *is_delete, before.as_deref(), *at),
+                    is_alone,
+                } => books.record_begin(*name, *is_delete, before.as_deref(), *is_alone, *at),
                 Entry::Ended { at, name, outcome } => books.end(*name, *outcome, *at),
             };
             done.map_err(|error| format!("{entry:?}: {error}"))?;
@@ -166,7 +172,21 @@ impl Books {
     ) -> Result<WriteName, BooksError> {
         let write = self.keys[key as usize].begun;
         let name = WriteName { key, write };
-        self.record_begin(name, is_delete, before.as_deref(), now)?;
+        self.record_begin(name, is_delete, before.as_deref(), false, now)?;
+        Ok(name)
+    }
+
+    /// The only client of a key, which writes it blindly and one write after the other, is about to send a
+    /// write: gives its name.
+    pub(super) fn begin_alone(
+        &mut self,
+        key: u32,
+        is_delete: bool,
+        now: Duration,
+    ) -> Result<WriteName, BooksError> {
+        let write = self.keys[key as usize].begun;
+        let name = WriteName { key, write };
+        self.record_begin(name, is_delete, None, true, now)?;
         Ok(name)
     }
 
@@ -175,6 +195,7 @@ impl Books {
         name: WriteName,
         is_delete: bool,
         before: Option<&[Shown]>,
+        is_alone: bool,
         now: Duration,
     ) -> Result<(), BooksError> {
         let key = &mut self.keys[name.key as usize];
@@ -187,6 +208,7 @@ impl Books {
         if let Some(read) = before {
             key.read.insert(name.write, read.to_vec());
         }
+        key.is_alone = is_alone && (key.is_alone || key.begun == 0);
         key.begun = key.begun.max(name.write.saturating_add(1));
         Ok(())
     }
@@ -238,6 +260,10 @@ impl Books {
             Trust::Final => Wrong::Lost,
         };
         let writes = shown.iter().map(|shown| shown.write).collect();
+        if self.keys[key as usize].is_alone {
+            self.expect_last_alone(key, &shown, &writes, wrong, (began, now));
+            return shown;
+        }
         let history = &self.keys[key as usize].history;
         let missing = history.missing(&writes, began, now).into_iter();
         let missing: Vec<_> = missing.map(|write| (write, history.ended(write))).collect();
@@ -255,6 +281,31 @@ impl Books {
             self.expect_not_replaced(key, *shown, began, now);
         }
         shown
+    }
+
+    /// The last acknowledged write of a key with one blind writer stands there, and nothing older.
+    fn expect_last_alone(
+        &mut self,
+        key: u32,
+        shown: &[Shown],
+        writes: &BTreeSet<WriteNumber>,
+        missing: Wrong,
+        (began, now): (Duration, Duration),
+    ) {
+        let history = &self.keys[key as usize].history;
+        let (wrong, last) = match history.out_of_sequence(writes, began, now) {
+            Some(OutOfSequence::Old { last, .. }) => (Wrong::Undone, last),
+            Some(OutOfSequence::Gone { last }) => (missing, last),
+            None => return,
+        };
+        let finding = Finding {
+            key,
+            write: Some(last),
+            ended: history.ended(last),
+            noticed: now,
+            found: listed(key, shown),
+        };
+        self.note(wrong, finding);
     }
 
     /// An acknowledged write replaced what its client had read, and that does not come back. A write

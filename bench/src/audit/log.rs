@@ -4,13 +4,15 @@
 //! 9a3b04f1 audit 1 run 00c4d1a2b3f40519 keys 1000
 //! 51f0c2aa begun 0.001734 17/0 put after nothing
 //! 0c77e1d2 begun 0.001790 21/0 put blind
+//! 3bb9a0f1 begun 0.001811 22/0 put alone
 //! 7d20aa19 ended 0.004212 17/0 acknowledged
 //! 60b1f4e8 begun 0.005001 17/1 delete after 0@064197ff18d1be1d:1
 //! ```
 //!
 //! Each line begins with a checksum over the rest of it. `17/1` is the write number 1 of the key number
 //! 17; the times are seconds since the audit began; `after` lists what the client had read: writes of the
-//! same key, each with the dot it was shown with. A write is on its way only after its first line was handed to the operating system, and
+//! same key, each with the dot it was shown with. `alone` is a blind write of a key that only this client
+//! writes, only so, and one write after the other. A write is on its way only after its first line was handed to the operating system, and
 //! counts as acknowledged only after its second one is on disk: one thread writes all that waits and
 //! syncs once for it.
 
@@ -47,6 +49,8 @@ pub(super) enum Entry {
         name: WriteName,
         is_delete: bool,
         before: Before,
+        /// A blind write of a key that only its client writes, each time so.
+        is_alone: bool,
     },
     /// It is known how it ended, or that nobody knows.
     Ended {
@@ -169,10 +173,12 @@ fn encode(entry: &Entry) -> String {
             name,
             is_delete,
             before,
+            is_alone,
         } => {
             let what = if *is_delete { "delete" } else { "put" };
             let mut body = format!("begun {} {name} {what} ", seconds(*at));
             match before.as_deref() {
+                None if *is_alone => body.push_str("alone"),
                 None => body.push_str("blind"),
                 Some([]) => body.push_str("after nothing"),
                 Some(read) => {
@@ -295,11 +301,12 @@ fn decode(line: &[u8]) -> Option<Entry> {
                 _ => return None,
             },
             before: match how {
-                ["blind"] => None,
+                ["blind"] | ["alone"] => None,
                 ["after", "nothing"] => Some(Vec::new()),
                 ["after", read] => Some(read.split(',').map(decode_shown).collect::<Option<_>>()?),
                 _ => return None,
             },
+            is_alone: *how == ["alone"],
         }),
         ["ended", at, name, outcome] => Some(Entry::Ended {
             at: decode_seconds(at)?,
@@ -363,6 +370,7 @@ mod tests {
             name: NAME,
             is_delete,
             before,
+            is_alone: false,
         };
         let ended = |outcome| Entry::Ended {
             at: Duration::from_micros(5),
@@ -375,6 +383,13 @@ mod tests {
                 keys: 1000,
             },
             begun(false, None),
+            Entry::Begun {
+                at: Duration::from_micros(7),
+                name: NAME,
+                is_delete: true,
+                before: None,
+                is_alone: true,
+            },
             begun(true, Some(vec![])),
             begun(false, Some(vec![shown(3, 1), shown(5, u64::MAX)])),
             ended(Outcome::Acknowledged),

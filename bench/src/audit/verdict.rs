@@ -49,6 +49,10 @@ pub(super) fn verdict(
     let kinds = [
         (Wrong::Stale, "missed by reads meanwhile"),
         (Wrong::Returned, "back after they were replaced"),
+        (
+            Wrong::Undone,
+            "blind writes in a row undone or beside older ones",
+        ),
         (Wrong::NeverSent, "never sent"),
     ];
     let lost = how_many(Wrong::Lost);
@@ -121,6 +125,9 @@ fn line(wrong: Wrong, finding: &Finding) -> String {
         Wrong::Lost => format!("lost: {write}{ended}; at {noticed} the key had {found}"),
         Wrong::Stale => format!("stale read: {write}{ended}; a read at {noticed} gave {found}"),
         Wrong::Returned => format!("came back: {write}{ended}; at {noticed} {found}"),
+        Wrong::Undone => format!(
+            "undone: {write}, the last one of the key's only client{ended}; a read at {noticed} gave {found}"
+        ),
         Wrong::NeverSent => format!("never sent: {write}; at {noticed} {found}"),
         Wrong::Unreadable => format!("unreadable: {write}; at {noticed}: {found}"),
         Wrong::Differing => format!("not the same at all owners: {write}; at {noticed}: {found}"),

@@ -3,13 +3,15 @@
 //!
 //! What a key is used for depends on its number. Of keys that are only written with contexts the books
 //! know exactly what replaced what, so nothing that gets lost there is ever excused by chance; a blind
-//! write excuses all that was begun before it.
+//! write excuses all that was begun before it. Keys that one client alone writes, blindly and one write
+//! after the other, have no such excuse: there the last write is what must be shown, and nothing else.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dynakv_client::{Client, Context, Error};
 
+use super::books::Trust;
 use super::log::{Entry, Log, LogError};
 use super::shared::Shared;
 use super::value::{self, Shown};
@@ -52,7 +54,31 @@ pub(super) struct Worker {
     pub(super) random: fastrand::Rng,
     pub(super) keys: u32,
     is_sloppy: bool,
+    place: Place,
     seen: BTreeMap<u32, Seen>,
+}
+
+/// Which one of how many clients.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) number: u32,
+    pub(super) clients: u32,
+}
+
+/// Every so many keys there is one that only one client writes.
+const ALONE_EVERY: u32 = 8;
+/// The first of them.
+const ALONE_FIRST: u32 = 6;
+
+impl Place {
+    /// A key that only this client writes, near this one; nothing if there are too few keys.
+    fn own_key(self, near: u32, keys: u32) -> Option<u32> {
+        let all = (keys + ALONE_EVERY - 1 - ALONE_FIRST) / ALONE_EVERY;
+        let rank = near / ALONE_EVERY;
+        let own = rank - rank % self.clients + self.number;
+        let own = if own < all { own } else { self.number };
+        (own < all).then_some(own * ALONE_EVERY + ALONE_FIRST)
+    }
 }
 
 impl Worker {
@@ -63,6 +89,7 @@ impl Worker {
         random: fastrand::Rng,
         keys: u32,
         is_sloppy: bool,
+        place: Place,
     ) -> Self {
         Self {
             client,
@@ -71,6 +98,7 @@ impl Worker {
             random,
             keys,
             is_sloppy,
+            place,
             seen: BTreeMap::new(),
         }
     }
@@ -100,8 +128,17 @@ impl Worker {
                 70..80 => self.update(key, true).await?,
                 _ => self.write_as_seen(key).await?,
             },
+            // Blind writes of one client alone; anybody reads them. Only strict ones promise anything.
+            ALONE_FIRST if self.shared.trust == Trust::Strict => {
+                let own = self.place.own_key(key, self.keys);
+                match (percent, own) {
+                    (0..35, _) | (_, None) => self.read(key).await,
+                    (35..80, Some(own)) => self.write_alone(own, false).await?,
+                    (_, Some(own)) => self.write_alone(own, true).await?,
+                }
+            }
             // Blind puts as well.
-            5 | 6 => match percent {
+            5 | ALONE_FIRST => match percent {
                 0..25 => self.read(key).await,
                 25..50 => self.update(key, false).await?,
                 50..55 => self.update(key, true).await?,
@@ -192,8 +229,40 @@ impl Worker {
             name,
             is_delete,
             before,
+            is_alone: false,
         };
         self.log.add(&begun).await?;
+        self.send_and_note(name, is_delete, context).await
+    }
+
+    /// Writes a key that nobody else writes, without a context; the one before it has ended.
+    async fn write_alone(&mut self, key: u32, is_delete: bool) -> Result<(), WorkError> {
+        let at = self.shared.now();
+        let name = self.shared.books().begin_alone(key, is_delete, at)?;
+        let begun = Entry::Begun {
+            at,
+            name,
+            is_delete,
+            before: None,
+            is_alone: true,
+        };
+        self.log.add(&begun).await?;
+        self.send_and_note(name, is_delete, None).await?;
+        // What was undone shows soonest now.
+        if self.random.bool() {
+            self.read(key).await;
+        }
+        Ok(())
+    }
+
+    /// Sends a write that is begun, and notes how it ended.
+    async fn send_and_note(
+        &mut self,
+        name: value::WriteName,
+        is_delete: bool,
+        context: Option<Context>,
+    ) -> Result<(), WorkError> {
+        let (shared, key) = (Arc::clone(&self.shared), name.key);
         let answer = self.send(name, is_delete, context).await;
         let at = shared.now();
         let outcome = match &answer {
@@ -245,5 +314,31 @@ impl Worker {
             false => put,
         };
         put.send().await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_client_has_keys_of_its_own_and_together_they_have_all() {
+        for (clients, keys) in [(1, 8), (3, 100), (16, 300), (16, 20), (5, 6)] {
+            let mut all = BTreeSet::new();
+            for number in 0..clients {
+                let place = Place { number, clients };
+                let own = (0..keys).filter_map(|near| place.own_key(near, keys));
+                let own: BTreeSet<u32> = own.collect();
+                assert!(all.is_disjoint(&own), "{clients} clients, {keys} keys");
+                all.extend(own);
+            }
+            let expected = (0..keys).filter(|key| key % ALONE_EVERY == ALONE_FIRST);
+            assert!(
+                all.into_iter().eq(expected),
+                "{clients} clients, {keys} keys"
+            );
+        }
     }
 }

@@ -16,7 +16,8 @@ use dynakv_protocol::NodeId;
 use dynakv_protocol::causal::{Value, Versions};
 use dynakv_protocol::codec::{Reader, Wire};
 use dynakv_storage::{
-    MemoryDisk, MemoryStore, Mutation, Page, PageLimit, PositionRange, Store, StoreError, Totals,
+    Footprint, MemoryDisk, MemoryStore, Mutation, Page, PageLimit, PositionRange, Store,
+    StoreError, Totals,
 };
 use tokio::sync::oneshot;
 
@@ -32,6 +33,8 @@ pub(crate) enum Flaw {
     DropsPuts(u128),
     /// About one delete in so many.
     DropsDeletes(u128),
+    /// None; but about one write in so many leaves what it has replaced beside it.
+    KeepsReplaced(u128),
 }
 
 /// The values of the puts that were dropped.
@@ -148,6 +151,42 @@ struct FlawedStore {
 }
 
 impl FlawedStore {
+    /// What is stored in the place of this: the same, or with what was there before beside it.
+    fn changed(&self, mutation: &Mutation) -> Result<Mutation, StoreError> {
+        let Flaw::KeepsReplaced(one_in) = self.flaw else {
+            return Ok(mutation.clone());
+        };
+        let decode = |bytes: &Bytes| {
+            let mut reader = Reader::new(bytes);
+            Versions::decode(&mut reader).expect("a node stores what it can read")
+        };
+        let new = decode(&mutation.versions);
+        let is_meant = |versions: &Versions| {
+            let mut ids = versions.siblings().iter().map(|it| it.write_id.0);
+            ids.any(|id| id % one_in == 0)
+        };
+        let before = self.inner.get(&mutation.key)?;
+        let Some(before) = before.filter(|_| is_meant(&new)) else {
+            return Ok(mutation.clone());
+        };
+        let mut siblings = new.siblings().to_vec();
+        let known: BTreeSet<_> = siblings.iter().map(|it| it.dot).collect();
+        let before = decode(&before);
+        let replaced = before.siblings().iter();
+        let replaced = replaced.filter(|it| !known.contains(&it.dot));
+        siblings.extend(replaced.cloned());
+        siblings.sort_by_key(|it| it.dot);
+        let both = Versions::from_parts(new.clock().clone(), siblings);
+        let both = both.expect("the clock covers what it has replaced");
+        let encoded = both.to_bytes();
+        let after = Footprint::of_encoded(&mutation.key, &both, &encoded);
+        Ok(Mutation {
+            versions: encoded,
+            after,
+            ..mutation.clone()
+        })
+    }
+
     /// All nodes judge the same write alike, so what is dropped is nowhere.
     fn drops(&self, mutation: &Mutation) -> bool {
         let mut reader = Reader::new(&mutation.versions);
@@ -174,8 +213,10 @@ impl Store for FlawedStore {
 
     fn apply(&self, mutations: &[Mutation]) -> Result<(), StoreError> {
         let kept = mutations.iter().filter(|mutation| !self.drops(mutation));
-        let kept: Vec<Mutation> = kept.cloned().collect();
-        self.inner.apply(&kept)
+        for mutation in kept {
+            self.inner.apply(&[self.changed(mutation)?])?;
+        }
+        Ok(())
     }
 
     fn sync(&self) -> Result<(), StoreError> {

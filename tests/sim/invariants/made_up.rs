@@ -85,3 +85,34 @@ pub(crate) fn read<T>(shown: &[u128], check: impl FnOnce(&Read<'_>) -> T) -> T {
     };
     check(&read)
 }
+
+/// A write without a context.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Blind {
+    Put(u128),
+    Delete(u128),
+    /// Nobody knows what came of it.
+    PutInDoubt(u128),
+    DeleteInDoubt(u128),
+    PutRefused(u128),
+}
+
+/// One client's writes without a context, one after the other.
+pub(crate) fn blind_history(writes: &[Blind]) -> History {
+    let mut history = History::default();
+    history.promise(KEY, Promise::BlindWriter);
+    for (second, write) in writes.iter().enumerate() {
+        let refusal = ErrorReply::new(ErrorCode::QuorumUnavailable, "nothing was written");
+        let (id, is_delete, answer) = match *write {
+            Blind::Put(id) => (id, false, Ok(())),
+            Blind::Delete(id) => (id, true, Ok(())),
+            Blind::PutInDoubt(id) => (id, false, Err(Failure::Broken)),
+            Blind::DeleteInDoubt(id) => (id, true, Err(Failure::Broken)),
+            Blind::PutRefused(id) => (id, false, Err(Failure::Refused(refusal))),
+        };
+        let (id, began) = (WriteId(id), Duration::from_secs(second as u64));
+        history.begin(id, KEY, is_delete, Replaces::WhatIsThere, began);
+        history.end(id, &answer, began + Duration::from_millis(500));
+    }
+    history
+}

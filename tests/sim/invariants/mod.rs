@@ -12,6 +12,7 @@
 //! | [`fresh_read`] | with one writer, no read is older than what was acknowledged before it | at each read of a quorum |
 //! | [`no_false_conflict`] | a write with the full context leaves one sibling | at each read of a quorum |
 //! | [`bounded_siblings`] | siblings were written without knowledge of each other | at each read |
+//! | [`sequential_blind_writes`] | with one writer that has no context, a read shows the last acknowledged write only | at each read of a quorum, and at the end |
 //! | [`no_resurrection`] | what was replaced stays away | once all is healed |
 //! | [`convergence`] | all owners of a key hold the same | once all is healed, before any read, and at the end |
 //! | [`hints_drain`] | what is kept for other nodes is handed over | once all is healed, before any read |
@@ -31,6 +32,7 @@ pub(crate) mod no_false_conflict;
 pub(crate) mod no_lost_write;
 pub(crate) mod no_phantom;
 pub(crate) mod no_resurrection;
+pub(crate) mod sequential_blind_writes;
 pub(crate) mod unique_dots;
 
 #[cfg(test)]
@@ -80,6 +82,10 @@ pub(crate) fn check_read(books: &Books, read: &Read<'_>) -> Vec<Violation> {
             violations.extend(named(fresh_read::NAME, fresh_read::check(books, read)));
             let conflict = no_false_conflict::check(books, read);
             violations.extend(named(no_false_conflict::NAME, conflict));
+        }
+        if books.promise == Promise::BlindWriter {
+            let broken = sequential_blind_writes::check(books, read);
+            violations.extend(named(sequential_blind_writes::NAME, broken));
         }
     }
     violations

@@ -117,6 +117,7 @@ fn a_replayed_log_gives_the_same_books() {
         name: name(write),
         is_delete: false,
         before,
+        is_alone: false,
     };
     let ended = |write, outcome| Entry::Ended {
         at: at(2),
@@ -156,4 +157,70 @@ fn a_replayed_log_gives_the_same_books() {
         outcome,
     };
     assert!(replay(vec![head, outside]).is_err());
+}
+
+/// Of a key that one client writes blindly the last write is there alone; other blind writes are excused
+/// by each other.
+#[test]
+fn the_last_blind_write_of_the_only_client_stands_alone() {
+    let written = |is_alone: bool| {
+        let mut books = Books::new(RUN, 8);
+        for (second, is_delete) in [(1, false), (2, false)] {
+            let name = match is_alone {
+                true => books.begin_alone(KEY, is_delete, at(second)),
+                false => books.begin(KEY, is_delete, &None, at(second)),
+            };
+            let (name, ended) = (name.unwrap(), at(second) + Duration::from_millis(1));
+            books.end(name, Outcome::Acknowledged, ended).unwrap();
+        }
+        books
+    };
+    for trust in [Trust::Strict, Trust::Final] {
+        let show = |values: &[(Bytes, Dot)]| read(&mut written(true), values, trust, 9);
+        assert_eq!(show(&[value(1, 2)]), []);
+        assert_eq!(show(&[value(0, 1)]), [Wrong::Undone]);
+        assert_eq!(show(&[value(0, 1), value(1, 2)]), [Wrong::Undone]);
+    }
+    let show = |trust| read(&mut written(true), &[], trust, 9);
+    assert_eq!(show(Trust::Weak), []);
+    assert_eq!(show(Trust::Strict), [Wrong::Stale]);
+    assert_eq!(show(Trust::Final), [Wrong::Lost]);
+    // It is told which write was undone, and by what.
+    let mut books = written(true);
+    read(&mut books, &[value(0, 1)], Trust::Final, 9);
+    let (_, finding) = books.findings().next().unwrap();
+    assert_eq!(finding.write, Some(1));
+    assert!(finding.found.contains("write 3/0"), "{}", finding.found);
+    let beside = [value(0, 1), value(1, 2)];
+    assert_eq!(read(&mut written(false), &beside, Trust::Final, 9), []);
+}
+
+#[test]
+fn the_log_tells_which_keys_have_one_client() {
+    let books = |last_is_alone| {
+        let begun = |write: u32, is_alone| Entry::Begun {
+            at: at(write.into()),
+            name: WriteName { key: KEY, write },
+            is_delete: false,
+            before: None,
+            is_alone,
+        };
+        let ended = |write: u32| Entry::Ended {
+            at: at(u64::from(write)) + Duration::from_millis(1),
+            name: WriteName { key: KEY, write },
+            outcome: Outcome::Acknowledged,
+        };
+        let entries = [
+            Entry::Audit { run: RUN, keys: 8 },
+            begun(0, true),
+            ended(0),
+            begun(1, last_is_alone),
+            ended(1),
+        ];
+        Books::replay(entries.into_iter().map(Ok)).unwrap()
+    };
+    let beside = [value(0, 1), value(1, 2)];
+    let found = read(&mut books(true), &beside, Trust::Final, 9);
+    assert_eq!(found, [Wrong::Undone]);
+    assert_eq!(read(&mut books(false), &beside, Trust::Final, 9), []);
 }
