@@ -11,6 +11,7 @@
 //! | [`forward`] | which owner a request is handed on to |
 //! | [`explain`], [`import`] | asking all owners what they have; merging given versions into a key |
 //! | [`answer`] | what a client sees of what the replicas have |
+//! | [`counters`] | how far other nodes' counters can have counted |
 //! | [`generations`] | which run of a node is the newest; who runs on an old copy of a directory |
 //! | [`mint`], [`hybrid_clock`] | how a write becomes a version |
 //! | [`rebuilding`] | which segments a node has lost, where its reads do not count |
@@ -21,6 +22,7 @@
 //! | [`layout`] | the next ring document, and how a majority agrees on it |
 
 pub mod answer;
+pub mod counters;
 pub mod explain;
 pub mod forward;
 pub mod generations;

@@ -91,19 +91,28 @@ async fn converse(
         Ok(Err(end)) => return end,
         Err(_) => return Some(malformed("no hello within 5 s")),
     };
+    // Whoever only wants to become a member is let in to ask for that.
+    let is_member = peer
+        .as_ref()
+        .is_some_and(|peer| shared.admission.is_member(peer));
     let opened = CoordinatorEvent::Opened {
         connection: id,
         outbox: outbox.clone(),
-        is_peer: peer.is_some(),
+        is_peer: is_member,
     };
     if shared.coordinator.send(opened).await.is_err() {
         return None;
     }
-    reader.decoder = FrameDecoder::new(match peer.is_some() {
+    reader.decoder = FrameDecoder::new(match is_member {
         true => FRAME_BYTES_MAX,
         false => shared.frame_bytes_max,
     });
-    let end = read_requests(id, peer, reader, outbox, shared).await;
+    let caller = Caller {
+        id,
+        peer,
+        is_member,
+    };
+    let end = read_requests(caller, reader, outbox, shared).await;
     let closed = CoordinatorEvent::Closed { connection: id };
     // A coordinator that is gone needs no telling.
     let _ = shared.coordinator.send(closed).await;
@@ -141,13 +150,28 @@ async fn shake_hands(
     }
 }
 
-async fn read_requests(
+/// Who is at the other end.
+struct Caller {
     id: ConnectionId,
+    /// Who it says it is, when it says that it is a node.
     peer: Option<Arc<PeerIdentity>>,
+    /// Whether the ring had it when the connection was made.
+    is_member: bool,
+}
+
+async fn read_requests(
+    caller: Caller,
     reader: &mut FrameReader,
     outbox: &Arc<Outbox>,
     shared: &Shared,
 ) -> End {
+    let Caller {
+        id,
+        peer,
+        is_member,
+    } = caller;
+    let mut views = shared.admission.changes();
+    views.mark_changed();
     let mut data = Vec::new();
     loop {
         // Whoever does not read its answers gets no more of them.
@@ -167,6 +191,14 @@ async fn read_requests(
             Ok(Err(error)) => return Some(error.into_reply()),
             Err(_) => return None,
         };
+        // A member that the ring has with another directory now is one no more.
+        if is_member && views.has_changed().unwrap_or(false) {
+            let view = views.borrow_and_update();
+            let former = peer.as_ref().filter(|peer| !view.has_member(peer));
+            if let Some(former) = former {
+                return Some(view.no_member(former));
+            }
+        }
         if !data.is_empty() {
             let frames = std::mem::take(&mut data);
             let requests = CoordinatorEvent::Requests {

@@ -37,5 +37,6 @@ mod reads;
 mod repairing;
 mod service;
 mod settings;
+mod strangers;
 mod transfer;
 mod usage;
