@@ -374,6 +374,7 @@ fn nobody_is_sent_to_an_address_by_gossip() {
                 cluster_id: ring.cluster_id,
                 ring_version: RingVersion(ring.version.0 + 100),
                 directory_id: liar.directory_id,
+                limits: None,
             };
             let member = Member {
                 id: liar.node_id.clone(),
