@@ -205,6 +205,18 @@ impl Admission {
     }
 }
 
+/// What is answered to a member that is none any more, by a view that is newer than the last one looked at.
+pub(super) fn no_more(
+    member: &PeerIdentity,
+    views: &mut watch::Receiver<Arc<View>>,
+) -> Option<ErrorReply> {
+    if !views.has_changed().unwrap_or(false) {
+        return None;
+    }
+    let view = views.borrow_and_update();
+    (!view.has_member(member)).then(|| view.no_member(member))
+}
+
 fn cannot_be(id: &NodeId, impossible: Impossible) -> ErrorReply {
     let message = format!(
         "{id} says what cannot be: {impossible}. If its data directory is damaged, start it with an empty one: it \

@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::admission::Admission;
+use super::admission::{Admission, no_more};
 use super::dispatch::undecodable;
 use super::environment::{ReadHalf, WriteHalf};
 use super::events::{
@@ -286,12 +286,9 @@ async fn read_requests(
             outbox.respond(header.request_id, &Response::Error(error));
         }
         // A member that the ring has with another directory now is one no more.
-        if is_member && views.has_changed().unwrap_or(false) {
-            let view = views.borrow_and_update();
-            let former = peer.as_ref().filter(|peer| !view.has_member(peer));
-            if let Some(former) = former {
-                return Some(view.no_member(former));
-            }
+        let member = peer.as_deref().filter(|_| is_member);
+        if let Some(refusal) = member.and_then(|member| no_more(member, &mut views)) {
+            return Some(refusal);
         }
         if !data.is_empty() {
             let frames = std::mem::take(&mut data);
