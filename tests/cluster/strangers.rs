@@ -457,6 +457,7 @@ fn strangers_neither_give_nor_get_copies() {
             timeout_ms,
             key: key.clone(),
             versions: versions.clone(),
+            tell_beside: false,
         }),
         Request::Read(ReadVersions {
             ring_version,
