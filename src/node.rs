@@ -33,6 +33,7 @@ use crate::engine::mint::Minter;
 use crate::runtime::admission::{Admission, Myself};
 use crate::runtime::asking::Asker;
 use crate::runtime::calls::Calls;
+use crate::runtime::confirming::Confirmer;
 use crate::runtime::connection::Shared;
 use crate::runtime::control::{self, ControlError, Startup};
 use crate::runtime::coordinator::{self, Bounds, End};
@@ -337,6 +338,13 @@ impl Node {
             seen.clone(),
             metrics.malformed_frames.clone(),
         ));
+        let confirmer = Arc::new(Confirmer::new(
+            network.clone(),
+            me.cluster_name.clone(),
+            view.clone(),
+            seen.clone(),
+            metrics.malformed_frames.clone(),
+        ));
         let runner = control::prepare(control::Parts {
             me: me.clone(),
             startup: Startup {
@@ -358,7 +366,8 @@ impl Node {
                 dead_after_ms: config.dead_after.as_millis() as u64,
                 ..MembershipConfig::default()
             },
-            calls: calls.clone(),
+            calls,
+            confirmer: confirmer.clone(),
             seen: seen.clone(),
             events: control_events,
             view: view_in,
@@ -472,7 +481,7 @@ impl Node {
         tasks.spawn(mender::run(mender, stop.draining.clone()));
         let client = LocalClient::new(local, me.address.clone(), random.u128(..));
         let shared = Shared {
-            admission: Arc::new(Admission::new(me, view.clone(), calls, seen)),
+            admission: Arc::new(Admission::new(me, view.clone(), confirmer, seen)),
             coordinator: events_in,
             control: control_in,
             frame_bytes_max: frame_bytes_max(config.value_bytes_max),

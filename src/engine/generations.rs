@@ -11,6 +11,8 @@ use dynakv_protocol::codec::{Reader, Wire, put_varint};
 use dynakv_protocol::limits::MEMBERS_MAX;
 use dynakv_protocol::{DecodeError, DirectoryId, Generation, NodeId};
 
+use super::counters::{self, Impossible};
+
 /// How many directories are remembered that are no member's: of nodes that are about to join.
 const STRANGERS_MAX: usize = 4 * MEMBERS_MAX;
 
@@ -36,6 +38,39 @@ pub enum Sighting {
     News,
     /// A newer run has been seen. This one has forgotten something, and is not to be let in.
     Outdated,
+    /// No directory has been started so often. Nothing is kept of it.
+    Impossible(Impossible),
+}
+
+/// What is to be done about a process that shows up or is told of, before anything is kept of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// No member: nothing hangs on it.
+    Stranger,
+    /// The newest run of a member.
+    Known,
+    /// A newer run of a member than is known, or the first: where the member is known to be, it is to be asked.
+    ToConfirm,
+    /// A newer run has been seen.
+    Outdated,
+    /// No directory has been started so often.
+    Impossible(Impossible),
+}
+
+/// What came of asking about a run that is new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    /// The member itself says so.
+    Confirmed,
+    /// Nobody is there who could say so or contradict: the member has moved, with its directory.
+    Unopposed,
+    /// The member lives where it was, as the run that is known: who claims to be a newer one lies, or runs on a
+    /// copy.
+    Contradicted,
+    /// The member lives where it was, as a run that is newer still.
+    Outdated,
+    /// Nobody is there, and it cannot have been started so often since it was seen last.
+    Impossible(Impossible),
 }
 
 /// A directory belongs to one node for ever; both in the key, so that no other node can speak for it.
@@ -48,6 +83,13 @@ struct Run {
 }
 
 impl Run {
+    fn of(process: &Process) -> Self {
+        Self {
+            generation: process.generation,
+            nonce: process.nonce,
+        }
+    }
+
     /// Whether this one has run after `other`, or beside it on a copy.
     fn outdates(self, other: Self) -> bool {
         let is_copy = self.generation == other.generation && self.nonce != other.nonce;
@@ -65,11 +107,11 @@ pub struct Generations {
 impl Generations {
     /// What is made of this process. A newer one than before is the newest from now on.
     pub fn see(&mut self, process: &Process) -> Sighting {
+        if let Err(impossible) = counters::check_generation(process.generation) {
+            return Sighting::Impossible(impossible);
+        }
         let home = (process.node_id.clone(), process.directory_id);
-        let run = Run {
-            generation: process.generation,
-            nonce: process.nonce,
-        };
+        let run = Run::of(process);
         match self.newest.get(&home) {
             Some(known) if *known == run => return Sighting::Known,
             Some(known) if known.outdates(run) => return Sighting::Outdated,
@@ -87,17 +129,70 @@ impl Generations {
         }
     }
 
+    /// What is to be done about a process that shows up or is told of.
+    pub fn judge(&self, process: &Process) -> Judgement {
+        if let Err(impossible) = counters::check_generation(process.generation) {
+            return Judgement::Impossible(impossible);
+        }
+        let home = (process.node_id.clone(), process.directory_id);
+        if !self.members.contains(&home) {
+            return Judgement::Stranger;
+        }
+        let run = Run::of(process);
+        match self.newest.get(&home) {
+            Some(known) if *known == run => Judgement::Known,
+            Some(known) if known.outdates(run) => Judgement::Outdated,
+            Some(_) | None => Judgement::ToConfirm,
+        }
+    }
+
+    /// What is made of a run that is new, after the member was called where it was known to be; `there` is who
+    /// answered. Nothing is kept yet.
+    pub fn weigh(&self, claimed: &Process, there: Option<&Process>) -> Finding {
+        let is_it = |there: &&Process| {
+            // Older versions do not tell their directory, and newer ones not everybody.
+            let is_unsaid = there.directory_id == DirectoryId::default();
+            there.node_id == claimed.node_id
+                && (is_unsaid || there.directory_id == claimed.directory_id)
+        };
+        if let Some(there) = there.filter(is_it) {
+            let (claimed, there) = (Run::of(claimed), Run::of(there));
+            return if there == claimed {
+                Finding::Confirmed
+            } else if there.outdates(claimed) {
+                Finding::Outdated
+            } else {
+                Finding::Contradicted
+            };
+        }
+        let home = (claimed.node_id.clone(), claimed.directory_id);
+        let checked = match self.newest.get(&home) {
+            Some(known) => counters::check_generation_after(known.generation, claimed.generation),
+            None => counters::check_generation(claimed.generation),
+        };
+        match checked {
+            Ok(()) => Finding::Unopposed,
+            Err(impossible) => Finding::Impossible(impossible),
+        }
+    }
+
+    /// Forgets runs that no directory can have had, and says whose: an earlier version of dynakv believed
+    /// whoever told of them, and would never let those nodes in again.
+    pub fn forget_impossible(&mut self) -> Vec<NodeId> {
+        let mut forgotten = Vec::new();
+        self.newest.retain(|(node_id, _), run| {
+            let is_possible = counters::check_generation(run.generation).is_ok();
+            if !is_possible {
+                forgotten.push(node_id.clone());
+            }
+            is_possible
+        });
+        forgotten
+    }
+
     /// Whether this directory is the present one of a member.
     pub fn is_member(&self, node_id: &NodeId, directory_id: DirectoryId) -> bool {
         self.members.contains(&(node_id.clone(), directory_id))
-    }
-
-    /// Whether an earlier run of this process's directory was seen: it was restarted since.
-    pub fn is_restart(&self, process: &Process) -> bool {
-        let known = self
-            .newest
-            .get(&(process.node_id.clone(), process.directory_id));
-        known.is_some_and(|known| known.generation < process.generation)
     }
 
     /// Follows a ring. True when what is to be on disk has changed by it.
@@ -196,10 +291,17 @@ mod tests {
             assert_eq!(generations.see(&process("b", 7, 5, 51)), Sighting::Outdated);
             generations = reloaded(&generations);
         }
-        assert!(generations.is_restart(&process("b", 7, 6, 60)));
+        assert_eq!(
+            generations.judge(&process("b", 7, 6, 60)),
+            Judgement::ToConfirm
+        );
         assert_eq!(generations.see(&process("b", 7, 6, 60)), Sighting::News);
         assert_eq!(generations.see(&process("b", 7, 5, 50)), Sighting::Outdated);
-        assert!(!generations.is_restart(&process("b", 7, 6, 60)));
+        assert_eq!(generations.judge(&process("b", 7, 6, 60)), Judgement::Known);
+        assert_eq!(
+            generations.judge(&process("b", 7, 5, 50)),
+            Judgement::Outdated
+        );
     }
 
     /// A stranger under the name of a member makes nobody forget that member's runs.
@@ -216,6 +318,75 @@ mod tests {
         assert_eq!(generations.see(&process("b", 8, 1, 81)), Sighting::Outdated);
         assert_eq!(generations.see(&process("b", 8, 2, 82)), Sighting::News);
         assert!(!generations.is_member(&id("b"), DirectoryId(7)));
+    }
+
+    #[test]
+    fn a_new_run_is_believed_from_the_member_or_where_nobody_contradicts() {
+        let mut generations = with_members(&[("b", 7), ("c", 9)]);
+        // The first run of a member, too, is one that anybody could claim.
+        assert_eq!(
+            generations.judge(&process("b", 7, 1, 10)),
+            Judgement::ToConfirm
+        );
+        generations.see(&process("b", 7, 5, 50));
+        assert_eq!(
+            generations.judge(&process("b", 8, 9, 1)),
+            Judgement::Stranger
+        );
+        let claimed = process("b", 7, 6, 60);
+        let weigh = |there: Option<Process>| generations.weigh(&claimed, there.as_ref());
+        for (there, finding) in [
+            (Some(claimed.clone()), Finding::Confirmed),
+            (Some(process("b", 0, 6, 60)), Finding::Confirmed),
+            // It lives: the other one is a lie, or a copy that was started beside it.
+            (Some(process("b", 7, 5, 50)), Finding::Contradicted),
+            (Some(process("b", 0, 5, 50)), Finding::Contradicted),
+            (Some(process("b", 7, 6, 61)), Finding::Outdated),
+            (Some(process("b", 7, 7, 70)), Finding::Outdated),
+            // Somebody else has the address now, or nobody: it has moved.
+            (Some(process("b", 8, 9, 1)), Finding::Unopposed),
+            (Some(process("c", 9, 1, 1)), Finding::Unopposed),
+            (None, Finding::Unopposed),
+        ] {
+            assert_eq!(weigh(there.clone()), finding, "{there:?}");
+        }
+        let far = process("b", 7, 6 + counters::GENERATION_JUMP_MAX, 60);
+        assert!(matches!(
+            generations.weigh(&far, None),
+            Finding::Impossible(_)
+        ));
+        assert_eq!(generations.weigh(&far, Some(&far)), Finding::Confirmed);
+        // Asking has kept nothing.
+        assert_eq!(generations.judge(&process("b", 7, 5, 50)), Judgement::Known);
+        assert_eq!(
+            generations.judge(&process("b", 7, u64::MAX, 1)),
+            Judgement::Impossible(counters::check_generation(Generation(u64::MAX)).unwrap_err())
+        );
+    }
+
+    /// Neither believed nor stored, and what an earlier version has stored is forgotten.
+    #[test]
+    fn a_generation_that_cannot_be_keeps_no_member_out() {
+        let mut generations = with_members(&[("b", 7), ("c", 9)]);
+        assert_eq!(generations.see(&process("b", 7, 5, 50)), Sighting::News);
+        for impossible in [counters::GENERATION_MAX + 1, u64::MAX] {
+            for (name, directory) in [("b", 7), ("c", 9), ("x", 1)] {
+                let sighting = generations.see(&process(name, directory, impossible, 1));
+                assert!(matches!(sighting, Sighting::Impossible(_)), "{sighting:?}");
+            }
+        }
+        assert_eq!(generations.see(&process("b", 7, 6, 60)), Sighting::News);
+        let run = Run {
+            generation: Generation(u64::MAX),
+            nonce: 1,
+        };
+        generations.newest.insert((id("c"), DirectoryId(9)), run);
+        let mut poisoned = reloaded(&generations);
+        assert_eq!(poisoned.see(&process("c", 9, 2, 20)), Sighting::Outdated);
+        assert_eq!(poisoned.forget_impossible(), [id("c")]);
+        assert_eq!(poisoned.see(&process("c", 9, 2, 20)), Sighting::News);
+        assert_eq!(poisoned.see(&process("b", 7, 5, 50)), Sighting::Outdated);
+        assert_eq!(reloaded(&poisoned).forget_impossible(), []);
     }
 
     #[test]

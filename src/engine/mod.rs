@@ -11,6 +11,7 @@
 //! | [`forward`] | which owner a request is handed on to |
 //! | [`explain`], [`import`] | asking all owners what they have; merging given versions into a key |
 //! | [`answer`] | what a client sees of what the replicas have |
+//! | [`counters`] | how far other nodes' counters can have counted |
 //! | [`generations`] | which run of a node is the newest; who runs on an old copy of a directory |
 //! | [`mint`], [`hybrid_clock`] | how a write becomes a version |
 //! | [`plausible`] | what a clock from outside may claim |
@@ -23,6 +24,7 @@
 
 pub mod answer;
 pub mod beside;
+pub mod counters;
 pub mod explain;
 pub mod forward;
 pub mod generations;

@@ -1,23 +1,18 @@
 //! Who is let in: the accepting side of the handshake.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity, Welcome};
-use dynakv_protocol::message::Request;
 use dynakv_protocol::{
     ClusterId, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId, RingVersion,
 };
 use tokio::sync::watch;
 
-use super::calls::Calls;
+use super::confirming::{Confirmer, Outcome};
 use super::seen::Seen;
 use super::view::View;
-use crate::engine::generations::{Process, Sighting};
-
-/// How long the former process of a node may take to say that it is still there. Shorter than a dial, so
-/// that the newcomer hears the outcome.
-const FORMER_TIMEOUT: Duration = Duration::from_secs(1);
+use crate::engine::counters::Impossible;
+use crate::engine::generations::{Finding, Process, Sighting};
 
 /// Who this process is; settled when it starts.
 #[derive(Debug, Clone)]
@@ -41,22 +36,23 @@ pub struct Myself {
 pub struct Admission {
     me: Myself,
     view: watch::Receiver<Arc<View>>,
-    calls: Arc<Calls>,
+    confirmer: Arc<Confirmer>,
     seen: Arc<Seen>,
 }
 
 impl Admission {
-    /// Who this node is, where to look for its cluster, how to ask other nodes, and what was seen of them.
+    /// Who this node is, where to look for its cluster, how to ask members about themselves, and what was seen of
+    /// them.
     pub fn new(
         me: Myself,
         view: watch::Receiver<Arc<View>>,
-        calls: Arc<Calls>,
+        confirmer: Arc<Confirmer>,
         seen: Arc<Seen>,
     ) -> Self {
         Self {
             me,
             view,
-            calls,
+            confirmer,
             seen,
         }
     }
@@ -83,10 +79,22 @@ impl Admission {
         };
         self.check_cluster(hello, cluster_id)?;
         if let Some(peer) = &hello.peer {
-            self.check_former(peer).await?;
-            self.check_peer(peer, cluster_id)?;
+            if peer.lane == Lane::Data && !self.is_member(peer) {
+                return Err(self.view.borrow().no_member(peer));
+            }
+            self.check_peer(peer, cluster_id).await?;
         }
         Ok(self.welcome(version, cluster_id, ring_version))
+    }
+
+    /// Whether a node is a member now; who is none may ask to join.
+    pub fn is_member(&self, peer: &PeerIdentity) -> bool {
+        self.view.borrow().has_member(peer)
+    }
+
+    /// Says when [`is_member`](Self::is_member) may have changed.
+    pub fn changes(&self) -> watch::Receiver<Arc<View>> {
+        self.view.clone()
     }
 
     fn welcome(&self, version: u8, cluster_id: ClusterId, ring_version: RingVersion) -> Welcome {
@@ -137,13 +145,16 @@ impl Admission {
         Ok(())
     }
 
-    fn check_peer(&self, peer: &PeerIdentity, own: ClusterId) -> Result<(), ErrorReply> {
+    async fn check_peer(&self, peer: &PeerIdentity, own: ClusterId) -> Result<(), ErrorReply> {
         if peer.node_id == self.me.node_id && peer.nonce != self.me.nonce {
             return Err(self.namesake(peer, own));
         }
-        match self.seen.see(&Process::from(peer)) {
+        let process = Process::from(peer);
+        self.check_claim(&process).await?;
+        match self.seen.see(&process) {
             Ok(Sighting::Known | Sighting::News) => Ok(()),
             Ok(Sighting::Outdated) => Err(duplicate(&peer.node_id, "another address")),
+            Ok(Sighting::Impossible(impossible)) => Err(cannot_be(&peer.node_id, impossible)),
             Err(error) => {
                 tracing::error!(%error, node = %peer.node_id, "could not note that it was started");
                 let message = format!("this node cannot write to its disk: {error}");
@@ -170,30 +181,48 @@ impl Admission {
         ErrorReply::new(ErrorCode::NotReady, message).retryable()
     }
 
-    /// A node that has been started again, at another address. Where it was before nobody should be any
-    /// more: who still answers there lives on its directory, and this one runs on a copy.
-    async fn check_former(&self, peer: &PeerIdentity) -> Result<(), ErrorReply> {
-        if !self.seen.is_restart(&Process::from(peer)) {
-            return Ok(());
-        }
-        let known = self.view.borrow().address_of(&peer.node_id);
-        let Some(former) = known.filter(|address| *address != peer.address) else {
-            return Ok(());
-        };
-        let called = self
-            .calls
-            .call(&former, None, &Request::Ping, FORMER_TIMEOUT);
-        match called.await {
-            Ok((_, there))
-                if there.node_id == peer.node_id
-                    && there.directory_id == peer.directory_id
-                    && there.nonce != peer.nonce =>
-            {
-                Err(copied(&peer.node_id, &former))
+    /// A member that says it has been started again, or that shows up for the first time. Where it is known to be it
+    /// is asked whether that is so: who lives there as another run lives on its directory, and this one runs
+    /// on a copy, or is not what it says. Where nobody is any more, it has moved.
+    async fn check_claim(&self, claimed: &Process) -> Result<(), ErrorReply> {
+        let id = &claimed.node_id;
+        match self.confirmer.look_at(claimed).await {
+            Outcome::Settled | Outcome::Found(Finding::Confirmed | Finding::Unopposed) => Ok(()),
+            Outcome::Found(Finding::Contradicted) => {
+                let known = self.view.borrow().address_of(id);
+                Err(copied(id, &known.unwrap_or_default()))
             }
-            Ok(_) | Err(_) => Ok(()),
+            Outcome::Found(Finding::Outdated) => Err(duplicate(id, "its former address")),
+            Outcome::Found(Finding::Impossible(impossible)) => Err(cannot_be(id, impossible)),
+            Outcome::Later => {
+                let message = format!(
+                    "it cannot be told yet whether this is {id}, as the node that is known by that name has no \
+                     time to say so, or was spoken for by somebody else a moment ago: try again"
+                );
+                Err(ErrorReply::new(ErrorCode::NotReady, message).retryable())
+            }
         }
     }
+}
+
+/// What is answered to a member that is none any more, by a view that is newer than the last one looked at.
+pub(super) fn no_more(
+    member: &PeerIdentity,
+    views: &mut watch::Receiver<Arc<View>>,
+) -> Option<ErrorReply> {
+    if !views.has_changed().unwrap_or(false) {
+        return None;
+    }
+    let view = views.borrow_and_update();
+    (!view.has_member(member)).then(|| view.no_member(member))
+}
+
+fn cannot_be(id: &NodeId, impossible: Impossible) -> ErrorReply {
+    let message = format!(
+        "{id} says what cannot be: {impossible}. If its data directory is damaged, start it with an empty one: it \
+         is rebuilt from the others"
+    );
+    ErrorReply::new(ErrorCode::BadRequest, message)
 }
 
 fn copied(id: &NodeId, address: &str) -> ErrorReply {
@@ -205,7 +234,7 @@ fn copied(id: &NodeId, address: &str) -> ErrorReply {
 }
 
 /// The refusal of a process that is older than another one of its node.
-pub(super) fn duplicate(id: &NodeId, place: &str) -> ErrorReply {
+fn duplicate(id: &NodeId, place: &str) -> ErrorReply {
     let message = format!(
         "a newer process with the id {id} runs at {place}, or has run; stop one of them, or give this \
          one another --id and --data-dir. If its data directory is an old copy, start it again until \
@@ -272,11 +301,10 @@ mod tests {
         };
         let (_, view) = watch::channel(Arc::new(now));
         let seen = Arc::new(Seen::load(Arc::new(disk.files())).unwrap());
-        let hello = hello(1, 1, 1);
         let malformed = metrics::Counter::noop();
-        let network = Arc::new(NoNetwork);
-        let calls = Calls::new(network, hello, view.clone(), seen.clone(), malformed);
-        Admission::new(me, view, Arc::new(calls), seen)
+        let (network, name) = (Arc::new(NoNetwork), me.cluster_name.clone());
+        let confirmer = Confirmer::new(network, name, view.clone(), seen.clone(), malformed);
+        Admission::new(me, view, Arc::new(confirmer), seen)
     }
 
     #[tokio::test]

@@ -151,6 +151,16 @@ impl Calls {
             .map_err(|_| DialError::Timeout)?
     }
 
+    /// Says to the node at `address` who this one is, over a connection of its own, and asks nothing.
+    ///
+    /// # Errors
+    /// [`DialError`]; what the node has against this one is [`DialError::Refused`].
+    pub async fn introduce(&self, address: &str) -> Result<(), DialError> {
+        let fresh = self.dial(address).await?;
+        self.put_back(address, fresh);
+        Ok(())
+    }
+
     async fn dial(&self, address: &str) -> Result<Idle, DialError> {
         let mut hello = self.hello.clone();
         if let Some(peer) = &mut hello.peer {

@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::admission::Admission;
+use super::admission::{Admission, no_more};
 use super::dispatch::undecodable;
 use super::environment::{ReadHalf, WriteHalf};
 use super::events::{
@@ -140,22 +140,27 @@ async fn converse(
         Ok(Err(end)) => return end,
         Err(_) => return Some(malformed("no hello within 5 s")),
     };
-    place.greet(peer.is_some());
+    // Whoever only wants to become a member is let in to ask for that.
+    let is_member = peer
+        .as_ref()
+        .is_some_and(|peer| shared.admission.is_member(peer));
+    place.greet(is_member);
     let opened = CoordinatorEvent::Opened {
         connection: id,
         outbox: outbox.clone(),
-        is_peer: peer.is_some(),
+        is_peer: is_member,
     };
     if shared.coordinator.send(opened).await.is_err() {
         return None;
     }
-    reader.accept(match peer.is_some() {
+    reader.accept(match is_member {
         true => FRAME_BYTES_MAX,
         false => shared.frame_bytes_max,
     });
     let asker = Asker {
         id,
         peer,
+        is_member,
         knows_goaway,
     };
     let end = read_requests(asker, reader, outbox, place, shared).await;
@@ -200,8 +205,10 @@ async fn shake_hands(
 /// Who is at the other end.
 struct Asker {
     id: ConnectionId,
-    /// Nothing for a client.
+    /// Who it says it is, when it says that it is a node; nothing for a client.
     peer: Option<Arc<PeerIdentity>>,
+    /// Whether the ring had it when the connection was made.
+    is_member: bool,
     /// Whether it can be told that no more requests are taken.
     knows_goaway: bool,
 }
@@ -226,9 +233,12 @@ async fn read_requests(
     let Asker {
         id,
         peer,
+        is_member,
         knows_goaway,
     } = asker;
     let is_client = peer.is_none();
+    let mut views = shared.admission.changes();
+    views.mark_changed();
     let mut data = Vec::new();
     // Of the last request, in the order of the stream.
     let mut last_id = 0;
@@ -274,6 +284,11 @@ async fn read_requests(
             has_no_id |= is_client && header.request_id == 0;
             last_id = header.request_id;
             outbox.respond(header.request_id, &Response::Error(error));
+        }
+        // A member that the ring has with another directory now is one no more.
+        let member = peer.as_deref().filter(|_| is_member);
+        if let Some(refusal) = member.and_then(|member| no_more(member, &mut views)) {
+            return Some(refusal);
         }
         if !data.is_empty() {
             let frames = std::mem::take(&mut data);

@@ -18,8 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::decisions::{Decisions, VoteFrom};
 use self::joining::Joining;
+use self::strangers::is_of_members;
 use super::admission::Myself;
 use super::calls::Calls;
+use super::confirming::Confirmer;
 use super::events::{ControlEvent, Responder};
 use super::hint_worker::HintHandle;
 use super::link::DialError;
@@ -28,7 +30,7 @@ use super::rebuilding::Rebuilding;
 use super::repairs::Repairs;
 use super::seen::Seen;
 use super::view::{MemberView, View};
-use crate::engine::layout::Acceptor;
+use crate::engine::layout::{Acceptor, check_later};
 use crate::engine::membership::{Effect, Event, Membership, MembershipConfig, RingMember};
 use crate::engine::ring::Ring;
 
@@ -37,6 +39,7 @@ mod error;
 mod joining;
 mod news;
 mod report;
+mod strangers;
 
 pub use self::error::ControlError;
 
@@ -80,6 +83,8 @@ pub struct Parts {
     pub membership: MembershipConfig,
     /// Calls to other nodes.
     pub calls: Arc<Calls>,
+    /// Asks members about themselves.
+    pub confirmer: Arc<Confirmer>,
     /// What was seen of them.
     pub seen: Arc<Seen>,
     /// Requests and hints.
@@ -111,6 +116,10 @@ enum CallEnd {
     Gossip(NodeId, Option<Gossip>),
     /// Another node knows a newer process of this node.
     Outdated(ErrorReply),
+    /// What somebody told of a member, when the member says so, too.
+    Confirmed(Option<Box<MemberEntry>>),
+    /// Another node, who was asked, knows none.
+    NotOutdated,
     Pinged(NodeId, bool),
     ProbedVia {
         via: NodeId,
@@ -136,6 +145,7 @@ pub struct Control {
     me: Myself,
     startup: Startup,
     calls: Arc<Calls>,
+    confirmer: Arc<Confirmer>,
     seen: Arc<Seen>,
     files: Arc<dyn SmallFiles>,
     store: Arc<dyn Store>,
@@ -155,6 +165,10 @@ pub struct Control {
     next_probe: u64,
     /// When the ring may be fetched again.
     fetch_due: Instant,
+    /// How many members are being asked whether what is told of them is so.
+    confirming: usize,
+    /// When it may be asked again whether this node is an old copy.
+    doubt_due: Instant,
     started: Instant,
     ends: mpsc::UnboundedSender<CallEnd>,
     effects: Vec<Effect>,
@@ -172,6 +186,7 @@ impl Control {
             startup,
             membership,
             calls,
+            confirmer,
             seen,
             view,
             files,
@@ -199,8 +214,14 @@ impl Control {
             directory_id: me.directory_id,
             nonce: me.nonce,
         };
-        let acceptor = load_wire(&*files, ACCEPTOR)?
+        let mut acceptor = load_wire(&*files, ACCEPTOR)?
             .unwrap_or_else(|| Acceptor::new(me.node_id.clone(), me.directory_id));
+        if acceptor.forget_impossible()? {
+            tracing::warn!(
+                "an earlier version of dynakv has promised its vote on the ring to somebody who is no member, in a \
+                 round that no member can come to: that is forgotten, nothing need be done"
+            );
+        }
         let now = Instant::now();
         let mut control = Self {
             membership: Membership::new(membership, entry, random.fork(), 0),
@@ -210,6 +231,7 @@ impl Control {
             me,
             startup,
             calls,
+            confirmer,
             seen,
             files,
             store,
@@ -223,6 +245,8 @@ impl Control {
             probes: FxHashMap::default(),
             next_probe: 0,
             fetch_due: now,
+            confirming: 0,
+            doubt_due: now,
             started: now,
             ends,
             effects: Vec::new(),
@@ -265,16 +289,18 @@ impl Control {
             "ring"
         );
         self.ring = Some(Arc::new(Ring::new(document)));
+        self.note_accepted();
         self.step(Event::RingMembers(members));
         self.step(Event::RingVersion(version));
     }
 
     /// Takes over a ring that was decided, once it is durable.
     fn adopt(&mut self, document: RingDocument) {
-        let own = self.ring.as_ref().map(|ring| ring.document());
-        if own.is_some_and(|own| {
-            document.version <= own.version || document.cluster_id != own.cluster_id
-        }) {
+        if let Some(own) = self.ring.as_ref().map(|ring| ring.document())
+            && let Err(error) = check_later(own, &document)
+        {
+            // Most often it is this ring again.
+            tracing::debug!(%error, version = document.version.0, "not followed");
             return;
         }
         let entry = document.member(&self.me.node_id);
@@ -328,14 +354,20 @@ impl Control {
         peer: Option<Arc<PeerIdentity>>,
         responder: Responder,
     ) {
+        let is_member = |peer: &PeerIdentity| self.view.borrow().has_member(peer);
+        if let Some(stranger) = peer.as_ref().filter(|peer| !is_member(peer))
+            && is_of_members(&request)
+        {
+            return responder.respond(&self.answer_to_stranger(&request, stranger));
+        }
         match (request, peer) {
             (Request::Stats, _) => responder.respond(&self.stats()),
             (Request::Health, _) => responder.respond(&self.health()),
             (Request::Status, _) => responder.respond(&self.status()),
             (Request::Ring, _) => responder.respond(&self.ring_reply()),
             (Request::Repair(repair), _) => responder.respond(&self.repair(repair)),
-            (Request::Gossip(gossip), Some(peer)) => {
-                self.note_runs(&gossip);
+            (Request::Gossip(mut gossip), Some(peer)) => {
+                self.sift(&mut gossip, None);
                 let event = Event::GossipReceived {
                     from: peer.node_id.clone(),
                     gossip,
@@ -402,18 +434,22 @@ impl Control {
 
     fn on_call_end(&mut self, end: CallEnd) {
         match end {
-            CallEnd::Gossip(from, Some(gossip)) => {
-                self.note_runs(&gossip);
+            CallEnd::Gossip(from, Some(mut gossip)) => {
+                self.sift(&mut gossip, Some(&from));
                 self.step(Event::GossipReceived {
                     from,
                     gossip,
                     is_reply: true,
                 });
             }
+            CallEnd::Confirmed(entry) => self.on_confirmed(entry),
             CallEnd::Outdated(error) => self.end_as_outdated(error),
             CallEnd::SeedRefused(seed, error) => self.on_seed_refused(seed, error),
             // Silence is what the failure detector lives on.
-            CallEnd::Gossip(_, None) | CallEnd::Ring(None) | CallEnd::SeedDone => {}
+            CallEnd::Gossip(_, None)
+            | CallEnd::Ring(None)
+            | CallEnd::SeedDone
+            | CallEnd::NotOutdated => {}
             CallEnd::Pinged(target, alive) => self.step(Event::ProbeAnswered {
                 target,
                 via: None,
@@ -454,6 +490,7 @@ impl Control {
         let (_, w, r) = self.startup.quorums;
         let document = ring.as_ref().map(|ring| ring.document());
         let next = View {
+            next: self.decisions.next(),
             cluster_id: document.map_or_else(Default::default, |d| d.cluster_id),
             w: w.or(document.map(|d| d.w)).unwrap_or(0),
             r: r.or(document.map(|d| d.r)).unwrap_or(0),
@@ -462,7 +499,10 @@ impl Control {
         };
         let is_news = {
             let last = self.view.borrow();
-            last.ring_version() != next.ring_version() || last.members != next.members
+            let accepted = |view: &View| view.next.as_ref().map(Arc::as_ptr);
+            last.ring_version() != next.ring_version()
+                || last.members != next.members
+                || accepted(&last) != accepted(&next)
         };
         if is_news {
             self.report_members(&next);

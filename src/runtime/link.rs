@@ -18,6 +18,7 @@ use super::environment::{Network, WriteHalf};
 use super::events::{CoordinatorEvent, CoordinatorSender, Epoch};
 use super::outbox::Outbox;
 use super::seen::Seen;
+use crate::engine::counters::Impossible;
 use crate::engine::generations::{Process, Sighting};
 use crate::engine::preference::NodeSlot;
 
@@ -54,6 +55,14 @@ pub enum DialError {
     /// What answers there is no dynakv node, or ended the connection.
     #[error("not a dynakv node: {0}")]
     Malformed(String),
+    /// A process answers there that says it was started more often than any can be.
+    #[error("{node} answers there and says what cannot be: {impossible}")]
+    Impossible {
+        /// Who.
+        node: NodeId,
+        /// What.
+        impossible: Impossible,
+    },
     /// A process answers there that is older than one that was seen of its node.
     #[error(
         "an old run of {node} answers there, or one on an old copy of its data directory; it is told so \
@@ -76,7 +85,39 @@ pub enum DialError {
     },
 }
 
-/// Dials and shakes hands. A newer run of the node there than was seen before is durable when this returns.
+/// Dials and shakes hands, as any side may. What answers there is taken at its word, and nothing is kept of it.
+///
+/// # Errors
+/// [`DialError`].
+pub async fn greet(
+    network: &dyn Network,
+    address: &str,
+    hello: &Hello,
+    malformed: &Counter,
+) -> Result<(FrameReader, WriteHalf, Welcome), DialError> {
+    let (read, mut write) = network.dial(address).await?;
+    let request = Request::Hello(hello.clone());
+    let mut out = BytesMut::new();
+    put_frame(&mut out, Header::new(request.kind(), 0), |out| {
+        request.encode(out);
+    });
+    write.write_all(&out).await?;
+    let mut reader = FrameReader::new(read, HANDSHAKE_FRAME_BYTES_MAX, malformed.clone());
+    let frame = match reader.next_frame().await {
+        Ok(Some(frame)) => frame,
+        Ok(None) => return Err(DialError::Malformed("it closed the connection".into())),
+        Err(error) => return Err(DialError::Malformed(error.to_string())),
+    };
+    match Response::decode(frame.header.kind, &frame.body) {
+        Ok(Response::Welcome(welcome)) => Ok((reader, write, welcome)),
+        Ok(Response::Error(error)) => Err(DialError::Refused(error)),
+        Ok(_) => Err(DialError::Malformed("no welcome".into())),
+        Err(error) => Err(DialError::Malformed(error.to_string())),
+    }
+}
+
+/// Dials and shakes hands. A newer run of the node there than was seen before is durable when this returns: a
+/// member that is called where it is known to be need not be asked whether it is itself.
 /// `malformed` counts what comes over the connection and is no frame.
 ///
 /// # Errors
@@ -89,29 +130,16 @@ pub async fn dial(
     malformed: &Counter,
 ) -> Result<(FrameReader, WriteHalf, Welcome), DialError> {
     let handshake = async {
-        let (read, mut write) = network.dial(address).await?;
-        let request = Request::Hello(hello.clone());
-        let mut out = BytesMut::new();
-        put_frame(&mut out, Header::new(request.kind(), 0), |out| {
-            request.encode(out);
-        });
-        write.write_all(&out).await?;
-        let mut reader = FrameReader::new(read, HANDSHAKE_FRAME_BYTES_MAX, malformed.clone());
-        let frame = match reader.next_frame().await {
-            Ok(Some(frame)) => frame,
-            Ok(None) => return Err(DialError::Malformed("it closed the connection".into())),
-            Err(error) => return Err(DialError::Malformed(error.to_string())),
-        };
-        match Response::decode(frame.header.kind, &frame.body) {
-            Ok(Response::Welcome(welcome)) => match seen.see(&Process::from(&welcome))? {
-                Sighting::Known | Sighting::News => Ok((reader, write, welcome)),
-                Sighting::Outdated => Err(DialError::Outdated {
-                    node: welcome.node_id,
-                }),
-            },
-            Ok(Response::Error(error)) => Err(DialError::Refused(error)),
-            Ok(_) => Err(DialError::Malformed("no welcome".into())),
-            Err(error) => Err(DialError::Malformed(error.to_string())),
+        let (reader, write, welcome) = greet(network, address, hello, malformed).await?;
+        match seen.see(&Process::from(&welcome))? {
+            Sighting::Known | Sighting::News => Ok((reader, write, welcome)),
+            Sighting::Outdated => Err(DialError::Outdated {
+                node: welcome.node_id,
+            }),
+            Sighting::Impossible(impossible) => Err(DialError::Impossible {
+                node: welcome.node_id,
+                impossible,
+            }),
         }
     };
     timeout(DIAL_TIMEOUT, handshake)

@@ -27,6 +27,7 @@ pub mod admission;
 pub mod alarm;
 pub mod asking;
 pub mod calls;
+pub mod confirming;
 pub mod connection;
 pub mod connections;
 pub mod control;

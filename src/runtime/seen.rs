@@ -10,7 +10,7 @@ use dynakv_protocol::handshake::{PeerIdentity, Welcome};
 use dynakv_protocol::ring_document::RingDocument;
 use dynakv_storage::{SmallFiles, StoreError, load_document, save_document};
 
-use crate::engine::generations::{Generations, Process, Sighting};
+use crate::engine::generations::{Finding, Generations, Judgement, Process, Sighting};
 
 /// The document that holds them; there is none before the first other member was seen.
 const DOCUMENT: &str = "generations";
@@ -50,9 +50,19 @@ impl Seen {
             }
             Err(error) => return Err(error),
         };
+        let mut generations = generations;
+        let forgotten = generations.forget_impossible();
+        if !forgotten.is_empty() {
+            tracing::warn!(
+                nodes = ?forgotten,
+                "an earlier version of dynakv has believed somebody who said that these nodes were started more \
+                 often than any can be, and would not have let them in again: that is forgotten, nothing need \
+                 be done"
+            );
+        }
         let state = State {
             generations,
-            is_unsaved: false,
+            is_unsaved: !forgotten.is_empty(),
         };
         Ok(Self {
             files,
@@ -75,29 +85,14 @@ impl Seen {
         Ok(sighting)
     }
 
-    /// Takes in what gossip tells of members. What is older than what was seen changes nothing.
-    ///
-    /// # Errors
-    /// As [`see`](Self::see).
-    pub fn hear<'a>(
-        &self,
-        entries: impl IntoIterator<Item = &'a MemberEntry>,
-    ) -> Result<(), StoreError> {
-        let mut state = self.lock();
-        for entry in entries {
-            // Gossip of strangers says nothing that is of any use.
-            if state.generations.is_member(&entry.id, entry.directory_id)
-                && state.generations.see(&Process::of_entry(entry)) == Sighting::News
-            {
-                state.is_unsaved = true;
-            }
-        }
-        self.save(&mut state)
+    /// What is to be done about a process that shows up or is told of; nothing is kept of it.
+    pub fn judge(&self, process: &Process) -> Judgement {
+        self.lock().generations.judge(process)
     }
 
-    /// Whether this is a newer run of a directory than the one that was seen last.
-    pub fn is_restart(&self, process: &Process) -> bool {
-        self.lock().generations.is_restart(process)
+    /// What is made of a new run after its member was called; nothing is kept of it.
+    pub fn weigh(&self, claimed: &Process, there: Option<&Process>) -> Finding {
+        self.lock().generations.weigh(claimed, there)
     }
 
     /// Follows a ring: the runs of its members are kept.
@@ -137,7 +132,8 @@ fn decode(bytes: &Bytes) -> Generations {
 }
 
 impl Process {
-    fn of_entry(entry: &MemberEntry) -> Self {
+    /// The run that gossip tells of.
+    pub fn of_entry(entry: &MemberEntry) -> Self {
         Self {
             node_id: entry.id.clone(),
             directory_id: entry.directory_id,
@@ -171,6 +167,7 @@ impl From<&Welcome> for Process {
 
 #[cfg(test)]
 mod tests {
+    use dynakv_protocol::codec::{Wire, put_varint};
     use dynakv_protocol::ring_document::{Member, Step};
     use dynakv_protocol::{ClusterId, DirectoryId, Generation, NodeId, RingVersion};
     use dynakv_storage::{MemoryDisk, MemoryFiles};
@@ -212,38 +209,32 @@ mod tests {
         seen
     }
 
-    fn entry(generation: u64) -> MemberEntry {
-        MemberEntry {
-            id: NodeId::new("b").unwrap(),
-            address: String::new(),
-            generation: Generation(generation),
-            incarnation: 0,
-            heartbeat: 0,
-            state: dynakv_protocol::gossip::MemberState::Alive,
-            keys: 0,
-            disk_bytes: 0,
-            software: String::new(),
-            rebuilding_segments: 0,
-            hints_waiting: 0,
-            directory_id: DirectoryId(7),
-            nonce: generation,
-        }
-    }
-
     #[test]
-    fn what_was_seen_and_what_was_heard_survives_restarts() {
+    fn what_was_seen_survives_restarts() {
         let files = MemoryDisk::new().files();
         assert_eq!(load(&files).see(&process(5)).unwrap(), Sighting::News);
         assert_eq!(load(&files).see(&process(4)).unwrap(), Sighting::Outdated);
-        load(&files).hear(&[entry(9), entry(8)]).unwrap();
-        assert_eq!(load(&files).see(&process(6)).unwrap(), Sighting::Outdated);
-        assert_eq!(load(&files).see(&process(9)).unwrap(), Sighting::Known);
-        let strange = MemberEntry {
-            directory_id: DirectoryId(8),
-            ..entry(10)
-        };
-        load(&files).hear(&[strange]).unwrap();
-        assert_eq!(load(&files).see(&process(10)).unwrap(), Sighting::News);
+        assert_eq!(load(&files).judge(&process(4)), Judgement::Outdated);
+        assert_eq!(load(&files).judge(&process(5)), Judgement::Known);
+        // What was only asked about is not kept.
+        assert_eq!(load(&files).judge(&process(9)), Judgement::ToConfirm);
+        assert_eq!(load(&files).weigh(&process(9), None), Finding::Unopposed);
+        assert_eq!(load(&files).see(&process(6)).unwrap(), Sighting::News);
+    }
+
+    /// An earlier version believed a stranger who said that a node was started 2^64 - 1 times.
+    #[test]
+    fn what_cannot_be_is_forgotten_at_the_start_and_on_disk() {
+        let files = MemoryDisk::new().files();
+        let mut bytes = BytesMut::new();
+        put_varint(&mut bytes, 1);
+        process(1).node_id.encode(&mut bytes);
+        DirectoryId(7).encode(&mut bytes);
+        Generation(u64::MAX).encode(&mut bytes);
+        bytes.extend_from_slice(&7_u64.to_be_bytes());
+        save_document(&files, DOCUMENT, &bytes).unwrap();
+        assert_eq!(load(&files).see(&process(2)).unwrap(), Sighting::News);
+        assert_eq!(load(&files).judge(&process(1)), Judgement::Outdated);
     }
 
     #[test]

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use dynakv_protocol::gossip::MemberState;
-use dynakv_protocol::{ClusterId, NodeId, RingVersion};
+use dynakv_protocol::handshake::PeerIdentity;
+use dynakv_protocol::ring_document::RingDocument;
+use dynakv_protocol::{ClusterId, ErrorCode, ErrorReply, NodeId, RingVersion};
 
 use crate::engine::ring::Ring;
 
@@ -27,6 +29,8 @@ pub struct View {
     pub cluster_id: ClusterId,
     /// The ring the node follows.
     pub ring: Option<Arc<Ring>>,
+    /// What this node has accepted for the version after its ring: it may have been decided.
+    pub next: Option<Arc<RingDocument>>,
     /// The ring's members, in the order of the ring document.
     pub members: Vec<MemberView>,
     /// This node's default write quorum.
@@ -40,6 +44,32 @@ impl View {
     pub fn address_of(&self, id: &NodeId) -> Option<String> {
         let member = self.members.iter().find(|member| member.id == *id);
         member.map(|member| member.address.clone())
+    }
+
+    /// Whether a node that says who it is is a member: its name and its directory are in the ring, or in the
+    /// one that this node has accepted to follow it. A majority has accepted what was decided, so who was let in
+    /// is known to one even if whoever let it in dies before it can tell.
+    pub fn has_member(&self, peer: &PeerIdentity) -> bool {
+        let own = self.ring.as_ref().map(|ring| ring.document());
+        let rings = own.into_iter().chain(self.next.as_deref());
+        let mut entries = rings.filter_map(|ring| ring.member(&peer.node_id));
+        entries.any(|member| member.directory_id == peer.directory_id)
+    }
+
+    /// What is answered to a node that is none.
+    pub fn no_member(&self, peer: &PeerIdentity) -> ErrorReply {
+        let message = match &self.ring {
+            None => "this node has not joined a cluster yet".to_owned(),
+            Some(ring) => format!(
+                "the ring of this node, version {}, does not have {} with the data directory {:016x}: whoever is \
+                 no member may ask to join (start it with --seed) and nothing else",
+                ring.version().0,
+                peer.node_id,
+                peer.directory_id.0
+            ),
+        };
+        // The ring may be on its way.
+        ErrorReply::new(ErrorCode::NotReady, message).retryable()
     }
 
     /// The version of the ring, 0 for none.

@@ -40,6 +40,7 @@ mod reads;
 mod repairing;
 mod service;
 mod settings;
+mod strangers;
 mod transfer;
 mod upgrade;
 mod usage;

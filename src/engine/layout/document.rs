@@ -17,6 +17,8 @@ use dynakv_protocol::ids::{ClusterId, NAME_BYTES_MAX, NodeId, RingVersion};
 use dynakv_protocol::limits::MEMBERS_MAX;
 use dynakv_protocol::ring_document::{Member, RingDocument, Step, WEIGHT_MAX};
 
+use crate::engine::counters;
+
 /// Why a node is not taken into the ring. The text is meant for whoever started that node: it says
 /// what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -281,6 +283,31 @@ pub fn check_next(current: &RingDocument, next: &RingDocument) -> Result<(), Inv
         (Step::Open, Step::Final) => Err(InvalidStep::SealedOthers),
         (Step::Open, Step::Open) => check_one_member(current, next),
     }
+}
+
+/// Whether this can be a later ring of the same cluster, by one step or by many: what nodes that have missed some
+/// take over from a member that has not.
+///
+/// # Errors
+/// [`InvalidStep`] names the first rule it breaks.
+pub fn check_later(current: &RingDocument, later: &RingDocument) -> Result<(), InvalidStep> {
+    if later.cluster_id != current.cluster_id || later.cluster_name != current.cluster_name {
+        return Err(InvalidStep::OtherCluster);
+    }
+    let is_possible = counters::check_ring_version(later.version).is_ok();
+    if later.version <= current.version || !is_possible {
+        return Err(InvalidStep::WrongVersion {
+            expected: RingVersion(current.version.0.saturating_add(1)),
+            got: later.version,
+        });
+    }
+    let members = &later.members;
+    let in_order = members.windows(2).all(|two| two[0].id < two[1].id);
+    let is_readable = in_order && !members.is_empty() && members.len() <= MEMBERS_MAX;
+    if !is_readable || !members.iter().all(|member| check_member(member).is_ok()) {
+        return Err(InvalidStep::InvalidMembers);
+    }
+    Ok(())
 }
 
 /// Whether exactly one member has another directory, and all else is the same.

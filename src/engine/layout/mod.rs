@@ -11,5 +11,5 @@
 pub mod decide;
 pub mod document;
 
-pub use decide::{Acceptor, Answer, Effect, Phase, Proposer};
-pub use document::{InvalidStep, JoinRefusal, admit, check_next, found, seal};
+pub use decide::{Acceptor, Answer, Effect, ImpossibleBallot, Phase, Proposer};
+pub use document::{InvalidStep, JoinRefusal, admit, check_later, check_next, found, seal};

@@ -8,6 +8,7 @@ use dynakv_protocol::limits::MEMBERS_MAX;
 
 use super::member::{News, Peer};
 use super::{Effect, Membership};
+use crate::engine::counters;
 
 /// One round in so many also goes to a member that is suspected or dead.
 const DOWN_ROUND_IN: u32 = 5;
@@ -93,7 +94,9 @@ impl Membership {
                 own.map(|entry| entry.address.clone()).unwrap_or_default()
             }
         };
-        if gossip.ring_version > self.ring_version && self.now_ms >= self.fetch_due_ms {
+        let is_possible = counters::check_ring_version(gossip.ring_version).is_ok();
+        let is_newer = gossip.ring_version > self.ring_version;
+        if is_newer && is_possible && self.now_ms >= self.fetch_due_ms {
             self.fetch_due_ms = self.now_ms.saturating_add(self.config.gossip_interval_ms);
             effects.push(Effect::FetchRing {
                 from: from.clone(),
@@ -102,6 +105,12 @@ impl Membership {
         }
         let mut known = BTreeMap::new();
         for entry in gossip.entries {
+            // This node called it, and it speaks of itself.
+            let is_first_hand = is_reply && entry.id == *from;
+            if !self.is_possible(&entry, is_first_hand) {
+                // Neither believed nor passed on.
+                continue;
+            }
             if entry.id == self.me.id {
                 self.hear_of_me(from, &entry, effects);
             } else if self.is_of_ring(&entry) {
@@ -119,6 +128,15 @@ impl Membership {
                 is_reply: true,
             });
         }
+    }
+
+    /// Whether its counters are ones that a process can have counted to.
+    fn is_possible(&self, entry: &MemberEntry, is_first_hand: bool) -> bool {
+        let known = match self.peers.get(&entry.id) {
+            None => (entry.id == self.me.id).then_some(&self.me),
+            Some(peer) => Some(&peer.entry).filter(|_| peer.has_news && !is_first_hand),
+        };
+        counters::check_news(known, entry).is_ok()
     }
 
     /// Whether this is about a member of the ring. The same name with another directory is not: it is the
@@ -196,10 +214,6 @@ impl Membership {
         if is_doubt || News::of(said) > News::of(&self.me) {
             let highest = self.me.incarnation.max(said.incarnation);
             self.me.incarnation = highest.saturating_add(1);
-            if highest == u64::MAX {
-                let heartbeat = self.me.heartbeat.max(said.heartbeat);
-                self.me.heartbeat = heartbeat.saturating_add(1);
-            }
         }
     }
 }

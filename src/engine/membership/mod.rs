@@ -24,8 +24,10 @@
 //! - Entries for nodes that the ring does not have, or has with another directory, are ignored; only the
 //!   ring makes members.
 //! - False counters: a heartbeat or an incarnation that its owner never reached is overtaken by the
-//!   owner as soon as it reads it. A false generation of a directory is no small lie: its owner takes its
-//!   own run for one of an old copy, and ends it.
+//!   owner as soon as it reads it, and what no process can have counted to is ignored
+//!   ([`counters`](crate::engine::counters)). A false generation of a directory is no small lie, as its owner
+//!   would take its own run for one of an old copy: the caller asks the owner, where it is known to be, before
+//!   it hands in news of a run that it does not know, and asks who says so before it ends.
 //! - A pause of this node's own process is not held against the others.
 
 use std::collections::BTreeMap;

@@ -8,6 +8,7 @@ use dynakv_protocol::gossip::Gossip;
 use dynakv_protocol::ids::{DirectoryId, Generation};
 
 use super::*;
+use crate::engine::counters::{GENERATION_MAX, HEARTBEAT_MAX};
 
 mod scale;
 
@@ -340,7 +341,7 @@ fn false_counters_are_overtaken_by_their_owner() {
     let mut cluster = Cluster::new(10, 1, 0);
     cluster.run(20_000);
     let mut lie = cluster.nodes[4].as_ref().unwrap().me().clone();
-    lie.heartbeat = u64::MAX;
+    lie.heartbeat = 1 << 30;
     lie.state = MemberState::Dead;
     for node in (0..10).filter(|node| *node != 4) {
         let event = Event::GossipReceived {
@@ -359,6 +360,48 @@ fn false_counters_are_overtaken_by_their_owner() {
     cluster.stop(4);
     cluster.run(40_000);
     cluster.assert_all_think(|subject| subject == 4, MemberState::Dead);
+}
+
+/// Somebody tells nodes about nodes what cannot be, and what could be, all the time: nobody is ended, nobody is
+/// suspected, and the truth comes through as soon as the lies end.
+#[test]
+fn lies_about_counters_harm_nobody() {
+    let mut cluster = Cluster::new(10, 7, 0);
+    cluster.run(20_000);
+    let mut random = fastrand::Rng::with_seed(9);
+    for _ in 0..600 {
+        let (to, about) = (random.usize(0..10), random.usize(0..10));
+        let mut lie = cluster.nodes[about].as_ref().unwrap().me().clone();
+        let numbers = [0, 1 << 9, 1 << 20, HEARTBEAT_MAX, u64::MAX - 1, u64::MAX];
+        lie.incarnation = numbers[random.usize(..numbers.len())];
+        lie.heartbeat = numbers[random.usize(..numbers.len())];
+        if random.bool() {
+            lie.generation = Generation(random.u64(GENERATION_MAX + 1..));
+        }
+        lie.state = [MemberState::Alive, MemberState::Dead][random.usize(0..2)];
+        let from = random.usize(0..10);
+        let event = Event::GossipReceived {
+            from: name(from),
+            gossip: Gossip {
+                ring_version: RingVersion(0),
+                entries: vec![lie],
+            },
+            // In the place of a member that was called only that member answers.
+            is_reply: from != about && random.bool(),
+        };
+        cluster.later(0, to, event);
+        cluster.run(100);
+    }
+    cluster.run(60_000);
+    assert_eq!(cluster.changes, []);
+    for (_, membership) in cluster.running() {
+        for member in membership.members() {
+            assert_eq!(member.generation, Generation(1), "of {}", member.id);
+        }
+    }
+    cluster.probes_sent = 0;
+    cluster.run(60_000);
+    assert_eq!(cluster.probes_sent, 0, "all counters are believed again");
 }
 
 #[test]

@@ -2,6 +2,9 @@ use dynakv_protocol::gossip::Gossip;
 use dynakv_protocol::ids::{DirectoryId, Generation};
 
 use super::*;
+use crate::engine::counters::{
+    GENERATION_MAX, HEARTBEAT_JUMP_MAX, INCARNATION_JUMP_MAX, INCARNATION_MAX,
+};
 
 const ALIVE: MemberState = MemberState::Alive;
 const SUSPECTED: MemberState = MemberState::Suspected;
@@ -273,16 +276,15 @@ fn doubts_about_oneself_are_refuted() {
         assert_eq!(effects, []);
         assert_eq!(node.me().incarnation, expected);
     }
-    step(&mut node, doubt(1, u64::MAX, u64::MAX - 7, DEAD), 0);
-    assert_eq!(node.me().incarnation, u64::MAX);
-    assert_eq!(
-        node.me().heartbeat,
-        u64::MAX - 6,
-        "the heartbeat overtakes instead"
-    );
-    step(&mut node, doubt(1, u64::MAX, u64::MAX, DEAD), 0);
-    run(&mut node, 0, 5_000);
-    assert_eq!(node.me().heartbeat, u64::MAX);
+    // What is that far ahead of it nobody believes.
+    for absurd in [9 + INCARNATION_JUMP_MAX, INCARNATION_MAX, u64::MAX] {
+        step(&mut node, doubt(1, absurd, 0, DEAD), 0);
+        assert_eq!(node.me().incarnation, 8);
+    }
+    step(&mut node, doubt(1, 8, u64::MAX, DEAD), 0);
+    assert_eq!(node.me().incarnation, 8);
+    step(&mut node, doubt(1, 8, 0, DEAD), 0);
+    assert_eq!(node.me().incarnation, 9);
 }
 
 #[test]
@@ -341,12 +343,33 @@ fn entries_for_strangers_and_absurd_counters_do_no_harm() {
     let strangers = (0..1000).map(|i| entry(&format!("x-{i}"), 1, 1)).collect();
     assert_eq!(step(&mut node, says("b", strangers), 0), []);
     assert_eq!(node.members().len(), 3);
-    let absurd = MemberEntry {
-        incarnation: u64::MAX,
+    step(&mut node, says("b", vec![entry("c", 1, 0)]), 0);
+    let numbers = [0, 1, HEARTBEAT_JUMP_MAX + 1, u64::MAX];
+    for (incarnation, heartbeat) in numbers.iter().flat_map(|i| numbers.map(|h| (*i, h))) {
+        for generation in [1, GENERATION_MAX + 1, u64::MAX] {
+            let is_possible = generation == 1 && incarnation.max(heartbeat) <= 1;
+            let absurd = MemberEntry {
+                incarnation,
+                keys: 99,
+                ..entry("c", generation, heartbeat)
+            };
+            if !is_possible {
+                step(&mut node, says("b", vec![absurd]), 0);
+            }
+        }
+    }
+    let seen = &node.members()[2];
+    assert_eq!(
+        (seen.generation, seen.keys),
+        (Generation(1), 0),
+        "not believed"
+    );
+    let false_counters = MemberEntry {
+        incarnation: 1 << 20,
         address: String::new(),
-        ..entry("c", u64::MAX, u64::MAX)
+        ..entry("c", 1, 1 << 20)
     };
-    step(&mut node, says("b", vec![absurd]), 0);
+    step(&mut node, says("b", vec![false_counters]), 0);
     assert_eq!(
         node.members()[2].address,
         "c:1",
@@ -485,6 +508,11 @@ fn a_newer_ring_is_fetched_once_per_interval() {
     assert_eq!(step(&mut node, newer("b", 4), 0), []);
     assert_eq!(step(&mut node, newer("b", 5), 0), [fetch("b")]);
     assert_eq!(step(&mut node, newer("b", u64::MAX), 500), []);
+    assert_eq!(
+        step(&mut node, newer("b", u64::MAX), 1_000),
+        [],
+        "no ring has come so far"
+    );
     // A stranger may be the one that knows: it may have joined with that very version.
     assert_eq!(step(&mut node, newer("z", 5), 1_000), [fetch("z")]);
     step(&mut node, Event::RingVersion(RingVersion(5)), 1_100);

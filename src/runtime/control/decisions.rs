@@ -1,6 +1,7 @@
 //! Deciding the next ring: what is wished for, one attempt at a time, and this node's own votes.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dynakv_protocol::codec::Wire;
@@ -52,6 +53,8 @@ pub(super) struct VoteFrom {
 /// Everything about the next ring.
 pub(super) struct Decisions {
     acceptor: Acceptor,
+    /// What it has accepted for the next version, for the view.
+    next: Option<Arc<RingDocument>>,
     /// Whether it has promised what is not durable, so that no vote of it may leave.
     is_unsaved: bool,
     joins: VecDeque<JoinWish>,
@@ -68,6 +71,7 @@ pub(super) struct Decisions {
 impl Decisions {
     pub(super) fn new(acceptor: Acceptor) -> Self {
         Self {
+            next: None,
             acceptor,
             is_unsaved: false,
             joins: VecDeque::new(),
@@ -81,7 +85,26 @@ impl Decisions {
     }
 }
 
+impl Decisions {
+    /// What was accepted for the version after the present one.
+    pub(super) fn next(&self) -> Option<Arc<RingDocument>> {
+        self.next.clone()
+    }
+}
+
 impl Control {
+    /// Looks again what was accepted for the version after the ring.
+    pub(super) fn note_accepted(&mut self) {
+        let Some(ring) = &self.ring else {
+            return;
+        };
+        let decisions = &mut self.decisions;
+        let accepted = decisions.acceptor.accepted_after(ring.document());
+        if accepted != decisions.next.as_deref() {
+            decisions.next = accepted.cloned().map(Arc::new);
+        }
+    }
+
     // Wishes.
 
     /// A write waits for the ring to become final.
@@ -404,6 +427,7 @@ impl Control {
                     return None;
                 }
             }
+            self.note_accepted();
         }
         Some(answer.vote)
     }

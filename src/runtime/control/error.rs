@@ -3,6 +3,8 @@
 use dynakv_protocol::{DecodeError, ErrorReply, NodeId};
 use dynakv_storage::StoreError;
 
+use crate::engine::layout::ImpossibleBallot;
+
 /// Why a node can't go on, with what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -65,6 +67,9 @@ pub enum ControlError {
          node of that cluster, or an empty --data-dir"
     )]
     LostRing,
+    /// It has accepted a ring in a round that cannot be.
+    #[error(transparent)]
+    Vote(#[from] ImpossibleBallot),
     /// A control document is damaged, or the disk failed.
     #[error(transparent)]
     Disk(#[from] StoreError),

@@ -2,18 +2,25 @@
 
 use std::time::Duration;
 
-use dynakv_protocol::gossip::{Gossip, Probe, Probed};
+use dynakv_protocol::gossip::{Gossip, MemberEntry, Probe, Probed};
 use dynakv_protocol::message::{Request, Response};
-use dynakv_protocol::{ErrorCode, ErrorReply, NodeId, RingVersion};
+use dynakv_protocol::{DirectoryId, ErrorCode, ErrorReply, NodeId, RingVersion};
 use tokio::time::Instant;
 
 use super::{CALL_TIMEOUT, CallEnd, Control, ControlError, Responder};
+use crate::engine::generations::{Judgement, Process};
 use crate::engine::membership::{Effect, Event};
-use crate::runtime::admission::duplicate;
 use crate::runtime::link::DialError;
 
 /// How many members are asked at once for a newer ring.
 const RING_ASKED_MAX: usize = 8;
+
+/// How many claims about members are looked at at once: as many as a gossip message tells of. Most of them end at
+/// once, as one member is asked one thing at a time.
+const CONFIRMING_MAX: usize = 64;
+
+/// How long after one question whether this node is outdated the next may be asked.
+const DOUBT_PAUSE: Duration = Duration::from_secs(1);
 
 impl Control {
     /// Tells all members of the ring's version at once, rather than with the next rounds of gossip.
@@ -47,14 +54,73 @@ impl Control {
         self.effects = effects;
     }
 
-    /// What gossip tells of other nodes' runs counts as seen.
-    pub(super) fn note_runs(&self, gossip: &Gossip) {
-        let others = gossip.entries.iter();
-        let others = others.filter(|entry| entry.id != self.me.node_id);
-        if let Err(error) = self.seen.hear(others) {
+    /// Takes out of gossip what it tells of members that is not known to be so: runs that are new, and other
+    /// addresses. The members are asked; what they confirm is taken in then. `called` is the member that was called
+    /// and answered this.
+    pub(super) fn sift(&mut self, gossip: &mut Gossip, called: Option<&NodeId>) {
+        let known = self.membership.members();
+        let mut claims = Vec::new();
+        gossip.entries.retain_mut(|entry| {
+            let at = known.binary_search_by(|member| member.id.cmp(&entry.id));
+            let member = at.ok().and_then(|at| known.get(at));
+            // Of strangers membership takes in nothing.
+            let Some(member) = member.filter(|member| member.id != self.me.node_id) else {
+                return true;
+            };
+            if entry.directory_id == DirectoryId::default() {
+                // An older version does not say of which run it speaks, so there is nothing to ask for.
+                entry.address.clone_from(&member.address);
+                return entry.generation <= member.generation || called == Some(&entry.id);
+            }
+            let is_moved = !entry.address.is_empty() && entry.address != member.address;
+            let is_known = match self.seen.judge(&Process::of_entry(entry)) {
+                Judgement::Stranger => return true,
+                Judgement::Impossible(_) | Judgement::Outdated => return false,
+                Judgement::Known => !is_moved,
+                Judgement::ToConfirm => false,
+            };
+            if !is_known {
+                claims.push(entry.clone());
+            }
+            is_known
+        });
+        for claim in claims {
+            self.confirm(claim);
+        }
+    }
+
+    /// Asks a member whether what was told of it is so. What there is no room for is told again.
+    fn confirm(&mut self, told: MemberEntry) {
+        if self.confirming >= CONFIRMING_MAX {
+            return;
+        }
+        self.confirming += 1;
+        let confirmer = self.confirmer.clone();
+        self.spawn(async move {
+            let found = confirmer.look_for(&told).await;
+            CallEnd::Confirmed(found.map(|address| Box::new(MemberEntry { address, ..told })))
+        });
+    }
+
+    /// A member has said that what was told of it is so, if it has.
+    pub(super) fn on_confirmed(&mut self, entry: Option<Box<MemberEntry>>) {
+        self.confirming = self.confirming.saturating_sub(1);
+        let Some(entry) = entry else {
+            return;
+        };
+        if let Err(error) = self.seen.see(&Process::of_entry(&entry)) {
             // Tried again with the next gossip; who dials is not let in before.
             tracing::warn!(%error, "could not note which runs of the members were seen");
+            return;
         }
+        self.step(Event::GossipReceived {
+            from: entry.id.clone(),
+            gossip: Gossip {
+                ring_version: RingVersion(0),
+                entries: vec![*entry],
+            },
+            is_reply: true,
+        });
     }
 
     /// Others know a newer process of this node. To go on would be to mint dots that the newer one has
@@ -123,11 +189,55 @@ impl Control {
                 tracing::info!(node = %id, ?from, ?to, "membership");
             }
             Effect::Outdated { from, generation } => {
-                tracing::error!(%from, own = self.me.generation.0, newest = generation.0, "outdated");
-                self.end_as_outdated(duplicate(&self.me.node_id, "another address"));
+                tracing::warn!(
+                    %from,
+                    own = self.me.generation.0,
+                    newest = generation.0,
+                    "told that this is an old run of its directory"
+                );
+                self.ask_whether_outdated(&from);
             }
-            Effect::FetchRing { from, address } => self.fetch_ring(Some(from), address),
+            // Where gossip says that its sender is, it need not be.
+            Effect::FetchRing { from, .. } => {
+                if let Some(address) = self.address_of(&from) {
+                    self.fetch_ring(Some(from), address);
+                }
+            }
         }
+    }
+
+    /// Where a member is reached, also one that the ring will have next.
+    fn address_of(&self, id: &NodeId) -> Option<String> {
+        let members = self.membership.members().into_iter();
+        let known = members.filter(|member| member.id == *id);
+        let known = known.map(|member| member.address).next();
+        known.or_else(|| {
+            let next = self.decisions.next()?;
+            next.member(id).map(|member| member.address.clone())
+        })
+    }
+
+    /// Somebody says that a newer run of this node's directory has been seen. Whoever has seen one lets this
+    /// one in no more: so the member that is said to say so is called, where it is known to be. Words alone end
+    /// nobody, as anybody can say them.
+    fn ask_whether_outdated(&mut self, whom: &NodeId) {
+        let Some(address) = self.address_of(whom) else {
+            return;
+        };
+        let now = Instant::now();
+        if now < self.doubt_due {
+            return;
+        }
+        self.doubt_due = now + DOUBT_PAUSE;
+        let calls = self.calls.clone();
+        self.spawn(async move {
+            match calls.introduce(&address).await {
+                Err(DialError::Refused(error)) if error.code == ErrorCode::DuplicateNode => {
+                    CallEnd::Outdated(error)
+                }
+                Ok(()) | Err(_) => CallEnd::NotOutdated,
+            }
+        });
     }
 
     pub(super) fn call_for_gossip(&mut self, to: NodeId, address: String, request: Request) {

@@ -6,6 +6,7 @@ use dynakv_protocol::gossip::{Accept, Ballot, Prepare, Vote};
 use dynakv_protocol::ids::{DirectoryId, NodeId, RingVersion};
 use dynakv_protocol::ring_document::RingDocument;
 
+use crate::engine::counters::{self, ROUND_JUMP_MAX, ROUND_MAX};
 use crate::engine::layout::document::check_next;
 
 const TAG_PROMISED: u8 = 1;
@@ -40,6 +41,19 @@ pub struct Acceptor {
     accepted: Option<(Ballot, RingDocument)>,
 }
 
+/// A ballot on disk that nobody can have come to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this node has accepted a ring in round {round}, which no proposer can have come to: somebody who is no \
+     member has proposed it to an earlier version of dynakv. Stop all nodes of the cluster, remove the file \
+     `acceptor` from each data directory, and start them again: no node follows that ring yet, and what was \
+     decided before stays"
+)]
+pub struct ImpossibleBallot {
+    /// Its round.
+    pub round: u64,
+}
+
 /// A vote, and what must happen before it is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
@@ -59,6 +73,34 @@ impl Acceptor {
             promised: None,
             accepted: None,
         }
+    }
+
+    /// What is left of an acceptor that was read from disk: a promise to a ballot that no proposer can have come
+    /// to is none. It was given to somebody who is no member, by a version that believed every number, and would
+    /// end all decisions about this slot. No member proposes under such a ballot, and no voter accepts under it,
+    /// so nobody can have relied on it. True when there was one.
+    ///
+    /// # Errors
+    /// [`ImpossibleBallot`] when a ring was *accepted* under one: it may have been decided, so it is not for this
+    /// node alone to forget it.
+    pub fn forget_impossible(&mut self) -> Result<bool, ImpossibleBallot> {
+        // From half of the way on there is no telling who counted; nobody has.
+        let is_impossible = |ballot: &Ballot| ballot.round > ROUND_MAX / 2;
+        if let Some((ballot, _)) = self.accepted.as_ref().filter(|(b, _)| is_impossible(b)) {
+            let round = ballot.round;
+            return Err(ImpossibleBallot { round });
+        }
+        if !self.promised.as_ref().is_some_and(is_impossible) {
+            return Ok(false);
+        }
+        self.promised = self.accepted.as_ref().map(|(ballot, _)| ballot.clone());
+        Ok(true)
+    }
+
+    /// The document accepted for the version after `current`; it may have been decided.
+    pub fn accepted_after(&self, current: &RingDocument) -> Option<&RingDocument> {
+        let accepted = self.accepted.as_ref().map(|(_, document)| document);
+        accepted.filter(|document| document.version > current.version)
     }
 
     /// The round for this node's next attempt to decide the slot after `current`: above all that it has
@@ -82,6 +124,9 @@ impl Acceptor {
         }
         if self.promised.as_ref().is_some_and(|p| ballot <= p) {
             return self.refuse(current, slot, ballot);
+        }
+        if !self.is_in_reach(ballot) {
+            return self.come_nearer(current, slot, ballot);
         }
         self.promised = Some(ballot.clone());
         Answer {
@@ -107,6 +152,9 @@ impl Acceptor {
         if self.promised.as_ref().is_some_and(|p| ballot < p) {
             return self.refuse(current, slot, ballot);
         }
+        if !self.is_in_reach(ballot) {
+            return self.come_nearer(current, slot, ballot);
+        }
         let mut save = false;
         match &self.accepted {
             // One ballot carries one document; a second one is a defect of its proposer.
@@ -129,6 +177,35 @@ impl Acceptor {
                 decided: None,
             },
             save,
+        }
+    }
+
+    /// The highest round that was promised in this slot.
+    fn promised_round(&self) -> u64 {
+        self.promised.as_ref().map_or(0, |promised| promised.round)
+    }
+
+    /// Whether a proposer can have come to this ballot while this voter heard of no higher one than it has
+    /// promised.
+    fn is_in_reach(&self, ballot: &Ballot) -> bool {
+        let ahead = ballot.round.saturating_sub(self.promised_round());
+        counters::check_round(ballot).is_ok() && ahead <= ROUND_JUMP_MAX
+    }
+
+    /// Refuses a ballot that is too far ahead, and comes nearer to it by one jump: whoever has really counted so
+    /// far, in weeks without a majority, is in reach after a few attempts. To promise more than is asked for
+    /// is always safe.
+    fn come_nearer(&mut self, current: &RingDocument, slot: RingVersion, asked: &Ballot) -> Answer {
+        let save = counters::check_round(asked).is_ok();
+        if save {
+            self.promised = Some(Ballot {
+                round: self.promised_round().saturating_add(ROUND_JUMP_MAX),
+                node: asked.node.clone(),
+            });
+        }
+        Answer {
+            save,
+            ..self.refuse(current, slot, asked)
         }
     }
 
@@ -327,6 +404,55 @@ mod tests {
             granted(third.clone(), Some((second, sealed)), true)
         );
         assert_eq!(acceptor.next_round(&ring), 4);
+    }
+
+    /// One such promise would end all decisions about the slot.
+    #[test]
+    fn a_round_that_nobody_has_come_to_is_not_promised() {
+        let (ring, mut acceptor) = (ring(3), new());
+        let sealed = seal(&ring).unwrap();
+        for round in [ROUND_MAX + 1, u64::MAX] {
+            let before = acceptor.clone();
+            let answer = acceptor.on_prepare(&ring, &prepare(2, round, "z"));
+            assert_eq!(answer, refused(2, ballot(0, "z"), None));
+            let answer = acceptor.on_accept(&ring, &accept(round, "z", &sealed));
+            assert_eq!(answer, refused(2, ballot(0, "z"), None));
+            assert_eq!(
+                (acceptor.clone().promised, acceptor.accepted.clone()),
+                (before.promised, None)
+            );
+        }
+        // One that is only far ahead brings it nearer, so that whoever has really come so far is in reach in the end.
+        let far = 3 * ROUND_JUMP_MAX;
+        for nearer in 1..=2 {
+            let answer = acceptor.on_prepare(&ring, &prepare(2, far + nearer, "z"));
+            let mut expected = refused(2, ballot(nearer * ROUND_JUMP_MAX, "z"), None);
+            expected.save = true;
+            assert_eq!(answer, expected);
+        }
+        let answer = acceptor.on_prepare(&ring, &prepare(2, far, "b"));
+        assert!(answer.vote.granted);
+        assert_eq!(acceptor.next_round(&ring), far + 1);
+    }
+
+    #[test]
+    fn a_promise_that_cannot_be_is_forgotten_and_an_acceptance_is_not() {
+        let (ring, mut acceptor) = (ring(3), new());
+        let sealed = seal(&ring).unwrap();
+        assert_eq!(acceptor.forget_impossible(), Ok(false));
+        acceptor.on_accept(&ring, &accept(3, "b", &sealed));
+        acceptor.promised = Some(ballot(u64::MAX, "z"));
+        assert!(!acceptor.on_prepare(&ring, &prepare(2, 4, "a")).vote.granted);
+        assert_eq!(acceptor.forget_impossible(), Ok(true));
+        let answer = acceptor.on_prepare(&ring, &prepare(2, 4, "a"));
+        assert_eq!(answer.vote.accepted, Some((ballot(3, "b"), sealed.clone())));
+        // It may have been decided.
+        acceptor.promised = Some(ballot(u64::MAX, "z"));
+        acceptor.accepted = Some((ballot(u64::MAX, "z"), sealed));
+        let round = u64::MAX;
+        let told = acceptor.forget_impossible().unwrap_err();
+        assert_eq!(told, ImpossibleBallot { round });
+        assert!(told.to_string().contains("remove the file"), "{told}");
     }
 
     #[test]

@@ -27,5 +27,5 @@ mod proposer;
 #[cfg(test)]
 mod simulation;
 
-pub use acceptor::{Acceptor, Answer};
+pub use acceptor::{Acceptor, Answer, ImpossibleBallot};
 pub use proposer::{Effect, Phase, Proposer};

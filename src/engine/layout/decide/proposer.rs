@@ -6,7 +6,8 @@ use dynakv_protocol::gossip::{Accept, Ballot, Prepare, Vote};
 use dynakv_protocol::ids::{NodeId, RingVersion};
 use dynakv_protocol::ring_document::RingDocument;
 
-use crate::engine::layout::document::{InvalidStep, check_next};
+use crate::engine::counters;
+use crate::engine::layout::document::{InvalidStep, check_later, check_next};
 
 /// Which of the two questions a vote answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -167,12 +168,14 @@ impl Proposer {
         }
         if let Some(ring) = vote.decided {
             // Decided is decided, whichever question brought it to light.
-            if ring.version >= self.slot && ring.cluster_id == self.current.cluster_id {
+            if ring.version >= self.slot && check_later(&self.current, &ring).is_ok() {
                 self.finish(Effect::Decided(ring), effects);
             }
             return;
         }
-        if !vote.granted && vote.promised >= self.ballot {
+        // A voter that says it has promised what cannot be is no rival; it only gives no vote.
+        let is_possible = counters::check_round(&vote.promised).is_ok();
+        if !vote.granted && is_possible && vote.promised >= self.ballot {
             // Its own ballot, when a former life of this node has used it.
             let round = vote.promised.round;
             self.outvoted_by = Some(self.outvoted_by.map_or(round, |seen| seen.max(round)));
@@ -298,6 +301,7 @@ fn keep_higher(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::counters::ROUND_MAX;
     use crate::engine::layout::decide::simulation::{ballot, id, join, ring};
     use crate::engine::layout::document::{admit, seal};
     use dynakv_protocol::ids::ClusterId;
@@ -555,15 +559,36 @@ mod tests {
         feed(
             &mut proposer,
             Phase::Accept,
-            &[("a", yes()), ("c", outvoted(u64::MAX))],
+            &[("a", yes()), ("c", outvoted(ROUND_MAX))],
         );
         let mut effects = Vec::new();
         proposer.on_timeout(&mut effects);
         assert_eq!(
             effects,
             [Effect::Retry {
-                next_round: u64::MAX
+                next_round: ROUND_MAX + 1
             }]
+        );
+    }
+
+    /// A voter that was lied to by somebody is no rival: it just does not vote, and the round stays low.
+    #[test]
+    fn a_round_that_cannot_be_is_not_to_be_beaten() {
+        let (mut proposer, _) = started(3);
+        let votes = [("b", outvoted(u64::MAX)), ("c", outvoted(ROUND_MAX + 1))];
+        assert_eq!(
+            feed(&mut proposer, Phase::Prepare, &votes),
+            [Effect::NoMajority {
+                needed: 2,
+                got: 0,
+                next_round: 6
+            }]
+        );
+        let (mut proposer, wanted) = started(3);
+        let votes = [("b", outvoted(u64::MAX)), ("a", yes()), ("c", yes())];
+        assert_eq!(
+            feed(&mut proposer, Phase::Prepare, &votes),
+            accepts(&["a", "b", "c"], &wanted)
         );
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Members propose joins and the seal against each other while messages are dropped, duplicated and
 //! reordered, and while nodes crash at any moment, come back with what was durable, and in one case with
-//! nothing. Two properties are checked, the first after every single event:
+//! nothing, and while somebody who is no member asks for promises in rounds that nobody has come to. Two properties are checked, the first after every single event:
 //!
 //! - **one document per version**, judged by what proposers report *and*, independently, by counting
 //!   durable acceptances: a document that a majority accepted under one ballot is chosen, whether or not
@@ -17,10 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::gossip::{Accept, Ballot, Join, Prepare, Vote};
-use dynakv_protocol::ids::{ClusterId, DirectoryId, NodeId};
+use dynakv_protocol::ids::{ClusterId, DirectoryId, NodeId, RingVersion};
 use dynakv_protocol::ring_document::{Member, RingDocument, Step};
 
 use super::{Acceptor, Effect, Phase, Proposer};
+use crate::engine::counters::{ROUND_JUMP_MAX, ROUND_MAX};
 use crate::engine::layout::document::{JoinRefusal, admit, found, seal};
 
 const RUNS: u64 = 60_000;
@@ -413,6 +414,31 @@ impl World {
         node.round = 1;
     }
 
+    /// Somebody who is no member asks in the name of one, in a round that is far ahead or cannot be.
+    fn lie(&mut self, to: usize) {
+        let slot = RingVersion(self.nodes[to].ring.version.0 + 1);
+        let rounds = [3, ROUND_JUMP_MAX, ROUND_JUMP_MAX + 3, ROUND_MAX, u64::MAX];
+        let ballot = ballot(
+            rounds[self.rng.usize(..rounds.len())],
+            &name(self.rng.usize(..self.nodes.len())),
+        );
+        let body = match seal(&self.nodes[to].ring) {
+            // In a round that is in reach it is a proposal like any other, and under the ballot of another: that is
+            // for locks to prevent.
+            Some(document) if self.rng.bool() && ballot.round >= ROUND_MAX => {
+                Body::Accept(Accept { ballot, document })
+            }
+            _ => Body::Prepare(Prepare { slot, ballot }),
+        };
+        let (from, attempt) = (self.rng.usize(..self.nodes.len()), 0);
+        self.network.push(Packet {
+            from,
+            to,
+            attempt,
+            body,
+        });
+    }
+
     fn chaos(&mut self) -> Result<(), String> {
         for _ in 0..self.rng.usize(40..240) {
             let at = self.rng.usize(..self.nodes.len());
@@ -428,6 +454,7 @@ impl World {
                 }
                 90..96 => self.restart(at),
                 96 if self.rng.usize(0..4) == 0 => self.wipe(at),
+                97 => self.lie(at),
                 _ => {
                     let news = self.nodes[self.rng.usize(..self.nodes.len())].ring.clone();
                     self.adopt(at, news);

@@ -1,0 +1,184 @@
+//! Asks members whether what is said of them is so: a run that is newer than the one that is known, or another
+//! address.
+//!
+//! Whoever knows a member's name and directory could say so, and a node that believed it would keep the member
+//! itself out from then on, or be sent to any address. So the member is called where it is known to be. It is
+//! asked as a client asks, because a node would be held against what is known of *it*, and two that meet after a
+//! restart would wait for each other.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dynakv_protocol::gossip::MemberEntry;
+use dynakv_protocol::handshake::Hello;
+use dynakv_protocol::{ErrorCode, NodeId};
+use metrics::Counter;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout};
+
+use super::environment::Network;
+use super::link::{DialError, greet};
+use super::seen::Seen;
+use super::view::View;
+use crate::engine::generations::{Finding, Judgement, Process};
+
+/// How long a member may take to say that it is still there. Shorter than a dial, so that whoever waits for the
+/// outcome hears it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How many members are asked at once. A cluster that starts as a whole is through in moments, and whoever tells
+/// of all members at once makes no more calls than this.
+const ASKED_AT_ONCE_MAX: usize = 16;
+
+/// How long after something was said of a member that was not so the next such claim is looked at.
+const DOUBT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Asks members about themselves.
+pub struct Confirmer {
+    network: Arc<dyn Network>,
+    cluster_name: String,
+    view: watch::Receiver<Arc<View>>,
+    seen: Arc<Seen>,
+    malformed: Counter,
+    at_once: Semaphore,
+    /// One question at a time about each member of the ring; until when no other is asked after a lie.
+    members: Mutex<BTreeMap<NodeId, Arc<tokio::sync::Mutex<Option<Instant>>>>>,
+}
+
+impl std::fmt::Debug for Confirmer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Confirmer").finish_non_exhaustive()
+    }
+}
+
+/// Somebody is there, and has no time to say who.
+struct Busy;
+
+/// What came of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was looked at.
+    Found(Finding),
+    /// It needs no looking at, or not any more: what was seen says what is to be made of it.
+    Settled,
+    /// Somebody has just said of this member what was not so, or it has no time to answer.
+    Later,
+}
+
+impl Confirmer {
+    /// Over this network; the view says where members are, and `malformed` counts what comes back and is no frame.
+    pub fn new(
+        network: Arc<dyn Network>,
+        cluster_name: String,
+        view: watch::Receiver<Arc<View>>,
+        seen: Arc<Seen>,
+        malformed: Counter,
+    ) -> Self {
+        Self {
+            network,
+            cluster_name,
+            view,
+            seen,
+            malformed,
+            at_once: Semaphore::new(ASKED_AT_ONCE_MAX),
+            members: Mutex::default(),
+        }
+    }
+
+    /// A process that says it is this run of a member has called. Nothing is kept of it yet.
+    pub async fn look_at(&self, claimed: &Process) -> Outcome {
+        let judge = || self.seen.judge(claimed) == Judgement::ToConfirm;
+        if !judge() {
+            return Outcome::Settled;
+        }
+        let place = self.place_of(&claimed.node_id);
+        let mut quiet_until = place.lock().await;
+        // Another connection of it may have waited before this one.
+        if !judge() {
+            return Outcome::Settled;
+        }
+        if quiet_until.is_some_and(|until| Instant::now() < until) {
+            return Outcome::Later;
+        }
+        let there = match self.address_of(&claimed.node_id) {
+            Some(address) => self.ask(&address).await,
+            None => Ok(None),
+        };
+        let Ok(there) = there else {
+            return Outcome::Later;
+        };
+        let finding = self.seen.weigh(claimed, there.as_ref());
+        *quiet_until = match finding {
+            Finding::Confirmed | Finding::Unopposed => {
+                // Before the next of its connections is looked at. Whoever lets it in sees it again, and hears then
+                // if that could not be noted.
+                let _ = self.seen.see(claimed);
+                None
+            }
+            Finding::Contradicted | Finding::Outdated | Finding::Impossible(_) => {
+                Some(Instant::now() + DOUBT_PAUSE)
+            }
+        };
+        Outcome::Found(finding)
+    }
+
+    /// Somebody tells of a member what is not known of it. Gives the address at which the member itself says the
+    /// same; where it was known to be is asked first.
+    pub async fn look_for(&self, told: &MemberEntry) -> Option<String> {
+        let place = self.place_of(&told.id);
+        // It is said again with the next gossip.
+        let mut quiet_until = place.try_lock().ok()?;
+        if quiet_until.is_some_and(|until| Instant::now() < until) {
+            return None;
+        }
+        let claimed = Process::of_entry(told);
+        let known = self.address_of(&told.id);
+        let there = match &known {
+            Some(address) => self.ask(address).await.ok()?,
+            None => None,
+        };
+        let found = match self.seen.weigh(&claimed, there.as_ref()) {
+            Finding::Confirmed => known,
+            // It is not where it was. Where it is said to be it may say so.
+            Finding::Unopposed if known.as_ref() != Some(&told.address) => {
+                let there = self.ask(&told.address).await.ok()?;
+                let is_it = self.seen.weigh(&claimed, there.as_ref()) == Finding::Confirmed;
+                is_it.then(|| told.address.clone())
+            }
+            Finding::Unopposed
+            | Finding::Contradicted
+            | Finding::Outdated
+            | Finding::Impossible(_) => None,
+        };
+        *quiet_until = match found {
+            Some(_) => None,
+            None => Some(Instant::now() + DOUBT_PAUSE),
+        };
+        found
+    }
+
+    fn address_of(&self, id: &NodeId) -> Option<String> {
+        self.view.borrow().address_of(id)
+    }
+
+    /// Only members of the ring come so far, so there are never more than it has had.
+    fn place_of(&self, id: &NodeId) -> Arc<tokio::sync::Mutex<Option<Instant>>> {
+        // The map is whole between any two operations.
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        members.entry(id.clone()).or_default().clone()
+    }
+
+    /// Who answers there, if anybody does.
+    async fn ask(&self, address: &str) -> Result<Option<Process>, Busy> {
+        // It is never closed.
+        let _place = self.at_once.acquire().await.map_err(|_| Busy)?;
+        let hello = Hello::client(&self.cluster_name, None);
+        let greeted = greet(&*self.network, address, &hello, &self.malformed);
+        match timeout(ANSWER_TIMEOUT, greeted).await {
+            Ok(Ok((_, _, welcome))) => Ok(Some(Process::from(&welcome))),
+            Ok(Err(DialError::Refused(error))) if error.code == ErrorCode::Overloaded => Err(Busy),
+            Ok(Err(_)) | Err(_) => Ok(None),
+        }
+    }
+}

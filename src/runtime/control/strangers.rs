@@ -1,0 +1,41 @@
+//! What is answered to nodes that are no members.
+
+use dynakv_protocol::gossip::Gossip;
+use dynakv_protocol::handshake::PeerIdentity;
+use dynakv_protocol::message::{Request, Response};
+
+use super::Control;
+
+/// Whether only a member may ask this. Who is none yet may ask to join.
+pub(super) fn is_of_members(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Gossip(_)
+            | Request::Probe(_)
+            | Request::FetchRing
+            | Request::Prepare(_)
+            | Request::Accept(_)
+    )
+}
+
+impl Control {
+    /// What is answered to a node that is no member: who asks for what only members may ask. Nothing of what it
+    /// says is taken in. Under the name of a member it may be the process on the directory that the member had
+    /// before; that is told of the ring, and ends.
+    pub(super) fn answer_to_stranger(
+        &self,
+        request: &Request,
+        stranger: &PeerIdentity,
+    ) -> Response {
+        let own = self.ring.as_ref().map(|ring| ring.document());
+        let former = own.filter(|ring| ring.member(&stranger.node_id).is_some());
+        match (request, former) {
+            (Request::Gossip(_), Some(ring)) => Response::Gossip(Gossip {
+                ring_version: ring.version,
+                entries: Vec::new(),
+            }),
+            (Request::FetchRing, Some(ring)) => Response::RingDocument(ring.clone()),
+            _ => Response::Error(self.view.borrow().no_member(stranger)),
+        }
+    }
+}
