@@ -33,6 +33,7 @@ use crate::runtime::calls::Calls;
 use crate::runtime::connection::Shared;
 use crate::runtime::control::{self, ControlError, Startup};
 use crate::runtime::coordinator::{self, Bounds, End};
+use crate::runtime::disk_progress::{DiskProgress, HANGING};
 use crate::runtime::environment::{Disk, Environment, StoreThreads, SystemClock};
 use crate::runtime::events::ConnectionId;
 use crate::runtime::events::{CONTROL_EVENTS_MAX, COORDINATOR_EVENTS_MAX};
@@ -292,12 +293,14 @@ impl Node {
         let (control_in, control_events) = mpsc::channel(CONTROL_EVENTS_MAX);
 
         let minter = Minter::new(identity.actor, identity.counter_floor, random.fork());
+        let disk_progress = Arc::new(DiskProgress::new(disk.store.clone()));
         let store = store_worker::start(
             &disk,
             minter,
             clock.clone(),
             metrics.clone(),
             rebuilding.clone(),
+            disk_progress.clone(),
         );
         let store = store.map_err(|error| ServeError::System {
             what: "a thread",
@@ -313,6 +316,7 @@ impl Node {
                 age_max: config.hints_age_max,
             },
             events: store.events_in,
+            progress: disk_progress.clone(),
         })?;
 
         let calls = Arc::new(Calls::new(
@@ -353,6 +357,7 @@ impl Node {
             rebuilding: rebuilding.clone(),
             repairs: repairs.clone(),
             hints: hints.clone(),
+            disk: disk_progress.clone(),
             random: random.fork(),
             draining: stop.draining.clone(),
             shutdown: stop.shutdown.clone(),
@@ -384,6 +389,7 @@ impl Node {
             metrics: metrics.clone(),
             rebuilding,
             repairs: repairs.clone(),
+            disk: disk_progress.clone(),
             draining: stop.draining.clone(),
         });
         let reason = end.clone();
@@ -462,6 +468,7 @@ impl Node {
             frame_bytes_max: frame_bytes_max(config.value_bytes_max),
             waiting_bytes_max: config.connection_bytes_max,
             metrics: metrics.clone(),
+            disk: disk_progress.clone(),
             shutdown: stop.shutdown.clone(),
         };
         tasks.spawn(listener::run(
@@ -472,6 +479,7 @@ impl Node {
         ));
         let pages = NodePages {
             metrics,
+            disk: disk_progress,
             data_dir: config.data_dir.clone(),
             view: view.clone(),
             draining: stop.draining.clone(),
@@ -553,6 +561,7 @@ fn http_port(config: &Config) -> Result<u16, ServeError> {
 
 struct NodePages {
     metrics: Arc<Metrics>,
+    disk: Arc<DiskProgress>,
     data_dir: PathBuf,
     view: watch::Receiver<Arc<View>>,
     draining: CancellationToken,
@@ -568,6 +577,7 @@ impl Pages for NodePages {
             return Some("shutting down".to_owned());
         }
         match self.view.borrow().ring {
+            Some(_) if self.disk.hangs() => Some(HANGING.to_owned()),
             Some(_) => None,
             None => Some("not in a cluster yet; see the log".to_owned()),
         }

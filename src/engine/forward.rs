@@ -45,6 +45,8 @@ pub struct Terms {
     pub is_write: bool,
     /// Whether this node has no room on its disk for it, and so does not coordinate it in the end.
     pub is_full: bool,
+    /// Whether this node's disk hangs, so that it does not coordinate it either.
+    pub is_hanging: bool,
     /// Whether this node, which owns no copy, stands in for an owner when none in reach takes it: it is a
     /// sloppy write.
     pub may_stand_in: bool,
@@ -77,12 +79,14 @@ impl Forward {
         let Terms {
             is_write,
             is_full,
+            is_hanging,
             may_stand_in,
         } = terms;
+        let is_able = !is_full && !is_hanging;
         let first = owners.at(first);
         let mut spares: SmallVec<[NodeSlot; 4]> = (0..owners.len())
             .filter_map(|place| owners.at(place))
-            .filter(|&node| Some(node) != first && !(is_full && node == SELF))
+            .filter(|&node| Some(node) != first && (is_able || node != SELF))
             // Who may stand in does not wait for those that cannot be reached.
             .filter(|&node| !may_stand_in || reach(node) == Reach::Usable)
             .collect();

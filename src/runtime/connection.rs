@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use dynakv_protocol::frame::{Frame, FrameDecoder, FrameError, split_batch};
-use dynakv_protocol::handshake::PeerIdentity;
+use dynakv_protocol::handshake::{Lane, PeerIdentity};
 use dynakv_protocol::limits::{FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX};
 use dynakv_protocol::message::{Request, Response, kind};
 use dynakv_protocol::{ErrorCode, ErrorReply};
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
+use super::disk_progress::{DiskProgress, HANGING};
 use super::dispatch::undecodable;
 use super::environment::{ReadHalf, WriteHalf};
 use super::events::{
@@ -47,6 +48,8 @@ pub struct Shared {
     pub waiting_bytes_max: usize,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Whether the disk hangs.
+    pub disk: Arc<DiskProgress>,
     /// Ends all connections.
     pub shutdown: CancellationToken,
 }
@@ -159,7 +162,7 @@ async fn read_requests(
             kind::GET | kind::PUT | kind::DELETE | kind::MERGE | kind::READ => data.push(frame),
             kind::EXPLAIN | kind::EXPORT | kind::IMPORT => data.push(frame),
             kind::COMPARE | kind::LIST | kind::HINT => data.push(frame),
-            kind::PING => outbox.respond(frame.header.request_id, &Response::Pong),
+            kind::PING => outbox.respond(frame.header.request_id, &pong(&frame, &peer, shared)),
             _ => control.push(frame),
         };
         let more = match timeout(IDLE_TIMEOUT, reader.read_frames(&mut sort)).await {
@@ -184,6 +187,16 @@ async fn read_requests(
             return None;
         }
     }
+}
+
+/// A ping finds out whether this node lives; from a coordinator, over its link for data and with an id of its
+/// own, also whether it takes writes.
+fn pong(frame: &Frame, peer: &Option<Arc<PeerIdentity>>, shared: &Shared) -> Response {
+    let is_of_write = peer.as_ref().is_some_and(|peer| peer.lane == Lane::Data);
+    if is_of_write && frame.header.request_id != 0 && shared.disk.hangs() {
+        return Response::Error(ErrorReply::new(ErrorCode::Overloaded, HANGING).retryable());
+    }
+    Response::Pong
 }
 
 async fn pass_on(

@@ -20,6 +20,7 @@ use self::decisions::{Decisions, VoteFrom};
 use self::joining::Joining;
 use super::admission::Myself;
 use super::calls::Calls;
+use super::disk_progress::DiskProgress;
 use super::events::{ControlEvent, Responder};
 use super::hint_worker::HintHandle;
 use super::link::DialError;
@@ -98,6 +99,8 @@ pub struct Parts {
     pub repairs: Arc<Repairs>,
     /// What is kept for other nodes.
     pub hints: HintHandle,
+    /// Whether the disk hangs.
+    pub disk: Arc<DiskProgress>,
     /// All randomness.
     pub random: fastrand::Rng,
     /// Not ready from now on.
@@ -143,6 +146,7 @@ pub struct Control {
     rebuilding: Arc<Rebuilding>,
     repairs: Arc<Repairs>,
     hints: HintHandle,
+    disk: Arc<DiskProgress>,
     random: fastrand::Rng,
     membership: Membership,
     ring: Option<Arc<Ring>>,
@@ -180,6 +184,7 @@ impl Control {
             rebuilding,
             repairs,
             hints,
+            disk,
             mut random,
             draining,
             ..
@@ -196,6 +201,7 @@ impl Control {
             software: env!("CARGO_PKG_VERSION").to_owned(),
             rebuilding_segments: rebuilding.left(),
             hints_waiting: 0,
+            disk_hangs: false,
             directory_id: me.directory_id,
             nonce: me.nonce,
         };
@@ -217,6 +223,7 @@ impl Control {
             rebuilding,
             repairs,
             hints,
+            disk,
             random,
             view,
             draining,
@@ -430,6 +437,8 @@ impl Control {
 
     fn tick(&mut self) {
         let now = Instant::now();
+        let hangs = self.disk.hangs();
+        self.step(Event::LocalDisk { hangs });
         self.step(Event::Tick);
         self.join_if_due(now);
         self.decide_if_due(now);
@@ -472,6 +481,7 @@ impl Control {
                 id: member.id.clone(),
                 address: news.map_or_else(|| member.address.clone(), |news| news.address.clone()),
                 state: news.map_or(dynakv_protocol::gossip::MemberState::Alive, |n| n.state),
+                disk_hangs: news.is_some_and(|news| news.disk_hangs),
             }
         };
         document.members.iter().map(view).collect()

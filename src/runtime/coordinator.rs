@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::alarm::Alarm;
 use super::connections::Connections;
+use super::disk_progress::DiskProgress;
 use super::dispatch::{Action, DataRequest, data_request};
 use super::environment::WallClock;
 use super::events::{ConnectionId, ControlEvent, ControlSender, CoordinatorEvent};
@@ -37,6 +38,7 @@ use super::view::View;
 use crate::engine::answer::fetched;
 use crate::engine::forward;
 use crate::engine::get::{self, Get};
+use crate::engine::hang::Hang;
 use crate::engine::hedge::Hedging;
 use crate::engine::pace::Pace;
 use crate::engine::preference::{NodeSlot, Preference, Reach, Route, SELF, Strictness};
@@ -46,6 +48,7 @@ use crate::engine::{explain, import};
 
 mod admin;
 mod answers;
+mod disk;
 mod effects;
 mod forwarding;
 mod hints;
@@ -100,6 +103,8 @@ pub struct Parts {
     pub rebuilding: Arc<Rebuilding>,
     /// Hears who begins to compare.
     pub repairs: Arc<Repairs>,
+    /// How far those are that work with the disk.
+    pub disk: Arc<DiskProgress>,
     /// No new requests from now on.
     pub draining: CancellationToken,
 }
@@ -149,6 +154,9 @@ pub struct Coordinator {
     metrics: Arc<Metrics>,
     rebuilding: Arc<Rebuilding>,
     repairs: Arc<Repairs>,
+    disk: Arc<DiskProgress>,
+    /// Whether the disk hangs.
+    hang: Hang,
     is_draining: bool,
     /// Jobs of this turn.
     writes: Vec<WriteJob>,
@@ -195,6 +203,7 @@ pub async fn run(parts: Parts) -> End {
         metrics,
         rebuilding,
         repairs,
+        disk,
         draining,
     } = parts;
     let mut coordinator = Coordinator {
@@ -211,6 +220,8 @@ pub async fn run(parts: Parts) -> End {
         metrics,
         rebuilding,
         repairs,
+        disk,
+        hang: Hang::default(),
         is_draining: false,
         writes: Vec::new(),
         reads: Vec::new(),
@@ -295,7 +306,9 @@ impl Coordinator {
 
     fn follow(&mut self, view: Arc<View>) {
         self.view = view;
-        self.links.follow(&self.view);
+        for node in self.links.follow(&self.view) {
+            self.on_disk_of_other_hangs(node);
+        }
         for parked in self.parking.released(&self.view) {
             self.begin(parked.requester, parked.frame);
         }
@@ -436,6 +449,9 @@ impl Coordinator {
             }
             Action::Get { .. } | Action::Put { .. } => request,
         };
+        if requester.is_write() && !self.is_usable() {
+            return self.begin_elsewhere(requester, frame, request.key, &owners);
+        }
         let strictness = match request.action {
             Action::Put { strictness, .. } => strictness,
             Action::Get { .. } | Action::Explain | Action::Import { .. } => Strictness::Strict,
@@ -464,6 +480,7 @@ impl Coordinator {
                 let terms = forward::Terms {
                     is_write: requester.is_write(),
                     is_full: false,
+                    is_hanging: false,
                     may_stand_in: strictness == Strictness::Sloppy
                         && owners.place_of(SELF).is_none(),
                 };
@@ -532,6 +549,7 @@ impl Coordinator {
     }
 
     fn on_tick(&mut self) {
+        self.look_at_disk();
         let (expired, slow) = self.operations.due(self.now);
         for id in slow {
             match self.operations.get_mut(id).map(|operation| &operation.work) {
@@ -575,8 +593,13 @@ impl Coordinator {
 
     /// The turn is over: hands on everything that came of it.
     fn flush(&mut self) {
-        while let Some((id, node)) = self.unsent.pop() {
-            self.on_replica_failed(id, node);
+        loop {
+            while let Some((id, node)) = self.unsent.pop() {
+                self.on_replica_failed(id, node);
+            }
+            if !self.refuse_for_disk() {
+                break;
+            }
         }
         if !self.writes.is_empty() {
             self.store.write(std::mem::take(&mut self.writes));

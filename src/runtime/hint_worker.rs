@@ -15,6 +15,7 @@ use dynakv_protocol::{ErrorReply, NodeId};
 use dynakv_storage::{AppendFile, HintLog, Store, StoreError};
 use tokio::sync::{mpsc, watch};
 
+use super::disk_progress::DiskProgress;
 use super::environment::{Disk, StoreThreads, WallClock};
 use super::metrics::Metrics;
 use super::store_worker::{StoreEvent, Token};
@@ -107,6 +108,8 @@ pub struct Parts {
     pub bounds: HintBounds,
     /// Where news for the coordinator goes.
     pub events: mpsc::UnboundedSender<Vec<StoreEvent>>,
+    /// Whether the disk answers.
+    pub progress: Arc<DiskProgress>,
 }
 
 /// Reads the hints that are there and starts the worker.
@@ -122,6 +125,7 @@ pub fn start(parts: Parts) -> Result<HintHandle, StoreError> {
         metrics,
         bounds,
         events,
+        progress,
     } = parts;
     let (log, book) = open(disk.hints.clone(), &metrics)?;
     let (jobs, waiting) = mpsc::unbounded_channel();
@@ -144,6 +148,7 @@ pub fn start(parts: Parts) -> Result<HintHandle, StoreError> {
         reminders_waiting: reminders_waiting.clone(),
         kept: kept.clone(),
         owed: owed_out,
+        progress,
     };
     worker.publish();
     match disk.threads {
@@ -237,13 +242,17 @@ struct Worker {
     reminders_waiting: Arc<AtomicUsize>,
     kept: Arc<AtomicU64>,
     owed: watch::Sender<Vec<Owed>>,
+    progress: Arc<DiskProgress>,
 }
 
 impl Worker {
     fn run(mut self, mut jobs: mpsc::UnboundedReceiver<Vec<HintJob>>) {
         while let Some(first) = jobs.blocking_recv() {
+            self.progress.hints.begin();
             let must_sync = self.apply_waiting(first, &mut jobs);
-            if !self.settle(must_sync) {
+            let is_good = self.settle(must_sync);
+            self.progress.hints.end();
+            if !is_good {
                 return;
             }
         }
@@ -281,6 +290,7 @@ impl Worker {
         while let Some(list) = next {
             for job in list {
                 must_sync |= self.apply(job, now_unix_ms);
+                self.progress.hints.step();
             }
             let full = self.failed.is_some() || self.written.len() >= JOBS_PER_SYNC_MAX;
             next = if full { None } else { jobs.try_recv().ok() };

@@ -47,6 +47,8 @@ struct Node {
     id: NodeId,
     address: String,
     state: MemberState,
+    /// It says that its disk hangs, and refuses writes.
+    disk_hangs: bool,
     link: State,
     epoch: Epoch,
     /// Encoded requests of this turn, or of the time since a dial began.
@@ -130,6 +132,7 @@ impl Links {
             id,
             address,
             state: MemberState::Alive,
+            disk_hangs: false,
             link: State::Down {
                 retry_at: Instant::now(),
                 backoff: BACKOFF_FIRST,
@@ -142,16 +145,24 @@ impl Links {
         slot
     }
 
-    /// Follows a new view: who the members are, where they are, who is alive.
-    pub fn follow(&mut self, view: &View) {
+    /// Follows a new view: who the members are, where they are, who is alive. Gives those whose disk hangs
+    /// since.
+    pub fn follow(&mut self, view: &View) -> Vec<NodeSlot> {
         if let Some(peer) = &mut self.dialer.hello.peer {
             peer.cluster_id = view.cluster_id;
         }
+        let mut hanging = Vec::new();
         self.members.clear();
         for member in &view.members {
             let slot = self.follow_member(member);
             self.members.push(slot);
+            let node = &mut self.nodes[usize::from(slot.0)];
+            let hung = std::mem::replace(&mut node.disk_hangs, member.disk_hangs);
+            if slot != SELF && member.disk_hangs && !hung {
+                hanging.push(slot);
+            }
         }
+        hanging
     }
 
     fn follow_member(&mut self, member: &MemberView) -> NodeSlot {
@@ -190,7 +201,7 @@ impl Links {
             State::Dialing { is_doubtful, .. } => !is_doubtful,
             State::Down { .. } => false,
         };
-        if connected && node.state == MemberState::Alive {
+        if connected && node.state == MemberState::Alive && !node.disk_hangs {
             Reach::Usable
         } else {
             Reach::Doubtful

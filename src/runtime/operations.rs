@@ -374,6 +374,7 @@ mod tests {
         let terms = Terms {
             is_write: true,
             is_full: false,
+            is_hanging: false,
             may_stand_in: false,
         };
         let owners = Preference::new([NodeSlot(1)]);

@@ -24,6 +24,7 @@ fn entry(name: &str, generation: u64, heartbeat: u64) -> MemberEntry {
         software: "test".to_owned(),
         rebuilding_segments: 0,
         hints_waiting: 0,
+        disk_hangs: false,
         directory_id: DirectoryId(1),
         nonce: generation,
     }

@@ -315,7 +315,7 @@ impl Coordinator {
             Some(Work::Put { put, .. })
                 if purpose == Purpose::Write
                     && !put.is_stand_in()
-                    && error.code == ErrorCode::DiskFull
+                    && matches!(error.code, ErrorCode::DiskFull | ErrorCode::Overloaded)
                     && !error.maybe_applied =>
             {
                 self.hand_over(id, error);

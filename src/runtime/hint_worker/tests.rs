@@ -55,6 +55,7 @@ fn start_on(memory: &MemoryDisk, bytes_max: u64, age_max: Duration) -> Kept {
         metrics: metrics.clone(),
         bounds: HintBounds { bytes_max, age_max },
         events: events_in,
+        progress: Arc::new(DiskProgress::new(Arc::new(memory.store()))),
     };
     Kept {
         clock,

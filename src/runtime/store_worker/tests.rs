@@ -51,7 +51,9 @@ fn started_counting(
         threads: StoreThreads::Simulated { sync_us },
     };
     let minter = Minter::new(Actor(5), 0, fastrand::Rng::with_seed(1));
-    start(&disk, minter, Arc::new(SystemClock), metrics, rebuilding).unwrap()
+    let progress = Arc::new(DiskProgress::new(disk.store.clone()));
+    let clock = Arc::new(SystemClock);
+    start(&disk, minter, clock, metrics, rebuilding, progress).unwrap()
 }
 
 fn run(test: impl Future<Output = ()>) {
