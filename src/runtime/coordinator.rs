@@ -27,7 +27,7 @@ use super::environment::WallClock;
 use super::events::{ConnectionId, ControlEvent, ControlSender, CoordinatorEvent};
 use super::hedges::Hedges;
 use super::hint_worker::{HintHandle, HintJob};
-use super::links::{Links, Lost};
+use super::links::Links;
 use super::metrics::{Metrics, Op, Outcome, ReplicaOp};
 use super::operations::{Operation, OperationId, Operations, Purpose, Requester, Work};
 use super::parking::{Parked, Parking, Wait};
@@ -576,8 +576,8 @@ impl Coordinator {
             let error = ErrorReply::new(ErrorCode::Timeout, waits.too_long()).retryable();
             self.end(requester, Err(error));
         }
-        for node in self.links.tick(self.now) {
-            self.on_node_lost(node, "it is silent", Lost::WithRequests);
+        for (node, how) in self.links.tick(self.now) {
+            self.on_node_lost(node, "it is silent", how);
         }
         self.metrics
             .in_flight

@@ -3,10 +3,12 @@
 use dynakv_protocol::peer::{Merged, VersionsReply};
 
 use super::{
-    ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, Lost, NodeSlot, Operation,
-    OperationId, Purpose, ReplicaOp, Response, RingVersion, SELF, StoreEvent, Token, Wait, Work,
-    explain, forward, get, import, put, replica,
+    ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, NodeSlot, Operation, OperationId,
+    Purpose, ReplicaOp, Response, RingVersion, SELF, StoreEvent, Token, Wait, Work, explain,
+    forward, get, import, put, replica,
 };
+
+use crate::runtime::links::Lost;
 
 impl Coordinator {
     /// An answer came over a link.
