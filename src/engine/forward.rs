@@ -271,17 +271,29 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_room_does_not_take_over() {
-        let mut effects = Vec::new();
-        let owners = Preference::new([SELF, A]);
-        let terms = Terms {
+    fn a_node_without_room_or_whose_disk_hangs_does_not_take_over() {
+        let full = Terms {
             is_full: true,
             ..write()
         };
-        let mut forward = Forward::start(&owners, 1, terms, |_| Reach::Usable, &mut effects);
-        assert_eq!(effects, [Effect::Send(A)]);
-        let effects = step(&mut forward, Event::Failed(A));
-        assert!(matches!(&effects[..], [Effect::Answer(_)]), "{effects:?}");
+        let hanging = Terms {
+            is_hanging: true,
+            ..write()
+        };
+        for (terms, code) in [
+            (full, ErrorCode::DiskFull),
+            (hanging, ErrorCode::QuorumUnavailable),
+        ] {
+            let mut effects = Vec::new();
+            let owners = Preference::new([SELF, A]);
+            let mut forward = Forward::start(&owners, 1, terms, |_| Reach::Usable, &mut effects);
+            assert_eq!(effects, [Effect::Send(A)]);
+            let effects = step(&mut forward, Event::Failed(A));
+            assert!(
+                matches!(&effects[..], [Effect::Answer(error)] if error.code == code),
+                "{effects:?}"
+            );
+        }
     }
 
     #[test]

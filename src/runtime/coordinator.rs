@@ -44,6 +44,7 @@ use crate::engine::pace::Pace;
 use crate::engine::preference::{NodeSlot, Preference, Reach, Route, SELF, Strictness};
 use crate::engine::put::{self, Put};
 use crate::engine::ring::Ring;
+use crate::engine::writers::Writers;
 use crate::engine::{explain, import};
 
 mod admin;
@@ -176,6 +177,10 @@ pub struct Coordinator {
     started: Instant,
     /// How fast the others answer reads.
     pace: Pace,
+    /// What a durable copy costs each.
+    writers: Writers,
+    /// How many batches of this node's own writer are counted in it.
+    batches: u64,
     hedging: Hedging,
     /// Reads that may ask one owner more.
     hedges: Hedges,
@@ -234,6 +239,8 @@ pub async fn run(parts: Parts) -> End {
         now: Instant::now(),
         started: Instant::now(),
         pace: Pace::default(),
+        writers: Writers::default(),
+        batches: 0,
         hedging: Hedging::default(),
         hedges: Hedges::default(),
         unsent: Vec::new(),
@@ -460,6 +467,10 @@ impl Coordinator {
             let reach = |node| self.links.reach(node);
             let is_forwarded = frame.header.is_forwarded();
             owners.route(request.access, strictness, is_forwarded, reach)
+        };
+        let route = match frame.header.is_forwarded() || !requester.is_write() {
+            true => route,
+            false => self.past_slow_disks(route, &owners),
         };
         match route {
             Route::Here {

@@ -16,7 +16,7 @@ use dynakv_storage::{AppendFile, HintLog, Store, StoreError};
 use tokio::sync::{mpsc, watch};
 
 use super::disk_progress::DiskProgress;
-use super::environment::{Disk, StoreThreads, WallClock};
+use super::environment::{Disk, Stall, StoreThreads, WallClock};
 use super::metrics::Metrics;
 use super::store_worker::{StoreEvent, Token};
 use crate::engine::answer::sealed;
@@ -151,7 +151,7 @@ pub fn start(parts: Parts) -> Result<HintHandle, StoreError> {
         progress,
     };
     worker.publish();
-    match disk.threads {
+    match &disk.threads {
         StoreThreads::Own => {
             let thread = std::thread::Builder::new().name("hint-writer".to_owned());
             let thread = thread.spawn(move || worker.run(waiting));
@@ -161,8 +161,9 @@ pub fn start(parts: Parts) -> Result<HintHandle, StoreError> {
                 source,
             })?;
         }
-        StoreThreads::Simulated { sync_us } => {
-            tokio::spawn(worker.run_simulated(waiting, Duration::from_micros(sync_us)));
+        StoreThreads::Simulated { sync_us, stall } => {
+            let sync_takes = Duration::from_micros(*sync_us);
+            tokio::spawn(worker.run_simulated(waiting, sync_takes, stall.clone()));
         }
     }
     Ok(HintHandle {
@@ -265,13 +266,18 @@ impl Worker {
         mut self,
         mut jobs: mpsc::UnboundedReceiver<Vec<HintJob>>,
         sync_takes: Duration,
+        stall: Stall,
     ) {
         while let Some(first) = jobs.recv().await {
+            self.progress.hints.begin();
             let must_sync = self.apply_waiting(first, &mut jobs);
             if must_sync && self.log.needs_sync() {
                 tokio::time::sleep(sync_takes).await;
+                stall.passes().await;
             }
-            if !self.settle(must_sync) {
+            let is_good = self.settle(must_sync);
+            self.progress.hints.end();
+            if !is_good {
                 return;
             }
         }

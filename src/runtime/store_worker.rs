@@ -15,9 +15,10 @@ use dynakv_protocol::limits::SIBLINGS_WARN;
 use dynakv_protocol::{Actor, ErrorCode, ErrorReply};
 use dynakv_storage::{Change, Footprint, Mutation, Store, StoreError};
 use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::disk_progress::DiskProgress;
-use super::environment::{Disk, StoreThreads, WallClock};
+use super::environment::{Disk, Stall, StoreThreads, WallClock};
 use super::events::ConnectionId;
 use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
@@ -160,15 +161,16 @@ pub fn start(
         events: events_out.clone(),
         progress,
     };
-    match disk.threads {
+    match &disk.threads {
         StoreThreads::Own => {
             let name = |name: &str| std::thread::Builder::new().name(name.to_owned());
             name("store-writer").spawn(move || writer.run(write_jobs, done))?;
             name("store-reader").spawn(move || reader.run(read_jobs))?;
             name("store-scanner").spawn(move || scanner.run(scan_jobs))?;
         }
-        StoreThreads::Simulated { sync_us } => {
-            tokio::spawn(writer.run_simulated(write_jobs, done, Duration::from_micros(sync_us)));
+        StoreThreads::Simulated { sync_us, stall } => {
+            let sync_takes = Duration::from_micros(*sync_us);
+            tokio::spawn(writer.run_simulated(write_jobs, done, sync_takes, stall.clone()));
             tokio::spawn(reader.run_simulated(read_jobs));
             tokio::spawn(scanner.run_simulated(scan_jobs));
         }
@@ -212,6 +214,7 @@ impl Writer {
             let Some(first) = first else {
                 break;
             };
+            let begun = Instant::now();
             self.progress.writer.begin();
             self.apply_waiting(first, &jobs);
             let is_good = self.sync();
@@ -219,6 +222,7 @@ impl Writer {
             if !is_good {
                 return;
             }
+            self.progress.note_batch(begun.elapsed());
         }
         if let Err(error) = self.store.sync_at_end() {
             self.send(vec![StoreEvent::Failed(Arc::new(error))]);
@@ -233,20 +237,24 @@ impl Writer {
         jobs: Waiting<WriteJob>,
         done: oneshot::Sender<Minter>,
         sync_takes: Duration,
+        stall: Stall,
     ) {
         loop {
             let first = jobs.lock().await.recv().await;
             let Some(first) = first else {
                 break;
             };
+            let begun = Instant::now();
             self.progress.writer.begin();
             self.apply_waiting(first, &jobs);
             tokio::time::sleep(sync_takes).await;
+            stall.passes().await;
             let is_good = self.sync();
             self.progress.writer.end();
             if !is_good {
                 return;
             }
+            self.progress.note_batch(begun.elapsed());
         }
         let _ = done.send(self.minter);
     }

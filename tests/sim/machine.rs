@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynakv::config::Config;
 use dynakv::node::Node;
-use dynakv::runtime::environment::{Disk, Environment, StoreThreads};
+use dynakv::runtime::environment::{Disk, Environment, Stall, StoreThreads};
 use dynakv::runtime::rebuilding::Rebuilding;
 use dynakv_protocol::NodeId;
 use dynakv_protocol::causal::Versions;
@@ -67,6 +67,8 @@ pub(crate) enum Flaw {
 pub(crate) struct Machine {
     pub(crate) name: String,
     pub(crate) disk: MemoryDisk,
+    /// Makes it hang.
+    pub(crate) stall: Stall,
     flaw: Flaw,
     seed: u64,
     sync_us: u64,
@@ -117,6 +119,7 @@ impl Machine {
         Self {
             name: machine_name(number),
             disk: MemoryDisk::new(),
+            stall: Stall::default(),
             flaw,
             seed: random.u64(..),
             // Some disks are slower than the network, so that others acknowledge first.
@@ -335,6 +338,7 @@ impl Machine {
                 files: Arc::new(self.disk.files()),
                 threads: StoreThreads::Simulated {
                     sync_us: self.sync_us,
+                    stall: self.stall.clone(),
                 },
             },
         }

@@ -1,5 +1,6 @@
 //! Answers: of other nodes, over links, and of this node's store.
 
+use dynakv_protocol::message::kind;
 use dynakv_protocol::peer::{Merged, VersionsReply};
 
 use super::{
@@ -41,6 +42,10 @@ impl Coordinator {
         };
         if let (Some(replica_op), Some(took)) = (replica_op, took) {
             self.metrics.replica_answered(replica_op, took);
+            if purpose == Purpose::Write && frame.header.kind == kind::MERGE | kind::ANSWER {
+                let now = self.uptime();
+                self.writers.note(from, took, now);
+            }
         }
         let response = match Response::decode(frame.header.kind, &frame.body) {
             Ok(response) => response,

@@ -48,7 +48,10 @@ fn start_on(memory: &MemoryDisk, bytes_max: u64, age_max: Duration) -> Kept {
             store: Arc::new(memory.store()),
             hints: memory.hints(),
             files: Arc::new(memory.files()),
-            threads: StoreThreads::Simulated { sync_us: 1000 },
+            threads: StoreThreads::Simulated {
+                sync_us: 1000,
+                stall: Stall::default(),
+            },
         },
         minter: Minter::new(Actor(7), 0, fastrand::Rng::with_seed(1)),
         clock: clock.clone(),
