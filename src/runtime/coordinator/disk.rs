@@ -5,7 +5,7 @@
 
 use super::{
     Bytes, Coordinator, ErrorCode, ErrorReply, Frame, NodeSlot, OperationId, Preference, Requester,
-    SELF, StoreEvent, Token, Work, forward, get, import, put,
+    SELF, StoreEvent, Token, Work, forward, get,
 };
 use crate::engine::hang::{Change, Lane};
 use crate::engine::preference::{Reach, Route};
@@ -149,11 +149,7 @@ impl Coordinator {
         let reads_hang = self.hang.hangs_in(Lane::Reader);
         for id in self.operations.ids() {
             match self.operations.get_mut(id).map(|operation| &operation.work) {
-                Some(Work::Put { put, .. }) if put.maybe_applied() => {
-                    let error = hanging().maybe_applied(true);
-                    self.step_put(id, put::Event::Refused(error));
-                }
-                Some(Work::Import { .. }) => self.step_import(id, import::Event::Failed(SELF)),
+                Some(Work::Put { .. } | Work::Import { .. }) => self.on_replica_failed(id, SELF),
                 Some(Work::Get(_)) if reads_hang => self.step_get(id, get::Event::Failed(SELF)),
                 Some(_) | None => {}
             }
