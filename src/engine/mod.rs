@@ -9,7 +9,6 @@
 //! | [`handoff`] | what is kept for owners that cannot be reached, and when it may be forgotten |
 //! | [`hang`] | whether this node's disk answers |
 //! | [`pace`], [`hedge`] | which owners to read from, and when to ask one more |
-//! | [`writers`] | which owner coordinates a write when the first one's disk is slow |
 //! | [`forward`] | which owner a request is handed on to |
 //! | [`explain`], [`import`] | asking all owners what they have; merging given versions into a key |
 //! | [`answer`] | what a client sees of what the replicas have |
@@ -44,4 +43,3 @@ pub mod rebuilding;
 pub mod repairs;
 pub mod ring;
 pub mod sources;
-pub mod writers;

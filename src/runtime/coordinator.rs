@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::alarm::Alarm;
 use super::connections::Connections;
 use super::disk_progress::DiskProgress;
-use super::dispatch::{Action, DataRequest, data_request};
+use super::dispatch::{Action, DataRequest, check_form, data_request};
 use super::environment::WallClock;
 use super::events::{ConnectionId, ControlEvent, ControlSender, CoordinatorEvent};
 use super::hedges::Hedges;
@@ -44,7 +44,6 @@ use crate::engine::pace::Pace;
 use crate::engine::preference::{NodeSlot, Preference, Reach, Route, SELF, Strictness};
 use crate::engine::put::{self, Put};
 use crate::engine::ring::Ring;
-use crate::engine::writers::Writers;
 use crate::engine::{explain, import};
 
 mod admin;
@@ -178,10 +177,6 @@ pub struct Coordinator {
     started: Instant,
     /// How fast the others answer reads.
     pace: Pace,
-    /// What a durable copy costs each.
-    writers: Writers,
-    /// How many batches of this node's own writer are counted in it.
-    batches: u64,
     hedging: Hedging,
     /// Reads that may ask one owner more.
     hedges: Hedges,
@@ -240,8 +235,6 @@ pub async fn run(parts: Parts) -> End {
         now: Instant::now(),
         started: Instant::now(),
         pace: Pace::default(),
-        writers: Writers::default(),
-        batches: 0,
         hedging: Hedging::default(),
         hedges: Hedges::default(),
         unsent: Vec::new(),
@@ -425,6 +418,9 @@ impl Coordinator {
     /// Begins a client's request, for the first time or again after it was parked.
     fn begin(&mut self, mut requester: Requester, frame: Frame) {
         let Some(ring) = self.view.ring.clone() else {
+            if let Err(error) = check_form(&frame) {
+                return self.end(requester, Err(error));
+            }
             let message =
                 "this node has not joined its cluster yet; ask another one, or see its log";
             let error = ErrorReply::new(ErrorCode::NotReady, message).retryable();
@@ -458,7 +454,7 @@ impl Coordinator {
             Action::Get { .. } | Action::Put { .. } => request,
         };
         if requester.is_write() && !self.is_usable() {
-            return self.begin_elsewhere(requester, frame, request.key, &owners);
+            return self.begin_elsewhere(requester, frame, &request, &owners);
         }
         let strictness = match request.action {
             Action::Put { strictness, .. } => strictness,
@@ -468,10 +464,6 @@ impl Coordinator {
             let reach = |node| self.links.reach(node);
             let is_forwarded = frame.header.is_forwarded();
             owners.route(request.access, strictness, is_forwarded, reach)
-        };
-        let route = match frame.header.is_forwarded() || !requester.is_write() {
-            true => route,
-            false => self.past_slow_disks(route, &owners),
         };
         match route {
             Route::Here {
@@ -490,6 +482,7 @@ impl Coordinator {
             }
             Route::Forward { place } => {
                 let terms = forward::Terms {
+                    needed: request.action.needed(),
                     is_write: requester.is_write(),
                     is_full: false,
                     is_hanging: false,

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use dynakv_storage::Store;
 
@@ -51,10 +50,6 @@ pub struct DiskProgress {
     pub hints: Progress,
     store: Arc<dyn Store>,
     hangs: AtomicBool,
-    /// How long the writer's last batch took from its first job to the end of its sync, in microseconds, and
-    /// how many there were.
-    batch_us: AtomicU64,
-    batches: AtomicU64,
 }
 
 impl std::fmt::Debug for DiskProgress {
@@ -75,8 +70,6 @@ impl DiskProgress {
             hints: Progress::default(),
             store,
             hangs: AtomicBool::new(false),
-            batch_us: AtomicU64::new(0),
-            batches: AtomicU64::new(0),
         }
     }
 
@@ -88,19 +81,6 @@ impl DiskProgress {
             self.hints.look(),
             self.store.sync_progress(),
         ]
-    }
-
-    /// The writer has made a batch durable.
-    pub fn note_batch(&self, took: Duration) {
-        self.batch_us
-            .store(took.as_micros() as u64, Ordering::Relaxed);
-        self.batches.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How many batches there were, and how long the last one took.
-    pub fn last_batch(&self) -> (u64, Duration) {
-        let took = Duration::from_micros(self.batch_us.load(Ordering::Relaxed));
-        (self.batches.load(Ordering::Relaxed), took)
     }
 
     /// What was found: for those that tell others.

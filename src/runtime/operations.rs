@@ -372,6 +372,7 @@ mod tests {
             handed_on: 0,
         };
         let terms = Terms {
+            needed: 2,
             is_write: true,
             is_full: false,
             is_hanging: false,

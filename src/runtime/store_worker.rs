@@ -15,7 +15,6 @@ use dynakv_protocol::limits::SIBLINGS_WARN;
 use dynakv_protocol::{Actor, ErrorCode, ErrorReply};
 use dynakv_storage::{Change, Footprint, Mutation, Store, StoreError};
 use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::time::Instant;
 
 use super::disk_progress::DiskProgress;
 use super::environment::{Disk, Stall, StoreThreads, WallClock};
@@ -214,7 +213,6 @@ impl Writer {
             let Some(first) = first else {
                 break;
             };
-            let begun = Instant::now();
             self.progress.writer.begin();
             self.apply_waiting(first, &jobs);
             let is_good = self.sync();
@@ -222,7 +220,6 @@ impl Writer {
             if !is_good {
                 return;
             }
-            self.progress.note_batch(begun.elapsed());
         }
         if let Err(error) = self.store.sync_at_end() {
             self.send(vec![StoreEvent::Failed(Arc::new(error))]);
@@ -244,7 +241,6 @@ impl Writer {
             let Some(first) = first else {
                 break;
             };
-            let begun = Instant::now();
             self.progress.writer.begin();
             self.apply_waiting(first, &jobs);
             tokio::time::sleep(sync_takes).await;
@@ -254,7 +250,6 @@ impl Writer {
             if !is_good {
                 return;
             }
-            self.progress.note_batch(begun.elapsed());
         }
         let _ = done.send(self.minter);
     }
@@ -386,10 +381,10 @@ impl Writer {
             after,
         };
         if let Err(error) = self.store.apply(std::slice::from_ref(&mutation)) {
-            // On a full disk it was not applied, and nobody has seen its dot.
-            let is_full = error.is_disk_full();
-            let refusal = refusal(&error).maybe_applied(!is_full);
-            self.failed = (!is_full).then_some(error);
+            // On a full disk, or in a shortage, it was not applied, and nobody has seen its dot.
+            let passes = error.passes();
+            let refusal = refusal(&error).maybe_applied(!passes);
+            self.failed = (!passes).then_some(error);
             return Err(refusal);
         }
         events.extend(minted);
@@ -484,7 +479,7 @@ impl Writer {
                 true
             }
             // It is all still there, and durable once there is room and something more is written.
-            Err(error) if error.is_disk_full() => {
+            Err(error) if error.passes() => {
                 let error = refusal(&error).maybe_applied(true);
                 let refused = |(token, _)| StoreEvent::Refused {
                     token,
@@ -545,6 +540,8 @@ fn note_damage(rebuilding: &Rebuilding, key: &[u8], error: &StoreError) -> Resul
 pub(super) fn refusal(error: &StoreError) -> ErrorReply {
     let code = match error {
         error if error.is_disk_full() => ErrorCode::DiskFull,
+        // It goes away by itself, and another node may have what this one lacks.
+        error if error.is_shortage() => ErrorCode::Overloaded,
         StoreError::TooLarge { .. } => ErrorCode::TooLarge,
         _ => ErrorCode::Storage,
     };

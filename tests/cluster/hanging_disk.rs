@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::harness::{
-    BadDisks, Cluster, Fault, Finished, Node, SLOW_SYNC, all_is_well, block_on, client, eventually,
-    under_load,
+    BadDisks, Cluster, Fault, Finished, Node, all_is_well, eventually, under_load,
 };
 
 /// How many requests are timed.
@@ -171,45 +170,6 @@ fn requests_go_on_while_one_owner_stands_still_and_are_refused_early_with_two() 
     cluster.wait_healthy();
     load.is_all_there(&cluster, 3);
     cluster[0].run(&["put", "again", "good"]).exits(0);
-    all_is_well(&mut cluster);
-}
-
-/// How many of these writes, one after the other, take as long as a sync of a slow disk.
-fn slow_writes(cluster: &Cluster, round: &str) -> usize {
-    block_on(async {
-        // It asks the first owner of each key.
-        let client = client(&cluster.addresses()).await;
-        let mut slow = 0;
-        for number in 0..WRITES {
-            let began = Instant::now();
-            let put = client.put(format!("{round}-{number}"), "value").await;
-            put.expect("W owners are well");
-            slow += usize::from(began.elapsed() >= SLOW_SYNC);
-        }
-        slow
-    })
-}
-
-/// How many writes are looked at.
-const WRITES: usize = 90;
-
-#[test]
-fn an_owner_with_a_slow_disk_is_passed_over() {
-    let root = tempfile::tempdir().unwrap();
-    let Some(disks) = BadDisks::build(root.path()) else {
-        return;
-    };
-    let mut cluster = Cluster::start_on(&disks, 3);
-    cluster.seal("first", "write");
-    let before = slow_writes(&cluster, "before");
-    disks.begin("node-2", Fault::Slow);
-    // So much is needed to notice.
-    slow_writes(&cluster, "learning");
-    let during = slow_writes(&cluster, "during");
-    println!("{before} of {WRITES} writes took {SLOW_SYNC:?} before, {during} with a slow disk");
-    // A third of the keys are its own; each of them would be slow.
-    assert!(during <= before + WRITES / 6, "{before}, then {during}");
-    disks.end("node-2", Fault::Slow);
     all_is_well(&mut cluster);
 }
 

@@ -4,11 +4,10 @@
 //! whoever asked. What hangs in the disk itself is counted without this node's copy.
 
 use super::{
-    Bytes, Coordinator, ErrorCode, ErrorReply, Frame, NodeSlot, OperationId, Preference, Requester,
-    SELF, StoreEvent, Token, Work, forward, get,
+    Coordinator, DataRequest, ErrorCode, ErrorReply, Frame, NodeSlot, OperationId, Preference,
+    Requester, SELF, StoreEvent, Token, Work, forward, get,
 };
 use crate::engine::hang::{Change, Lane};
-use crate::engine::preference::{Reach, Route};
 use crate::runtime::disk_progress::HANGING;
 
 impl Coordinator {
@@ -16,7 +15,6 @@ impl Coordinator {
     pub(super) fn look_at_disk(&mut self) {
         let (progress, now) = (self.disk.look(), self.uptime());
         let change = self.hang.look(progress, now);
-        self.note_own_batches();
         match change {
             Some(Change::Hangs) => {
                 tracing::error!(
@@ -44,41 +42,6 @@ impl Coordinator {
         }
     }
 
-    /// Has another owner coordinate a write whose turn is that of one with a slow disk.
-    pub(super) fn past_slow_disks(&mut self, route: Route, owners: &Preference) -> Route {
-        let place = match route {
-            Route::Here { place, .. } | Route::Forward { place } => place,
-            Route::StandIn { .. } | Route::NotOwner => return route,
-        };
-        let Some(first) = owners.at(place) else {
-            return route;
-        };
-        let now = self.uptime();
-        let links = &self.links;
-        let in_reach = |node| node == SELF || links.reach(node) == Reach::Usable;
-        let others = (0..owners.len()).filter_map(|place| Some((place, owners.at(place)?)));
-        let others = others.filter(|&(_, node)| node != first && in_reach(node));
-        match self.writers.instead_of(first, others, now) {
-            Some(place) if owners.at(place) == Some(SELF) => Route::Here {
-                place,
-                in_place_of_first: place != 0,
-            },
-            Some(place) => Route::Forward { place },
-            None => route,
-        }
-    }
-
-    /// Takes note of what this node's own copies cost. A write waits for the batch that is under way when it
-    /// comes, half of it on average, and then for its own.
-    pub(super) fn note_own_batches(&mut self) {
-        let (batches, took) = self.disk.last_batch();
-        if batches != self.batches {
-            self.batches = batches;
-            let now = self.uptime();
-            self.writers.note(SELF, took * 3 / 2, now);
-        }
-    }
-
     /// Whether this node takes writes.
     pub(super) fn is_usable(&self) -> bool {
         !self.hang.hangs()
@@ -89,17 +52,19 @@ impl Coordinator {
         &mut self,
         requester: Requester,
         frame: Frame,
-        key: Bytes,
+        request: &DataRequest,
         owners: &Preference,
     ) {
         let reach = |node| self.links.reach(node);
         match owners.first_other(reach) {
             Some(place) if !frame.header.is_forwarded() => {
                 let terms = forward::Terms {
+                    needed: request.action.needed(),
                     is_write: true,
                     is_hanging: true,
                     ..forward::Terms::default()
                 };
+                let key = request.key.clone();
                 self.forward(requester, frame, key, owners, (place, terms));
             }
             // Who has handed it on tries the next one.

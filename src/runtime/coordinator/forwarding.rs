@@ -13,6 +13,7 @@ use super::{
     Bytes, Coordinator, NodeSlot, Operation, OperationId, Preference, Purpose, Requester, Work,
 };
 use crate::engine::forward::{self, Forward};
+use crate::runtime::dispatch::data_request;
 
 /// How long an owner may take over a forwarded request before the next is tried.
 const SLOW_FORWARD: Duration = Duration::from_millis(1000);
@@ -107,6 +108,9 @@ impl Coordinator {
             return;
         };
         let ring = self.view.ring.as_ref();
+        // It was of its form when it came.
+        let request = ring.and_then(|ring| data_request(&frame, self.limits(ring)).ok());
+        let needed = request.map_or(self.view.w, |request| request.action.needed());
         let owners = ring.map(|ring| self.owners(ring, &key));
         let others = owners.filter(|_| !frame.header.is_forwarded());
         let next = others.and_then(|owners| {
@@ -116,6 +120,7 @@ impl Coordinator {
         match next {
             Some((owners, place)) => {
                 let terms = forward::Terms {
+                    needed,
                     is_write: true,
                     is_full: error.code == ErrorCode::DiskFull,
                     is_hanging: error.code != ErrorCode::DiskFull,

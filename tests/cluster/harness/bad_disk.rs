@@ -5,7 +5,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use super::node::Node;
 
@@ -43,9 +42,6 @@ int fsync(int fd) {
 }
 "#;
 
-/// What a slow sync takes more.
-pub(crate) const SLOW_SYNC: Duration = Duration::from_millis(200);
-
 /// The library, built, and the files that switch it.
 pub(crate) struct BadDisks {
     library: PathBuf,
@@ -59,7 +55,7 @@ pub(crate) enum Fault {
     Broken,
     /// No sync returns.
     Hanging,
-    /// Each sync takes [`SLOW_SYNC`] more.
+    /// Each sync takes 200 ms more.
     Slow,
 }
 
