@@ -308,6 +308,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         w: None,
         ttl_ms: None,
         sloppy: false,
+        if_no_conflict: false,
     };
     let delete = Write {
         value: None,
@@ -357,6 +358,13 @@ fn requests() -> Vec<(&'static str, Request)> {
                 w: Some(3),
                 ttl_ms: Some(60_000),
                 sloppy: true,
+                ..put.clone()
+            }),
+        ),
+        (
+            "put.if-no-conflict",
+            Request::Put(Write {
+                if_no_conflict: true,
                 ..put
             }),
         ),
@@ -468,6 +476,17 @@ fn requests() -> Vec<(&'static str, Request)> {
                 timeout_ms: 4000,
                 key: key.clone(),
                 versions: versions().to_bytes(),
+                tell_beside: false,
+            }),
+        ),
+        (
+            "merge.tell-beside",
+            Request::Merge(MergeVersions {
+                ring_version: RingVersion(3),
+                timeout_ms: 4000,
+                key: key.clone(),
+                versions: versions().to_bytes(),
+                tell_beside: true,
             }),
         ),
         (
@@ -552,6 +571,7 @@ fn responses() -> Vec<(&'static str, Response)> {
         context: sealed.clone(),
         effective_w: 2,
         sloppy: false,
+        replaced: 0,
     };
     let vote = Vote {
         slot: RingVersion(4),
@@ -622,6 +642,13 @@ fn responses() -> Vec<(&'static str, Response)> {
             "deleted.sloppy",
             Response::Deleted(Written {
                 sloppy: true,
+                ..written.clone()
+            }),
+        ),
+        (
+            "put.replaced",
+            Response::Put(Written {
+                replaced: 3,
                 ..written
             }),
         ),
@@ -801,7 +828,27 @@ fn responses() -> Vec<(&'static str, Response)> {
             }),
         ),
         ("imported", Response::Imported(Imported { effective_w: 2 })),
-        ("merged", Response::Merged(Merged { rebuilding: false })),
+        (
+            "merged",
+            Response::Merged(Merged {
+                rebuilding: false,
+                beside: None,
+            }),
+        ),
+        (
+            "merged.nothing-beside",
+            Response::Merged(Merged {
+                rebuilding: false,
+                beside: Some(Bytes::new()),
+            }),
+        ),
+        (
+            "merged.beside",
+            Response::Merged(Merged {
+                rebuilding: false,
+                beside: Some(versions().to_bytes()),
+            }),
+        ),
         (
             "versions",
             Response::Versions(VersionsReply {

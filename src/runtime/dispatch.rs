@@ -211,6 +211,7 @@ fn write(write: Write, limits: Limits) -> Result<DataRequest, ErrorReply> {
                 // A deletion does not expire.
                 ttl_ms,
                 value_bytes_max: limits.value_bytes_max,
+                if_no_conflict: write.if_no_conflict,
             }),
         },
         key: write.key,
@@ -297,6 +298,7 @@ mod tests {
             w: None,
             ttl_ms: None,
             sloppy: false,
+            if_no_conflict: false,
         }
     }
 

@@ -146,6 +146,13 @@ impl Coordinator {
 
     /// The owner that was asked to coordinate a request has answered.
     pub(super) fn on_forwarded(&mut self, id: OperationId, from: NodeSlot, frame: Frame) {
+        let is_heard = match self.operations.get_mut(id).map(|operation| &operation.work) {
+            Some(Work::Forward(forward)) => forward.hears(from),
+            Some(_) | None => false,
+        };
+        if !is_heard {
+            return;
+        }
         if frame.header.kind == kind::ERROR
             && let Ok(Response::Error(error)) = Response::decode(frame.header.kind, &frame.body)
         {
