@@ -37,6 +37,7 @@ use crate::runtime::confirming::Confirmer;
 use crate::runtime::connection::Shared;
 use crate::runtime::control::{self, ControlError, Startup};
 use crate::runtime::coordinator::{self, Bounds, End};
+use crate::runtime::disk_progress::{DiskProgress, HANGING};
 use crate::runtime::environment::{Disk, Environment, StoreThreads, SystemClock};
 use crate::runtime::events::ConnectionId;
 use crate::runtime::events::{CONTROL_EVENTS_MAX, COORDINATOR_EVENTS_MAX};
@@ -307,12 +308,14 @@ impl Node {
         let (control_in, control_events) = mpsc::channel(CONTROL_EVENTS_MAX);
 
         let minter = Minter::new(identity.actor, identity.counter_floor, random.fork());
+        let disk_progress = Arc::new(DiskProgress::new(disk.store.clone()));
         let store = store_worker::start(
             &disk,
             minter,
             clock.clone(),
             metrics.clone(),
             rebuilding.clone(),
+            disk_progress.clone(),
         );
         let store = store.map_err(|error| ServeError::System {
             what: "a thread",
@@ -329,6 +332,7 @@ impl Node {
                 age_max: config.hints_age_max,
             },
             events: store.events_in,
+            progress: disk_progress.clone(),
         })?;
 
         let calls = Arc::new(Calls::new(
@@ -377,6 +381,7 @@ impl Node {
             rebuilding: rebuilding.clone(),
             repairs: repairs.clone(),
             hints: hints.clone(),
+            disk: disk_progress.clone(),
             random: random.fork(),
             draining: stop.draining.clone(),
             shutdown: stop.shutdown.clone(),
@@ -408,6 +413,7 @@ impl Node {
             metrics: metrics.clone(),
             rebuilding,
             repairs: repairs.clone(),
+            disk: disk_progress.clone(),
             draining: stop.draining.clone(),
         });
         let reason = end.clone();
@@ -488,6 +494,7 @@ impl Node {
             limits: config.client_limits(),
             waiting_bytes_max: config.connection_bytes_max,
             metrics: metrics.clone(),
+            disk: disk_progress.clone(),
             draining: stop.draining.clone(),
             drain: config.shutdown_deadline,
             shutdown: stop.shutdown.clone(),
@@ -500,6 +507,7 @@ impl Node {
         ));
         let pages = NodePages {
             metrics,
+            disk: disk_progress,
             data_dir: config.data_dir.clone(),
             view: view.clone(),
             draining: stop.draining.clone(),
@@ -581,6 +589,7 @@ fn http_port(config: &Config) -> Result<u16, ServeError> {
 
 struct NodePages {
     metrics: Arc<Metrics>,
+    disk: Arc<DiskProgress>,
     data_dir: PathBuf,
     view: watch::Receiver<Arc<View>>,
     draining: CancellationToken,
@@ -596,6 +605,7 @@ impl Pages for NodePages {
             return Some("shutting down".to_owned());
         }
         match self.view.borrow().ring {
+            Some(_) if self.disk.hangs() => Some(HANGING.to_owned()),
             Some(_) => None,
             None => Some("not in a cluster yet; see the log".to_owned()),
         }

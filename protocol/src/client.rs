@@ -24,6 +24,7 @@ const TAG_IF_NO_CONFLICT: u8 = 7;
 const TAG_REPLACED: u8 = 3;
 /// Of a member's status.
 const TAG_HINTS: u8 = 1;
+const TAG_DISK_HANGS: u8 = 2;
 
 /// Read a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,6 +169,8 @@ pub struct MemberStatus {
     pub rebuilding_segments: u32,
     /// How many keys it keeps for other nodes, as it gossiped last.
     pub hints_waiting: u64,
+    /// Its disk does not answer, as it gossiped last: it refuses writes until it does.
+    pub disk_hangs: bool,
 }
 
 /// The cluster as one node sees it.
@@ -450,6 +453,9 @@ impl Wire for MemberStatus {
         if self.hints_waiting > 0 {
             put_tag_u64(out, TAG_HINTS, self.hints_waiting);
         }
+        if self.disk_hangs {
+            put_tag_u8(out, TAG_DISK_HANGS, 1);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -466,10 +472,13 @@ impl Wire for MemberStatus {
             software: reader.string("software", NAME_BYTES_MAX)?.to_owned(),
             rebuilding_segments: reader.u32()?,
             hints_waiting: 0,
+            disk_hangs: false,
         };
         while let Some((tag, mut field)) = reader.tag()? {
-            if tag == TAG_HINTS {
-                member.hints_waiting = field.u64()?;
+            match tag {
+                TAG_HINTS => member.hints_waiting = field.u64()?,
+                TAG_DISK_HANGS => member.disk_hangs = field.bool("disk hangs")?,
+                _ => {}
             }
         }
         Ok(member)

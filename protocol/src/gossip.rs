@@ -13,6 +13,7 @@ use crate::ring_document::{Member, RingDocument};
 
 const TAG_RUN: u8 = 1;
 const TAG_HINTS: u8 = 2;
+const TAG_DISK_HANGS: u8 = 3;
 const TAG_ACCEPTED: u8 = 1;
 const TAG_DECIDED: u8 = 2;
 
@@ -53,6 +54,8 @@ pub struct MemberEntry {
     pub rebuilding_segments: u32,
     /// How many keys it keeps for other nodes.
     pub hints_waiting: u64,
+    /// Its disk does not come back with a sync or a read: it refuses writes until that ends.
+    pub disk_hangs: bool,
     /// The directory that holds its data, which the generation counts the starts of: news of another one
     /// than the ring says is news of somebody else. 0 when the sender does not say.
     pub directory_id: DirectoryId,
@@ -186,6 +189,9 @@ impl Wire for MemberEntry {
         if self.hints_waiting > 0 {
             put_tag_u64(out, TAG_HINTS, self.hints_waiting);
         }
+        if self.disk_hangs {
+            put_tag_u8(out, TAG_DISK_HANGS, 1);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -202,6 +208,7 @@ impl Wire for MemberEntry {
             // No ring has more segments than 32 bits can count.
             rebuilding_segments: u32::try_from(reader.varint()?).unwrap_or(u32::MAX),
             hints_waiting: 0,
+            disk_hangs: false,
             directory_id: DirectoryId::default(),
             nonce: 0,
         };
@@ -212,6 +219,7 @@ impl Wire for MemberEntry {
                     entry.nonce = field.u64()?;
                 }
                 TAG_HINTS => entry.hints_waiting = field.u64()?,
+                TAG_DISK_HANGS => entry.disk_hangs = field.bool("disk hangs")?,
                 _ => {}
             }
         }

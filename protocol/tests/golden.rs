@@ -241,6 +241,7 @@ fn gossip() -> Gossip {
             software: "0.1.0".to_owned(),
             rebuilding_segments: 300,
             hints_waiting: 0,
+            disk_hangs: false,
             directory_id: DirectoryId(0),
             nonce: 0,
         }],
@@ -262,6 +263,15 @@ fn gossip_of_hints() -> Gossip {
     let mut gossip = gossip_of_a_run();
     for entry in &mut gossip.entries {
         entry.hints_waiting = 5;
+    }
+    gossip
+}
+
+/// The sender's disk hangs.
+fn gossip_of_a_hanging_disk() -> Gossip {
+    let mut gossip = gossip_of_a_run();
+    for entry in &mut gossip.entries {
+        entry.disk_hangs = true;
     }
     gossip
 }
@@ -513,6 +523,10 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("gossip.run", Request::Gossip(gossip_of_a_run())),
         ("gossip.hints", Request::Gossip(gossip_of_hints())),
         (
+            "gossip.disk_hangs",
+            Request::Gossip(gossip_of_a_hanging_disk()),
+        ),
+        (
             "probe",
             Request::Probe(Probe {
                 target: node("node-3"),
@@ -688,6 +702,7 @@ fn responses() -> Vec<(&'static str, Response)> {
                     software: "0.1.0".to_owned(),
                     rebuilding_segments: 65_536,
                     hints_waiting: 0,
+                    disk_hangs: false,
                 }],
             }),
         ),

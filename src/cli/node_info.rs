@@ -183,10 +183,18 @@ fn verdict(status: &StatusReply, ring: Option<&RingReply>) -> Verdict {
         let mut members = status.members.iter();
         members.any(|member| &member.id == id && member.state == MemberState::Alive)
     };
+    // Whose disk hangs refuses writes, and answers only the reads that need no disk.
+    let takes_writes = |id| {
+        let mut members = status.members.iter();
+        is_alive(id) && members.any(|member| &member.id == id && !member.disk_hangs)
+    };
     // Who is rebuilding takes writes, but its reads may not count.
     let answers_reads = |id| {
         let mut members = status.members.iter();
-        is_alive(id) && members.any(|member| &member.id == id && member.rebuilding_segments == 0)
+        is_alive(id)
+            && members.any(|member| {
+                &member.id == id && member.rebuilding_segments == 0 && !member.disk_hangs
+            })
     };
     if status.ring_version.0 == 0 || status.members.is_empty() {
         return Verdict::Unavailable;
@@ -206,18 +214,18 @@ fn verdict(status: &StatusReply, ring: Option<&RingReply>) -> Verdict {
     let served = match ring {
         Some(ring) => {
             let members = &ring.document.members;
-            let alive: Vec<bool> = members.iter().map(|member| is_alive(&member.id)).collect();
+            let writable: Vec<bool> = members.iter().map(|it| takes_writes(&it.id)).collect();
             let readable: Vec<bool> = members.iter().map(|it| answers_reads(&it.id)).collect();
             let placement = Placement::new(&ring.document);
             (0..=u16::MAX).all(|segment| {
                 let owners = placement.owners(Segment(segment));
                 let count = |able: &[bool]| owners.iter().filter(|it| able[it.slot()]).count();
-                count(&alive) >= w && count(&readable) >= r
+                count(&writable) >= w && count(&readable) >= r
             })
         }
         None => {
             let members = || status.members.iter();
-            let dead = members().filter(|member| !is_alive(&member.id));
+            let dead = members().filter(|member| !takes_writes(&member.id));
             let mute = members().filter(|member| !answers_reads(&member.id));
             dead.count() <= owners - w && mute.count() <= owners - r
         }
@@ -256,6 +264,7 @@ struct StatusMember<'a> {
     rebuilding_of_segments: u32,
     rebuilt_percent: f64,
     hints_waiting: u64,
+    disk_hangs: bool,
     owns_percent: f64,
     software: &'a str,
 }
@@ -276,6 +285,7 @@ impl<'a> StatusMember<'a> {
             rebuilding_of_segments: progress.of,
             rebuilt_percent: progress.rebuilt_percent(),
             hints_waiting: member.hints_waiting,
+            disk_hangs: member.disk_hangs,
             owns_percent: f64::from(member.owns_basis_points) / 100.0,
             software: &member.software,
         }
@@ -342,9 +352,12 @@ impl Rebuilding {
 
 /// The state, and what share of what it owns such a node has lost and not got back.
 fn state_text(member: &MemberStatus, ring: Option<&RingReply>) -> String {
-    let state = state_name(member.state);
+    let mut state = state_name(member.state).to_owned();
+    if member.disk_hangs {
+        state += ", disk hangs";
+    }
     if member.rebuilding_segments == 0 {
-        return state.to_owned();
+        return state;
     }
     let progress = Rebuilding::new(member, ring);
     format!(

@@ -47,6 +47,8 @@ pub struct Terms {
     pub is_write: bool,
     /// Whether this node has no room on its disk for it, and so does not coordinate it in the end.
     pub is_full: bool,
+    /// Whether this node's disk hangs, so that it does not coordinate it either.
+    pub is_hanging: bool,
     /// Whether this node, which owns no copy, stands in for an owner when none in reach takes it: it is a
     /// sloppy write.
     pub may_stand_in: bool,
@@ -81,12 +83,14 @@ impl Forward {
             needed,
             is_write,
             is_full,
+            is_hanging,
             may_stand_in,
         } = terms;
+        let is_able = !is_full && !is_hanging;
         let first = owners.at(first);
         let mut spares: SmallVec<[NodeSlot; 4]> = (0..owners.len())
             .filter_map(|place| owners.at(place))
-            .filter(|&node| Some(node) != first && !(is_full && node == SELF))
+            .filter(|&node| Some(node) != first && (is_able || node != SELF))
             // Who may stand in does not wait for those that cannot be reached.
             .filter(|&node| !may_stand_in || reach(node) == Reach::Usable)
             .collect();
@@ -280,17 +284,29 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_room_does_not_take_over() {
-        let mut effects = Vec::new();
-        let owners = Preference::new([SELF, A]);
-        let terms = Terms {
+    fn a_node_without_room_or_whose_disk_hangs_does_not_take_over() {
+        let full = Terms {
             is_full: true,
             ..write()
         };
-        let mut forward = Forward::start(&owners, 1, terms, |_| Reach::Usable, &mut effects);
-        assert_eq!(effects, [Effect::Send(A)]);
-        let effects = step(&mut forward, Event::Failed(A));
-        assert!(matches!(&effects[..], [Effect::Answer(_)]), "{effects:?}");
+        let hanging = Terms {
+            is_hanging: true,
+            ..write()
+        };
+        for (terms, code) in [
+            (full, ErrorCode::DiskFull),
+            (hanging, ErrorCode::QuorumUnavailable),
+        ] {
+            let mut effects = Vec::new();
+            let owners = Preference::new([SELF, A]);
+            let mut forward = Forward::start(&owners, 1, terms, |_| Reach::Usable, &mut effects);
+            assert_eq!(effects, [Effect::Send(A)]);
+            let effects = step(&mut forward, Event::Failed(A));
+            assert!(
+                matches!(&effects[..], [Effect::Answer(error)] if error.code == code),
+                "{effects:?}"
+            );
+        }
     }
 
     #[test]

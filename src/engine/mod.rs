@@ -7,6 +7,7 @@
 //! | [`quorum`] | when enough have answered |
 //! | [`put`], [`get`] | one write, one read, from its start to its answer |
 //! | [`handoff`] | what is kept for owners that cannot be reached, and when it may be forgotten |
+//! | [`hang`] | whether this node's disk answers |
 //! | [`pace`], [`hedge`] | which owners to read from, and when to ask one more |
 //! | [`forward`] | which owner a request is handed on to |
 //! | [`explain`], [`import`] | asking all owners what they have; merging given versions into a key |
@@ -30,6 +31,7 @@ pub mod forward;
 pub mod generations;
 pub mod get;
 pub mod handoff;
+pub mod hang;
 pub mod hedge;
 pub mod hybrid_clock;
 pub mod import;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use dynakv_protocol::frame::{Frame, FrameDecoder, FrameError, split_batch, split_batch_refusing};
-use dynakv_protocol::handshake::{ClientLimits, GoAway, PeerIdentity};
+use dynakv_protocol::handshake::{ClientLimits, GoAway, Lane, PeerIdentity};
 use dynakv_protocol::limits::{FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX};
 use dynakv_protocol::message::{Request, Response, kind};
 use dynakv_protocol::oversize::{Begun, Oversize, Refused};
@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, no_more};
+use super::disk_progress::{DiskProgress, HANGING};
 use super::dispatch::undecodable;
 use super::environment::{ReadHalf, WriteHalf};
 use super::events::{
@@ -62,6 +63,8 @@ pub struct Shared {
     pub waiting_bytes_max: usize,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Whether the disk hangs.
+    pub disk: Arc<DiskProgress>,
     /// The node is about to end: clients are asked to go elsewhere.
     pub draining: CancellationToken,
     /// How long it may then take to answer what it has in hand.
@@ -260,7 +263,7 @@ async fn read_requests(
                 kind::GET | kind::PUT | kind::DELETE | kind::MERGE | kind::READ => data.push(frame),
                 kind::EXPLAIN | kind::EXPORT | kind::IMPORT => data.push(frame),
                 kind::COMPARE | kind::LIST | kind::HINT => data.push(frame),
-                kind::PING => outbox.respond(frame.header.request_id, &pong(&frame)),
+                kind::PING => outbox.respond(frame.header.request_id, &pong(&frame, &peer, shared)),
                 _ => control.push(frame),
             }
         };
@@ -314,9 +317,14 @@ async fn read_requests(
     }
 }
 
-/// A ping has no body but, one day, tagged fields.
-fn pong(frame: &Frame) -> Response {
+/// A ping has no body but, one day, tagged fields. It finds out whether this node lives; from a coordinator, over
+/// its link for data and with an id of its own, also whether it takes writes.
+fn pong(frame: &Frame, peer: &Option<Arc<PeerIdentity>>, shared: &Shared) -> Response {
+    let is_of_write = peer.as_ref().is_some_and(|peer| peer.lane == Lane::Data);
     match Request::decode(frame.header.kind, &frame.body) {
+        Ok(_) if is_of_write && frame.header.request_id != 0 && shared.disk.hangs() => {
+            Response::Error(ErrorReply::new(ErrorCode::Overloaded, HANGING).retryable())
+        }
         Ok(_) => Response::Pong,
         Err(error) => Response::Error(undecodable(&error)),
     }
@@ -356,7 +364,7 @@ async fn go_away(
     // Ended by the other side, or by the shutdown.
     let mut answer_pings = |frame: Frame| {
         if frame.header.kind == kind::PING {
-            outbox.respond(frame.header.request_id, &pong(&frame));
+            outbox.respond(frame.header.request_id, &pong(&frame, &None, shared));
         }
     };
     loop {

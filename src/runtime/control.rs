@@ -22,6 +22,7 @@ use self::strangers::is_of_members;
 use super::admission::Myself;
 use super::calls::Calls;
 use super::confirming::Confirmer;
+use super::disk_progress::DiskProgress;
 use super::events::{ControlEvent, Responder};
 use super::hint_worker::HintHandle;
 use super::link::DialError;
@@ -103,6 +104,8 @@ pub struct Parts {
     pub repairs: Arc<Repairs>,
     /// What is kept for other nodes.
     pub hints: HintHandle,
+    /// Whether the disk hangs.
+    pub disk: Arc<DiskProgress>,
     /// All randomness.
     pub random: fastrand::Rng,
     /// Not ready from now on.
@@ -153,6 +156,7 @@ pub struct Control {
     rebuilding: Arc<Rebuilding>,
     repairs: Arc<Repairs>,
     hints: HintHandle,
+    disk: Arc<DiskProgress>,
     random: fastrand::Rng,
     membership: Membership,
     ring: Option<Arc<Ring>>,
@@ -195,6 +199,7 @@ impl Control {
             rebuilding,
             repairs,
             hints,
+            disk,
             mut random,
             draining,
             ..
@@ -211,6 +216,7 @@ impl Control {
             software: env!("CARGO_PKG_VERSION").to_owned(),
             rebuilding_segments: rebuilding.left(),
             hints_waiting: 0,
+            disk_hangs: false,
             directory_id: me.directory_id,
             nonce: me.nonce,
         };
@@ -239,6 +245,7 @@ impl Control {
             rebuilding,
             repairs,
             hints,
+            disk,
             random,
             view,
             draining,
@@ -474,6 +481,8 @@ impl Control {
 
     fn tick(&mut self) {
         let now = Instant::now();
+        let hangs = self.disk.hangs();
+        self.step(Event::LocalDisk { hangs });
         self.step(Event::Tick);
         self.join_if_due(now);
         self.decide_if_due(now);
@@ -520,6 +529,7 @@ impl Control {
                 id: member.id.clone(),
                 address: news.map_or_else(|| member.address.clone(), |news| news.address.clone()),
                 state: news.map_or(dynakv_protocol::gossip::MemberState::Alive, |n| n.state),
+                disk_hangs: news.is_some_and(|news| news.disk_hangs),
             }
         };
         document.members.iter().map(view).collect()

@@ -21,12 +21,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::alarm::Alarm;
 use super::connections::Connections;
+use super::disk_progress::DiskProgress;
 use super::dispatch::{Action, DataRequest, check_form, data_request};
 use super::environment::WallClock;
 use super::events::{ConnectionId, ControlEvent, ControlSender, CoordinatorEvent};
 use super::hedges::Hedges;
 use super::hint_worker::{HintHandle, HintJob};
-use super::links::{Links, Lost};
+use super::links::Links;
 use super::metrics::{Metrics, Op, Outcome, ReplicaOp};
 use super::operations::{Operation, OperationId, Operations, Purpose, Requester, Work};
 use super::parking::{Parked, Parking, Wait};
@@ -37,6 +38,7 @@ use super::view::View;
 use crate::engine::answer::fetched;
 use crate::engine::forward;
 use crate::engine::get::{self, Get};
+use crate::engine::hang::Hang;
 use crate::engine::hedge::Hedging;
 use crate::engine::pace::Pace;
 use crate::engine::preference::{NodeSlot, Preference, Reach, Route, SELF, Strictness};
@@ -46,11 +48,13 @@ use crate::engine::{explain, import};
 
 mod admin;
 mod answers;
+mod disk;
 mod effects;
 mod forwarding;
 mod hints;
 mod reads;
 mod replica;
+mod turn;
 
 /// How often deadlines and links are looked after.
 const TICK: Duration = Duration::from_millis(10);
@@ -100,6 +104,8 @@ pub struct Parts {
     pub rebuilding: Arc<Rebuilding>,
     /// Hears who begins to compare.
     pub repairs: Arc<Repairs>,
+    /// How far those are that work with the disk.
+    pub disk: Arc<DiskProgress>,
     /// No new requests from now on.
     pub draining: CancellationToken,
 }
@@ -137,6 +143,9 @@ pub struct Coordinator {
     metrics: Arc<Metrics>,
     rebuilding: Arc<Rebuilding>,
     repairs: Arc<Repairs>,
+    disk: Arc<DiskProgress>,
+    /// Whether the disk hangs.
+    hang: Hang,
     is_draining: bool,
     /// Jobs of this turn.
     writes: Vec<WriteJob>,
@@ -183,6 +192,7 @@ pub async fn run(parts: Parts) -> End {
         metrics,
         rebuilding,
         repairs,
+        disk,
         draining,
     } = parts;
     let mut coordinator = Coordinator {
@@ -199,6 +209,8 @@ pub async fn run(parts: Parts) -> End {
         metrics,
         rebuilding,
         repairs,
+        disk,
+        hang: Hang::default(),
         is_draining: false,
         writes: Vec::new(),
         reads: Vec::new(),
@@ -283,7 +295,9 @@ impl Coordinator {
 
     fn follow(&mut self, view: Arc<View>) {
         self.view = view;
-        self.links.follow(&self.view);
+        for node in self.links.follow(&self.view) {
+            self.on_disk_of_other_hangs(node);
+        }
         for parked in self.parking.released(&self.view) {
             self.begin(parked.requester, parked.frame);
         }
@@ -427,6 +441,9 @@ impl Coordinator {
             }
             Action::Get { .. } | Action::Put { .. } => request,
         };
+        if requester.is_write() && !self.is_usable() {
+            return self.begin_elsewhere(requester, frame, &request, &owners);
+        }
         let strictness = match request.action {
             Action::Put { strictness, .. } => strictness,
             Action::Get { .. } | Action::Explain | Action::Import { .. } => Strictness::Strict,
@@ -456,6 +473,7 @@ impl Coordinator {
                     needed: request.action.needed(),
                     is_write: requester.is_write(),
                     is_full: false,
+                    is_hanging: false,
                     may_stand_in: strictness == Strictness::Sloppy
                         && owners.place_of(SELF).is_none(),
                 };
@@ -523,66 +541,6 @@ impl Coordinator {
             }
             // Begun before a route is looked for.
             Action::Explain | Action::Import { .. } => {}
-        }
-    }
-
-    fn on_tick(&mut self) {
-        let (expired, slow) = self.operations.due(self.now);
-        for id in slow {
-            match self.operations.get_mut(id).map(|operation| &operation.work) {
-                Some(Work::Get(_)) => self.on_late_read(id),
-                Some(Work::Forward(_)) => self.step_forward(id, forward::Event::Slow),
-                Some(Work::Put { .. }) => self.on_slow_write(id),
-                Some(Work::Explain(_) | Work::Import { .. }) | None => {}
-            }
-        }
-        for id in expired {
-            match self.operations.get_mut(id).map(|operation| &operation.work) {
-                Some(Work::Get(_)) => self.step_get(id, get::Event::Deadline),
-                Some(Work::Put { .. }) => self.step_put(id, put::Event::Deadline),
-                Some(Work::Forward(_)) => self.step_forward(id, forward::Event::Deadline),
-                Some(Work::Explain(_)) => self.step_explain(id, explain::Event::Deadline),
-                Some(Work::Import { .. }) => self.step_import(id, import::Event::Deadline),
-                None => {}
-            }
-        }
-        for Parked {
-            requester, waits, ..
-        } in self.parking.expired(self.now)
-        {
-            let error = ErrorReply::new(ErrorCode::Timeout, waits.too_long()).retryable();
-            self.end(requester, Err(error));
-        }
-        for node in self.links.tick(self.now) {
-            self.on_node_lost(node, "it is silent", Lost::WithRequests);
-        }
-        self.metrics
-            .in_flight
-            .set((self.operations.len() + self.replica_jobs) as f64);
-        self.metrics
-            .in_flight_bytes
-            .set(self.operations.bytes() as f64);
-        self.metrics
-            .connections
-            .set(self.connections.count() as f64);
-        self.metrics.links.set(self.links.up() as f64);
-    }
-
-    /// The turn is over: hands on everything that came of it.
-    fn flush(&mut self) {
-        while let Some((id, node)) = self.unsent.pop() {
-            self.on_replica_failed(id, node);
-        }
-        if !self.writes.is_empty() {
-            self.store.write(std::mem::take(&mut self.writes));
-        }
-        if !self.reads.is_empty() {
-            self.store.read(std::mem::take(&mut self.reads));
-        }
-        self.flush_hints();
-        let sent_bytes = self.links.flush() + self.connections.flush();
-        if sent_bytes > 0 {
-            self.metrics.reads.sent_bytes.increment(sent_bytes as u64);
         }
     }
 }

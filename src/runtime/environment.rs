@@ -6,6 +6,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use dynakv_storage::{AppendFile, SmallFiles, Store};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -43,8 +45,29 @@ pub trait WallClock: Send + Sync + 'static {
     fn unix_ms(&self) -> u64;
 }
 
+/// A switch that makes a simulated disk hang. Clones are the same switch.
+#[derive(Debug, Clone, Default)]
+pub struct Stall(Arc<AtomicBool>);
+
+/// How often a simulated sync looks whether the disk still hangs.
+const STALL_LOOK: Duration = Duration::from_millis(1);
+
+impl Stall {
+    /// From now on no sync comes back, or all do.
+    pub fn set(&self, hangs: bool) {
+        self.0.store(hangs, Ordering::Relaxed);
+    }
+
+    /// Waits while the disk hangs.
+    pub async fn passes(&self) {
+        while self.0.load(Ordering::Relaxed) {
+            tokio::time::sleep(STALL_LOOK).await;
+        }
+    }
+}
+
 /// Where the store's work is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum StoreThreads {
     /// One thread writes and syncs, one reads: the real thing.
     Own,
@@ -52,6 +75,8 @@ pub enum StoreThreads {
     Simulated {
         /// How long one sync takes.
         sync_us: u64,
+        /// Makes it hang.
+        stall: Stall,
     },
 }
 

@@ -15,7 +15,8 @@ use dynakv_protocol::{ErrorReply, NodeId};
 use dynakv_storage::{AppendFile, HintLog, Opened, RunNote, Store, StoreError};
 use tokio::sync::{mpsc, watch};
 
-use super::environment::{Disk, StoreThreads, WallClock};
+use super::disk_progress::DiskProgress;
+use super::environment::{Disk, Stall, StoreThreads, WallClock};
 use super::metrics::Metrics;
 use super::store_worker::{StoreEvent, Token};
 use crate::engine::answer::sealed;
@@ -110,6 +111,8 @@ pub struct Parts {
     pub bounds: HintBounds,
     /// Where news for the coordinator goes.
     pub events: mpsc::UnboundedSender<Vec<StoreEvent>>,
+    /// Whether the disk answers.
+    pub progress: Arc<DiskProgress>,
 }
 
 /// The hints of an earlier run, before anything is done with them.
@@ -163,6 +166,7 @@ pub fn start(parts: Parts) -> Result<HintHandle, StoreError> {
         metrics,
         bounds,
         events,
+        progress,
     } = parts;
     let (log, book) = enter(hints, &metrics)?;
     let (jobs, waiting) = mpsc::unbounded_channel();
@@ -185,9 +189,10 @@ pub fn start(parts: Parts) -> Result<HintHandle, StoreError> {
         reminders_waiting: reminders_waiting.clone(),
         kept: kept.clone(),
         owed: owed_out,
+        progress,
     };
     worker.publish();
-    match disk.threads {
+    match &disk.threads {
         StoreThreads::Own => {
             let thread = std::thread::Builder::new().name("hint-writer".to_owned());
             let thread = thread.spawn(move || worker.run(waiting));
@@ -197,8 +202,9 @@ pub fn start(parts: Parts) -> Result<HintHandle, StoreError> {
                 source,
             })?;
         }
-        StoreThreads::Simulated { sync_us } => {
-            tokio::spawn(worker.run_simulated(waiting, Duration::from_micros(sync_us)));
+        StoreThreads::Simulated { sync_us, stall } => {
+            let sync_takes = Duration::from_micros(*sync_us);
+            tokio::spawn(worker.run_simulated(waiting, sync_takes, stall.clone()));
         }
     }
     Ok(HintHandle {
@@ -290,13 +296,17 @@ struct Worker {
     reminders_waiting: Arc<AtomicUsize>,
     kept: Arc<AtomicU64>,
     owed: watch::Sender<Vec<Owed>>,
+    progress: Arc<DiskProgress>,
 }
 
 impl Worker {
     fn run(mut self, mut jobs: mpsc::UnboundedReceiver<Vec<HintJob>>) {
         while let Some(first) = jobs.blocking_recv() {
+            self.progress.hints.begin();
             let must_sync = self.apply_waiting(first, &mut jobs);
-            if !self.settle(must_sync) {
+            let is_good = self.settle(must_sync);
+            self.progress.hints.end();
+            if !is_good {
                 return;
             }
         }
@@ -309,13 +319,18 @@ impl Worker {
         mut self,
         mut jobs: mpsc::UnboundedReceiver<Vec<HintJob>>,
         sync_takes: Duration,
+        stall: Stall,
     ) {
         while let Some(first) = jobs.recv().await {
+            self.progress.hints.begin();
             let must_sync = self.apply_waiting(first, &mut jobs);
             if must_sync && self.log.needs_sync() {
                 tokio::time::sleep(sync_takes).await;
+                stall.passes().await;
             }
-            if !self.settle(must_sync) {
+            let is_good = self.settle(must_sync);
+            self.progress.hints.end();
+            if !is_good {
                 return;
             }
         }
@@ -334,6 +349,7 @@ impl Worker {
         while let Some(list) = next {
             for job in list {
                 must_sync |= self.apply(job, now_unix_ms);
+                self.progress.hints.step();
             }
             let full = self.failed.is_some() || self.written.len() >= JOBS_PER_SYNC_MAX;
             next = if full { None } else { jobs.try_recv().ok() };

@@ -26,18 +26,28 @@ use crate::engine::ring::MemberIndex;
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
-/// A link that is silent for this long is asked whether it lives.
-const PING_AFTER: Duration = Duration::from_secs(2);
+/// A link that is silent for this long is asked whether it lives. A ping is answered by whoever holds the
+/// connection, however long the node's queues are.
+const PING_AFTER: Duration = Duration::from_millis(500);
+
+/// A link that is silent for this long although it was asked is in doubt: what waits for it fails, and
+/// nothing more is sent until something comes. A node that is merely busy answers within 750 ms; one that
+/// does not is asked last until it does, which costs nothing.
+const SILENT_DOUBT: Duration = Duration::from_millis(1250);
 
 /// A link that is silent for this long although it was asked is given up.
 const SILENT_MAX: Duration = Duration::from_secs(8);
+
+/// Requests wait for this long for a dial to a node that could not be reached before. The dial goes on.
+const DOUBTFUL_DIAL_MAX: Duration = Duration::from_millis(400);
 
 /// The most bytes that wait for one link. What is over it counts as a failure of that node: a replica
 /// that can't keep up must not take this node's memory.
 const LINK_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// From how long between two looks at the links on this process counts as having stood still.
-const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// The most that one look at the links counts for. A longer gap is this process's own: what came meanwhile
+/// has not been read yet.
+const LOOK_MAX: Duration = Duration::from_millis(100);
 
 /// Request ids below this belong to the link itself.
 const PING_REQUEST: u64 = 0;
@@ -47,6 +57,8 @@ struct Node {
     id: NodeId,
     address: String,
     state: MemberState,
+    /// It says that its disk hangs, and refuses writes.
+    disk_hangs: bool,
     link: State,
     epoch: Epoch,
     /// Encoded requests of this turn, or of the time since a dial began.
@@ -65,12 +77,27 @@ enum State {
         backoff: Duration,
         /// Whether any dial to this address has failed before.
         is_doubtful: bool,
+        /// For how long it has been under way.
+        lasts: Duration,
     },
     Up {
         outbox: Arc<Outbox>,
-        heard_at: Instant,
+        silent_for: Duration,
         pinged: bool,
     },
+}
+
+impl State {
+    /// Whether it is of no use to send anything, although nothing has ended.
+    fn is_silent(&self) -> bool {
+        match self {
+            Self::Up { silent_for, .. } => *silent_for >= SILENT_DOUBT,
+            Self::Dialing {
+                is_doubtful, lasts, ..
+            } => *is_doubtful && *lasts >= DOUBTFUL_DIAL_MAX,
+            Self::Down { .. } => false,
+        }
+    }
 }
 
 /// What a link that is down has taken with it.
@@ -130,6 +157,7 @@ impl Links {
             id,
             address,
             state: MemberState::Alive,
+            disk_hangs: false,
             link: State::Down {
                 retry_at: Instant::now(),
                 backoff: BACKOFF_FIRST,
@@ -142,16 +170,24 @@ impl Links {
         slot
     }
 
-    /// Follows a new view: who the members are, where they are, who is alive.
-    pub fn follow(&mut self, view: &View) {
+    /// Follows a new view: who the members are, where they are, who is alive. Gives those whose disk hangs
+    /// since.
+    pub fn follow(&mut self, view: &View) -> Vec<NodeSlot> {
         if let Some(peer) = &mut self.dialer.hello.peer {
             peer.cluster_id = view.cluster_id;
         }
+        let mut hanging = Vec::new();
         self.members.clear();
         for member in &view.members {
             let slot = self.follow_member(member);
             self.members.push(slot);
+            let node = &mut self.nodes[usize::from(slot.0)];
+            let hung = std::mem::replace(&mut node.disk_hangs, member.disk_hangs);
+            if slot != SELF && member.disk_hangs && !hung {
+                hanging.push(slot);
+            }
         }
+        hanging
     }
 
     fn follow_member(&mut self, member: &MemberView) -> NodeSlot {
@@ -186,11 +222,11 @@ impl Links {
     pub fn reach(&self, slot: NodeSlot) -> Reach {
         let node = &self.nodes[usize::from(slot.0)];
         let connected = match &node.link {
-            State::Up { .. } => true,
+            State::Up { .. } => !node.link.is_silent(),
             State::Dialing { is_doubtful, .. } => !is_doubtful,
             State::Down { .. } => false,
         };
-        if connected && node.state == MemberState::Alive {
+        if connected && node.state == MemberState::Alive && !node.disk_hangs {
             Reach::Usable
         } else {
             Reach::Doubtful
@@ -209,7 +245,7 @@ impl Links {
     }
 
     /// Stages a request; a link that is down is dialled at once. False when so much waits already, or it is
-    /// so large, that it must count as failed.
+    /// so large, that it must count as failed, and for a node that is silent.
     #[must_use]
     pub fn send(
         &mut self,
@@ -219,6 +255,9 @@ impl Links {
     ) -> bool {
         self.dial_if_down(slot);
         let node = &mut self.nodes[usize::from(slot.0)];
+        if node.link.is_silent() {
+            return false;
+        }
         let waiting = match &node.link {
             State::Up { outbox, .. } => outbox.bytes_waiting(),
             State::Dialing { .. } | State::Down { .. } => 0,
@@ -251,6 +290,7 @@ impl Links {
         node.link = State::Dialing {
             backoff,
             is_doubtful: backoff > BACKOFF_FIRST,
+            lasts: Duration::ZERO,
         };
         let target = Target {
             node_id: node.id.clone(),
@@ -272,7 +312,7 @@ impl Links {
         }
         node.link = State::Up {
             outbox,
-            heard_at: Instant::now(),
+            silent_for: Duration::ZERO,
             pinged: false,
         };
         tracing::debug!(node = %node.id, address = %node.address, "connected");
@@ -289,10 +329,10 @@ impl Links {
             return false;
         }
         if let State::Up {
-            heard_at, pinged, ..
+            silent_for, pinged, ..
         } = &mut node.link
         {
-            *heard_at = Instant::now();
+            *silent_for = Duration::ZERO;
             *pinged = false;
         }
         true
@@ -330,48 +370,59 @@ impl Links {
         Some(lost)
     }
 
-    /// Dials what is due and looks after silent links. Returns the nodes whose link was given up.
-    pub fn tick(&mut self, now: Instant) -> Vec<NodeSlot> {
-        let since_last = now.saturating_duration_since(self.ticked_at);
+    /// Dials what is due and looks after silent links. Returns the nodes for which nothing that waits for
+    /// them need wait any longer, and how they are lost: a link that is only in doubt stays, and what comes
+    /// over it all the same counts.
+    pub fn tick(&mut self, now: Instant) -> Vec<(NodeSlot, Lost)> {
+        let passed = now.saturating_duration_since(self.ticked_at).min(LOOK_MAX);
         self.ticked_at = now;
-        let paused = match since_last > PAUSE_MIN {
-            true => since_last,
-            false => Duration::ZERO,
-        };
-        let mut given_up = Vec::new();
+        let mut lost = Vec::new();
         for slot in self.members.clone() {
             if slot == SELF {
                 continue;
             }
             let node = &mut self.nodes[usize::from(slot.0)];
-            if let State::Up { heard_at, .. } = &mut node.link {
-                // What came while this process stood still has not been read yet.
-                *heard_at += paused;
-            }
+            let was_silent = node.link.is_silent();
             match &mut node.link {
                 State::Down { retry_at, .. } if *retry_at <= now => self.dial_if_down(slot),
-                State::Down { .. } | State::Dialing { .. } => {}
-                State::Up {
-                    heard_at, outbox, ..
-                } if now - *heard_at > SILENT_MAX => {
-                    outbox.close();
-                    let epoch = node.epoch;
-                    if self.on_down(slot, epoch, "silent for too long").is_some() {
-                        given_up.push(slot);
+                State::Down { .. } => {}
+                State::Dialing { lasts, .. } => {
+                    *lasts += passed;
+                    if node.link.is_silent() && !was_silent {
+                        // It counts as not sent, so it must not be.
+                        node.staged.clear();
+                        node.batch = BatchWriter::default();
+                        lost.push((slot, Lost::BeforeAny));
                     }
                 }
                 State::Up {
-                    heard_at, pinged, ..
-                } if now - *heard_at > PING_AFTER && !*pinged => {
-                    *pinged = true;
-                    let sent = self.send(slot, Header::new(kind::PING, PING_REQUEST), |_| {});
-                    // A link with that much waiting is not idle.
-                    let _ = sent;
+                    silent_for,
+                    pinged,
+                    outbox,
+                } => {
+                    *silent_for += passed;
+                    let silent_for = *silent_for;
+                    let is_due = silent_for > PING_AFTER;
+                    let was_pinged = std::mem::replace(pinged, *pinged || is_due);
+                    if silent_for > SILENT_MAX {
+                        outbox.close();
+                        let epoch = node.epoch;
+                        let how = self.on_down(slot, epoch, "silent for too long");
+                        lost.extend(how.map(|how| (slot, how)));
+                    } else if node.link.is_silent() {
+                        if !was_silent {
+                            tracing::info!(node = %node.id, address = %node.address, "silent");
+                            lost.push((slot, Lost::WithRequests));
+                        }
+                    } else if is_due && !was_pinged {
+                        let sent = self.send(slot, Header::new(kind::PING, PING_REQUEST), |_| {});
+                        // A link with that much waiting is not idle.
+                        let _ = sent;
+                    }
                 }
-                State::Up { .. } => {}
             }
         }
-        given_up
+        lost
     }
 
     /// Hands everything staged to the links' writers. What waits for a dial stays. Gives how many bytes

@@ -18,6 +18,7 @@
 //! | [`local`] | the connection of the program that the node runs in |
 //! | [`coordinator`], [`dispatch`], [`operations`], [`parking`], [`connections`], [`links`], [`link`] | requests about data |
 //! | [`store_worker`] | the store's writer and reader |
+//! | [`disk_progress`] | how far they are, and whether the disk hangs |
 //! | [`quarantine`], [`power`], [`rebuilding`] | a store that is damaged or lost its end, and what the node then does not know |
 //! | [`control`], [`calls`], [`view`] | requests about nodes: gossip, joins, ring decisions, status |
 //! | [`mender`], [`repairs`] | comparing and mending copies, and what operators want of that |
@@ -32,6 +33,7 @@ pub mod connection;
 pub mod connections;
 pub mod control;
 pub mod coordinator;
+pub mod disk_progress;
 pub mod dispatch;
 pub mod environment;
 pub mod events;

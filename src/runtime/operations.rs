@@ -409,6 +409,7 @@ mod tests {
             needed: 2,
             is_write: true,
             is_full: false,
+            is_hanging: false,
             may_stand_in: false,
         };
         let owners = Preference::new([NodeSlot(1)]);

@@ -14,9 +14,10 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::limits::SIBLINGS_WARN;
 use dynakv_protocol::{Actor, ErrorCode, ErrorReply};
 use dynakv_storage::{Change, Footprint, Mutation, Store, StoreError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::environment::{Disk, StoreThreads, WallClock};
+use super::disk_progress::DiskProgress;
+use super::environment::{Disk, Stall, StoreThreads, WallClock};
 use super::events::ConnectionId;
 use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
@@ -46,6 +47,23 @@ pub struct StoreHandle {
     reads: mpsc::UnboundedSender<Vec<ReadJob>>,
     scans: mpsc::UnboundedSender<ScanJob>,
     actor: Arc<AtomicU64>,
+    waiting_writes: Waiting<WriteJob>,
+    waiting_reads: Waiting<ReadJob>,
+}
+
+/// Lists of jobs that wait for a thread. It has the lock while it waits for the next list, and not while it
+/// works: so of a thread that hangs in the disk the lists can be taken away.
+type Waiting<T> = Arc<Mutex<mpsc::UnboundedReceiver<Vec<T>>>>;
+
+/// The next list, when one waits.
+fn next_waiting<T>(waiting: &Waiting<T>) -> Option<Vec<T>> {
+    waiting.try_lock().ok()?.try_recv().ok()
+}
+
+/// All lists that wait, in order.
+fn take_back<T>(waiting: &Waiting<T>) -> Vec<T> {
+    let lists = std::iter::from_fn(|| next_waiting(waiting));
+    lists.flatten().collect()
 }
 
 // All queues, and that of events, are unbounded because what waits in them is bounded: the
@@ -66,6 +84,17 @@ impl StoreHandle {
     /// Hands over a scan.
     pub fn scan(&self, job: ScanJob) {
         let _ = self.scans.send(job);
+    }
+
+    /// Takes back the writes that the writer has not begun. It never will: nothing of them is or will be
+    /// done.
+    pub fn take_back_writes(&self) -> Vec<WriteJob> {
+        take_back(&self.waiting_writes)
+    }
+
+    /// The same of reads.
+    pub fn take_back_reads(&self) -> Vec<ReadJob> {
+        take_back(&self.waiting_reads)
     }
 
     /// Under which actor the writer mints.
@@ -100,11 +129,17 @@ pub fn start(
     clock: Arc<dyn WallClock>,
     metrics: Arc<Metrics>,
     rebuilding: Arc<Rebuilding>,
+    progress: Arc<DiskProgress>,
 ) -> std::io::Result<Running> {
     let (writes, write_jobs) = mpsc::unbounded_channel();
     let (reads, read_jobs) = mpsc::unbounded_channel();
     let (events_out, events) = mpsc::unbounded_channel();
     let (scans, scan_jobs) = mpsc::unbounded_channel();
+    let (write_jobs, read_jobs) = (
+        Arc::new(Mutex::new(write_jobs)),
+        Arc::new(Mutex::new(read_jobs)),
+    );
+    let (waiting_writes, waiting_reads) = (write_jobs.clone(), read_jobs.clone());
     let (done, finished) = oneshot::channel();
     let actor = Arc::new(AtomicU64::new(minter.position().0.0));
     let scanner = Scanner::new(disk.store.clone(), rebuilding.clone(), events_out.clone());
@@ -118,21 +153,24 @@ pub fn start(
         events: events_out.clone(),
         written: Vec::new(),
         failed: None,
+        progress: progress.clone(),
     };
     let reader = Reader {
         store: disk.store.clone(),
         rebuilding,
         events: events_out.clone(),
+        progress,
     };
-    match disk.threads {
+    match &disk.threads {
         StoreThreads::Own => {
             let name = |name: &str| std::thread::Builder::new().name(name.to_owned());
             name("store-writer").spawn(move || writer.run(write_jobs, done))?;
             name("store-reader").spawn(move || reader.run(read_jobs))?;
             name("store-scanner").spawn(move || scanner.run(scan_jobs))?;
         }
-        StoreThreads::Simulated { sync_us } => {
-            tokio::spawn(writer.run_simulated(write_jobs, done, Duration::from_micros(sync_us)));
+        StoreThreads::Simulated { sync_us, stall } => {
+            let sync_takes = Duration::from_micros(*sync_us);
+            tokio::spawn(writer.run_simulated(write_jobs, done, sync_takes, stall.clone()));
             tokio::spawn(reader.run_simulated(read_jobs));
             tokio::spawn(scanner.run_simulated(scan_jobs));
         }
@@ -144,6 +182,8 @@ pub fn start(
             reads,
             scans,
             actor,
+            waiting_writes,
+            waiting_reads,
         },
         events,
         events_in: events_out,
@@ -164,17 +204,21 @@ struct Writer {
     written: Vec<Written>,
     /// Why the disk takes nothing more.
     failed: Option<StoreError>,
+    progress: Arc<DiskProgress>,
 }
 
 impl Writer {
-    fn run(
-        mut self,
-        mut jobs: mpsc::UnboundedReceiver<Vec<WriteJob>>,
-        done: oneshot::Sender<Minter>,
-    ) {
-        while let Some(first) = jobs.blocking_recv() {
-            self.apply_waiting(first, &mut jobs);
-            if !self.sync() {
+    fn run(mut self, jobs: Waiting<WriteJob>, done: oneshot::Sender<Minter>) {
+        loop {
+            let first = jobs.blocking_lock().blocking_recv();
+            let Some(first) = first else {
+                break;
+            };
+            self.progress.writer.begin();
+            self.apply_waiting(first, &jobs);
+            let is_good = self.sync();
+            self.progress.writer.end();
+            if !is_good {
                 return;
             }
         }
@@ -188,14 +232,23 @@ impl Writer {
 
     async fn run_simulated(
         mut self,
-        mut jobs: mpsc::UnboundedReceiver<Vec<WriteJob>>,
+        jobs: Waiting<WriteJob>,
         done: oneshot::Sender<Minter>,
         sync_takes: Duration,
+        stall: Stall,
     ) {
-        while let Some(first) = jobs.recv().await {
-            self.apply_waiting(first, &mut jobs);
+        loop {
+            let first = jobs.lock().await.recv().await;
+            let Some(first) = first else {
+                break;
+            };
+            self.progress.writer.begin();
+            self.apply_waiting(first, &jobs);
             tokio::time::sleep(sync_takes).await;
-            if !self.sync() {
+            stall.passes().await;
+            let is_good = self.sync();
+            self.progress.writer.end();
+            if !is_good {
                 return;
             }
         }
@@ -203,11 +256,7 @@ impl Writer {
     }
 
     /// Applies the first list and those that wait behind it, up to the bounds of one sync.
-    fn apply_waiting(
-        &mut self,
-        first: Vec<WriteJob>,
-        jobs: &mut mpsc::UnboundedReceiver<Vec<WriteJob>>,
-    ) {
+    fn apply_waiting(&mut self, first: Vec<WriteJob>, jobs: &Waiting<WriteJob>) {
         let now_unix_ms = self.clock.unix_ms();
         let mut bytes = 0;
         let mut next = Some(first);
@@ -215,6 +264,7 @@ impl Writer {
             let mut events = Vec::new();
             for job in list {
                 bytes += self.apply(job, now_unix_ms, &mut events);
+                self.progress.writer.step();
             }
             self.actor
                 .store(self.minter.position().0.0, Ordering::Relaxed);
@@ -222,7 +272,7 @@ impl Writer {
             let full = self.failed.is_some()
                 || self.written.len() >= JOBS_PER_SYNC_MAX
                 || bytes >= BYTES_PER_SYNC_MAX;
-            next = if full { None } else { jobs.try_recv().ok() };
+            next = if full { None } else { next_waiting(jobs) };
         }
     }
 

@@ -20,6 +20,8 @@ pub struct MemberView {
     pub address: String,
     /// Whether there is news of it.
     pub state: MemberState,
+    /// Whether its disk hangs, so that it takes no writes.
+    pub disk_hangs: bool,
 }
 
 /// What the node believes: its cluster, its ring, who is alive.

@@ -94,6 +94,8 @@ struct Shared {
     checkpoint_times: CheckpointTimes,
     /// The bytes of the active generation's log.
     generation_bytes: AtomicU64,
+    /// Odd while a sync is under way that no caller waits for.
+    sync_progress: AtomicU64,
     /// The first failure of a write.
     stopped: OnceLock<String>,
     signals: Mutex<Signals>,
@@ -217,6 +219,7 @@ impl DiskStore {
             counters,
             checkpoint_times: CheckpointTimes::default(),
             generation_bytes: AtomicU64::new(log.generation_bytes()),
+            sync_progress: AtomicU64::new(0),
             log: Mutex::new(log),
             stopped: OnceLock::new(),
             signals: Mutex::default(),
@@ -382,6 +385,10 @@ impl Store for DiskStore {
             }
         })?;
         Ok(recounted)
+    }
+
+    fn sync_progress(&self) -> u64 {
+        self.shared.sync_progress.load(Ordering::Relaxed)
     }
 
     fn totals(&self) -> Totals {

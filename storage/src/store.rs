@@ -66,6 +66,12 @@ pub trait Store: Send + Sync + 'static {
         self.sync()
     }
 
+    /// A number that changes whenever a sync that no caller waits for begins or ends, and is odd while
+    /// one is under way: so whoever looks can tell a disk that hangs. Cheap, and never waits.
+    fn sync_progress(&self) -> u64 {
+        0
+    }
+
     /// One page of a range, in ring order (by position, then by key), from behind `after_key` on.
     ///
     /// To walk a whole range, start with `None` and go on with [`Page::next`] until there is none.

@@ -27,6 +27,7 @@ mod failing_disk;
 mod failover;
 mod full_disk;
 mod handoff;
+mod hanging_disk;
 mod harness;
 mod hostile;
 mod limits;

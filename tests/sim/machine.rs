@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynakv::config::Config;
 use dynakv::node::Node;
-use dynakv::runtime::environment::{Disk, Environment, StoreThreads};
+use dynakv::runtime::environment::{Disk, Environment, Stall, StoreThreads};
 use dynakv::runtime::rebuilding::Rebuilding;
 use dynakv_protocol::NodeId;
 use dynakv_protocol::causal::Versions;
@@ -95,6 +95,8 @@ impl Quorums {
 pub(crate) struct Machine {
     pub(crate) name: String,
     pub(crate) disk: MemoryDisk,
+    /// Makes it hang.
+    pub(crate) stall: Stall,
     flaw: Flaw,
     quorums: Quorums,
     seed: u64,
@@ -152,6 +154,7 @@ impl Machine {
         Self {
             name: machine_name(number),
             disk: MemoryDisk::new(),
+            stall: Stall::default(),
             flaw,
             quorums,
             seed: random.u64(..),
@@ -374,6 +377,7 @@ impl Machine {
                 files: Arc::new(self.disk.files()),
                 threads: StoreThreads::Simulated {
                     sync_us: self.sync_us,
+                    stall: self.stall.clone(),
                 },
             },
         }

@@ -22,7 +22,7 @@
 //! | [`invariants`] | what must hold: one checker a file |
 //! | [`chaos`], [`verdict`] | a plan under a random workload: one seed, one verdict |
 //! | [`seeds`] | which seeds are run |
-//! | [`random`], [`lost_disk`], [`crash`], [`partition`], [`blind`], [`sloppy`], [`damaged`] | the tests |
+//! | [`random`], [`lost_disk`], [`crash`], [`partition`], [`blind`], [`sloppy`], [`damaged`], [`hanging`] | the tests |
 //! | [`determinism`] | the same seed is the same run |
 //! | [`flaws`], [`flawed_store`], [`rewriting`], [`rerouting`] | rules of safety broken on purpose, and noticed |
 
@@ -36,6 +36,7 @@ mod damaged;
 mod determinism;
 mod flawed_store;
 mod flaws;
+mod hanging;
 mod hints;
 mod history;
 mod invariants;

@@ -22,6 +22,10 @@ pub(crate) enum Fault {
     LoseStore { node: usize },
     /// None of the values on its disk can be read any more.
     DamageValues { node: usize },
+    /// No sync at this machine comes back.
+    HangDisk { node: usize },
+    /// All syncs come back.
+    DiskAnswers { node: usize },
     /// The node is told to stop in order.
     Stop { node: usize },
     /// The machine is switched on.
@@ -70,6 +74,8 @@ impl fmt::Display for Fault {
             Self::LoseDisk { node } => write!(f, "{} loses its disk", name(node)),
             Self::LoseStore { node } => write!(f, "{} loses its store", name(node)),
             Self::DamageValues { node } => write!(f, "all values at {} are damaged", name(node)),
+            Self::HangDisk { node } => write!(f, "the disk of {} hangs", name(node)),
+            Self::DiskAnswers { node } => write!(f, "the disk of {} answers", name(node)),
             Self::Stop { node } => write!(f, "stop {} in order", name(node)),
             Self::Start { node } => write!(f, "start {}", name(node)),
             Self::Partition { a, b } => write!(f, "cut {} from {}", name(a), name(b)),
@@ -213,6 +219,23 @@ impl Plan {
         let back = (at + Duration::from_millis(random.u64(LASTS_MS))).min(until);
         plan.add(at, Fault::LoseDisk { node });
         plan.add(back, Fault::Start { node });
+        plan.steps.sort_by_key(|step| step.at);
+        plan
+    }
+
+    /// Faults of every kind, and besides disks hang: one, or two at once, for a moment or for seconds.
+    pub(crate) fn hanging(
+        machines: usize,
+        from: Duration,
+        until: Duration,
+        random: &mut fastrand::Rng,
+    ) -> Self {
+        let mut plan = Self::random(machines, from, until, random);
+        for node in 0..machines {
+            plan.add_episodes((from, until), &PAUSE_MS, random, |_| {
+                (Fault::HangDisk { node }, Fault::DiskAnswers { node })
+            });
+        }
         plan.steps.sort_by_key(|step| step.at);
         plan
     }

@@ -330,6 +330,7 @@ fn member_entry() -> impl Strategy<Value = MemberEntry> {
                     software,
                     rebuilding_segments: incarnation as u32,
                     hints_waiting: heartbeat,
+                    disk_hangs: heartbeat % 2 == 1,
                     directory_id: DirectoryId(keys),
                     // Without a directory it is not sent.
                     nonce: if keys == 0 { 0 } else { heartbeat },
@@ -640,6 +641,7 @@ fn member_status() -> impl Strategy<Value = MemberStatus> {
                 software: texts.2,
                 rebuilding_segments: numbers.0 as u32,
                 hints_waiting: numbers.1,
+                disk_hangs: numbers.1 % 2 == 1,
             },
         )
 }

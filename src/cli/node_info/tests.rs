@@ -23,6 +23,7 @@ fn status(n: u8, states: &[MemberState]) -> StatusReply {
         software: "0.1.0".to_owned(),
         rebuilding_segments: 0,
         hints_waiting: number as u64,
+        disk_hangs: false,
     };
     StatusReply {
         node_id: id(1),
@@ -176,11 +177,11 @@ fn status_has_these_forms() {
         r#""cluster_id":"000000000000000000000000000000ff","ring_version":3,"n":3,"w":2,"r":2,"#,
         r#""members":[{"id":"node-1","address":"127.0.0.1:8080","state":"alive","#,
         r#""state_age_ms":1500,"generation":2,"zone":"","keys":10,"disk_bytes":2048,"rebuilding_segments":0,"#,
-        r#""rebuilding_of_segments":0,"rebuilt_percent":100.0,"hints_waiting":1,"#,
+        r#""rebuilding_of_segments":0,"rebuilt_percent":100.0,"hints_waiting":1,"disk_hangs":false,"#,
         r#""owns_percent":33.33,"software":"0.1.0"},"#,
         r#"{"id":"node-2","address":"127.0.0.1:8081","state":"dead","#,
         r#""state_age_ms":1500,"generation":2,"zone":"","keys":10,"disk_bytes":2048,"rebuilding_segments":0,"#,
-        r#""rebuilding_of_segments":0,"rebuilt_percent":100.0,"hints_waiting":2,"#,
+        r#""rebuilding_of_segments":0,"rebuilt_percent":100.0,"hints_waiting":2,"disk_hangs":false,"#,
         r#""owns_percent":33.33,"software":"0.1.0"}]}"#,
         "\n"
     );

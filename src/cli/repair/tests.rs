@@ -145,6 +145,7 @@ fn what_giving_up_means_names_who_is_away() {
         software: String::new(),
         rebuilding_segments,
         hints_waiting: 0,
+        disk_hangs: false,
     };
     let mut status = StatusReply {
         node_id: id("node-1"),

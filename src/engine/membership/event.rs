@@ -67,6 +67,11 @@ pub enum Event {
         /// Keys that are kept for other nodes.
         hints_waiting: u64,
     },
+    /// Whether this node's own disk hangs, to be told to others at once.
+    LocalDisk {
+        /// Whether it does.
+        hangs: bool,
+    },
 }
 
 /// What is to be done.

@@ -13,6 +13,10 @@ use crate::engine::counters;
 /// One round in so many also goes to a member that is suspected or dead.
 const DOWN_ROUND_IN: u32 = 5;
 
+/// How many members are told at once what cannot wait for a round. The rest hears it with the rounds, first
+/// of all news; in a larger cluster few of the others share keys with this node.
+const TOLD_MAX: usize = 64;
+
 impl Membership {
     pub(super) fn gossip_round(&mut self, effects: &mut Vec<Effect>) {
         self.me.heartbeat = self.me.heartbeat.saturating_add(1);
@@ -44,6 +48,24 @@ impl Membership {
                 // An answer is evidence, whatever became of the counters.
                 self.ping(&id, effects);
             }
+        }
+    }
+
+    /// Whether this node takes writes is told at once: until others know it, each write of theirs that
+    /// needs this node asks it first.
+    pub(super) fn set_disk(&mut self, hangs: bool, effects: &mut Vec<Effect>) {
+        if std::mem::replace(&mut self.me.disk_hangs, hangs) == hangs {
+            return;
+        }
+        self.me.heartbeat = self.me.heartbeat.saturating_add(1);
+        let is_alive = |peer: &&Peer| peer.state() == MemberState::Alive;
+        let alive = self.peers.values().filter(is_alive);
+        let told: Vec<NodeId> = alive
+            .map(|peer| peer.entry.id.clone())
+            .take(TOLD_MAX)
+            .collect();
+        for id in told {
+            self.send_gossip(&id, effects);
         }
     }
 
@@ -157,8 +179,9 @@ impl Membership {
         let before = peer.news();
         let is_newer = !peer.has_news || news > before;
         if is_newer {
+            let has_turned = peer.entry.disk_hangs != entry.disk_hangs;
             peer.learn(entry);
-            if news.is_new_life_after(before) {
+            if has_turned || news.is_new_life_after(before) {
                 self.rotation.announce(peer, sends);
             }
         }

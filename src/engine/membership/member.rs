@@ -68,6 +68,7 @@ impl Peer {
                 software: String::new(),
                 rebuilding_segments: 0,
                 hints_waiting: 0,
+                disk_hangs: false,
                 directory_id: member.directory_id,
                 nonce: 0,
             },
@@ -172,6 +173,8 @@ pub struct MemberView {
     pub rebuilding_segments: u32,
     /// How many keys it keeps for other nodes, as it last said.
     pub hints_waiting: u64,
+    /// Whether its disk hangs, as it last said.
+    pub disk_hangs: bool,
 }
 
 impl MemberView {
@@ -187,6 +190,7 @@ impl MemberView {
             software: entry.software.clone(),
             rebuilding_segments: entry.rebuilding_segments,
             hints_waiting: entry.hints_waiting,
+            disk_hangs: entry.disk_hangs,
         }
     }
 }

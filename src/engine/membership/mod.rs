@@ -152,6 +152,7 @@ impl Membership {
                 self.me.rebuilding_segments = rebuilding_segments;
                 self.me.hints_waiting = hints_waiting;
             }
+            Event::LocalDisk { hangs } => self.set_disk(hangs, effects),
         }
     }
 

@@ -95,6 +95,7 @@ impl Cluster {
             software: String::new(),
             rebuilding_segments: 0,
             hints_waiting: 0,
+            disk_hangs: false,
             directory_id: DirectoryId(1),
             nonce: generation,
         };

@@ -27,6 +27,7 @@ fn entry(name: &str, generation: u64, heartbeat: u64) -> MemberEntry {
         software: "test".to_owned(),
         rebuilding_segments: 0,
         hints_waiting: 0,
+        disk_hangs: false,
         directory_id: DirectoryId(1),
         nonce: generation,
     }
@@ -561,6 +562,48 @@ fn a_reply_says_what_the_asker_does_not_know() {
             is_reply: true,
         }]
     );
+}
+
+#[test]
+fn a_disk_that_hangs_is_told_to_all_at_once_and_passed_on_first() {
+    let mut node = node(&["b", "c"]);
+    step(&mut node, Event::Tick, 0);
+    let told = |effects: &[Effect], hangs| {
+        let told = effects.iter().filter_map(|effect| match effect {
+            Effect::SendGossip { to, gossip, .. } => {
+                let me = &gossip.entries[0];
+                assert_eq!((me.id.as_str(), me.disk_hangs), ("a", hangs));
+                Some((to.as_str().to_owned(), me.heartbeat))
+            }
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    let before = node.me().heartbeat;
+    for (hangs, later) in [(true, 1), (false, 2)] {
+        let effects = step(&mut node, Event::LocalDisk { hangs }, 10);
+        // With a new heartbeat, or it would be no news to them.
+        let both = ["b", "c"].map(|name| (name.to_owned(), before + later));
+        assert_eq!(told(&effects, hangs), both);
+        assert_eq!(step(&mut node, Event::LocalDisk { hangs }, 20), []);
+    }
+    // Others pass it on, and believe it until they hear otherwise.
+    let hanging = MemberEntry {
+        disk_hangs: true,
+        ..entry("b", 1, 7)
+    };
+    step(&mut node, says("b", vec![hanging]), 30);
+    let hangs = |node: &Membership| {
+        node.members()
+            .iter()
+            .map(|it| it.disk_hangs)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(hangs(&node), [false, true, false]);
+    step(&mut node, says("c", vec![entry("b", 1, 6)]), 40);
+    assert_eq!(hangs(&node), [false, true, false]);
+    step(&mut node, says("c", vec![entry("b", 1, 8)]), 50);
+    assert_eq!(hangs(&node), [false, false, false]);
 }
 
 #[test]

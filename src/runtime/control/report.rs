@@ -9,6 +9,7 @@ use dynakv_protocol::ring_document::Member;
 use dynakv_protocol::{ErrorCode, ErrorReply};
 
 use super::{Control, Event};
+use crate::runtime::disk_progress::HANGING;
 use crate::runtime::view::View;
 
 impl Control {
@@ -43,6 +44,8 @@ impl Control {
             "shutting down".to_owned()
         } else if self.ring.is_none() {
             format!("not in a cluster yet: {}", self.joining.trouble)
+        } else if self.disk.hangs() {
+            HANGING.to_owned()
         } else {
             String::new()
         };
@@ -78,6 +81,7 @@ impl Control {
                 software: news.software.clone(),
                 rebuilding_segments: news.rebuilding_segments,
                 hints_waiting: news.hints_waiting,
+                disk_hangs: news.disk_hangs,
             })
         };
         let view = self.view.borrow();
@@ -141,7 +145,8 @@ impl Control {
             .rebuilding_segments
             .set(f64::from(self.rebuilding.left()));
         metrics.store.update(&totals, &self.store.status());
-        let ready = self.ring.is_some() && !self.draining.is_cancelled();
+        let is_draining = self.draining.is_cancelled();
+        let ready = self.ring.is_some() && !is_draining && !self.disk.hangs();
         metrics.ready.set(f64::from(u8::from(ready)));
         metrics.upkeep();
     }

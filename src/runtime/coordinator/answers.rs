@@ -3,10 +3,12 @@
 use dynakv_protocol::peer::{Merged, VersionsReply};
 
 use super::{
-    ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, Lost, NodeSlot, Operation,
-    OperationId, Purpose, ReplicaOp, Response, RingVersion, SELF, StoreEvent, Token, Wait, Work,
-    explain, forward, get, import, put, replica,
+    ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, NodeSlot, Operation, OperationId,
+    Purpose, ReplicaOp, Response, RingVersion, SELF, StoreEvent, Token, Wait, Work, explain,
+    forward, get, import, put, replica,
 };
+
+use crate::runtime::links::Lost;
 
 impl Coordinator {
     /// An answer came over a link.
@@ -373,7 +375,7 @@ impl Coordinator {
             Some(Work::Put { put, .. })
                 if purpose == Purpose::Write
                     && !put.is_stand_in()
-                    && error.code == ErrorCode::DiskFull
+                    && matches!(error.code, ErrorCode::DiskFull | ErrorCode::Overloaded)
                     && !error.maybe_applied =>
             {
                 self.hand_over(id, error);

@@ -95,8 +95,8 @@ impl Coordinator {
         }
     }
 
-    /// This node's disk has no room for a write that it coordinates: another owner may, with this one's
-    /// copy missing.
+    /// This node's disk has no room for a write that it coordinates, or hangs: another owner may take it,
+    /// with this one's copy missing.
     pub(super) fn hand_over(&mut self, id: OperationId, error: ErrorReply) {
         let Some(Operation {
             requester,
@@ -122,7 +122,8 @@ impl Coordinator {
                 let terms = forward::Terms {
                     needed,
                     is_write: true,
-                    is_full: true,
+                    is_full: error.code == ErrorCode::DiskFull,
+                    is_hanging: error.code != ErrorCode::DiskFull,
                     may_stand_in: false,
                 };
                 self.forward(requester, frame, key, &owners, (place, terms));

@@ -67,6 +67,16 @@ pub enum HintJob {
     Tick,
 }
 
+impl HintJob {
+    /// Who waits for it to be done.
+    pub fn token(&self) -> Option<Token> {
+        match self {
+            Self::Keep { token, .. } | Self::Mint { token, .. } => Some(*token),
+            Self::Remind { .. } | Self::Next { .. } | Self::Confirm { .. } | Self::Tick => None,
+        }
+    }
+}
+
 /// A hint that is owed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {

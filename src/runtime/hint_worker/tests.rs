@@ -51,13 +51,17 @@ fn start_on(memory: &MemoryDisk, bytes_max: u64, age_max: Duration) -> Kept {
             store: Arc::new(memory.store()),
             hints: memory.hints(),
             files: Arc::new(memory.files()),
-            threads: StoreThreads::Simulated { sync_us: 1000 },
+            threads: StoreThreads::Simulated {
+                sync_us: 1000,
+                stall: Stall::default(),
+            },
         },
         minter: Minter::new(Actor(7), 0, fastrand::Rng::with_seed(1)),
         clock: clock.clone(),
         metrics: metrics.clone(),
         bounds: HintBounds { bytes_max, age_max },
         events: events_in,
+        progress: Arc::new(DiskProgress::new(Arc::new(memory.store()))),
     };
     Kept {
         clock,

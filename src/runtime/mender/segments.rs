@@ -338,6 +338,7 @@ mod tests {
             id: NodeId::new("c").unwrap(),
             address: String::new(),
             state: MemberState::Alive,
+            disk_hangs: false,
         };
         let give = |versions: &'static [u8], rebuilding, direction| {
             let versions = Bytes::from_static(versions);

@@ -17,6 +17,10 @@ pub struct StoreMetrics {
     damaged_reads: Counter,
     /// Merges that met two values of one write.
     pub contradicted_dots: Counter,
+    /// Whether the disk answers: 0 while it hangs.
+    pub usable: Gauge,
+    /// How often it hung.
+    pub hangs: Counter,
     disk_free_bytes: Gauge,
     disk_reserve_bytes: Gauge,
 }
@@ -25,7 +29,17 @@ impl StoreMetrics {
     pub(super) fn register(make: &Registry<'_>) -> Self {
         let gauge = |name, help| make.gauge_of(name, help, &[]);
         let counter = |name, help| make.counter_of(name, help, &[]);
+        let usable = gauge(
+            "dynakv_store_usable",
+            "1 while the disk answers, 0 while it hangs and this node takes no writes.",
+        );
+        usable.set(1.0);
         Self {
+            usable,
+            hangs: counter(
+                "dynakv_store_hangs_total",
+                "How often the disk did not come back with a sync or a read for a second.",
+            ),
             memtable_bytes: gauge(
                 "dynakv_store_memtable_bytes",
                 "Memory of what was written and is not in the tree yet.",

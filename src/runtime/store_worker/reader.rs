@@ -8,7 +8,8 @@ use dynakv_protocol::peer::Digest;
 use dynakv_storage::Store;
 use tokio::sync::mpsc;
 
-use super::{ReadJob, StoreEvent, is_damaged_value, note_damage, refusal};
+use super::{ReadJob, StoreEvent, Waiting, is_damaged_value, note_damage, refusal};
+use crate::runtime::disk_progress::DiskProgress;
 use crate::runtime::rebuilding::Rebuilding;
 
 /// After how many bytes the reader hands on what it has read.
@@ -19,17 +20,26 @@ pub(super) struct Reader {
     pub(super) store: Arc<dyn Store>,
     pub(super) rebuilding: Arc<Rebuilding>,
     pub(super) events: mpsc::UnboundedSender<Vec<StoreEvent>>,
+    pub(super) progress: Arc<DiskProgress>,
 }
 
 impl Reader {
-    pub(super) fn run(self, mut jobs: mpsc::UnboundedReceiver<Vec<ReadJob>>) {
-        while let Some(list) = jobs.blocking_recv() {
+    pub(super) fn run(self, jobs: Waiting<ReadJob>) {
+        loop {
+            let list = jobs.blocking_lock().blocking_recv();
+            let Some(list) = list else {
+                return;
+            };
             self.read_all(list);
         }
     }
 
-    pub(super) async fn run_simulated(self, mut jobs: mpsc::UnboundedReceiver<Vec<ReadJob>>) {
-        while let Some(list) = jobs.recv().await {
+    pub(super) async fn run_simulated(self, jobs: Waiting<ReadJob>) {
+        loop {
+            let list = jobs.lock().await.recv().await;
+            let Some(list) = list else {
+                return;
+            };
             self.read_all(list);
         }
     }
@@ -39,6 +49,7 @@ impl Reader {
     fn read_all(&self, list: Vec<ReadJob>) {
         let mut events = Vec::with_capacity(list.len());
         let mut bytes = 0;
+        self.progress.reader.begin();
         for job in list {
             let (token, most) = (job.token, job.digest_above);
             let event = match self.read(&job.key) {
@@ -56,11 +67,13 @@ impl Reader {
                 Err(error) => StoreEvent::Refused { token, error },
             };
             events.push(event);
+            self.progress.reader.step();
             if bytes >= READ_BYTES_MAX {
                 bytes = 0;
                 let _ = self.events.send(std::mem::take(&mut events));
             }
         }
+        self.progress.reader.end();
         if !events.is_empty() {
             let _ = self.events.send(events);
         }
@@ -135,10 +148,12 @@ mod tests {
         let rebuilding = Arc::new(Rebuilding::load(files).unwrap());
         rebuilding.begin(b"key").unwrap();
         let (events, _events) = mpsc::unbounded_channel();
+        let store: Arc<dyn Store> = Arc::new(RebuiltMeanwhile(rebuilding.clone()));
         let reader = Reader {
-            store: Arc::new(RebuiltMeanwhile(rebuilding.clone())),
+            store: store.clone(),
             rebuilding,
             events,
+            progress: Arc::new(DiskProgress::new(store)),
         };
         assert_eq!(reader.read(b"key").unwrap(), (Bytes::new(), true));
         assert_eq!(reader.read(b"key").unwrap(), (Bytes::new(), false));

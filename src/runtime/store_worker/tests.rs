@@ -46,6 +46,28 @@ fn started_with(memory: &MemoryDisk, sync_us: u64, rebuilding: Arc<Rebuilding>) 
     started_counting(memory, sync_us, rebuilding, metrics)
 }
 
+fn started_on(memory: &MemoryDisk, stall: Stall) -> Running {
+    let disk = Disk {
+        store: Arc::new(memory.store()),
+        hints: memory.hints(),
+        files: Arc::new(memory.files()),
+        threads: StoreThreads::Simulated {
+            sync_us: 1000,
+            stall,
+        },
+    };
+    let rebuilding = Arc::new(Rebuilding::load(disk.files.clone()).unwrap());
+    let metrics = Arc::new(Metrics::new("test").unwrap());
+    start_on(disk, rebuilding, metrics)
+}
+
+fn start_on(disk: Disk, rebuilding: Arc<Rebuilding>, metrics: Arc<Metrics>) -> Running {
+    let minter = Minter::new(Actor(5), 0, fastrand::Rng::with_seed(1));
+    let progress = Arc::new(DiskProgress::new(disk.store.clone()));
+    let clock = Arc::new(SystemClock);
+    start(&disk, minter, clock, metrics, rebuilding, progress).unwrap()
+}
+
 fn started_counting(
     memory: &MemoryDisk,
     sync_us: u64,
@@ -56,10 +78,12 @@ fn started_counting(
         store: Arc::new(memory.store()),
         hints: memory.hints(),
         files: Arc::new(memory.files()),
-        threads: StoreThreads::Simulated { sync_us },
+        threads: StoreThreads::Simulated {
+            sync_us,
+            stall: Stall::default(),
+        },
     };
-    let minter = Minter::new(Actor(5), 0, fastrand::Rng::with_seed(1));
-    start(&disk, minter, Arc::new(SystemClock), metrics, rebuilding).unwrap()
+    start_on(disk, rebuilding, metrics)
 }
 
 fn run(test: impl Future<Output = ()>) {
@@ -83,6 +107,31 @@ fn minted_comes_before_durable_and_durable_means_synced() {
         let events = running.events.recv().await.unwrap();
         assert!(matches!(&events[..], [StoreEvent::Durable { .. }]));
         assert_eq!(memory.pending(), 0);
+    });
+}
+
+#[test]
+fn what_the_writer_has_not_begun_can_be_taken_back_and_is_never_done() {
+    run(async {
+        let (memory, stall) = (MemoryDisk::new(), Stall::default());
+        stall.set(true);
+        let mut running = started_on(&memory, stall.clone());
+        running.handle.write(vec![mint(1, "k", "begun", None)]);
+        let events = running.events.recv().await.unwrap();
+        assert!(matches!(&events[..], [StoreEvent::Minted { .. }]));
+        for number in 2..5 {
+            running.handle.write(vec![mint(number, "k", "waits", None)]);
+        }
+        let tokens = |jobs: Vec<WriteJob>| jobs.iter().map(|job| job.token).collect::<Vec<_>>();
+        let waiting = [2, 3, 4].map(Token::Operation);
+        assert_eq!(tokens(running.handle.take_back_writes()), waiting);
+        assert_eq!(tokens(running.handle.take_back_writes()), []);
+        stall.set(false);
+        let events = running.events.recv().await.unwrap();
+        let is_first = |event: &StoreEvent| matches!(event, StoreEvent::Durable { token, .. } if *token == Token::Operation(1));
+        assert!(events.len() == 1 && is_first(&events[0]), "{events:?}");
+        drop(running.handle);
+        assert_eq!(running.finished.await.unwrap().position(), (Actor(5), 1));
     });
 }
 

@@ -287,7 +287,10 @@ fn sync_each(shared: &Shared, interval: Duration) -> Result<(), StoreError> {
         let pending = shared.log().begin_sync();
         if let Some(pending) = pending {
             // Without the lock: writes go on meanwhile.
-            pending.wait()?;
+            shared.sync_progress.fetch_add(1, Ordering::Relaxed);
+            let result = pending.wait();
+            shared.sync_progress.fetch_add(1, Ordering::Relaxed);
+            result?;
             shared.log().end_sync(&pending)?;
         }
     }

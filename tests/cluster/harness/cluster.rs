@@ -5,6 +5,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
+use super::bad_disk::BadDisks;
 use super::node::Node;
 use super::proxy::Proxy;
 use super::wait::eventually;
@@ -45,16 +46,27 @@ impl Cluster {
     /// The same with other settings.
     #[track_caller]
     pub(crate) fn start_with(count: usize, settings: &[(&str, &str)]) -> Self {
-        Self::start_at(count, settings, |_| None)
+        Self::start_at(count, settings, |_| None, |node, _| node)
+    }
+
+    /// The same on disks that can be switched to misbehave.
+    #[track_caller]
+    pub(crate) fn start_on(disks: &BadDisks, count: usize) -> Self {
+        Self::start_prepared(count, |node, _| disks.under(node))
+    }
+
+    /// The same with something done to each node before it starts, in the directory that all live in.
+    #[track_caller]
+    pub(crate) fn start_prepared(count: usize, prepare: impl FnMut(Node, &Path) -> Node) -> Self {
+        Self::start_at(count, USUAL, |_| None, prepare)
     }
 
     /// The same, with all traffic between the nodes, and of clients that route by the ring, going through
     /// this proxy.
     #[track_caller]
     pub(crate) fn start_behind(proxy: &Proxy, count: usize, settings: &[(&str, &str)]) -> Self {
-        Self::start_at(count, settings, |node| {
-            Some(proxy.front(&node.id, node.port))
-        })
+        let front = |node: &Node| Some(proxy.front(&node.id, node.port));
+        Self::start_at(count, settings, front, |node, _| node)
     }
 
     #[track_caller]
@@ -62,6 +74,7 @@ impl Cluster {
         count: usize,
         settings: &[(&str, &str)],
         advertised: impl Fn(&Node) -> Option<String>,
+        mut prepare: impl FnMut(Node, &Path) -> Node,
     ) -> Self {
         let root = tempfile::tempdir().expect("tests need a temporary directory");
         let mut nodes: Vec<Node> = Vec::with_capacity(count);
@@ -78,6 +91,7 @@ impl Cluster {
                 Some(seed) => node = node.with(&["--seed", seed]),
                 None => seed = advertised.or_else(|| Some(node.address())),
             }
+            node = prepare(node, root.path());
             node.start();
             nodes.push(node);
         }
