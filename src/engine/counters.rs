@@ -138,6 +138,7 @@ mod tests {
             software: String::new(),
             rebuilding_segments: 0,
             hints_waiting: 0,
+            disk_hangs: false,
             directory_id: DirectoryId(7),
             nonce: 1,
         }

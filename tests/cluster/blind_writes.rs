@@ -92,7 +92,7 @@ async fn write_all_again(clients: &[Client], keys: &[String]) -> BTreeMap<String
             take(tasks.join_next().await);
         }
         let client = clients[number % clients.len()].clone();
-        let is_delete = number / clients.len() % 2 == 0;
+        let is_delete = (number / clients.len()).is_multiple_of(2);
         tasks.spawn(write_again(client, key.clone(), is_delete));
     }
     while let Some(done) = tasks.join_next().await {

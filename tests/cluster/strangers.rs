@@ -150,6 +150,7 @@ fn entry(member: &Member, generation: u64) -> MemberEntry {
         software: String::new(),
         rebuilding_segments: 0,
         hints_waiting: 0,
+        disk_hangs: false,
         directory_id: member.directory_id,
         nonce: 0x99,
     }
