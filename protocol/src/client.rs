@@ -19,6 +19,7 @@ const TAG_CONTEXT: u8 = 2;
 const TAG_TTL_MS: u8 = 3;
 const TAG_REPAIR_FIRST: u8 = 4;
 const TAG_SLOPPY: u8 = 5;
+const TAG_AGAIN: u8 = 6;
 /// Of a member's status.
 const TAG_HINTS: u8 = 1;
 
@@ -40,7 +41,7 @@ pub struct Get {
 pub struct Write {
     /// How long the sender still waits, in milliseconds.
     pub timeout_ms: u32,
-    /// Random per write and the same for its retries.
+    /// One per write and the same for its retries.
     pub write_id: WriteId,
     /// 1 to 4,096 bytes.
     pub key: Bytes,
@@ -54,6 +55,8 @@ pub struct Write {
     pub ttl_ms: Option<u64>,
     /// Whether stand-ins may count while owners are down.
     pub sloppy: bool,
+    /// Whether this is not the first attempt: nodes may have copies of it already.
+    pub again: bool,
 }
 
 /// One value of a key, as a client sees it.
@@ -261,6 +264,7 @@ impl Write {
             w: None,
             ttl_ms: None,
             sloppy: false,
+            again: false,
         };
         while let Some((tag, mut field)) = reader.tag()? {
             match tag {
@@ -275,6 +279,7 @@ impl Write {
                 }
                 TAG_TTL_MS => write.ttl_ms = Some(field.u64()?),
                 TAG_SLOPPY => write.sloppy = field.bool("sloppy")?,
+                TAG_AGAIN => write.again = field.bool("again")?,
                 _ => {}
             }
         }
@@ -301,6 +306,15 @@ impl Write {
         if self.sloppy {
             put_tag_u8(out, TAG_SLOPPY, 1);
         }
+        if self.again {
+            put_tag_u8(out, TAG_AGAIN, 1);
+        }
+    }
+
+    /// The encoding of a later attempt of an encoded put or delete: the same, and it says so.
+    pub fn encode_again(body: &[u8], out: &mut BytesMut) {
+        out.extend_from_slice(body);
+        put_tag_u8(out, TAG_AGAIN, 1);
     }
 }
 

@@ -297,6 +297,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         w: None,
         ttl_ms: None,
         sloppy: false,
+        again: false,
     };
     let delete = Write {
         value: None,

@@ -179,6 +179,7 @@ fn write(write: Write, limits: Limits) -> Result<DataRequest, ErrorReply> {
             },
             intent: Box::new(Intent {
                 write_id: write.write_id,
+                again: write.again,
                 value,
                 context,
                 ttl_ms: write.ttl_ms,
@@ -269,6 +270,7 @@ mod tests {
             w: None,
             ttl_ms: None,
             sloppy: false,
+            again: false,
         }
     }
 

@@ -92,7 +92,8 @@ fn value() -> impl Strategy<Value = Value> {
 }
 
 fn sibling(dot: Dot) -> impl Strategy<Value = Sibling> {
-    (any::<u128>(), number(), option::of(number()), value()).prop_map(
+    let expires_at_ms = prop_oneof![option::of(number()), option::of(0..2_u64)];
+    (any::<u128>(), number(), expires_at_ms, value()).prop_map(
         move |(write_id, timestamp, expires_at_ms, value)| Sibling {
             dot,
             write_id: WriteId(write_id),
@@ -269,10 +270,10 @@ fn write(value: impl Strategy<Value = Option<Bytes>>) -> impl Strategy<Value = W
         option::of(octets(64)),
         option::of(any::<u8>()),
         option::of(number()),
-        any::<bool>(),
+        any::<[bool; 2]>(),
     )
         .prop_map(
-            |(timeout_ms, write_id, key, value, context, w, ttl_ms, sloppy)| Write {
+            |(timeout_ms, write_id, key, value, context, w, ttl_ms, [sloppy, again])| Write {
                 timeout_ms,
                 write_id: WriteId(write_id),
                 key,
@@ -281,6 +282,7 @@ fn write(value: impl Strategy<Value = Option<Bytes>>) -> impl Strategy<Value = W
                 w,
                 ttl_ms,
                 sloppy,
+                again,
             },
         )
 }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use dynakv_protocol::ErrorCode;
 use dynakv_protocol::ErrorReply;
+use dynakv_protocol::client::Write;
 use dynakv_protocol::frame::{FLAG_FORWARDED, Frame, Header};
 use dynakv_protocol::message::{Response, kind};
 use tokio::time::Instant;
@@ -13,6 +15,9 @@ use super::{
     Bytes, Coordinator, NodeSlot, Operation, OperationId, Preference, Purpose, Requester, Work,
 };
 use crate::engine::forward::{self, Forward};
+
+/// About how much longer a body becomes by a tag, in bytes.
+const TAG_BYTES: usize = 4;
 
 /// How long an owner may take over a forwarded request before the next is tried.
 const SLOW_FORWARD: Duration = Duration::from_millis(1000);
@@ -57,6 +62,7 @@ impl Coordinator {
                         continue;
                     };
                     let slow_at = slow_forward_at(&operation.requester, now);
+                    let again = operation.requester.is_attempted();
                     operation.requester.handed_on = operation.requester.handed_on.saturating_add(1);
                     let Frame { header, body } = operation.frame.clone();
                     let header = Header {
@@ -67,7 +73,10 @@ impl Coordinator {
                     self.operations.set_slow_at(id, slow_at);
                     let sent = self
                         .links
-                        .send(to, header, |out| out.extend_from_slice(&body));
+                        .send(to, header, |out| match again {
+                            true => Write::encode_again(&body, out),
+                            false => out.extend_from_slice(&body),
+                        });
                     if !sent
                         && let Some(operation) = self.operations.get_mut(id)
                         && let Work::Forward(forward) = &mut operation.work
@@ -90,6 +99,11 @@ impl Coordinator {
             let mut frame = operation.frame;
             // It has been forwarded once, even if nobody took it: not again.
             frame.header.flags |= FLAG_FORWARDED;
+            if operation.requester.is_attempted() {
+                let mut body = BytesMut::with_capacity(frame.body.len() + TAG_BYTES);
+                Write::encode_again(&frame.body, &mut body);
+                frame.body = body.freeze();
+            }
             self.begin(operation.requester, frame);
         }
     }
@@ -140,6 +154,16 @@ impl Coordinator {
 
     /// The owner that was asked to coordinate a request has answered.
     pub(super) fn on_forwarded(&mut self, id: OperationId, from: NodeSlot, frame: Frame) {
+        // Of a write only the last attempt's answer counts: that one stands for the copies that earlier
+        // attempts left, and they do not stand for its own.
+        let is_given_up = self.operations.get_mut(id).is_some_and(|it| {
+            let is_given_up =
+                matches!(&it.work, Work::Forward(forward) if !forward.awaits(from));
+            is_given_up && it.requester.is_write()
+        });
+        if is_given_up {
+            return;
+        }
         if frame.header.kind == kind::ERROR
             && let Ok(Response::Error(error)) = Response::decode(frame.header.kind, &frame.body)
         {
