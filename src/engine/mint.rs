@@ -161,7 +161,10 @@ impl Minter {
             };
             if mark.mark() == Some(Mark::Retired) {
                 marks.push(mark.clone());
-            } else if is_replaced && !current.is_retired(id) && !marks.iter().any(|it| it.write_id == id) {
+            } else if is_replaced
+                && !current.is_retired(id)
+                && !marks.iter().any(|it| it.write_id == id)
+            {
                 marks.push(Mark::Retired.sibling(self.next_dot(), id, mark.timestamp));
             }
         }

@@ -49,6 +49,7 @@ pub(super) fn verdict(
     let kinds = [
         (Wrong::Stale, "missed by reads meanwhile"),
         (Wrong::Returned, "back after they were replaced"),
+        (Wrong::SecondCopy, "second copies"),
         (Wrong::NeverSent, "never sent"),
     ];
     let lost = how_many(Wrong::Lost);
@@ -121,6 +122,7 @@ fn line(wrong: Wrong, finding: &Finding) -> String {
         Wrong::Lost => format!("lost: {write}{ended}; at {noticed} the key had {found}"),
         Wrong::Stale => format!("stale read: {write}{ended}; a read at {noticed} gave {found}"),
         Wrong::Returned => format!("came back: {write}{ended}; at {noticed} {found}"),
+        Wrong::SecondCopy => format!("second copy: {write}{ended}; at {noticed} {found}"),
         Wrong::NeverSent => format!("never sent: {write}; at {noticed} {found}"),
         Wrong::Unreadable => format!("unreadable: {write}; at {noticed}: {found}"),
         Wrong::Differing => format!("not the same at all owners: {write}; at {noticed}: {found}"),

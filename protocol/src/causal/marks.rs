@@ -149,7 +149,11 @@ mod tests {
                 value: Value::Bytes(Bytes::new()),
                 ..delete.clone()
             };
-            assert_eq!(value.mark(), None, "a value is a value, whenever it expires");
+            assert_eq!(
+                value.mark(),
+                None,
+                "a value is a value, whenever it expires"
+            );
         }
     }
 

@@ -359,7 +359,9 @@ fn the_newest_retired_writes_are_remembered() {
     let (mut minter, mut key) = (minter(), Versions::new());
     let last = 3 * RETIRED_MAX as u128;
     for id in 1..=last {
-        minter.mint(&mut key, again(id, "a", None), id as u64).unwrap();
+        minter
+            .mint(&mut key, again(id, "a", None), id as u64)
+            .unwrap();
         assert!(key.siblings().len() <= RETIRED_MAX + 2);
     }
     let oldest = last - RETIRED_MAX as u128;
@@ -382,11 +384,17 @@ fn marks_do_not_count_as_values() {
     let (mut minter, mut key) = (minter(), Versions::new());
     let empty = Clock::new();
     for id in 0..SIBLINGS_MAX as u128 - 1 {
-        minter.mint(&mut key, again(id, "x", Some(&empty)), 1).unwrap();
+        minter
+            .mint(&mut key, again(id, "x", Some(&empty)), 1)
+            .unwrap();
     }
-    minter.mint(&mut key, intent(900, "x", Some(&empty)), 1).unwrap();
+    minter
+        .mint(&mut key, intent(900, "x", Some(&empty)), 1)
+        .unwrap();
     let error = minter.mint(&mut key, intent(901, "x", Some(&empty)), 1);
     assert_eq!(error.unwrap_err().code, ErrorCode::TooManySiblings);
     // Nor does a later attempt count beside itself.
-    minter.mint(&mut key, again(900, "x", Some(&empty)), 1).unwrap();
+    minter
+        .mint(&mut key, again(900, "x", Some(&empty)), 1)
+        .unwrap();
 }

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::engine::forward::{self, Forward};
 
-/// About how much longer a body becomes by a tag, in bytes.
-const TAG_BYTES: usize = 4;
+/// How much longer a body becomes by a tag of one byte: the tag, its length, and that byte.
+const TAG_BYTES: usize = 3;
 
 /// How long an owner may take over a forwarded request before the next is tried.
 const SLOW_FORWARD: Duration = Duration::from_millis(1000);
@@ -71,12 +71,10 @@ impl Coordinator {
                         ..header
                     };
                     self.operations.set_slow_at(id, slow_at);
-                    let sent = self
-                        .links
-                        .send(to, header, |out| match again {
-                            true => Write::encode_again(&body, out),
-                            false => out.extend_from_slice(&body),
-                        });
+                    let sent = self.links.send(to, header, |out| match again {
+                        true => Write::encode_again(&body, out),
+                        false => out.extend_from_slice(&body),
+                    });
                     if !sent
                         && let Some(operation) = self.operations.get_mut(id)
                         && let Work::Forward(forward) = &mut operation.work
@@ -99,11 +97,7 @@ impl Coordinator {
             let mut frame = operation.frame;
             // It has been forwarded once, even if nobody took it: not again.
             frame.header.flags |= FLAG_FORWARDED;
-            if operation.requester.is_attempted() {
-                let mut body = BytesMut::with_capacity(frame.body.len() + TAG_BYTES);
-                Write::encode_again(&frame.body, &mut body);
-                frame.body = body.freeze();
-            }
+            say_again(&operation.requester, &mut frame);
             self.begin(operation.requester, frame);
         }
     }
@@ -157,8 +151,7 @@ impl Coordinator {
         // Of a write only the last attempt's answer counts: that one stands for the copies that earlier
         // attempts left, and they do not stand for its own.
         let is_given_up = self.operations.get_mut(id).is_some_and(|it| {
-            let is_given_up =
-                matches!(&it.work, Work::Forward(forward) if !forward.awaits(from));
+            let is_given_up = matches!(&it.work, Work::Forward(forward) if !forward.awaits(from));
             is_given_up && it.requester.is_write()
         });
         if is_given_up {
@@ -194,6 +187,15 @@ impl Coordinator {
             }
         }
         self.finish(id, Ok(Reply::Forwarded(frame)));
+    }
+}
+
+/// Has a write say that it is not the first attempt, if owners were given it before this node takes it on.
+pub(super) fn say_again(requester: &Requester, frame: &mut Frame) {
+    if requester.is_attempted() {
+        let mut body = BytesMut::with_capacity(frame.body.len() + TAG_BYTES);
+        Write::encode_again(&frame.body, &mut body);
+        frame.body = body.freeze();
     }
 }
 

@@ -44,12 +44,13 @@ impl Coordinator {
         let Some(Operation {
             requester,
             key,
-            frame,
+            mut frame,
             ..
         }) = self.operations.remove(id)
         else {
             return;
         };
+        say_again(&requester, &mut frame);
         let owners = self.owners(&ring, &key);
         match data_request(&frame, self.limits(&ring)) {
             Ok(request) => {
