@@ -119,7 +119,7 @@ fn sentences(key: &str, explained: &Explained, verdict: &Verdict<'_>) -> Vec<Str
         let live = verdict.live().len();
         let now = explained.now_unix_ms;
         let hidden: Vec<_> = verdict
-            .standing()
+            .shown()
             .filter(|held| !held.is_live(now))
             .collect();
         if live > 1 {
@@ -133,7 +133,7 @@ fn sentences(key: &str, explained: &Explained, verdict: &Verdict<'_>) -> Vec<Str
                 "the key {how}: readers are told that it does not exist"
             ));
         }
-        if verdict.standing().count() > 1 {
+        if verdict.shown().count() > 1 {
             sentences.extend(verdict.why_siblings());
         }
     }

@@ -122,7 +122,7 @@ impl<'a> Verdict<'a> {
     }
 
     /// The same without other copies of what was replaced, unless there is nothing else.
-    pub(super) fn standing(&self) -> impl Iterator<Item = &Held<'a>> {
+    pub(super) fn shown(&self) -> impl Iterator<Item = &Held<'a>> {
         let hides = self.written().any(|held| !self.is_retired(held));
         self.written()
             .filter(move |held| !hides || !self.is_retired(held))
@@ -146,7 +146,7 @@ impl<'a> Verdict<'a> {
     pub(super) fn live(&self) -> Vec<&Held<'a>> {
         let now = self.explained.now_unix_ms;
         let mut live: Vec<&Held<'_>> = Vec::new();
-        for held in self.standing().filter(|held| held.is_live(now)) {
+        for held in self.shown().filter(|held| held.is_live(now)) {
             if live
                 .iter()
                 .all(|other| other.sibling.value != held.sibling.value)
@@ -233,7 +233,7 @@ impl<'a> Verdict<'a> {
 
     /// Sentences that say why there are several values; none when there is one or none.
     pub(super) fn why_siblings(&self) -> Vec<String> {
-        let current: Vec<_> = self.standing().collect();
+        let current: Vec<_> = self.shown().collect();
         let mut sentences = Vec::new();
         for (at, first) in current.iter().enumerate() {
             for second in &current[at + 1..] {

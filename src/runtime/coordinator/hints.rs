@@ -7,6 +7,7 @@ use dynakv_protocol::peer::KeepHint;
 use smallvec::SmallVec;
 
 use super::effects::{Reply, remaining_ms};
+use super::forwarding::say_again;
 use super::{
     By, Bytes, ConnectionId, Coordinator, ErrorCode, ErrorReply, HintJob, NodeId, NodeSlot,
     Operation, OperationId, Purpose, Reach, Request, SLOW_WRITE, Segment, Token, Work, put,
