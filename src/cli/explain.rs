@@ -11,7 +11,7 @@ use super::output::{EncodedValue, Format, Heading, Report, Table, bytes_text, js
 
 mod verdict;
 
-use verdict::{Held, Standing, Verdict, cell_text, preview_text, time_text};
+use verdict::{Held, Standing, Verdict, cell_text, time_text};
 
 /// `dynakv explain`.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]

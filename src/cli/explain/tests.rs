@@ -5,6 +5,7 @@ use dynakv_client::MemberState;
 use dynakv_protocol::causal::{Dot, Mark, Sibling, Value, Versions};
 use dynakv_protocol::{Actor, NodeId, RingVersion, WriteId};
 
+use super::verdict::preview_text;
 use super::*;
 
 const NOW_MS: u64 = 1_700_000_000_000;
