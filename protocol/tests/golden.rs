@@ -26,7 +26,7 @@ use dynakv_protocol::frame::{
 use dynakv_protocol::gossip::{
     Accept, Ballot, Gossip, Join, MemberEntry, MemberState, Prepare, Probe, Probed, Vote,
 };
-use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity, Welcome};
+use dynakv_protocol::handshake::{ClientLimits, GoAway, Hello, Lane, PeerIdentity, Welcome};
 use dynakv_protocol::hash::{Position, Segment};
 use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
 use dynakv_protocol::message::{Request, Response};
@@ -293,6 +293,7 @@ fn welcome() -> Welcome {
         cluster_id: CLUSTER,
         ring_version: RingVersion(3),
         directory_id: DirectoryId(0),
+        limits: None,
     }
 }
 
@@ -338,6 +339,10 @@ fn requests() -> Vec<(&'static str, Request)> {
         (
             "hello.client.pinned",
             Request::Hello(Hello::client("", Some(CLUSTER))),
+        ),
+        (
+            "hello.client.goaway",
+            Request::Hello(Hello::client("dynakv", None).knowing_goaway()),
         ),
         (
             "hello.peer",
@@ -582,6 +587,26 @@ fn responses() -> Vec<(&'static str, Response)> {
             Response::Welcome(Welcome {
                 directory_id: DirectoryId(0x0d0d_0d0d_0d0d_0d0d),
                 ..welcome()
+            }),
+        ),
+        (
+            "welcome.limits",
+            Response::Welcome(Welcome {
+                limits: Some(ClientLimits {
+                    value_bytes_max: 1_048_576,
+                    frame_bytes_max: 5_767_168,
+                    batch_items_max: 4096,
+                    requests_in_flight_max: 32_768,
+                }),
+                ..welcome()
+            }),
+        ),
+        (
+            "goaway",
+            Response::GoAway(GoAway {
+                last_id: 7,
+                drain_ms: 20_000,
+                reason: "shutting down".to_owned(),
             }),
         ),
         ("pong", Response::Pong),

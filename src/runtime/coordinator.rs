@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::alarm::Alarm;
 use super::connections::Connections;
-use super::dispatch::{Action, DataRequest, data_request};
+use super::dispatch::{Action, DataRequest, check_form, data_request};
 use super::environment::WallClock;
 use super::events::{ConnectionId, ControlEvent, ControlSender, CoordinatorEvent};
 use super::hedges::Hedges;
@@ -404,6 +404,9 @@ impl Coordinator {
     /// Begins a client's request, for the first time or again after it was parked.
     fn begin(&mut self, mut requester: Requester, frame: Frame) {
         let Some(ring) = self.view.ring.clone() else {
+            if let Err(error) = check_form(&frame) {
+                return self.end(requester, Err(error));
+            }
             let message =
                 "this node has not joined its cluster yet; ask another one, or see its log";
             let error = ErrorReply::new(ErrorCode::NotReady, message).retryable();
@@ -462,6 +465,7 @@ impl Coordinator {
             }
             Route::Forward { place } => {
                 let terms = forward::Terms {
+                    needed: request.action.needed(),
                     is_write: requester.is_write(),
                     is_full: false,
                     may_stand_in: strictness == Strictness::Sloppy

@@ -180,7 +180,7 @@ fn open(file: Arc<dyn AppendFile>, metrics: &Metrics) -> Result<(HintLog, HintBo
         metrics.hints.damaged.increment(opened.damaged);
         match log.forget_damage() {
             // It is reported again at the next start.
-            Err(error) if error.is_disk_full() => tracing::warn!(%error, "damaged hints stay"),
+            Err(error) if error.passes() => tracing::warn!(%error, "damaged hints stay"),
             result => result?,
         }
     }
@@ -361,10 +361,10 @@ impl Worker {
         }
     }
 
-    /// On a full disk it is tried again.
+    /// On a full disk, or in a shortage, it is tried again.
     fn mark_durable(&mut self) {
         match self.log.mark_durable() {
-            Err(error) if !error.is_disk_full() => self.failed = Some(error),
+            Err(error) if !error.passes() => self.failed = Some(error),
             _ => {}
         }
     }

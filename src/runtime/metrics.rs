@@ -163,7 +163,7 @@ pub struct Metrics {
     pub in_flight_bytes_max: Gauge,
     /// Connections that came in.
     pub connections: Gauge,
-    /// Connections hung up on because there were too many.
+    /// Connections refused, or closed in favour of others, because there were too many.
     pub connections_refused: Counter,
     /// Frames that were damaged or none at all, on connections of either direction: each ended its
     /// connection.
@@ -357,7 +357,7 @@ impl Metrics {
             connections: gauge("dynakv_connections", "Connections of clients and nodes."),
             connections_refused: counter(
                 "dynakv_connections_refused_total",
-                "Connections refused because this node had as many as it takes.",
+                "Connections refused, or closed because they said nothing, as this node had as many as it takes.",
             ),
             malformed_frames: counter(
                 "dynakv_malformed_frames_total",

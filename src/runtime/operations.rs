@@ -378,6 +378,7 @@ mod tests {
             handed_on: 0,
         };
         let terms = Terms {
+            needed: 2,
             is_write: true,
             is_full: false,
             may_stand_in: false,

@@ -331,10 +331,10 @@ impl Writer {
             after,
         };
         if let Err(error) = self.store.apply(std::slice::from_ref(&mutation)) {
-            // On a full disk it was not applied, and nobody has seen its dot.
-            let is_full = error.is_disk_full();
-            let refusal = refusal(&error).maybe_applied(!is_full);
-            self.failed = (!is_full).then_some(error);
+            // On a full disk, or in a shortage, it was not applied, and nobody has seen its dot.
+            let passes = error.passes();
+            let refusal = refusal(&error).maybe_applied(!passes);
+            self.failed = (!passes).then_some(error);
             return Err(refusal);
         }
         events.extend(minted);
@@ -429,7 +429,7 @@ impl Writer {
                 true
             }
             // It is all still there, and durable once there is room and something more is written.
-            Err(error) if error.is_disk_full() => {
+            Err(error) if error.passes() => {
                 let error = refusal(&error).maybe_applied(true);
                 let refused = |(token, _)| StoreEvent::Refused {
                     token,
@@ -490,6 +490,8 @@ fn note_damage(rebuilding: &Rebuilding, key: &[u8], error: &StoreError) -> Resul
 pub(super) fn refusal(error: &StoreError) -> ErrorReply {
     let code = match error {
         error if error.is_disk_full() => ErrorCode::DiskFull,
+        // It goes away by itself, and another node may have what this one lacks.
+        error if error.is_shortage() => ErrorCode::Overloaded,
         StoreError::TooLarge { .. } => ErrorCode::TooLarge,
         _ => ErrorCode::Storage,
     };

@@ -83,6 +83,7 @@ impl Peer {
             cluster_id,
             ring_version: RingVersion(1),
             directory_id: DirectoryId(1),
+            limits: None,
         };
         self.answer(id, &Response::Welcome(welcome)).await;
     }

@@ -18,6 +18,7 @@ STATS = 0x13
 HEALTH = 0x14
 STATUS = 0x15
 RING = 0x16
+GOAWAY = 0x06
 WELCOME = 0x81
 
 #: Set in the kind of an answer.
@@ -33,7 +34,8 @@ _ROLE_CLIENT = 1
 def hello(cluster: str, cluster_id: int) -> bytes:
     """The first message; a cluster id of 0 is none."""
     pin = tagged(2, u128(cluster_id)) if cluster_id else b""
-    return _MAGIC + bytes([1, 1, _ROLE_CLIENT]) + sized(cluster.encode()) + pin
+    knows_goaway = tagged(3, u8(1))
+    return _MAGIC + bytes([1, 1, _ROLE_CLIENT]) + sized(cluster.encode()) + pin + knows_goaway
 
 
 def get(timeout_ms: int, key: bytes, r: int | None, repair_first: bool) -> bytes:
@@ -239,6 +241,14 @@ def read_welcome(body: Bytes) -> Welcome:
     )
     fields.tags()
     return welcome
+
+
+def read_goaway(body: Bytes) -> tuple[int, str]:
+    """The id of the last request that the node has taken from the connection, and why it takes no more."""
+    fields = Reader(body)
+    last, _drain_ms, reason = fields.u64(), fields.u32(), fields.string()
+    fields.tags()
+    return last, reason
 
 
 def read_error(body: Bytes) -> DynakvError:

@@ -14,7 +14,7 @@ use dynakv_protocol::codec::{Wire, put_varint};
 use dynakv_protocol::gossip::{
     Accept, Ballot, Gossip, Join, MemberEntry, MemberState, Prepare, Probe, Probed, Vote,
 };
-use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity, Welcome};
+use dynakv_protocol::handshake::{ClientLimits, GoAway, Hello, Lane, PeerIdentity, Welcome};
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
 use dynakv_protocol::message::{Request, Response};
@@ -233,14 +233,16 @@ fn hello() -> impl Strategy<Value = Hello> {
         any::<u8>(),
         text(),
         option::of(cluster_id()),
+        any::<bool>(),
         option::of(identity),
     )
         .prop_map(
-            |(version_min, version_max, cluster_name, cluster_id, peer)| Hello {
+            |(version_min, version_max, cluster_name, cluster_id, knows_goaway, peer)| Hello {
                 version_min,
                 version_max,
                 cluster_name,
                 cluster_id,
+                knows_goaway,
                 peer,
             },
         )
@@ -496,6 +498,23 @@ fn error() -> impl Strategy<Value = ErrorReply> {
         )
 }
 
+fn client_limits() -> impl Strategy<Value = ClientLimits> {
+    any::<[u32; 4]>().prop_map(|[value, frame, items, requests]| ClientLimits {
+        value_bytes_max: value,
+        frame_bytes_max: frame,
+        batch_items_max: items,
+        requests_in_flight_max: requests,
+    })
+}
+
+fn goaway() -> impl Strategy<Value = GoAway> {
+    (number(), any::<u32>(), text()).prop_map(|(last_id, drain_ms, reason)| GoAway {
+        last_id,
+        drain_ms,
+        reason,
+    })
+}
+
 fn welcome() -> impl Strategy<Value = Welcome> {
     (
         any::<u8>(),
@@ -505,9 +524,19 @@ fn welcome() -> impl Strategy<Value = Welcome> {
         text(),
         cluster_id(),
         ring_version(),
+        option::of(client_limits()),
     )
         .prop_map(
-            |(version, node_id, generation, nonce, cluster_name, cluster_id, ring_version)| {
+            |(
+                version,
+                node_id,
+                generation,
+                nonce,
+                cluster_name,
+                cluster_id,
+                ring_version,
+                limits,
+            )| {
                 Welcome {
                     version,
                     node_id,
@@ -517,6 +546,7 @@ fn welcome() -> impl Strategy<Value = Welcome> {
                     cluster_id,
                     ring_version,
                     directory_id: DirectoryId(nonce >> 1),
+                    limits,
                 }
             },
         )
@@ -822,6 +852,7 @@ pub(crate) fn response() -> BoxedStrategy<Response> {
     prop_oneof![
         error().prop_map(Response::Error),
         welcome().prop_map(Response::Welcome),
+        goaway().prop_map(Response::GoAway),
         Just(Response::Pong),
         fetched().prop_map(Response::Fetched),
         written().prop_map(Response::Put),

@@ -61,7 +61,7 @@ impl Coordinator {
                     return self.on_stale_ring(id, from, version);
                 }
                 tracing::debug!(node = %self.links.id(from), %error, "a replica refused");
-                self.on_replica_failed_with(id, from, &error.to_string());
+                self.on_replica_refused(id, from, &error);
             }
             (_, _) => self.on_replica_failed(id, from),
         }
@@ -175,6 +175,15 @@ impl Coordinator {
             Some(Work::Import { .. }) => self.step_import(id, import::Event::Failed(node)),
             None => {}
         }
+    }
+
+    /// The same, with what it said.
+    fn on_replica_refused(&mut self, id: OperationId, node: NodeSlot, error: &ErrorReply) {
+        let work = self.operations.get_mut(id).map(|operation| &operation.work);
+        if error.code == ErrorCode::DiskFull && matches!(work, Some(Work::Import { .. })) {
+            return self.step_import(id, import::Event::Full(node));
+        }
+        self.on_replica_failed_with(id, node, &error.to_string());
     }
 
     /// A link is gone: everything that waits for the node has failed.
@@ -323,7 +332,7 @@ impl Coordinator {
             Some(Work::Put { .. }) if purpose == Purpose::Write => {
                 self.step_put(id, put::Event::Refused(error));
             }
-            Some(_) => self.on_replica_failed_with(id, SELF, &error.message),
+            Some(_) => self.on_replica_refused(id, SELF, &error),
             None => {}
         }
     }

@@ -15,6 +15,7 @@ use super::{
     Bytes, Coordinator, NodeSlot, Operation, OperationId, Preference, Purpose, Requester, Work,
 };
 use crate::engine::forward::{self, Forward};
+use crate::runtime::dispatch::data_request;
 
 /// How much longer a body becomes by a tag of one byte: the tag, its length, and that byte.
 const TAG_BYTES: usize = 3;
@@ -115,6 +116,9 @@ impl Coordinator {
             return;
         };
         let ring = self.view.ring.as_ref();
+        // It was of its form when it came.
+        let request = ring.and_then(|ring| data_request(&frame, self.limits(ring)).ok());
+        let needed = request.map_or(self.view.w, |request| request.action.needed());
         let owners = ring.map(|ring| self.owners(ring, &key));
         let others = owners.filter(|_| !frame.header.is_forwarded());
         let next = others.and_then(|owners| {
@@ -124,6 +128,7 @@ impl Coordinator {
         match next {
             Some((owners, place)) => {
                 let terms = forward::Terms {
+                    needed,
                     is_write: true,
                     is_full: true,
                     may_stand_in: false,
