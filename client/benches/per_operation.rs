@@ -174,6 +174,7 @@ async fn answer(mut stream: TcpStream, ring: Response) {
         context: Bytes::from_static(&[5; 40]),
         effective_w: 2,
         sloppy: false,
+        replaced: 0,
     });
     stream.set_nodelay(true).expect("a socket");
     let decoder = FrameDecoder::new(1 << 26);

@@ -316,6 +316,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         ttl_ms: None,
         sloppy: false,
         again: false,
+        if_no_conflict: false,
     };
     let delete = Write {
         value: None,
@@ -366,6 +367,13 @@ fn requests() -> Vec<(&'static str, Request)> {
                 w: Some(3),
                 ttl_ms: Some(60_000),
                 sloppy: true,
+                ..put.clone()
+            }),
+        ),
+        (
+            "put.if-no-conflict",
+            Request::Put(Write {
+                if_no_conflict: true,
                 ..put
             }),
         ),
@@ -484,6 +492,17 @@ fn requests() -> Vec<(&'static str, Request)> {
                 timeout_ms: 4000,
                 key: key.clone(),
                 versions: versions().to_bytes(),
+                tell_beside: false,
+            }),
+        ),
+        (
+            "merge.tell-beside",
+            Request::Merge(MergeVersions {
+                ring_version: RingVersion(3),
+                timeout_ms: 4000,
+                key: key.clone(),
+                versions: versions().to_bytes(),
+                tell_beside: true,
             }),
         ),
         (
@@ -564,6 +583,7 @@ fn responses() -> Vec<(&'static str, Response)> {
         context: sealed.clone(),
         effective_w: 2,
         sloppy: false,
+        replaced: 0,
     };
     let vote = Vote {
         slot: RingVersion(4),
@@ -634,6 +654,13 @@ fn responses() -> Vec<(&'static str, Response)> {
             "deleted.sloppy",
             Response::Deleted(Written {
                 sloppy: true,
+                ..written.clone()
+            }),
+        ),
+        (
+            "put.replaced",
+            Response::Put(Written {
+                replaced: 3,
                 ..written
             }),
         ),
@@ -812,7 +839,27 @@ fn responses() -> Vec<(&'static str, Response)> {
             }),
         ),
         ("imported", Response::Imported(Imported { effective_w: 2 })),
-        ("merged", Response::Merged(Merged { rebuilding: false })),
+        (
+            "merged",
+            Response::Merged(Merged {
+                rebuilding: false,
+                beside: None,
+            }),
+        ),
+        (
+            "merged.nothing-beside",
+            Response::Merged(Merged {
+                rebuilding: false,
+                beside: Some(Bytes::new()),
+            }),
+        ),
+        (
+            "merged.beside",
+            Response::Merged(Merged {
+                rebuilding: false,
+                beside: Some(versions().to_bytes()),
+            }),
+        ),
         (
             "versions",
             Response::Versions(VersionsReply {

@@ -118,10 +118,7 @@ fn sentences(key: &str, explained: &Explained, verdict: &Verdict<'_>) -> Vec<Str
     if answered > 0 && !verdict.clock.is_empty() {
         let live = verdict.live().len();
         let now = explained.now_unix_ms;
-        let hidden: Vec<_> = verdict
-            .shown()
-            .filter(|held| !held.is_live(now))
-            .collect();
+        let hidden: Vec<_> = verdict.shown().filter(|held| !held.is_live(now)).collect();
         if live > 1 {
             sentences.push(format!("conflict: {live} values stand beside each other"));
         } else if live == 0 {

@@ -141,6 +141,13 @@ impl Forward {
         }
     }
 
+    /// Whether what this owner answers is the answer. Of a write only the last one asked counts: that an
+    /// owner which was given up has it says nothing of what the next one writes over. Any owner may answer a
+    /// read.
+    pub fn hears(&self, node: NodeSlot) -> bool {
+        !self.is_write || self.awaits(node)
+    }
+
     /// Whether this owner has the request at present.
     pub fn awaits(&self, node: NodeSlot) -> bool {
         self.current == Some(node)

@@ -7,10 +7,10 @@
 use dynakv_protocol::causal::{Clock, Dot, Incoming, Mark, RETIRED_MAX, Sibling, Value, Versions};
 use dynakv_protocol::limits::{SIBLINGS_MAX, VERSIONS_BYTES_FACTOR};
 use dynakv_protocol::{Actor, ErrorCode, ErrorReply, WriteId};
-
 use smallvec::SmallVec;
 
 use super::hybrid_clock::HybridClock;
+use super::put::{Replaced, Seen};
 
 #[cfg(test)]
 mod tests;
@@ -30,18 +30,35 @@ pub struct Intent {
     pub ttl_ms: Option<u64>,
     /// The limit of one value, in bytes; four times this is the limit of all a key's versions.
     pub value_bytes_max: usize,
+    /// Whether a blind write that would replace more than one value is to be refused.
+    pub if_no_conflict: bool,
 }
 
 /// Whether the state changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Minted {
-    /// The write is a new sibling under this dot.
-    New(Dot),
+    /// The write is a new sibling.
+    New {
+        /// Under this dot.
+        dot: Dot,
+        /// The values that a blind write replaced, one dot for each that a reader would have seen.
+        replaced: Replaced,
+    },
     /// The write was there already: it is a retry.
     Already,
     /// The write was there already, and has been replaced since. It is done once the state that replaced it
     /// is durable.
     Retired,
+}
+
+impl Minted {
+    /// The values that a blind write replaced.
+    pub fn replaced(self) -> Replaced {
+        match self {
+            Self::New { replaced, .. } => replaced,
+            Self::Already | Self::Retired => Replaced::new(),
+        }
+    }
 }
 
 /// Who mints, and with what counter. One per node, owned by the store's writer.
@@ -73,19 +90,52 @@ impl Minter {
     ///
     /// # Errors
     /// Leaves `current` as it was and says why: the context knows more of this actor than the actor
-    /// itself, or the key would exceed its limits.
+    /// itself, the key would exceed its limits, or it is in conflict and the write does not want to
+    /// replace that.
     pub fn mint(
         &mut self,
         current: &mut Versions,
         intent: Intent,
         now_unix_ms: u64,
     ) -> Result<Minted, ErrorReply> {
+        self.mint_over(current, intent, None, now_unix_ms)
+    }
+
+    /// The same for a blind write that is minted once more, over what other owners had beside it.
+    ///
+    /// # Errors
+    /// As [`mint`](Self::mint). What was seen is merged all the same.
+    pub fn mint_again(
+        &mut self,
+        current: &mut Versions,
+        intent: Intent,
+        seen: &Seen,
+        now_unix_ms: u64,
+    ) -> Result<Minted, ErrorReply> {
+        current.merge(&seen.beside);
+        self.mint_over(current, intent, Some(seen), now_unix_ms)
+    }
+
+    fn mint_over(
+        &mut self,
+        current: &mut Versions,
+        intent: Intent,
+        seen: Option<&Seen>,
+        now_unix_ms: u64,
+    ) -> Result<Minted, ErrorReply> {
         check_id(current, &intent)?;
         if current.is_retired(intent.write_id) {
             return retired(&intent);
         }
-        if !intent.again && is_done(current, &intent) {
+        if !intent.again && is_there(current, &intent, seen) {
             return Ok(Minted::Already);
+        }
+        let replaced = match intent.context {
+            Some(_) => Replaced::new(),
+            None => replaced(current, intent.write_id, seen, now_unix_ms),
+        };
+        if intent.if_no_conflict && replaced.len() > 1 {
+            return Err(conflict(replaced.len()));
         }
         if let Some(context) = &intent.context
             && context.counter(self.actor) > self.counter
@@ -133,7 +183,7 @@ impl Minter {
         for mark in marks {
             current.add(mark);
         }
-        Ok(Minted::New(dot))
+        Ok(Minted::New { dot, replaced })
     }
 
     fn next_dot(&mut self) -> Dot {
@@ -225,14 +275,50 @@ fn retired(intent: &Intent) -> Result<Minted, ErrorReply> {
     Err(ErrorReply::new(ErrorCode::BadRequest, message).maybe_applied(true))
 }
 
-/// Whether the write is here, and nothing that it is to replace stands beside it.
-fn is_done(current: &Versions, intent: &Intent) -> bool {
-    let is_this = |sibling: &Sibling| sibling.write_id == intent.write_id;
+/// Whether there is nothing to do: it is a retry of a write that is here. A blind one must stand alone, for
+/// it replaces whatever else there is.
+fn is_there(current: &Versions, intent: &Intent, seen: Option<&Seen>) -> bool {
+    let is_it = |sibling: &Sibling| sibling.write_id == intent.write_id;
     let mut written = current.written();
-    match &intent.context {
-        Some(_) => written.any(is_this),
-        None => written.next().is_some_and(is_this) && written.all(is_this),
+    match intent.context {
+        Some(_) => written.any(is_it),
+        None => seen.is_none() && written.next().is_some_and(is_it) && written.all(is_it),
     }
+}
+
+/// The values that a blind write replaces, as a reader counts them: neither deleted nor expired, equal
+/// ones once. Those of a first round count where they were not older versions of what was seen since.
+fn replaced(
+    current: &Versions,
+    write_id: WriteId,
+    seen: Option<&Seen>,
+    now_unix_ms: u64,
+) -> Replaced {
+    let mut replaced: Replaced = match seen {
+        Some(seen) => {
+            let is_older = |dot: &Dot| seen.beside.clock().covers(*dot);
+            let before = seen.replaced.iter().copied();
+            before.filter(|dot| !is_older(dot)).collect()
+        }
+        None => Replaced::new(),
+    };
+    let mut values: SmallVec<[&Value; 1]> = SmallVec::new();
+    for sibling in current.standing() {
+        let counts = sibling.write_id != write_id && sibling.is_live(now_unix_ms);
+        if counts && !values.contains(&&sibling.value) {
+            values.push(&sibling.value);
+            replaced.push(sibling.dot);
+        }
+    }
+    replaced
+}
+
+fn conflict(values: usize) -> ErrorReply {
+    let message = format!(
+        "the key has {values} concurrent values, and this write was to replace one at most: read it, \
+         reconcile them, and write with the context of that read"
+    );
+    ErrorReply::new(ErrorCode::Conflict, message)
 }
 
 /// Repair may exceed these bounds, client writes may not: a key that grows past them is used wrongly.

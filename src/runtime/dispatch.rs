@@ -212,6 +212,7 @@ fn write(write: Write, limits: Limits) -> Result<DataRequest, ErrorReply> {
                 // A deletion does not expire.
                 ttl_ms,
                 value_bytes_max: limits.value_bytes_max,
+                if_no_conflict: write.if_no_conflict,
             }),
         },
         key: write.key,
@@ -299,6 +300,7 @@ mod tests {
             ttl_ms: None,
             sloppy: false,
             again: false,
+            if_no_conflict: false,
         }
     }
 

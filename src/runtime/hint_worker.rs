@@ -21,6 +21,7 @@ use super::store_worker::{StoreEvent, Token};
 use crate::engine::answer::sealed;
 use crate::engine::handoff::{Hint, HintBook};
 use crate::engine::mint::Minter;
+use crate::engine::put::Replaced;
 
 mod jobs;
 mod keeping;
@@ -315,6 +316,8 @@ impl Worker {
                         token,
                         versions: versions.to_bytes(),
                         context: sealed(cluster_id, &key, &versions),
+                        rebuilding: false,
+                        replaced: Replaced::new(),
                     }]);
                 });
                 self.answer_later(token, result)
@@ -400,6 +403,7 @@ impl Worker {
             let durable = written.map(|token| StoreEvent::Durable {
                 token,
                 rebuilding: false,
+                beside: None,
             });
             self.send(durable.collect());
         }

@@ -129,6 +129,8 @@ pub struct Metrics {
     pub conflicts: Counter,
     /// Owners that were mended after a read.
     pub read_repairs: Counter,
+    /// Blind writes minted a second time.
+    pub minted_again: Counter,
     /// Requests handed on to an owner.
     pub forwarded: Counter,
     /// Requests refused because too much was in hand.
@@ -292,6 +294,10 @@ impl Metrics {
             read_repairs: counter(
                 "dynakv_read_repairs_total",
                 "Stale owners that were mended after a read.",
+            ),
+            minted_again: counter(
+                "dynakv_writes_minted_again_total",
+                "Writes without a context that another owner had something beside.",
             ),
             forwarded: counter(
                 "dynakv_requests_forwarded_total",

@@ -255,5 +255,6 @@ pub(crate) fn write(key: &str, id: WriteId, value: Option<Bytes>, timeout: Durat
         ttl_ms: None,
         sloppy: false,
         again: false,
+        if_no_conflict: false,
     }
 }

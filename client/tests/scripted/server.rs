@@ -174,6 +174,7 @@ pub(crate) fn done() -> Written {
         context: Bytes::from_static(b"context"),
         effective_w: 2,
         sloppy: false,
+        replaced: 0,
     }
 }
 

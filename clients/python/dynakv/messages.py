@@ -157,6 +157,8 @@ class Written:
     effective_w: int
     #: Stand-ins counted: the owners alone would not have been enough.
     sloppy: bool
+    #: How many concurrent values a write without a context replaced unseen; 0 without a conflict.
+    replaced: int = 0
 
 
 @dataclass(frozen=True)
@@ -294,9 +296,8 @@ def read_written(body: Bytes) -> Written:
     """The answer to a put or a delete."""
     fields = Reader(body)
     effective_w, sloppy = fields.u8(), fields.boolean()
-    written = Written(fields.blob(), effective_w, sloppy)
-    fields.tags()
-    return written
+    context, replaced = fields.blob(), fields.tags().get(3)
+    return Written(context, effective_w, sloppy, replaced.u64() if replaced else 0)
 
 
 def read_stats(body: Bytes) -> Stats:

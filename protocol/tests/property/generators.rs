@@ -272,19 +272,31 @@ fn write(value: impl Strategy<Value = Option<Bytes>>) -> impl Strategy<Value = W
         option::of(octets(64)),
         option::of(any::<u8>()),
         option::of(number()),
-        any::<[bool; 2]>(),
+        any::<[bool; 3]>(),
     )
         .prop_map(
-            |(timeout_ms, write_id, key, value, context, w, ttl_ms, [sloppy, again])| Write {
+            |(
                 timeout_ms,
-                write_id: WriteId(write_id),
+                write_id,
                 key,
                 value,
                 context,
                 w,
                 ttl_ms,
-                sloppy,
-                again,
+                [sloppy, again, if_no_conflict],
+            )| {
+                Write {
+                    timeout_ms,
+                    write_id: WriteId(write_id),
+                    key,
+                    value,
+                    context,
+                    w,
+                    ttl_ms,
+                    sloppy,
+                    again,
+                    if_no_conflict,
+                }
             },
         )
 }
@@ -350,14 +362,22 @@ fn ballot() -> impl Strategy<Value = Ballot> {
 
 /// Every request, all kinds equally often.
 pub(crate) fn request() -> BoxedStrategy<Request> {
-    let merge = (ring_version(), any::<u32>(), octets(64), octets(64)).prop_map(
-        |(ring_version, timeout_ms, key, versions)| MergeVersions {
+    let merge_fields = (
+        ring_version(),
+        any::<u32>(),
+        octets(64),
+        octets(64),
+        any::<bool>(),
+    );
+    let merge = merge_fields.prop_map(|(ring_version, timeout_ms, key, versions, tell_beside)| {
+        MergeVersions {
             ring_version,
             timeout_ms,
             key,
             versions,
-        },
-    );
+            tell_beside,
+        }
+    });
     let read_fields = (
         ring_version(),
         any::<u32>(),
@@ -569,11 +589,14 @@ fn fetched() -> impl Strategy<Value = Fetched> {
 }
 
 fn written() -> impl Strategy<Value = Written> {
-    (any::<u8>(), any::<bool>(), octets(64)).prop_map(|(effective_w, sloppy, context)| Written {
-        context,
-        effective_w,
-        sloppy,
-    })
+    (any::<u8>(), any::<bool>(), octets(64), number()).prop_map(
+        |(effective_w, sloppy, context, replaced)| Written {
+            context,
+            effective_w,
+            sloppy,
+            replaced,
+        },
+    )
 }
 
 fn stats() -> impl Strategy<Value = StatsReply> {
@@ -868,7 +891,8 @@ pub(crate) fn response() -> BoxedStrategy<Response> {
         Just(Response::HintKept),
         repairing().prop_map(Response::Repairing),
         any::<u8>().prop_map(|effective_w| Response::Imported(Imported { effective_w })),
-        any::<bool>().prop_map(|rebuilding| Response::Merged(Merged { rebuilding })),
+        (any::<bool>(), option::of(octets(64)))
+            .prop_map(|(rebuilding, beside)| Response::Merged(Merged { rebuilding, beside })),
         versions_reply.prop_map(Response::Versions),
         gossip().prop_map(Response::Gossip),
         probed.prop_map(Response::Probed),

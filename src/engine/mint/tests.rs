@@ -14,6 +14,7 @@ fn intent(id: u128, value: &str, context: Option<&Clock>) -> Intent {
         context: context.cloned(),
         ttl_ms: None,
         value_bytes_max: 1024,
+        if_no_conflict: false,
     }
 }
 
@@ -37,7 +38,7 @@ fn the_counter_is_node_wide() {
         actor: Actor(7),
         counter: 3,
     };
-    assert_eq!(minted, Minted::New(dot));
+    assert!(matches!(minted, Minted::New { dot: it, .. } if it == dot));
     assert_eq!(minter.position(), (Actor(7), 3));
 }
 
@@ -71,6 +72,88 @@ fn a_retry_is_no_second_sibling() {
     let minted = minter.mint(&mut key, intent(1, "a", Some(&empty)), 1);
     assert_eq!(minted, Ok(Minted::Already));
     assert_eq!(key, before);
+}
+
+#[test]
+fn a_blind_retry_replaces_what_came_beside_it() {
+    let (mut minter, mut key) = (minter(), Versions::new());
+    let empty = Clock::new();
+    minter.mint(&mut key, intent(1, "a", None), 1).unwrap();
+    // Alone it is done.
+    let minted = minter.mint(&mut key, intent(1, "a", None), 1);
+    assert_eq!(minted, Ok(Minted::Already));
+    minter
+        .mint(&mut key, intent(2, "b", Some(&empty)), 1)
+        .unwrap();
+    assert_eq!(key.siblings().len(), 2);
+    minter.mint(&mut key, intent(1, "a", None), 1).unwrap();
+    assert_eq!(key.siblings().len(), 1);
+    assert_eq!(key.siblings()[0].write_id, WriteId(1));
+}
+
+fn replaced(minted: Result<Minted, ErrorReply>) -> usize {
+    minted.unwrap().replaced().len()
+}
+
+#[test]
+fn a_blind_write_says_how_many_values_a_reader_would_have_seen() {
+    let (mut minter, mut key) = (minter(), Versions::new());
+    let empty = Clock::new();
+    assert_eq!(replaced(minter.mint(&mut key, intent(1, "a", None), 1)), 0);
+    assert_eq!(replaced(minter.mint(&mut key, intent(2, "b", None), 1)), 1);
+    for (id, value) in [(3, "b"), (4, "c")] {
+        let minted = minter.mint(&mut key, intent(id, value, Some(&empty)), 1);
+        assert_eq!(replaced(minted), 0);
+    }
+    // Equal ones are one, and what is deleted is none.
+    let gone = Intent {
+        value: Value::Tombstone,
+        ..intent(5, "", Some(&empty))
+    };
+    minter.mint(&mut key, gone, 1).unwrap();
+    assert_eq!(key.siblings().len(), 4);
+    let careful = || Intent {
+        if_no_conflict: true,
+        ..intent(6, "d", None)
+    };
+    let error = minter.mint(&mut key, careful(), 1).unwrap_err();
+    assert_eq!(error.code, ErrorCode::Conflict);
+    assert_eq!(key.siblings().len(), 4);
+    assert_eq!(replaced(minter.mint(&mut key, intent(7, "e", None), 1)), 2);
+    assert_eq!(replaced(minter.mint(&mut key, careful(), 1)), 1);
+}
+
+#[test]
+fn a_second_round_counts_what_both_replaced_and_no_older_version_of_it() {
+    let other = |key: &Versions, id| {
+        let (mut minter, mut key) = (
+            Minter::new(Actor(8), 0, fastrand::Rng::with_seed(2)),
+            key.clone(),
+        );
+        minter
+            .mint(&mut key, intent(id, "theirs", None), 1)
+            .unwrap();
+        key
+    };
+    let (mut minter, mut key) = (minter(), Versions::new());
+    minter.mint(&mut key, intent(1, "old", None), 1).unwrap();
+    for (beside, expected) in [
+        // The other owner has replaced what this one had.
+        (other(&key, 2), 1),
+        // Or has never seen it.
+        (other(&Versions::new(), 3), 2),
+    ] {
+        let mut key = key.clone();
+        let first = minter.mint(&mut key, intent(4, "new", None), 1).unwrap();
+        let seen = Seen {
+            beside,
+            replaced: first.replaced(),
+        };
+        let second = minter.mint_again(&mut key, intent(4, "new", None), &seen, 1);
+        assert_eq!(replaced(second), expected);
+        assert_eq!(key.siblings().len(), 1);
+        assert_eq!(key.siblings()[0].write_id, WriteId(4));
+    }
 }
 
 #[test]
@@ -297,7 +380,7 @@ fn a_first_attempt_that_comes_late_does_not_make_little_of_the_later_ones() {
     key.merge(&minted_by(&mut there, intent(1, "a", None)));
     // There is something beside it, so it is minted over that.
     let minted = here.mint(&mut key, intent(2, "b", None), 1).unwrap();
-    assert!(matches!(minted, Minted::New(_)));
+    assert!(matches!(minted, Minted::New { .. }));
     assert_eq!(standing(&key), [2]);
     assert!(key.was_sent_again(WriteId(2)));
 }

@@ -155,11 +155,11 @@ impl Coordinator {
     pub(super) fn on_forwarded(&mut self, id: OperationId, from: NodeSlot, frame: Frame) {
         // Of a write only the last attempt's answer counts: that one stands for the copies that earlier
         // attempts left, and they do not stand for its own.
-        let is_given_up = self.operations.get_mut(id).is_some_and(|it| {
-            let is_given_up = matches!(&it.work, Work::Forward(forward) if !forward.awaits(from));
-            is_given_up && it.requester.is_write()
-        });
-        if is_given_up {
+        let is_heard = match self.operations.get_mut(id).map(|operation| &operation.work) {
+            Some(Work::Forward(forward)) => forward.hears(from),
+            Some(_) | None => false,
+        };
+        if !is_heard {
             return;
         }
         if frame.header.kind == kind::ERROR
