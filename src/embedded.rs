@@ -41,23 +41,33 @@ pub struct LocalClient {
     inner: Arc<Inner>,
 }
 
+/// What the attempts of one request differ in.
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    /// How long the node may take, in milliseconds.
+    timeout_ms: u32,
+    /// Whether an attempt before it may have been applied.
+    again: bool,
+}
+
 #[derive(Debug)]
 struct Inner {
     local: Arc<Local>,
     /// Where others reach the node: it stands in errors.
     address: String,
-    first_write_id: u128,
+    /// The upper half of its write ids.
+    writer: u64,
     writes: AtomicU64,
 }
 
 impl LocalClient {
-    pub(crate) fn new(local: Arc<Local>, address: String, first_write_id: u128) -> Self {
+    pub(crate) fn new(local: Arc<Local>, address: String, writer: u64) -> Self {
         let writes = AtomicU64::new(0);
         Self {
             inner: Arc::new(Inner {
                 local,
                 address,
-                first_write_id,
+                writer,
                 writes,
             }),
         }
@@ -139,20 +149,21 @@ impl LocalClient {
 
     fn write(&self, key: &[u8], value: Option<Bytes>) -> WriteRequest {
         let number = self.inner.writes.fetch_add(1, Ordering::Relaxed);
-        let write_id = self.inner.first_write_id.wrapping_add(u128::from(number));
+        let write_id = WriteId::new(self.inner.writer, number);
         WriteRequest {
             client: self.clone(),
             timeout: timeout_default(),
             ttl: None,
             write: Write {
                 timeout_ms: 0,
-                write_id: WriteId(write_id),
+                write_id,
                 key: Bytes::copy_from_slice(key),
                 value,
                 context: None,
                 w: None,
                 ttl_ms: None,
                 sloppy: false,
+                again: false,
                 if_no_conflict: false,
             },
         }
@@ -171,7 +182,7 @@ impl LocalClient {
     async fn execute<T>(
         &self,
         timeout: Duration,
-        request: impl Fn(u32) -> Request,
+        request: impl Fn(Attempt) -> Request,
         extract: impl Fn(Response) -> Option<T>,
     ) -> Result<T, Error> {
         let started = Instant::now();
@@ -180,8 +191,11 @@ impl LocalClient {
         let mut maybe_applied = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            // At most 60 s.
-            let request = request((left.as_millis() as u32).max(1));
+            let request = request(Attempt {
+                // At most 60 s.
+                timeout_ms: (left.as_millis() as u32).max(1),
+                again: maybe_applied,
+            });
             let error = match self.attempt(&request, started, deadline).await {
                 Ok(response) => match extract(response) {
                     Some(answer) => return Ok(answer),
@@ -325,9 +339,9 @@ impl GetRequest {
     pub async fn send(self) -> Result<Fetched, Error> {
         check_key(&self.get.key)?;
         check_timeout(self.timeout)?;
-        let request = |timeout_ms| {
+        let request = |attempt: Attempt| {
             Request::Get(Get {
-                timeout_ms,
+                timeout_ms: attempt.timeout_ms,
                 ..self.get.clone()
             })
         };
@@ -353,9 +367,10 @@ impl WriteRequest {
             self.write.ttl_ms = Some(ttl_ms(ttl)?);
         }
         let is_put = self.write.value.is_some();
-        let request = |timeout_ms| {
+        let request = |attempt: Attempt| {
             let write = Write {
-                timeout_ms,
+                timeout_ms: attempt.timeout_ms,
+                again: attempt.again,
                 ..self.write.clone()
             };
             if is_put {

@@ -485,7 +485,7 @@ impl Node {
             metrics: metrics.clone(),
         };
         tasks.spawn(mender::run(mender, stop.draining.clone()));
-        let client = LocalClient::new(local, me.address.clone(), random.u128(..));
+        let client = LocalClient::new(local, me.address.clone(), random.u64(..));
         let shared = Shared {
             admission: Arc::new(Admission::new(me, view.clone(), confirmer, seen)),
             coordinator: events_in,

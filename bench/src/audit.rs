@@ -379,14 +379,6 @@ async fn conclude(
     }
     let kills = cluster.map(|_| shared.kills());
     let books = shared.books();
-    let twice = books.counts().second_copies;
-    if twice > 0 {
-        eprintln!(
-            "{} writes were taken twice, as their clients had to send them again, and the second copy was \
-             seen after the first one was replaced",
-            grouped(twice)
-        );
-    }
     let (text, exit) = verdict(&books, books.written_keys().len(), kills, hints);
     let _nowhere_to_say_so = io::stdout().write_all(text.as_bytes());
     Ok(exit)

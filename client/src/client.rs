@@ -35,8 +35,8 @@ pub struct Client {
 struct Inner {
     timeout: Duration,
     routing: Routing,
-    /// From the operating system, so that two clients never give the same write ids.
-    first_write_id: u128,
+    /// The upper half of all write ids: from the operating system, so that no two clients have the same.
+    writer: u64,
     writes: AtomicU64,
 }
 
@@ -48,7 +48,7 @@ impl Client {
 
     pub(crate) async fn connect(options: Builder, settings: DialSettings) -> Result<Self, Error> {
         let deadline = Instant::now() + options.timeout;
-        let mut random = [0; 16];
+        let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|error| {
             Error::invalid(format!(
                 "the operating system gives no random bytes: {error}"
@@ -58,7 +58,7 @@ impl Client {
             inner: Arc::new(Inner {
                 timeout: options.timeout,
                 routing: Routing::new(&options.seeds, options.ring_routing, settings),
-                first_write_id: u128::from_be_bytes(random),
+                writer: u64::from_be_bytes(random),
                 writes: AtomicU64::new(0),
             }),
         };
@@ -234,7 +234,7 @@ impl Client {
 
     pub(crate) fn next_write_id(&self) -> WriteId {
         let number = self.inner.writes.fetch_add(1, Ordering::Relaxed);
-        WriteId(self.inner.first_write_id.wrapping_add(u128::from(number)))
+        WriteId::new(self.inner.writer, number)
     }
 
     pub(crate) fn timeout(&self) -> Duration {

@@ -36,6 +36,9 @@ pub(crate) async fn execute<T>(
         while let Some((node, others)) = nodes.next() {
             let attempt = attempt_deadline(deadline, others);
             set_timeout_ms(&mut request, coordinator_timeout_ms(attempt));
+            if failures.maybe_applied {
+                say_again(&mut request);
+            }
             let error = match node.call(&request, attempt).await {
                 Ok(response) => match extract(response) {
                     Some(answer) => return Ok(answer),
@@ -155,6 +158,14 @@ fn set_timeout_ms(request: &mut Request, timeout_ms: u32) {
         Request::Explain(explain) => explain.timeout_ms = timeout_ms,
         Request::Import(import) => import.timeout_ms = timeout_ms,
         _ => {}
+    }
+}
+
+/// Nodes may have copies of the write from an earlier attempt. That one is not listened to any more, and this
+/// one stands for its copies.
+fn say_again(request: &mut Request) {
+    if let Request::Put(write) | Request::Delete(write) = request {
+        write.again = true;
     }
 }
 

@@ -30,7 +30,8 @@ pub struct GetRequest {
 
 /// A put that has not been sent yet: see [`Client::put`].
 ///
-/// Its write id is given when it is made: a clone that is sent as well is the same write.
+/// Its write id is given when it is made: a clone that is sent as well is the same write. Send the writes of a
+/// key in the order in which you made them: their ids say which of two came first.
 #[derive(Debug, Clone)]
 #[must_use = "a request is sent by `.await`"]
 pub struct PutRequest(WriteRequest);
@@ -121,6 +122,7 @@ impl WriteRequest {
             w: None,
             ttl_ms: None,
             sloppy: false,
+            again: false,
             if_no_conflict: false,
         };
         Self {
@@ -239,7 +241,7 @@ macro_rules! write_options {
             ///
             /// # Errors
             /// [`Error`], after the attempts that [`retry`](crate::retry) lists; every attempt
-            /// carries the same write id.
+            /// carries the same write id, and only the answer to the last one counts.
             pub async fn send(self) -> Result<Written, Error> {
                 self.0.send().await
             }

@@ -19,6 +19,7 @@ const TAG_CONTEXT: u8 = 2;
 const TAG_TTL_MS: u8 = 3;
 const TAG_REPAIR_FIRST: u8 = 4;
 const TAG_SLOPPY: u8 = 5;
+const TAG_AGAIN: u8 = 6;
 const TAG_IF_NO_CONFLICT: u8 = 7;
 /// Of a write's answer.
 const TAG_REPLACED: u8 = 3;
@@ -44,7 +45,7 @@ pub struct Get {
 pub struct Write {
     /// How long the sender still waits, in milliseconds.
     pub timeout_ms: u32,
-    /// Random per write and the same for its retries.
+    /// One per write and the same for its retries.
     pub write_id: WriteId,
     /// 1 to 4,096 bytes.
     pub key: Bytes,
@@ -58,6 +59,8 @@ pub struct Write {
     pub ttl_ms: Option<u64>,
     /// Whether stand-ins may count while owners are down.
     pub sloppy: bool,
+    /// Whether this is not the first attempt: nodes may have copies of it already.
+    pub again: bool,
     /// Whether a blind write that would replace more than one value is to be refused.
     pub if_no_conflict: bool,
 }
@@ -272,6 +275,7 @@ impl Write {
             w: None,
             ttl_ms: None,
             sloppy: false,
+            again: false,
             if_no_conflict: false,
         };
         while let Some((tag, mut field)) = reader.tag()? {
@@ -287,6 +291,7 @@ impl Write {
                 }
                 TAG_TTL_MS => write.ttl_ms = Some(field.u64()?),
                 TAG_SLOPPY => write.sloppy = field.bool("sloppy")?,
+                TAG_AGAIN => write.again = field.bool("again")?,
                 TAG_IF_NO_CONFLICT => write.if_no_conflict = field.bool("if no conflict")?,
                 _ => {}
             }
@@ -314,9 +319,18 @@ impl Write {
         if self.sloppy {
             put_tag_u8(out, TAG_SLOPPY, 1);
         }
+        if self.again {
+            put_tag_u8(out, TAG_AGAIN, 1);
+        }
         if self.if_no_conflict {
             put_tag_u8(out, TAG_IF_NO_CONFLICT, 1);
         }
+    }
+
+    /// The encoding of a later attempt of an encoded put or delete: the same, and it says so.
+    pub fn encode_again(body: &[u8], out: &mut BytesMut) {
+        out.extend_from_slice(body);
+        put_tag_u8(out, TAG_AGAIN, 1);
     }
 }
 

@@ -128,7 +128,11 @@ number_id! {
 }
 
 number_id! {
-    /// The random id of one client write. The same id twice is one sibling, so a retry is safe.
+    /// The id of one client write. The same id twice is one sibling, so a retry is safe.
+    ///
+    /// Its upper half is a client's, random; its lower half counts that client's writes, in the order in
+    /// which they begin. Nothing but the order of one client's writes hangs on that: an id that is random
+    /// throughout is as good, for whoever sends no write twice.
     WriteId(u128), put_u128, u128
 }
 
@@ -146,6 +150,18 @@ number_id! {
 number_id! {
     /// The number of a [ring document](crate::ring_document::RingDocument); 0 means "no ring yet".
     RingVersion(u64), put_u64, u64
+}
+
+impl WriteId {
+    /// The id of a client's write by its number.
+    pub fn new(client: u64, number: u64) -> Self {
+        Self(u128::from(client) << 64 | u128::from(number))
+    }
+
+    /// Whether both are one client's, and this one is the earlier.
+    pub fn precedes(self, other: Self) -> bool {
+        self.0 >> 64 == other.0 >> 64 && self.0 < other.0
+    }
 }
 
 impl ClusterId {
@@ -182,6 +198,15 @@ impl fmt::Display for Generation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn write_ids_of_one_client_have_an_order() {
+        let id = WriteId::new;
+        assert_eq!(id(1, 2), WriteId(1 << 64 | 2));
+        assert!(id(1, 2).precedes(id(1, 3)));
+        assert!(!id(1, 3).precedes(id(1, 3)) && !id(1, 3).precedes(id(1, 2)));
+        assert!(!id(1, 2).precedes(id(2, 3)) && !id(2, 3).precedes(id(1, 2)));
+    }
 
     #[test]
     fn node_ids_are_checked() {

@@ -14,7 +14,7 @@ use dynakv_protocol::admin::{
     Explain, Explained, ExplainedOwner, Export, Exported, ExportedItem, Import, Imported,
     OwnerState,
 };
-use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions, context};
+use dynakv_protocol::causal::{Clock, Dot, Incoming, Mark, Value, Versions, context};
 use dynakv_protocol::client::{
     Fetched, FetchedSibling, Get, HealthReply, MemberStatus, RingReply, StatsReply, StatusReply,
     Write, Written,
@@ -192,6 +192,23 @@ fn versions() -> Versions {
     versions
 }
 
+/// A write that was sent more than once, over another that was too.
+fn with_marks() -> Versions {
+    let alice = 0x0a0a_0a0a_0a0a_0a0a;
+    let timestamp = 1_700_000_000_000 << 16 | 1;
+    let mut versions = Versions::new();
+    let incoming = Incoming {
+        write_id: WriteId(2),
+        timestamp,
+        expires_at_ms: None,
+        value: Value::Bytes(Bytes::from_static(b"Alice")),
+    };
+    versions.write(&Clock::new(), dot(alice, 5), incoming);
+    versions.add(Mark::Retired.sibling(dot(alice, 3), WriteId(1), timestamp));
+    versions.add(Mark::Again.sibling(dot(alice, 4), WriteId(2), timestamp));
+    versions
+}
+
 fn member(id: &str, port: u16, zone: &str) -> Member {
     Member {
         id: node(id),
@@ -308,12 +325,14 @@ fn requests() -> Vec<(&'static str, Request)> {
         w: None,
         ttl_ms: None,
         sloppy: false,
+        again: false,
         if_no_conflict: false,
     };
     let delete = Write {
         value: None,
         ..put.clone()
     };
+    let plain_put = put.clone();
     let identity = PeerIdentity {
         node_id: node("node-1"),
         directory_id: DirectoryId(0x0d0d_0d0d_0d0d_0d0d),
@@ -366,6 +385,13 @@ fn requests() -> Vec<(&'static str, Request)> {
             Request::Put(Write {
                 if_no_conflict: true,
                 ..put
+            }),
+        ),
+        (
+            "put.again",
+            Request::Put(Write {
+                again: true,
+                ..plain_put
             }),
         ),
         ("delete", Request::Delete(delete.clone())),
@@ -950,6 +976,7 @@ fn all() -> Vec<(String, Golden)> {
             Golden::Context(Clock::new()),
         ),
         ("versions".to_owned(), Golden::Versions(versions())),
+        ("versions.marks".to_owned(), Golden::Versions(with_marks())),
         (
             "ring-document".to_owned(),
             Golden::RingDocument(ring_document()),

@@ -11,7 +11,7 @@ use super::output::{EncodedValue, Format, Heading, Report, Table, bytes_text, js
 
 mod verdict;
 
-use verdict::{Held, Standing, Verdict, preview_text, time_text};
+use verdict::{Held, Standing, Verdict, cell_text, time_text};
 
 /// `dynakv explain`.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
@@ -118,10 +118,7 @@ fn sentences(key: &str, explained: &Explained, verdict: &Verdict<'_>) -> Vec<Str
     if answered > 0 && !verdict.clock.is_empty() {
         let live = verdict.live().len();
         let now = explained.now_unix_ms;
-        let hidden: Vec<_> = verdict
-            .current()
-            .filter(|held| !held.is_live(now))
-            .collect();
+        let hidden: Vec<_> = verdict.shown().filter(|held| !held.is_live(now)).collect();
         if live > 1 {
             sentences.push(format!("conflict: {live} values stand beside each other"));
         } else if live == 0 {
@@ -133,7 +130,7 @@ fn sentences(key: &str, explained: &Explained, verdict: &Verdict<'_>) -> Vec<Str
                 "the key {how}: readers are told that it does not exist"
             ));
         }
-        if verdict.current().count() > 1 {
+        if verdict.shown().count() > 1 {
             sentences.extend(verdict.why_siblings());
         }
     }
@@ -272,10 +269,12 @@ fn value_cells(held: &Held<'_>, explained: &Explained, verdict: &Verdict<'_>) ->
             length, checksum, ..
         } => (bytes_text(*length), format!("{checksum:016x}")),
     };
-    let mut value = preview_text(&sibling.value);
+    let mut value = cell_text(sibling);
     if held.is_replaced() {
         value.push_str(" (replaced)");
-    } else if let Some(at) = sibling.expires_at_ms {
+    } else if verdict.is_retired(held) {
+        value.push_str(" (hidden: another copy of this write was replaced)");
+    } else if let (Some(at), None) = (sibling.expires_at_ms, held.mark()) {
         let word = if at <= explained.now_unix_ms {
             "expired"
         } else {
@@ -325,7 +324,7 @@ fn plain(explained: &Explained, verdict: &Verdict<'_>) -> String {
                         sibling.timestamp_ms().to_string(),
                         size,
                         checksum,
-                        preview_text(&sibling.value),
+                        cell_text(sibling),
                     ];
                     table.push(first.iter().cloned().chain(cells));
                 }
@@ -491,8 +490,8 @@ impl<'a> ValueDocument<'a> {
             write_id: format!("{:032x}", write_id.0),
             timestamp_ms: held.sibling.timestamp_ms(),
             expires_at_ms: *expires_at_ms,
-            deleted: *value == ValueDigest::Tombstone,
-            live: held.is_live(now_unix_ms),
+            deleted: *value == ValueDigest::Tombstone && held.mark().is_none(),
+            live: held.is_live(now_unix_ms) && !verdict.is_retired(held),
             bytes,
             checksum,
             preview,

@@ -5,7 +5,8 @@ use dynakv_protocol::ClusterId;
 use dynakv_protocol::causal::{Sibling, Value, Versions, context};
 use dynakv_protocol::client::{Fetched, FetchedSibling};
 
-/// The answer to a read: deleted and expired siblings are hidden, equal values stand once (under the
+/// The answer to a read: deleted and expired siblings are hidden, and second copies of what was replaced
+/// (see [`Versions::standing`]); equal values stand once (under the
 /// newest of their dates), and the context covers all of them.
 pub fn fetched(
     cluster: ClusterId,
@@ -16,7 +17,7 @@ pub fn fetched(
 ) -> Fetched {
     let mut siblings: Vec<FetchedSibling> = Vec::new();
     let live = |sibling: &&Sibling| sibling.is_live(now_unix_ms);
-    for sibling in versions.siblings().iter().filter(live) {
+    for sibling in versions.standing().filter(live) {
         let Value::Bytes(value) = &sibling.value else {
             continue;
         };

@@ -15,7 +15,8 @@ pub fn stands_beside(sent: &Versions, merged: &Versions) -> bool {
     let (mut is_there, mut is_other) = (false, false);
     for sibling in merged.siblings() {
         match was_sent(sibling) {
-            true => is_there = true,
+            // Marks outlive the write that they came with.
+            true => is_there |= sibling.mark().is_none(),
             false => is_other = true,
         }
     }

@@ -4,7 +4,7 @@
 //! other by the store's only writer. So what is replicated under a dot always contains everything
 //! that this node had minted for the key before.
 
-use dynakv_protocol::causal::{Clock, Dot, Incoming, Sibling, Value, Versions};
+use dynakv_protocol::causal::{Clock, Dot, Incoming, Mark, RETIRED_MAX, Sibling, Value, Versions};
 use dynakv_protocol::limits::{SIBLINGS_MAX, VERSIONS_BYTES_FACTOR};
 use dynakv_protocol::{Actor, ErrorCode, ErrorReply, WriteId};
 use smallvec::SmallVec;
@@ -13,11 +13,16 @@ use super::hybrid_clock::HybridClock;
 use super::plausible;
 use super::put::{Replaced, Seen};
 
+#[cfg(test)]
+mod tests;
+
 /// A client's write, checked, before it has a dot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intent {
-    /// The client's random id; a retry has the same one.
+    /// The client's id for it; a retry has the same one.
     pub write_id: WriteId,
+    /// Whether it is not the first attempt: other nodes may have copies under dots that nobody here knows.
+    pub again: bool,
     /// What to store.
     pub value: Value,
     /// What the client had read. Without it the write replaces all that is stored here.
@@ -42,6 +47,9 @@ pub enum Minted {
     },
     /// The write was there already: it is a retry.
     Already,
+    /// The write was there already, and has been replaced since. It is done once the state that replaced it
+    /// is durable.
+    Retired,
 }
 
 impl Minted {
@@ -49,7 +57,7 @@ impl Minted {
     pub fn replaced(self) -> Replaced {
         match self {
             Self::New { replaced, .. } => replaced,
-            Self::Already => Replaced::new(),
+            Self::Already | Self::Retired => Replaced::new(),
         }
     }
 }
@@ -116,7 +124,11 @@ impl Minter {
         seen: Option<&Seen>,
         now_unix_ms: u64,
     ) -> Result<Minted, ErrorReply> {
-        if is_there(current, &intent, seen) {
+        check_id(current, &intent)?;
+        if current.is_retired(intent.write_id) {
+            return retired(&intent);
+        }
+        if !intent.again && is_there(current, &intent, seen) {
             return Ok(Minted::Already);
         }
         let replaced = match intent.context {
@@ -144,18 +156,26 @@ impl Minter {
         if has_forgotten || self.counter >= plausible::COUNTER_MAX {
             self.renew();
         }
-        self.counter += 1;
-        let dot = Dot {
-            actor: self.actor,
-            counter: self.counter,
-        };
-        for sibling in current.siblings() {
+        for sibling in current.written() {
             self.clock.observe(sibling.timestamp, now_unix_ms);
         }
+        let timestamp = self.clock.tick(now_unix_ms);
+        let is_again = intent.again || current.was_sent_again(intent.write_id);
+        let mut marks = self.take_marks(current, &intent);
+        if is_again {
+            marks.push(Mark::Again.sibling(self.next_dot(), intent.write_id, timestamp));
+            // The earlier attempts' copies: this one stands for them.
+            current.retain(|sibling| sibling.write_id != intent.write_id);
+        }
+        let dot = self.next_dot();
         let incoming = Incoming {
             write_id: intent.write_id,
-            timestamp: self.clock.tick(now_unix_ms),
-            expires_at_ms: intent.ttl_ms.map(|ttl| now_unix_ms.saturating_add(ttl)),
+            timestamp,
+            expires_at_ms: match &intent.value {
+                // A mark of deletion never expires: dates are what tells other marks from it.
+                Value::Tombstone => None,
+                Value::Bytes(_) => intent.ttl_ms.map(|ttl| now_unix_ms.saturating_add(ttl)),
+            },
             value: intent.value,
         };
         match intent.context {
@@ -165,7 +185,52 @@ impl Minter {
                 current.write(&seen_here, dot, incoming);
             }
         }
+        for mark in marks {
+            current.add(mark);
+        }
         Ok(Minted::New { dot, replaced })
+    }
+
+    fn next_dot(&mut self) -> Dot {
+        self.counter += 1;
+        Dot {
+            actor: self.actor,
+            counter: self.counter,
+        }
+    }
+
+    /// Takes out the marks that are to stand beside a write: of what was retired before, and of what this
+    /// write retires. Only the newest are kept.
+    ///
+    /// Whoever writes with a context has read what it replaces, so that comes before it. A blind write
+    /// replaces what its coordinator has, which may be the *later* of the two, when an early attempt comes
+    /// late; so only the ids of one client are compared, which say what came first.
+    fn take_marks(&mut self, current: &mut Versions, intent: &Intent) -> SmallVec<[Sibling; 1]> {
+        let mut marks: SmallVec<[Sibling; 1]> = SmallVec::new();
+        let all = current.siblings().iter();
+        for mark in all.filter(|sibling| sibling.mark().is_some()) {
+            let id = mark.write_id;
+            let is_replaced = match &intent.context {
+                Some(context) => context.covers(mark.dot) && id != intent.write_id,
+                None => id.precedes(intent.write_id),
+            };
+            if mark.mark() == Some(Mark::Retired) {
+                marks.push(mark.clone());
+            } else if is_replaced
+                && !current.is_retired(id)
+                && !marks.iter().any(|it| it.write_id == id)
+            {
+                marks.push(Mark::Retired.sibling(self.next_dot(), id, mark.timestamp));
+            }
+        }
+        if !marks.is_empty() {
+            current.retain(|sibling| sibling.mark() != Some(Mark::Retired));
+        }
+        if marks.len() > RETIRED_MAX {
+            marks.sort_unstable_by_key(|mark| (mark.timestamp, mark.dot));
+            marks.drain(..marks.len() - RETIRED_MAX);
+        }
+        marks
     }
 
     /// Takes note of what another node, or an import, brings. If it names writes of the present actor
@@ -184,15 +249,45 @@ impl Minter {
     }
 }
 
+/// Refuses the id of a write with another value. It would be taken for that write and acknowledged, and
+/// nobody would store it.
+fn check_id(current: &Versions, intent: &Intent) -> Result<(), ErrorReply> {
+    let expires = |value: &Value, expires: bool| expires && *value != Value::Tombstone;
+    let is_other = |sibling: &Sibling| {
+        sibling.write_id == intent.write_id
+            && (sibling.value != intent.value
+                || expires(&sibling.value, sibling.expires_at_ms.is_some())
+                    != expires(&intent.value, intent.ttl_ms.is_some()))
+    };
+    if current.written().any(is_other) {
+        let message = "this write id is that of another write to the key, with another value: give each write an \
+                       id of its own, and send it again under the same id only unchanged";
+        return Err(ErrorReply::new(ErrorCode::BadRequest, message));
+    }
+    Ok(())
+}
+
+/// What becomes of a write that was sent more than once and has been replaced.
+///
+/// Its sender has given up the first attempt long ago and listens to a later one. So who says that this is
+/// the first has either given it up too, or uses the id for something else, which must not be acknowledged.
+fn retired(intent: &Intent) -> Result<Minted, ErrorReply> {
+    if intent.again {
+        return Ok(Minted::Retired);
+    }
+    let message = "the write of this id was sent again since and has been replaced: give each write an id of its \
+                   own, and say of a later attempt that it is one";
+    Err(ErrorReply::new(ErrorCode::BadRequest, message).maybe_applied(true))
+}
+
 /// Whether there is nothing to do: it is a retry of a write that is here. A blind one must stand alone, for
 /// it replaces whatever else there is.
 fn is_there(current: &Versions, intent: &Intent, seen: Option<&Seen>) -> bool {
     let is_it = |sibling: &Sibling| sibling.write_id == intent.write_id;
+    let mut written = current.written();
     match intent.context {
-        Some(_) => current.contains_write(intent.write_id),
-        None => {
-            seen.is_none() && !current.siblings().is_empty() && current.siblings().iter().all(is_it)
-        }
+        Some(_) => written.any(is_it),
+        None => seen.is_none() && written.next().is_some_and(is_it) && written.all(is_it),
     }
 }
 
@@ -213,7 +308,7 @@ fn replaced(
         None => Replaced::new(),
     };
     let mut values: SmallVec<[&Value; 1]> = SmallVec::new();
-    for sibling in current.siblings() {
+    for sibling in current.standing() {
         let counts = sibling.write_id != write_id && sibling.is_live(now_unix_ms);
         if counts && !values.contains(&&sibling.value) {
             values.push(&sibling.value);
@@ -242,9 +337,8 @@ fn check_limits(current: &Versions, intent: &Intent) -> Result<(), ErrorReply> {
         return Ok(());
     };
     let kept = current
-        .siblings()
-        .iter()
-        .filter(|sibling| !context.covers(sibling.dot));
+        .written()
+        .filter(|sibling| !context.covers(sibling.dot) && sibling.write_id != intent.write_id);
     let (count, bytes) = kept.fold((0, 0), |(count, bytes), sibling| {
         (count + 1, bytes + sibling.value.len())
     });
@@ -269,276 +363,4 @@ fn check_limits(current: &Versions, intent: &Intent) -> Result<(), ErrorReply> {
         ));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-
-    fn minter() -> Minter {
-        Minter::new(Actor(7), 0, fastrand::Rng::with_seed(1))
-    }
-
-    fn intent(id: u128, value: &str, context: Option<&Clock>) -> Intent {
-        Intent {
-            write_id: WriteId(id),
-            value: Value::Bytes(Bytes::copy_from_slice(value.as_bytes())),
-            context: context.cloned(),
-            ttl_ms: None,
-            value_bytes_max: 1024,
-            if_no_conflict: false,
-        }
-    }
-
-    #[test]
-    fn a_blind_write_replaces_what_is_stored_here() {
-        let (mut minter, mut key) = (minter(), Versions::new());
-        minter.mint(&mut key, intent(1, "a", None), 1).unwrap();
-        minter.mint(&mut key, intent(2, "b", None), 2).unwrap();
-        assert_eq!(key.siblings().len(), 1);
-        assert_eq!(key.siblings()[0].write_id, WriteId(2));
-    }
-
-    #[test]
-    fn the_counter_is_node_wide() {
-        let mut minter = minter();
-        let (mut one, mut two) = (Versions::new(), Versions::new());
-        minter.mint(&mut one, intent(1, "a", None), 1).unwrap();
-        minter.mint(&mut two, intent(2, "b", None), 1).unwrap();
-        let minted = minter.mint(&mut one, intent(3, "c", None), 1).unwrap();
-        let dot = Dot {
-            actor: Actor(7),
-            counter: 3,
-        };
-        assert!(matches!(minted, Minted::New { dot: it, .. } if it == dot));
-        assert_eq!(minter.position(), (Actor(7), 3));
-    }
-
-    #[test]
-    fn a_write_with_an_old_context_becomes_a_sibling() {
-        let (mut minter, mut key) = (minter(), Versions::new());
-        minter.mint(&mut key, intent(1, "a", None), 1).unwrap();
-        let read = key.clock().clone();
-        minter
-            .mint(&mut key, intent(2, "b", Some(&read)), 1)
-            .unwrap();
-        minter
-            .mint(&mut key, intent(3, "c", Some(&read)), 1)
-            .unwrap();
-        assert_eq!(key.siblings().len(), 2);
-        let read = key.clock().clone();
-        minter
-            .mint(&mut key, intent(4, "d", Some(&read)), 1)
-            .unwrap();
-        assert_eq!(key.siblings().len(), 1);
-    }
-
-    #[test]
-    fn a_retry_is_no_second_sibling() {
-        let (mut minter, mut key) = (minter(), Versions::new());
-        let empty = Clock::new();
-        minter
-            .mint(&mut key, intent(1, "a", Some(&empty)), 1)
-            .unwrap();
-        let before = key.clone();
-        let minted = minter.mint(&mut key, intent(1, "a", Some(&empty)), 1);
-        assert_eq!(minted, Ok(Minted::Already));
-        assert_eq!(key, before);
-    }
-
-    #[test]
-    fn a_blind_retry_replaces_what_came_beside_it() {
-        let (mut minter, mut key) = (minter(), Versions::new());
-        let empty = Clock::new();
-        minter.mint(&mut key, intent(1, "a", None), 1).unwrap();
-        // Alone it is done.
-        let minted = minter.mint(&mut key, intent(1, "a", None), 1);
-        assert_eq!(minted, Ok(Minted::Already));
-        minter
-            .mint(&mut key, intent(2, "b", Some(&empty)), 1)
-            .unwrap();
-        assert_eq!(key.siblings().len(), 2);
-        minter.mint(&mut key, intent(1, "a", None), 1).unwrap();
-        assert_eq!(key.siblings().len(), 1);
-        assert_eq!(key.siblings()[0].write_id, WriteId(1));
-    }
-
-    fn replaced(minted: Result<Minted, ErrorReply>) -> usize {
-        minted.unwrap().replaced().len()
-    }
-
-    #[test]
-    fn a_blind_write_says_how_many_values_a_reader_would_have_seen() {
-        let (mut minter, mut key) = (minter(), Versions::new());
-        let empty = Clock::new();
-        assert_eq!(replaced(minter.mint(&mut key, intent(1, "a", None), 1)), 0);
-        assert_eq!(replaced(minter.mint(&mut key, intent(2, "b", None), 1)), 1);
-        for (id, value) in [(3, "b"), (4, "c")] {
-            let minted = minter.mint(&mut key, intent(id, value, Some(&empty)), 1);
-            assert_eq!(replaced(minted), 0);
-        }
-        // Equal ones are one, and what is deleted is none.
-        let gone = Intent {
-            value: Value::Tombstone,
-            ..intent(5, "", Some(&empty))
-        };
-        minter.mint(&mut key, gone, 1).unwrap();
-        assert_eq!(key.siblings().len(), 4);
-        let careful = || Intent {
-            if_no_conflict: true,
-            ..intent(6, "d", None)
-        };
-        let error = minter.mint(&mut key, careful(), 1).unwrap_err();
-        assert_eq!(error.code, ErrorCode::Conflict);
-        assert_eq!(key.siblings().len(), 4);
-        assert_eq!(replaced(minter.mint(&mut key, intent(7, "e", None), 1)), 2);
-        assert_eq!(replaced(minter.mint(&mut key, careful(), 1)), 1);
-    }
-
-    #[test]
-    fn a_second_round_counts_what_both_replaced_and_no_older_version_of_it() {
-        let other = |key: &Versions, id| {
-            let (mut minter, mut key) = (
-                Minter::new(Actor(8), 0, fastrand::Rng::with_seed(2)),
-                key.clone(),
-            );
-            minter
-                .mint(&mut key, intent(id, "theirs", None), 1)
-                .unwrap();
-            key
-        };
-        let (mut minter, mut key) = (minter(), Versions::new());
-        minter.mint(&mut key, intent(1, "old", None), 1).unwrap();
-        for (beside, expected) in [
-            // The other owner has replaced what this one had.
-            (other(&key, 2), 1),
-            // Or has never seen it.
-            (other(&Versions::new(), 3), 2),
-        ] {
-            let mut key = key.clone();
-            let first = minter.mint(&mut key, intent(4, "new", None), 1).unwrap();
-            let seen = Seen {
-                beside,
-                replaced: first.replaced(),
-            };
-            let second = minter.mint_again(&mut key, intent(4, "new", None), &seen, 1);
-            assert_eq!(replaced(second), expected);
-            assert_eq!(key.siblings().len(), 1);
-            assert_eq!(key.siblings()[0].write_id, WriteId(4));
-        }
-    }
-
-    #[test]
-    fn a_context_from_the_future_is_refused() {
-        let (mut minter, mut key) = (minter(), Versions::new());
-        let future: Clock = [Dot {
-            actor: Actor(7),
-            counter: u64::MAX,
-        }]
-        .into_iter()
-        .collect();
-        let error = minter
-            .mint(&mut key, intent(1, "a", Some(&future)), 1)
-            .unwrap_err();
-        assert_eq!(error.code, ErrorCode::BadRequest);
-        assert!(key.is_empty());
-    }
-
-    /// Else it would be acknowledged, and what that actor writes from now on dropped as seen.
-    #[test]
-    fn a_context_that_names_what_no_other_actor_can_have_counted_is_refused() {
-        let (mut minter, mut key) = (minter(), Versions::new());
-        let forged: Clock = [Dot {
-            actor: Actor(8),
-            counter: 1 << 63,
-        }]
-        .into_iter()
-        .collect();
-        let error = minter
-            .mint(&mut key, intent(1, "a", Some(&forged)), 1)
-            .unwrap_err();
-        assert_eq!(error.code, ErrorCode::BadRequest);
-        assert!(key.is_empty());
-    }
-
-    #[test]
-    fn an_actor_that_has_counted_all_that_is_plausible_is_given_up() {
-        let last = plausible::COUNTER_MAX - 1;
-        let mut minter = Minter::new(Actor(7), last, fastrand::Rng::with_seed(1));
-        let mut key = Versions::new();
-        minter.mint(&mut key, intent(1, "a", None), 1).unwrap();
-        assert_eq!(minter.position(), (Actor(7), plausible::COUNTER_MAX));
-        minter.mint(&mut key, intent(2, "b", None), 1).unwrap();
-        assert!(minter.position().0 != Actor(7) && minter.position().1 == 1);
-    }
-
-    #[test]
-    fn an_actor_that_forgot_its_past_is_given_up() {
-        let mut key = Versions::new();
-        Minter::new(Actor(7), 40, fastrand::Rng::with_seed(1))
-            .mint(&mut key, intent(1, "a", None), 1)
-            .unwrap();
-        let mut forgetful = Minter::new(Actor(7), 3, fastrand::Rng::with_seed(2));
-        forgetful.mint(&mut key, intent(2, "b", None), 1).unwrap();
-        assert_ne!(forgetful.position().0, Actor(7));
-        assert_eq!(key.siblings()[0].write_id, WriteId(2));
-        assert_eq!(key.clock().counter(Actor(7)), 41);
-    }
-
-    #[test]
-    fn a_merged_clock_that_knows_more_than_was_minted_costs_the_actor() {
-        let seen = |counter| -> Clock {
-            let actor = Actor(7);
-            [Dot { actor, counter }].into_iter().collect()
-        };
-        let mut minter = Minter::new(Actor(7), 3, fastrand::Rng::with_seed(3));
-        minter.heed(&seen(3));
-        assert_eq!(minter.position(), (Actor(7), 3));
-        minter.heed(&seen(4));
-        assert_ne!(minter.position().0, Actor(7));
-        // Whoever reads that state can write with it here, also to a key that this node never had.
-        let mut key = Versions::new();
-        minter
-            .mint(&mut key, intent(1, "a", Some(&seen(4))), 1)
-            .unwrap();
-        assert_eq!(key.siblings().len(), 1);
-    }
-
-    #[test]
-    fn siblings_are_bounded_for_clients_but_tombstones_pass() {
-        let (mut minter, mut key) = (minter(), Versions::new());
-        let empty = Clock::new();
-        for id in 0..SIBLINGS_MAX as u128 {
-            minter
-                .mint(&mut key, intent(id, "x", Some(&empty)), 1)
-                .unwrap();
-        }
-        let error = minter
-            .mint(&mut key, intent(1_000, "x", Some(&empty)), 1)
-            .unwrap_err();
-        assert_eq!(error.code, ErrorCode::TooManySiblings);
-        let all = key.clock().clone();
-        minter
-            .mint(&mut key, intent(1_001, "x", Some(&all)), 1)
-            .unwrap();
-        assert_eq!(key.siblings().len(), 1);
-    }
-
-    #[test]
-    fn bytes_of_all_siblings_are_bounded() {
-        let (mut minter, mut key) = (minter(), Versions::new());
-        let empty = Clock::new();
-        let kilobyte = "x".repeat(1024);
-        for id in 0..4 {
-            minter
-                .mint(&mut key, intent(id, &kilobyte, Some(&empty)), 1)
-                .unwrap();
-        }
-        let error = minter
-            .mint(&mut key, intent(9, "x", Some(&empty)), 1)
-            .unwrap_err();
-        assert_eq!(error.code, ErrorCode::TooLarge);
-    }
 }

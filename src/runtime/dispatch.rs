@@ -208,6 +208,7 @@ fn write(write: Write, limits: Limits) -> Result<DataRequest, ErrorReply> {
             },
             intent: Box::new(Intent {
                 write_id: write.write_id,
+                again: write.again,
                 value,
                 context,
                 // A deletion does not expire.
@@ -300,6 +301,7 @@ mod tests {
             w: None,
             ttl_ms: None,
             sloppy: false,
+            again: false,
             if_no_conflict: false,
         }
     }

@@ -37,6 +37,12 @@ pub struct Requester {
 }
 
 impl Requester {
+    /// Whether it is a client's write that somebody was given and may have acted on: the next attempt has
+    /// to say that it is not the first. (An import is a merge, which is one and the same however often.)
+    pub fn is_attempted(&self) -> bool {
+        matches!(self.op, Op::Put | Op::Delete) && self.handed_on > 0
+    }
+
     /// Whether it is a write.
     pub fn is_write(&self) -> bool {
         match self.op {

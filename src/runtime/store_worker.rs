@@ -378,7 +378,7 @@ impl Writer {
         let after = Footprint::of_encoded(&key, &versions, &encoded);
         self.metrics
             .siblings
-            .record(versions.siblings().len() as f64);
+            .record(versions.standing().count() as f64);
         let (live_before, live) = (before.tally.versions, after.tally.versions);
         if live == SIBLINGS_WARN as u64 && live_before < live {
             tracing::warn!(

@@ -18,17 +18,18 @@ use crate::store::{Mutation, Page};
 /// What one key adds to the totals. All zero for a key that was never written or is deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Siblings that are no tombstones. Expired ones count until they are purged.
+    /// Siblings that are no tombstones and no second copies of what was replaced. Expired ones count until
+    /// they are purged.
     pub versions: u64,
     /// The bytes of their values, without keys and clocks.
     pub value_bytes: u64,
 }
 
 impl Tally {
-    /// Counts the live siblings of one key.
+    /// Counts the live siblings of one key, as a reader would be shown them.
     pub fn of(versions: &Versions) -> Self {
         let mut tally = Self::default();
-        for sibling in versions.siblings() {
+        for sibling in versions.standing() {
             match &sibling.value {
                 Value::Tombstone => {}
                 Value::Bytes(bytes) => {

@@ -133,6 +133,7 @@ fn put(key: &str, value_bytes: usize) -> Request {
         w: None,
         ttl_ms: None,
         sloppy: false,
+        again: false,
         if_no_conflict: false,
     })
 }

@@ -69,6 +69,7 @@ pub(crate) fn run_with(
                 sloppy_percent,
                 seen: BTreeMap::new(),
                 once: 0,
+                written: 0,
             }
             .run()
         });

@@ -254,6 +254,7 @@ pub(crate) fn write(key: &str, id: WriteId, value: Option<Bytes>, timeout: Durat
         w: None,
         ttl_ms: None,
         sloppy: false,
+        again: false,
         if_no_conflict: false,
     }
 }

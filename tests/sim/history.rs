@@ -61,6 +61,8 @@ pub(crate) struct Books {
     pub(crate) writes: history::History<WriteId>,
     order: Vec<WriteId>,
     sent: BTreeMap<WriteId, Sent>,
+    /// Writes that were seen while their clients still tried.
+    seen_early: Writes,
 }
 
 #[derive(Debug, Clone)]
@@ -94,10 +96,23 @@ impl Books {
         is_acknowledged && self.writes.ended(id).is_some_and(|ended| ended < moment)
     }
 
-    /// Whether it may take effect a second time, after it was replaced.
+    /// Whether it may take effect a second time, after it was replaced. It was sent more than once, and
+    /// somebody replaced a copy of it before its last attempt, or not all that owners had of it: when it is
+    /// not acknowledged, was seen before it was, or need not be seen by reads.
     pub(crate) fn may_come_twice(&self, id: WriteId) -> bool {
         let is_handed_on = self.sent.get(&id).is_none_or(|sent| sent.is_handed_on);
-        is_handed_on || self.writes.may_come_twice(id)
+        let is_sent_twice = is_handed_on || self.writes.may_come_twice(id);
+        let is_known_whole = matches!(self.promise, Promise::Quorum | Promise::OneWriter)
+            && self.writes.outcome(id) == Some(Outcome::Acknowledged)
+            && !self.seen_early.contains(&id);
+        is_sent_twice && !is_known_whole
+    }
+
+    /// Takes note of writes that a read showed which began at this moment.
+    fn note_early(&mut self, shown: &Writes, began: Duration) {
+        let is_early = |id: &&WriteId| self.writes.ended(**id).is_none_or(|ended| ended > began);
+        let early: Vec<_> = shown.iter().filter(is_early).copied().collect();
+        self.seen_early.extend(early);
     }
 
     /// Whether W owners need not have it before all hints are handed over.
@@ -229,6 +244,9 @@ impl History {
     ) -> Writes {
         self.reads += 1;
         let shown = self.shown(key, fetched);
+        if let Some(books) = self.by_key.get_mut(key) {
+            books.note_early(&shown, began);
+        }
         let read = Read {
             key,
             shown: &shown,

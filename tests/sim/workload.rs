@@ -94,6 +94,8 @@ pub(crate) struct Workload {
     pub(crate) seen: BTreeMap<String, Seen>,
     /// How many of its keys that are written once it has written.
     pub(crate) once: usize,
+    /// How many writes it has begun: their ids say which came first.
+    pub(crate) written: u64,
 }
 
 impl Workload {
@@ -231,7 +233,8 @@ impl Workload {
         // A strict write of a sloppy key is held to what all others are.
         let is_sloppy = promise == Promise::Sloppy && self.random.u8(..5) > 0;
         let timeout = if is_sloppy { SLOPPY_TIMEOUT } else { TIMEOUT };
-        let id = WriteId(self.random.u128(..));
+        self.written += 1;
+        let id = WriteId::new(self.number as u64 + 1, self.written);
         let value = (!is_delete).then(|| value_of(id));
         let mut request = write(key, id, value, timeout);
         request.sloppy = is_sloppy;
@@ -281,12 +284,22 @@ impl Workload {
             if is_sent_once || !worth_a_retry(&answer) || self.random.bool() {
                 return;
             }
+            // Who was told that nothing came of it leaves no copy behind.
+            request.again |= may_be_applied(&answer);
             self.history.borrow_mut().retry(id);
         }
     }
 
     fn node(&mut self) -> usize {
         self.random.usize(..self.client.machines())
+    }
+}
+
+fn may_be_applied<T>(answer: &Result<T, Failure>) -> bool {
+    match answer {
+        Err(Failure::NotSent(_)) => false,
+        Err(Failure::Refused(error)) => error.maybe_applied,
+        Ok(_) | Err(Failure::Broken | Failure::Silent) => true,
     }
 }
 

@@ -15,9 +15,6 @@ use crate::history::{BooksError, History, OutOfSequence, Outcome, Replaces};
 /// So much of a value nobody sent is shown.
 const EXCERPT_BYTES: usize = 80;
 
-/// So many second copies of a key are remembered, so that each is counted once.
-const SECOND_COPIES_KEPT: usize = 32;
-
 /// So many findings of a kind are kept; the others are only counted.
 const FINDINGS_KEPT: usize = 1000;
 
@@ -42,11 +39,13 @@ pub(super) enum Wrong {
     Lost,
     /// A read missed an acknowledged put, though its owners and the write's overlap.
     Stale,
-    /// A value came back that an acknowledged write had read and replaced.
+    /// A value came back that an acknowledged write had read and replaced: the one that it had read.
     Returned,
     /// Of a key that one client writes blindly, one write after the other: an older write is there, in the
     /// place of the last acknowledged one or beside it.
     Undone,
+    /// The same, of a write that was sent more than once: another copy of it.
+    SecondCopy,
     /// A value is there that was not sent, or of which it was promised that it was not applied.
     NeverSent,
     /// A key could not be read at the end.
@@ -76,8 +75,6 @@ pub(super) struct Counts {
     pub(super) reads: u64,
     pub(super) failed: u64,
     pub(super) unknown: u64,
-    /// How often a write that was taken twice came back after its first copy was replaced.
-    pub(super) second_copies: u64,
 }
 
 #[derive(Debug, Default)]
@@ -86,10 +83,11 @@ struct KeyBook {
     begun: WriteNumber,
     /// For each write in the history: what its client had read.
     read: BTreeMap<WriteNumber, Vec<Shown>>,
-    /// Second copies that were noticed, those of the newest writes.
-    second_copies: BTreeSet<Shown>,
     /// Whether only one client has written it, blindly and one write after the other.
     is_alone: bool,
+    /// Writes in the history that a read showed while their clients still tried: whoever replaced them then
+    /// did so before their last attempt, which may take effect after that.
+    seen_early: BTreeSet<WriteNumber>,
 }
 
 /// The books.
@@ -102,6 +100,8 @@ pub(super) struct Books {
     kept: BTreeMap<Wrong, usize>,
     not_kept: BTreeMap<Wrong, u64>,
     last_moment: Duration,
+    /// They are those of an earlier audit: who saw what when is not known.
+    is_replayed: bool,
 }
 
 impl Books {
@@ -115,6 +115,7 @@ impl Books {
             kept: BTreeMap::new(),
             not_kept: BTreeMap::new(),
             last_moment: Duration::ZERO,
+            is_replayed: false,
         }
     }
 
@@ -133,6 +134,7 @@ impl Books {
             return Err(format!("{keys} keys are more than an audit may have"));
         }
         let mut books = Self::new(run, keys);
+        books.is_replayed = true;
         for entry in entries {
             let entry = entry.map_err(said)?;
             let done = match &entry {
@@ -230,6 +232,8 @@ impl Books {
                     let history = &key.history;
                     key.read
                         .retain(|write, _| history.outcome(*write).is_some());
+                    key.seen_early
+                        .retain(|write| history.outcome(*write).is_some());
                 }
             }
             Outcome::Unknown => self.counts.unknown += 1,
@@ -254,6 +258,11 @@ impl Books {
     ) -> Vec<Shown> {
         self.counts.reads += 1;
         let shown = self.shown(key, values, now);
+        let book = &mut self.keys[key as usize];
+        let history = &book.history;
+        let early = shown.iter().map(|shown| shown.write);
+        let early = early.filter(|write| history.ended(*write).is_none_or(|ended| ended > began));
+        book.seen_early.extend(early);
         let wrong = match trust {
             Trust::Weak => return shown,
             Trust::Strict => Wrong::Stale,
@@ -308,8 +317,8 @@ impl Books {
         self.note(wrong, finding);
     }
 
-    /// An acknowledged write replaced what its client had read, and that does not come back. A write
-    /// that was sent twice may: its second copy, under a dot that the client has not read.
+    /// An acknowledged write replaced what its client had read, and that does not come back, under whatever
+    /// dot. Only a write that was read before its client was answered may take effect after it was replaced.
     fn expect_not_replaced(&mut self, key: u32, shown: Shown, began: Duration, now: Duration) {
         let book = &mut self.keys[key as usize];
         let is_due = |by: &WriteNumber| {
@@ -323,14 +332,13 @@ impl Books {
         let replacing: Vec<_> = replacing
             .map(|(by, read)| (*by, read.contains(&shown)))
             .collect();
-        let Some((by, _)) = replacing.iter().find(|(_, is_same)| *is_same) else {
-            if !replacing.is_empty() && book.second_copies.insert(shown) {
-                self.counts.second_copies += 1;
-                while book.second_copies.len() > SECOND_COPIES_KEPT {
-                    book.second_copies.pop_first();
-                }
-            }
-            return;
+        let is_answered = book.history.outcome(shown.write) == Some(Outcome::Acknowledged);
+        let is_one = is_answered && !self.is_replayed && !book.seen_early.contains(&shown.write);
+        let same = replacing.iter().find(|(_, is_same)| *is_same);
+        let (by, wrong) = match (same, replacing.first()) {
+            (Some((by, _)), _) => (*by, Wrong::Returned),
+            (None, Some((by, _))) if is_one => (*by, Wrong::SecondCopy),
+            (None, _) => return,
         };
         let finding = Finding {
             key,
@@ -339,7 +347,7 @@ impl Books {
             noticed: now,
             found: format!("shown although write {key}/{by} had replaced it"),
         };
-        self.note(Wrong::Returned, finding);
+        self.note(wrong, finding);
     }
 
     fn shown(&mut self, key: u32, values: &[(Bytes, Dot)], now: Duration) -> Vec<Shown> {

@@ -53,6 +53,7 @@ pub(super) fn verdict(
             Wrong::Undone,
             "blind writes in a row undone or beside older ones",
         ),
+        (Wrong::SecondCopy, "second copies"),
         (Wrong::NeverSent, "never sent"),
     ];
     let lost = how_many(Wrong::Lost);
@@ -128,6 +129,7 @@ fn line(wrong: Wrong, finding: &Finding) -> String {
         Wrong::Undone => format!(
             "undone: {write}, the last one of the key's only client{ended}; a read at {noticed} gave {found}"
         ),
+        Wrong::SecondCopy => format!("second copy: {write}{ended}; at {noticed} {found}"),
         Wrong::NeverSent => format!("never sent: {write}; at {noticed} {found}"),
         Wrong::Unreadable => format!("unreadable: {write}; at {noticed}: {found}"),
         Wrong::Differing => format!("not the same at all owners: {write}; at {noticed}: {found}"),

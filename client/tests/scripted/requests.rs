@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::server::{
-    answering, client_of, fetched, key_of, nobody, refused, ring, serve, serve_on, written,
+    answering, client_of, done, fetched, key_of, nobody, refused, ring, serve, serve_on, written,
 };
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn a_write_keeps_its_id_from_node_to_node() {
         let Request::Put(write) = request else {
             panic!("unexpected {request:?}");
         };
-        ids.lock().unwrap().push(write.write_id);
+        ids.lock().unwrap().push((write.write_id, write.again));
     };
     // The first takes the write and hangs up, the second has too much to do, the third accepts.
     let seen = Arc::clone(&ids);
@@ -137,9 +137,51 @@ async fn a_write_keeps_its_id_from_node_to_node() {
     client.put("k", "v").await.unwrap();
     let ids = ids.lock().unwrap();
     assert_eq!(ids.len(), 6);
-    assert_eq!(ids[..3], [ids[0]; 3]);
-    assert_eq!(ids[3..], [ids[3]; 3]);
-    assert_ne!(ids[0], ids[3]);
+    let (first, second) = (ids[0].0, ids[3].0);
+    // The one that hung up may have taken it; what comes after it says so.
+    let attempts = |id| [(id, false), (id, true), (id, true)];
+    assert_eq!(ids[..3], attempts(first));
+    assert_eq!(ids[3..], attempts(second));
+    assert!(first.precedes(second) && !second.precedes(first));
+}
+
+#[tokio::test]
+async fn an_attempt_after_a_refusal_is_as_good_as_the_first() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let record = Arc::clone(&seen);
+    let server = answering(move |request| {
+        let (Request::Put(write) | Request::Delete(write)) = request else {
+            panic!("unexpected {request:?}");
+        };
+        let mut seen = record.lock().unwrap();
+        seen.push(write.again);
+        match (seen.len(), write.value) {
+            (1 | 3, _) => refused(ErrorCode::Overloaded),
+            (_, Some(_)) => Response::Put(done()),
+            (_, None) => Response::Deleted(done()),
+        }
+    })
+    .await;
+    let client = client_of(&[&server]).await;
+    client.put("k", "v").await.unwrap();
+    client.delete("k").await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), [false; 4]);
+}
+
+#[tokio::test]
+async fn the_id_of_another_write_is_an_error_of_the_caller() {
+    // As a node answers it: nothing is acknowledged, and nothing is tried again.
+    let count = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&count);
+    let server = answering(move |_| {
+        *counted.lock().unwrap() += 1;
+        refused(ErrorCode::BadRequest)
+    })
+    .await;
+    let client = client_of(&[&server]).await;
+    let error = client.put("k", "v").await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::BadRequest));
+    assert_eq!(*count.lock().unwrap(), 1);
 }
 
 #[tokio::test]

@@ -169,13 +169,17 @@ pub(crate) fn fetched(value: &[u8]) -> Response {
     })
 }
 
-pub(crate) fn written() -> Response {
-    Response::Put(Written {
+pub(crate) fn done() -> Written {
+    Written {
         context: Bytes::from_static(b"context"),
         effective_w: 2,
         sloppy: false,
         replaced: 0,
-    })
+    }
+}
+
+pub(crate) fn written() -> Response {
+    Response::Put(done())
 }
 
 pub(crate) fn refused(code: ErrorCode) -> Response {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import time
 from collections.abc import Iterable, Mapping
@@ -54,6 +55,9 @@ class Client:
             raise ValueError("a cluster's name has at most 255 bytes")
         self._timeout = seconds(timeout)
         self._dispatcher = Dispatcher(addresses, cluster, self._timeout, route)
+        # Who writes, and the numbers of its writes: they say which of two came first.
+        self._writer = secrets.randbits(64)
+        self._numbers = itertools.count()
 
     def __enter__(self) -> Client:
         return self
@@ -179,7 +183,7 @@ class Client:
         check_quorum("r", r)
         return Operation(
             messages.GET,
-            lambda timeout_ms: messages.get(timeout_ms, key, r, repair_first),
+            lambda timeout_ms, _: messages.get(timeout_ms, key, r, repair_first),
             messages.read_fetched,
             self._deadline(timeout),
             key=key,
@@ -202,10 +206,12 @@ class Client:
         context = context_of(context)
         check_quorum("w", w)
         ttl_ms = None if ttl is None else max(1, round(seconds(ttl) * 1000))
-        write_id = secrets.randbits(128)
+        write_id = self._next_write_id()
         return Operation(
             messages.PUT,
-            lambda timeout_ms: messages.put(timeout_ms, write_id, key, value, w, context, ttl_ms, sloppy),
+            lambda timeout_ms, again: messages.put(
+                timeout_ms, write_id, key, value, w, context, ttl_ms, sloppy, again
+            ),
             messages.read_written,
             self._deadline(timeout),
             key=key,
@@ -223,10 +229,12 @@ class Client:
     ) -> Operation:
         key, context = key_of(key), context_of(context)
         check_quorum("w", w)
-        write_id = secrets.randbits(128)
+        write_id = self._next_write_id()
         return Operation(
             messages.DELETE,
-            lambda timeout_ms: messages.delete(timeout_ms, write_id, key, w, context, sloppy),
+            lambda timeout_ms, again: messages.delete(
+                timeout_ms, write_id, key, w, context, sloppy, again
+            ),
             messages.read_written,
             self._deadline(timeout),
             key=key,
@@ -234,13 +242,16 @@ class Client:
             size=len(key),
         )
 
+    def _next_write_id(self) -> int:
+        return self._writer << 64 | next(self._numbers)
+
     def _ask(self, kind: int, decode: Callable[[Bytes], Any], address: str | None) -> Any:
         if address is not None:
             split_address(address)
         deadline = self._deadline(None)
         # Who asks about nodes wants to hear that none is there, and not only at the deadline.
         return self._dispatcher.run(
-            Operation(kind, lambda _: b"", decode, deadline, only=address, passes_max=1)
+            Operation(kind, lambda *_: b"", decode, deadline, only=address, passes_max=1)
         )
 
     def _deadline(self, timeout: float | None) -> float:

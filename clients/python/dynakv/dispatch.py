@@ -129,7 +129,7 @@ class Dispatcher:
         now = time.monotonic()
         for operation in group:
             left_ms = min(max(1, int((operation.deadline - now) * 1000)), TIMEOUT_MS_MAX)
-            body = operation.body(left_ms)
+            body = operation.body(left_ms, operation.doubt)
             operation.call = Call(operation.kind, body, operation.decode, operation.is_write)
             operation.connection = connection
             calls.append(operation.call)
@@ -292,7 +292,7 @@ class Dispatcher:
             deadline = now + min(left, self._timeout * _CONNECT_SHARE)
             fetch = Operation(
                 messages.RING,
-                lambda _: b"",
+                lambda *_: b"",
                 messages.read_ring,
                 deadline,
                 only=address if wanted > have else None,

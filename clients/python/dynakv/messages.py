@@ -48,7 +48,9 @@ def get(timeout_ms: int, key: bytes, r: int | None, repair_first: bool) -> bytes
     return u32(timeout_ms) + sized(key) + tags
 
 
-def _write_tags(w: int | None, context: bytes | None, ttl_ms: int | None, sloppy: bool) -> bytes:
+def _write_tags(
+    w: int | None, context: bytes | None, ttl_ms: int | None, sloppy: bool, again: bool
+) -> bytes:
     tags = b""
     if w is not None:
         tags += tagged(1, u8(w))
@@ -58,6 +60,8 @@ def _write_tags(w: int | None, context: bytes | None, ttl_ms: int | None, sloppy
         tags += tagged(3, u64(ttl_ms))
     if sloppy:
         tags += tagged(5, u8(1))
+    if again:
+        tags += tagged(6, u8(1))
     return tags
 
 
@@ -70,10 +74,11 @@ def put(
     context: bytes | None = None,
     ttl_ms: int | None = None,
     sloppy: bool = False,
+    again: bool = False,
 ) -> bytes:
     """Store a value."""
     head = u32(timeout_ms) + u128(write_id) + sized(key)
-    return head + sized(value) + _write_tags(w, context, ttl_ms, sloppy)
+    return head + sized(value) + _write_tags(w, context, ttl_ms, sloppy, again)
 
 
 def delete(
@@ -83,9 +88,11 @@ def delete(
     w: int | None = None,
     context: bytes | None = None,
     sloppy: bool = False,
+    again: bool = False,
 ) -> bytes:
     """Delete a key."""
-    return u32(timeout_ms) + u128(write_id) + sized(key) + _write_tags(w, context, None, sloppy)
+    head = u32(timeout_ms) + u128(write_id) + sized(key)
+    return head + _write_tags(w, context, None, sloppy, again)
 
 
 # Answers.

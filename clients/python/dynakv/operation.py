@@ -49,7 +49,7 @@ class Operation:
     def __init__(
         self,
         kind: int,
-        body: Callable[[int], Bytes],
+        body: Callable[[int, bool], Bytes],
         decode: Callable[[Bytes], Any],
         deadline: float,
         key: bytes | None = None,
@@ -59,6 +59,7 @@ class Operation:
         passes_max: int | None = None,
     ) -> None:
         self.kind = kind
+        #: The body of an attempt: given its milliseconds, and whether an earlier one may have been applied.
         self.body = body
         self.decode = decode
         self.deadline = deadline

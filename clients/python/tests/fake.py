@@ -45,6 +45,18 @@ def write_id(request: Message) -> bytes:
     return bytes(request.body[4:20])
 
 
+def says_again(request: Message) -> bool:
+    """Whether a put or delete says that it is not the first attempt."""
+    reader = wire.Reader(request.body)
+    reader.u32()
+    reader.u128()
+    reader.blob()
+    if request.kind == messages.PUT:
+        reader.blob()
+    again = reader.tags().get(6)
+    return again is not None and again.boolean()
+
+
 class FakeNode:
     """Listens on a port of its own and answers by its script."""
 

@@ -28,7 +28,7 @@ from dynakv import (
 from dynakv.messages import Fetched, Sibling
 from dynakv.wire import Message
 
-from .fake import FakeNode, error, fetched, frame, goaway, write_id, written
+from .fake import FakeNode, error, fetched, frame, goaway, says_again, write_id, written
 
 HANG_UP = [b""]
 
@@ -51,6 +51,36 @@ class RetryTest(unittest.TestCase):
             (sent,) = broken.requests
             self.assertIn(write_id(sent), [write_id(request) for request in sound.requests])
             self.assertEqual(len({write_id(request) for request in sound.requests}), 2)
+
+    def test_an_attempt_after_one_in_doubt_says_so(self) -> None:
+        def at_the_fourth(node: FakeNode, request: Message) -> list[bytes]:
+            number = len(node.requests)
+            if number == 2:
+                return HANG_UP
+            if number < 4:
+                return [error(6, request.request_id, retryable=True)]
+            return obliging(node, request)
+
+        for write in (lambda client: client.put("key", "value"), lambda client: client.delete("key")):
+            with FakeNode(at_the_fourth) as node, Client([node.address]) as client:
+                write(client)
+                # The first was refused, and nothing came of it; the second is in doubt.
+                self.assertEqual([says_again(it) for it in node.requests], [False, False, True, True])
+                client.put("key", "another")
+                self.assertFalse(says_again(node.requests[-1]))
+
+    def test_the_write_ids_of_one_client_have_an_order(self) -> None:
+        with FakeNode(obliging) as node, Client([node.address]) as client:
+            client.put("key", "value")
+            client.delete("key")
+            client.put_many({"a": "1", "b": "2"})
+            ids = [int.from_bytes(write_id(request), "big") for request in node.requests]
+            self.assertEqual(ids, sorted(ids))
+            self.assertEqual(len({number >> 64 for number in ids}), 1)
+            self.assertEqual([number & (1 << 64) - 1 for number in ids], [0, 1, 2, 3])
+        with FakeNode(obliging) as node, Client([node.address]) as client:
+            client.put("key", "value")
+            self.assertNotEqual(write_id(node.requests[0])[:8], ids[0].to_bytes(16, "big")[:8])
 
     def test_errors_marked_as_retryable_are_retried(self) -> None:
         def at_the_third(node: FakeNode, request: Message) -> list[bytes]:

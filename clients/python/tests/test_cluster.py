@@ -123,6 +123,39 @@ class DataTest(ClusterTest):
             connection.join()
         self.assertEqual(self.client.get(self.key, r=3).values, (b"once",))
 
+    def test_the_id_of_another_write_is_refused(self) -> None:
+        write_id = secrets.randbits(128)
+        key, context = self.key.encode(), self.client.get(self.key).context
+        connection = Connection.open(self.servers[0], "", 0, TIMEOUT_S, TIMEOUT_S)
+
+        def send(*requests: tuple[int, bytes]) -> list[Call]:
+            calls = [
+                Call(kind, body, messages.read_written, is_write=True) for kind, body in requests
+            ]
+            # Those of one call leave in one batch.
+            connection.send(calls, time.monotonic() + TIMEOUT_S)
+            return calls
+
+        once = (messages.PUT, messages.put(5000, write_id, key, b"once", context=context))
+        for call in send(once):
+            call.answer.result(timeout=TIMEOUT_S)
+        others = [
+            (messages.PUT, messages.put(5000, write_id, key, b"other", context=context)),
+            (messages.PUT, messages.put(5000, write_id, key, b"other")),
+            (messages.PUT, messages.put(5000, write_id, key, b"other", again=True)),
+            (messages.PUT, messages.put(5000, write_id, key, b"once", ttl_ms=60_000)),
+            (messages.DELETE, messages.delete(5000, write_id, key, context=context)),
+            (messages.DELETE, messages.delete(5000, write_id, key)),
+        ]
+        for calls in (*(send(other) for other in others), send(*others)):
+            for call in calls:
+                with self.assertRaises(BadRequestError) as raised:
+                    call.answer.result(timeout=TIMEOUT_S)
+                self.assertFalse(raised.exception.retryable)
+        connection.close()
+        connection.join()
+        self.assertEqual(self.client.get(self.key, r=3).values, (b"once",))
+
     def test_many(self) -> None:
         items = {f"{self.key}:{number}": f"value {number}" for number in range(5000)}
         self.client.put_many(items)

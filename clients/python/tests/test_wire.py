@@ -22,6 +22,7 @@ REQUESTS = {
     "request.get": (messages.GET, messages.get(5000, KEY, None, False)),
     "request.get.all-options": (messages.GET, messages.get(5000, KEY, 1, True)),
     "request.put": (messages.PUT, messages.put(5000, WRITE_ID, KEY, b"Alice")),
+    "request.put.again": (messages.PUT, messages.put(5000, WRITE_ID, KEY, b"Alice", again=True)),
     "request.delete": (messages.DELETE, messages.delete(5000, WRITE_ID, KEY)),
     "request.delete.with-context": (
         messages.DELETE,

@@ -9,8 +9,10 @@
 mod clock;
 pub mod context;
 mod dot;
+mod marks;
 mod versions;
 
 pub use clock::Clock;
 pub use dot::Dot;
+pub use marks::{Mark, RETIRED_MAX};
 pub use versions::{Incoming, Sibling, Value, Versions};

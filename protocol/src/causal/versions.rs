@@ -147,11 +147,6 @@ impl Versions {
         self.clock.is_empty()
     }
 
-    /// Whether a write with this id is among the siblings.
-    pub fn contains_write(&self, id: WriteId) -> bool {
-        self.siblings.iter().any(|sibling| sibling.write_id == id)
-    }
-
     /// Adds a write: drops every sibling that `context` covers, keeps the others, and takes note of
     /// the context and the new dot.
     ///
@@ -160,7 +155,6 @@ impl Versions {
     pub fn write(&mut self, context: &Clock, dot: Dot, incoming: Incoming) {
         self.siblings.retain(|sibling| !context.covers(sibling.dot));
         self.clock.join(context);
-        self.clock.see(dot);
         let sibling = Sibling {
             dot,
             write_id: incoming.write_id,
@@ -168,13 +162,24 @@ impl Versions {
             expires_at_ms: incoming.expires_at_ms,
             value: incoming.value,
         };
+        self.add(sibling);
+    }
+
+    /// Puts a sibling beside the others, and takes note of its dot.
+    pub fn add(&mut self, sibling: Sibling) {
+        self.clock.see(sibling.dot);
         match self
             .siblings
-            .binary_search_by_key(&dot, |sibling| sibling.dot)
+            .binary_search_by_key(&sibling.dot, |held| held.dot)
         {
             Ok(at) => self.siblings[at] = sibling,
             Err(at) => self.siblings.insert(at, sibling),
         }
+    }
+
+    /// Drops the siblings that are not to be kept. The clock stays, so all others drop them too.
+    pub fn retain(&mut self, keep: impl Fn(&Sibling) -> bool) {
+        self.siblings.retain(|sibling| keep(sibling));
     }
 
     /// A write of which the two have different values, if there is one. It takes damage or two writers under one

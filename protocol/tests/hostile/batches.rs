@@ -94,6 +94,7 @@ fn the_fullest_batch_fits_into_a_frame() {
                 w: Some(1),
                 ttl_ms: Some(1),
                 sloppy: true,
+                again: true,
                 if_no_conflict: true,
             }),
             Request::Merge(MergeVersions {

@@ -92,7 +92,8 @@ fn value() -> impl Strategy<Value = Value> {
 }
 
 fn sibling(dot: Dot) -> impl Strategy<Value = Sibling> {
-    (any::<u128>(), number(), option::of(number()), value()).prop_map(
+    let expires_at_ms = prop_oneof![option::of(number()), option::of(0..2_u64)];
+    (any::<u128>(), number(), expires_at_ms, value()).prop_map(
         move |(write_id, timestamp, expires_at_ms, value)| Sibling {
             dot,
             write_id: WriteId(write_id),
@@ -271,10 +272,19 @@ fn write(value: impl Strategy<Value = Option<Bytes>>) -> impl Strategy<Value = W
         option::of(octets(64)),
         option::of(any::<u8>()),
         option::of(number()),
-        any::<(bool, bool)>(),
+        any::<[bool; 3]>(),
     )
         .prop_map(
-            |(timeout_ms, write_id, key, value, context, w, ttl_ms, (sloppy, if_no_conflict))| {
+            |(
+                timeout_ms,
+                write_id,
+                key,
+                value,
+                context,
+                w,
+                ttl_ms,
+                [sloppy, again, if_no_conflict],
+            )| {
                 Write {
                     timeout_ms,
                     write_id: WriteId(write_id),
@@ -284,6 +294,7 @@ fn write(value: impl Strategy<Value = Option<Bytes>>) -> impl Strategy<Value = W
                     w,
                     ttl_ms,
                     sloppy,
+                    again,
                     if_no_conflict,
                 }
             },

@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use dynakv_client::MemberState;
-use dynakv_protocol::causal::{Dot, Sibling, Value, Versions};
+use dynakv_protocol::causal::{Dot, Mark, Sibling, Value, Versions};
 use dynakv_protocol::{Actor, NodeId, RingVersion, WriteId};
 
+use super::verdict::preview_text;
 use super::*;
 
 const NOW_MS: u64 = 1_700_000_000_000;
@@ -180,6 +181,29 @@ fn concurrent_writes_are_told_apart() {
     let (_, said) = text(&explained(vec![owner(1, retried())]));
     assert_says(&said, &["one write that two nodes took"]);
     assert!(!said.contains("conflict"), "{said}");
+}
+
+#[test]
+fn marks_are_no_values_and_other_copies_of_what_was_replaced_are_said_to_be_hidden() {
+    let copy = sibling(dot(1, 1), 0, Some("milk"));
+    let delete = sibling(dot(2, 9), 10, None);
+    let retired = Mark::Retired.sibling(dot(2, 8), copy.write_id, copy.timestamp);
+    let state = || {
+        let siblings = [copy.clone(), retired.clone(), delete.clone()];
+        Ok(versions(&[dot(1, 1), dot(2, 9)], &siblings))
+    };
+    let (exit, said) = text(&explained(vec![owner(1, state()), owner(2, state())]));
+    assert_eq!(exit, Exit::Ok);
+    assert_says(
+        &said,
+        &[
+            "\"milk\" (hidden: another copy of this write was replaced)",
+            "(write 00000000000000010000000000000001 is done with)",
+            "the key is deleted: readers are told that it does not exist",
+        ],
+    );
+    assert!(!said.contains("concurrent"), "{said}");
+    assert!(!said.contains("expired"), "{said}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use dynakv_client::Explained;
 use dynakv_protocol::Actor;
 use dynakv_protocol::admin::{OwnerState, SiblingDigest, ValueDigest};
-use dynakv_protocol::causal::{Clock, Dot};
+use dynakv_protocol::causal::{Clock, Dot, Mark};
 
 /// How an owner stands against all that are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,12 @@ impl Held<'_> {
         !self.replaced_at.is_empty()
     }
 
-    /// Whether a reader would be shown it.
+    /// What it says, if it is no value and no delete.
+    pub(super) fn mark(&self) -> Option<Mark> {
+        mark(self.sibling)
+    }
+
+    /// Whether a reader would be shown it, but for copies of what was replaced elsewhere.
     pub(super) fn is_live(&self, now_unix_ms: u64) -> bool {
         let expired = |at| at <= now_unix_ms;
         !self.is_replaced()
@@ -111,7 +116,27 @@ impl<'a> Verdict<'a> {
         self.explained.owners.len()
     }
 
-    /// What nobody has replaced, tombstones among it.
+    /// What clients wrote and nobody has replaced, tombstones among it.
+    fn written(&self) -> impl Iterator<Item = &Held<'a>> {
+        self.current().filter(|held| held.mark().is_none())
+    }
+
+    /// The same without other copies of what was replaced, unless there is nothing else.
+    pub(super) fn shown(&self) -> impl Iterator<Item = &Held<'a>> {
+        let hides = self.written().any(|held| !self.is_retired(held));
+        self.written()
+            .filter(move |held| !hides || !self.is_retired(held))
+    }
+
+    /// Whether it is a copy of a write that was sent more than once and has been replaced.
+    pub(super) fn is_retired(&self, held: &Held<'_>) -> bool {
+        let id = held.sibling.write_id;
+        let mut marks = self.current();
+        held.mark().is_none()
+            && marks.any(|it| it.mark() == Some(Mark::Retired) && it.sibling.write_id == id)
+    }
+
+    /// What nobody has replaced, tombstones and marks among it.
     pub(super) fn current(&self) -> impl Iterator<Item = &Held<'a>> {
         self.held.iter().filter(|held| !held.is_replaced())
     }
@@ -121,7 +146,7 @@ impl<'a> Verdict<'a> {
     pub(super) fn live(&self) -> Vec<&Held<'a>> {
         let now = self.explained.now_unix_ms;
         let mut live: Vec<&Held<'_>> = Vec::new();
-        for held in self.current().filter(|held| held.is_live(now)) {
+        for held in self.shown().filter(|held| held.is_live(now)) {
             if live
                 .iter()
                 .all(|other| other.sibling.value != held.sibling.value)
@@ -208,7 +233,7 @@ impl<'a> Verdict<'a> {
 
     /// Sentences that say why there are several values; none when there is one or none.
     pub(super) fn why_siblings(&self) -> Vec<String> {
-        let current: Vec<_> = self.current().collect();
+        let current: Vec<_> = self.shown().collect();
         let mut sentences = Vec::new();
         for (at, first) in current.iter().enumerate() {
             for second in &current[at + 1..] {
@@ -279,6 +304,22 @@ fn answers(explained: &Explained) -> impl Iterator<Item = (&str, &OwnerState)> {
         let state = owner.answer.as_ref().ok()?;
         Some((owner.id.as_str(), state))
     })
+}
+
+fn mark(sibling: &SiblingDigest) -> Option<Mark> {
+    Mark::of(
+        sibling.value == ValueDigest::Tombstone,
+        sibling.expires_at_ms,
+    )
+}
+
+/// A value, delete or mark in a cell of a table.
+pub(super) fn cell_text(sibling: &SiblingDigest) -> String {
+    match mark(sibling) {
+        Some(Mark::Again) => format!("(write {:032x} was sent again)", sibling.write_id.0),
+        Some(Mark::Retired) => format!("(write {:032x} is done with)", sibling.write_id.0),
+        None => preview_text(&sibling.value),
+    }
 }
 
 /// A value in a few words.

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use dynakv_protocol::ErrorCode;
 use dynakv_protocol::ErrorReply;
+use dynakv_protocol::client::Write;
 use dynakv_protocol::frame::{FLAG_FORWARDED, Frame, Header};
 use dynakv_protocol::message::{Response, kind};
 use tokio::time::Instant;
@@ -14,6 +16,9 @@ use super::{
 };
 use crate::engine::forward::{self, Forward};
 use crate::runtime::dispatch::data_request;
+
+/// How much longer a body becomes by a tag of one byte: the tag, its length, and that byte.
+const TAG_BYTES: usize = 3;
 
 /// How long an owner may take over a forwarded request before the next is tried.
 const SLOW_FORWARD: Duration = Duration::from_millis(1000);
@@ -58,6 +63,7 @@ impl Coordinator {
                         continue;
                     };
                     let slow_at = slow_forward_at(&operation.requester, now);
+                    let again = operation.requester.is_attempted();
                     operation.requester.handed_on = operation.requester.handed_on.saturating_add(1);
                     let Frame { header, body } = operation.frame.clone();
                     let header = Header {
@@ -66,9 +72,10 @@ impl Coordinator {
                         ..header
                     };
                     self.operations.set_slow_at(id, slow_at);
-                    let sent = self
-                        .links
-                        .send(to, header, |out| out.extend_from_slice(&body));
+                    let sent = self.links.send(to, header, |out| match again {
+                        true => Write::encode_again(&body, out),
+                        false => out.extend_from_slice(&body),
+                    });
                     if !sent
                         && let Some(operation) = self.operations.get_mut(id)
                         && let Work::Forward(forward) = &mut operation.work
@@ -91,6 +98,7 @@ impl Coordinator {
             let mut frame = operation.frame;
             // It has been forwarded once, even if nobody took it: not again.
             frame.header.flags |= FLAG_FORWARDED;
+            say_again(&operation.requester, &mut frame);
             self.begin(operation.requester, frame);
         }
     }
@@ -146,6 +154,8 @@ impl Coordinator {
 
     /// The owner that was asked to coordinate a request has answered.
     pub(super) fn on_forwarded(&mut self, id: OperationId, from: NodeSlot, frame: Frame) {
+        // Of a write only the last attempt's answer counts: that one stands for the copies that earlier
+        // attempts left, and they do not stand for its own.
         let is_heard = match self.operations.get_mut(id).map(|operation| &operation.work) {
             Some(Work::Forward(forward)) => forward.hears(from),
             Some(_) | None => false,
@@ -183,6 +193,15 @@ impl Coordinator {
             }
         }
         self.finish(id, Ok(Reply::Forwarded(frame)));
+    }
+}
+
+/// Has a write say that it is not the first attempt, if owners were given it before this node takes it on.
+pub(super) fn say_again(requester: &Requester, frame: &mut Frame) {
+    if requester.is_attempted() {
+        let mut body = BytesMut::with_capacity(frame.body.len() + TAG_BYTES);
+        Write::encode_again(&frame.body, &mut body);
+        frame.body = body.freeze();
     }
 }
 

@@ -7,6 +7,7 @@ use dynakv_protocol::peer::KeepHint;
 use smallvec::SmallVec;
 
 use super::effects::{Reply, remaining_ms};
+use super::forwarding::say_again;
 use super::{
     By, Bytes, ConnectionId, Coordinator, ErrorCode, ErrorReply, HintJob, NodeId, NodeSlot,
     Operation, OperationId, Purpose, Reach, Request, SLOW_WRITE, Segment, Token, Work, put,
@@ -44,12 +45,13 @@ impl Coordinator {
         let Some(Operation {
             requester,
             key,
-            frame,
+            mut frame,
             ..
         }) = self.operations.remove(id)
         else {
             return;
         };
+        say_again(&requester, &mut frame);
         let owners = self.owners(&ring, &key);
         match data_request(&frame, self.limits(&ring)) {
             Ok(request) => {

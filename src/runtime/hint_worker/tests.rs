@@ -81,6 +81,7 @@ fn mint(token: u64, key: &'static str, value: &'static str) -> HintJob {
         key: Bytes::from_static(key.as_bytes()),
         intent: Box::new(Intent {
             write_id: WriteId(u128::from(token)),
+            again: false,
             value: Value::Bytes(Bytes::from_static(value.as_bytes())),
             context: None,
             ttl_ms: None,

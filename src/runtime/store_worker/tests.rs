@@ -17,6 +17,7 @@ fn mint(token: u64, key: &'static str, value: &'static str, context: Option<Cloc
         work: WriteWork::Mint {
             intent: Box::new(Intent {
                 write_id: WriteId(u128::from(token)),
+                again: false,
                 value: Value::Bytes(Bytes::from_static(value.as_bytes())),
                 context,
                 ttl_ms: None,

@@ -72,6 +72,15 @@ fn history(writes: &[(u128, Replaces)], last: Option<Last>) -> History {
     history
 }
 
+/// A write that nobody knows the end of, and an acknowledged one that had read it.
+pub(crate) fn in_doubt_and_replaced() -> Books {
+    let mut history = in_doubt(&[], 1, Replaces::WhatIsThere);
+    let (id, began) = (WriteId(2), Duration::from_secs(10));
+    history.begin(id, KEY, false, replaces(&[1]), began);
+    history.end(id, &Ok(()), began + Duration::from_millis(500));
+    books_of(&history)
+}
+
 /// Hands a read that showed these to a checker.
 pub(crate) fn read<T>(shown: &[u128], check: impl FnOnce(&Read<'_>) -> T) -> T {
     let shown = shown.iter().copied().map(WriteId).collect();

@@ -1,0 +1,511 @@
+use bytes::Bytes;
+
+use super::*;
+
+fn minter() -> Minter {
+    Minter::new(Actor(7), 0, fastrand::Rng::with_seed(1))
+}
+
+fn intent(id: u128, value: &str, context: Option<&Clock>) -> Intent {
+    Intent {
+        write_id: WriteId(id),
+        again: false,
+        value: Value::Bytes(Bytes::copy_from_slice(value.as_bytes())),
+        context: context.cloned(),
+        ttl_ms: None,
+        value_bytes_max: 1024,
+        if_no_conflict: false,
+    }
+}
+
+#[test]
+fn a_blind_write_replaces_what_is_stored_here() {
+    let (mut minter, mut key) = (minter(), Versions::new());
+    minter.mint(&mut key, intent(1, "a", None), 1).unwrap();
+    minter.mint(&mut key, intent(2, "b", None), 2).unwrap();
+    assert_eq!(key.siblings().len(), 1);
+    assert_eq!(key.siblings()[0].write_id, WriteId(2));
+}
+
+#[test]
+fn the_counter_is_node_wide() {
+    let mut minter = minter();
+    let (mut one, mut two) = (Versions::new(), Versions::new());
+    minter.mint(&mut one, intent(1, "a", None), 1).unwrap();
+    minter.mint(&mut two, intent(2, "b", None), 1).unwrap();
+    let minted = minter.mint(&mut one, intent(3, "c", None), 1).unwrap();
+    let dot = Dot {
+        actor: Actor(7),
+        counter: 3,
+    };
+    assert!(matches!(minted, Minted::New { dot: it, .. } if it == dot));
+    assert_eq!(minter.position(), (Actor(7), 3));
+}
+
+#[test]
+fn a_write_with_an_old_context_becomes_a_sibling() {
+    let (mut minter, mut key) = (minter(), Versions::new());
+    minter.mint(&mut key, intent(1, "a", None), 1).unwrap();
+    let read = key.clock().clone();
+    minter
+        .mint(&mut key, intent(2, "b", Some(&read)), 1)
+        .unwrap();
+    minter
+        .mint(&mut key, intent(3, "c", Some(&read)), 1)
+        .unwrap();
+    assert_eq!(key.siblings().len(), 2);
+    let read = key.clock().clone();
+    minter
+        .mint(&mut key, intent(4, "d", Some(&read)), 1)
+        .unwrap();
+    assert_eq!(key.siblings().len(), 1);
+}
+
+#[test]
+fn a_retry_is_no_second_sibling() {
+    let (mut minter, mut key) = (minter(), Versions::new());
+    let empty = Clock::new();
+    minter
+        .mint(&mut key, intent(1, "a", Some(&empty)), 1)
+        .unwrap();
+    let before = key.clone();
+    let minted = minter.mint(&mut key, intent(1, "a", Some(&empty)), 1);
+    assert_eq!(minted, Ok(Minted::Already));
+    assert_eq!(key, before);
+}
+
+#[test]
+fn a_blind_retry_replaces_what_came_beside_it() {
+    let (mut minter, mut key) = (minter(), Versions::new());
+    let empty = Clock::new();
+    minter.mint(&mut key, intent(1, "a", None), 1).unwrap();
+    // Alone it is done.
+    let minted = minter.mint(&mut key, intent(1, "a", None), 1);
+    assert_eq!(minted, Ok(Minted::Already));
+    minter
+        .mint(&mut key, intent(2, "b", Some(&empty)), 1)
+        .unwrap();
+    assert_eq!(key.siblings().len(), 2);
+    minter.mint(&mut key, intent(1, "a", None), 1).unwrap();
+    assert_eq!(key.siblings().len(), 1);
+    assert_eq!(key.siblings()[0].write_id, WriteId(1));
+}
+
+fn replaced(minted: Result<Minted, ErrorReply>) -> usize {
+    minted.unwrap().replaced().len()
+}
+
+#[test]
+fn a_blind_write_says_how_many_values_a_reader_would_have_seen() {
+    let (mut minter, mut key) = (minter(), Versions::new());
+    let empty = Clock::new();
+    assert_eq!(replaced(minter.mint(&mut key, intent(1, "a", None), 1)), 0);
+    assert_eq!(replaced(minter.mint(&mut key, intent(2, "b", None), 1)), 1);
+    for (id, value) in [(3, "b"), (4, "c")] {
+        let minted = minter.mint(&mut key, intent(id, value, Some(&empty)), 1);
+        assert_eq!(replaced(minted), 0);
+    }
+    // Equal ones are one, and what is deleted is none.
+    let gone = Intent {
+        value: Value::Tombstone,
+        ..intent(5, "", Some(&empty))
+    };
+    minter.mint(&mut key, gone, 1).unwrap();
+    assert_eq!(key.siblings().len(), 4);
+    let careful = || Intent {
+        if_no_conflict: true,
+        ..intent(6, "d", None)
+    };
+    let error = minter.mint(&mut key, careful(), 1).unwrap_err();
+    assert_eq!(error.code, ErrorCode::Conflict);
+    assert_eq!(key.siblings().len(), 4);
+    assert_eq!(replaced(minter.mint(&mut key, intent(7, "e", None), 1)), 2);
+    assert_eq!(replaced(minter.mint(&mut key, careful(), 1)), 1);
+}
+
+#[test]
+fn a_second_round_counts_what_both_replaced_and_no_older_version_of_it() {
+    let other = |key: &Versions, id| {
+        let (mut minter, mut key) = (
+            Minter::new(Actor(8), 0, fastrand::Rng::with_seed(2)),
+            key.clone(),
+        );
+        minter
+            .mint(&mut key, intent(id, "theirs", None), 1)
+            .unwrap();
+        key
+    };
+    let (mut minter, mut key) = (minter(), Versions::new());
+    minter.mint(&mut key, intent(1, "old", None), 1).unwrap();
+    for (beside, expected) in [
+        // The other owner has replaced what this one had.
+        (other(&key, 2), 1),
+        // Or has never seen it.
+        (other(&Versions::new(), 3), 2),
+    ] {
+        let mut key = key.clone();
+        let first = minter.mint(&mut key, intent(4, "new", None), 1).unwrap();
+        let seen = Seen {
+            beside,
+            replaced: first.replaced(),
+        };
+        let second = minter.mint_again(&mut key, intent(4, "new", None), &seen, 1);
+        assert_eq!(replaced(second), expected);
+        assert_eq!(key.siblings().len(), 1);
+        assert_eq!(key.siblings()[0].write_id, WriteId(4));
+    }
+}
+
+#[test]
+fn a_context_from_the_future_is_refused() {
+    let (mut minter, mut key) = (minter(), Versions::new());
+    let future: Clock = [Dot {
+        actor: Actor(7),
+        counter: u64::MAX,
+    }]
+    .into_iter()
+    .collect();
+    let error = minter
+        .mint(&mut key, intent(1, "a", Some(&future)), 1)
+        .unwrap_err();
+    assert_eq!(error.code, ErrorCode::BadRequest);
+    assert!(key.is_empty());
+}
+
+#[test]
+fn an_actor_that_forgot_its_past_is_given_up() {
+    let mut key = Versions::new();
+    Minter::new(Actor(7), 40, fastrand::Rng::with_seed(1))
+        .mint(&mut key, intent(1, "a", None), 1)
+        .unwrap();
+    let mut forgetful = Minter::new(Actor(7), 3, fastrand::Rng::with_seed(2));
+    forgetful.mint(&mut key, intent(2, "b", None), 1).unwrap();
+    assert_ne!(forgetful.position().0, Actor(7));
+    assert_eq!(key.siblings()[0].write_id, WriteId(2));
+    assert_eq!(key.clock().counter(Actor(7)), 41);
+}
+
+#[test]
+fn a_merged_clock_that_knows_more_than_was_minted_costs_the_actor() {
+    let seen = |counter| -> Clock {
+        let actor = Actor(7);
+        [Dot { actor, counter }].into_iter().collect()
+    };
+    let mut minter = Minter::new(Actor(7), 3, fastrand::Rng::with_seed(3));
+    minter.heed(&seen(3));
+    assert_eq!(minter.position(), (Actor(7), 3));
+    minter.heed(&seen(4));
+    assert_ne!(minter.position().0, Actor(7));
+    // Whoever reads that state can write with it here, also to a key that this node never had.
+    let mut key = Versions::new();
+    minter
+        .mint(&mut key, intent(1, "a", Some(&seen(4))), 1)
+        .unwrap();
+    assert_eq!(key.siblings().len(), 1);
+}
+
+#[test]
+fn siblings_are_bounded_for_clients_but_tombstones_pass() {
+    let (mut minter, mut key) = (minter(), Versions::new());
+    let empty = Clock::new();
+    for id in 0..SIBLINGS_MAX as u128 {
+        minter
+            .mint(&mut key, intent(id, "x", Some(&empty)), 1)
+            .unwrap();
+    }
+    let error = minter
+        .mint(&mut key, intent(1_000, "x", Some(&empty)), 1)
+        .unwrap_err();
+    assert_eq!(error.code, ErrorCode::TooManySiblings);
+    let all = key.clock().clone();
+    minter
+        .mint(&mut key, intent(1_001, "x", Some(&all)), 1)
+        .unwrap();
+    assert_eq!(key.siblings().len(), 1);
+}
+
+#[test]
+fn bytes_of_all_siblings_are_bounded() {
+    let (mut minter, mut key) = (minter(), Versions::new());
+    let empty = Clock::new();
+    let kilobyte = "x".repeat(1024);
+    for id in 0..4 {
+        minter
+            .mint(&mut key, intent(id, &kilobyte, Some(&empty)), 1)
+            .unwrap();
+    }
+    let error = minter
+        .mint(&mut key, intent(9, "x", Some(&empty)), 1)
+        .unwrap_err();
+    assert_eq!(error.code, ErrorCode::TooLarge);
+}
+
+fn again(id: u128, value: &str, context: Option<&Clock>) -> Intent {
+    Intent {
+        again: true,
+        ..intent(id, value, context)
+    }
+}
+
+fn delete(id: u128, context: Option<&Clock>) -> Intent {
+    Intent {
+        value: Value::Tombstone,
+        ..intent(id, "", context)
+    }
+}
+
+/// What a key that only this minter knows holds after this write.
+fn minted_by(minter: &mut Minter, intent: Intent) -> Versions {
+    let mut key = Versions::new();
+    minter.mint(&mut key, intent, 1).unwrap();
+    key
+}
+
+fn standing(key: &Versions) -> Vec<u128> {
+    key.standing().map(|it| it.write_id.0).collect()
+}
+
+fn other_minter(actor: u64) -> Minter {
+    Minter::new(Actor(actor), 0, fastrand::Rng::with_seed(actor))
+}
+
+#[test]
+fn the_other_copy_of_a_retried_write_stays_gone_once_it_is_replaced() {
+    let (mut here, mut there) = (minter(), other_minter(8));
+    let lost_copy = minted_by(&mut there, intent(1, "a", None));
+    let mut key = minted_by(&mut here, again(1, "a", None));
+    here.mint(&mut key, delete(2, None), 1).unwrap();
+    key.merge(&lost_copy);
+    assert_eq!(standing(&key), [2]);
+    assert_eq!(key.written().count(), 2, "it is hidden, not dropped");
+    // The next write has seen it, and what was retired stays so.
+    here.mint(&mut key, intent(3, "c", None), 1).unwrap();
+    assert_eq!(key.written().count(), 1);
+    key.merge(&minted_by(&mut other_minter(9), intent(1, "a", None)));
+    assert_eq!(standing(&key), [3]);
+}
+
+#[test]
+fn a_copy_beside_what_replaced_the_other_is_hidden_whatever_was_written_there() {
+    let (mut here, mut there) = (minter(), other_minter(8));
+    let mut key = minted_by(&mut here, again(1, "a", None));
+    // It came late to a node that has the first round of what follows it, and is minted over that.
+    let mut early = key.clone();
+    here.mint(&mut early, intent(2, "b", None), 1).unwrap();
+    key.merge(&early);
+    let mut elsewhere = minted_by(&mut there, intent(2, "b", None));
+    there.mint(&mut elsewhere, intent(1, "a", None), 1).unwrap();
+    key.merge(&elsewhere);
+    assert_eq!(standing(&key), [2]);
+}
+
+#[test]
+fn who_replaces_blindly_retires_only_earlier_writes_of_one_client() {
+    let id = |client, number| WriteId::new(client, number).0;
+    for (replaced, by, is_retired) in [
+        (id(1, 5), id(1, 6), true),
+        (id(1, 6), id(1, 5), false),
+        (id(1, 5), id(2, 6), false),
+    ] {
+        let mut minter = minter();
+        let mut key = minted_by(&mut minter, again(replaced, "a", None));
+        minter.mint(&mut key, intent(by, "b", None), 1).unwrap();
+        assert_eq!(key.is_retired(WriteId(replaced)), is_retired);
+        // A context is proof enough, whoever wrote.
+        let mut key = minted_by(&mut minter, again(replaced, "a", None));
+        let read = key.clock().clone();
+        minter
+            .mint(&mut key, intent(by, "b", Some(&read)), 1)
+            .unwrap();
+        assert!(key.is_retired(WriteId(replaced)));
+        // It proves nothing of what was not read.
+        let mut key = minted_by(&mut minter, again(replaced, "a", None));
+        let nothing = Clock::new();
+        minter
+            .mint(&mut key, intent(by, "b", Some(&nothing)), 1)
+            .unwrap();
+        assert!(!key.is_retired(WriteId(replaced)));
+        assert!(key.was_sent_again(WriteId(replaced)));
+    }
+}
+
+#[test]
+fn what_was_sent_once_leaves_no_mark() {
+    let (mut minter, mut key) = (minter(), Versions::new());
+    for id in 1..5 {
+        minter.mint(&mut key, intent(id, "a", None), 1).unwrap();
+    }
+    assert_eq!(key.siblings().len(), 1);
+    assert_eq!(minter.position().1, 4, "and takes one dot each");
+}
+
+#[test]
+fn a_retired_write_is_not_minted() {
+    let (mut minter, mut key) = (minter(), Versions::new());
+    minter.mint(&mut key, again(1, "a", None), 1).unwrap();
+    minter.mint(&mut key, intent(2, "b", None), 1).unwrap();
+    let before = key.clone();
+    for context in [None, Some(&Clock::new())] {
+        let minted = minter.mint(&mut key, again(1, "a", context), 1);
+        assert_eq!(minted, Ok(Minted::Retired));
+        // Its first attempt was given up before the second was sent: whoever says that this is it has another write.
+        let error = minter.mint(&mut key, intent(1, "x", context), 1);
+        assert_eq!(error.unwrap_err().code, ErrorCode::BadRequest);
+        assert_eq!(key, before);
+    }
+}
+
+#[test]
+fn a_later_attempt_stands_for_the_copies_that_are_here() {
+    let (mut here, mut there) = (minter(), other_minter(8));
+    let empty = Clock::new();
+    for context in [None, Some(&empty)] {
+        let first = minted_by(&mut there, intent(1, "a", context));
+        let mut key = first.clone();
+        here.mint(&mut key, again(1, "a", context), 1).unwrap();
+        assert_eq!(key.written().count(), 1);
+        assert!(key.was_sent_again(WriteId(1)));
+        key.merge(&first);
+        assert_eq!(key.written().count(), 1);
+        // Once more, and the mark is still one.
+        here.mint(&mut key, again(1, "a", context), 1).unwrap();
+        assert_eq!(key.siblings().len(), 2);
+    }
+}
+
+#[test]
+fn a_first_attempt_that_comes_late_does_not_make_little_of_the_later_ones() {
+    let (mut here, mut there) = (minter(), other_minter(8));
+    let mut key = minted_by(&mut here, again(2, "b", None));
+    key.merge(&minted_by(&mut there, intent(1, "a", None)));
+    // There is something beside it, so it is minted over that.
+    let minted = here.mint(&mut key, intent(2, "b", None), 1).unwrap();
+    assert!(matches!(minted, Minted::New { .. }));
+    assert_eq!(standing(&key), [2]);
+    assert!(key.was_sent_again(WriteId(2)));
+}
+
+#[test]
+fn a_blind_write_that_is_here_replaces_what_stands_beside_it() {
+    let (mut here, mut there) = (minter(), other_minter(8));
+    let mut key = minted_by(&mut there, intent(1, "a", None));
+    key.merge(&minted_by(&mut here, intent(2, "b", None)));
+    assert_eq!(key.siblings().len(), 2);
+    here.mint(&mut key, intent(2, "b", None), 1).unwrap();
+    assert_eq!(standing(&key), [2]);
+    let minted = here.mint(&mut key, intent(2, "b", None), 1);
+    assert_eq!(minted, Ok(Minted::Already));
+}
+
+#[test]
+fn the_id_of_another_write_is_refused() {
+    let empty = Clock::new();
+    let expiring = |intent: Intent| Intent {
+        ttl_ms: Some(5),
+        ..intent
+    };
+    for context in [None, Some(&empty)] {
+        for (first, second) in [
+            (intent(1, "a", context), intent(1, "b", context)),
+            (intent(1, "a", context), delete(1, context)),
+            (intent(1, "", context), delete(1, context)),
+            (delete(1, context), intent(1, "a", context)),
+            (delete(1, context), intent(1, "", context)),
+            (intent(1, "a", context), expiring(intent(1, "a", context))),
+            (expiring(intent(1, "a", context)), intent(1, "a", context)),
+        ] {
+            let mut minter = minter();
+            let mut key = minted_by(&mut minter, first);
+            let before = key.clone();
+            for again in [false, true] {
+                let second = Intent {
+                    again,
+                    ..second.clone()
+                };
+                let error = minter.mint(&mut key, second, 1).unwrap_err();
+                assert_eq!(error.code, ErrorCode::BadRequest);
+                assert!(!error.maybe_applied);
+                assert_eq!(key, before);
+            }
+        }
+    }
+    // A delete has no date, whatever it was sent with.
+    let mut minter = minter();
+    let mut key = minted_by(&mut minter, expiring(delete(1, None)));
+    assert_eq!(key.siblings()[0].expires_at_ms, None);
+    let minted = minter.mint(&mut key, delete(1, None), 1);
+    assert_eq!(minted, Ok(Minted::Already));
+}
+
+#[test]
+fn the_newest_retired_writes_are_remembered() {
+    let (mut minter, mut key) = (minter(), Versions::new());
+    let last = 3 * RETIRED_MAX as u128;
+    for id in 1..=last {
+        minter
+            .mint(&mut key, again(id, "a", None), id as u64)
+            .unwrap();
+        assert!(key.siblings().len() <= RETIRED_MAX + 2);
+    }
+    let oldest = last - RETIRED_MAX as u128;
+    for id in 1..last {
+        assert_eq!(key.is_retired(WriteId(id)), id >= oldest, "{id}");
+    }
+    // Two sides together may have more, until the next write.
+    let mut other = other_minter(8);
+    let mut beside = Versions::new();
+    for id in 101..110 {
+        other.mint(&mut beside, again(id, "a", None), 9).unwrap();
+    }
+    key.merge(&beside);
+    minter.mint(&mut key, intent(200, "z", None), 99).unwrap();
+    assert_eq!(key.siblings().len(), RETIRED_MAX + 1);
+}
+
+#[test]
+fn marks_do_not_count_as_values() {
+    let (mut minter, mut key) = (minter(), Versions::new());
+    let empty = Clock::new();
+    for id in 0..SIBLINGS_MAX as u128 - 1 {
+        minter
+            .mint(&mut key, again(id, "x", Some(&empty)), 1)
+            .unwrap();
+    }
+    minter
+        .mint(&mut key, intent(900, "x", Some(&empty)), 1)
+        .unwrap();
+    let error = minter.mint(&mut key, intent(901, "x", Some(&empty)), 1);
+    assert_eq!(error.unwrap_err().code, ErrorCode::TooManySiblings);
+    // Nor does a later attempt count beside itself.
+    minter
+        .mint(&mut key, again(900, "x", Some(&empty)), 1)
+        .unwrap();
+}
+
+/// Else it would be acknowledged, and what that actor writes from now on dropped as seen.
+#[test]
+fn a_context_that_names_what_no_other_actor_can_have_counted_is_refused() {
+    let (mut minter, mut key) = (minter(), Versions::new());
+    let forged: Clock = [Dot {
+        actor: Actor(8),
+        counter: 1 << 63,
+    }]
+    .into_iter()
+    .collect();
+    let error = minter
+        .mint(&mut key, intent(1, "a", Some(&forged)), 1)
+        .unwrap_err();
+    assert_eq!(error.code, ErrorCode::BadRequest);
+    assert!(key.is_empty());
+}
+
+#[test]
+fn an_actor_that_has_counted_all_that_is_plausible_is_given_up() {
+    let last = plausible::COUNTER_MAX - 1;
+    let mut minter = Minter::new(Actor(7), last, fastrand::Rng::with_seed(1));
+    let mut key = Versions::new();
+    minter.mint(&mut key, intent(1, "a", None), 1).unwrap();
+    assert_eq!(minter.position(), (Actor(7), plausible::COUNTER_MAX));
+    minter.mint(&mut key, intent(2, "b", None), 1).unwrap();
+    assert!(minter.position().0 != Actor(7) && minter.position().1 == 1);
+}
