@@ -104,8 +104,12 @@ impl Minter {
 
     /// The same for a blind write that is minted once more, over what other owners had beside it.
     ///
+    /// Who has replaced the first dot meanwhile came after it: minted over that, the write would undo a later
+    /// one, perhaps an acknowledged one. So it is not minted; it is done once what replaced it is durable.
+    ///
     /// # Errors
-    /// As [`mint`](Self::mint). What was seen is merged all the same.
+    /// As [`mint`](Self::mint); and when it was replaced by something that has not seen all that it should
+    /// have replaced. What was seen is merged all the same.
     pub fn mint_again(
         &mut self,
         current: &mut Versions,
@@ -113,8 +117,25 @@ impl Minter {
         seen: &Seen,
         now_unix_ms: u64,
     ) -> Result<Minted, ErrorReply> {
+        // Under that very dot: another copy of the write is none that a later one has seen.
+        let stands = current
+            .written()
+            .any(|sibling| seen.first.contains(&sibling.dot));
+        let known: SmallVec<[Dot; 2]> = current.siblings().iter().map(|it| it.dot).collect();
         current.merge(&seen.beside);
-        self.mint_over(current, intent, Some(seen), now_unix_ms)
+        if stands {
+            return self.mint_over(current, intent, Some(seen), now_unix_ms);
+        }
+        let is_news = |it: &Sibling| it.write_id != intent.write_id && !known.contains(&it.dot);
+        match current.written().any(is_news) {
+            false => Ok(Minted::Retired),
+            true => {
+                let message = "another write replaced this one while it was replicated, and may not have seen \
+                               all that this one was to replace: write it again";
+                let error = ErrorReply::new(ErrorCode::QuorumUnavailable, message);
+                Err(error.maybe_applied(true).retryable())
+            }
+        }
     }
 
     fn mint_over(

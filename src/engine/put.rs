@@ -289,6 +289,7 @@ impl Put {
             let replaced = std::mem::take(&mut self.replaced);
             Box::new(Seen {
                 beside: *beside,
+                first: self.dots_sent(),
                 replaced,
             })
         });

@@ -147,6 +147,7 @@ fn a_second_round_counts_what_both_replaced_and_no_older_version_of_it() {
         let first = minter.mint(&mut key, intent(4, "new", None), 1).unwrap();
         let seen = Seen {
             beside,
+            first: key.siblings().iter().map(|it| it.dot).collect(),
             replaced: first.replaced(),
         };
         let second = minter.mint_again(&mut key, intent(4, "new", None), &seen, 1);
@@ -508,4 +509,44 @@ fn an_actor_that_has_counted_all_that_is_plausible_is_given_up() {
     assert_eq!(minter.position(), (Actor(7), plausible::COUNTER_MAX));
     minter.mint(&mut key, intent(2, "b", None), 1).unwrap();
     assert!(minter.position().0 != Actor(7) && minter.position().1 == 1);
+}
+
+#[test]
+fn a_second_round_undoes_nothing_that_has_replaced_the_first() {
+    let (mut minter, mut key) = (minter(), Versions::new());
+    let mut other = Minter::new(Actor(8), 0, fastrand::Rng::with_seed(2));
+    let first = minter.mint(&mut key, intent(1, "put", None), 1).unwrap();
+    let first_dot: SmallVec<[Dot; 1]> = key.siblings().iter().map(|it| it.dot).collect();
+    // The same write through another node, after this one was given up.
+    let mut copy = Versions::new();
+    other.mint(&mut copy, intent(1, "put", None), 1).unwrap();
+    // And what came after it, through this node.
+    let delete = Intent {
+        value: Value::Tombstone,
+        ..intent(2, "", None)
+    };
+    minter.mint(&mut key, delete, 1).unwrap();
+    let replaced = first.replaced();
+    let seen = Seen {
+        beside: copy,
+        first: first_dot.clone(),
+        replaced: replaced.clone(),
+    };
+    let before = key.siblings().to_vec();
+    let second = minter.mint_again(&mut key, intent(1, "put", None), &seen, 1);
+    assert_eq!(second, Ok(Minted::Retired));
+    assert!(before.iter().all(|it| key.siblings().contains(it)));
+    // Something older that the later write has not seen: nobody may be told that this is done.
+    let mut older = Versions::new();
+    other.mint(&mut older, intent(9, "old", None), 1).unwrap();
+    let seen = Seen {
+        beside: older,
+        first: first_dot,
+        replaced,
+    };
+    let error = minter
+        .mint_again(&mut key, intent(1, "put", None), &seen, 1)
+        .unwrap_err();
+    assert!(error.maybe_applied && error.retryable, "{error}");
+    assert!(before.iter().all(|it| key.siblings().contains(it)));
 }

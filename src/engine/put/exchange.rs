@@ -23,6 +23,8 @@ pub enum Round {
 pub struct Seen {
     /// What other owners have beside the first dot.
     pub beside: Versions,
+    /// Under which dots the first round put the write.
+    pub first: SmallVec<[Dot; 1]>,
     /// The values that the first round replaced.
     pub replaced: Replaced,
 }

@@ -1,7 +1,9 @@
 //! What the owners have beside a blind write.
 
-use dynakv_protocol::causal::Versions;
+use dynakv_protocol::causal::{Dot, Versions};
 use dynakv_protocol::codec::Wire;
+
+use smallvec::SmallVec;
 
 use super::{Effect, NodeSlot, Outcome, Phase, Place, Put, Said};
 use crate::engine::beside::stands_beside;
@@ -49,6 +51,15 @@ impl Put {
             }
         }
         self.check(effects);
+    }
+
+    /// Under which dots the owners were given the write.
+    pub(super) fn dots_sent(&self) -> SmallVec<[Dot; 1]> {
+        let Phase::Replicating { versions, .. } = &self.phase else {
+            return SmallVec::new();
+        };
+        let sent = Versions::from_bytes(versions).unwrap_or_default();
+        sent.written().map(|sibling| sibling.dot).collect()
     }
 
     fn vote(&mut self, place: Place, beside: Option<Box<Versions>>) {

@@ -67,8 +67,16 @@ fn something(from: NodeSlot, actor: u64) -> Event {
 }
 
 fn again(beside: Versions) -> Effect {
-    let replaced = Replaced::new();
-    Effect::Mint(Some(Box::new(Seen { beside, replaced })))
+    Effect::Mint(Some(Box::new(Seen {
+        beside,
+        first: [Dot {
+            actor: Actor(1),
+            counter: 1,
+        }]
+        .into_iter()
+        .collect(),
+        replaced: Replaced::new(),
+    })))
 }
 
 #[test]
