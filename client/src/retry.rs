@@ -10,7 +10,7 @@
 //! | `quorum_unavailable`, `timeout`, `storage`, `internal`, `disk_full`, `directory_lost` and codes it does not know, if marked as retryable | `NextNode` | asks the next node, which may reach others |
 //! | `overloaded`, `not_ready` | `BackOff` | asks the next node; after the last one begins again, until the deadline |
 //! | `not_owner`, `stale_ring` | `RefreshRing` | fetches the ring, asks its owners |
-//! | `bad_request`, `too_large`, `too_many_siblings`, `wrong_cluster` | `GiveUp` | gives the error to the caller |
+//! | `bad_request`, `too_large`, `too_many_siblings`, `conflict`, `wrong_cluster` | `GiveUp` | gives the error to the caller |
 //! | any other error not marked as retryable, an answer that makes no sense | `GiveUp` | gives the error to the caller |
 //!
 //! Before it begins again it pauses: 5 to 20 ms at first, then up to twice as long each time, 1.3 s at

@@ -45,6 +45,9 @@ pub(crate) struct BlindWriter {
     pub(crate) r: Option<u8>,
     keys: Vec<Key>,
     keys_made: usize,
+    /// Ids are those of one client, in the order of its writes.
+    first_id: u128,
+    writes: u128,
 }
 
 #[derive(Debug, Clone)]
@@ -61,7 +64,11 @@ impl BlindWriter {
         history: Rc<RefCell<History>>,
         r: Option<u8>,
     ) -> Self {
+        let mut random = random;
+        let first_id = u128::from(random.u64(1..)) << 64;
         Self {
+            first_id,
+            writes: 0,
             name: name.to_owned(),
             client,
             random,
@@ -133,7 +140,8 @@ impl BlindWriter {
         is_delete: bool,
         timeout: Duration,
     ) -> Ended {
-        let id = WriteId(self.random.u128(..));
+        self.writes += 1;
+        let id = WriteId(self.first_id + self.writes);
         let blind = Replaces::WhatIsThere;
         let began = clock::now();
         self.history

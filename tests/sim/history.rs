@@ -100,12 +100,16 @@ impl Books {
     /// somebody replaced a copy of it before its last attempt, or not all that owners had of it: when it is
     /// not acknowledged, was seen before it was, or need not be seen by reads.
     pub(crate) fn may_come_twice(&self, id: WriteId) -> bool {
-        let is_handed_on = self.sent.get(&id).is_none_or(|sent| sent.is_handed_on);
-        let is_sent_twice = is_handed_on || self.writes.may_come_twice(id);
         let is_known_whole = matches!(self.promise, Promise::Quorum | Promise::OneWriter)
             && self.writes.outcome(id) == Some(Outcome::Acknowledged)
             && !self.seen_early.contains(&id);
-        is_sent_twice && !is_known_whole
+        self.was_sent_twice(id) && !is_known_whole
+    }
+
+    /// Whether nodes may have been given it more than once.
+    pub(crate) fn was_sent_twice(&self, id: WriteId) -> bool {
+        let is_handed_on = self.sent.get(&id).is_none_or(|sent| sent.is_handed_on);
+        is_handed_on || self.writes.may_come_twice(id)
     }
 
     /// Takes note of writes that a read showed which began at this moment.
