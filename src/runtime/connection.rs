@@ -15,6 +15,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use self::farewell::{idle, makes_room, malformed};
 use super::admission::{Admission, no_more};
 use super::disk_progress::{DiskProgress, HANGING};
 use super::dispatch::undecodable;
@@ -25,6 +26,8 @@ use super::events::{
 use super::metrics::Metrics;
 use super::outbox::Outbox;
 use super::places::Place;
+
+mod farewell;
 
 /// How long the other side may take over its hello.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -110,17 +113,6 @@ pub async fn serve(
         // To close a connection with something unread takes from the other side what it has not read.
         let _ = timeout(LINGER_TIMEOUT, reader.discard()).await;
     }
-}
-
-fn makes_room() -> ErrorReply {
-    let message = "this node has as many connections as it takes, and this one has said nothing for longest: \
-                   it is closed for another one. Dial again when there is something to ask";
-    ErrorReply::new(ErrorCode::Overloaded, message).retryable()
-}
-
-fn idle() -> ErrorReply {
-    let message = "nothing was sent over this connection for an hour: dial again when there is something to ask";
-    ErrorReply::new(ErrorCode::Overloaded, message).retryable()
 }
 
 /// Why the connection was closed from here; `None` when the other side ended it.
@@ -401,12 +393,6 @@ async fn pass_on(
         }
         Err(error) => responder.respond(&Response::Error(undecodable(&error))),
     }
-}
-
-fn malformed(what: &str) -> ErrorReply {
-    let message =
-        format!("{what}; this port speaks the dynakv protocol, metrics are on the HTTP port");
-    ErrorReply::new(ErrorCode::Malformed, message)
 }
 
 /// Why a connection could not be read on.

@@ -33,7 +33,7 @@ use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
 
 use self::lack::Lack;
-use self::layout::{check_format, check_lengths};
+use self::layout::{RUN_DOCUMENT, check_format, check_lengths};
 pub use self::options::{DiskOptions, Durability};
 use crate::disk::{DirectoryFiles, create_directory};
 use crate::document::{load_document, save_document};
@@ -51,9 +51,6 @@ use crate::tree::Tree;
 
 pub(crate) const LOG_DIRECTORY: &str = "log";
 pub(crate) const TREE_DIRECTORY: &str = "sled";
-
-/// The document that says whose the store is, and who wrote it last.
-const RUN_DOCUMENT: &str = "run";
 
 /// A generation ends when its log has this many files, even small ones: each start begins one.
 const GENERATION_FILES_MAX: u64 = 64;

@@ -10,6 +10,9 @@ use crate::document::{load_document, save_document};
 use crate::error::StoreError;
 use crate::store::Mutation;
 
+/// The document that says whose the store is, and who wrote it last.
+pub(super) const RUN_DOCUMENT: &str = "run";
+
 /// The longest versions, in bytes: far above what the protocol lets through, and within 32 bits.
 pub(super) const VERSIONS_BYTES_MAX: usize = 1 << 30;
 
