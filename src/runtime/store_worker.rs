@@ -24,6 +24,7 @@ use crate::engine::answer::sealed;
 use crate::engine::mint::Minter;
 
 mod jobs;
+mod limits;
 mod reader;
 mod scanner;
 
@@ -117,6 +118,7 @@ pub fn start(
         events: events_out.clone(),
         written: Vec::new(),
         failed: None,
+        warned_at: None,
     };
     let reader = Reader {
         store: disk.store.clone(),
@@ -163,6 +165,8 @@ struct Writer {
     written: Vec<(Token, bool)>,
     /// Why the disk takes nothing more.
     failed: Option<StoreError>,
+    /// When the log last warned of a long clock.
+    warned_at: Option<std::time::Instant>,
 }
 
 impl Writer {
@@ -257,13 +261,16 @@ impl Writer {
         };
         let rebuilding = was_rebuilding || self.rebuilding.covers(&key);
         let mut versions = match &stored {
-            Some(stored) => Versions::from_bytes(stored).map_err(|e| undecodable(&e))?,
+            Some(stored) => {
+                Versions::from_bytes(stored).map_err(|error| self.undecodable(&key, &error))?
+            }
             None => Versions::new(),
         };
         let before = match &stored {
             Some(stored) => Footprint::of_encoded(&key, &versions, stored),
             None => Footprint::default(),
         };
+        let entries_before = versions.clock().len();
         let mut minted = None;
         let encoded = match work {
             WriteWork::Mint {
@@ -274,7 +281,8 @@ impl Writer {
                 if let Some(others) = merge_first {
                     versions.merge(&others);
                 }
-                self.minter.mint(&mut versions, *intent, now_unix_ms)?;
+                let outcome = self.minter.mint(&mut versions, *intent, now_unix_ms);
+                outcome.inspect_err(|error| self.note_refused(&key, &versions, error))?;
                 let encoded = versions.to_bytes();
                 minted = Some(StoreEvent::Minted {
                     token,
@@ -284,9 +292,7 @@ impl Writer {
                 encoded
             }
             WriteWork::Merge(theirs) => {
-                let received = Versions::from_bytes(&theirs).map_err(|e| {
-                    ErrorReply::new(ErrorCode::BadRequest, format!("versions: {e}"))
-                })?;
+                let received = limits::received(&key, &theirs)?;
                 self.minter.heed(received.clock());
                 // The usual case is a newer version of the same history: then the bytes are good as
                 // they came.
@@ -311,6 +317,7 @@ impl Writer {
             events.extend(minted);
             return Ok((0, rebuilding));
         }
+        self.check_limits(&key, &versions, &encoded)?;
         let after = Footprint::of_encoded(&key, &versions, &encoded);
         self.metrics
             .siblings
@@ -325,7 +332,7 @@ impl Writer {
         }
         let bytes = encoded.len();
         let mutation = Mutation {
-            key,
+            key: key.clone(),
             versions: encoded,
             before,
             after,
@@ -337,6 +344,7 @@ impl Writer {
             self.failed = (!is_full).then_some(error);
             return Err(refusal);
         }
+        self.note_stored(&key, entries_before, &versions, bytes);
         events.extend(minted);
         Ok((bytes, rebuilding))
     }
@@ -507,11 +515,6 @@ fn only_removes(versions: &Versions) -> bool {
         .siblings()
         .iter()
         .all(|sibling| sibling.value == Value::Tombstone)
-}
-
-fn undecodable(error: &dynakv_protocol::DecodeError) -> ErrorReply {
-    let message = format!("the stored versions of this key can't be read: {error}");
-    ErrorReply::new(ErrorCode::Storage, message).retryable()
 }
 
 #[cfg(test)]

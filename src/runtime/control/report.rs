@@ -140,7 +140,9 @@ impl Control {
         metrics
             .rebuilding_segments
             .set(f64::from(self.rebuilding.left()));
-        metrics.store.update(&totals, &self.store.status());
+        let locked_keys = self.rebuilding.locked().count();
+        let store_status = self.store.status();
+        metrics.store.update(&totals, &store_status, locked_keys);
         let ready = self.ring.is_some() && !self.draining.is_cancelled();
         metrics.ready.set(f64::from(u8::from(ready)));
         metrics.upkeep();
