@@ -11,6 +11,7 @@
 //! | [`codec`] | the primitives every body is made of |
 //! | [`frame`] | the length-prefixed, checksummed envelope and batches |
 //! | [`handshake`], [`client`], [`admin`], [`peer`], [`gossip`] | the messages, by who speaks them |
+//! | [`unlock`] | mending a key that is beyond a limit |
 //! | [`message`] | all of them as one [`message::Request`] and one [`message::Response`] |
 //! | [`ring_document`] | the numbered document that says who the members are |
 //! | [`placement`] | who owns what under it |
@@ -33,6 +34,7 @@ pub mod peer;
 pub mod placement;
 pub mod repair;
 pub mod ring_document;
+pub mod unlock;
 
 pub use codec::DecodeError;
 pub use error::{ErrorCode, ErrorReply};

@@ -158,7 +158,7 @@ async fn read_requests(
         let mut sort = |frame: Frame| match frame.header.kind {
             kind::GET | kind::PUT | kind::DELETE | kind::MERGE | kind::READ => data.push(frame),
             kind::EXPLAIN | kind::EXPORT | kind::IMPORT => data.push(frame),
-            kind::COMPARE | kind::LIST | kind::HINT => data.push(frame),
+            kind::COMPARE | kind::LIST | kind::HINT | kind::REPLACE => data.push(frame),
             kind::PING => outbox.respond(frame.header.request_id, &Response::Pong),
             _ => control.push(frame),
         };

@@ -27,6 +27,7 @@ use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
 use super::repairs::Repairs;
 use super::seen::Seen;
+use super::unlocking::UnlockJob;
 use super::view::{MemberView, View};
 use crate::engine::layout::Acceptor;
 use crate::engine::membership::{Effect, Event, Membership, MembershipConfig, RingMember};
@@ -98,6 +99,8 @@ pub struct Parts {
     pub repairs: Arc<Repairs>,
     /// What is kept for other nodes.
     pub hints: HintHandle,
+    /// Where locked keys are mended.
+    pub unlocks: mpsc::Sender<UnlockJob>,
     /// All randomness.
     pub random: fastrand::Rng,
     /// Not ready from now on.
@@ -143,6 +146,7 @@ pub struct Control {
     rebuilding: Arc<Rebuilding>,
     repairs: Arc<Repairs>,
     hints: HintHandle,
+    unlocks: mpsc::Sender<UnlockJob>,
     random: fastrand::Rng,
     membership: Membership,
     ring: Option<Arc<Ring>>,
@@ -180,6 +184,7 @@ impl Control {
             rebuilding,
             repairs,
             hints,
+            unlocks,
             mut random,
             draining,
             ..
@@ -217,6 +222,7 @@ impl Control {
             rebuilding,
             repairs,
             hints,
+            unlocks,
             random,
             view,
             draining,
@@ -326,6 +332,7 @@ impl Control {
             (Request::Status, _) => responder.respond(&self.status()),
             (Request::Ring, _) => responder.respond(&self.ring_reply()),
             (Request::Repair(repair), _) => responder.respond(&self.repair(repair)),
+            (Request::Unlock(unlock), _) => self.unlock(unlock, responder),
             (Request::Gossip(gossip), Some(peer)) => {
                 self.note_runs(&gossip);
                 let event = Event::GossipReceived {
@@ -378,7 +385,8 @@ impl Control {
                 | Request::Read(_)
                 | Request::Compare(_)
                 | Request::List(_)
-                | Request::Hint(_),
+                | Request::Hint(_)
+                | Request::Replace(_),
                 _,
             ) => {
                 let error = ErrorReply::new(ErrorCode::BadRequest, "unexpected in this place");

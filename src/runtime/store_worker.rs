@@ -26,6 +26,7 @@ use crate::engine::mint::Minter;
 mod jobs;
 mod limits;
 mod reader;
+mod replacing;
 mod scanner;
 
 pub use self::jobs::{ReadJob, StoreEvent, Token, WriteJob, WriteWork};
@@ -232,7 +233,13 @@ impl Writer {
     /// Applies one job and returns how many bytes it wrote.
     fn apply(&mut self, job: WriteJob, now_unix_ms: u64, events: &mut Vec<StoreEvent>) -> usize {
         let token = job.token;
-        match self.try_apply(job, now_unix_ms, events) {
+        let applied = match job.work {
+            WriteWork::Replace { expected, versions } => self.replace(&job.key, expected, versions),
+            WriteWork::Mint { .. } | WriteWork::Merge(_) => {
+                self.try_apply(job, now_unix_ms, events)
+            }
+        };
+        match applied {
             Ok((bytes, rebuilding)) => {
                 // Also when nothing changed: what is there may still wait for its sync.
                 self.written.push((token, rebuilding));
@@ -312,6 +319,10 @@ impl Writer {
                     versions.to_bytes()
                 }
             }
+            // Not a change of what is there, and so not from here.
+            WriteWork::Replace { expected, versions } => {
+                return self.replace(&key, expected, versions);
+            }
         };
         if stored.as_ref() == Some(&encoded) {
             events.extend(minted);
@@ -356,7 +367,9 @@ impl Writer {
                 Value::Bytes(value) => (value.len(), false),
                 Value::Tombstone => (0, true),
             },
-            WriteWork::Merge(versions) => (versions.len(), false),
+            WriteWork::Merge(versions) | WriteWork::Replace { versions, .. } => {
+                (versions.len(), false)
+            }
         };
         let bytes = key.len() + value_bytes;
         let change = if is_removal {
@@ -394,6 +407,7 @@ impl Writer {
         self.minter.renew();
         match work {
             WriteWork::Merge(_)
+            | WriteWork::Replace { .. }
             | WriteWork::Mint {
                 merge_first: Some(_),
                 ..

@@ -27,6 +27,7 @@ mod handoff;
 mod harness;
 mod hostile;
 mod limits;
+mod locked;
 mod membership;
 mod mending;
 mod observability;

@@ -258,6 +258,13 @@ impl Versions {
         Ok(versions)
     }
 
+    /// How many entries the clock of these encoded versions has, read off their beginning.
+    pub fn clock_entries_of(encoded: &Bytes) -> Option<u64> {
+        let mut reader = Reader::new(encoded);
+        let is_known = reader.u8() == Ok(FORMAT);
+        reader.varint().ok().filter(|_| is_known)
+    }
+
     fn decode_up_to(
         reader: &mut Reader<'_>,
         entries_max: usize,

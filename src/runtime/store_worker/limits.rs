@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
-use dynakv_protocol::limits::CLOCK_ENTRIES_WARN;
+use dynakv_protocol::limits::{
+    CLOCK_ENTRIES_SOFT_MAX, CLOCK_ENTRIES_WARN, VERSIONS_ENCODED_BYTES_MAX,
+};
 use dynakv_protocol::{DecodeError, ErrorCode, ErrorReply};
 
 use super::Writer;
 use crate::engine::limits;
-use crate::runtime::rebuilding::Copy;
+use crate::runtime::rebuilding::{Copy, Rebuilding};
 
 /// How often at most the log warns of long clocks: a node that is killed again and again has many.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
@@ -80,6 +82,18 @@ impl Writer {
 
     fn note_locked(&self, key: &[u8], why: &str) {
         self.rebuilding.locked().note(key, why, Copy::Whole);
+    }
+}
+
+/// Notes a key whose stored versions show at their beginning that it is locked: readers and scanners decode no more.
+pub(super) fn note_read(rebuilding: &Rebuilding, key: &[u8], encoded: &Bytes) {
+    let entries = Versions::clock_entries_of(encoded).unwrap_or_default();
+    if entries >= CLOCK_ENTRIES_SOFT_MAX as u64 {
+        let why = format!("its clock has {entries} entries");
+        rebuilding.locked().note(key, &why, Copy::Whole);
+    } else if encoded.len() > VERSIONS_ENCODED_BYTES_MAX {
+        let why = format!("its versions have {} bytes", encoded.len());
+        rebuilding.locked().note(key, &why, Copy::Whole);
     }
 }
 
