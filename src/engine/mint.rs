@@ -315,6 +315,33 @@ mod tests {
         assert_eq!(key.siblings().len(), 1);
     }
 
+    /// A delete that saw nothing of what is there is one sibling more, and so many of them would lock the key.
+    #[test]
+    fn tombstones_with_an_old_context_are_bounded_and_those_that_replace_are_not() {
+        let (mut minter, mut key) = (minter(), Versions::new());
+        let (empty, mut id) = (Clock::new(), 0);
+        let mut delete = |key: &mut Versions, context: &Clock| {
+            id += 1;
+            let removal = Intent {
+                value: Value::Tombstone,
+                ..intent(id, "", Some(context))
+            };
+            minter.mint(key, removal, 1)
+        };
+        for _ in 0..SIBLINGS_MAX {
+            delete(&mut key, &empty).unwrap();
+        }
+        let error = delete(&mut key, &empty).unwrap_err();
+        assert_eq!(error.code, ErrorCode::TooManySiblings);
+        assert_eq!(key.siblings().len(), SIBLINGS_MAX);
+        let one: Clock = [key.siblings()[0].dot].into_iter().collect();
+        delete(&mut key, &one).unwrap();
+        assert_eq!(key.siblings().len(), SIBLINGS_MAX);
+        let all = key.clock().clone();
+        delete(&mut key, &all).unwrap();
+        assert_eq!(key.siblings().len(), 1);
+    }
+
     #[test]
     fn bytes_of_all_siblings_are_bounded() {
         let (mut minter, mut key) = (minter(), Versions::new());
