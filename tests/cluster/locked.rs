@@ -270,6 +270,13 @@ fn no_client_can_lock_a_key() {
     let node = &cluster[0];
     node.run(&["put", "k", "value", "-w", "3"]).exits(0);
     block_on(async {
+        // Every node stands in its clock: with a context any owner writes it.
+        for node in cluster.nodes() {
+            let client = client_of_one(node).await;
+            let context = client.get("k").await.unwrap().context;
+            let put = client.put("k", "value").context(context);
+            put.w(3).await.unwrap();
+        }
         let client = client_of_one(node).await;
         let key = Bytes::from_static(b"k");
         let versions = |clock: Clock| Versions::from_parts(clock, []).unwrap().to_bytes();
