@@ -4,8 +4,8 @@
 //! below the others that what several owners let in still fits together. The hard ones are those of the decoders and
 //! bind every path: a state beyond them could be stored and never be read again, on no node.
 //!
-//! A key is *locked* when it cannot be read, when its copies cannot be merged, or when a new actor cannot write it any
-//! more. What is locked is refused and named, changes nothing, and is mended by an operator's word
+//! A key is *locked* when it cannot be read, when its copies cannot be merged, when a new actor cannot write it any
+//! more, or when it has more siblings than any cluster comes to, so that no import would take it. What is locked is refused and named, changes nothing, and is mended by an operator's word
 //! ([`unlock`](super::unlock)).
 
 use dynakv_protocol::causal::{Clock, Versions};
@@ -128,7 +128,9 @@ pub fn check_write(
 
 /// Whether the key is locked with this state at each of its owners.
 pub fn is_locked(versions: &Versions, encoded_bytes: usize) -> bool {
-    versions.clock().len() >= CLOCK_ENTRIES_SOFT_MAX || readable(versions, encoded_bytes).is_err()
+    versions.clock().len() >= CLOCK_ENTRIES_SOFT_MAX
+        || versions.siblings().len() > SIBLINGS_IMPORTED_MAX
+        || readable(versions, encoded_bytes).is_err()
 }
 
 /// Whether bytes are refused for a limit and not because they are damaged.

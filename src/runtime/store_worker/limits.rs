@@ -59,14 +59,15 @@ impl Writer {
         encoded_bytes: usize,
     ) {
         let entries = versions.clock().len();
-        if entries < CLOCK_ENTRIES_WARN {
-            return self.rebuilding.locked().forget(key);
-        }
         match limits::is_locked(versions, encoded_bytes) {
-            true => self.note_locked(key, &format!("its clock has {entries} entries")),
+            true => {
+                let siblings = versions.siblings().len();
+                let why = format!("it has {siblings} siblings, and its clock {entries} entries");
+                self.note_locked(key, &why);
+            }
             false => self.rebuilding.locked().forget(key),
         }
-        if entries <= entries_before {
+        if entries < CLOCK_ENTRIES_WARN || entries <= entries_before {
             return;
         }
         self.metrics.store.long_clocks.increment(1);
