@@ -10,6 +10,7 @@
 //! | [`causal`] | dots, clocks, versions, contexts: the dotted version vectors |
 //! | [`codec`] | the primitives every body is made of |
 //! | [`frame`] | the length-prefixed, checksummed envelope and batches |
+//! | [`oversize`] | frames that are too long, passed over |
 //! | [`handshake`], [`client`], [`admin`], [`peer`], [`gossip`] | the messages, by who speaks them |
 //! | [`unlock`] | mending a key that is beyond a limit |
 //! | [`message`] | all of them as one [`message::Request`] and one [`message::Response`] |
@@ -30,6 +31,7 @@ pub mod ids;
 pub mod limits;
 pub mod mend;
 pub mod message;
+pub mod oversize;
 pub mod peer;
 pub mod placement;
 pub mod repair;

@@ -280,10 +280,11 @@ mod tests {
                 context: None,
                 ttl_ms: None,
                 value_bytes_max: VALUE_BYTES_DEFAULT,
+                if_no_conflict: false,
             };
             let before = key.clone();
             match minter.mint(&mut key, intent, start) {
-                Ok(minted) => assert!(matches!(minted, Minted::New(_))),
+                Ok(minted) => assert!(matches!(minted, Minted::New { .. })),
                 Err(error) => {
                     refused += 1;
                     assert_eq!(key, before, "refused before anything changes");

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use dynakv_protocol::frame::{Frame, FrameDecoder, FrameError, split_batch};
-use dynakv_protocol::handshake::PeerIdentity;
+use dynakv_protocol::frame::{Frame, FrameDecoder, FrameError, split_batch, split_batch_refusing};
+use dynakv_protocol::handshake::{ClientLimits, GoAway, PeerIdentity};
 use dynakv_protocol::limits::{FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX};
 use dynakv_protocol::message::{Request, Response, kind};
-use dynakv_protocol::{ErrorCode, ErrorReply};
+use dynakv_protocol::oversize::{Begun, Oversize, Refused};
+use dynakv_protocol::{DecodeError, ErrorCode, ErrorReply};
 use metrics::Counter;
 use tokio::io::AsyncReadExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
@@ -22,12 +23,24 @@ use super::events::{
 };
 use super::metrics::Metrics;
 use super::outbox::Outbox;
+use super::places::Place;
 
 /// How long the other side may take over its hello.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How much is read at once when there is that much.
 const READ_BYTES: usize = 64 * 1024;
+
+/// How long what still comes is read and thrown away after the last frame from here, so that the other side can
+/// read that one.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a frame that has begun may take in any case.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How fast a large one must come on the whole, in bytes per second: far slower than any link that a request
+/// within its deadline can use. What comes slower holds memory for nothing.
+const FRAME_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
 
 /// A connection that sends nothing at all for this long is closed; clients ping.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -43,18 +56,30 @@ pub struct Shared {
     pub control: ControlSender,
     /// The largest frame accepted from a client after the handshake, in bytes.
     pub frame_bytes_max: usize,
+    /// What clients are told of it and of other bounds.
+    pub limits: ClientLimits,
     /// The most bytes of answers that may wait before no more requests are read.
     pub waiting_bytes_max: usize,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// The node is about to end: clients are asked to go elsewhere.
+    pub draining: CancellationToken,
+    /// How long it may then take to answer what it has in hand.
+    pub drain: Duration,
     /// Ends all connections.
     pub shutdown: CancellationToken,
 }
 
 /// Serves one connection to its end.
-pub async fn serve(id: ConnectionId, read: ReadHalf, write: WriteHalf, shared: Shared) {
+pub async fn serve(
+    id: ConnectionId,
+    read: ReadHalf,
+    write: WriteHalf,
+    place: Place,
+    shared: Shared,
+) {
     let outbox = Arc::new(Outbox::default());
-    let writer = {
+    let mut writer = {
         let outbox = outbox.clone();
         tokio::spawn(async move { outbox.write_to(write).await })
     };
@@ -66,15 +91,33 @@ pub async fn serve(id: ConnectionId, read: ReadHalf, write: WriteHalf, shared: S
     let end = tokio::select! {
         biased;
         () = shared.shutdown.cancelled() => None,
-        end = converse(id, &mut reader, &outbox, &shared) => end,
+        end = converse(id, &mut reader, &outbox, &place, &shared) => end,
+        // Only if it was busy with something else.
+        () = place.is_wanted() => Some(makes_room()),
     };
     if let Some(error) = end {
         outbox.respond(0, &Response::Error(error));
     }
     outbox.close();
-    // Only ends when the other side reads or the connection breaks; a slow reader is left to the
-    // shutdown deadline.
-    let _ = timeout(HANDSHAKE_TIMEOUT, writer).await;
+    // Only ends when the other side reads or the connection breaks. Who does neither must not keep the
+    // descriptor, nor the answers.
+    if timeout(HANDSHAKE_TIMEOUT, &mut writer).await.is_err() {
+        writer.abort();
+    } else if place.was_greeted() {
+        // To close a connection with something unread takes from the other side what it has not read.
+        let _ = timeout(LINGER_TIMEOUT, reader.discard()).await;
+    }
+}
+
+fn makes_room() -> ErrorReply {
+    let message = "this node has as many connections as it takes, and this one has said nothing for longest: \
+                   it is closed for another one. Dial again when there is something to ask";
+    ErrorReply::new(ErrorCode::Overloaded, message).retryable()
+}
+
+fn idle() -> ErrorReply {
+    let message = "nothing was sent over this connection for an hour: dial again when there is something to ask";
+    ErrorReply::new(ErrorCode::Overloaded, message).retryable()
 }
 
 /// Why the connection was closed from here; `None` when the other side ended it.
@@ -84,13 +127,20 @@ async fn converse(
     id: ConnectionId,
     reader: &mut FrameReader,
     outbox: &Arc<Outbox>,
+    place: &Place,
     shared: &Shared,
 ) -> End {
-    let peer = match timeout(HANDSHAKE_TIMEOUT, shake_hands(reader, outbox, shared)).await {
-        Ok(Ok(peer)) => peer,
+    let greeted = tokio::select! {
+        biased;
+        greeted = timeout(HANDSHAKE_TIMEOUT, shake_hands(reader, outbox, shared)) => greeted,
+        () = place.is_wanted() => return Some(makes_room()),
+    };
+    let (peer, knows_goaway) = match greeted {
+        Ok(Ok(greeted)) => greeted,
         Ok(Err(end)) => return end,
         Err(_) => return Some(malformed("no hello within 5 s")),
     };
+    place.greet(peer.is_some());
     let opened = CoordinatorEvent::Opened {
         connection: id,
         outbox: outbox.clone(),
@@ -99,11 +149,16 @@ async fn converse(
     if shared.coordinator.send(opened).await.is_err() {
         return None;
     }
-    reader.decoder = FrameDecoder::new(match peer.is_some() {
+    reader.accept(match peer.is_some() {
         true => FRAME_BYTES_MAX,
         false => shared.frame_bytes_max,
     });
-    let end = read_requests(id, peer, reader, outbox, shared).await;
+    let asker = Asker {
+        id,
+        peer,
+        knows_goaway,
+    };
+    let end = read_requests(asker, reader, outbox, place, shared).await;
     let closed = CoordinatorEvent::Closed { connection: id };
     // A coordinator that is gone needs no telling.
     let _ = shared.coordinator.send(closed).await;
@@ -114,7 +169,7 @@ async fn shake_hands(
     reader: &mut FrameReader,
     outbox: &Outbox,
     shared: &Shared,
-) -> Result<Option<Arc<PeerIdentity>>, End> {
+) -> Result<(Option<Arc<PeerIdentity>>, bool), End> {
     let Some(frame) = reader
         .next_frame()
         .await
@@ -129,9 +184,10 @@ async fn shake_hands(
         Err(error) => return Err(Some(malformed(&error.to_string()))),
     };
     match shared.admission.admit(&hello).await {
-        Ok(welcome) => {
+        Ok(mut welcome) => {
+            welcome.limits = hello.peer.is_none().then_some(shared.limits);
             outbox.respond(request_id, &Response::Welcome(welcome));
-            Ok(hello.peer.map(Arc::new))
+            Ok((hello.peer.map(Arc::new), hello.knows_goaway))
         }
         Err(error) => {
             tracing::info!(reason = %error, "connection refused");
@@ -141,32 +197,84 @@ async fn shake_hands(
     }
 }
 
-async fn read_requests(
+/// Who is at the other end.
+struct Asker {
     id: ConnectionId,
+    /// Nothing for a client.
     peer: Option<Arc<PeerIdentity>>,
+    /// Whether it can be told that no more requests are taken.
+    knows_goaway: bool,
+}
+
+/// Why no more requests are read.
+enum Leave {
+    /// The node is about to end.
+    Draining,
+    /// Another connection needs the place.
+    Wanted,
+    /// Nothing has come for long.
+    Idle,
+}
+
+async fn read_requests(
+    asker: Asker,
     reader: &mut FrameReader,
     outbox: &Arc<Outbox>,
+    place: &Place,
     shared: &Shared,
 ) -> End {
+    let Asker {
+        id,
+        peer,
+        knows_goaway,
+    } = asker;
+    let is_client = peer.is_none();
     let mut data = Vec::new();
+    // Of the last request, in the order of the stream.
+    let mut last_id = 0;
     loop {
         // Whoever does not read its answers gets no more of them.
         if outbox.bytes_waiting() > shared.waiting_bytes_max {
             outbox.below(shared.waiting_bytes_max / 2).await;
         }
         let mut control = Vec::new();
-        let mut sort = |frame: Frame| match frame.header.kind {
-            kind::GET | kind::PUT | kind::DELETE | kind::MERGE | kind::READ => data.push(frame),
-            kind::EXPLAIN | kind::EXPORT | kind::IMPORT => data.push(frame),
-            kind::COMPARE | kind::LIST | kind::HINT | kind::REPLACE => data.push(frame),
-            kind::PING => outbox.respond(frame.header.request_id, &Response::Pong),
-            _ => control.push(frame),
+        let mut has_no_id = false;
+        let mut sort = |frame: Frame| {
+            last_id = frame.header.request_id;
+            // Id 0 addresses the connection. Nodes ping each other with it.
+            if is_client && last_id == 0 {
+                has_no_id = true;
+                return;
+            }
+            match frame.header.kind {
+                kind::GET | kind::PUT | kind::DELETE | kind::MERGE | kind::READ => data.push(frame),
+                kind::EXPLAIN | kind::EXPORT | kind::IMPORT => data.push(frame),
+                kind::COMPARE | kind::LIST | kind::HINT | kind::REPLACE => data.push(frame),
+                kind::PING => outbox.respond(frame.header.request_id, &pong(&frame)),
+                _ => control.push(frame),
+            }
         };
-        let more = match timeout(IDLE_TIMEOUT, reader.read_frames(&mut sort)).await {
+        let read = tokio::select! {
+            biased;
+            () = shared.draining.cancelled(), if knows_goaway => Err(Leave::Draining),
+            read = timeout(IDLE_TIMEOUT, reader.read_frames(&mut sort)) => {
+                read.map_err(|_| Leave::Idle)
+            }
+            () = place.is_wanted() => Err(Leave::Wanted),
+        };
+        let more = match read {
             Ok(Ok(more)) => more,
             Ok(Err(error)) => return Some(error.into_reply()),
-            Err(_) => return None,
+            Err(leave) => {
+                return go_away(leave, last_id, knows_goaway, reader, outbox, shared).await;
+            }
         };
+        place.touch();
+        for Refused { header, error } in reader.refused.drain(..) {
+            has_no_id |= is_client && header.request_id == 0;
+            last_id = header.request_id;
+            outbox.respond(header.request_id, &Response::Error(error));
+        }
         if !data.is_empty() {
             let frames = std::mem::take(&mut data);
             let requests = CoordinatorEvent::Requests {
@@ -180,8 +288,70 @@ async fn read_requests(
         for frame in control {
             pass_on(frame, &peer, outbox, shared).await;
         }
+        if has_no_id {
+            return Some(malformed(
+                "a request has the id 0, which addresses the connection",
+            ));
+        }
         if !more {
             return None;
+        }
+    }
+}
+
+/// A ping has no body but, one day, tagged fields.
+fn pong(frame: &Frame) -> Response {
+    match Request::decode(frame.header.kind, &frame.body) {
+        Ok(_) => Response::Pong,
+        Err(error) => Response::Error(undecodable(&error)),
+    }
+}
+
+/// Takes no more requests. Whoever knows how hears up to which it may wait for an answer; what comes behind that
+/// one is thrown away, pings excepted, so that it is certain that it was not carried out.
+async fn go_away(
+    leave: Leave,
+    last_id: u64,
+    knows_goaway: bool,
+    reader: &mut FrameReader,
+    outbox: &Arc<Outbox>,
+    shared: &Shared,
+) -> End {
+    let (drain, end) = match leave {
+        Leave::Draining => (shared.drain, None),
+        // Nothing is in hand for a client that has been idle for so long.
+        Leave::Wanted => (Duration::ZERO, Some(makes_room())),
+        Leave::Idle => (Duration::ZERO, Some(idle())),
+    };
+    if knows_goaway {
+        let reason = match &end {
+            None => "the node is shutting down: ask another one".to_owned(),
+            Some(error) => error.message.clone(),
+        };
+        let goaway = GoAway {
+            last_id,
+            drain_ms: drain.as_millis() as u32,
+            reason,
+        };
+        outbox.respond(0, &Response::GoAway(goaway));
+    }
+    if end.is_some() {
+        return end;
+    }
+    // Ended by the other side, or by the shutdown.
+    let mut answer_pings = |frame: Frame| {
+        if frame.header.kind == kind::PING {
+            outbox.respond(frame.header.request_id, &pong(&frame));
+        }
+    };
+    loop {
+        match reader.read_frames(&mut answer_pings).await {
+            Ok(true) => reader.refused.clear(),
+            Ok(false) => return None,
+            Err(error) => return Some(error.into_reply()),
+        }
+        if outbox.bytes_waiting() > shared.waiting_bytes_max {
+            outbox.below(shared.waiting_bytes_max / 2).await;
         }
     }
 }
@@ -222,6 +392,16 @@ pub enum ReadError {
     /// The bytes are no frames.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// A frame began and did not come to its end.
+    #[error(
+        "a frame of {length} bytes has begun and does not come to its end: {received} bytes are there"
+    )]
+    Stalled {
+        /// Its length, as far as that is known, in bytes.
+        length: usize,
+        /// How much of it came.
+        received: usize,
+    },
     /// The connection broke.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -239,6 +419,17 @@ pub struct FrameReader {
     buffer: BytesMut,
     /// What it accepts; replaced once the handshake is done.
     pub decoder: FrameDecoder,
+    /// The longest frame that is accepted, and up to which longer ones are passed over.
+    length_max: usize,
+    passed_max: usize,
+    /// Whether what cannot be taken is refused one by one; it ends the connection otherwise.
+    takes_requests: bool,
+    /// A frame that is being passed over.
+    oversize: Option<Box<Oversize>>,
+    /// What the last read brought and cannot be taken, for whoever accepts requests.
+    pub refused: Vec<Refused>,
+    /// Whether the other side has ended the connection.
+    is_at_end: bool,
     /// Counts what is no frame.
     malformed: Counter,
 }
@@ -250,7 +441,34 @@ impl FrameReader {
             read,
             buffer: BytesMut::new(),
             decoder: FrameDecoder::new(length_max),
+            length_max,
+            passed_max: length_max,
+            takes_requests: false,
+            oversize: None,
+            refused: Vec::new(),
+            is_at_end: false,
             malformed,
+        }
+    }
+
+    /// Accepts requests up to `length_max` bytes from now on. Longer ones, up to the longest of all, are passed over
+    /// and, like items of a batch that cannot be taken, found in [`refused`](Self::refused).
+    fn accept(&mut self, length_max: usize) {
+        self.decoder = FrameDecoder::new(length_max);
+        self.length_max = length_max;
+        self.passed_max = FRAME_BYTES_MAX;
+        self.takes_requests = true;
+    }
+
+    /// Reads and throws away until the other side ends the connection.
+    async fn discard(&mut self) {
+        while !self.is_at_end {
+            self.buffer.clear();
+            self.buffer.reserve(READ_BYTES);
+            match self.read.read_buf(&mut self.buffer).await {
+                Ok(0) | Err(_) => self.is_at_end = true,
+                Ok(_) => {}
+            }
         }
     }
 
@@ -259,11 +477,12 @@ impl FrameReader {
     /// # Errors
     /// [`ReadError`].
     pub async fn next_frame(&mut self) -> Result<Option<Frame>, ReadError> {
+        let mut begun = None;
         loop {
             if let Some(frame) = self.cut_off()? {
                 return Ok(Some(frame));
             }
-            if !self.fill().await? {
+            if !self.fill(&mut begun).await? {
                 return Ok(None);
             }
         }
@@ -280,27 +499,86 @@ impl FrameReader {
     ) -> Result<bool, ReadError> {
         // What came together with the handshake is there already.
         let mut any = false;
+        let mut begun = None;
         while !any {
             while let Some(frame) = self.cut_off()? {
-                split_batch(frame, &mut *take).inspect_err(|_| self.malformed.increment(1))?;
+                self.split(frame, take)?;
                 any = true;
             }
-            if !any && !self.fill().await? {
+            any |= !self.refused.is_empty();
+            if !any && !self.fill(&mut begun).await? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
+    fn split(&mut self, frame: Frame, take: &mut impl FnMut(Frame)) -> Result<(), FrameError> {
+        let takes_requests = self.takes_requests;
+        let refused = &mut self.refused;
+        let refuse = |header, error: DecodeError| {
+            let error = undecodable(&error);
+            refused.push(Refused { header, error });
+            Ok(())
+        };
+        let split = match takes_requests {
+            true => split_batch_refusing(frame, take, refuse),
+            false => split_batch(frame, take),
+        };
+        split.inspect_err(|_| self.malformed.increment(1))
+    }
+
     fn cut_off(&mut self) -> Result<Option<Frame>, FrameError> {
-        let next = self.decoder.next(&mut self.buffer);
+        let next = self.try_cut_off();
         next.inspect_err(|_| self.malformed.increment(1))
     }
 
-    async fn fill(&mut self) -> Result<bool, ReadError> {
+    fn try_cut_off(&mut self) -> Result<Option<Frame>, FrameError> {
+        loop {
+            if let Some(oversize) = &mut self.oversize {
+                let Some(refused) = oversize.pass(&mut self.buffer)? else {
+                    return Ok(None);
+                };
+                self.refused.extend(refused);
+                self.oversize = None;
+            }
+            match Oversize::begin(&mut self.buffer, self.length_max, self.passed_max)? {
+                Begun::No => return self.decoder.next(&mut self.buffer),
+                Begun::NotYet => return Ok(None),
+                Begun::Yes(oversize) => self.oversize = Some(oversize),
+            }
+        }
+    }
+
+    /// Reads once. `begun` is when it was first waited for the end of the present frame; the time that its
+    /// reader did something else in does not count.
+    async fn fill(&mut self, begun: &mut Option<Instant>) -> Result<bool, ReadError> {
         // Large frames are read in large pieces, but memory grows only as bytes come in.
-        let lacking = self.decoder.lacking(&self.buffer);
+        let (lacking, length) = match &self.oversize {
+            Some(oversize) => (oversize.left(), oversize.length()),
+            None => {
+                let lacking = self.decoder.lacking(&self.buffer);
+                (lacking, self.buffer.len() + lacking)
+            }
+        };
         self.buffer.reserve(lacking.clamp(4096, READ_BYTES));
-        Ok(self.read.read_buf(&mut self.buffer).await? > 0)
+        if self.buffer.is_empty() && self.oversize.is_none() {
+            return self.read_once().await;
+        }
+        let begun = *begun.get_or_insert_with(Instant::now);
+        let transfer = Duration::from_secs(length as u64 / FRAME_BYTES_PER_SECOND_MIN);
+        match timeout_at(begun + FRAME_TIMEOUT + transfer, self.read_once()).await {
+            Ok(read) => read,
+            Err(_) => Err(ReadError::Stalled {
+                length,
+                received: self.buffer.len(),
+            }),
+        }
+    }
+
+    async fn read_once(&mut self) -> Result<bool, ReadError> {
+        let read = self.read.read_buf(&mut self.buffer).await;
+        self.is_at_end = !matches!(read, Ok(1..));
+        Ok(read? > 0)
     }
 }

@@ -13,7 +13,7 @@
 //! | Room | What it carries out |
 //! |---|---|
 //! | [`environment`], [`tcp`] | the world behind seams, and the real network |
-//! | [`listener`], [`connection`], [`admission`], [`outbox`] | connections that come in |
+//! | [`listener`], [`places`], [`connection`], [`admission`], [`outbox`] | connections that come in |
 //! | [`seen`] | the newest process seen of each node, on both ends of a connection |
 //! | [`local`] | the connection of the program that the node runs in |
 //! | [`coordinator`], [`dispatch`], [`operations`], [`parking`], [`connections`], [`links`], [`link`] | requests about data |
@@ -48,6 +48,7 @@ pub mod metrics;
 pub mod operations;
 pub mod outbox;
 pub mod parking;
+pub mod places;
 pub mod power;
 pub mod process;
 pub mod quarantine;

@@ -112,6 +112,7 @@ fn fits_everywhere(merged: &Versions) -> Result<(), String> {
         timeout_ms: 1,
         key: key.clone(),
         versions: encoded.clone(),
+        tell_beside: false,
     };
     let hint = KeepHint {
         ring_version: RingVersion(1),

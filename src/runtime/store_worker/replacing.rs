@@ -7,16 +7,16 @@ use dynakv_protocol::peer::Digest;
 use dynakv_protocol::{ErrorCode, ErrorReply};
 use dynakv_storage::{Footprint, Mutation};
 
-use super::{Writer, limits, refusal};
+use super::{Applied, Writer, limits, refusal};
 
 impl Writer {
-    /// How many bytes it wrote, and whether the node has lost versions around the key.
+    /// Puts versions in the place of the expected ones.
     pub(super) fn replace(
         &mut self,
         key: &Bytes,
         expected: Option<Digest>,
         versions: Bytes,
-    ) -> Result<(usize, bool), ErrorReply> {
+    ) -> Result<Applied, ErrorReply> {
         let rebuilding = self.rebuilding.covers(key);
         let stored = self.store.get(key).map_err(|error| refusal(&error))?;
         let is_as_expected = match (&stored, expected) {
@@ -39,11 +39,16 @@ impl Writer {
             }
             None => Footprint::default(),
         };
+        let mut applied = Applied {
+            bytes: 0,
+            rebuilding,
+            beside: None,
+        };
         if stored.as_ref() == Some(&versions) {
-            return Ok((0, rebuilding));
+            return Ok(applied);
         }
         let after = Footprint::of_encoded(key, &received, &versions);
-        let bytes = versions.len();
+        applied.bytes = versions.len();
         let mutation = Mutation {
             key: key.clone(),
             versions,
@@ -51,12 +56,12 @@ impl Writer {
             after,
         };
         if let Err(error) = self.store.apply(std::slice::from_ref(&mutation)) {
-            let is_full = error.is_disk_full();
-            let refusal = refusal(&error).maybe_applied(!is_full);
-            self.failed = (!is_full).then_some(error);
+            let passes = error.passes();
+            let refusal = refusal(&error).maybe_applied(!passes);
+            self.failed = (!passes).then_some(error);
             return Err(refusal);
         }
-        self.note_stored(key, received.clock().len(), &received, bytes);
-        Ok((bytes, rebuilding))
+        self.note_stored(key, received.clock().len(), &received, applied.bytes);
+        Ok(applied)
     }
 }
