@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynakv_protocol::causal::{Value, Versions};
+use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::limits::SIBLINGS_WARN;
 use dynakv_protocol::{Actor, ErrorCode, ErrorReply};
-use dynakv_storage::{Change, Footprint, Mutation, Store, StoreError};
+use dynakv_storage::{Footprint, Mutation, Store, StoreError};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::disk_progress::DiskProgress;
@@ -29,6 +29,7 @@ mod jobs;
 mod limits;
 mod reader;
 mod replacing;
+mod room;
 mod scanner;
 
 pub use self::jobs::{ReadJob, StoreEvent, Token, WriteJob, WriteWork};
@@ -437,37 +438,6 @@ impl Writer {
         }
     }
 
-    /// Refuses what the disk has no room for, before anything of it is decided.
-    fn admit(&self, key: &[u8], work: &WriteWork) -> Result<(), ErrorReply> {
-        let (value_bytes, is_removal) = match work {
-            WriteWork::Mint { intent, .. } => match &intent.value {
-                Value::Bytes(value) => (value.len(), false),
-                Value::Tombstone => (0, true),
-            },
-            WriteWork::Merge { versions, .. } | WriteWork::Replace { versions, .. } => {
-                (versions.len(), false)
-            }
-        };
-        let bytes = key.len() + value_bytes;
-        let change = if is_removal {
-            Change::Removal
-        } else {
-            Change::Growth
-        };
-        let Err(error) = self.store.admit(bytes, change) else {
-            return Ok(());
-        };
-        // Looked at only now, because it takes decoding.
-        if let WriteWork::Merge { versions, .. } = work
-            && Versions::from_bytes(versions).is_ok_and(|it| only_removes(&it))
-            && self.store.admit(bytes, Change::Removal).is_ok()
-        {
-            return Ok(());
-        }
-        self.metrics.refused_for_disk.increment(1);
-        Err(refusal(&error))
-    }
-
     /// What stands for a value that cannot be read: nothing. What is written takes its place; until the
     /// segment is rebuilt, no read counts on it, and a blind write over it has no vote of this node.
     fn without_damaged(
@@ -604,14 +574,6 @@ pub(super) fn refusal(error: &StoreError) -> ErrorReply {
         ErrorCode::TooLarge => refusal,
         _ => refusal.retryable(),
     }
-}
-
-/// Whether there are tombstones and nothing else.
-fn only_removes(versions: &Versions) -> bool {
-    versions
-        .siblings()
-        .iter()
-        .all(|sibling| sibling.value == Value::Tombstone)
 }
 
 #[cfg(test)]
