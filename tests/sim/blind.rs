@@ -52,10 +52,7 @@ const LONG_TIMEOUT: Duration = Duration::from_millis(4500);
 
 /// What becomes of the owners in a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(
-    clippy::enum_variant_names,
-    reason = "the names say whose outage it is"
-)]
+#[expect(clippy::enum_variant_names, reason = "an outage is of somebody")]
 pub(crate) enum Outage {
     /// The second misses the first writes; then it is back and the first one goes off, so that the next writes
     /// go through the second.
