@@ -31,6 +31,8 @@ use crate::runtime::admission::{Admission, Myself};
 use crate::runtime::asking::Asker;
 use crate::runtime::calls::Calls;
 use crate::runtime::connection::Shared;
+use crate::runtime::frame_reader::Intake;
+use crate::runtime::ledger::Ledger;
 use crate::runtime::control::{self, ControlError, Startup};
 use crate::runtime::coordinator::{self, Bounds, End};
 use crate::runtime::environment::{Disk, Environment, StoreThreads, SystemClock};
@@ -287,6 +289,11 @@ impl Node {
             shutdown: CancellationToken::new(),
         };
         let tasks = TaskTracker::new();
+        let ledger = Arc::new(Ledger::new(config.bytes_in_flight_max));
+        let intake = Intake {
+            malformed: metrics.malformed_frames.clone(),
+            ledger: ledger.clone(),
+        };
         let (view_in, view) = watch::channel(Arc::new(View::default()));
         let (events_in, events) = mpsc::channel(COORDINATOR_EVENTS_MAX);
         let (control_in, control_events) = mpsc::channel(CONTROL_EVENTS_MAX);
@@ -296,7 +303,7 @@ impl Node {
             &disk,
             minter,
             clock.clone(),
-            metrics.clone(),
+            (metrics.clone(), ledger.clone()),
             rebuilding.clone(),
         );
         let store = store.map_err(|error| ServeError::System {
@@ -320,7 +327,7 @@ impl Node {
             hello(&me, Lane::Control),
             view.clone(),
             seen.clone(),
-            metrics.malformed_frames.clone(),
+            intake.clone(),
         ));
         let runner = control::prepare(control::Parts {
             me: me.clone(),
@@ -361,7 +368,7 @@ impl Node {
         let dialer = Dialer {
             network: network.clone(),
             hello: hello(&me, Lane::Data),
-            malformed: metrics.malformed_frames.clone(),
+            intake: intake.clone(),
             events: events_in.clone(),
             seen: seen.clone(),
         };
@@ -376,11 +383,11 @@ impl Node {
             view: view.clone(),
             bounds: Bounds {
                 requests_max: config.requests_in_flight_max,
-                bytes_max: config.bytes_in_flight_max,
                 value_bytes_max: config.value_bytes_max,
                 connection_bytes_max: config.connection_bytes_max,
             },
             clock,
+            ledger: ledger.clone(),
             metrics: metrics.clone(),
             rebuilding,
             repairs: repairs.clone(),
@@ -410,7 +417,7 @@ impl Node {
             ConnectionId::LOCAL,
             events_in.clone(),
             control_in.clone(),
-            bounds,
+            (bounds, ledger.clone()),
             end.clone(),
         )
         .await;
@@ -419,7 +426,7 @@ impl Node {
             ConnectionId::MENDER,
             events_in.clone(),
             control_in.clone(),
-            bounds,
+            (bounds, ledger.clone()),
             end.clone(),
         );
         let mending = mending.await;
@@ -433,7 +440,7 @@ impl Node {
                 view.clone(),
                 seen.clone(),
                 FRAME_BYTES_MAX,
-                metrics.malformed_frames.clone(),
+                intake.clone(),
             ),
         });
         let handoff = handoff::Parts {
@@ -461,6 +468,7 @@ impl Node {
             control: control_in,
             frame_bytes_max: frame_bytes_max(config.value_bytes_max),
             waiting_bytes_max: config.connection_bytes_max,
+            ledger,
             metrics: metrics.clone(),
             shutdown: stop.shutdown.clone(),
         };

@@ -222,6 +222,8 @@ mod tests {
 
     use super::*;
     use crate::runtime::environment::{BoxFuture, Listener, Network, ReadHalf, WriteHalf};
+    use crate::runtime::frame_reader::Intake;
+    use crate::runtime::ledger::Ledger;
 
     /// What a test does not need.
     struct NoNetwork;
@@ -272,9 +274,12 @@ mod tests {
         let (_, view) = watch::channel(Arc::new(now));
         let seen = Arc::new(Seen::load(Arc::new(disk.files())).unwrap());
         let hello = hello(1, 1, 1);
-        let malformed = metrics::Counter::noop();
+        let intake = Intake {
+            malformed: metrics::Counter::noop(),
+            ledger: Arc::new(Ledger::new(1 << 20)),
+        };
         let network = Arc::new(NoNetwork);
-        let calls = Calls::new(network, hello, view.clone(), seen.clone(), malformed);
+        let calls = Calls::new(network, hello, view.clone(), seen.clone(), intake);
         Admission::new(me, view, Arc::new(calls), seen)
     }
 

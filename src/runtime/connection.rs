@@ -1,16 +1,14 @@
 //! One connection that came in: handshake, then requests out of it and answers into it.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use dynakv_protocol::frame::{Frame, FrameDecoder, FrameError, split_batch};
+use dynakv_protocol::frame::{Frame, FrameDecoder};
 use dynakv_protocol::handshake::PeerIdentity;
 use dynakv_protocol::limits::{FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX};
 use dynakv_protocol::message::{Request, Response, kind};
-use dynakv_protocol::{ErrorCode, ErrorReply};
-use metrics::Counter;
-use tokio::io::AsyncReadExt;
+use dynakv_protocol::ErrorReply;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -20,14 +18,13 @@ use super::environment::{ReadHalf, WriteHalf};
 use super::events::{
     ConnectionId, ControlEvent, ControlSender, CoordinatorEvent, CoordinatorSender, Responder,
 };
+use super::frame_reader::{FrameReader, Intake, ReadError, Source, malformed};
+use super::ledger::{Kind, Ledger};
 use super::metrics::Metrics;
 use super::outbox::Outbox;
 
 /// How long the other side may take over its hello.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How much is read at once when there is that much.
-const READ_BYTES: usize = 64 * 1024;
 
 /// A connection that sends nothing at all for this long is closed; clients ping.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -45,6 +42,8 @@ pub struct Shared {
     pub frame_bytes_max: usize,
     /// The most bytes of answers that may wait before no more requests are read.
     pub waiting_bytes_max: usize,
+    /// What is held for others.
+    pub ledger: Arc<Ledger>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Ends all connections.
@@ -53,16 +52,21 @@ pub struct Shared {
 
 /// Serves one connection to its end.
 pub async fn serve(id: ConnectionId, read: ReadHalf, write: WriteHalf, shared: Shared) {
-    let outbox = Arc::new(Outbox::default());
+    let outbox = Arc::new(Outbox::counted(shared.ledger.clone(), Kind::ClientAnswers));
     let writer = {
-        let outbox = outbox.clone();
-        tokio::spawn(async move { outbox.write_to(write).await })
+        let (outbox, metrics) = (outbox.clone(), shared.metrics.clone());
+        tokio::spawn(async move {
+            let written = outbox.write_to(write).await;
+            if written.is_err_and(|error| error.kind() == ErrorKind::TimedOut) {
+                metrics.held.closed_unread.increment(1);
+            }
+        })
     };
-    let mut reader = FrameReader::new(
-        read,
-        HANDSHAKE_FRAME_BYTES_MAX,
-        shared.metrics.malformed_frames.clone(),
-    );
+    let intake = Intake {
+        malformed: shared.metrics.malformed_frames.clone(),
+        ledger: shared.ledger.clone(),
+    };
+    let mut reader = FrameReader::new(read, HANDSHAKE_FRAME_BYTES_MAX, intake, Source::Client);
     let end = tokio::select! {
         biased;
         () = shared.shutdown.cancelled() => None,
@@ -103,7 +107,16 @@ async fn converse(
         true => FRAME_BYTES_MAX,
         false => shared.frame_bytes_max,
     });
-    let end = read_requests(id, peer, reader, outbox, shared).await;
+    if peer.is_some() {
+        reader.comes_from(Source::Peer);
+        outbox.count_as(Kind::PeerAnswers);
+    }
+    let end = tokio::select! {
+        biased;
+        // Who does not read its answers is not waited for.
+        () = outbox.closed() => None,
+        end = read_requests(id, peer, reader, outbox, shared) => end,
+    };
     let closed = CoordinatorEvent::Closed { connection: id };
     // A coordinator that is gone needs no telling.
     let _ = shared.coordinator.send(closed).await;
@@ -148,27 +161,15 @@ async fn read_requests(
     outbox: &Arc<Outbox>,
     shared: &Shared,
 ) -> End {
+    let mut held = Held::default();
     let mut data = Vec::new();
     loop {
-        // Whoever does not read its answers gets no more of them.
-        if outbox.bytes_waiting() > shared.waiting_bytes_max {
-            outbox.below(shared.waiting_bytes_max / 2).await;
-        }
-        let mut control = Vec::new();
-        let mut sort = |frame: Frame| match frame.header.kind {
-            kind::GET | kind::PUT | kind::DELETE | kind::MERGE | kind::READ => data.push(frame),
-            kind::EXPLAIN | kind::EXPORT | kind::IMPORT => data.push(frame),
-            kind::COMPARE | kind::LIST | kind::HINT => data.push(frame),
-            kind::PING => outbox.respond(frame.header.request_id, &Response::Pong),
-            _ => control.push(frame),
+        // What nodes forward for others was held back where it came in.
+        let frames = match peer.is_some() {
+            true => std::mem::take(&mut data),
+            false => held.next(&mut data, outbox, shared.waiting_bytes_max),
         };
-        let more = match timeout(IDLE_TIMEOUT, reader.read_frames(&mut sort)).await {
-            Ok(Ok(more)) => more,
-            Ok(Err(error)) => return Some(error.into_reply()),
-            Err(_) => return None,
-        };
-        if !data.is_empty() {
-            let frames = std::mem::take(&mut data);
+        if !frames.is_empty() {
             let requests = CoordinatorEvent::Requests {
                 connection: id,
                 frames,
@@ -177,12 +178,78 @@ async fn read_requests(
                 return None;
             }
         }
+        // Whoever does not read its answers gets no more of them.
+        outbox.caught_up(shared.waiting_bytes_max).await;
+        let mut control = Vec::new();
+        let mut sort = |frame: Frame| match frame.header.kind {
+            kind::GET | kind::PUT | kind::DELETE | kind::MERGE | kind::READ => data.push(frame),
+            kind::EXPLAIN | kind::EXPORT | kind::IMPORT => data.push(frame),
+            kind::COMPARE | kind::LIST | kind::HINT => data.push(frame),
+            kind::PING => outbox.respond(frame.header.request_id, &Response::Pong),
+            _ => control.push(frame),
+        };
+        let read = tokio::select! {
+            biased;
+            () = outbox.room_for_reads(shared.waiting_bytes_max), if !held.is_empty() => continue,
+            // Pings are answered meanwhile.
+            read = timeout(IDLE_TIMEOUT, reader.read_frames(&mut sort)), if held.may_grow() => read,
+        };
+        let more = match read {
+            Ok(Ok(more)) => more,
+            Ok(Err(error)) => {
+                match &error {
+                    ReadError::Stalled => shared.metrics.held.closed_stalled.increment(1),
+                    ReadError::Displaced => shared.metrics.held.closed_displaced.increment(1),
+                    ReadError::Frame(_) | ReadError::Io(_) => {}
+                }
+                return Some(error.into_reply());
+            }
+            Err(_) => return None,
+        };
         for frame in control {
             pass_on(frame, &peer, outbox, shared).await;
         }
         if !more {
             return None;
         }
+    }
+}
+
+/// How many requests a connection may have waiting because the answers to its reads would be too much at
+/// once. More than clients have under way, so that theirs never keep a ping from being read.
+const HELD_MAX: usize = 4096;
+
+/// Requests of a client that wait behind reads whose answers would be too much at once: a few bytes ask for a
+/// megabyte, and all others would wait for those.
+#[derive(Default)]
+struct Held(Vec<Frame>);
+
+impl Held {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn may_grow(&self) -> bool {
+        self.0.len() < HELD_MAX
+    }
+
+    /// Adds requests; gives those that may go on, in the order in which they came.
+    fn next(&mut self, came: &mut Vec<Frame>, outbox: &Outbox, bytes_max: usize) -> Vec<Frame> {
+        match self.0.is_empty() {
+            true => std::mem::swap(&mut self.0, came),
+            false => self.0.append(came),
+        }
+        let is_read = |frame: &Frame| frame.header.kind == kind::GET;
+        let reads = self.0.iter().filter(|frame| is_read(frame)).count();
+        let begun = match reads {
+            0 => 0,
+            reads => outbox.begin_reads(reads, bytes_max),
+        };
+        // Up to the first read that has to wait.
+        let places = self.0.iter().enumerate().filter(|(_, it)| is_read(it));
+        let waits_at = places.map(|(at, _)| at).nth(begun);
+        let rest = waits_at.map_or_else(Vec::new, |at| self.0.split_off(at));
+        std::mem::replace(&mut self.0, rest)
     }
 }
 
@@ -200,6 +267,7 @@ async fn pass_on(
         Ok(request) => {
             let event = ControlEvent::Request {
                 request: Box::new(request),
+                body: frame.body,
                 peer: peer.clone(),
                 responder,
             };
@@ -207,100 +275,5 @@ async fn pass_on(
             let _ = shared.control.send(event).await;
         }
         Err(error) => responder.respond(&Response::Error(undecodable(&error))),
-    }
-}
-
-fn malformed(what: &str) -> ErrorReply {
-    let message =
-        format!("{what}; this port speaks the dynakv protocol, metrics are on the HTTP port");
-    ErrorReply::new(ErrorCode::Malformed, message)
-}
-
-/// Why a connection could not be read on.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// The bytes are no frames.
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    /// The connection broke.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-}
-
-impl ReadError {
-    fn into_reply(self) -> ErrorReply {
-        malformed(&self.to_string())
-    }
-}
-
-/// Reads frames off a connection, all that each read brings.
-pub struct FrameReader {
-    read: ReadHalf,
-    buffer: BytesMut,
-    /// What it accepts; replaced once the handshake is done.
-    pub decoder: FrameDecoder,
-    /// Counts what is no frame.
-    malformed: Counter,
-}
-
-impl FrameReader {
-    /// A reader that accepts frames up to `length_max` bytes, and counts what is none.
-    pub fn new(read: ReadHalf, length_max: usize, malformed: Counter) -> Self {
-        Self {
-            read,
-            buffer: BytesMut::new(),
-            decoder: FrameDecoder::new(length_max),
-            malformed,
-        }
-    }
-
-    /// The next frame, or `None` at the end of the connection.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub async fn next_frame(&mut self) -> Result<Option<Frame>, ReadError> {
-        loop {
-            if let Some(frame) = self.cut_off()? {
-                return Ok(Some(frame));
-            }
-            if !self.fill().await? {
-                return Ok(None);
-            }
-        }
-    }
-
-    /// Reads once and hands on every message that is whole by then, batches taken apart. False at
-    /// the end of the connection.
-    ///
-    /// # Errors
-    /// [`ReadError`]; messages before the damage have been handed on.
-    pub async fn read_frames(
-        &mut self,
-        take: &mut (impl FnMut(Frame) + Send),
-    ) -> Result<bool, ReadError> {
-        // What came together with the handshake is there already.
-        let mut any = false;
-        while !any {
-            while let Some(frame) = self.cut_off()? {
-                split_batch(frame, &mut *take).inspect_err(|_| self.malformed.increment(1))?;
-                any = true;
-            }
-            if !any && !self.fill().await? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn cut_off(&mut self) -> Result<Option<Frame>, FrameError> {
-        let next = self.decoder.next(&mut self.buffer);
-        next.inspect_err(|_| self.malformed.increment(1))
-    }
-
-    async fn fill(&mut self) -> Result<bool, ReadError> {
-        // Large frames are read in large pieces, but memory grows only as bytes come in.
-        let lacking = self.decoder.lacking(&self.buffer);
-        self.buffer.reserve(lacking.clamp(4096, READ_BYTES));
-        Ok(self.read.read_buf(&mut self.buffer).await? > 0)
     }
 }

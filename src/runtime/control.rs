@@ -305,6 +305,7 @@ impl Control {
         match event {
             ControlEvent::Request {
                 request,
+                body: _,
                 peer,
                 responder,
             } => self.on_request(*request, peer, responder),

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::environment::{Disk, StoreThreads, WallClock};
 use super::events::ConnectionId;
+use super::ledger::Ledger;
 use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
 use crate::engine::answer::sealed;
@@ -28,7 +29,7 @@ mod reader;
 mod scanner;
 
 pub use self::jobs::{ReadJob, StoreEvent, Token, WriteJob, WriteWork};
-use self::reader::Reader;
+use self::reader::{Lines, Reader};
 use self::scanner::Scanner;
 pub use self::scanner::{Recounter, ScanJob, ScanWork, Scanned};
 
@@ -47,8 +48,8 @@ pub struct StoreHandle {
     actor: Arc<AtomicU64>,
 }
 
-// All queues, and that of events, are unbounded because what waits in them is bounded: the
-// coordinator takes in no more requests than the settings allow.
+// The queues of jobs and events hold what the node's books bound: jobs are slices of requests in hand, and no
+// more is read than was taken in (`ledger.rs`).
 
 impl StoreHandle {
     /// Hands over writes, all that one turn of the coordinator made.
@@ -97,7 +98,7 @@ pub fn start(
     disk: &Disk,
     minter: Minter,
     clock: Arc<dyn WallClock>,
-    metrics: Arc<Metrics>,
+    (metrics, ledger): (Arc<Metrics>, Arc<Ledger>),
     rebuilding: Arc<Rebuilding>,
 ) -> std::io::Result<Running> {
     let (writes, write_jobs) = mpsc::unbounded_channel();
@@ -106,7 +107,12 @@ pub fn start(
     let (scans, scan_jobs) = mpsc::unbounded_channel();
     let (done, finished) = oneshot::channel();
     let actor = Arc::new(AtomicU64::new(minter.position().0.0));
-    let scanner = Scanner::new(disk.store.clone(), rebuilding.clone(), events_out.clone());
+    let scanner = Scanner::new(
+        disk.store.clone(),
+        rebuilding.clone(),
+        events_out.clone(),
+        ledger.clone(),
+    );
     let writer = Writer {
         store: disk.store.clone(),
         actor: actor.clone(),
@@ -122,6 +128,8 @@ pub fn start(
         store: disk.store.clone(),
         rebuilding,
         events: events_out.clone(),
+        ledger,
+        lines: Lines::default(),
     };
     match disk.threads {
         StoreThreads::Own => {

@@ -107,6 +107,9 @@ impl Coordinator {
             actor,
             digest,
         } = reply;
+        if !self.gather(id, versions.len()) {
+            return;
+        }
         match self.operations.get_mut(id).map(|operation| &operation.work) {
             Some(Work::Get(_)) => {
                 let event = match digest {
@@ -205,6 +208,7 @@ impl Coordinator {
                 context,
             } => {
                 if let Some((id, _)) = OperationId::parse(message) {
+                    self.operations.gather(id, versions.len());
                     self.step_put(id, put::Event::Minted { versions, context });
                 }
             }

@@ -1,51 +1,157 @@
 //! The store's reader.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dynakv_protocol::ErrorReply;
 use dynakv_protocol::peer::Digest;
 use dynakv_storage::Store;
+use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 
-use super::{ReadJob, StoreEvent, is_damaged_value, note_damage, refusal};
+use super::{ConnectionId, ReadJob, StoreEvent, is_damaged_value, note_damage, refusal};
+use crate::runtime::ledger::{Kind, Ledger};
 use crate::runtime::rebuilding::Rebuilding;
 
-/// After how many bytes the reader hands on what it has read.
-const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// After how many bytes the reader hands on what it has read, and turns to who waits besides.
+const TURN_BYTES: usize = 1024 * 1024;
 
-/// Reads keys, one list of jobs after the other.
+/// How long to wait before it is looked again whether what was read is taken in.
+const ROOM_POLL: Duration = Duration::from_millis(1);
+
+/// Reads keys, one list of jobs after the other as long as they ask for little. Who asks for much waits in a
+/// line of its own, and those lines take turns.
 pub(super) struct Reader {
     pub(super) store: Arc<dyn Store>,
     pub(super) rebuilding: Arc<Rebuilding>,
     pub(super) events: mpsc::UnboundedSender<Vec<StoreEvent>>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) lines: Lines,
+}
+
+/// Jobs that wait because their connections ask for much.
+#[derive(Default)]
+pub(super) struct Lines {
+    turns: VecDeque<ConnectionId>,
+    waiting: FxHashMap<ConnectionId, VecDeque<ReadJob>>,
+}
+
+impl Lines {
+    fn is_empty(&self) -> bool {
+        self.turns.is_empty()
+    }
+
+    fn push(&mut self, job: ReadJob) {
+        let line = self.waiting.entry(job.connection).or_default();
+        if line.is_empty() {
+            self.turns.push_back(job.connection);
+        }
+        line.push_back(job);
+    }
+
+    /// Puts jobs into the lines of their connections; gives those of connections that have none.
+    fn sort(&mut self, list: Vec<ReadJob>) -> Vec<ReadJob> {
+        let mut others = Vec::new();
+        for job in list {
+            match self.waiting.contains_key(&job.connection) {
+                true => self.push(job),
+                false => others.push(job),
+            }
+        }
+        others
+    }
+
+    /// Whose turn it is, with its line; [`end_turn`](Self::end_turn) puts what is left back.
+    fn begin_turn(&mut self) -> Option<(ConnectionId, VecDeque<ReadJob>)> {
+        let connection = self.turns.pop_front()?;
+        let line = self.waiting.remove(&connection).unwrap_or_default();
+        Some((connection, line))
+    }
+
+    fn end_turn(&mut self, connection: ConnectionId, line: VecDeque<ReadJob>) {
+        if !line.is_empty() {
+            self.waiting.insert(connection, line);
+            self.turns.push_back(connection);
+        }
+    }
 }
 
 impl Reader {
-    pub(super) fn run(self, mut jobs: mpsc::UnboundedReceiver<Vec<ReadJob>>) {
-        while let Some(list) = jobs.blocking_recv() {
-            self.read_all(list);
+    pub(super) fn run(mut self, mut jobs: mpsc::UnboundedReceiver<Vec<ReadJob>>) {
+        loop {
+            if self.lines.is_empty() {
+                let Some(list) = jobs.blocking_recv() else {
+                    return;
+                };
+                self.read_list(list);
+            }
+            while let Ok(list) = jobs.try_recv() {
+                self.read_list(list);
+            }
+            // What was read and is not taken in yet takes memory, too.
+            while self.ledger.is_full(Kind::Read) && !self.events.is_closed() {
+                std::thread::sleep(ROOM_POLL);
+            }
+            self.read_turn();
         }
     }
 
-    pub(super) async fn run_simulated(self, mut jobs: mpsc::UnboundedReceiver<Vec<ReadJob>>) {
-        while let Some(list) = jobs.recv().await {
-            self.read_all(list);
+    pub(super) async fn run_simulated(mut self, mut jobs: mpsc::UnboundedReceiver<Vec<ReadJob>>) {
+        loop {
+            if self.lines.is_empty() {
+                let Some(list) = jobs.recv().await else {
+                    return;
+                };
+                self.read_list(list);
+            }
+            while let Ok(list) = jobs.try_recv() {
+                self.read_list(list);
+            }
+            while self.ledger.is_full(Kind::Read) && !self.events.is_closed() {
+                tokio::time::sleep(ROOM_POLL).await;
+            }
+            self.read_turn();
         }
     }
 
-    /// Reads, and hands on what it has every so many bytes: a list of small requests for large values
-    /// must not be held in memory whole.
-    fn read_all(&self, list: Vec<ReadJob>) {
-        let mut events = Vec::with_capacity(list.len());
+    /// Reads a list, or what others ask for in it and its first part: a list of small requests for large
+    /// values must neither be held in memory whole nor hold up who comes after it.
+    fn read_list(&mut self, list: Vec<ReadJob>) {
+        let list = match self.lines.is_empty() {
+            true => list,
+            false => self.lines.sort(list),
+        };
+        let mut jobs = list.into_iter();
+        let events = self.read_some(&mut jobs);
+        jobs.for_each(|job| self.lines.push(job));
+        self.hand_on(events);
+    }
+
+    /// Reads for the connection whose turn it is.
+    fn read_turn(&mut self) {
+        if let Some((connection, mut line)) = self.lines.begin_turn() {
+            let events = self.read_some(&mut std::iter::from_fn(|| line.pop_front()));
+            self.lines.end_turn(connection, line);
+            self.hand_on(events);
+        }
+    }
+
+    /// Reads until so many bytes have come that it is somebody else's turn.
+    fn read_some(&self, jobs: &mut impl Iterator<Item = ReadJob>) -> Vec<StoreEvent> {
+        let mut events = Vec::with_capacity(jobs.size_hint().0);
         let mut bytes = 0;
-        for job in list {
+        while bytes < TURN_BYTES
+            && let Some(job) = jobs.next()
+        {
             let (token, most) = (job.token, job.digest_above);
             let event = match self.read(&job.key) {
                 Ok((mut versions, rebuilding)) => {
+                    // A digest costs as much here, and nothing from here on.
+                    bytes += versions.len();
                     let is_large = most.is_some_and(|most| versions.len() > most as usize);
                     let digest = is_large.then(|| Digest::of(&std::mem::take(&mut versions)));
-                    bytes += versions.len();
                     StoreEvent::Read {
                         token,
                         versions,
@@ -56,12 +162,15 @@ impl Reader {
                 Err(error) => StoreEvent::Refused { token, error },
             };
             events.push(event);
-            if bytes >= READ_BYTES_MAX {
-                bytes = 0;
-                let _ = self.events.send(std::mem::take(&mut events));
-            }
         }
+        events
+    }
+
+    fn hand_on(&self, events: Vec<StoreEvent>) {
         if !events.is_empty() {
+            let bytes = events.iter().map(StoreEvent::bytes_read).sum();
+            self.ledger.take(Kind::Read, bytes);
+            // A coordinator that is gone has no use for them.
             let _ = self.events.send(events);
         }
     }
@@ -139,6 +248,8 @@ mod tests {
             store: Arc::new(RebuiltMeanwhile(rebuilding.clone())),
             rebuilding,
             events,
+            ledger: Arc::new(Ledger::new(1 << 20)),
+            lines: Lines::default(),
         };
         assert_eq!(reader.read(b"key").unwrap(), (Bytes::new(), true));
         assert_eq!(reader.read(b"key").unwrap(), (Bytes::new(), false));

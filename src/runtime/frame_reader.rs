@@ -1,0 +1,477 @@
+//! Frames out of a connection, entered in the node's books from their first byte on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use dynakv_protocol::frame::{Frame, FrameDecoder, FrameError, split_batch};
+use dynakv_protocol::{ErrorCode, ErrorReply};
+use metrics::Counter;
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::environment::ReadHalf;
+use super::ledger::{Arrival, Charge, Kind, Ledger};
+
+/// How much is read at once when there is that much.
+pub const READ_BYTES: usize = 64 * 1024;
+
+/// Up to so many bytes a frame is read without asking for room: small requests get through whatever large
+/// ones wait for, and as many connections as there may be hold 64 MiB with them.
+const UNASKED_BYTES: usize = 16 * 1024;
+
+/// How often it is looked whether a frame that is not whole gets on.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// How many looks in a row may find that it did not. Looks are counted, and not time: the node's own pause
+/// is nobody else's.
+const LOOKS_MAX: u32 = 3;
+
+/// What counts as getting on between two looks, in bytes.
+const PROGRESS_BYTES: usize = 64 * 1024;
+
+/// How long to wait before it is looked again whether there is room.
+const ROOM_POLL: Duration = Duration::from_millis(20);
+
+/// What readers of connections share.
+#[derive(Debug, Clone)]
+pub struct Intake {
+    /// Counts what is no frame.
+    pub malformed: Counter,
+    /// The node's books.
+    pub ledger: Arc<Ledger>,
+}
+
+/// Who sends what comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A client, or who has not said what it is.
+    Client,
+    /// A node that asks.
+    Peer,
+    /// A node that answers.
+    Node,
+}
+
+impl Source {
+    fn receiving(self) -> Kind {
+        match self {
+            Self::Client => Kind::ClientReceiving,
+            Self::Peer => Kind::PeerReceiving,
+            Self::Node => Kind::NodeAnswers,
+        }
+    }
+
+    fn received(self) -> Kind {
+        match self {
+            Self::Client => Kind::ClientRequests,
+            Self::Peer => Kind::PeerRequests,
+            Self::Node => Kind::NodeAnswers,
+        }
+    }
+}
+
+/// Why a connection could not be read on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The bytes are no frames.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The connection broke.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A frame was begun and does not get on.
+    #[error(
+        "a frame of this connection did not get on for {} s; send it whole, and at once",
+        LOOK_EVERY.as_secs() * u64::from(LOOKS_MAX)
+    )]
+    Stalled,
+    /// A frame was begun, does not get on, and others wait for the room that it takes.
+    #[error(
+        "this node has as many frames on their way in as it takes, and the one of this connection did not \
+         get on; send it again, whole and at once"
+    )]
+    Displaced,
+}
+
+impl ReadError {
+    /// What is said to the other side before the connection is closed.
+    pub fn into_reply(self) -> ErrorReply {
+        match self {
+            Self::Frame(_) | Self::Io(_) => malformed(&self.to_string()),
+            Self::Stalled => ErrorReply::new(ErrorCode::Timeout, self.to_string()).retryable(),
+            Self::Displaced => ErrorReply::new(ErrorCode::Overloaded, self.to_string()).retryable(),
+        }
+    }
+}
+
+/// What is said to somebody who does not keep to the protocol.
+pub(super) fn malformed(what: &str) -> ErrorReply {
+    let message =
+        format!("{what}; this port speaks the dynakv protocol, metrics are on the HTTP port");
+    ErrorReply::new(ErrorCode::Malformed, message)
+}
+
+/// Reads frames off a connection, all that each read brings.
+pub struct FrameReader {
+    read: ReadHalf,
+    buffer: BytesMut,
+    /// What it accepts; replaced once the handshake is done.
+    pub decoder: FrameDecoder,
+    intake: Intake,
+    source: Source,
+    /// What the buffer holds.
+    charge: Charge,
+    /// The frame in the buffer, once it is large.
+    arrival: Option<Arrival>,
+    progress: Option<Progress>,
+}
+
+/// How a frame that is not whole gets on.
+#[derive(Debug)]
+struct Progress {
+    look_at: Instant,
+    /// Its bytes at the last look.
+    bytes: usize,
+    /// Looks in a row at which it was not far enough.
+    looks: u32,
+}
+
+impl FrameReader {
+    /// A reader that accepts frames up to `length_max` bytes.
+    pub fn new(read: ReadHalf, length_max: usize, intake: Intake, source: Source) -> Self {
+        Self {
+            read,
+            buffer: BytesMut::new(),
+            decoder: FrameDecoder::new(length_max),
+            charge: Charge::new(intake.ledger.clone(), source.receiving(), 0),
+            intake,
+            source,
+            arrival: None,
+            progress: None,
+        }
+    }
+
+    /// From now on it is known who is at the other end.
+    pub fn comes_from(&mut self, source: Source) {
+        self.source = source;
+        let bytes = self.buffer.len();
+        self.charge = Charge::new(self.intake.ledger.clone(), source.receiving(), bytes);
+    }
+
+    /// The next frame, or `None` at the end of the connection.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn next_frame(&mut self) -> Result<Option<Frame>, ReadError> {
+        loop {
+            let next = self.decoder.next(&mut self.buffer);
+            let next = next.inspect_err(|_| self.intake.malformed.increment(1))?;
+            if let Some(frame) = next {
+                self.note_rest();
+                return Ok(Some(frame));
+            }
+            if !self.fill().await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads once and hands on every message that is whole by then, batches taken apart. False at
+    /// the end of the connection.
+    ///
+    /// # Errors
+    /// [`ReadError`]; messages before the damage have been handed on.
+    pub async fn read_frames(
+        &mut self,
+        take: &mut (impl FnMut(Frame) + Send),
+    ) -> Result<bool, ReadError> {
+        // What came together with the handshake is there already.
+        while !self.cut_off(take)? {
+            if !self.fill().await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Hands on what is whole; false when nothing is.
+    fn cut_off(&mut self, take: &mut (impl FnMut(Frame) + Send)) -> Result<bool, ReadError> {
+        let cut = self.try_cut_off(take);
+        if let Err(ReadError::Frame(_)) = &cut {
+            self.intake.malformed.increment(1);
+        }
+        cut
+    }
+
+    fn try_cut_off(&mut self, take: &mut (impl FnMut(Frame) + Send)) -> Result<bool, ReadError> {
+        let whole = self.decoder.whole_bytes(&self.buffer);
+        if whole == 0 {
+            // Nothing, unless it will never be a frame.
+            self.decoder.next(&mut self.buffer)?;
+            return Ok(false);
+        }
+        let whole = self.buffer.split_to(whole).freeze();
+        self.note_rest();
+        // In the books until the last slice of it is gone, wherever that waits.
+        let mut whole = Charge::of(&self.intake.ledger, self.source.received(), whole);
+        while let Some(frame) = self.decoder.next_whole(&mut whole)? {
+            split_batch(frame, &mut *take)?;
+        }
+        Ok(true)
+    }
+
+    /// What is left in the buffer is the beginning of a frame that is to come.
+    fn note_rest(&mut self) {
+        self.arrival = None;
+        self.progress = None;
+        self.note_bytes();
+    }
+
+    fn note_bytes(&mut self) {
+        let bytes = self.buffer.len();
+        self.charge.resize(bytes);
+        match &self.arrival {
+            Some(arrival) => arrival.received(bytes),
+            None if bytes >= UNASKED_BYTES => {
+                let ledger = self.intake.ledger.clone();
+                self.arrival = Some(Arrival::begin(ledger, self.source.receiving(), bytes));
+            }
+            None => {}
+        }
+    }
+
+    async fn fill(&mut self) -> Result<bool, ReadError> {
+        self.wait_for_room().await?;
+        // Large frames are read in large pieces, but memory grows only as bytes come in.
+        let lacking = self.decoder.lacking(&self.buffer);
+        self.buffer.reserve(lacking.clamp(4096, READ_BYTES));
+        let read = match self.buffer.is_empty() {
+            true => self.read.read_buf(&mut self.buffer).await?,
+            false => self.read_rest().await.inspect_err(|_| {
+                // The other side may take a while to hear why.
+                self.buffer = BytesMut::new();
+                self.note_rest();
+            })?,
+        };
+        self.note_bytes();
+        Ok(read > 0)
+    }
+
+    /// Reads more of a frame that was begun, as long as it gets on.
+    async fn read_rest(&mut self) -> Result<usize, ReadError> {
+        let bytes = self.buffer.len();
+        let progress = self.progress.get_or_insert_with(|| Progress {
+            look_at: Instant::now() + LOOK_EVERY,
+            bytes,
+            looks: 0,
+        });
+        loop {
+            let now = Instant::now();
+            if now >= progress.look_at {
+                progress.looks = match bytes >= progress.bytes + PROGRESS_BYTES {
+                    true => 0,
+                    false => progress.looks + 1,
+                };
+                if progress.looks >= LOOKS_MAX {
+                    return Err(ReadError::Stalled);
+                }
+                progress.bytes = bytes;
+                progress.look_at = now + LOOK_EVERY;
+            }
+            let read = timeout_at(progress.look_at, self.read.read_buf(&mut self.buffer));
+            let read = match &self.arrival {
+                None => read.await,
+                Some(arrival) => tokio::select! {
+                    biased;
+                    read = read => read,
+                    () = arrival.displaced() => return Err(ReadError::Displaced),
+                },
+            };
+            if let Ok(read) = read {
+                return Ok(read?);
+            }
+        }
+    }
+
+    /// Reads no more while so much is here already that more could not be kept.
+    async fn wait_for_room(&mut self) -> Result<(), ReadError> {
+        while !self.has_room() {
+            if self.arrival.as_ref().is_some_and(Arrival::is_displaced) {
+                self.buffer = BytesMut::new();
+                self.note_rest();
+                return Err(ReadError::Displaced);
+            }
+            sleep(ROOM_POLL).await;
+            // It is this node that it waits for.
+            self.progress = None;
+        }
+        Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        let ledger = &self.intake.ledger;
+        if self
+            .arrival
+            .as_ref()
+            .is_some_and(|arrival| !arrival.may_go_on())
+        {
+            return false;
+        }
+        // Those that the coordinator has not looked at yet are in it, and most of them are refused and gone
+        // in a moment.
+        let received = self.source.received();
+        let bytes_max = ledger.bytes_max(received);
+        received == self.source.receiving() || ledger.held(received) <= bytes_max + bytes_max / 4
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dynakv_protocol::frame::{Header, put_frame};
+    use dynakv_protocol::limits::FRAME_BYTES_MAX;
+    use tokio::io::{AsyncWriteExt, DuplexStream};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    const KIB: usize = 1024;
+
+    fn ledger(bytes_max: usize) -> Arc<Ledger> {
+        Arc::new(Ledger::new(bytes_max))
+    }
+
+    fn reader(ledger: &Arc<Ledger>) -> (FrameReader, DuplexStream) {
+        let (near, far) = tokio::io::duplex(64 * KIB);
+        let intake = Intake {
+            malformed: Counter::noop(),
+            ledger: ledger.clone(),
+        };
+        let reader = FrameReader::new(Box::new(near), FRAME_BYTES_MAX, intake, Source::Client);
+        (reader, far)
+    }
+
+    fn frame(id: u64, bytes: usize) -> BytesMut {
+        let mut out = BytesMut::new();
+        put_frame(&mut out, Header::new(0x10, id), |out| {
+            out.resize(out.len() + bytes, 7);
+        });
+        out
+    }
+
+    /// Reads to the end; how many frames came, and why it ended.
+    fn read_all(mut reader: FrameReader) -> JoinHandle<(usize, Option<ReadError>)> {
+        tokio::spawn(async move {
+            let mut frames = 0;
+            loop {
+                match reader.read_frames(&mut |_| frames += 1).await {
+                    Ok(true) => {}
+                    Ok(false) => return (frames, None),
+                    Err(error) => return (frames, Some(error)),
+                }
+            }
+        })
+    }
+
+    async fn settle() {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_in_is_in_the_books_until_it_is_gone() {
+        let ledger = ledger(1 << 20);
+        let (mut reader, mut far) = reader(&ledger);
+        let sent = frame(1, 20 * KIB);
+        far.write_all(&sent[..15 * KIB]).await.unwrap();
+        let mut frames = Vec::new();
+        let mut read = Box::pin(reader.read_frames(&mut |frame| frames.push(frame)));
+        assert!(futures_pending(&mut read).await);
+        assert_eq!(ledger.held(Kind::ClientReceiving), 15 * KIB);
+        far.write_all(&sent[15 * KIB..]).await.unwrap();
+        assert!(read.await.unwrap());
+        assert_eq!(ledger.held(Kind::ClientReceiving), 0);
+        assert_eq!(ledger.held(Kind::ClientRequests), sent.len());
+        let key = frames.remove(0).body.slice(7..9);
+        assert_eq!(ledger.held(Kind::ClientRequests), sent.len());
+        drop(key);
+        assert_eq!(ledger.held(Kind::ClientRequests), 0);
+        far.write_all(&sent[..12 * KIB]).await.unwrap();
+        let mut read = Box::pin(reader.read_frames(&mut |_| {}));
+        assert!(futures_pending(&mut read).await);
+        assert_eq!(ledger.held(Kind::ClientReceiving), 12 * KIB);
+        drop(read);
+        drop(reader);
+        assert_eq!(ledger.held(Kind::ClientReceiving), 0);
+    }
+
+    /// Whether it still waits after everything else has settled.
+    async fn futures_pending(future: &mut (impl Future + Unpin)) -> bool {
+        let polled = tokio::time::timeout(Duration::from_millis(50), future).await;
+        polled.is_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_that_does_not_get_on_is_given_up_and_a_slow_one_is_not() {
+        let ledger = ledger(64 << 20);
+        let (stalling, mut stalled) = reader(&ledger);
+        let (trickling, mut trickled) = reader(&ledger);
+        let (slow, mut slowly) = reader(&ledger);
+        let (idle, idly) = reader(&ledger);
+        let ends = [stalling, trickling, slow, idle].map(read_all);
+        let sent = frame(1, 2000 * KIB);
+        stalled.write_all(&sent[..1000]).await.unwrap();
+        for second in 0..300_usize {
+            // A byte each second, and as much as is asked for.
+            let _ended = trickled.write_all(&sent[second..=second]).await;
+            let at = (second * 7 * KIB).min(sent.len());
+            let to = (at + 7 * KIB).min(sent.len());
+            slowly.write_all(&sent[at..to]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        drop((idly, slowly));
+        let [stalling, trickling, slow, idle] = ends;
+        let is_stalled = |end| matches!(end, (0, Some(ReadError::Stalled)));
+        assert!(is_stalled(stalling.await.unwrap()) && is_stalled(trickling.await.unwrap()));
+        assert!(matches!(slow.await.unwrap(), (1, None)));
+        assert!(matches!(idle.await.unwrap(), (0, None)));
+        assert_eq!(ledger.held(Kind::ClientReceiving), 0);
+    }
+
+    /// However many begin large frames and leave them, they hold what they may together; small frames get
+    /// through at once, and a large one in its turn.
+    #[tokio::test(start_paused = true)]
+    async fn frames_that_are_left_unfinished_hold_no_more_than_they_may() {
+        let ledger = ledger(8 << 20);
+        let sent = frame(1, 1000 * KIB);
+        let mut abandoned = Vec::new();
+        for _ in 0..50 {
+            let (reader, mut far) = reader(&ledger);
+            let end = read_all(reader);
+            let part = sent[..900 * KIB].to_vec();
+            let write = tokio::spawn(async move {
+                let _ended = far.write_all(&part).await;
+                far
+            });
+            abandoned.push((end, write));
+        }
+        settle().await;
+        let most = ledger.bytes_max(Kind::ClientReceiving) + 50 * (UNASKED_BYTES + READ_BYTES);
+        assert!(ledger.is_full(Kind::ClientReceiving));
+        assert!(ledger.held(Kind::ClientReceiving) <= most);
+        let (small, mut far) = reader(&ledger);
+        let small = read_all(small);
+        far.write_all(&frame(2, 100)).await.unwrap();
+        drop(far);
+        settle().await;
+        assert!(small.is_finished());
+        let (large, mut far) = reader(&ledger);
+        let large = read_all(large);
+        far.write_all(&sent).await.unwrap();
+        drop(far);
+        assert!(matches!(large.await.unwrap(), (1, None)));
+        assert!(ledger.held(Kind::ClientReceiving) <= most);
+        drop(abandoned);
+    }
+}

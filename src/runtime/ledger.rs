@@ -1,0 +1,406 @@
+//! How many bytes this node holds for others, by what they are, and how many that may be.
+//!
+//! Bytes are entered when they are taken and leave the books when their memory is given back, whoever holds
+//! it by then: a request is counted from its first byte until the last slice of it is dropped, in whatever
+//! queue that waits. So a queue needs no bound of its own, and none can be forgotten.
+//!
+//! | Kind | Bound, as a part of `bytes_in_flight_max` | At the bound |
+//! |---|---|---|
+//! | frames on their way in, of clients and of nodes | a quarter each | only the oldest is read on; one that stalls meanwhile is hung up on |
+//! | requests, of clients and of nodes | the whole, each | refused |
+//! | results: what the owners of a key have, gathered for a client | a half | refused |
+//! | answers that wait to be read, by clients and by nodes | a half each | refused to who does not read; who reads nothing is hung up on |
+//! | requests that wait to be sent to nodes | a half | count as failed |
+//! | answers of nodes, and what is read here, on their way to the coordinator | a quarter each | not read on |
+//!
+//! One thing of any size always fits where nothing else is. Entries are atomic, one for all that one read of
+//! a connection brings, or that one turn of the coordinator sends there.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// In a shortage the oldest frame on its way in must get on within this time, or it makes room.
+const SHORTAGE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// By so many bytes: 64 KiB a second, which any network that a node should be on carries.
+const SHORTAGE_PROGRESS_BYTES: usize = 64 * 1024;
+
+/// What bytes are held for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Kind {
+    /// Frames of clients that are on their way in.
+    ClientReceiving,
+    /// Frames of nodes that are on their way in.
+    PeerReceiving,
+    /// Answers of nodes, from their first byte until they are taken in.
+    NodeAnswers,
+    /// Requests of clients in hand.
+    ClientRequests,
+    /// Requests of nodes in hand.
+    PeerRequests,
+    /// What owners have of keys, gathered for clients.
+    Results,
+    /// What was read here and is not taken in yet.
+    Read,
+    /// Answers that clients have not read.
+    ClientAnswers,
+    /// Answers that nodes have not read.
+    PeerAnswers,
+    /// Requests that wait to be sent to nodes.
+    NodeRequests,
+}
+
+/// How many kinds there are.
+const KINDS: usize = 10;
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; KINDS] = [
+        Self::ClientReceiving,
+        Self::PeerReceiving,
+        Self::NodeAnswers,
+        Self::ClientRequests,
+        Self::PeerRequests,
+        Self::Results,
+        Self::Read,
+        Self::ClientAnswers,
+        Self::PeerAnswers,
+        Self::NodeRequests,
+    ];
+
+    /// Its name, as a metric's label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ClientReceiving => "client_receiving",
+            Self::PeerReceiving => "peer_receiving",
+            Self::NodeAnswers => "node_answers",
+            Self::ClientRequests => "client_requests",
+            Self::PeerRequests => "peer_requests",
+            Self::Results => "results",
+            Self::Read => "read",
+            Self::ClientAnswers => "client_answers",
+            Self::PeerAnswers => "peer_answers",
+            Self::NodeRequests => "node_requests",
+        }
+    }
+
+    /// Its bound, of so many bytes that the settings give.
+    fn bytes_max(self, bytes_max: usize) -> usize {
+        match self {
+            // What clients are promised is a bound of requests; nodes have as much for themselves.
+            Self::ClientRequests | Self::PeerRequests => bytes_max,
+            Self::Results | Self::ClientAnswers | Self::PeerAnswers | Self::NodeRequests => {
+                bytes_max / 2
+            }
+            Self::ClientReceiving | Self::PeerReceiving | Self::NodeAnswers | Self::Read => {
+                bytes_max / 4
+            }
+        }
+    }
+}
+
+/// What is held of one kind.
+#[derive(Debug, Default)]
+struct Account {
+    held: AtomicUsize,
+    max: usize,
+}
+
+/// The books of one node.
+#[derive(Debug)]
+pub struct Ledger {
+    accounts: [Account; KINDS],
+    /// Large frames on their way in, by kind.
+    arrivals: [Mutex<Arrivals>; KINDS],
+}
+
+impl Ledger {
+    /// Empty books for a node whose settings give this many bytes to the requests of clients.
+    pub fn new(bytes_max: usize) -> Self {
+        Self {
+            accounts: Kind::ALL.map(|kind| Account {
+                held: AtomicUsize::new(0),
+                max: kind.bytes_max(bytes_max),
+            }),
+            arrivals: Kind::ALL.map(|_| Mutex::default()),
+        }
+    }
+
+    fn account(&self, kind: Kind) -> &Account {
+        &self.accounts[kind as usize]
+    }
+
+    /// Bytes held of this kind.
+    pub fn held(&self, kind: Kind) -> usize {
+        self.account(kind).held.load(Ordering::Relaxed)
+    }
+
+    /// The bound of this kind, in bytes.
+    pub fn bytes_max(&self, kind: Kind) -> usize {
+        self.account(kind).max
+    }
+
+    /// Whether more is held than may be, other than by one thing of so many bytes alone.
+    pub fn is_over(&self, kind: Kind, alone_bytes: usize) -> bool {
+        let held = self.held(kind);
+        held > self.bytes_max(kind) && held > alone_bytes
+    }
+
+    /// Whether so much is held, or as much as that, that no more should be taken.
+    pub fn is_full(&self, kind: Kind) -> bool {
+        self.held(kind) >= self.bytes_max(kind).max(1)
+    }
+
+    /// Enters bytes.
+    pub fn take(&self, kind: Kind, bytes: usize) {
+        self.account(kind).held.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes bytes out of the books that were entered.
+    pub fn give_back(&self, kind: Kind, bytes: usize) {
+        self.account(kind).held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Replaces what is held of a kind that one task alone keeps count of.
+    pub fn set(&self, kind: Kind, bytes: usize) {
+        self.account(kind).held.store(bytes, Ordering::Relaxed);
+    }
+
+    fn arrivals(&self, kind: Kind) -> MutexGuard<'_, Arrivals> {
+        // The map is whole between any two operations.
+        let arrivals = self.arrivals[kind as usize].lock();
+        arrivals.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An entry in the books, taken out when it is dropped.
+#[derive(Debug)]
+pub struct Charge {
+    ledger: Arc<Ledger>,
+    kind: Kind,
+    bytes: usize,
+}
+
+impl Charge {
+    /// Enters bytes.
+    pub fn new(ledger: Arc<Ledger>, kind: Kind, bytes: usize) -> Self {
+        ledger.take(kind, bytes);
+        Self {
+            ledger,
+            kind,
+            bytes,
+        }
+    }
+
+    /// There are so many of them now.
+    pub fn resize(&mut self, bytes: usize) {
+        match bytes.checked_sub(self.bytes) {
+            Some(more) => self.ledger.take(self.kind, more),
+            None => self.ledger.give_back(self.kind, self.bytes - bytes),
+        }
+        self.bytes = bytes;
+    }
+
+    /// These bytes, entered until the last slice of them is gone.
+    pub fn of(ledger: &Arc<Ledger>, kind: Kind, bytes: Bytes) -> Bytes {
+        if bytes.is_empty() {
+            return bytes;
+        }
+        // Memory comes in pages, however small the piece that keeps one.
+        let held = bytes.len().max(PAGE_BYTES);
+        let _charge = Self::new(ledger.clone(), kind, held);
+        Bytes::from_owner(Counted { bytes, _charge })
+    }
+}
+
+/// What the smallest piece keeps in memory, in bytes.
+const PAGE_BYTES: usize = 4096;
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.ledger.give_back(self.kind, self.bytes);
+    }
+}
+
+struct Counted {
+    bytes: Bytes,
+    _charge: Charge,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The large frames that are on their way in, the oldest first.
+#[derive(Debug, Default)]
+struct Arrivals {
+    next: u64,
+    by_age: BTreeMap<u64, Arc<Arriving>>,
+    /// How far the oldest one was, and when, when somebody who waits for it looked.
+    seen: Option<(u64, usize, Instant)>,
+}
+
+#[derive(Debug)]
+struct Arriving {
+    received: AtomicUsize,
+    is_displaced: AtomicBool,
+    displaced: Notify,
+}
+
+/// A large frame on its way in.
+#[derive(Debug)]
+pub struct Arrival {
+    ledger: Arc<Ledger>,
+    kind: Kind,
+    number: u64,
+    frame: Arc<Arriving>,
+}
+
+impl Arrival {
+    /// Enters a frame that has so many bytes by now.
+    pub fn begin(ledger: Arc<Ledger>, kind: Kind, received: usize) -> Self {
+        let frame = Arc::new(Arriving {
+            received: AtomicUsize::new(received),
+            is_displaced: AtomicBool::new(false),
+            displaced: Notify::new(),
+        });
+        let number = {
+            let mut arrivals = ledger.arrivals(kind);
+            arrivals.next += 1;
+            let number = arrivals.next;
+            arrivals.by_age.insert(number, frame.clone());
+            number
+        };
+        Self {
+            ledger,
+            kind,
+            number,
+            frame,
+        }
+    }
+
+    /// It has so many bytes now.
+    pub fn received(&self, bytes: usize) {
+        self.frame.received.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether it may be read on. In a shortage that is for the oldest one alone, so that each is whole some
+    /// day; if that one does not get on, whoever waits behind it has it make room.
+    pub fn may_go_on(&self) -> bool {
+        if !self.ledger.is_full(self.kind) {
+            return true;
+        }
+        let mut arrivals = self.ledger.arrivals(self.kind);
+        let oldest = arrivals.by_age.iter().next();
+        let Some((number, frame)) = oldest.map(|(number, frame)| (*number, frame.clone())) else {
+            return true;
+        };
+        if number == self.number {
+            return true;
+        }
+        let (now, received) = (Instant::now(), frame.received.load(Ordering::Relaxed));
+        match arrivals.seen {
+            Some((seen, then, at))
+                if seen == number && received < then + SHORTAGE_PROGRESS_BYTES =>
+            {
+                if now - at >= SHORTAGE_PATIENCE {
+                    frame.is_displaced.store(true, Ordering::Relaxed);
+                    frame.displaced.notify_one();
+                    arrivals.by_age.remove(&number);
+                    arrivals.seen = None;
+                }
+            }
+            _ => arrivals.seen = Some((number, received, now)),
+        }
+        false
+    }
+
+    /// Whether it has to make room.
+    pub fn is_displaced(&self) -> bool {
+        self.frame.is_displaced.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it has to make room.
+    pub async fn displaced(&self) {
+        while !self.is_displaced() {
+            self.frame.displaced.notified().await;
+        }
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.ledger.arrivals(self.kind).by_age.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_held_until_the_last_slice_of_them_is_gone() {
+        let ledger = Arc::new(Ledger::new(1 << 20));
+        let kind = Kind::ClientRequests;
+        let whole = Charge::of(&ledger, kind, Bytes::from(vec![7; 10_000]));
+        let key = whole.slice(100..110);
+        let copy = Bytes::copy_from_slice(&whole[200..210]);
+        drop(whole);
+        assert_eq!(ledger.held(kind), 10_000);
+        drop(key);
+        assert_eq!(ledger.held(kind), 0);
+        assert_eq!(copy.len(), 10);
+        // A small one keeps a page.
+        let small = Charge::of(&ledger, kind, Bytes::from_static(b"small"));
+        assert_eq!(ledger.held(kind), PAGE_BYTES);
+        drop(small);
+        assert_eq!(ledger.held(kind), 0);
+    }
+
+    #[test]
+    fn one_thing_of_any_size_fits_where_nothing_else_is() {
+        let ledger = Arc::new(Ledger::new(100));
+        let kind = Kind::PeerRequests;
+        let large = Charge::new(ledger.clone(), kind, 1000);
+        assert!(!ledger.is_over(kind, 1000) && ledger.is_over(kind, 999));
+        let small = Charge::new(ledger.clone(), kind, 1);
+        assert!(ledger.is_over(kind, 1000));
+        drop(large);
+        assert!(!ledger.is_over(kind, 1));
+        drop(small);
+        assert_eq!(ledger.held(kind), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_shortage_the_oldest_goes_on_and_one_that_stalls_makes_room() {
+        let ledger = Arc::new(Ledger::new(4000));
+        let kind = Kind::ClientReceiving;
+        let begin = || Arrival::begin(ledger.clone(), kind, 500);
+        let (first, second, third) = (begin(), begin(), begin());
+        assert!(third.may_go_on());
+        let mut held = Charge::new(ledger.clone(), kind, 1000);
+        assert!(first.may_go_on() && !second.may_go_on() && !third.may_go_on());
+        // While it gets on it stays.
+        for step in 1..=5 {
+            tokio::time::advance(SHORTAGE_PATIENCE).await;
+            first.received(500 + step * SHORTAGE_PROGRESS_BYTES);
+            assert!(!second.may_go_on() && !third.may_go_on());
+        }
+        tokio::time::advance(SHORTAGE_PATIENCE).await;
+        assert!(!third.may_go_on());
+        assert!(first.is_displaced() && !second.is_displaced());
+        first.displaced().await;
+        assert!(second.may_go_on() && !third.may_go_on());
+        held.resize(999);
+        assert!(third.may_go_on());
+    }
+}
