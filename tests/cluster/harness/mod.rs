@@ -1,5 +1,6 @@
 //! What every test needs: nodes as processes, the command line, and patience.
 
+mod bad_disk;
 mod cluster;
 mod command;
 mod data;
@@ -12,6 +13,7 @@ mod proxy;
 mod replicas;
 mod wait;
 
+pub(crate) use bad_disk::{BadDisks, Fault};
 pub(crate) use cluster::{Cluster, MENDED_OFTEN, QUICK};
 pub(crate) use command::{Command, Finished, binary, dynakv};
 pub(crate) use data::{block_on, client, client_of_one, read_all, write_all};
