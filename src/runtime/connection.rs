@@ -4,11 +4,11 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dynakv_protocol::ErrorReply;
 use dynakv_protocol::frame::{Frame, FrameDecoder};
 use dynakv_protocol::handshake::PeerIdentity;
 use dynakv_protocol::limits::{FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX};
 use dynakv_protocol::message::{Request, Response, kind};
-use dynakv_protocol::ErrorReply;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 

@@ -418,7 +418,8 @@ impl Coordinator {
 
     /// Whether requests take more than their share. This one is in it by now, with what came along.
     fn is_over(&self, share: Kind, frame: &Frame) -> bool {
-        self.ledger.is_over(share, frame.body.len() + 2 * READ_BYTES)
+        self.ledger
+            .is_over(share, frame.body.len() + 2 * READ_BYTES)
     }
 
     /// Who owns a key under this ring.

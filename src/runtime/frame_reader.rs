@@ -386,7 +386,8 @@ mod tests {
         let sent = frame(1, 20 * KIB);
         far.write_all(&sent[..15 * KIB]).await.unwrap();
         let mut frames = Vec::new();
-        let mut read = Box::pin(reader.read_frames(&mut |frame| frames.push(frame)));
+        let mut take = |frame| frames.push(frame);
+        let mut read = Box::pin(reader.read_frames(&mut take));
         assert!(futures_pending(&mut read).await);
         assert_eq!(ledger.held(Kind::ClientReceiving), 15 * KIB);
         far.write_all(&sent[15 * KIB..]).await.unwrap();
@@ -398,7 +399,8 @@ mod tests {
         drop(key);
         assert_eq!(ledger.held(Kind::ClientRequests), 0);
         far.write_all(&sent[..12 * KIB]).await.unwrap();
-        let mut read = Box::pin(reader.read_frames(&mut |_| {}));
+        let mut take = |_| {};
+        let mut read = Box::pin(reader.read_frames(&mut take));
         assert!(futures_pending(&mut read).await);
         assert_eq!(ledger.held(Kind::ClientReceiving), 12 * KIB);
         drop(read);
@@ -428,7 +430,7 @@ mod tests {
             let at = (second * 7 * KIB).min(sent.len());
             let to = (at + 7 * KIB).min(sent.len());
             slowly.write_all(&sent[at..to]).await.unwrap();
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            sleep(Duration::from_secs(1)).await;
         }
         drop((idly, slowly));
         let [stalling, trickling, slow, idle] = ends;

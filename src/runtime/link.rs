@@ -96,7 +96,12 @@ pub async fn dial(
             request.encode(out);
         });
         write.write_all(&out).await?;
-        let mut reader = FrameReader::new(read, HANDSHAKE_FRAME_BYTES_MAX, intake.clone(), Source::Node);
+        let mut reader = FrameReader::new(
+            read,
+            HANDSHAKE_FRAME_BYTES_MAX,
+            intake.clone(),
+            Source::Node,
+        );
         let frame = match reader.next_frame().await {
             Ok(Some(frame)) => frame,
             Ok(None) => return Err(DialError::Malformed("it closed the connection".into())),

@@ -559,6 +559,7 @@ mod tests {
         match desk.control.recv().await {
             Some(ControlEvent::Request {
                 request,
+                body: _,
                 peer: None,
                 responder,
             }) => {

@@ -43,7 +43,7 @@ const ANSWER_BYTES_MIN: usize = 4 * 1024;
 const ROOM_POLL: Duration = Duration::from_millis(20);
 
 /// The queue of one connection's writer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outbox {
     waiting: Mutex<Waiting>,
     /// Bytes handed over and not yet written: what a slow reader is judged by.
@@ -110,14 +110,25 @@ impl Progress {
 impl Outbox {
     /// An outbox whose bytes are entered in the books.
     pub fn counted(ledger: Arc<Ledger>, kind: Kind) -> Self {
+        Self::with(Some(ledger), Some(kind))
+    }
+
+    fn with(ledger: Option<Arc<Ledger>>, kind: Option<Kind>) -> Self {
         let waiting = Waiting {
-            kind: Some(kind),
+            kind,
             ..Waiting::default()
         };
         Self {
             waiting: Mutex::new(waiting),
-            ledger: Some(ledger),
-            ..Self::default()
+            bytes: AtomicUsize::new(0),
+            written: AtomicUsize::new(0),
+            reads: AtomicUsize::new(0),
+            answer_bytes: AtomicUsize::new(0),
+            filled: Notify::new(),
+            drained: Notify::new(),
+            ended: Notify::new(),
+            cut: Notify::new(),
+            ledger,
         }
     }
 
@@ -377,6 +388,13 @@ impl Outbox {
     }
 }
 
+impl Default for Outbox {
+    /// One that is in no books.
+    fn default() -> Self {
+        Self::with(None, None)
+    }
+}
+
 impl Drop for Outbox {
     fn drop(&mut self) {
         self.let_go(self.bytes_waiting());
@@ -422,7 +440,7 @@ impl Buf for Chunks {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use tokio::io::AsyncReadExt;
 
     use super::*;
 
@@ -451,9 +469,7 @@ mod tests {
             }
             outbox.close();
             let mut got = Vec::new();
-            tokio::io::AsyncReadExt::read_to_end(&mut far, &mut got)
-                .await
-                .unwrap();
+            AsyncReadExt::read_to_end(&mut far, &mut got).await.unwrap();
             assert_eq!(got, expected);
             task.await.unwrap().unwrap();
             assert_eq!(outbox.bytes_waiting(), 0);
@@ -488,19 +504,19 @@ mod tests {
             let outbox = Arc::new(Outbox::counted(ledger.clone(), kind));
             let (near, far) = tokio::io::duplex(16 * 1024);
             outbox.push(Bytes::from(vec![7; 2_000_000]));
-            ends.push(tokio::spawn(
-                async move { outbox.write_to(Box::new(near)).await },
-            ));
+            ends.push(tokio::spawn(async move {
+                outbox.write_to(Box::new(near)).await
+            }));
             readers.push(far);
         }
         assert_eq!(ledger.held(kind), 6_000_000);
         let mut buffer = vec![0; 7 * 1024];
         for _ in 0..100 {
-            let _ended = tokio::io::AsyncReadExt::read(&mut readers[1], &mut buffer[..1]).await;
-            tokio::io::AsyncReadExt::read_exact(&mut readers[2], &mut buffer)
+            let _ended = AsyncReadExt::read(&mut readers[1], &mut buffer[..1]).await;
+            AsyncReadExt::read_exact(&mut readers[2], &mut buffer)
                 .await
                 .unwrap();
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            sleep(Duration::from_secs(1)).await;
         }
         let [silent, trickling, slow] = ends.try_into().unwrap();
         for end in [silent, trickling] {

@@ -7,8 +7,8 @@ use dynakv_protocol::mend::Compare;
 use crate::runtime::dispatch::undecodable;
 
 use super::{
-    Bytes, ConnectionId, ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, Kind, ReadJob, Request,
-    Response, RingVersion, SELF, Token, WriteJob, WriteWork, admin::MENDING_SCANS_MAX,
+    Bytes, ConnectionId, ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, Kind, ReadJob,
+    Request, Response, RingVersion, SELF, Token, WriteJob, WriteWork, admin::MENDING_SCANS_MAX,
 };
 use crate::runtime::store_worker::{ScanJob, ScanWork};
 

@@ -123,10 +123,9 @@ impl StoreEvent {
         match self {
             Self::Read { versions, .. } => versions.len(),
             Self::Scanned { result, .. } => result.as_ref().map_or(0, Scanned::bytes),
-            Self::Minted { .. }
-            | Self::Durable { .. }
-            | Self::Refused { .. }
-            | Self::Failed(_) => 0,
+            Self::Minted { .. } | Self::Durable { .. } | Self::Refused { .. } | Self::Failed(_) => {
+                0
+            }
         }
     }
 }

@@ -51,7 +51,9 @@ fn started_counting(
         threads: StoreThreads::Simulated { sync_us },
     };
     let minter = Minter::new(Actor(5), 0, fastrand::Rng::with_seed(1));
-    start(&disk, minter, Arc::new(SystemClock), metrics, rebuilding).unwrap()
+    let ledger = Arc::new(Ledger::new(1 << 30));
+    let books = (metrics, ledger);
+    start(&disk, minter, Arc::new(SystemClock), books, rebuilding).unwrap()
 }
 
 fn run(test: impl Future<Output = ()>) {
