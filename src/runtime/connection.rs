@@ -179,7 +179,14 @@ async fn read_requests(
             }
         }
         // Whoever does not read its answers gets no more of them.
-        outbox.caught_up(shared.waiting_bytes_max).await;
+        tokio::select! {
+            biased;
+            () = outbox.caught_up(shared.waiting_bytes_max) => {}
+            error = reader.displaced() => {
+                shared.metrics.held.closed_displaced.increment(1);
+                return Some(error.into_reply());
+            }
+        }
         let mut control = Vec::new();
         let mut sort = |frame: Frame| match frame.header.kind {
             kind::GET | kind::PUT | kind::DELETE | kind::MERGE | kind::READ => data.push(frame),

@@ -1,6 +1,7 @@
 //! Frames out of a connection, entered in the node's books from their first byte on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -15,6 +16,9 @@ use super::ledger::{Arrival, Charge, Kind, Ledger};
 
 /// How much is read at once when there is that much.
 pub const READ_BYTES: usize = 64 * 1024;
+
+/// How much memory is reserved for the smallest read.
+const RESERVED_BYTES: usize = 4096;
 
 /// Up to so many bytes a frame is read without asking for room: small requests get through whatever large
 /// ones wait for, and as many connections as there may be hold 64 MiB with them.
@@ -120,6 +124,8 @@ pub struct FrameReader {
     pub decoder: FrameDecoder,
     intake: Intake,
     source: Source,
+    /// What has come over this connection and is still held, in bytes.
+    in_hand: Arc<AtomicUsize>,
     /// What the buffer holds.
     charge: Charge,
     /// The frame in the buffer, once it is large.
@@ -147,6 +153,7 @@ impl FrameReader {
             charge: Charge::new(intake.ledger.clone(), source.receiving(), 0),
             intake,
             source,
+            in_hand: Arc::default(),
             arrival: None,
             progress: None,
         }
@@ -213,8 +220,10 @@ impl FrameReader {
         }
         let whole = self.buffer.split_to(whole).freeze();
         self.note_rest();
-        // In the books until the last slice of it is gone, wherever that waits.
-        let mut whole = Charge::of(&self.intake.ledger, self.source.received(), whole);
+        // In the books until the last slice of it is gone, wherever that waits. A small one keeps a page.
+        let held = (whole.len().max(RESERVED_BYTES), self.in_hand.clone());
+        let kind = self.source.received();
+        let mut whole = Charge::of_connection(&self.intake.ledger, kind, whole, held);
         while let Some(frame) = self.decoder.next_whole(&mut whole)? {
             split_batch(frame, &mut *take)?;
         }
@@ -245,7 +254,8 @@ impl FrameReader {
         self.wait_for_room().await?;
         // Large frames are read in large pieces, but memory grows only as bytes come in.
         let lacking = self.decoder.lacking(&self.buffer);
-        self.buffer.reserve(lacking.clamp(4096, READ_BYTES));
+        self.buffer
+            .reserve(lacking.clamp(RESERVED_BYTES, READ_BYTES));
         let read = match self.buffer.is_empty() {
             true => self.read.read_buf(&mut self.buffer).await?,
             false => self.read_rest().await.inspect_err(|_| {
@@ -318,11 +328,26 @@ impl FrameReader {
         {
             return false;
         }
-        // Those that the coordinator has not looked at yet are in it, and most of them are refused and gone
-        // in a moment.
+        // Those that the coordinator has not looked at yet are in it, and are refused and gone in a moment. One
+        // client must not have all of it in hand.
         let received = self.source.received();
         let bytes_max = ledger.bytes_max(received);
-        received == self.source.receiving() || ledger.held(received) <= bytes_max + bytes_max / 4
+        match self.source {
+            Source::Client if self.in_hand.load(Ordering::Relaxed) > bytes_max / 4 => false,
+            Source::Client | Source::Peer => ledger.held(received) <= bytes_max + bytes_max / 4,
+            Source::Node => true,
+        }
+    }
+
+    /// Waits until a frame that was begun has to make room, for as long as nothing is read.
+    pub async fn displaced(&mut self) -> ReadError {
+        match &self.arrival {
+            Some(arrival) => arrival.displaced().await,
+            None => std::future::pending().await,
+        }
+        self.buffer = BytesMut::new();
+        self.note_rest();
+        ReadError::Displaced
     }
 }
 

@@ -7,8 +7,8 @@
 //! | Kind | Bound, as a part of `bytes_in_flight_max` | At the bound |
 //! |---|---|---|
 //! | frames on their way in, of clients and of nodes | a quarter each | only the oldest is read on; one that stalls meanwhile is hung up on |
-//! | requests, of clients and of nodes | the whole, each | refused |
-//! | results: what the owners of a key have, gathered for a client | a half | refused |
+//! | requests, of clients and of nodes | the whole, each | refused; one client may have a quarter in hand |
+//! | results: what the owners of a key have, gathered for a client | the whole | refused |
 //! | answers that wait to be read, by clients and by nodes | a half each | refused to who does not read; who reads nothing is hung up on |
 //! | requests that wait to be sent to nodes | a half | count as failed |
 //! | answers of nodes, and what is read here, on their way to the coordinator | a quarter each | not read on |
@@ -95,10 +95,8 @@ impl Kind {
     fn bytes_max(self, bytes_max: usize) -> usize {
         match self {
             // What clients are promised is a bound of requests; nodes have as much for themselves.
-            Self::ClientRequests | Self::PeerRequests => bytes_max,
-            Self::Results | Self::ClientAnswers | Self::PeerAnswers | Self::NodeRequests => {
-                bytes_max / 2
-            }
+            Self::ClientRequests | Self::PeerRequests | Self::Results => bytes_max,
+            Self::ClientAnswers | Self::PeerAnswers | Self::NodeRequests => bytes_max / 2,
             Self::ClientReceiving | Self::PeerReceiving | Self::NodeAnswers | Self::Read => {
                 bytes_max / 4
             }
@@ -210,18 +208,32 @@ impl Charge {
 
     /// These bytes, entered until the last slice of them is gone.
     pub fn of(ledger: &Arc<Ledger>, kind: Kind, bytes: Bytes) -> Bytes {
-        if bytes.is_empty() {
+        let charge = Self::new(ledger.clone(), kind, bytes.len());
+        charge.held_by(bytes, None)
+    }
+
+    /// The same of what a connection has read, which keeps `held` bytes of memory, also counted there.
+    pub fn of_connection(
+        ledger: &Arc<Ledger>,
+        kind: Kind,
+        bytes: Bytes,
+        (held, connection): (usize, Arc<AtomicUsize>),
+    ) -> Bytes {
+        connection.fetch_add(held, Ordering::Relaxed);
+        Self::new(ledger.clone(), kind, held).held_by(bytes, Some(connection))
+    }
+
+    fn held_by(self, bytes: Bytes, connection: Option<Arc<AtomicUsize>>) -> Bytes {
+        if bytes.is_empty() && connection.is_none() {
             return bytes;
         }
-        // Memory comes in pages, however small the piece that keeps one.
-        let held = bytes.len().max(PAGE_BYTES);
-        let _charge = Self::new(ledger.clone(), kind, held);
-        Bytes::from_owner(Counted { bytes, _charge })
+        Bytes::from_owner(Counted {
+            bytes,
+            charge: self,
+            connection,
+        })
     }
 }
-
-/// What the smallest piece keeps in memory, in bytes.
-const PAGE_BYTES: usize = 4096;
 
 impl Drop for Charge {
     fn drop(&mut self) {
@@ -231,7 +243,16 @@ impl Drop for Charge {
 
 struct Counted {
     bytes: Bytes,
-    _charge: Charge,
+    charge: Charge,
+    connection: Option<Arc<AtomicUsize>>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.connection {
+            connection.fetch_sub(self.charge.bytes, Ordering::Relaxed);
+        }
+    }
 }
 
 impl AsRef<[u8]> for Counted {
@@ -359,11 +380,18 @@ mod tests {
         drop(key);
         assert_eq!(ledger.held(kind), 0);
         assert_eq!(copy.len(), 10);
-        // A small one keeps a page.
-        let small = Charge::of(&ledger, kind, Bytes::from_static(b"small"));
-        assert_eq!(ledger.held(kind), PAGE_BYTES);
+        let connection = Arc::new(AtomicUsize::new(0));
+        let small = Bytes::from_static(b"small");
+        let small = Charge::of_connection(&ledger, kind, small, (4096, connection.clone()));
+        assert_eq!(
+            (ledger.held(kind), connection.load(Ordering::Relaxed)),
+            (4096, 4096)
+        );
         drop(small);
-        assert_eq!(ledger.held(kind), 0);
+        assert_eq!(
+            (ledger.held(kind), connection.load(Ordering::Relaxed)),
+            (0, 0)
+        );
     }
 
     #[test]

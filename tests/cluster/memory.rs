@@ -22,8 +22,8 @@ const MIB: usize = 1024 * 1024;
 /// What the bounds of these nodes come from.
 const BYTES_MAX: (&str, &str) = ("DYNAKV_BYTES_IN_FLIGHT_MAX", "33554432");
 
-/// How much memory a node may take, at its peak, beyond what it had: the sum of what its books allow is about
-/// four times that setting, and the allocator takes a part on top.
+/// How much memory a node may take, at its peak, beyond what it had: the sum of what its books allow is
+/// five and a half times that setting, and the allocator takes a part on top.
 const GROWTH_BYTES_MAX: u64 = 192 * MIB as u64;
 
 fn get(key: &'static str) -> Vec<u8> {

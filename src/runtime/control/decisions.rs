@@ -53,6 +53,8 @@ pub(super) struct VoteFrom {
 pub(super) struct Decisions {
     acceptor: Acceptor,
     joins: VecDeque<JoinWish>,
+    /// Wishes for names whose holders are being asked whether they are still there.
+    holders_tried: usize,
     seal_until: Option<Instant>,
     proposer: Option<Proposer>,
     /// Tells late votes of an earlier attempt from votes.
@@ -68,6 +70,7 @@ impl Decisions {
         Self {
             acceptor,
             joins: VecDeque::new(),
+            holders_tried: 0,
             seal_until: None,
             proposer: None,
             attempt: 0,
@@ -96,7 +99,7 @@ impl Control {
             let error = ErrorReply::new(ErrorCode::BadRequest, message);
             return responder.respond(&Response::Error(error));
         }
-        if self.decisions.joins.len() >= WISHES_MAX {
+        if self.decisions.joins.len() + self.decisions.holders_tried >= WISHES_MAX {
             let message = "too many nodes join at once; ask again in a moment";
             let error = ErrorReply::new(ErrorCode::Overloaded, message).retryable();
             return responder.respond(&Response::Error(error));
@@ -184,6 +187,7 @@ impl Control {
         let Some(holder) = current.member(&wish.join.member.id).cloned() else {
             return;
         };
+        self.decisions.holders_tried += 1;
         let calls = self.calls.clone();
         self.spawn(async move {
             let request = Request::Ping;
@@ -199,6 +203,7 @@ impl Control {
     }
 
     pub(super) fn on_holder_tried(&mut self, mut wish: JoinWish, lives: bool) {
+        self.decisions.holders_tried -= 1;
         if lives {
             let message = format!(
                 "a node with the id {} is running; stop it first, or choose another --id",
