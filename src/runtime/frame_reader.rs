@@ -493,6 +493,8 @@ mod tests {
         drop(far);
         settle().await;
         assert!(small.is_finished());
+        // Those that came before make room once they have not got on for a while.
+        sleep(Duration::from_millis(500)).await;
         let (large, mut far) = reader(&ledger);
         let large = read_all(large);
         far.write_all(&sent).await.unwrap();

@@ -6,7 +6,7 @@
 //!
 //! | Kind | Bound, as a part of `bytes_in_flight_max` | At the bound |
 //! |---|---|---|
-//! | frames on their way in, of clients and of nodes | a quarter each | only the oldest is read on; one that stalls meanwhile is hung up on |
+//! | frames on their way in, of clients and of nodes | a quarter each | only the oldest is read on; who does not get on meanwhile is hung up on |
 //! | requests, of clients and of nodes | the whole, each | refused; one client may have a quarter in hand |
 //! | results: what the owners of a key have, gathered for a client | the whole | refused |
 //! | answers that wait to be read, by clients and by nodes | a half each | refused to who does not read; who reads nothing is hung up on |
@@ -25,11 +25,15 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// In a shortage the oldest frame on its way in must get on within this time, or it makes room.
+/// In a shortage a large frame on its way in must get on within this time, or it makes room: also one that was
+/// not read on meanwhile, for those that are never finished would otherwise be let on one after the other.
 const SHORTAGE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// By so many bytes: 64 KiB a second, which any network that a node should be on carries.
 const SHORTAGE_PROGRESS_BYTES: usize = 64 * 1024;
+
+/// How often it is looked in a shortage who gets on.
+const SHORTAGE_LOOK: Duration = Duration::from_millis(100);
 
 /// What bytes are held for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -265,9 +269,38 @@ impl AsRef<[u8]> for Counted {
 #[derive(Debug, Default)]
 struct Arrivals {
     next: u64,
-    by_age: BTreeMap<u64, Arc<Arriving>>,
-    /// How far the oldest one was, and when, when somebody who waits for it looked.
-    seen: Option<(u64, usize, Instant)>,
+    by_age: BTreeMap<u64, Seen>,
+    looked_at: Option<Instant>,
+}
+
+/// How far a frame was, and when, when it was seen to have got on.
+#[derive(Debug)]
+struct Seen {
+    frame: Arc<Arriving>,
+    received: usize,
+    at: Instant,
+}
+
+impl Arrivals {
+    /// Has those make room that do not get on.
+    fn look(&mut self, now: Instant) {
+        if self.looked_at.is_some_and(|at| now - at < SHORTAGE_LOOK) {
+            return;
+        }
+        self.looked_at = Some(now);
+        self.by_age.retain(|_, seen| {
+            let received = seen.frame.received.load(Ordering::Relaxed);
+            if received >= seen.received + SHORTAGE_PROGRESS_BYTES {
+                (seen.received, seen.at) = (received, now);
+            }
+            let gets_on = now - seen.at < SHORTAGE_PATIENCE;
+            if !gets_on {
+                seen.frame.is_displaced.store(true, Ordering::Relaxed);
+                seen.frame.displaced.notify_one();
+            }
+            gets_on
+        });
+    }
 }
 
 #[derive(Debug)]
@@ -298,7 +331,12 @@ impl Arrival {
             let mut arrivals = ledger.arrivals(kind);
             arrivals.next += 1;
             let number = arrivals.next;
-            arrivals.by_age.insert(number, frame.clone());
+            let seen = Seen {
+                frame: frame.clone(),
+                received,
+                at: Instant::now(),
+            };
+            arrivals.by_age.insert(number, seen);
             number
         };
         Self {
@@ -314,35 +352,16 @@ impl Arrival {
         self.frame.received.store(bytes, Ordering::Relaxed);
     }
 
-    /// Whether it may be read on. In a shortage that is for the oldest one alone, so that each is whole some
-    /// day; if that one does not get on, whoever waits behind it has it make room.
+    /// Whether it may be read on. In a shortage that is for the oldest one alone, so that it is whole some day,
+    /// and those that do not get on make room.
     pub fn may_go_on(&self) -> bool {
         if !self.ledger.is_full(self.kind) {
             return true;
         }
         let mut arrivals = self.ledger.arrivals(self.kind);
-        let oldest = arrivals.by_age.iter().next();
-        let Some((number, frame)) = oldest.map(|(number, frame)| (*number, frame.clone())) else {
-            return true;
-        };
-        if number == self.number {
-            return true;
-        }
-        let (now, received) = (Instant::now(), frame.received.load(Ordering::Relaxed));
-        match arrivals.seen {
-            Some((seen, then, at))
-                if seen == number && received < then + SHORTAGE_PROGRESS_BYTES =>
-            {
-                if now - at >= SHORTAGE_PATIENCE {
-                    frame.is_displaced.store(true, Ordering::Relaxed);
-                    frame.displaced.notify_one();
-                    arrivals.by_age.remove(&number);
-                    arrivals.seen = None;
-                }
-            }
-            _ => arrivals.seen = Some((number, received, now)),
-        }
-        false
+        arrivals.look(Instant::now());
+        let oldest = arrivals.by_age.keys().next();
+        oldest == Some(&self.number)
     }
 
     /// Whether it has to make room.
@@ -413,22 +432,26 @@ mod tests {
         let ledger = Arc::new(Ledger::new(4000));
         let kind = Kind::ClientReceiving;
         let begin = || Arrival::begin(ledger.clone(), kind, 500);
-        let (first, second, third) = (begin(), begin(), begin());
-        assert!(third.may_go_on());
+        let (first, second) = (begin(), begin());
+        assert!(first.may_go_on() && second.may_go_on());
         let mut held = Charge::new(ledger.clone(), kind, 1000);
-        assert!(first.may_go_on() && !second.may_go_on() && !third.may_go_on());
-        // While it gets on it stays.
-        for step in 1..=5 {
-            tokio::time::advance(SHORTAGE_PATIENCE).await;
-            first.received(500 + step * SHORTAGE_PROGRESS_BYTES);
-            assert!(!second.may_go_on() && !third.may_go_on());
-        }
-        tokio::time::advance(SHORTAGE_PATIENCE).await;
-        assert!(!third.may_go_on());
-        assert!(first.is_displaced() && !second.is_displaced());
-        first.displaced().await;
-        assert!(second.may_go_on() && !third.may_go_on());
+        assert!(first.may_go_on() && !second.may_go_on());
+        // Nothing happens before somebody has waited.
+        tokio::time::advance(SHORTAGE_PATIENCE / 2).await;
+        first.received(500 + SHORTAGE_PROGRESS_BYTES);
+        let third = begin();
+        assert!(!third.may_go_on() && !second.is_displaced());
+        tokio::time::advance(SHORTAGE_PATIENCE / 2).await;
+        assert!(first.may_go_on() && !third.may_go_on());
+        assert!(second.is_displaced() && !first.is_displaced());
+        second.displaced().await;
+        tokio::time::advance(SHORTAGE_PATIENCE / 2).await;
+        assert!(third.is_displaced() || !third.may_go_on());
+        let fourth = begin();
+        assert!(fourth.may_go_on() && first.is_displaced() && third.is_displaced());
+        let fifth = begin();
+        assert!(!fifth.may_go_on());
         held.resize(999);
-        assert!(third.may_go_on());
+        assert!(fifth.may_go_on());
     }
 }

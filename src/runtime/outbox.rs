@@ -33,8 +33,9 @@ const PROGRESS_BYTES: usize = 64 * 1024;
 /// takes as much from who reads without delay.
 pub const UNREAD_BYTES: usize = 64 * 1024;
 
-/// How large the answer to a read is taken to be on a connection that has had none, in bytes.
-const ANSWER_BYTES_FIRST: usize = 64 * 1024;
+/// How many reads are begun on a connection of whose answers nothing is known: as many of the largest as may
+/// wait before answers turn into refusals.
+const READS_FIRST: usize = 4;
 
 /// How large it is taken to be at least: so many reads of one connection are in hand at most.
 const ANSWER_BYTES_MIN: usize = 4 * 1024;
@@ -254,7 +255,7 @@ impl Outbox {
     fn reads_that_fit(&self, bytes_max: usize) -> usize {
         let (waiting, in_hand) = (self.bytes_waiting(), self.reads.load(Ordering::Relaxed));
         let answer_bytes = match self.answer_bytes.load(Ordering::Relaxed) {
-            0 => ANSWER_BYTES_FIRST,
+            0 => (bytes_max / READS_FIRST).max(ANSWER_BYTES_MIN),
             bytes => bytes,
         };
         let room = bytes_max.saturating_sub(waiting);
@@ -537,9 +538,9 @@ mod tests {
         const MAX: usize = 1 << 20;
         let outbox = Outbox::default();
         // Nothing is known of the answers.
-        assert_eq!(outbox.begin_reads(1000, MAX), 16);
+        assert_eq!(outbox.begin_reads(1000, MAX), READS_FIRST);
         assert_eq!(outbox.begin_reads(1000, MAX), 0);
-        outbox.end_reads(16, 100);
+        outbox.end_reads(READS_FIRST, 100);
         assert_eq!(outbox.begin_reads(1000, MAX), 256);
         outbox.end_reads(256, 500_000);
         outbox.push(Bytes::from(vec![0; 1000]));
