@@ -351,12 +351,11 @@ impl Outbox {
         chunks: &mut Chunks,
         progress: &mut Progress,
     ) -> io::Result<usize> {
-        let unread = || Err(io::ErrorKind::TimedOut.into());
         while progress.look() {
             let written = tokio::select! {
                 biased;
                 written = timeout_at(progress.look_at, connection.write_buf(chunks)) => written,
-                () = self.cut.notified() => return unread(),
+                () = self.cut.notified() => return Err(io::ErrorKind::ConnectionAborted.into()),
             };
             match written {
                 Ok(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
@@ -368,7 +367,7 @@ impl Outbox {
                 Err(_elapsed) => {}
             }
         }
-        unread()
+        Err(io::ErrorKind::TimedOut.into())
     }
 
     /// Takes what waits; whether the outbox is closed.
