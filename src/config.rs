@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use dynakv_protocol::handshake::ClientLimits;
 use dynakv_protocol::ids::NodeId;
 use dynakv_protocol::limits;
 use dynakv_storage::Durability;
@@ -134,6 +135,17 @@ impl Config {
             hints_age_max: Duration::from_secs(3 * 3600),
             durability: Durability::Sync,
             accept_loss: false,
+        }
+    }
+
+    /// What clients are told in the welcome. What is beyond a field's range is as good as unbounded.
+    pub(crate) fn client_limits(&self) -> ClientLimits {
+        let fitting = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        ClientLimits {
+            value_bytes_max: fitting(self.value_bytes_max),
+            frame_bytes_max: fitting(limits::frame_bytes_max(self.value_bytes_max)),
+            batch_items_max: fitting(limits::BATCH_ITEMS_MAX),
+            requests_in_flight_max: fitting(self.requests_in_flight_max),
         }
     }
 }

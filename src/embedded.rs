@@ -153,6 +153,7 @@ impl LocalClient {
                 w: None,
                 ttl_ms: None,
                 sloppy: false,
+                if_no_conflict: false,
             },
         }
     }
@@ -387,6 +388,14 @@ macro_rules! write_options {
             /// refused, and reads do not see it until it is handed over.
             pub fn sloppy(mut self) -> Self {
                 self.0.write.sloppy = true;
+                self
+            }
+
+            /// Refuse the write, with [`ErrorCode::Conflict`](dynakv_protocol::ErrorCode::Conflict), where it has no
+            /// context and would replace more than one value. When that only shows while it is written,
+            /// it stands beside those values and the error says that it may have been applied.
+            pub fn if_no_conflict(mut self) -> Self {
+                self.0.write.if_no_conflict = true;
                 self
             }
 

@@ -12,6 +12,7 @@
 
 pub mod cli;
 pub mod config;
+mod descriptors;
 pub mod embedded;
 pub mod engine;
 pub mod node;

@@ -24,6 +24,7 @@ pub use self::serving::serve;
 
 use self::ending::{Directory, Task};
 use crate::config::Config;
+use crate::descriptors;
 use crate::embedded::LocalClient;
 use crate::engine::membership::MembershipConfig;
 use crate::engine::mint::Minter;
@@ -47,6 +48,7 @@ use crate::runtime::local::{EndReason, Local, LocalBounds};
 use crate::runtime::mender;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::power;
+use crate::runtime::process::descriptors_max;
 use crate::runtime::quarantine::{list_set_aside, open_store};
 use crate::runtime::rebuilding::Rebuilding;
 use crate::runtime::repairs::Repairs;
@@ -160,11 +162,19 @@ impl Node {
     /// # Ok(()) }
     /// ```
     ///
+    /// It takes no more connections than the file descriptors of the process permit, whatever
+    /// `connections_max` says. It leaves the limit of the process as it is; `dynakv serve` raises it.
+    ///
     /// # Errors
     /// [`ServeError`] says what to do. Waiting for a seed is no error: the node has started, and is not
     /// [`ready`](Self::ready).
-    pub async fn start(config: Config) -> Result<Self, ServeError> {
+    pub async fn start(mut config: Config) -> Result<Self, ServeError> {
         check(&config)?;
+        if let Some(limit) = descriptors_max()
+            && let Some(lowered) = descriptors::fit(&mut config, limit)?
+        {
+            tracing::warn!("{lowered}");
+        }
         let seed = getrandom::u64().map_err(|error| ServeError::System {
             what: "randomness",
             reason: error.to_string(),
@@ -467,9 +477,12 @@ impl Node {
             coordinator: events_in,
             control: control_in,
             frame_bytes_max: frame_bytes_max(config.value_bytes_max),
+            limits: config.client_limits(),
             waiting_bytes_max: config.connection_bytes_max,
             ledger,
             metrics: metrics.clone(),
+            draining: stop.draining.clone(),
+            drain: config.shutdown_deadline,
             shutdown: stop.shutdown.clone(),
         };
         tasks.spawn(listener::run(

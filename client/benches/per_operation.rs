@@ -174,6 +174,7 @@ async fn answer(mut stream: TcpStream, ring: Response) {
         context: Bytes::from_static(&[5; 40]),
         effective_w: 2,
         sloppy: false,
+        replaced: 0,
     });
     stream.set_nodelay(true).expect("a socket");
     let decoder = FrameDecoder::new(1 << 26);
@@ -222,6 +223,7 @@ fn welcome(frame: &dynakv_protocol::frame::Frame, out: &mut BytesMut) {
         cluster_id: ClusterId(7),
         ring_version: RingVersion(1),
         directory_id: DirectoryId(1),
+        limits: None,
     });
     let header = Header::new(welcome.kind(), frame.header.request_id);
     put_frame(out, header, |out| welcome.encode(out));

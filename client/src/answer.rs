@@ -88,6 +88,9 @@ pub struct Written {
     pub effective_w: u8,
     /// Whether stand-ins counted.
     pub sloppy: bool,
+    /// How many concurrent values a write without a context replaced, as a read would have shown them; 0
+    /// when the key was not in conflict.
+    pub replaced: u64,
 }
 
 impl From<wire::Written> for Written {
@@ -96,6 +99,7 @@ impl From<wire::Written> for Written {
             context: Context(written.context),
             effective_w: written.effective_w,
             sloppy: written.sloppy,
+            replaced: written.replaced,
         }
     }
 }

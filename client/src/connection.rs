@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use dynakv_protocol::frame::{BatchWriter, Frame, FrameDecoder, Header, put_frame, split_batch};
-use dynakv_protocol::handshake::{Hello, Welcome};
+use dynakv_protocol::handshake::{GoAway, Hello, Welcome};
 use dynakv_protocol::limits::{FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX};
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::{DecodeError, ErrorReply};
@@ -25,9 +25,11 @@ use tokio::sync::{Notify, Semaphore, TryAcquireError, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::unasked::{connection_error, goaway};
+
 /// The handshake's request id. Requests count from 1 on, so an error that answers no request of ours
 /// but the connection as a whole is told apart.
-const CONNECTION_ID: u64 = 0;
+pub(crate) const CONNECTION_ID: u64 = 0;
 
 /// A request takes one place in the window, and one more for each of these bytes.
 const WINDOW_PLACE_BYTES: usize = 64 * 1024;
@@ -124,6 +126,8 @@ struct State {
     sent_before: u64,
     /// Nobody waited when the connection was looked at last: whoever comes next starts the watch.
     unwatched: bool,
+    /// The node takes no more requests here, and still answers those that it took: why.
+    leaving: Option<Arc<str>>,
     closed: Option<Arc<str>>,
 }
 
@@ -178,6 +182,7 @@ impl Connection {
                 next_id: CONNECTION_ID + 1,
                 sent_before: CONNECTION_ID + 1,
                 unwatched: true,
+                leaving: None,
                 closed: None,
             }),
             to_write: Notify::new(),
@@ -306,7 +311,7 @@ impl Shared {
         let (sender, receiver) = oneshot::channel();
         let mut locked = self.lock();
         let state = &mut *locked;
-        if let Some(reason) = &state.closed {
+        if let Some(reason) = state.closed.as_ref().or(state.leaving.as_ref()) {
             return Err(CallError {
                 sent: false,
                 cause: Cause::Closed(Arc::clone(reason)),
@@ -360,6 +365,30 @@ impl Shared {
             if let Some(sender) = state.waiting.remove(&frame.header.request_id) {
                 let _gone = sender.send(Ok(frame));
             }
+        }
+    }
+
+    /// The node takes no requests behind this one: they were certainly not carried out, and go elsewhere. The others
+    /// wait on for their answers.
+    fn leave(&self, goaway: &GoAway) {
+        let reason: Arc<str> = goaway.reason.as_str().into();
+        let mut state = self.lock();
+        state.leaving = Some(Arc::clone(&reason));
+        // Of no use for what is new, and so dialled anew.
+        self.closed.store(true, Ordering::Release);
+        // What waits to be written is behind it, too.
+        state.outgoing = BytesMut::new();
+        state.batch = BatchWriter::default();
+        let is_behind = |id: &u64| *id > goaway.last_id;
+        let ids: Vec<u64> = state.waiting.keys().copied().filter(is_behind).collect();
+        let behind: Vec<_> = ids
+            .iter()
+            .filter_map(|id| state.waiting.remove(id))
+            .collect();
+        drop(state);
+        for sender in behind {
+            let cause = Cause::Closed(Arc::clone(&reason));
+            let _gone = sender.send(Err(CallError { sent: false, cause }));
         }
     }
 
@@ -486,7 +515,11 @@ async fn read_answers(
             }
         };
         let ended = answers.iter().find_map(connection_error);
+        let goaway = answers.iter().find_map(goaway);
         shared.complete(&mut answers);
+        if let Some(goaway) = goaway {
+            shared.leave(&goaway);
+        }
         if let Some(error) = damage {
             return format!("the node sent garbage: {error}").into();
         }
@@ -503,17 +536,6 @@ async fn read_answers(
             }
             Err(error) => return error.to_string().into(),
         }
-    }
-}
-
-/// An error that is about the connection and not about one request.
-fn connection_error(frame: &Frame) -> Option<ErrorReply> {
-    if frame.header.request_id != CONNECTION_ID {
-        return None;
-    }
-    match Response::decode(frame.header.kind, &frame.body) {
-        Ok(Response::Error(reply)) => Some(reply),
-        Ok(_) | Err(_) => None,
     }
 }
 

@@ -84,6 +84,7 @@ mod node_client;
 mod request;
 pub mod retry;
 mod routing;
+mod unasked;
 mod update;
 
 pub use answer::{Conflict, Context, Fetched, Written};

@@ -187,6 +187,7 @@ impl Node {
     async fn dial(&self) -> DialResult {
         let settings = &*self.settings;
         let hello = Hello::client(&settings.cluster_name, settings.cluster_id.get().copied());
+        let hello = hello.knowing_goaway();
         let connection = Connection::dial(
             &self.address,
             &hello,

@@ -121,6 +121,7 @@ impl WriteRequest {
             w: None,
             ttl_ms: None,
             sloppy: false,
+            if_no_conflict: false,
         };
         Self {
             client,
@@ -136,6 +137,10 @@ impl WriteRequest {
 
     pub(crate) fn set_sloppy(&mut self) {
         self.write.sloppy = true;
+    }
+
+    pub(crate) fn set_if_no_conflict(&mut self) {
+        self.write.if_no_conflict = true;
     }
 
     pub(crate) fn set_w(&mut self, w: Option<u8>) {
@@ -205,6 +210,14 @@ macro_rules! write_options {
             /// refused, and reads do not see it until it is handed over.
             pub fn sloppy(mut self) -> Self {
                 self.0.set_sloppy();
+                self
+            }
+
+            /// Refuse the write, with [`ErrorCode::Conflict`](crate::ErrorCode::Conflict), where it has no
+            /// context and would replace more than one value. When that only shows while it is written,
+            /// it stands beside those values and the error says that it may have been applied.
+            pub fn if_no_conflict(mut self) -> Self {
+                self.0.set_if_no_conflict();
                 self
             }
 

@@ -65,6 +65,7 @@ pub fn decide(error: &Error) -> Decision {
             ErrorCode::BadRequest
             | ErrorCode::TooLarge
             | ErrorCode::TooManySiblings
+            | ErrorCode::Conflict
             | ErrorCode::WrongCluster => Decision::GiveUp,
             // Codes of newer nodes come here too: their flag says what they mean.
             _ if reply.retryable => Decision::NextNode,

@@ -19,6 +19,9 @@ const TAG_CONTEXT: u8 = 2;
 const TAG_TTL_MS: u8 = 3;
 const TAG_REPAIR_FIRST: u8 = 4;
 const TAG_SLOPPY: u8 = 5;
+const TAG_IF_NO_CONFLICT: u8 = 7;
+/// Of a write's answer.
+const TAG_REPLACED: u8 = 3;
 /// Of a member's status.
 const TAG_HINTS: u8 = 1;
 
@@ -54,6 +57,8 @@ pub struct Write {
     pub ttl_ms: Option<u64>,
     /// Whether stand-ins may count while owners are down.
     pub sloppy: bool,
+    /// Whether a blind write that would replace more than one value is to be refused.
+    pub if_no_conflict: bool,
 }
 
 /// One value of a key, as a client sees it.
@@ -87,6 +92,9 @@ pub struct Written {
     pub effective_w: u8,
     /// Whether stand-ins counted.
     pub sloppy: bool,
+    /// How many concurrent values a write without a context replaced, as a read would have shown them. 0
+    /// when the key was not in conflict.
+    pub replaced: u64,
 }
 
 /// A node's statistics.
@@ -261,6 +269,7 @@ impl Write {
             w: None,
             ttl_ms: None,
             sloppy: false,
+            if_no_conflict: false,
         };
         while let Some((tag, mut field)) = reader.tag()? {
             match tag {
@@ -275,6 +284,7 @@ impl Write {
                 }
                 TAG_TTL_MS => write.ttl_ms = Some(field.u64()?),
                 TAG_SLOPPY => write.sloppy = field.bool("sloppy")?,
+                TAG_IF_NO_CONFLICT => write.if_no_conflict = field.bool("if no conflict")?,
                 _ => {}
             }
         }
@@ -300,6 +310,9 @@ impl Write {
         }
         if self.sloppy {
             put_tag_u8(out, TAG_SLOPPY, 1);
+        }
+        if self.if_no_conflict {
+            put_tag_u8(out, TAG_IF_NO_CONFLICT, 1);
         }
     }
 }
@@ -342,15 +355,23 @@ impl Wire for Written {
         out.put_u8(self.effective_w);
         put_bool(out, self.sloppy);
         put_bytes(out, &self.context);
+        if self.replaced > 0 {
+            put_tag_u64(out, TAG_REPLACED, self.replaced);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let written = Self {
+        let mut written = Self {
             effective_w: reader.u8()?,
             sloppy: reader.bool("sloppy")?,
             context: reader.bytes("context", CONTEXT_BYTES_MAX)?,
+            replaced: 0,
         };
-        skip_tags(reader)?;
+        while let Some((tag, mut field)) = reader.tag()? {
+            if tag == TAG_REPLACED {
+                written.replaced = field.u64()?;
+            }
+        }
         Ok(written)
     }
 }

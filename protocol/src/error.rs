@@ -96,6 +96,8 @@ error_codes! {
     /// The ring knows the node with another directory: it has lost what it had, and must say that it
     /// rebuilds it before it is let in again.
     DirectoryLost = 19, "directory_lost";
+    /// The key has several concurrent values, and the write was to replace one at most.
+    Conflict = 20, "conflict";
 }
 
 /// A typed refusal: what, whether the write may have happened all the same, whether a retry may help.

@@ -12,6 +12,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::codec::{DecodeError, Reader};
 use crate::limits::{BATCH_BYTES_SOFT_MAX, BATCH_ITEMS_MAX};
+use crate::oversize::too_many_items;
 
 /// The protocol version of this crate, in every frame after the handshake.
 pub const PROTOCOL_VERSION: u8 = 1;
@@ -232,13 +233,31 @@ impl FrameDecoder {
 /// # Errors
 /// [`FrameError::Batch`] when a batch's body is no row of items, holds another batch, or more than
 /// [`BATCH_ITEMS_MAX`] items. Items before the damage have been handed on.
-pub fn split_batch(frame: Frame, mut take: impl FnMut(Frame)) -> Result<(), FrameError> {
+pub fn split_batch(frame: Frame, take: impl FnMut(Frame)) -> Result<(), FrameError> {
+    split_batch_refusing(frame, take, |_, error| Err(error.into()))
+}
+
+/// How many items beyond [`BATCH_ITEMS_MAX`] are refused one by one: as many again, lest the refusals become many
+/// times what was sent.
+const EXCESS_ITEMS_MAX: usize = BATCH_ITEMS_MAX;
+
+/// The same, where an item that cannot be taken is handed to `refuse`: another batch, or one beyond the limit of
+/// items. The others are taken.
+///
+/// # Errors
+/// [`FrameError::Batch`] when the body is no row of items, or one of more than twice [`BATCH_ITEMS_MAX`], and what
+/// `refuse` returns.
+pub fn split_batch_refusing(
+    frame: Frame,
+    mut take: impl FnMut(Frame),
+    mut refuse: impl FnMut(Header, DecodeError) -> Result<(), FrameError>,
+) -> Result<(), FrameError> {
     if frame.header.kind != KIND_BATCH {
         take(frame);
         return Ok(());
     }
     let mut reader = Reader::new(&frame.body);
-    for _ in 0..BATCH_ITEMS_MAX {
+    for number in 0..BATCH_ITEMS_MAX + EXCESS_ITEMS_MAX {
         if reader.left() == 0 {
             return Ok(());
         }
@@ -247,24 +266,23 @@ pub fn split_batch(frame: Frame, mut take: impl FnMut(Frame)) -> Result<(), Fram
         let request_id = reader.u64()?;
         let length = reader.u32()? as usize;
         let body = reader.shared(length)?;
-        if kind == KIND_BATCH {
-            let what = "batch within a batch";
-            return Err(DecodeError::Invalid { what }.into());
-        }
         let header = Header {
             kind,
             flags,
             request_id,
         };
-        take(Frame { header, body });
+        if number >= BATCH_ITEMS_MAX {
+            refuse(header, too_many_items())?;
+        } else if kind == KIND_BATCH {
+            let what = "batch within a batch";
+            refuse(header, DecodeError::Invalid { what })?;
+        } else {
+            take(Frame { header, body });
+        }
     }
-    reader.finish().map_err(|_| {
-        FrameError::Batch(DecodeError::TooLong {
-            what: "batch",
-            length: BATCH_ITEMS_MAX as u64 + 1,
-            max: BATCH_ITEMS_MAX,
-        })
-    })
+    reader
+        .finish()
+        .map_err(|_| FrameError::Batch(too_many_items()))
 }
 
 /// What the length field of a frame takes, in bytes, and does not count.
@@ -487,6 +505,40 @@ mod tests {
             body: whole.body.slice(..whole.body.len() - 1),
         };
         assert!(split_batch(cut, |_| {}).is_err());
+    }
+
+    #[test]
+    fn items_of_a_batch_fail_alone() {
+        let mut items = BytesMut::new();
+        let mut item = |kind: u8, id: u64| {
+            items.put_u8(kind);
+            items.put_u16(0);
+            items.put_u64(id);
+            items.put_u32(0);
+        };
+        item(0x05, 1);
+        item(KIND_BATCH, 2);
+        for id in 3..BATCH_ITEMS_MAX as u64 + 3 {
+            item(0x05, id);
+        }
+        let header = Header::new(KIND_BATCH, 0);
+        let body = items.clone().freeze();
+        let (mut taken, mut refused) = (Vec::new(), Vec::new());
+        let take = |frame: Frame| taken.push(frame.header.request_id);
+        let refuse = |header: Header, error: DecodeError| {
+            refused.push((
+                header.request_id,
+                matches!(error, DecodeError::TooLong { .. }),
+            ));
+            Ok(())
+        };
+        split_batch_refusing(Frame { header, body }, take, refuse).unwrap();
+        assert_eq!(taken.len(), BATCH_ITEMS_MAX - 1);
+        let last = BATCH_ITEMS_MAX as u64;
+        assert_eq!(refused, [(2, false), (last + 1, true), (last + 2, true)]);
+
+        let body = Bytes::from([&items[..], &items[..]].concat());
+        assert!(split_batch_refusing(Frame { header, body }, |_| {}, |_, _| Ok(())).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use crate::codec::{DecodeError, Reader, Wire, put_string, put_tag_bytes};
+use crate::codec::{DecodeError, Reader, Wire, put_string, put_tag_bytes, put_tag_u8};
 use crate::frame::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
 use crate::ids::{ClusterId, DirectoryId, Generation, NAME_BYTES_MAX, NodeId, RingVersion};
 
@@ -13,7 +13,12 @@ const ROLE_CLIENT: u8 = 1;
 const ROLE_PEER: u8 = 2;
 const TAG_PEER: u8 = 1;
 const TAG_CLUSTER_ID: u8 = 2;
+const TAG_GOAWAY: u8 = 3;
 const TAG_DIRECTORY_ID: u8 = 1;
+const TAG_LIMITS: u8 = 2;
+
+/// The longest reason of a [`GoAway`], in bytes.
+const REASON_BYTES_MAX: usize = 1024;
 
 /// What a connection between nodes is for. Gossip never waits behind data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,8 +59,35 @@ pub struct Hello {
     pub cluster_name: String,
     /// The cluster a client has pinned from an earlier answer.
     pub cluster_id: Option<ClusterId>,
+    /// Whether it knows [`GoAway`]; it is sent to nobody else.
+    pub knows_goaway: bool,
     /// Set by nodes, absent for clients.
     pub peer: Option<PeerIdentity>,
+}
+
+/// What a node takes of one client. A client that keeps to it meets no refusal for size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// The largest value, in bytes.
+    pub value_bytes_max: u32,
+    /// The largest frame, in bytes (the length field's value). A longer one is passed over and refused.
+    pub frame_bytes_max: u32,
+    /// The most items of a batch.
+    pub batch_items_max: u32,
+    /// How many requests the node takes in hand at once, from all of its clients together.
+    pub requests_in_flight_max: u32,
+}
+
+/// The node takes no more requests over this connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GoAway {
+    /// The id of the last request that it took, in the order of the stream; 0 for none. Whatever was sent behind it
+    /// is certainly not carried out.
+    pub last_id: u64,
+    /// How long the node waits for what it took, in milliseconds; then it ends the connection.
+    pub drain_ms: u32,
+    /// For people: why.
+    pub reason: String,
 }
 
 /// The accepting side's answer when it agrees.
@@ -77,6 +109,8 @@ pub struct Welcome {
     pub ring_version: RingVersion,
     /// The directory that holds its data; 0 when it does not say.
     pub directory_id: DirectoryId,
+    /// What it takes of a client; older nodes do not say.
+    pub limits: Option<ClientLimits>,
 }
 
 impl Hello {
@@ -87,7 +121,17 @@ impl Hello {
             version_max: PROTOCOL_VERSION,
             cluster_name: cluster_name.to_owned(),
             cluster_id,
+            knows_goaway: false,
             peer: None,
+        }
+    }
+
+    /// The same, of one that knows [`GoAway`].
+    #[must_use]
+    pub fn knowing_goaway(self) -> Self {
+        Self {
+            knows_goaway: true,
+            ..self
         }
     }
 
@@ -165,6 +209,9 @@ impl Wire for Hello {
         if let Some(id) = self.cluster_id {
             put_tag_bytes(out, TAG_CLUSTER_ID, &id.to_bytes());
         }
+        if self.knows_goaway {
+            put_tag_u8(out, TAG_GOAWAY, 1);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -180,12 +227,14 @@ impl Wire for Hello {
             version_max,
             cluster_name,
             cluster_id: None,
+            knows_goaway: false,
             peer: None,
         };
         while let Some((tag, mut field)) = reader.tag()? {
             match tag {
                 TAG_PEER => hello.peer = Some(PeerIdentity::decode(&mut field)?),
                 TAG_CLUSTER_ID => hello.cluster_id = Some(ClusterId::decode(&mut field)?),
+                TAG_GOAWAY => hello.knows_goaway = field.bool("knows goaway")?,
                 _ => {}
             }
         }
@@ -208,6 +257,9 @@ impl Wire for Welcome {
         if self.directory_id != DirectoryId::default() {
             put_tag_bytes(out, TAG_DIRECTORY_ID, &self.directory_id.to_bytes());
         }
+        if let Some(limits) = &self.limits {
+            put_tag_bytes(out, TAG_LIMITS, &limits.to_bytes());
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -220,13 +272,52 @@ impl Wire for Welcome {
             cluster_id: ClusterId::decode(reader)?,
             ring_version: RingVersion::decode(reader)?,
             directory_id: DirectoryId::default(),
+            limits: None,
         };
         while let Some((tag, mut field)) = reader.tag()? {
-            if tag == TAG_DIRECTORY_ID {
-                welcome.directory_id = DirectoryId::decode(&mut field)?;
+            match tag {
+                TAG_DIRECTORY_ID => welcome.directory_id = DirectoryId::decode(&mut field)?,
+                TAG_LIMITS => welcome.limits = Some(ClientLimits::decode(&mut field)?),
+                _ => {}
             }
         }
         Ok(welcome)
+    }
+}
+
+impl Wire for ClientLimits {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u32(self.value_bytes_max);
+        out.put_u32(self.frame_bytes_max);
+        out.put_u32(self.batch_items_max);
+        out.put_u32(self.requests_in_flight_max);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            value_bytes_max: reader.u32()?,
+            frame_bytes_max: reader.u32()?,
+            batch_items_max: reader.u32()?,
+            requests_in_flight_max: reader.u32()?,
+        })
+    }
+}
+
+impl Wire for GoAway {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u64(self.last_id);
+        out.put_u32(self.drain_ms);
+        put_string(out, &self.reason);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let goaway = Self {
+            last_id: reader.u64()?,
+            drain_ms: reader.u32()?,
+            reason: reader.string("reason", REASON_BYTES_MAX)?.to_owned(),
+        };
+        skip_tags(reader)?;
+        Ok(goaway)
     }
 }
 

@@ -10,6 +10,7 @@
 //! | [`causal`] | dots, clocks, versions, contexts: the dotted version vectors |
 //! | [`codec`] | the primitives every body is made of |
 //! | [`frame`] | the length-prefixed, checksummed envelope and batches |
+//! | [`oversize`] | frames that are too long, passed over |
 //! | [`handshake`], [`client`], [`admin`], [`peer`], [`gossip`] | the messages, by who speaks them |
 //! | [`message`] | all of them as one [`message::Request`] and one [`message::Response`] |
 //! | [`ring_document`] | the numbered document that says who the members are |
@@ -29,6 +30,7 @@ pub mod ids;
 pub mod limits;
 pub mod mend;
 pub mod message;
+pub mod oversize;
 pub mod peer;
 pub mod placement;
 pub mod repair;

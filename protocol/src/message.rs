@@ -11,7 +11,7 @@ use crate::client::{
 use crate::codec::{DecodeError, Reader, Wire};
 use crate::error::ErrorReply;
 use crate::gossip::{Accept, Gossip, Join, Prepare, Probe, Probed, Vote};
-use crate::handshake::{Hello, Welcome, skip_tags};
+use crate::handshake::{GoAway, Hello, Welcome, skip_tags};
 use crate::mend::{Compare, Compared, List, Listed};
 use crate::peer::{KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
 use crate::repair::{Repair, RepairProgress};
@@ -25,6 +25,8 @@ pub mod kind {
     pub const HELLO: u8 = 0x01;
     /// Is the connection alive?
     pub const PING: u8 = 0x05;
+    /// The node takes no more requests over this connection. No answer to anything.
+    pub const GOAWAY: u8 = 0x06;
     /// Read a key.
     pub const GET: u8 = 0x10;
     /// Store a value.
@@ -69,7 +71,7 @@ pub mod kind {
     pub const PREPARE: u8 = 0x34;
     /// Second phase of a ring decision (peers).
     pub const ACCEPT: u8 = 0x35;
-    /// Set in the kind of every answer but [`ERROR`].
+    /// Set in the kind of every answer but [`ERROR`] and [`GOAWAY`].
     pub const ANSWER: u8 = 0x80;
 }
 
@@ -196,6 +198,8 @@ messages! {
         Error(ErrorReply) = kind::ERROR, ErrorReply::decode, ErrorReply::encode;
         /// The connection stands.
         Welcome(Welcome) = kind::HELLO | kind::ANSWER, Welcome::decode, Welcome::encode;
+        /// No more requests over this connection.
+        GoAway(GoAway) = kind::GOAWAY, GoAway::decode, GoAway::encode;
         /// The connection is alive.
         Pong = kind::PING | kind::ANSWER, (), ();
         /// A key's values.

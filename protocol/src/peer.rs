@@ -26,6 +26,9 @@ pub struct MergeVersions {
     pub key: Bytes,
     /// Encoded [`Versions`](crate::causal::Versions); the receiver decodes and checks them.
     pub versions: Bytes,
+    /// Whether they are a write that saw only what its coordinator had: the receiver is to tell what it
+    /// has beside them.
+    pub tell_beside: bool,
 }
 
 /// It is merged, and durable.
@@ -33,6 +36,10 @@ pub struct MergeVersions {
 pub struct Merged {
     /// The replica has lost data of this segment and is fetching it back: it counts towards W only.
     pub rebuilding: bool,
+    /// The answer to `tell_beside`: encoded [`Versions`](crate::causal::Versions) of the replica before the
+    /// merge, if the write now stands beside a version that was not sent; else empty. Absent when it
+    /// was not asked for, and from a replica that does not know of the question.
+    pub beside: Option<Bytes>,
 }
 
 /// Give all that you have of a key.
@@ -117,6 +124,10 @@ pub struct KeepHint {
     pub needed: u8,
 }
 
+/// Of a merge.
+const TAG_TELL_BESIDE: u8 = 1;
+/// Of its answer.
+const TAG_BESIDE: u8 = 1;
 const TAG_TELL_ACTOR: u8 = 1;
 const TAG_DIGEST_ABOVE: u8 = 2;
 const TAG_ACTOR: u8 = 1;
@@ -128,16 +139,24 @@ impl Wire for MergeVersions {
         out.put_u32(self.timeout_ms);
         put_bytes(out, &self.key);
         put_bytes(out, &self.versions);
+        if self.tell_beside {
+            put_tag_u8(out, TAG_TELL_BESIDE, 1);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let merge = Self {
+        let mut merge = Self {
             ring_version: RingVersion::decode(reader)?,
             timeout_ms: reader.u32()?,
             key: reader.bytes("key", KEY_BYTES_MAX)?,
             versions: reader.bytes("versions", usize::MAX)?,
+            tell_beside: false,
         };
-        skip_tags(reader)?;
+        while let Some((tag, mut field)) = reader.tag()? {
+            if tag == TAG_TELL_BESIDE {
+                merge.tell_beside = field.bool("tell beside")?;
+            }
+        }
         Ok(merge)
     }
 }
@@ -178,12 +197,22 @@ impl Wire for KeepHint {
 impl Wire for Merged {
     fn encode(&self, out: &mut BytesMut) {
         put_bool(out, self.rebuilding);
+        if let Some(beside) = &self.beside {
+            put_tag_bytes(out, TAG_BESIDE, beside);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let rebuilding = reader.bool("rebuilding")?;
-        skip_tags(reader)?;
-        Ok(Self { rebuilding })
+        let mut merged = Self {
+            rebuilding: reader.bool("rebuilding")?,
+            beside: None,
+        };
+        while let Some((tag, mut field)) = reader.tag()? {
+            if tag == TAG_BESIDE {
+                merged.beside = Some(field.rest());
+            }
+        }
+        Ok(merged)
     }
 }
 

@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use dynakv_protocol::causal::context::CONTEXT_BYTES_MAX;
 use dynakv_protocol::frame::{FLAG_FORWARDED, KIND_BATCH, PROTOCOL_VERSION};
-use dynakv_protocol::hash::VIRTUAL_NODES_PER_NODE;
+use dynakv_protocol::hash::{Position, VIRTUAL_NODES_PER_NODE};
 use dynakv_protocol::ids::NAME_BYTES_MAX;
 use dynakv_protocol::limits;
 use dynakv_protocol::message::{Request, Response, kind};
-use dynakv_protocol::ring_document::{N_MAX, WEIGHT_MAX};
-use dynakv_protocol::{DecodeError, ErrorCode};
+use dynakv_protocol::placement::Placement;
+use dynakv_protocol::ring_document::{Member, N_MAX, RingDocument, Step, WEIGHT_MAX};
+use dynakv_protocol::{ClusterId, DecodeError, DirectoryId, ErrorCode, NodeId, RingVersion};
 
 fn document() -> String {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/PROTOCOL.md");
@@ -99,6 +100,70 @@ fn the_table_of_errors_is_that_of_the_code() {
         .map(|code| (code.number(), code.name().to_owned()))
         .collect();
     assert_eq!(written, known);
+}
+
+/// Every error says whether a retry may help and whether the write may have been applied, in words that a reader can
+/// hold against the flags.
+#[test]
+fn errors_say_whether_to_retry_and_whether_there_is_doubt() {
+    let rows = rows(&document(), "## Errors");
+    let codes = rows.iter().filter(|row| row[0].parse::<u16>().is_ok());
+    let mut seen = 0;
+    for row in codes {
+        seen += 1;
+        assert_eq!(row.len(), 6, "{row:?}");
+        for cell in &row[4..] {
+            assert!(
+                ["yes", "no", "by its flag"].contains(&cell.as_str()),
+                "{row:?}"
+            );
+        }
+    }
+    assert_eq!(seen, ErrorCode::ALL.len());
+}
+
+/// A wrong hash of long keys would pass every test with short ones.
+#[test]
+fn keys_of_all_lengths_lie_where_the_page_says() {
+    let document = document();
+    let members = |count: usize| RingDocument {
+        cluster_id: ClusterId(1),
+        cluster_name: "c".to_owned(),
+        version: RingVersion(1),
+        step: Step::Final,
+        n: 3,
+        w: 2,
+        r: 2,
+        members: (1..=count)
+            .map(|number| Member {
+                id: NodeId::new(&format!("node-{number}")).unwrap(),
+                directory_id: DirectoryId(number as u64),
+                address: format!("127.0.0.1:{number}"),
+                weight: 1,
+                zone: String::new(),
+            })
+            .collect(),
+    };
+    let placements = [members(3), members(5)].map(|ring| Placement::new(&ring));
+    let mut lengths = Vec::new();
+    for row in rows(&document, "### From a key to its owners") {
+        let Ok(length) = row[0].parse::<usize>() else {
+            continue;
+        };
+        if row.len() != 4 {
+            continue;
+        }
+        let key: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
+        let position = Position::of_key(&key);
+        assert_eq!(row[1], format!("`{:016x}`", position.0), "{length} bytes");
+        for (placement, cell) in placements.iter().zip(&row[2..]) {
+            let owners = placement.owners_of_key(&key).iter();
+            let owners: Vec<String> = owners.map(|owner| (owner.slot() + 1).to_string()).collect();
+            assert_eq!(*cell, owners.join(" "), "{length} bytes");
+        }
+        lengths.push(length);
+    }
+    assert_eq!(lengths, [1, 16, 17, 65, 128, 129, 240, 241, 1025, 4096]);
 }
 
 /// The examples: blocks that begin with "```golden NAME", hexadecimal up to a `#` in each line.

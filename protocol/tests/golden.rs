@@ -26,7 +26,7 @@ use dynakv_protocol::frame::{
 use dynakv_protocol::gossip::{
     Accept, Ballot, Gossip, Join, MemberEntry, MemberState, Prepare, Probe, Probed, Vote,
 };
-use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity, Welcome};
+use dynakv_protocol::handshake::{ClientLimits, GoAway, Hello, Lane, PeerIdentity, Welcome};
 use dynakv_protocol::hash::{Position, Segment};
 use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
 use dynakv_protocol::message::{Request, Response};
@@ -276,6 +276,7 @@ fn welcome() -> Welcome {
         cluster_id: CLUSTER,
         ring_version: RingVersion(3),
         directory_id: DirectoryId(0),
+        limits: None,
     }
 }
 
@@ -297,6 +298,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         w: None,
         ttl_ms: None,
         sloppy: false,
+        if_no_conflict: false,
     };
     let delete = Write {
         value: None,
@@ -321,6 +323,10 @@ fn requests() -> Vec<(&'static str, Request)> {
             Request::Hello(Hello::client("", Some(CLUSTER))),
         ),
         (
+            "hello.client.goaway",
+            Request::Hello(Hello::client("dynakv", None).knowing_goaway()),
+        ),
+        (
             "hello.peer",
             Request::Hello(Hello::peer("dynakv", identity)),
         ),
@@ -342,6 +348,13 @@ fn requests() -> Vec<(&'static str, Request)> {
                 w: Some(3),
                 ttl_ms: Some(60_000),
                 sloppy: true,
+                ..put.clone()
+            }),
+        ),
+        (
+            "put.if-no-conflict",
+            Request::Put(Write {
+                if_no_conflict: true,
                 ..put
             }),
         ),
@@ -453,6 +466,17 @@ fn requests() -> Vec<(&'static str, Request)> {
                 timeout_ms: 4000,
                 key: key.clone(),
                 versions: versions().to_bytes(),
+                tell_beside: false,
+            }),
+        ),
+        (
+            "merge.tell-beside",
+            Request::Merge(MergeVersions {
+                ring_version: RingVersion(3),
+                timeout_ms: 4000,
+                key: key.clone(),
+                versions: versions().to_bytes(),
+                tell_beside: true,
             }),
         ),
         (
@@ -533,6 +557,7 @@ fn responses() -> Vec<(&'static str, Response)> {
         context: sealed.clone(),
         effective_w: 2,
         sloppy: false,
+        replaced: 0,
     };
     let vote = Vote {
         slot: RingVersion(4),
@@ -556,6 +581,26 @@ fn responses() -> Vec<(&'static str, Response)> {
             Response::Welcome(Welcome {
                 directory_id: DirectoryId(0x0d0d_0d0d_0d0d_0d0d),
                 ..welcome()
+            }),
+        ),
+        (
+            "welcome.limits",
+            Response::Welcome(Welcome {
+                limits: Some(ClientLimits {
+                    value_bytes_max: 1_048_576,
+                    frame_bytes_max: 5_767_168,
+                    batch_items_max: 4096,
+                    requests_in_flight_max: 32_768,
+                }),
+                ..welcome()
+            }),
+        ),
+        (
+            "goaway",
+            Response::GoAway(GoAway {
+                last_id: 7,
+                drain_ms: 20_000,
+                reason: "shutting down".to_owned(),
             }),
         ),
         ("pong", Response::Pong),
@@ -583,6 +628,13 @@ fn responses() -> Vec<(&'static str, Response)> {
             "deleted.sloppy",
             Response::Deleted(Written {
                 sloppy: true,
+                ..written.clone()
+            }),
+        ),
+        (
+            "put.replaced",
+            Response::Put(Written {
+                replaced: 3,
                 ..written
             }),
         ),
@@ -761,7 +813,27 @@ fn responses() -> Vec<(&'static str, Response)> {
             }),
         ),
         ("imported", Response::Imported(Imported { effective_w: 2 })),
-        ("merged", Response::Merged(Merged { rebuilding: false })),
+        (
+            "merged",
+            Response::Merged(Merged {
+                rebuilding: false,
+                beside: None,
+            }),
+        ),
+        (
+            "merged.nothing-beside",
+            Response::Merged(Merged {
+                rebuilding: false,
+                beside: Some(Bytes::new()),
+            }),
+        ),
+        (
+            "merged.beside",
+            Response::Merged(Merged {
+                rebuilding: false,
+                beside: Some(versions().to_bytes()),
+            }),
+        ),
         (
             "versions",
             Response::Versions(VersionsReply {

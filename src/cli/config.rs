@@ -5,6 +5,8 @@ use serde::Serialize;
 use super::exit::Exit;
 use super::output::{Format, Heading, Report, Table, json_line};
 use super::serve::{self, Loaded, ServeArgs};
+use crate::descriptors;
+use crate::runtime::process::descriptors_possible;
 use crate::settings::{SettingsError, effective};
 
 /// `dynakv config`.
@@ -17,7 +19,24 @@ pub(crate) enum ConfigCommand {
 /// Runs a `config` command; nothing is started and nothing is made.
 pub(crate) fn run(command: ConfigCommand, format: Format) -> Report {
     match command {
-        ConfigCommand::Check(args) => report(serve::load(*args, serve::environment()), format),
+        ConfigCommand::Check(args) => {
+            let loaded = serve::load(*args, serve::environment()).map(|mut loaded| {
+                fit(&mut loaded);
+                loaded
+            });
+            report(loaded, format)
+        }
+    }
+}
+
+/// What `serve` would make of the limits of a process that is started as this one was.
+fn fit(loaded: &mut Loaded) {
+    let Some(limit) = descriptors_possible() else {
+        return;
+    };
+    match descriptors::fit(&mut loaded.config, limit) {
+        Ok(lowered) => loaded.warnings.extend(lowered),
+        Err(error) => loaded.warnings.push(error.to_string()),
     }
 }
 

@@ -60,6 +60,9 @@ pub(crate) struct WriteArgs {
     /// While replicas are down, let the next nodes of the ring count in their places
     #[arg(long)]
     pub(crate) sloppy: bool,
+    /// Without a context: refuse (exit 5) where that would replace more than one value
+    #[arg(long)]
+    pub(crate) if_no_conflict: bool,
 }
 
 /// Reads a key.
@@ -93,6 +96,9 @@ pub(crate) async fn put(client: &Client, args: PutArgs, format: Format) -> Resul
     if args.write.sloppy {
         request = request.sloppy();
     }
+    if args.write.if_no_conflict {
+        request = request.if_no_conflict();
+    }
     if let Some(ttl) = args.ttl {
         request = request.ttl(ttl);
     }
@@ -114,6 +120,9 @@ pub(crate) async fn delete(
     }
     if args.write.sloppy {
         request = request.sloppy();
+    }
+    if args.write.if_no_conflict {
+        request = request.if_no_conflict();
     }
     Ok(written_report(&request.send().await?, format))
 }
@@ -150,6 +159,8 @@ struct SiblingDocument {
 struct WriteDocument {
     context: String,
     sloppy: bool,
+    /// 0 where there was no conflict.
+    replaced: u64,
 }
 
 /// Siblings with equal bytes are one: nobody has to choose between them.
@@ -218,7 +229,16 @@ fn written_report(written: &Written, format: Format) -> Report {
             json_line(&WriteDocument {
                 context: context_text(&written.context),
                 sloppy: written.sloppy,
+                replaced: written.replaced,
             }),
+        ),
+        Format::Table | Format::Plain if written.replaced > 1 => Report::message(
+            Exit::Ok,
+            format!(
+                "dynakv: warning: {} conflicting values were replaced unseen; with --if-no-conflict, or the \
+                 --context of a get, they stay\n",
+                written.replaced
+            ),
         ),
         Format::Table | Format::Plain => Report::data(Exit::Ok, ""),
     }
@@ -313,14 +333,26 @@ mod tests {
             context: Context::from(Bytes::from_static(&[1, 2, 3])),
             effective_w: 2,
             sloppy: false,
+            replaced: 0,
         };
         assert_eq!(
             written_report(&written, Format::Plain),
             Report::data(Exit::Ok, "")
         );
+        let document = "{\"context\":\"AQID\",\"sloppy\":false,\"replaced\":0}\n";
         assert_eq!(
             written_report(&written, Format::Json),
-            Report::data(Exit::Ok, "{\"context\":\"AQID\",\"sloppy\":false}\n")
+            Report::data(Exit::Ok, document)
+        );
+        let written = Written {
+            replaced: 2,
+            ..written
+        };
+        let report = written_report(&written, Format::Plain);
+        let warning = String::from_utf8(report.messages.clone().into()).unwrap();
+        assert!(
+            report.data.is_empty() && warning.contains("2 conflicting values"),
+            "{warning}"
         );
     }
 

@@ -44,6 +44,7 @@ impl Exit {
     pub(crate) fn of_error(error: &Error) -> Self {
         match error.code() {
             Some(ErrorCode::BadRequest) => return Self::Usage,
+            Some(ErrorCode::Conflict) => return Self::Conflict,
             Some(ErrorCode::QuorumUnavailable | ErrorCode::Timeout) => return Self::Unavailable,
             Some(_) | None => {}
         }
@@ -79,6 +80,7 @@ mod tests {
         for &code in ErrorCode::ALL {
             let expected = match code {
                 ErrorCode::BadRequest => 2,
+                ErrorCode::Conflict => 5,
                 ErrorCode::QuorumUnavailable | ErrorCode::Timeout => 4,
                 _ => 1,
             };

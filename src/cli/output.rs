@@ -166,7 +166,10 @@ fn error_name(error: &Error) -> &'static str {
 fn next_command(error: &Error, servers: &[String]) -> String {
     let server = servers.first().map_or("127.0.0.1:8080", String::as_str);
     match (error.code(), error) {
-        (Some(dynakv_client::ErrorCode::TooManySiblings), _) => format!(
+        (
+            Some(dynakv_client::ErrorCode::TooManySiblings | dynakv_client::ErrorCode::Conflict),
+            _,
+        ) => format!(
             "dynakv --server {server} --output json get KEY, then put the merged value with --context"
         ),
         (Some(dynakv_client::ErrorCode::BadRequest), _) | (None, Error::Invalid { .. }) => {

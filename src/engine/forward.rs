@@ -41,6 +41,8 @@ pub enum Event {
 /// How a request is handed on.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Terms {
+    /// How many owners the request needs, for the error: the W or R that was asked for.
+    pub needed: u8,
     /// Whether it is a write.
     pub is_write: bool,
     /// Whether this node has no room on its disk for it, and so does not coordinate it in the end.
@@ -53,6 +55,7 @@ pub struct Terms {
 /// One request on its way to an owner.
 #[derive(Debug)]
 pub struct Forward {
+    needed: u8,
     is_write: bool,
     /// Whether this node, which owns no copy, may stand in at the end.
     may_stand_in: bool,
@@ -75,6 +78,7 @@ impl Forward {
         effects: &mut Vec<Effect>,
     ) -> Self {
         let Terms {
+            needed,
             is_write,
             is_full,
             may_stand_in,
@@ -95,6 +99,7 @@ impl Forward {
         });
         spares.reverse();
         let mut forward = Self {
+            needed,
             is_write,
             may_stand_in,
             is_full,
@@ -134,6 +139,13 @@ impl Forward {
                 self.fail(ErrorCode::Timeout, message, effects);
             }
         }
+    }
+
+    /// Whether what this owner answers is the answer. Of a write only the last one asked counts: that an
+    /// owner which was given up has it says nothing of what the next one writes over. Any owner may answer a
+    /// read.
+    pub fn hears(&self, node: NodeSlot) -> bool {
+        !self.is_write || self.awaits(node)
     }
 
     /// Whether this owner has the request at present.
@@ -177,7 +189,7 @@ impl Forward {
 
     fn fail(&mut self, code: ErrorCode, message: &str, effects: &mut Vec<Effect>) {
         let error = ErrorReply::new(code, message)
-            .with_quorum(1, 0)
+            .with_quorum(self.needed, 0)
             .maybe_applied(self.is_write && self.was_sent)
             .retryable();
         effects.push(Effect::Answer(error));
@@ -193,6 +205,7 @@ mod tests {
 
     fn write() -> Terms {
         Terms {
+            needed: 2,
             is_write: true,
             ..Terms::default()
         }

@@ -26,6 +26,8 @@ pub enum Event {
     Merged(NodeSlot),
     /// An owner could not be reached, or refused.
     Failed(NodeSlot),
+    /// An owner has no room on its disk.
+    Full(NodeSlot),
     /// Time is up.
     Deadline,
 }
@@ -36,6 +38,8 @@ pub struct Import {
     owners: Preference,
     quorum: Quorum,
     is_answered: bool,
+    /// Whether an owner has no room for it.
+    is_full: bool,
 }
 
 impl Import {
@@ -46,6 +50,7 @@ impl Import {
             quorum: Quorum::new(w.min(n), n),
             owners,
             is_answered: false,
+            is_full: false,
         };
         for place in 0..n {
             import.quorum.ask(place);
@@ -74,7 +79,8 @@ impl Import {
                     self.quorum.grant(place);
                 }
             }
-            Event::Failed(node) => {
+            Event::Failed(node) | Event::Full(node) => {
+                self.is_full |= matches!(event, Event::Full(_));
                 if let Some(place) = self.owners.place_of(node) {
                     self.quorum.fail(place);
                 }
@@ -102,11 +108,18 @@ impl Import {
 
     fn unavailable(&self) -> ErrorReply {
         let (needed, got) = (self.quorum.needed(), self.quorum.got());
+        let (code, when) = match self.is_full {
+            true => (
+                ErrorCode::DiskFull,
+                "there is room on the disks of the others",
+            ),
+            false => (ErrorCode::QuorumUnavailable, "more are up"),
+        };
         let message = format!(
-            "the import of this key needs {needed} of its owners, {got} took it; send it again when \
-             more are up, see `dynakv status`"
+            "the import of this key needs {needed} of its owners, {got} took it; send it again when {when}, \
+             see `dynakv status`"
         );
-        ErrorReply::new(ErrorCode::QuorumUnavailable, message)
+        ErrorReply::new(code, message)
             .with_quorum(needed, got)
             .maybe_applied(true)
             .retryable()

@@ -4,11 +4,13 @@
 //! other by the store's only writer. So what is replicated under a dot always contains everything
 //! that this node had minted for the key before.
 
-use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions};
+use dynakv_protocol::causal::{Clock, Dot, Incoming, Sibling, Value, Versions};
 use dynakv_protocol::limits::{SIBLINGS_MAX, VERSIONS_BYTES_FACTOR};
 use dynakv_protocol::{Actor, ErrorCode, ErrorReply, WriteId};
+use smallvec::SmallVec;
 
 use super::hybrid_clock::HybridClock;
+use super::put::{Replaced, Seen};
 
 /// A client's write, checked, before it has a dot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,15 +25,32 @@ pub struct Intent {
     pub ttl_ms: Option<u64>,
     /// The limit of one value, in bytes; four times this is the limit of all a key's versions.
     pub value_bytes_max: usize,
+    /// Whether a blind write that would replace more than one value is to be refused.
+    pub if_no_conflict: bool,
 }
 
 /// Whether the state changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Minted {
-    /// The write is a new sibling under this dot.
-    New(Dot),
+    /// The write is a new sibling.
+    New {
+        /// Under this dot.
+        dot: Dot,
+        /// The values that a blind write replaced, one dot for each that a reader would have seen.
+        replaced: Replaced,
+    },
     /// The write was there already: it is a retry.
     Already,
+}
+
+impl Minted {
+    /// The values that a blind write replaced.
+    pub fn replaced(self) -> Replaced {
+        match self {
+            Self::New { replaced, .. } => replaced,
+            Self::Already => Replaced::new(),
+        }
+    }
 }
 
 /// Who mints, and with what counter. One per node, owned by the store's writer.
@@ -63,15 +82,48 @@ impl Minter {
     ///
     /// # Errors
     /// Leaves `current` as it was and says why: the context knows more of this actor than the actor
-    /// itself, or the key would exceed its limits.
+    /// itself, the key would exceed its limits, or it is in conflict and the write does not want to
+    /// replace that.
     pub fn mint(
         &mut self,
         current: &mut Versions,
         intent: Intent,
         now_unix_ms: u64,
     ) -> Result<Minted, ErrorReply> {
-        if current.contains_write(intent.write_id) {
+        self.mint_over(current, intent, None, now_unix_ms)
+    }
+
+    /// The same for a blind write that is minted once more, over what other owners had beside it.
+    ///
+    /// # Errors
+    /// As [`mint`](Self::mint). What was seen is merged all the same.
+    pub fn mint_again(
+        &mut self,
+        current: &mut Versions,
+        intent: Intent,
+        seen: &Seen,
+        now_unix_ms: u64,
+    ) -> Result<Minted, ErrorReply> {
+        current.merge(&seen.beside);
+        self.mint_over(current, intent, Some(seen), now_unix_ms)
+    }
+
+    fn mint_over(
+        &mut self,
+        current: &mut Versions,
+        intent: Intent,
+        seen: Option<&Seen>,
+        now_unix_ms: u64,
+    ) -> Result<Minted, ErrorReply> {
+        if is_there(current, &intent, seen) {
             return Ok(Minted::Already);
+        }
+        let replaced = match intent.context {
+            Some(_) => Replaced::new(),
+            None => replaced(current, intent.write_id, seen, now_unix_ms),
+        };
+        if intent.if_no_conflict && replaced.len() > 1 {
+            return Err(conflict(replaced.len()));
         }
         if let Some(context) = &intent.context
             && context.counter(self.actor) > self.counter
@@ -108,7 +160,7 @@ impl Minter {
                 current.write(&seen_here, dot, incoming);
             }
         }
-        Ok(Minted::New(dot))
+        Ok(Minted::New { dot, replaced })
     }
 
     /// Takes note of what another node, or an import, brings. If it names writes of the present actor
@@ -125,6 +177,53 @@ impl Minter {
         self.actor = Actor(self.random.u64(1..));
         self.counter = 0;
     }
+}
+
+/// Whether there is nothing to do: it is a retry of a write that is here. A blind one must stand alone, for
+/// it replaces whatever else there is.
+fn is_there(current: &Versions, intent: &Intent, seen: Option<&Seen>) -> bool {
+    let is_it = |sibling: &Sibling| sibling.write_id == intent.write_id;
+    match intent.context {
+        Some(_) => current.contains_write(intent.write_id),
+        None => {
+            seen.is_none() && !current.siblings().is_empty() && current.siblings().iter().all(is_it)
+        }
+    }
+}
+
+/// The values that a blind write replaces, as a reader counts them: neither deleted nor expired, equal
+/// ones once. Those of a first round count where they were not older versions of what was seen since.
+fn replaced(
+    current: &Versions,
+    write_id: WriteId,
+    seen: Option<&Seen>,
+    now_unix_ms: u64,
+) -> Replaced {
+    let mut replaced: Replaced = match seen {
+        Some(seen) => {
+            let is_older = |dot: &Dot| seen.beside.clock().covers(*dot);
+            let before = seen.replaced.iter().copied();
+            before.filter(|dot| !is_older(dot)).collect()
+        }
+        None => Replaced::new(),
+    };
+    let mut values: SmallVec<[&Value; 1]> = SmallVec::new();
+    for sibling in current.siblings() {
+        let counts = sibling.write_id != write_id && sibling.is_live(now_unix_ms);
+        if counts && !values.contains(&&sibling.value) {
+            values.push(&sibling.value);
+            replaced.push(sibling.dot);
+        }
+    }
+    replaced
+}
+
+fn conflict(values: usize) -> ErrorReply {
+    let message = format!(
+        "the key has {values} concurrent values, and this write was to replace one at most: read it, \
+         reconcile them, and write with the context of that read"
+    );
+    ErrorReply::new(ErrorCode::Conflict, message)
 }
 
 /// Repair may exceed these bounds, client writes may not: a key that grows past them is used wrongly.
@@ -184,6 +283,7 @@ mod tests {
             context: context.cloned(),
             ttl_ms: None,
             value_bytes_max: 1024,
+            if_no_conflict: false,
         }
     }
 
@@ -207,7 +307,7 @@ mod tests {
             actor: Actor(7),
             counter: 3,
         };
-        assert_eq!(minted, Minted::New(dot));
+        assert!(matches!(minted, Minted::New { dot: it, .. } if it == dot));
         assert_eq!(minter.position(), (Actor(7), 3));
     }
 
@@ -241,6 +341,88 @@ mod tests {
         let minted = minter.mint(&mut key, intent(1, "a", Some(&empty)), 1);
         assert_eq!(minted, Ok(Minted::Already));
         assert_eq!(key, before);
+    }
+
+    #[test]
+    fn a_blind_retry_replaces_what_came_beside_it() {
+        let (mut minter, mut key) = (minter(), Versions::new());
+        let empty = Clock::new();
+        minter.mint(&mut key, intent(1, "a", None), 1).unwrap();
+        // Alone it is done.
+        let minted = minter.mint(&mut key, intent(1, "a", None), 1);
+        assert_eq!(minted, Ok(Minted::Already));
+        minter
+            .mint(&mut key, intent(2, "b", Some(&empty)), 1)
+            .unwrap();
+        assert_eq!(key.siblings().len(), 2);
+        minter.mint(&mut key, intent(1, "a", None), 1).unwrap();
+        assert_eq!(key.siblings().len(), 1);
+        assert_eq!(key.siblings()[0].write_id, WriteId(1));
+    }
+
+    fn replaced(minted: Result<Minted, ErrorReply>) -> usize {
+        minted.unwrap().replaced().len()
+    }
+
+    #[test]
+    fn a_blind_write_says_how_many_values_a_reader_would_have_seen() {
+        let (mut minter, mut key) = (minter(), Versions::new());
+        let empty = Clock::new();
+        assert_eq!(replaced(minter.mint(&mut key, intent(1, "a", None), 1)), 0);
+        assert_eq!(replaced(minter.mint(&mut key, intent(2, "b", None), 1)), 1);
+        for (id, value) in [(3, "b"), (4, "c")] {
+            let minted = minter.mint(&mut key, intent(id, value, Some(&empty)), 1);
+            assert_eq!(replaced(minted), 0);
+        }
+        // Equal ones are one, and what is deleted is none.
+        let gone = Intent {
+            value: Value::Tombstone,
+            ..intent(5, "", Some(&empty))
+        };
+        minter.mint(&mut key, gone, 1).unwrap();
+        assert_eq!(key.siblings().len(), 4);
+        let careful = || Intent {
+            if_no_conflict: true,
+            ..intent(6, "d", None)
+        };
+        let error = minter.mint(&mut key, careful(), 1).unwrap_err();
+        assert_eq!(error.code, ErrorCode::Conflict);
+        assert_eq!(key.siblings().len(), 4);
+        assert_eq!(replaced(minter.mint(&mut key, intent(7, "e", None), 1)), 2);
+        assert_eq!(replaced(minter.mint(&mut key, careful(), 1)), 1);
+    }
+
+    #[test]
+    fn a_second_round_counts_what_both_replaced_and_no_older_version_of_it() {
+        let other = |key: &Versions, id| {
+            let (mut minter, mut key) = (
+                Minter::new(Actor(8), 0, fastrand::Rng::with_seed(2)),
+                key.clone(),
+            );
+            minter
+                .mint(&mut key, intent(id, "theirs", None), 1)
+                .unwrap();
+            key
+        };
+        let (mut minter, mut key) = (minter(), Versions::new());
+        minter.mint(&mut key, intent(1, "old", None), 1).unwrap();
+        for (beside, expected) in [
+            // The other owner has replaced what this one had.
+            (other(&key, 2), 1),
+            // Or has never seen it.
+            (other(&Versions::new(), 3), 2),
+        ] {
+            let mut key = key.clone();
+            let first = minter.mint(&mut key, intent(4, "new", None), 1).unwrap();
+            let seen = Seen {
+                beside,
+                replaced: first.replaced(),
+            };
+            let second = minter.mint_again(&mut key, intent(4, "new", None), &seen, 1);
+            assert_eq!(replaced(second), expected);
+            assert_eq!(key.siblings().len(), 1);
+            assert_eq!(key.siblings()[0].write_id, WriteId(4));
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@
 //! | [`layout`] | the next ring document, and how a majority agrees on it |
 
 pub mod answer;
+pub mod beside;
 pub mod explain;
 pub mod forward;
 pub mod generations;

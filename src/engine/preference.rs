@@ -36,8 +36,6 @@ pub enum Route {
     Here {
         /// Its own place.
         place: Place,
-        /// It stands in for owners before it, so a blind write must read what a quorum has first.
-        in_place_of_first: bool,
     },
     /// The owner at this place; the request has not been forwarded before.
     Forward {
@@ -145,14 +143,10 @@ impl Preference {
         let first_usable = places().find(usable).map(|(place, _)| place);
         let first = first_usable.unwrap_or(0);
         match (own, access) {
-            (Some(place), Access::AnyOwner) => Route::Here {
-                place,
-                in_place_of_first: false,
-            },
-            (Some(place), Access::FirstOwner) if forwarded || place == first => Route::Here {
-                place,
-                in_place_of_first: place != 0,
-            },
+            (Some(place), Access::AnyOwner) => Route::Here { place },
+            (Some(place), Access::FirstOwner) if forwarded || place == first => {
+                Route::Here { place }
+            }
             (None, _) if forwarded => Route::NotOwner,
             (None, _) if first_usable.is_none() && strictness == Strictness::Sloppy => {
                 Route::StandIn { place: 0 }
@@ -173,18 +167,15 @@ mod tests {
         Reach::Usable
     }
 
-    fn here(place: Place, in_place_of_first: bool) -> Route {
-        Route::Here {
-            place,
-            in_place_of_first,
-        }
+    fn here(place: Place) -> Route {
+        Route::Here { place }
     }
 
     #[test]
     fn any_owner_coordinates_a_read() {
         let owners = Preference::new([A, SELF, B]);
         let route = owners.route(Access::AnyOwner, Strictness::Strict, false, all_usable);
-        assert_eq!(route, here(1, false));
+        assert_eq!(route, here(1));
         let strangers = Preference::new([A, B]);
         let route = strangers.route(Access::AnyOwner, Strictness::Strict, false, all_usable);
         assert_eq!(route, Route::Forward { place: 0 });
@@ -203,17 +194,17 @@ mod tests {
             }
         };
         let route = owners.route(Access::FirstOwner, Strictness::Strict, false, a_is_gone);
-        assert_eq!(route, here(1, true));
+        assert_eq!(route, here(1));
         let first = Preference::new([SELF, A, B]);
         let route = first.route(Access::FirstOwner, Strictness::Strict, false, all_usable);
-        assert_eq!(route, here(0, false));
+        assert_eq!(route, here(0));
     }
 
     #[test]
     fn a_request_is_forwarded_once() {
         let owners = Preference::new([A, SELF, B]);
         let route = owners.route(Access::FirstOwner, Strictness::Strict, true, all_usable);
-        assert_eq!(route, here(1, true));
+        assert_eq!(route, here(1));
         let strangers = Preference::new([A, B]);
         for access in [Access::AnyOwner, Access::FirstOwner] {
             assert_eq!(
@@ -248,7 +239,7 @@ mod tests {
         let owners = Preference::new([A, SELF, B]);
         let doubtful = |_| Reach::Doubtful;
         let route = owners.route(Access::FirstOwner, Strictness::Sloppy, false, doubtful);
-        assert_eq!(route, here(1, true));
+        assert_eq!(route, here(1));
     }
 
     #[test]

@@ -1,16 +1,22 @@
 //! Coordinating one put or delete.
 //!
 //! ```text
-//!            enough owners in reach?            stands in for a blind write?
-//! start ───▶ Connecting ──────────────────────▶ ReadingFirst ──▶ Minting ──▶ Replicating ──▶ Tail ──▶ over
-//!     (only when in doubt: pings)    (only then: R reads)    (one step,     (own fsync and   (answered;
-//!                                                             in memory)     the others',     who is
-//!                                                                            side by side)    left?)
+//!            enough owners in reach?                                 something beside it? once more
+//! start ───▶ Connecting ──────────────▶ Minting ──▶ Replicating ──▶ Minting ──▶ Replicating ──▶ Tail ──▶ over
+//!     (only when in doubt: pings)    (one step,    (own fsync and   (seldom: over what the      (answered;
+//!                                     in memory)    the others',     owners had as well)         who is
+//!                                                   side by side)                                left?)
 //! ```
 //!
 //! Nothing is written while it is in doubt whether W owners can be reached, so "quorum unavailable"
 //! before minting means that nothing happened. After minting the outcome is unknown until W owners
 //! have it on disk.
+//!
+//! A *blind* write, one without a context, replaces what is there, and this node may have missed some of
+//! it. So the owners say with their answers what they have beside the write. It is acknowledged only when
+//! N − W + 1 of them have said so ([`votes_needed`]); if one has something, the same write is minted once
+//! more, over that as well, and the second dot is what must reach W owners. It gets a new dot because two
+//! coordinators that enlarged the context of one dot would erase each other's write.
 //!
 //! With a *sloppy* quorum the next healthy nodes of the ring stand in for owners that cannot be reached,
 //! and count in their places: what they keep is a hint (DeCandia et al., 2007, § 4.6). When no owner at
@@ -21,21 +27,25 @@
 //! who fails then, or was never asked, is owed the key from here: a reminder, which counts for nothing.
 
 use bytes::Bytes;
+use dynakv_protocol::ErrorReply;
 use dynakv_protocol::causal::Versions;
-use dynakv_protocol::{ErrorCode, ErrorReply};
 use smallvec::SmallVec;
 
+use super::beside::votes_needed;
 use super::preference::{NodeSlot, Preference, Reach, SELF};
 use super::quorum::{Outcome, Place, Quorum, bit};
 
 mod exchange;
+mod refusal;
+mod votes;
 
-pub use self::exchange::{Acknowledged, Effect, Event, Terms};
+pub use self::exchange::{
+    Acknowledged, Effect, Event, Promised, Replaced, Round, Said, Seen, Terms,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
     Connecting,
-    ReadingFirst { seen: Box<Versions> },
     Minting,
     Replicating { versions: Bytes, context: Bytes },
     Tail,
@@ -48,12 +58,19 @@ pub struct Put {
     owners: Preference,
     own: Place,
     is_stand_in: bool,
-    reads_first: bool,
-    r: u8,
     phase: Phase,
-    /// Counts pings, then reads, then durable copies: each phase begins a new one.
+    round: Round,
+    /// Counts pings, then durable copies: each phase begins a new one.
     quorum: Quorum,
     w: u8,
+    /// Whether the owners are asked what they have beside the write.
+    asks_beside: bool,
+    /// Counts those that have said so. It is met from the start where nobody is waited for.
+    votes: Quorum,
+    /// What they have.
+    beside: Option<Box<Versions>>,
+    /// What it has replaced so far.
+    replaced: Replaced,
     usable: SmallVec<[NodeSlot; 4]>,
     /// Who may still be asked to stand in, the nearest last; `None` for a strict quorum.
     stand_ins: Option<SmallVec<[NodeSlot; 4]>>,
@@ -86,14 +103,29 @@ impl Put {
             stand_ins.reverse();
             stand_ins
         });
+        let w = terms.w.min(n);
+        // Who stands in mints over hints, and a sloppy quorum promises nothing to later writes.
+        let asks_beside = terms.is_blind && !terms.is_stand_in;
+        let votes = match asks_beside && stand_ins.is_none() {
+            true => votes_needed(n, (terms.promised.w, terms.promised.r), w),
+            false => 0,
+        };
+        // Who has lost versions has no vote.
+        let in_reach = match votes > 0 && terms.is_rebuilding {
+            true => votes + 1,
+            false => votes,
+        };
         let mut put = Self {
             own,
             is_stand_in: terms.is_stand_in,
-            reads_first: terms.reads_first,
-            r: terms.r.min(n),
-            w: terms.w.min(n),
+            w,
             phase: Phase::Connecting,
-            quorum: Quorum::new(terms.w.min(n), n),
+            round: Round::First,
+            quorum: Quorum::new(w.max(in_reach), n),
+            asks_beside,
+            votes: Quorum::new(votes, n),
+            beside: None,
+            replaced: Replaced::new(),
             usable,
             owners,
             stand_ins,
@@ -148,16 +180,36 @@ impl Put {
     pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Deadline => self.on_deadline(effects),
-            // The dot is minted and the others have it: this is one copy less, no more.
-            Event::Refused(_) if matches!(self.phase, Phase::Replicating { .. } | Phase::Tail) => {
-                self.on_failed(SELF, effects);
-            }
-            Event::Refused(error) => self.fail(error, effects),
+            Event::Refused { round, error } => self.on_refused(round, error, effects),
             Event::Reached(node) => self.on_reached(node, effects),
-            Event::Read(node, versions) => self.on_read(node, versions, effects),
-            Event::Minted { versions, context } => self.on_minted(versions, context, effects),
-            Event::Durable => self.on_durable(SELF, effects),
-            Event::Merged(node) => self.on_durable(node, effects),
+            Event::Read(node, versions) => self.on_read(node, versions.as_deref(), effects),
+            Event::Minted {
+                round,
+                versions,
+                context,
+                rebuilding,
+                replaced,
+            } if round == self.round => {
+                self.replaced = replaced;
+                if rebuilding {
+                    self.votes.fail(self.own);
+                } else {
+                    self.votes.grant(self.own);
+                }
+                self.on_minted(versions, context, effects);
+            }
+            Event::Durable(round) if round == self.round => self.on_durable(SELF, effects),
+            Event::Merged { from, round, said } if round == self.round => {
+                self.on_merged(from, said, effects);
+            }
+            Event::Declined { from, round } if round == self.round => {
+                self.on_failed(from, effects);
+            }
+            // It is about a dot that another one has replaced.
+            Event::Minted { .. }
+            | Event::Durable(_)
+            | Event::Merged { .. }
+            | Event::Declined { .. } => {}
             Event::Failed(node) => self.on_failed(node, effects),
             Event::Slow => self.on_slow(effects),
         }
@@ -188,8 +240,8 @@ impl Put {
                 self.engage(place, effects);
             }
         }
-        if self.quorum.outcome() == Outcome::Met {
-            self.read_first(effects);
+        if self.quorum.outcome() != Outcome::Pending {
+            self.check(effects);
             return;
         }
         for (place, node) in self.owners.others(self.own, 0) {
@@ -214,10 +266,11 @@ impl Put {
                 self.quorum.reopen(place);
                 effects.push(Effect::Hint {
                     to: stand_in,
+                    round: self.round,
                     versions: versions.clone(),
                 });
             }
-            Phase::ReadingFirst { .. } | Phase::Minting | Phase::Tail | Phase::Over => {}
+            Phase::Minting | Phase::Tail | Phase::Over => {}
         }
     }
 
@@ -231,53 +284,26 @@ impl Put {
         }
     }
 
-    fn read_first(&mut self, effects: &mut Vec<Effect>) {
-        if !self.reads_first {
-            self.mint(None, effects);
-            return;
+    fn mint(&mut self, effects: &mut Vec<Effect>) {
+        let seen = self.beside.take().map(|beside| {
+            let replaced = std::mem::take(&mut self.replaced);
+            Box::new(Seen {
+                beside: *beside,
+                replaced,
+            })
+        });
+        let mut votes = self.votes.needed();
+        if seen.is_some() {
+            self.round = Round::Second;
+            // Who had something has said it.
+            (self.asks_beside, votes) = (false, 0);
+            (self.owners_granted, self.owners_awaited) = (0, 0);
+            self.stand_in_granted = false;
         }
-        self.phase = Phase::ReadingFirst {
-            seen: Box::default(),
-        };
-        // A write content with few copies is content with few readers: with `-w 1` this node alone is
-        // enough. Siblings may come of that, a loss never.
-        let mut needed = self.r.min(self.w);
-        if self.is_sloppy() {
-            // Who cannot be reached is written without, so it is read without too.
-            needed = needed.min(1 + self.usable.len() as u8);
-        }
-        self.quorum = Quorum::new(needed, self.owners.len());
-        self.quorum.ask(self.own);
-        effects.push(Effect::ReadLocal);
-        for &node in &self.usable {
-            if let Some(place) = self.owners.place_of(node) {
-                self.quorum.ask(place);
-            }
-            effects.push(Effect::Read(node));
-        }
-    }
-
-    fn on_read(
-        &mut self,
-        node: NodeSlot,
-        versions: Option<Box<Versions>>,
-        effects: &mut Vec<Effect>,
-    ) {
-        if let Phase::ReadingFirst { seen } = &mut self.phase {
-            let Some(versions) = versions else {
-                self.on_failed(node, effects);
-                return;
-            };
-            seen.merge(&versions);
-            self.grant(node);
-            self.check(effects);
-        }
-    }
-
-    fn mint(&mut self, merge_first: Option<Box<Versions>>, effects: &mut Vec<Effect>) {
         self.phase = Phase::Minting;
+        self.votes = Quorum::new(votes, self.owners.len());
         self.quorum = Quorum::new(self.w, self.owners.len());
-        effects.push(Effect::Mint { merge_first });
+        effects.push(Effect::Mint(seen));
     }
 
     fn on_minted(&mut self, versions: Bytes, context: Bytes, effects: &mut Vec<Effect>) {
@@ -287,17 +313,21 @@ impl Put {
         for &node in &self.usable {
             if let Some(place) = self.owners.place_of(node) {
                 self.quorum.ask(place);
+                self.votes.ask(place);
                 self.owners_awaited |= bit(place);
             }
             effects.push(Effect::Merge {
                 to: node,
+                round: self.round,
                 versions: versions.clone(),
+                tell_beside: self.asks_beside,
             });
         }
         for &(to, place) in &self.acting {
             self.quorum.ask(place);
             effects.push(Effect::Hint {
                 to,
+                round: self.round,
                 versions: versions.clone(),
             });
         }
@@ -312,6 +342,21 @@ impl Put {
         if matches!(self.phase, Phase::Replicating { .. } | Phase::Tail) {
             self.grant(node);
             self.check(effects);
+        }
+    }
+
+    fn on_refused(&mut self, round: Round, error: ErrorReply, effects: &mut Vec<Effect>) {
+        match (&self.phase, self.round) {
+            // The dot is minted and the others have it: this is one copy less, no more.
+            (Phase::Replicating { .. } | Phase::Tail, current) if round == current => {
+                self.on_failed(SELF, effects);
+            }
+            (_, Round::First) => self.fail(error, effects),
+            (Phase::Minting, Round::Second) if round == Round::Second => {
+                self.fail(error.maybe_applied(true), effects);
+            }
+            // The first dot need not become durable here.
+            (_, Round::Second) => {}
         }
     }
 
@@ -342,6 +387,7 @@ impl Put {
             _ if is_filled => {}
             _ => {
                 self.quorum.fail(place);
+                self.votes.fail(place);
                 self.fill(effects);
                 self.widen(effects);
             }
@@ -370,49 +416,37 @@ impl Put {
         if !self.is_sloppy() {
             return;
         }
-        match &mut self.phase {
-            // What has answered is enough to mint over: siblings may come of it, a loss never.
-            Phase::ReadingFirst { seen } if !self.quorum.awaits(self.own) => {
-                let seen = std::mem::take(seen);
-                self.mint(Some(seen), effects);
-            }
-            Phase::Replicating { .. } => {
-                for (place, _) in self.owners.clone().others(self.own, 0) {
-                    if self.quorum.awaits(place) {
-                        self.engage(place, effects);
-                    }
+        if matches!(self.phase, Phase::Replicating { .. }) {
+            for (place, _) in self.owners.clone().others(self.own, 0) {
+                if self.quorum.awaits(place) {
+                    self.engage(place, effects);
                 }
             }
-            Phase::Connecting
-            | Phase::ReadingFirst { .. }
-            | Phase::Minting
-            | Phase::Tail
-            | Phase::Over => {}
         }
     }
 
     /// Asks the doubtful owners too, once those in reach can no longer make the quorum.
     fn widen(&mut self, effects: &mut Vec<Effect>) {
-        if self.quorum.outcome() != Outcome::Pending || self.quorum.lacking() == 0 {
+        let is_lacking = self.quorum.lacking() > 0 || self.votes.lacking() > 0;
+        let Phase::Replicating { versions, .. } = &self.phase else {
+            // Connecting has asked everyone; minting asks nobody yet.
+            return;
+        };
+        if self.outcome() != Outcome::Pending || !is_lacking {
             return;
         }
         for (place, node) in self.owners.others(self.own, 0) {
-            if !self.quorum.is_untouched(place) {
-                continue;
+            if self.quorum.is_untouched(place) {
+                self.owners_awaited |= bit(place);
+                effects.push(Effect::Merge {
+                    to: node,
+                    round: self.round,
+                    versions: versions.clone(),
+                    tell_beside: self.asks_beside,
+                });
+                self.quorum.ask(place);
+                self.votes.ask(place);
             }
-            match &self.phase {
-                Phase::ReadingFirst { .. } => effects.push(Effect::Read(node)),
-                Phase::Replicating { versions, .. } => {
-                    self.owners_awaited |= bit(place);
-                    effects.push(Effect::Merge {
-                        to: node,
-                        versions: versions.clone(),
-                    });
-                }
-                // Connecting has asked everyone; minting asks nobody yet.
-                Phase::Connecting | Phase::Minting | Phase::Tail | Phase::Over => continue,
-            }
-            self.quorum.ask(place);
         }
     }
 
@@ -434,35 +468,32 @@ impl Put {
     }
 
     fn check(&mut self, effects: &mut Vec<Effect>) {
-        let outcome = self.quorum.outcome();
-        match (&mut self.phase, outcome) {
-            (Phase::Tail, _) if self.quorum.outstanding() == 0 => self.phase = Phase::Over,
-            (Phase::Tail | Phase::Over | Phase::Minting, _) | (_, Outcome::Pending) => {}
-            // The own store answers soon, and the error should count it.
-            (Phase::ReadingFirst { .. } | Phase::Replicating { .. }, Outcome::Impossible)
-                if self.quorum.awaits(self.own) => {}
-            (Phase::Connecting, Outcome::Met) => self.read_first(effects),
-            (Phase::ReadingFirst { seen }, Outcome::Met) => {
-                let seen = std::mem::take(seen);
-                self.mint(Some(seen), effects);
+        let outcome = self.outcome();
+        let sees_enough = self.votes.outcome() == Outcome::Met;
+        match &mut self.phase {
+            Phase::Tail if self.quorum.outstanding() == 0 => self.phase = Phase::Over,
+            Phase::Tail | Phase::Over | Phase::Minting => {}
+            // What it replaces is known: copies of the first dot need not be waited for.
+            Phase::Replicating { .. } if self.beside.is_some() && sees_enough => {
+                self.mint(effects);
             }
-            (Phase::ReadingFirst { seen }, Outcome::Impossible) if self.stand_ins.is_some() => {
-                let seen = std::mem::take(seen);
-                self.mint(Some(seen), effects);
-            }
-            (Phase::Replicating { context, .. }, Outcome::Met) => {
+            Phase::Connecting if outcome == Outcome::Met => self.mint(effects),
+            Phase::Replicating { context, .. } if outcome == Outcome::Met => {
                 let acknowledged = Acknowledged {
                     context: std::mem::take(context),
                     effective_w: self.w,
                     is_sloppy: self.owners_granted < self.w,
+                    replaced: self.replaced.len(),
                 };
                 effects.push(Effect::Answer(Ok(acknowledged)));
                 self.begin_tail(effects);
             }
-            (
-                Phase::Connecting | Phase::ReadingFirst { .. } | Phase::Replicating { .. },
-                Outcome::Impossible,
-            ) => self.fail(self.unavailable(), effects),
+            // The own store answers soon, and the error should count it.
+            Phase::Replicating { .. } if self.quorum.awaits(self.own) => {}
+            Phase::Connecting | Phase::Replicating { .. } if outcome == Outcome::Impossible => {
+                self.fail(self.unavailable(), effects);
+            }
+            Phase::Connecting | Phase::Replicating { .. } => {}
         }
     }
 
@@ -509,57 +540,6 @@ impl Put {
             self.phase = Phase::Over;
             effects.push(Effect::Answer(Err(error)));
         }
-    }
-
-    fn unavailable(&self) -> ErrorReply {
-        let (needed, got) = (self.quorum.needed(), self.quorum.got());
-        let message = match self.phase {
-            Phase::ReadingFirst { .. } => format!(
-                "the first owner of the key is down, and of the {needed} owners that must be read in \
-                 its place {got} answered; nothing was written. See `dynakv status`"
-            ),
-            Phase::Connecting
-            | Phase::Minting
-            | Phase::Replicating { .. }
-            | Phase::Tail
-            | Phase::Over => {
-                let so = if self.maybe_applied() {
-                    "the write may have been applied"
-                } else {
-                    "nothing was written"
-                };
-                let who = self.who();
-                format!(
-                    "the write needs {needed} {who}, {got} answered; {so}. See `dynakv status`, or write \
-                     with a smaller -w"
-                )
-            }
-        };
-        ErrorReply::new(ErrorCode::QuorumUnavailable, message)
-            .with_quorum(needed, got)
-            .maybe_applied(self.maybe_applied())
-            .retryable()
-    }
-
-    /// Who counts, in words.
-    fn who(&self) -> &'static str {
-        match self.is_sloppy() {
-            true => "owners of the key or nodes that stand in for them",
-            false => "owners of the key",
-        }
-    }
-
-    fn timeout(&self) -> ErrorReply {
-        let (needed, got) = (self.quorum.needed(), self.quorum.got());
-        let who = self.who();
-        let message = format!(
-            "time is up: the write needs {needed} {who}, {got} answered in time. See `dynakv status`, or \
-             give it longer with --timeout"
-        );
-        ErrorReply::new(ErrorCode::Timeout, message)
-            .with_quorum(needed, got)
-            .maybe_applied(self.maybe_applied())
-            .retryable()
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use dynakv_storage::{IdentityError, StoreError};
 
+use crate::descriptors::TooFewDescriptors;
 use crate::runtime::control::ControlError;
 use crate::runtime::quarantine::OpenError;
 
@@ -20,6 +21,9 @@ pub enum ServeError {
         /// What is permitted.
         reason: String,
     },
+    /// The process may not open enough files and connections.
+    #[error(transparent)]
+    TooFewDescriptors(#[from] TooFewDescriptors),
     /// The port is taken, or the address is none of this machine.
     #[error(
         "cannot listen on {address}: {source}; choose another --port or --host, or end what listens there"

@@ -2,6 +2,7 @@
 
 use super::{Node, ServeError, system};
 use crate::config::Config;
+use crate::runtime::process::raise_descriptors;
 use crate::runtime::systemd::{self, Notifier};
 
 /// Runs a node until SIGTERM or Ctrl-C.
@@ -9,6 +10,7 @@ use crate::runtime::systemd::{self, Notifier};
 /// # Errors
 /// [`ServeError`].
 pub fn serve(config: Config) -> Result<(), ServeError> {
+    raise_descriptors();
     // One thread for all of the network: the store has its own, and batches grow with the load.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -99,6 +99,7 @@ impl Admission {
             cluster_id,
             ring_version,
             directory_id: self.me.directory_id,
+            limits: None,
         }
     }
 

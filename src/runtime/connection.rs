@@ -4,11 +4,12 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dynakv_protocol::ErrorReply;
-use dynakv_protocol::frame::{Frame, FrameDecoder};
-use dynakv_protocol::handshake::PeerIdentity;
+use dynakv_protocol::frame::Frame;
+use dynakv_protocol::handshake::{ClientLimits, GoAway, PeerIdentity};
 use dynakv_protocol::limits::{FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX};
 use dynakv_protocol::message::{Request, Response, kind};
+use dynakv_protocol::oversize::Refused;
+use dynakv_protocol::{ErrorCode, ErrorReply};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -22,9 +23,14 @@ use super::frame_reader::{FrameReader, Intake, ReadError, Source, malformed};
 use super::ledger::{Kind, Ledger};
 use super::metrics::Metrics;
 use super::outbox::Outbox;
+use super::places::Place;
 
 /// How long the other side may take over its hello.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long what still comes is read and thrown away after the last frame from here, so that the other side can
+/// read that one.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection that sends nothing at all for this long is closed; clients ping.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -40,20 +46,32 @@ pub struct Shared {
     pub control: ControlSender,
     /// The largest frame accepted from a client after the handshake, in bytes.
     pub frame_bytes_max: usize,
+    /// What clients are told of it and of other bounds.
+    pub limits: ClientLimits,
     /// The most bytes of answers that may wait before no more requests are read.
     pub waiting_bytes_max: usize,
     /// What is held for others.
     pub ledger: Arc<Ledger>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// The node is about to end: clients are asked to go elsewhere.
+    pub draining: CancellationToken,
+    /// How long it may then take to answer what it has in hand.
+    pub drain: Duration,
     /// Ends all connections.
     pub shutdown: CancellationToken,
 }
 
 /// Serves one connection to its end.
-pub async fn serve(id: ConnectionId, read: ReadHalf, write: WriteHalf, shared: Shared) {
+pub async fn serve(
+    id: ConnectionId,
+    read: ReadHalf,
+    write: WriteHalf,
+    place: Place,
+    shared: Shared,
+) {
     let outbox = Arc::new(Outbox::counted(shared.ledger.clone(), Kind::ClientAnswers));
-    let writer = {
+    let mut writer = {
         let (outbox, metrics) = (outbox.clone(), shared.metrics.clone());
         tokio::spawn(async move {
             let written = outbox.write_to(write).await;
@@ -70,15 +88,33 @@ pub async fn serve(id: ConnectionId, read: ReadHalf, write: WriteHalf, shared: S
     let end = tokio::select! {
         biased;
         () = shared.shutdown.cancelled() => None,
-        end = converse(id, &mut reader, &outbox, &shared) => end,
+        end = converse(id, &mut reader, &outbox, &place, &shared) => end,
+        // Only if it was busy with something else.
+        () = place.is_wanted() => Some(makes_room()),
     };
     if let Some(error) = end {
         outbox.respond(0, &Response::Error(error));
     }
     outbox.close();
-    // Only ends when the other side reads or the connection breaks; a slow reader is left to the
-    // shutdown deadline.
-    let _ = timeout(HANDSHAKE_TIMEOUT, writer).await;
+    // Only ends when the other side reads or the connection breaks. Who does neither must not keep the
+    // descriptor, nor the answers.
+    if timeout(HANDSHAKE_TIMEOUT, &mut writer).await.is_err() {
+        writer.abort();
+    } else if place.was_greeted() {
+        // To close a connection with something unread takes from the other side what it has not read.
+        let _ = timeout(LINGER_TIMEOUT, reader.discard()).await;
+    }
+}
+
+fn makes_room() -> ErrorReply {
+    let message = "this node has as many connections as it takes, and this one has said nothing for longest: \
+                   it is closed for another one. Dial again when there is something to ask";
+    ErrorReply::new(ErrorCode::Overloaded, message).retryable()
+}
+
+fn idle() -> ErrorReply {
+    let message = "nothing was sent over this connection for an hour: dial again when there is something to ask";
+    ErrorReply::new(ErrorCode::Overloaded, message).retryable()
 }
 
 /// Why the connection was closed from here; `None` when the other side ended it.
@@ -88,13 +124,20 @@ async fn converse(
     id: ConnectionId,
     reader: &mut FrameReader,
     outbox: &Arc<Outbox>,
+    place: &Place,
     shared: &Shared,
 ) -> End {
-    let peer = match timeout(HANDSHAKE_TIMEOUT, shake_hands(reader, outbox, shared)).await {
-        Ok(Ok(peer)) => peer,
+    let greeted = tokio::select! {
+        biased;
+        greeted = timeout(HANDSHAKE_TIMEOUT, shake_hands(reader, outbox, shared)) => greeted,
+        () = place.is_wanted() => return Some(makes_room()),
+    };
+    let (peer, knows_goaway) = match greeted {
+        Ok(Ok(greeted)) => greeted,
         Ok(Err(end)) => return end,
         Err(_) => return Some(malformed("no hello within 5 s")),
     };
+    place.greet(peer.is_some());
     let opened = CoordinatorEvent::Opened {
         connection: id,
         outbox: outbox.clone(),
@@ -103,7 +146,7 @@ async fn converse(
     if shared.coordinator.send(opened).await.is_err() {
         return None;
     }
-    reader.decoder = FrameDecoder::new(match peer.is_some() {
+    reader.accept(match peer.is_some() {
         true => FRAME_BYTES_MAX,
         false => shared.frame_bytes_max,
     });
@@ -111,11 +154,16 @@ async fn converse(
         reader.comes_from(Source::Peer);
         outbox.count_as(Kind::PeerAnswers);
     }
+    let asker = Asker {
+        id,
+        peer,
+        knows_goaway,
+    };
     let end = tokio::select! {
         biased;
         // Who does not read its answers is not waited for.
         () = outbox.closed() => None,
-        end = read_requests(id, peer, reader, outbox, shared) => end,
+        end = read_requests(asker, reader, outbox, place, shared) => end,
     };
     let closed = CoordinatorEvent::Closed { connection: id };
     // A coordinator that is gone needs no telling.
@@ -127,7 +175,7 @@ async fn shake_hands(
     reader: &mut FrameReader,
     outbox: &Outbox,
     shared: &Shared,
-) -> Result<Option<Arc<PeerIdentity>>, End> {
+) -> Result<(Option<Arc<PeerIdentity>>, bool), End> {
     let Some(frame) = reader
         .next_frame()
         .await
@@ -142,9 +190,10 @@ async fn shake_hands(
         Err(error) => return Err(Some(malformed(&error.to_string()))),
     };
     match shared.admission.admit(&hello).await {
-        Ok(welcome) => {
+        Ok(mut welcome) => {
+            welcome.limits = hello.peer.is_none().then_some(shared.limits);
             outbox.respond(request_id, &Response::Welcome(welcome));
-            Ok(hello.peer.map(Arc::new))
+            Ok((hello.peer.map(Arc::new), hello.knows_goaway))
         }
         Err(error) => {
             tracing::info!(reason = %error, "connection refused");
@@ -154,20 +203,47 @@ async fn shake_hands(
     }
 }
 
-async fn read_requests(
+/// Who is at the other end.
+struct Asker {
     id: ConnectionId,
+    /// Nothing for a client.
     peer: Option<Arc<PeerIdentity>>,
+    /// Whether it can be told that no more requests are taken.
+    knows_goaway: bool,
+}
+
+/// Why no more requests are read.
+enum Leave {
+    /// The node is about to end.
+    Draining,
+    /// Another connection needs the place.
+    Wanted,
+    /// Nothing has come for long.
+    Idle,
+}
+
+async fn read_requests(
+    asker: Asker,
     reader: &mut FrameReader,
     outbox: &Arc<Outbox>,
+    place: &Place,
     shared: &Shared,
 ) -> End {
+    let Asker {
+        id,
+        peer,
+        knows_goaway,
+    } = asker;
+    let is_client = peer.is_none();
     let mut held = Held::default();
     let mut data = Vec::new();
+    // Of the last request, in the order of the stream.
+    let mut last_id = 0;
     loop {
         // What nodes forward for others was held back where it came in.
-        let frames = match peer.is_some() {
-            true => std::mem::take(&mut data),
-            false => held.next(&mut data, outbox, shared.waiting_bytes_max),
+        let frames = match is_client {
+            false => std::mem::take(&mut data),
+            true => held.next(&mut data, outbox, shared.waiting_bytes_max),
         };
         if !frames.is_empty() {
             let requests = CoordinatorEvent::Requests {
@@ -188,36 +264,122 @@ async fn read_requests(
             }
         }
         let mut control = Vec::new();
-        let mut sort = |frame: Frame| match frame.header.kind {
-            kind::GET | kind::PUT | kind::DELETE | kind::MERGE | kind::READ => data.push(frame),
-            kind::EXPLAIN | kind::EXPORT | kind::IMPORT => data.push(frame),
-            kind::COMPARE | kind::LIST | kind::HINT => data.push(frame),
-            kind::PING => outbox.respond(frame.header.request_id, &Response::Pong),
-            _ => control.push(frame),
+        let mut has_no_id = false;
+        let mut sort = |frame: Frame| {
+            last_id = frame.header.request_id;
+            // Id 0 addresses the connection. Nodes ping each other with it.
+            if is_client && last_id == 0 {
+                has_no_id = true;
+                return;
+            }
+            match frame.header.kind {
+                kind::GET | kind::PUT | kind::DELETE | kind::MERGE | kind::READ => data.push(frame),
+                kind::EXPLAIN | kind::EXPORT | kind::IMPORT => data.push(frame),
+                kind::COMPARE | kind::LIST | kind::HINT => data.push(frame),
+                kind::PING => outbox.respond(frame.header.request_id, &pong(&frame)),
+                _ => control.push(frame),
+            }
         };
         let read = tokio::select! {
             biased;
+            // What was taken from the stream is carried out first.
+            () = shared.draining.cancelled(), if knows_goaway && held.is_empty() => {
+                Err(Leave::Draining)
+            }
             () = outbox.room_for_reads(shared.waiting_bytes_max), if !held.is_empty() => continue,
             // Pings are answered meanwhile.
-            read = timeout(IDLE_TIMEOUT, reader.read_frames(&mut sort)), if held.may_grow() => read,
+            read = timeout(IDLE_TIMEOUT, reader.read_frames(&mut sort)), if held.may_grow() => {
+                read.map_err(|_| Leave::Idle)
+            }
+            () = place.is_wanted() => Err(Leave::Wanted),
         };
         let more = match read {
             Ok(Ok(more)) => more,
             Ok(Err(error)) => {
                 match &error {
-                    ReadError::Stalled => shared.metrics.held.closed_stalled.increment(1),
+                    ReadError::Stalled { .. } => shared.metrics.held.closed_stalled.increment(1),
                     ReadError::Displaced => shared.metrics.held.closed_displaced.increment(1),
                     ReadError::Frame(_) | ReadError::Io(_) => {}
                 }
                 return Some(error.into_reply());
             }
-            Err(_) => return None,
+            Err(leave) => {
+                return go_away(leave, last_id, knows_goaway, reader, outbox, shared).await;
+            }
         };
+        place.touch();
+        for Refused { header, error } in reader.refused.drain(..) {
+            has_no_id |= is_client && header.request_id == 0;
+            last_id = header.request_id;
+            outbox.respond(header.request_id, &Response::Error(error));
+        }
         for frame in control {
             pass_on(frame, &peer, outbox, shared).await;
         }
+        if has_no_id {
+            return Some(malformed(
+                "a request has the id 0, which addresses the connection",
+            ));
+        }
         if !more {
             return None;
+        }
+    }
+}
+
+/// A ping has no body but, one day, tagged fields.
+fn pong(frame: &Frame) -> Response {
+    match Request::decode(frame.header.kind, &frame.body) {
+        Ok(_) => Response::Pong,
+        Err(error) => Response::Error(undecodable(&error)),
+    }
+}
+
+/// Takes no more requests. Whoever knows how hears up to which it may wait for an answer; what comes behind that
+/// one is thrown away, pings excepted, so that it is certain that it was not carried out.
+async fn go_away(
+    leave: Leave,
+    last_id: u64,
+    knows_goaway: bool,
+    reader: &mut FrameReader,
+    outbox: &Arc<Outbox>,
+    shared: &Shared,
+) -> End {
+    let (drain, end) = match leave {
+        Leave::Draining => (shared.drain, None),
+        // Nothing is in hand for a client that has been idle for so long.
+        Leave::Wanted => (Duration::ZERO, Some(makes_room())),
+        Leave::Idle => (Duration::ZERO, Some(idle())),
+    };
+    if knows_goaway {
+        let reason = match &end {
+            None => "the node is shutting down: ask another one".to_owned(),
+            Some(error) => error.message.clone(),
+        };
+        let goaway = GoAway {
+            last_id,
+            drain_ms: drain.as_millis() as u32,
+            reason,
+        };
+        outbox.respond(0, &Response::GoAway(goaway));
+    }
+    if end.is_some() {
+        return end;
+    }
+    // Ended by the other side, or by the shutdown.
+    let mut answer_pings = |frame: Frame| {
+        if frame.header.kind == kind::PING {
+            outbox.respond(frame.header.request_id, &pong(&frame));
+        }
+    };
+    loop {
+        match reader.read_frames(&mut answer_pings).await {
+            Ok(true) => reader.refused.clear(),
+            Ok(false) => return None,
+            Err(error) => return Some(error.into_reply()),
+        }
+        if outbox.bytes_waiting() > shared.waiting_bytes_max {
+            outbox.below(shared.waiting_bytes_max / 2).await;
         }
     }
 }

@@ -287,9 +287,17 @@ impl Control {
             });
             return;
         }
-        if let Err(error) = save_document(&*self.files, RING, &document.to_bytes()) {
-            self.end = Some(error.into());
-            return;
+        match save_document(&*self.files, RING, &document.to_bytes()) {
+            Ok(()) => {}
+            // Gossip names its version again, and it is fetched again.
+            Err(error) if error.is_shortage() => {
+                tracing::warn!(%error, version = document.version.0, "the ring is not followed yet");
+                return;
+            }
+            Err(error) => {
+                self.end = Some(error.into());
+                return;
+            }
         }
         self.follow(document);
         self.publish();

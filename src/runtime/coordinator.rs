@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::alarm::Alarm;
 use super::connections::Connections;
-use super::dispatch::{Action, DataRequest, data_request};
+use super::dispatch::{Action, DataRequest, check_form, data_request};
 use super::environment::WallClock;
 use super::events::{ConnectionId, ControlEvent, ControlSender, CoordinatorEvent};
 use super::frame_reader::READ_BYTES;
@@ -120,20 +120,8 @@ pub enum End {
 struct By {
     /// Whose place it fills.
     place: u8,
-    /// It is an owner, and others before it cannot be reached.
-    in_place_of_first: bool,
     /// It owns no copy.
     is_stand_in: bool,
-}
-
-impl By {
-    fn stand_in(place: u8) -> Self {
-        Self {
-            place,
-            in_place_of_first: false,
-            is_stand_in: true,
-        }
-    }
 }
 
 /// The coordinator's state.
@@ -430,6 +418,9 @@ impl Coordinator {
     /// Begins a client's request, for the first time or again after it was parked.
     fn begin(&mut self, mut requester: Requester, frame: Frame) {
         let Some(ring) = self.view.ring.clone() else {
+            if let Err(error) = check_form(&frame) {
+                return self.end(requester, Err(error));
+            }
             let message =
                 "this node has not joined its cluster yet; ask another one, or see its log";
             let error = ErrorReply::new(ErrorCode::NotReady, message).retryable();
@@ -472,22 +463,23 @@ impl Coordinator {
             owners.route(request.access, strictness, is_forwarded, reach)
         };
         match route {
-            Route::Here {
-                place,
-                in_place_of_first,
-            } => {
+            Route::Here { place } => {
                 let by = By {
                     place,
-                    in_place_of_first,
                     is_stand_in: false,
                 };
                 self.coordinate(requester, frame, request, owners, by);
             }
             Route::StandIn { place } => {
-                self.coordinate(requester, frame, request, owners, By::stand_in(place));
+                let by = By {
+                    place,
+                    is_stand_in: true,
+                };
+                self.coordinate(requester, frame, request, owners, by);
             }
             Route::Forward { place } => {
                 let terms = forward::Terms {
+                    needed: request.action.needed(),
                     is_write: requester.is_write(),
                     is_full: false,
                     may_stand_in: strictness == Strictness::Sloppy
@@ -529,15 +521,18 @@ impl Coordinator {
                 }
                 let mut effects = std::mem::take(&mut self.put_effects);
                 let reach = |node| self.links.reach(node);
-                // Who has lost versions does not know what a blind write replaces either.
                 let is_blind = intent.context.is_none();
-                let has_lost = is_blind && self.rebuilding.covers(&request.key);
+                let document = self.view.ring.as_ref().map(|ring| ring.document());
                 let terms = put::Terms {
                     own: place,
                     is_stand_in: by.is_stand_in,
-                    reads_first: !by.is_stand_in && (by.in_place_of_first || has_lost),
+                    is_blind,
+                    is_rebuilding: is_blind && self.rebuilding.covers(&request.key),
                     w,
-                    r: self.view.r,
+                    promised: put::Promised {
+                        w: document.map_or(self.view.w, |document| document.w),
+                        r: document.map_or(self.view.r, |document| document.r),
+                    },
                     stand_ins: match strictness {
                         Strictness::Strict => None,
                         Strictness::Sloppy => Some(self.stand_ins(&request.key)),

@@ -73,6 +73,17 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// How many owners it needs; none for what asks all of them.
+    pub fn needed(&self) -> u8 {
+        match self {
+            Self::Get { r, .. } => *r,
+            Self::Put { w, .. } | Self::Import { w, .. } => *w,
+            Self::Explain => 0,
+        }
+    }
+}
+
 /// Decodes and checks a request about data.
 ///
 /// # Errors
@@ -84,6 +95,21 @@ pub fn data_request(frame: &Frame, limits: Limits) -> Result<DataRequest, ErrorR
         Ok(Request::Explain(explain)) => self::explain(explain),
         Ok(Request::Import(import)) => self::import(import, limits),
         Ok(_) => Err(bad("this is no request about data")),
+        Err(error) => Err(undecodable(&error)),
+    }
+}
+
+/// Whether a request about data is of its form: as much of it as a node can check that knows no ring.
+///
+/// # Errors
+/// `BadRequest` or `TooLarge`.
+pub fn check_form(frame: &Frame) -> Result<(), ErrorReply> {
+    match Request::decode(frame.header.kind, &frame.body) {
+        Ok(Request::Get(Get { key, .. }))
+        | Ok(Request::Put(Write { key, .. }) | Request::Delete(Write { key, .. }))
+        | Ok(Request::Explain(Explain { key, .. }))
+        | Ok(Request::Import(Import { key, .. })) => check_key(&key),
+        Ok(_) => Ok(()),
         Err(error) => Err(undecodable(&error)),
     }
 }
@@ -150,6 +176,7 @@ fn read(get: Get, limits: Limits) -> Result<DataRequest, ErrorReply> {
 
 fn write(write: Write, limits: Limits) -> Result<DataRequest, ErrorReply> {
     check_key(&write.key)?;
+    let ttl_ms = write.value.as_ref().and(write.ttl_ms);
     let value = match write.value {
         None => Value::Tombstone,
         Some(value) if value.len() > limits.value_bytes_max => {
@@ -181,8 +208,10 @@ fn write(write: Write, limits: Limits) -> Result<DataRequest, ErrorReply> {
                 write_id: write.write_id,
                 value,
                 context,
-                ttl_ms: write.ttl_ms,
+                // A deletion does not expire.
+                ttl_ms,
                 value_bytes_max: limits.value_bytes_max,
+                if_no_conflict: write.if_no_conflict,
             }),
         },
         key: write.key,
@@ -269,6 +298,7 @@ mod tests {
             w: None,
             ttl_ms: None,
             sloppy: false,
+            if_no_conflict: false,
         }
     }
 
@@ -375,6 +405,42 @@ mod tests {
         assert_eq!(undecodable(&unknown).code, ErrorCode::UnknownKind);
         let malformed = DecodeError::MalformedVarint;
         assert_eq!(undecodable(&malformed).code, ErrorCode::BadRequest);
+    }
+
+    #[test]
+    fn a_deletion_does_not_expire() {
+        let ttl_of =
+            |request: Request| match data_request(&frame(&request), limits()).unwrap().action {
+                Action::Put { intent, .. } => intent.ttl_ms,
+                other => panic!("{other:?}"),
+            };
+        let write = Write {
+            ttl_ms: Some(5),
+            ..put()
+        };
+        assert_eq!(ttl_of(Request::Put(write.clone())), Some(5));
+        let deletion = Write {
+            value: None,
+            ..write
+        };
+        assert_eq!(ttl_of(Request::Delete(deletion)), None);
+    }
+
+    #[test]
+    fn a_form_is_checked_without_a_ring() {
+        let good = frame(&Request::Put(put()));
+        assert_eq!(check_form(&good), Ok(()));
+        let mut cut = good.clone();
+        cut.body.truncate(good.body.len() - 1);
+        assert_eq!(check_form(&cut).unwrap_err().code, ErrorCode::BadRequest);
+        let empty_key = Write {
+            key: Bytes::new(),
+            ..put()
+        };
+        let code = check_form(&frame(&Request::Put(empty_key)))
+            .unwrap_err()
+            .code;
+        assert_eq!(code, ErrorCode::BadRequest);
     }
 
     #[test]

@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::BytesMut;
-use dynakv_protocol::frame::{Frame, FrameDecoder, FrameError, split_batch};
-use dynakv_protocol::{ErrorCode, ErrorReply};
+use bytes::{Bytes, BytesMut};
+use dynakv_protocol::frame::{Frame, FrameDecoder, FrameError, split_batch, split_batch_refusing};
+use dynakv_protocol::limits::FRAME_BYTES_MAX;
+use dynakv_protocol::oversize::{Begun, Oversize, Refused};
+use dynakv_protocol::{DecodeError, ErrorCode, ErrorReply};
 use metrics::Counter;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::dispatch::undecodable;
 use super::environment::ReadHalf;
 use super::ledger::{Arrival, Charge, Kind, Ledger};
 
@@ -24,15 +27,12 @@ const RESERVED_BYTES: usize = 4096;
 /// ones wait for, and as many connections as there may be hold 64 MiB with them.
 const UNASKED_BYTES: usize = 16 * 1024;
 
-/// How often it is looked whether a frame that is not whole gets on.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How long a frame that has begun may take in any case.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many looks in a row may find that it did not. Looks are counted, and not time: the node's own pause
-/// is nobody else's.
-const LOOKS_MAX: u32 = 3;
-
-/// What counts as getting on between two looks, in bytes.
-const PROGRESS_BYTES: usize = 64 * 1024;
+/// How fast a large one must come on the whole, in bytes per second: far slower than any link that a request
+/// within its deadline can use. What comes slower holds memory for nothing.
+const FRAME_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
 
 /// How long to wait before it is looked again whether there is room.
 const ROOM_POLL: Duration = Duration::from_millis(20);
@@ -81,29 +81,32 @@ pub enum ReadError {
     /// The bytes are no frames.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// The connection broke.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-    /// A frame was begun and does not get on.
+    /// A frame began and did not come to its end.
     #[error(
-        "a frame of this connection did not get on for {} s; send it whole, and at once",
-        LOOK_EVERY.as_secs() * u64::from(LOOKS_MAX)
+        "a frame of {length} bytes has begun and does not come to its end: {received} bytes are there"
     )]
-    Stalled,
+    Stalled {
+        /// Its length, as far as that is known, in bytes.
+        length: usize,
+        /// How much of it came.
+        received: usize,
+    },
     /// A frame was begun, does not get on, and others wait for the room that it takes.
     #[error(
         "this node has as many frames on their way in as it takes, and the one of this connection did not \
          get on; send it again, whole and at once"
     )]
     Displaced,
+    /// The connection broke.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
 }
 
 impl ReadError {
     /// What is said to the other side before the connection is closed.
     pub fn into_reply(self) -> ErrorReply {
         match self {
-            Self::Frame(_) | Self::Io(_) => malformed(&self.to_string()),
-            Self::Stalled => ErrorReply::new(ErrorCode::Timeout, self.to_string()).retryable(),
+            Self::Frame(_) | Self::Stalled { .. } | Self::Io(_) => malformed(&self.to_string()),
             Self::Displaced => ErrorReply::new(ErrorCode::Overloaded, self.to_string()).retryable(),
         }
     }
@@ -122,41 +125,58 @@ pub struct FrameReader {
     buffer: BytesMut,
     /// What it accepts; replaced once the handshake is done.
     pub decoder: FrameDecoder,
+    /// The longest frame that is accepted, and up to which longer ones are passed over.
+    length_max: usize,
+    passed_max: usize,
+    /// Whether what cannot be taken is refused one by one; it ends the connection otherwise.
+    takes_requests: bool,
+    /// A frame that is being passed over.
+    oversize: Option<Box<Oversize>>,
+    /// What the last read brought and cannot be taken, for whoever accepts requests.
+    pub refused: Vec<Refused>,
+    /// Whether the other side has ended the connection.
+    is_at_end: bool,
     intake: Intake,
     source: Source,
+    /// Whole frames that are not handed on yet.
+    whole: Bytes,
     /// What has come over this connection and is still held, in bytes.
     in_hand: Arc<AtomicUsize>,
     /// What the buffer holds.
     charge: Charge,
     /// The frame in the buffer, once it is large.
     arrival: Option<Arrival>,
-    progress: Option<Progress>,
-}
-
-/// How a frame that is not whole gets on.
-#[derive(Debug)]
-struct Progress {
-    look_at: Instant,
-    /// Its bytes at the last look.
-    bytes: usize,
-    /// Looks in a row at which it was not far enough.
-    looks: u32,
 }
 
 impl FrameReader {
     /// A reader that accepts frames up to `length_max` bytes.
     pub fn new(read: ReadHalf, length_max: usize, intake: Intake, source: Source) -> Self {
         Self {
+            charge: Charge::new(intake.ledger.clone(), source.receiving(), 0),
+            source,
+            whole: Bytes::new(),
+            in_hand: Arc::default(),
+            arrival: None,
             read,
             buffer: BytesMut::new(),
             decoder: FrameDecoder::new(length_max),
-            charge: Charge::new(intake.ledger.clone(), source.receiving(), 0),
+            length_max,
+            passed_max: length_max,
+            takes_requests: false,
+            oversize: None,
+            refused: Vec::new(),
+            is_at_end: false,
             intake,
-            source,
-            in_hand: Arc::default(),
-            arrival: None,
-            progress: None,
         }
+    }
+
+    /// Accepts requests up to `length_max` bytes from now on. Longer ones, up to the longest of all, are passed over
+    /// and, like items of a batch that cannot be taken, found in [`refused`](Self::refused).
+    pub(super) fn accept(&mut self, length_max: usize) {
+        self.decoder = FrameDecoder::new(length_max);
+        self.length_max = length_max;
+        self.passed_max = FRAME_BYTES_MAX;
+        self.takes_requests = true;
     }
 
     /// From now on it is known who is at the other end.
@@ -166,19 +186,29 @@ impl FrameReader {
         self.charge = Charge::new(self.intake.ledger.clone(), source.receiving(), bytes);
     }
 
+    /// Reads and throws away until the other side ends the connection.
+    pub(super) async fn discard(&mut self) {
+        while !self.is_at_end {
+            self.buffer.clear();
+            self.buffer.reserve(READ_BYTES);
+            match self.read.read_buf(&mut self.buffer).await {
+                Ok(0) | Err(_) => self.is_at_end = true,
+                Ok(_) => {}
+            }
+        }
+    }
+
     /// The next frame, or `None` at the end of the connection.
     ///
     /// # Errors
     /// [`ReadError`].
     pub async fn next_frame(&mut self) -> Result<Option<Frame>, ReadError> {
+        let mut begun = None;
         loop {
-            let next = self.decoder.next(&mut self.buffer);
-            let next = next.inspect_err(|_| self.intake.malformed.increment(1))?;
-            if let Some(frame) = next {
-                self.note_rest();
+            if let Some(frame) = self.cut_off()? {
                 return Ok(Some(frame));
             }
-            if !self.fill().await? {
+            if !self.fill(&mut begun).await? {
                 return Ok(None);
             }
         }
@@ -194,46 +224,137 @@ impl FrameReader {
         take: &mut (impl FnMut(Frame) + Send),
     ) -> Result<bool, ReadError> {
         // What came together with the handshake is there already.
-        while !self.cut_off(take)? {
-            if !self.fill().await? {
+        let mut any = false;
+        let mut begun = None;
+        while !any {
+            while let Some(frame) = self.cut_off()? {
+                self.split(frame, take)?;
+                any = true;
+            }
+            any |= !self.refused.is_empty();
+            if !any && !self.fill(&mut begun).await? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Hands on what is whole; false when nothing is.
-    fn cut_off(&mut self, take: &mut (impl FnMut(Frame) + Send)) -> Result<bool, ReadError> {
-        let cut = self.try_cut_off(take);
-        if let Err(ReadError::Frame(_)) = &cut {
-            self.intake.malformed.increment(1);
-        }
-        cut
+    fn split(&mut self, frame: Frame, take: &mut impl FnMut(Frame)) -> Result<(), FrameError> {
+        let takes_requests = self.takes_requests;
+        let refused = &mut self.refused;
+        let refuse = |header, error: DecodeError| {
+            let error = undecodable(&error);
+            refused.push(Refused { header, error });
+            Ok(())
+        };
+        let split = match takes_requests {
+            true => split_batch_refusing(frame, take, refuse),
+            false => split_batch(frame, take),
+        };
+        split.inspect_err(|_| self.intake.malformed.increment(1))
     }
 
-    fn try_cut_off(&mut self, take: &mut (impl FnMut(Frame) + Send)) -> Result<bool, ReadError> {
-        let whole = self.decoder.whole_bytes(&self.buffer);
-        if whole == 0 {
-            // Nothing, unless it will never be a frame.
-            self.decoder.next(&mut self.buffer)?;
-            return Ok(false);
+    fn cut_off(&mut self) -> Result<Option<Frame>, FrameError> {
+        let next = self.try_cut_off();
+        next.inspect_err(|_| self.intake.malformed.increment(1))
+    }
+
+    fn try_cut_off(&mut self) -> Result<Option<Frame>, FrameError> {
+        loop {
+            if let Some(frame) = self.decoder.next_whole(&mut self.whole)? {
+                return Ok(Some(frame));
+            }
+            if let Some(oversize) = &mut self.oversize {
+                let refused = oversize.pass(&mut self.buffer)?;
+                self.note_rest();
+                let Some(refused) = refused else {
+                    return Ok(None);
+                };
+                self.refused.extend(refused);
+                self.oversize = None;
+            }
+            match Oversize::begin(&mut self.buffer, self.length_max, self.passed_max)? {
+                Begun::No => match self.decoder.whole_bytes(&self.buffer) {
+                    // Nothing, unless it will never be a frame.
+                    0 => return self.decoder.next(&mut self.buffer),
+                    whole => self.take_whole(whole),
+                },
+                Begun::NotYet => return Ok(None),
+                Begun::Yes(oversize) => self.oversize = Some(oversize),
+            }
         }
-        let whole = self.buffer.split_to(whole).freeze();
+    }
+
+    fn take_whole(&mut self, bytes: usize) {
+        let whole = self.buffer.split_to(bytes).freeze();
         self.note_rest();
         // In the books until the last slice of it is gone, wherever that waits. A small one keeps a page.
         let held = (whole.len().max(RESERVED_BYTES), self.in_hand.clone());
         let kind = self.source.received();
-        let mut whole = Charge::of_connection(&self.intake.ledger, kind, whole, held);
-        while let Some(frame) = self.decoder.next_whole(&mut whole)? {
-            split_batch(frame, &mut *take)?;
+        self.whole = Charge::of_connection(&self.intake.ledger, kind, whole, held);
+    }
+
+    /// Reads once. `begun` is when it was first waited for the end of the present frame; the time that its
+    /// reader did something else in does not count.
+    async fn fill(&mut self, begun: &mut Option<Instant>) -> Result<bool, ReadError> {
+        if self.wait_for_room().await? {
+            // It is this node that it waited for.
+            *begun = None;
         }
-        Ok(true)
+        let read = self.fill_in_room(begun).await;
+        if read.is_err() {
+            // The other side may take a while to hear why.
+            self.buffer = BytesMut::new();
+            self.note_rest();
+        }
+        self.note_bytes();
+        read
+    }
+
+    async fn fill_in_room(&mut self, begun: &mut Option<Instant>) -> Result<bool, ReadError> {
+        // Large frames are read in large pieces, but memory grows only as bytes come in.
+        let (lacking, length) = match &self.oversize {
+            Some(oversize) => (oversize.left(), oversize.length()),
+            None => {
+                let lacking = self.decoder.lacking(&self.buffer);
+                (lacking, self.buffer.len() + lacking)
+            }
+        };
+        self.buffer
+            .reserve(lacking.clamp(RESERVED_BYTES, READ_BYTES));
+        if self.buffer.is_empty() && self.oversize.is_none() {
+            return self.read_once().await;
+        }
+        let begun = *begun.get_or_insert_with(Instant::now);
+        let transfer = Duration::from_secs(length as u64 / FRAME_BYTES_PER_SECOND_MIN);
+        let arrival = self.arrival.take();
+        let read = timeout_at(begun + FRAME_TIMEOUT + transfer, self.read_once());
+        let read = match &arrival {
+            None => read.await,
+            Some(arrival) => tokio::select! {
+                biased;
+                read = read => read,
+                () = arrival.displaced() => return Err(ReadError::Displaced),
+            },
+        };
+        self.arrival = arrival;
+        read.unwrap_or_else(|_elapsed| {
+            Err(ReadError::Stalled {
+                length,
+                received: self.buffer.len(),
+            })
+        })
+    }
+
+    async fn read_once(&mut self) -> Result<bool, ReadError> {
+        let read = self.read.read_buf(&mut self.buffer).await;
+        self.is_at_end = !matches!(read, Ok(1..));
+        Ok(read? > 0)
     }
 
     /// What is left in the buffer is the beginning of a frame that is to come.
     fn note_rest(&mut self) {
         self.arrival = None;
-        self.progress = None;
         self.note_bytes();
     }
 
@@ -250,62 +371,9 @@ impl FrameReader {
         }
     }
 
-    async fn fill(&mut self) -> Result<bool, ReadError> {
-        self.wait_for_room().await?;
-        // Large frames are read in large pieces, but memory grows only as bytes come in.
-        let lacking = self.decoder.lacking(&self.buffer);
-        self.buffer
-            .reserve(lacking.clamp(RESERVED_BYTES, READ_BYTES));
-        let read = match self.buffer.is_empty() {
-            true => self.read.read_buf(&mut self.buffer).await?,
-            false => self.read_rest().await.inspect_err(|_| {
-                // The other side may take a while to hear why.
-                self.buffer = BytesMut::new();
-                self.note_rest();
-            })?,
-        };
-        self.note_bytes();
-        Ok(read > 0)
-    }
-
-    /// Reads more of a frame that was begun, as long as it gets on.
-    async fn read_rest(&mut self) -> Result<usize, ReadError> {
-        let bytes = self.buffer.len();
-        let progress = self.progress.get_or_insert_with(|| Progress {
-            look_at: Instant::now() + LOOK_EVERY,
-            bytes,
-            looks: 0,
-        });
-        loop {
-            let now = Instant::now();
-            if now >= progress.look_at {
-                progress.looks = match bytes >= progress.bytes + PROGRESS_BYTES {
-                    true => 0,
-                    false => progress.looks + 1,
-                };
-                if progress.looks >= LOOKS_MAX {
-                    return Err(ReadError::Stalled);
-                }
-                progress.bytes = bytes;
-                progress.look_at = now + LOOK_EVERY;
-            }
-            let read = timeout_at(progress.look_at, self.read.read_buf(&mut self.buffer));
-            let read = match &self.arrival {
-                None => read.await,
-                Some(arrival) => tokio::select! {
-                    biased;
-                    read = read => read,
-                    () = arrival.displaced() => return Err(ReadError::Displaced),
-                },
-            };
-            if let Ok(read) = read {
-                return Ok(read?);
-            }
-        }
-    }
-
-    /// Reads no more while so much is here already that more could not be kept.
-    async fn wait_for_room(&mut self) -> Result<(), ReadError> {
+    /// Reads no more while so much is here already that more could not be kept; whether it had to wait.
+    async fn wait_for_room(&mut self) -> Result<bool, ReadError> {
+        let mut has_waited = false;
         while !self.has_room() {
             if self.arrival.as_ref().is_some_and(Arrival::is_displaced) {
                 self.buffer = BytesMut::new();
@@ -313,10 +381,9 @@ impl FrameReader {
                 return Err(ReadError::Displaced);
             }
             sleep(ROOM_POLL).await;
-            // It is this node that it waits for.
-            self.progress = None;
+            has_waited = true;
         }
-        Ok(())
+        Ok(has_waited)
     }
 
     fn has_room(&self) -> bool {
@@ -354,7 +421,6 @@ impl FrameReader {
 #[cfg(test)]
 mod tests {
     use dynakv_protocol::frame::{Header, put_frame};
-    use dynakv_protocol::limits::FRAME_BYTES_MAX;
     use tokio::io::{AsyncWriteExt, DuplexStream};
     use tokio::task::JoinHandle;
 
@@ -452,14 +518,14 @@ mod tests {
         for second in 0..300_usize {
             // A byte each second, and as much as is asked for.
             let _ended = trickled.write_all(&sent[second..=second]).await;
-            let at = (second * 7 * KIB).min(sent.len());
-            let to = (at + 7 * KIB).min(sent.len());
+            let at = (second * 40 * KIB).min(sent.len());
+            let to = (at + 40 * KIB).min(sent.len());
             slowly.write_all(&sent[at..to]).await.unwrap();
             sleep(Duration::from_secs(1)).await;
         }
         drop((idly, slowly));
         let [stalling, trickling, slow, idle] = ends;
-        let is_stalled = |end| matches!(end, (0, Some(ReadError::Stalled)));
+        let is_stalled = |end| matches!(end, (0, Some(ReadError::Stalled { .. })));
         assert!(is_stalled(stalling.await.unwrap()) && is_stalled(trickling.await.unwrap()));
         assert!(matches!(slow.await.unwrap(), (1, None)));
         assert!(matches!(idle.await.unwrap(), (0, None)));

@@ -213,6 +213,7 @@ impl Handoff {
                 timeout_ms: TIMEOUT_MS_DEFAULT,
                 key: hint.key.clone(),
                 versions,
+                tell_beside: false,
             }));
             given.push(hint);
         };

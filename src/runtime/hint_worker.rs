@@ -21,6 +21,7 @@ use super::store_worker::{StoreEvent, Token};
 use crate::engine::answer::sealed;
 use crate::engine::handoff::{Hint, HintBook};
 use crate::engine::mint::Minter;
+use crate::engine::put::Replaced;
 
 mod jobs;
 mod keeping;
@@ -180,7 +181,7 @@ fn open(file: Arc<dyn AppendFile>, metrics: &Metrics) -> Result<(HintLog, HintBo
         metrics.hints.damaged.increment(opened.damaged);
         match log.forget_damage() {
             // It is reported again at the next start.
-            Err(error) if error.is_disk_full() => tracing::warn!(%error, "damaged hints stay"),
+            Err(error) if error.passes() => tracing::warn!(%error, "damaged hints stay"),
             result => result?,
         }
     }
@@ -315,6 +316,8 @@ impl Worker {
                         token,
                         versions: versions.to_bytes(),
                         context: sealed(cluster_id, &key, &versions),
+                        rebuilding: false,
+                        replaced: Replaced::new(),
                     }]);
                 });
                 self.answer_later(token, result)
@@ -361,10 +364,10 @@ impl Worker {
         }
     }
 
-    /// On a full disk it is tried again.
+    /// On a full disk, or in a shortage, it is tried again.
     fn mark_durable(&mut self) {
         match self.log.mark_durable() {
-            Err(error) if !error.is_disk_full() => self.failed = Some(error),
+            Err(error) if !error.passes() => self.failed = Some(error),
             _ => {}
         }
     }
@@ -400,6 +403,7 @@ impl Worker {
             let durable = written.map(|token| StoreEvent::Durable {
                 token,
                 rebuilding: false,
+                beside: None,
             });
             self.send(durable.collect());
         }

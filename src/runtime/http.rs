@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::environment::{Listener, ReadHalf, WriteHalf};
+use super::places::{Places, Shortage, Taken};
 
 /// The largest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
@@ -16,8 +16,9 @@ const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// How long one request may take from its first byte to the last of its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many scrapers may be served at once.
-const CONNECTIONS_MAX: usize = 64;
+/// How many connections it has at once. For one more the oldest is closed: a scrape takes milliseconds, so the
+/// oldest is one that says nothing, or does not read.
+pub const CONNECTIONS_MAX: usize = 64;
 
 /// Where the answers come from.
 pub trait Pages: Send + Sync + 'static {
@@ -34,25 +35,38 @@ pub async fn run(
     pages: Arc<dyn Pages>,
     shutdown: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Places::new(CONNECTIONS_MAX);
+    let mut shortage = Shortage::default();
     loop {
         let accepted = tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let Ok((read, write, _)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
+        let (read, write) = match accepted {
+            Ok((read, write, _from)) => (read, write),
+            Err(error) => {
+                shortage.wait(&error, &places).await;
+                continue;
+            }
         };
-        // One scraper too many is hung up on; the next scrape will do.
-        if let Ok(place) = places.clone().try_acquire_owned() {
-            let pages = pages.clone();
-            tokio::spawn(async move {
-                let _ = timeout(REQUEST_TIMEOUT, serve(read, write, &*pages)).await;
-                drop(place);
-            });
-        }
+        shortage.is_over();
+        // None is ever taken for a client, so there is always one to close.
+        let Taken { place, .. } = match places.take() {
+            Some(taken) => taken,
+            None => continue,
+        };
+        let pages = pages.clone();
+        tokio::spawn(async move {
+            let served = timeout(REQUEST_TIMEOUT, serve(read, write, &*pages));
+            tokio::select! {
+                biased;
+                () = place.is_wanted() => {}
+                _ = served => {}
+            }
+        });
+        // The one that made room lets go of its descriptor.
+        tokio::task::yield_now().await;
     }
 }
 

@@ -6,19 +6,19 @@ use std::time::Duration;
 use dynakv_protocol::message::Response;
 use dynakv_protocol::{ErrorCode, ErrorReply};
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Shared};
 use super::environment::{Listener, WriteHalf};
 use super::events::ConnectionId;
 use super::outbox::Outbox;
-
-/// How long to wait when the system has no more descriptors to give.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+use super::places::{Places, Shortage, Taken};
 
 /// How long a refused connection may take to hear why.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How many are told at once why they are refused; each has a descriptor. More are hung up on.
+const REFUSALS_MAX: usize = 16;
 
 /// Accepts connections until shutdown and serves each in a task of its own.
 pub async fn run(
@@ -27,7 +27,9 @@ pub async fn run(
     shared: Shared,
     tasks: TaskTracker,
 ) {
-    let places = Arc::new(Semaphore::new(connections_max));
+    let places = Places::new(connections_max);
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let mut shortage = Shortage::default();
     let mut next_id = 0;
     loop {
         let accepted = tokio::select! {
@@ -37,24 +39,33 @@ pub async fn run(
         };
         let (read, write) = match accepted {
             Ok((read, write, _from)) => (read, write),
+            // Descriptors run out under load and come back; the listener must not end.
             Err(error) => {
-                // Descriptors run out under load and come back; the listener must not.
-                tracing::warn!(%error, "could not accept a connection");
-                sleep(EXHAUSTED_PAUSE).await;
+                shortage.wait(&error, &places).await;
                 continue;
             }
         };
-        let Ok(place) = places.clone().try_acquire_owned() else {
+        shortage.is_over();
+        let Some(Taken { place, made_room }) = places.take() else {
             shared.metrics.connections_refused.increment(1);
-            tasks.spawn(refuse(write, connections_max));
+            if let Ok(permit) = refusals.clone().try_acquire_owned() {
+                tasks.spawn(async move {
+                    refuse(write, connections_max).await;
+                    drop(permit);
+                });
+            }
             continue;
         };
         next_id += 1;
         let (id, shared) = (ConnectionId(next_id), shared.clone());
-        tasks.spawn(async move {
-            connection::serve(id, read, write, shared).await;
-            drop(place);
-        });
+        if made_room {
+            shared.metrics.connections_refused.increment(1);
+        }
+        tasks.spawn(connection::serve(id, read, write, place, shared));
+        if made_room {
+            // The one that is closed lets go of its descriptor before the next one comes.
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -131,6 +131,8 @@ pub struct Metrics {
     pub conflicts: Counter,
     /// Owners that were mended after a read.
     pub read_repairs: Counter,
+    /// Blind writes minted a second time.
+    pub minted_again: Counter,
     /// Requests handed on to an owner.
     pub forwarded: Counter,
     /// Requests refused because too much was in hand.
@@ -165,7 +167,7 @@ pub struct Metrics {
     pub in_flight_bytes_max: Gauge,
     /// Connections that came in.
     pub connections: Gauge,
-    /// Connections hung up on because there were too many.
+    /// Connections refused, or closed in favour of others, because there were too many.
     pub connections_refused: Counter,
     /// Frames that were damaged or none at all, on connections of either direction: each ended its
     /// connection.
@@ -297,6 +299,10 @@ impl Metrics {
                 "dynakv_read_repairs_total",
                 "Stale owners that were mended after a read.",
             ),
+            minted_again: counter(
+                "dynakv_writes_minted_again_total",
+                "Writes without a context that another owner had something beside.",
+            ),
             forwarded: counter(
                 "dynakv_requests_forwarded_total",
                 "Requests handed on to an owner of their key.",
@@ -361,7 +367,7 @@ impl Metrics {
             connections: gauge("dynakv_connections", "Connections of clients and nodes."),
             connections_refused: counter(
                 "dynakv_connections_refused_total",
-                "Connections refused because this node had as many as it takes.",
+                "Connections refused, or closed because they said nothing, as this node had as many as it takes.",
             ),
             malformed_frames: counter(
                 "dynakv_malformed_frames_total",

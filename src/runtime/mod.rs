@@ -13,7 +13,7 @@
 //! | Room | What it carries out |
 //! |---|---|
 //! | [`environment`], [`tcp`] | the world behind seams, and the real network |
-//! | [`listener`], [`connection`], [`admission`], [`outbox`] | connections that come in |
+//! | [`listener`], [`places`], [`connection`], [`admission`], [`outbox`] | connections that come in |
 //! | [`frame_reader`], [`ledger`] | frames on their way in, and how many bytes are held for others |
 //! | [`seen`] | the newest process seen of each node, on both ends of a connection |
 //! | [`local`] | the connection of the program that the node runs in |
@@ -50,6 +50,7 @@ pub mod metrics;
 pub mod operations;
 pub mod outbox;
 pub mod parking;
+pub mod places;
 pub mod power;
 pub mod process;
 pub mod quarantine;

@@ -16,7 +16,7 @@ use crate::engine::get::Get;
 use crate::engine::import::Import;
 use crate::engine::mint::Intent;
 use crate::engine::preference::NodeSlot;
-use crate::engine::put::Put;
+use crate::engine::put::{Put, Round};
 
 /// Whom an operation is for.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +63,38 @@ pub enum Purpose {
     Forward = 5,
     /// Keep it for an owner.
     Hint = 6,
+    /// Write a blind write's second dot, and be durable.
+    Rewrite = 7,
+    /// Keep that for an owner.
+    Rehint = 8,
+}
+
+impl Purpose {
+    /// In which round a write is sent and kept.
+    pub fn round(self) -> Round {
+        match self {
+            Self::Rewrite | Self::Rehint => Round::Second,
+            Self::Ping | Self::Read | Self::Write | Self::Repair | Self::Forward | Self::Hint => {
+                Round::First
+            }
+        }
+    }
+
+    /// Writing in this round.
+    pub fn write(round: Round) -> Self {
+        match round {
+            Round::First => Self::Write,
+            Round::Second => Self::Rewrite,
+        }
+    }
+
+    /// Keeping for an owner in this round.
+    pub fn hint(round: Round) -> Self {
+        match round {
+            Round::First => Self::Hint,
+            Round::Second => Self::Rehint,
+        }
+    }
 }
 
 /// An operation and what one message about it is for: a request id towards replicas and the store.
@@ -110,6 +142,8 @@ impl OperationId {
             4 => Purpose::Repair,
             5 => Purpose::Forward,
             6 => Purpose::Hint,
+            7 => Purpose::Rewrite,
+            8 => Purpose::Rehint,
             _ => return None,
         };
         Some((Self(message & !(0xff << 56)), purpose))
@@ -387,6 +421,7 @@ mod tests {
             handed_on: 0,
         };
         let terms = Terms {
+            needed: 2,
             is_write: true,
             is_full: false,
             may_stand_in: false,

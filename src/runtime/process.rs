@@ -99,13 +99,44 @@ fn open_descriptors() -> Option<usize> {
     Some(entries.saturating_sub(1))
 }
 
-/// Nothing when there is no limit. Read, not asked for: services are often forbidden the system call,
-/// which can change limits too.
-fn descriptors_max() -> Option<u64> {
+/// How many file descriptors the process may have at present. Nothing when there is no limit, or the system
+/// does not tell.
+pub fn descriptors_max() -> Option<u64> {
+    descriptor_limits()?.0
+}
+
+/// How many it may give itself.
+pub fn descriptors_possible() -> Option<u64> {
+    descriptor_limits()?.1
+}
+
+/// The soft limit and the hard one. Read, not asked for: services are often forbidden the system call, which
+/// can change limits too.
+fn descriptor_limits() -> Option<(Option<u64>, Option<u64>)> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     let name = "Max open files";
     let values = limits.lines().find_map(|line| line.strip_prefix(name))?;
-    values.split_whitespace().next()?.parse().ok()
+    let mut values = values.split_whitespace().map(|value| value.parse().ok());
+    Some((values.next()?, values.next()?))
+}
+
+/// Takes all descriptors that the process may give itself. The usual soft limit of 1,024 is there for programs
+/// that use `select`, which this one does not.
+pub fn raise_descriptors() {
+    let Some((Some(soft), hard)) = descriptor_limits() else {
+        return;
+    };
+    if hard.is_some_and(|hard| hard <= soft) {
+        return;
+    }
+    let raised = rustix::process::Rlimit {
+        current: hard,
+        maximum: hard,
+    };
+    match rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
+        Ok(()) => tracing::debug!(from = soft, to = hard, "may open more files"),
+        Err(error) => tracing::warn!(%error, limit = soft, "cannot raise the limit of open files"),
+    }
 }
 
 /// Worked out once: a later step of the system's clock must not look like a restart.

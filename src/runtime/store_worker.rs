@@ -22,6 +22,7 @@ use super::ledger::Ledger;
 use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
 use crate::engine::answer::sealed;
+use crate::engine::beside::stands_beside;
 use crate::engine::mint::Minter;
 
 mod jobs;
@@ -168,7 +169,7 @@ struct Writer {
     rebuilding: Arc<Rebuilding>,
     events: mpsc::UnboundedSender<Vec<StoreEvent>>,
     /// Who waits for the next sync, and whether the node has lost versions around that key.
-    written: Vec<(Token, bool)>,
+    written: Vec<Written>,
     /// Why the disk takes nothing more.
     failed: Option<StoreError>,
 }
@@ -237,10 +238,14 @@ impl Writer {
     fn apply(&mut self, job: WriteJob, now_unix_ms: u64, events: &mut Vec<StoreEvent>) -> usize {
         let token = job.token;
         match self.try_apply(job, now_unix_ms, events) {
-            Ok((bytes, rebuilding)) => {
+            Ok(applied) => {
                 // Also when nothing changed: what is there may still wait for its sync.
-                self.written.push((token, rebuilding));
-                bytes
+                self.written.push(Written {
+                    token,
+                    rebuilding: applied.rebuilding,
+                    beside: applied.beside,
+                });
+                applied.bytes
             }
             Err(error) => {
                 events.push(StoreEvent::Refused { token, error });
@@ -249,19 +254,19 @@ impl Writer {
         }
     }
 
-    /// Applies one job: how many bytes it wrote, and whether the node has lost versions around its key.
+    /// Applies one job.
     fn try_apply(
         &mut self,
         job: WriteJob,
         now_unix_ms: u64,
         events: &mut Vec<StoreEvent>,
-    ) -> Result<(usize, bool), ErrorReply> {
+    ) -> Result<Applied, ErrorReply> {
         let WriteJob { token, key, work } = job;
         self.admit(&key, &work)?;
         let was_rebuilding = self.rebuilding.covers(&key);
         let stored = match self.store.get(&key) {
             Ok(stored) => stored,
-            Err(error) => self.without_damaged(&key, &work, &error)?,
+            Err(error) => self.without_damaged(&key, &error)?,
         };
         let rebuilding = was_rebuilding || self.rebuilding.covers(&key);
         let mut versions = match &stored {
@@ -272,26 +277,32 @@ impl Writer {
             Some(stored) => Footprint::of_encoded(&key, &versions, stored),
             None => Footprint::default(),
         };
-        let mut minted = None;
+        let (mut minted, mut beside) = (None, None);
         let encoded = match work {
             WriteWork::Mint {
                 intent,
-                merge_first,
+                seen,
                 cluster_id,
             } => {
-                if let Some(others) = merge_first {
-                    versions.merge(&others);
-                }
-                self.minter.mint(&mut versions, *intent, now_unix_ms)?;
+                let (minter, to, intent) = (&mut self.minter, &mut versions, *intent);
+                let done = match seen {
+                    None => minter.mint(to, intent, now_unix_ms)?,
+                    Some(seen) => minter.mint_again(to, intent, &seen, now_unix_ms)?,
+                };
                 let encoded = versions.to_bytes();
                 minted = Some(StoreEvent::Minted {
                     token,
                     versions: encoded.clone(),
                     context: sealed(cluster_id, &key, &versions),
+                    rebuilding,
+                    replaced: done.replaced(),
                 });
                 encoded
             }
-            WriteWork::Merge(theirs) => {
+            WriteWork::Merge {
+                versions: theirs,
+                tell_beside,
+            } => {
                 let received = Versions::from_bytes(&theirs).map_err(|e| {
                     ErrorReply::new(ErrorCode::BadRequest, format!("versions: {e}"))
                 })?;
@@ -299,25 +310,28 @@ impl Writer {
                 // The usual case is a newer version of the same history: then the bytes are good as
                 // they came.
                 if replaces(&received, &versions) {
+                    beside = tell_beside.then(Bytes::new);
                     versions = received;
                     theirs
                 } else {
-                    if let Some(dot) = versions.contradiction(&received) {
-                        self.metrics.store.contradicted_dots.increment(1);
-                        tracing::error!(
-                            key = %key.escape_ascii(), actor = %dot.actor, counter = dot.counter,
-                            "one write has two values: the larger is kept. Damage that no checksum noticed, or \
-                             two nodes that write under one name"
-                        );
-                    }
+                    self.look_for_contradiction(&key, &versions, &received);
                     versions.merge(&received);
+                    if tell_beside {
+                        let is_news = stands_beside(&received, &versions);
+                        beside = Some(stored.clone().filter(|_| is_news).unwrap_or_default());
+                    }
                     versions.to_bytes()
                 }
             }
         };
+        let mut applied = Applied {
+            bytes: 0,
+            rebuilding,
+            beside,
+        };
         if stored.as_ref() == Some(&encoded) {
             events.extend(minted);
-            return Ok((0, rebuilding));
+            return Ok(applied);
         }
         let after = Footprint::of_encoded(&key, &versions, &encoded);
         self.metrics
@@ -331,7 +345,7 @@ impl Writer {
                 "many concurrent values: does some client write with old contexts?"
             );
         }
-        let bytes = encoded.len();
+        applied.bytes = encoded.len();
         let mutation = Mutation {
             key,
             versions: encoded,
@@ -339,14 +353,26 @@ impl Writer {
             after,
         };
         if let Err(error) = self.store.apply(std::slice::from_ref(&mutation)) {
-            // On a full disk it was not applied, and nobody has seen its dot.
-            let is_full = error.is_disk_full();
-            let refusal = refusal(&error).maybe_applied(!is_full);
-            self.failed = (!is_full).then_some(error);
+            // On a full disk, or in a shortage, it was not applied, and nobody has seen its dot.
+            let passes = error.passes();
+            let refusal = refusal(&error).maybe_applied(!passes);
+            self.failed = (!passes).then_some(error);
             return Err(refusal);
         }
         events.extend(minted);
-        Ok((bytes, rebuilding))
+        Ok(applied)
+    }
+
+    /// One write with two values takes damage that no checksum noticed, or two nodes under one name.
+    fn look_for_contradiction(&self, key: &[u8], stored: &Versions, received: &Versions) {
+        if let Some(dot) = stored.contradiction(received) {
+            self.metrics.store.contradicted_dots.increment(1);
+            tracing::error!(
+                key = %key.escape_ascii(), actor = %dot.actor, counter = dot.counter,
+                "one write has two values: the larger is kept. Damage that no checksum noticed, or \
+                 two nodes that write under one name"
+            );
+        }
     }
 
     /// Refuses what the disk has no room for, before anything of it is decided.
@@ -356,7 +382,7 @@ impl Writer {
                 Value::Bytes(value) => (value.len(), false),
                 Value::Tombstone => (0, true),
             },
-            WriteWork::Merge(versions) => (versions.len(), false),
+            WriteWork::Merge { versions, .. } => (versions.len(), false),
         };
         let bytes = key.len() + value_bytes;
         let change = if is_removal {
@@ -368,7 +394,7 @@ impl Writer {
             return Ok(());
         };
         // Looked at only now, because it takes decoding.
-        if let WriteWork::Merge(versions) = work
+        if let WriteWork::Merge { versions, .. } = work
             && Versions::from_bytes(versions).is_ok_and(|it| only_removes(&it))
             && self.store.admit(bytes, Change::Removal).is_ok()
         {
@@ -378,12 +404,11 @@ impl Writer {
         Err(refusal(&error))
     }
 
-    /// What stands for a value that cannot be read: nothing, where others have been heard. What is
-    /// written then takes its place; until the segment is rebuilt, no read counts on it.
+    /// What stands for a value that cannot be read: nothing. What is written takes its place; until the
+    /// segment is rebuilt, no read counts on it, and a blind write over it has no vote of this node.
     fn without_damaged(
         &mut self,
         key: &[u8],
-        work: &WriteWork,
         error: &StoreError,
     ) -> Result<Option<Bytes>, ErrorReply> {
         if !is_damaged_value(error) {
@@ -392,20 +417,6 @@ impl Writer {
         note_damage(&self.rebuilding, key, error)?;
         // A dot of the present actor may be among what was lost: the next one under it would cover it.
         self.minter.renew();
-        match work {
-            WriteWork::Merge(_)
-            | WriteWork::Mint {
-                merge_first: Some(_),
-                ..
-            } => {}
-            // It says itself what it replaces.
-            WriteWork::Mint { intent, .. } if intent.context.is_some() => {}
-            WriteWork::Mint { .. } => {
-                let message = "this replica's copy of the key is damaged: the write may go through \
-                               another one, or through this one again, which then asks the others first";
-                return Err(ErrorReply::new(ErrorCode::NotReady, message).retryable());
-            }
-        }
         self.rebuilding
             .note_replaced(key)
             .map_err(|error| refusal(&error))?;
@@ -431,16 +442,20 @@ impl Writer {
             .record(begun.elapsed().as_secs_f64());
         match result {
             Ok(()) => {
-                let durable = |(token, rebuilding)| StoreEvent::Durable { token, rebuilding };
+                let durable = |written: Written| StoreEvent::Durable {
+                    token: written.token,
+                    rebuilding: written.rebuilding,
+                    beside: written.beside,
+                };
                 let events = self.written.drain(..).map(durable).collect();
                 self.send(events);
                 true
             }
             // It is all still there, and durable once there is room and something more is written.
-            Err(error) if error.is_disk_full() => {
+            Err(error) if error.passes() => {
                 let error = refusal(&error).maybe_applied(true);
-                let refused = |(token, _)| StoreEvent::Refused {
-                    token,
+                let refused = |written: Written| StoreEvent::Refused {
+                    token: written.token,
                     error: error.clone(),
                 };
                 let events = self.written.drain(..).map(refused).collect();
@@ -460,6 +475,22 @@ impl Writer {
             let _ = self.events.send(events);
         }
     }
+}
+
+/// A job that is applied and waits for the sync.
+struct Written {
+    token: Token,
+    rebuilding: bool,
+    beside: Option<Bytes>,
+}
+
+/// What came of applying a job.
+struct Applied {
+    bytes: usize,
+    /// Whether the node has lost versions around its key.
+    rebuilding: bool,
+    /// What stood beside a merged write, where that was asked.
+    beside: Option<Bytes>,
 }
 
 /// Whether merging gives just what was received: it has seen all that is here, and each of its values
@@ -498,6 +529,8 @@ fn note_damage(rebuilding: &Rebuilding, key: &[u8], error: &StoreError) -> Resul
 pub(super) fn refusal(error: &StoreError) -> ErrorReply {
     let code = match error {
         error if error.is_disk_full() => ErrorCode::DiskFull,
+        // It goes away by itself, and another node may have what this one lacks.
+        error if error.is_shortage() => ErrorCode::Overloaded,
         StoreError::TooLarge { .. } => ErrorCode::TooLarge,
         _ => ErrorCode::Storage,
     };

@@ -43,6 +43,8 @@ pub trait SmallFiles: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct DirectoryFiles {
     directory: PathBuf,
+    /// Held open, so that a change never lacks a descriptor after it was made.
+    entries: OpenDirectory,
     _lock: DirectoryLock,
 }
 
@@ -56,6 +58,7 @@ impl DirectoryFiles {
         create_directory(&directory)?;
         let lock = DirectoryLock::take(&directory, LOCK_FILE)?;
         Ok(Self {
+            entries: OpenDirectory::open(&directory)?,
             directory,
             _lock: lock,
         })
@@ -103,7 +106,7 @@ impl SmallFiles for DirectoryFiles {
             })
             .map_err(StoreError::io("write", &beside))?;
         fs::rename(&beside, &path).map_err(StoreError::io("replace", &path))?;
-        sync_directory(&self.directory)
+        self.entries.sync()
     }
 
     fn remove_durable(&self, name: &str) -> Result<(), StoreError> {
@@ -114,7 +117,7 @@ impl SmallFiles for DirectoryFiles {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(StoreError::io("remove", &path)(error)),
         }
-        sync_directory(&self.directory)
+        self.entries.sync()
     }
 }
 
@@ -204,6 +207,29 @@ pub(crate) fn damaged_file(
 pub fn rename_directory(from: &Path, to: &Path) -> Result<(), StoreError> {
     fs::rename(from, to).map_err(StoreError::io("rename", from))?;
     sync_directory(parent_of(to))
+}
+
+/// A directory that is held open: what is created, renamed or removed in it can be made durable without
+/// another descriptor, which may be lacking by then.
+#[derive(Debug)]
+pub(crate) struct OpenDirectory {
+    file: File,
+    path: PathBuf,
+}
+
+impl OpenDirectory {
+    pub(crate) fn open(directory: &Path) -> Result<Self, StoreError> {
+        let file = File::open(directory).map_err(StoreError::io("open", directory))?;
+        let path = directory.to_owned();
+        Ok(Self { file, path })
+    }
+
+    /// Makes the creation, renaming and removal of its entries durable.
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        self.file
+            .sync_all()
+            .map_err(StoreError::sync_failed(&self.path))
+    }
 }
 
 /// Makes the creation, renaming and removal of a directory's entries durable.

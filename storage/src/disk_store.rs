@@ -14,6 +14,7 @@
 
 mod background;
 mod counting;
+mod lack;
 mod layout;
 mod options;
 mod pace;
@@ -31,6 +32,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
 
+use self::lack::Lack;
 use self::layout::check_format;
 pub use self::options::{DiskOptions, Durability};
 use crate::disk::{DirectoryFiles, create_directory};
@@ -146,8 +148,8 @@ struct Signals {
     closing: bool,
     /// How many callers wait for a checkpoint.
     waiting: usize,
-    /// The checkpoint waits for room on the disk, and so must nobody wait for it.
-    is_starved: bool,
+    /// What the checkpoint waits for, and so must nobody wait for it.
+    starved: Option<Lack>,
     /// How many generations were frozen, and how many of these the tree has.
     frozen: u64,
     completed: u64,
@@ -158,7 +160,7 @@ impl DiskStore {
     /// [`DiskOptions::log_bytes`] bounds, and no records.
     ///
     /// # Errors
-    /// [`StoreError::Locked`], [`StoreError::DiskFull`] and [`StoreError::Io`]: nothing is lost, put it
+    /// [`StoreError::Locked`], [`StoreError::DiskFull`], [`StoreError::Shortage`] and [`StoreError::Io`]: nothing is lost, put it
     /// right and start again. [`StoreError::Unsupported`]: another version made it.
     /// [`StoreError::CorruptStore`] and [`StoreError::CorruptLog`]: what was acknowledged is damaged;
     /// move the directory aside and start empty, as a node that lost its data.
@@ -425,20 +427,20 @@ impl Shared {
         }
     }
 
-    /// Runs a write, unless one has failed before; its failure is the last one, except on a full disk:
-    /// then nothing has changed that the next write would not make good.
+    /// Runs a write, unless one has failed before; its failure is the last one, except on a full disk
+    /// or in a shortage: then nothing has changed that the next write would not make good.
     fn write<T>(&self, f: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.check_running()?;
         f().inspect_err(|error| {
             if error.is_disk_full() {
                 self.room.drop_ballast();
-            } else {
+            } else if !error.passes() {
                 self.stop(error.to_string());
             }
         })
     }
 
-    /// Uses the tree. Refused while it is opened again, which only a full disk makes necessary.
+    /// Uses the tree. Refused while it is opened again, which only a full disk or a shortage makes necessary.
     fn in_tree<T>(&self, f: impl FnOnce(&Tree) -> Result<T, StoreError>) -> Result<T, StoreError> {
         match &*self.tree.read().unwrap_or_else(PoisonError::into_inner) {
             Some(tree) => f(tree),
@@ -446,7 +448,8 @@ impl Shared {
                 // If it could not be opened again, that is the reason.
                 self.check_running()?;
                 let path = self.directory.join(TREE_DIRECTORY);
-                Err(StoreError::DiskFull { path })
+                let lack = self.signals().starved.unwrap_or(Lack::Room);
+                Err(lack.error(path))
             }
         }
     }
@@ -478,10 +481,10 @@ impl Shared {
         Ok(())
     }
 
-    /// The same, after what counts is done: if the disk is full, it waits.
+    /// The same, after what counts is done: if the disk is full, or something is short, it waits.
     fn freeze_if_full_and_room(&self, log: &mut LogWriter) -> Result<(), StoreError> {
         match self.freeze_if_full(log) {
-            Err(error) if error.is_disk_full() => {
+            Err(error) if error.passes() => {
                 tracing::warn!(%error, "the log cannot begin a new file yet");
                 Ok(())
             }
@@ -526,9 +529,8 @@ impl Shared {
                     reason: "the store is being closed".to_owned(),
                 });
             }
-            if signals.is_starved {
-                let path = self.directory.clone();
-                return Err(StoreError::DiskFull { path });
+            if let Some(lack) = signals.starved {
+                return Err(lack.error(self.directory.clone()));
             }
             signals = self
                 .changed

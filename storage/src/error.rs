@@ -24,6 +24,22 @@ pub enum StoreError {
         /// The directory or file that could not grow.
         path: PathBuf,
     },
+    /// The process or the system has no descriptor or no memory left to give. The disk is well and nothing
+    /// was changed. A running store goes on by itself once there is some again.
+    #[error(
+        "cannot {doing} {}: {source}. The disk is well: the process or the system has used up what it may \
+         have. Raise the limit (LimitNOFILE of the service, or ulimit -n) or lower connections_max; a node \
+         that runs goes on by itself once there is some again",
+        path.display()
+    )]
+    Shortage {
+        /// What was tried, as a verb.
+        doing: &'static str,
+        /// With which file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// Only the reserve is left on the file system. Nothing was written.
     #[error(
         "{} are free on the disk that holds {}, and {} are kept in reserve: no value is written \
@@ -243,6 +259,7 @@ impl StoreError {
             | Self::DiskReserve { .. }
             | Self::SyncFailed { .. }
             | Self::Io { .. }
+            | Self::Shortage { .. }
             | Self::Locked { .. }
             | Self::TooLarge { .. }
             | Self::Unsupported { .. }
@@ -254,6 +271,16 @@ impl StoreError {
     /// Whether all is well again once there is room on the disk.
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::DiskFull { .. } | Self::DiskReserve { .. })
+    }
+
+    /// Whether something is lacking that is no part of the disk: descriptors or memory.
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, Self::Shortage { .. })
+    }
+
+    /// Whether it goes away by itself when its cause does, and nothing was changed: a full disk, a shortage.
+    pub fn passes(&self) -> bool {
+        self.is_disk_full() || self.is_shortage()
     }
 
     /// A sync that failed, for whatever reason.
@@ -272,6 +299,11 @@ impl StoreError {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     Self::DiskFull { path }
                 }
+                _ if is_shortage(&source) => Self::Shortage {
+                    doing,
+                    path,
+                    source,
+                },
                 _ => Self::Io {
                     doing,
                     path,
@@ -280,6 +312,16 @@ impl StoreError {
             }
         }
     }
+}
+
+/// Whether the system lacks descriptors or memory, and nothing is wrong with the file.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    let number = error.raw_os_error();
+    shortages
+        .iter()
+        .any(|errno| number == Some(errno.raw_os_error()))
 }
 
 /// A size in whole KiB, MiB or GiB.
@@ -324,6 +366,20 @@ mod tests {
         let denied = io::Error::from(io::ErrorKind::PermissionDenied);
         let error = StoreError::io("write", Path::new("/data/x"))(denied);
         assert_eq!(error.to_string(), "cannot write /data/x: permission denied");
+    }
+
+    #[test]
+    fn a_shortage_is_told_from_a_fault_of_the_disk() {
+        // EMFILE, ENFILE, ENOMEM
+        for number in [24, 23, 12] {
+            let error = io::Error::from_raw_os_error(number);
+            let error = StoreError::io("create", Path::new("/data/x"))(error);
+            assert!(matches!(error, StoreError::Shortage { .. }), "{error:?}");
+            assert!(error.passes() && !error.is_corruption() && !error.is_disk_full());
+            assert!(error.to_string().contains("The disk is well"), "{error}");
+        }
+        let broken = io::Error::from_raw_os_error(5); // EIO
+        assert!(!StoreError::io("write", Path::new("/data/x"))(broken).passes());
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::any::Any;
 use std::collections::BTreeSet;
-use std::fs::TryLockError;
+use std::fs::{File, TryLockError};
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -21,8 +21,8 @@ use dynakv_protocol::hash::Position;
 use sled::IVec;
 
 use crate::chunks::Chunks;
-use crate::disk::{create_directory, sync_directory, sync_path};
-use crate::error::{Damage, StoreError};
+use crate::disk::{OpenDirectory, create_directory, sync_directory, sync_path};
+use crate::error::{Damage, StoreError, is_shortage};
 use crate::format::{
     self, ChunkedValue, INLINE_BYTES_MAX, Record, encode_chunked, encode_inline, key_of_record,
     put_record_key, record_key,
@@ -51,6 +51,9 @@ pub(crate) struct Tree {
     chunks: Chunks,
     witness: Witness,
     hash_pages: HashPages,
+    /// sled's file and its directory, held open: a checkpoint must not lack a descriptor at its end.
+    db_file: File,
+    entries: OpenDirectory,
     db: sled::Db,
     /// The record keys of damaged values that were met and not written anew since.
     damaged: Mutex<BTreeSet<Vec<u8>>>,
@@ -108,7 +111,10 @@ impl Tree {
         sync_path(&directory.join("conf"))?;
         sync_directory(&directory.join("blobs"))?;
         let next_set = last.map_or(0, |last| last.next_set);
+        let db_path = directory.join("db");
         let tree = Self {
+            db_file: File::open(&db_path).map_err(StoreError::io("open", &db_path))?,
+            entries: OpenDirectory::open(directory)?,
             directory: directory.to_owned(),
             records,
             chunks: Chunks::open(chunks, retired, next_set).map_err(failed)?,
@@ -125,8 +131,9 @@ impl Tree {
     }
 
     fn sync_files(&self) -> Result<(), StoreError> {
-        sync_path(&self.directory.join("db"))?;
-        sync_directory(&self.directory)
+        let synced = self.db_file.sync_all();
+        synced.map_err(StoreError::sync_failed(&self.directory.join("db")))?;
+        self.entries.sync()
     }
 
     fn failure(&self, doing: &'static str) -> impl Fn(sled::Error) -> StoreError + '_ {
@@ -413,7 +420,7 @@ pub(crate) fn wait_until_closed(directory: &Path) -> Result<(), StoreError> {
     let path = directory.join("db");
     let began = Instant::now();
     loop {
-        let file = std::fs::File::open(&path).map_err(StoreError::io("open", &path))?;
+        let file = File::open(&path).map_err(StoreError::io("open", &path))?;
         // sled holds a lock on this file while it lives.
         match file.try_lock() {
             Ok(()) => return Ok(()),
@@ -477,11 +484,28 @@ pub(crate) fn guarded<T>(
     f: impl FnOnce() -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
-        Err(StoreError::CorruptStore {
-            path: directory.to_owned(),
-            reason: format!("sled gave up: {}", text_of(&*panic)),
-        })
+        let path = directory.to_owned();
+        let reason = format!("sled gave up: {}", text_of(&*panic));
+        // sled unwraps errors of the system, too, and a shortage is no damage.
+        match shortage_in(&reason) {
+            Some(source) => Err(StoreError::Shortage {
+                doing: "use the files of",
+                path,
+                source,
+            }),
+            None => Err(StoreError::CorruptStore { path, reason }),
+        }
     })
+}
+
+/// The shortage that a panic tells of: the text of an error has the system's number in it.
+fn shortage_in(reason: &str) -> Option<std::io::Error> {
+    let numbers = reason.split(|c: char| !c.is_ascii_digit());
+    let mut errors =
+        numbers.filter_map(|number| number.parse().ok().map(std::io::Error::from_raw_os_error));
+    // Only where the text speaks of such an error: a page or a segment may have the same number.
+    let speaks = reason.contains("os error") || reason.contains("Os { code");
+    errors.find(|error| speaks && is_shortage(error))
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> &str {

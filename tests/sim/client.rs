@@ -254,5 +254,6 @@ pub(crate) fn write(key: &str, id: WriteId, value: Option<Bytes>, timeout: Durat
         w: None,
         ttl_ms: None,
         sloppy: false,
+        if_no_conflict: false,
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dynakv_client::{Client, Error};
+use dynakv_protocol::handshake::GoAway;
 use dynakv_protocol::message::{Request, Response};
 use tokio::net::TcpListener;
 
@@ -250,4 +251,85 @@ async fn a_named_node_answers_for_itself_alone() {
     let error = gone.health().await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
     assert!(matches!(client.node("nowhere"), Err(Error::Invalid { .. })));
+}
+
+/// A node that says up to which request it has taken them: that one is waited for, those behind it go elsewhere at
+/// once and are in no doubt.
+#[tokio::test]
+async fn what_a_leaving_node_did_not_take_goes_elsewhere_without_doubt() {
+    const TAKEN: usize = 3;
+    const COUNT: usize = 10;
+    let hellos = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&hellos);
+    let leaving = serve(move |mut peer| {
+        let is_first = counted.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            if !is_first {
+                return;
+            }
+            let mut requests = Vec::new();
+            while requests.len() < COUNT {
+                match peer.request().await.unwrap() {
+                    (id, Request::Ping) => peer.answer(id, &Response::Pong).await,
+                    request => requests.push(request),
+                }
+            }
+            let (last_id, _) = requests[TAKEN - 1];
+            let goaway = GoAway {
+                last_id,
+                drain_ms: 1000,
+                reason: "shutting down".to_owned(),
+            };
+            peer.answer(0, &Response::GoAway(goaway)).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            for (id, _) in &requests[..TAKEN] {
+                peer.answer(*id, &written()).await;
+            }
+            // Pings are answered to the end.
+            while let Some((id, request)) = peer.request().await {
+                assert_eq!(request, Request::Ping, "nothing new comes here");
+                peer.answer(id, &Response::Pong).await;
+            }
+        }
+    })
+    .await;
+    let elsewhere = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&elsewhere);
+    let other = answering(move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        written()
+    })
+    .await;
+    let client = client_of(&[&leaving, &other]).await;
+    let mut tasks = Vec::new();
+    for number in 0..COUNT {
+        let client = client.clone();
+        tasks.push(tokio::spawn(async move {
+            client.put(format!("key-{number}"), "v").await.unwrap();
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(elsewhere.load(Ordering::Relaxed), COUNT - TAKEN);
+
+    // With nobody else to ask, the error says that nothing was applied.
+    let refusing = serve(|mut peer| async move {
+        while let Some((id, request)) = peer.request().await {
+            if request == Request::Ping {
+                peer.answer(id, &Response::Pong).await;
+                continue;
+            }
+            let goaway = GoAway {
+                last_id: id - 1,
+                drain_ms: 0,
+                reason: "shutting down".to_owned(),
+            };
+            peer.answer(0, &Response::GoAway(goaway)).await;
+        }
+    })
+    .await;
+    let client = client_of(&[&refusing]).await;
+    let error = client.put("k", "v").await.unwrap_err();
+    assert!(!error.maybe_applied() && error.is_retryable(), "{error:?}");
 }

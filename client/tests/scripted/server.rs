@@ -83,6 +83,7 @@ impl Peer {
             cluster_id,
             ring_version: RingVersion(1),
             directory_id: DirectoryId(1),
+            limits: None,
         };
         self.answer(id, &Response::Welcome(welcome)).await;
     }
@@ -173,6 +174,7 @@ pub(crate) fn written() -> Response {
         context: Bytes::from_static(b"context"),
         effective_w: 2,
         sloppy: false,
+        replaced: 0,
     })
 }
 

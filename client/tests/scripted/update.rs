@@ -62,6 +62,7 @@ impl Shelf {
             context: self.context(),
             effective_w: 2,
             sloppy: false,
+            replaced: 0,
         }
     }
 

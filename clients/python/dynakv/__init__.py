@@ -34,6 +34,7 @@ from .errors import (
     UnknownKindError,
     UnreachableError,
     VersionMismatchError,
+    WouldReplaceSeveralError,
     WrongClusterError,
 )
 from .messages import Fetched, Health, MemberStatus, Sibling, Stats, Status, Written
@@ -76,6 +77,7 @@ __all__ = [
     "UnknownKindError",
     "UnreachableError",
     "VersionMismatchError",
+    "WouldReplaceSeveralError",
     "Written",
     "WrongClusterError",
     "context_from_text",

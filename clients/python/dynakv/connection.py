@@ -85,6 +85,8 @@ class Connection:
         self._lock = threading.Lock()
         self._waiting: dict[int, Call] = {}
         self._closed: str | None = None
+        #: The node takes no more requests here, and still answers those that it took: why.
+        self._leaving: str | None = None
         # One frame after the other.
         self._send_lock = threading.Lock()
         self._progress_at = time.monotonic()
@@ -123,25 +125,38 @@ class Connection:
     @property
     def alive(self) -> bool:
         """Whether requests can be sent on it, as far as is known."""
-        return self._closed is None
+        return self._closed is None and self._leaving is None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the node takes no more requests on it, and goes on answering those that it took."""
+        return self._leaving is not None
 
     def send(self, calls: Sequence[Call], deadline: float) -> None:
         """Sends these, several to a frame. Each gets an answer, be it that the connection has ended."""
-        identified = [(next(self._ids), call) for call in calls]
-        with self._lock:
-            closed = self._closed
-            if closed is None:
-                if not self._waiting:
-                    # Silence counts from here: nothing was owed before.
-                    self._progress_at, self._pinged_at = time.monotonic(), None
-                self._waiting.update(identified)
-        if closed is not None:
+        if not self._send_lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
             for call in calls:
-                # Nothing of it was sent.
-                call.answer.set_exception(UnreachableError(closed, retryable=True))
+                message = f"{self.address} takes no more requests: earlier ones are stuck"
+                _resolve(call, error=RequestTimeoutError(message, retryable=True))
             return
-        pieces = pack([Message(call.kind, number, call.body) for number, call in identified])
-        self._write(pieces, deadline, identified)
+        try:
+            # Under the lock of the sender: ids ascend in the order of the stream, as GOAWAY needs it.
+            identified = [(next(self._ids), call) for call in calls]
+            with self._lock:
+                closed = self._closed or self._leaving
+                if closed is None:
+                    if not self._waiting:
+                        # Silence counts from here: nothing was owed before.
+                        self._progress_at, self._pinged_at = time.monotonic(), None
+                    self._waiting.update(identified)
+            if closed is not None:
+                for call in calls:
+                    # Nothing of it was sent.
+                    call.answer.set_exception(UnreachableError(closed, retryable=True))
+                return
+            self._write(pack([Message(call.kind, number, call.body) for number, call in identified]), deadline)
+        finally:
+            self._send_lock.release()
 
     def forget(self, call: Call) -> None:
         """Nobody waits for this answer any more."""
@@ -173,14 +188,7 @@ class Connection:
 
     # Writing.
 
-    def _write(self, pieces: list[Bytes], deadline: float, identified: Any) -> None:
-        if not self._send_lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
-            with self._lock:
-                unsent = [call for number, call in identified if self._waiting.pop(number, None)]
-            for call in unsent:
-                message = f"{self.address} takes no more requests: earlier ones are stuck"
-                _resolve(call, error=RequestTimeoutError(message, retryable=True))
-            return
+    def _write(self, pieces: list[Bytes], deadline: float) -> None:
         try:
             if sum(map(len, pieces)) <= _JOIN_BYTES:
                 pieces = [b"".join(pieces)]
@@ -199,8 +207,6 @@ class Connection:
             # The reader may find an error frame that says more, so it is left to end the connection.
             self._give_reader_a_moment()
             self.close(f"{self.address} ended the connection: {error}")
-        finally:
-            self._send_lock.release()
 
     def _give_reader_a_moment(self) -> None:
         self._reader.join(timeout=_TICK_S)
@@ -276,6 +282,8 @@ class Connection:
     def _answer(self, message: Message) -> bool:
         """Hands an answer to whoever waits for it; False when it was the connection's last."""
         if message.request_id == 0:
+            if message.kind == messages.GOAWAY:
+                self._leave(*messages.read_goaway(message.body))
             if message.kind == messages.ERROR:
                 self._end(messages.read_error(message.body))
                 return False
@@ -296,6 +304,14 @@ class Connection:
             _resolve(call, error=error)
             raise
         return True
+
+    def _leave(self, last: int, reason: str) -> None:
+        """Requests behind the last one were certainly not carried out; the others wait on for their answers."""
+        with self._lock:
+            self._leaving = f"{self.address} takes no more requests: {reason}"
+            behind = [self._waiting.pop(number) for number in list(self._waiting) if number > last]
+        for call in behind:
+            _resolve(call, error=UnreachableError(self._leaving, retryable=True))
 
     def _end(self, error: DynakvError) -> None:
         """The node says why it ends the connection."""

@@ -213,7 +213,7 @@ class Dispatcher:
             connection = self._open_connection(node)
             if connection is not None:
                 return connection
-            if node.connection is not None:
+            if node.connection is not None and not node.connection.leaving:
                 node.connection.close()
             patience = min(deadline - time.monotonic(), self._timeout * _CONNECT_SHARE)
             connection = Connection.open(

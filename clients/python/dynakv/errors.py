@@ -172,6 +172,12 @@ class DirectoryLostError(DynakvError):
     name, code = "directory_lost", 19
 
 
+class WouldReplaceSeveralError(DynakvError):
+    """The key has several values, and the write was to replace one at most."""
+
+    name, code = "conflict", 20
+
+
 class ConflictError(DynakvError):
     """The key has several values and one was asked for.
 
@@ -226,6 +232,7 @@ _BY_CODE: dict[int, type[DynakvError]] = {
         InternalError,
         DiskFullError,
         DirectoryLostError,
+        WouldReplaceSeveralError,
     )
     if kind.code is not None
 }

@@ -18,6 +18,7 @@ STATS = 0x13
 HEALTH = 0x14
 STATUS = 0x15
 RING = 0x16
+GOAWAY = 0x06
 WELCOME = 0x81
 
 #: Set in the kind of an answer.
@@ -33,7 +34,8 @@ _ROLE_CLIENT = 1
 def hello(cluster: str, cluster_id: int) -> bytes:
     """The first message; a cluster id of 0 is none."""
     pin = tagged(2, u128(cluster_id)) if cluster_id else b""
-    return _MAGIC + bytes([1, 1, _ROLE_CLIENT]) + sized(cluster.encode()) + pin
+    knows_goaway = tagged(3, u8(1))
+    return _MAGIC + bytes([1, 1, _ROLE_CLIENT]) + sized(cluster.encode()) + pin + knows_goaway
 
 
 def get(timeout_ms: int, key: bytes, r: int | None, repair_first: bool) -> bytes:
@@ -148,6 +150,8 @@ class Written:
     effective_w: int
     #: Stand-ins counted: the owners alone would not have been enough.
     sloppy: bool
+    #: How many concurrent values a write without a context replaced unseen; 0 without a conflict.
+    replaced: int = 0
 
 
 @dataclass(frozen=True)
@@ -234,6 +238,14 @@ def read_welcome(body: Bytes) -> Welcome:
     return welcome
 
 
+def read_goaway(body: Bytes) -> tuple[int, str]:
+    """The id of the last request that the node has taken from the connection, and why it takes no more."""
+    fields = Reader(body)
+    last, _drain_ms, reason = fields.u64(), fields.u32(), fields.string()
+    fields.tags()
+    return last, reason
+
+
 def read_error(body: Bytes) -> DynakvError:
     """An error, as the exception to be raised."""
     fields = Reader(body)
@@ -277,9 +289,8 @@ def read_written(body: Bytes) -> Written:
     """The answer to a put or a delete."""
     fields = Reader(body)
     effective_w, sloppy = fields.u8(), fields.boolean()
-    written = Written(fields.blob(), effective_w, sloppy)
-    fields.tags()
-    return written
+    context, replaced = fields.blob(), fields.tags().get(3)
+    return Written(context, effective_w, sloppy, replaced.u64() if replaced else 0)
 
 
 def read_stats(body: Bytes) -> Stats:

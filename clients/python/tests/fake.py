@@ -35,6 +35,11 @@ def fetched(request_id: int, value: bytes) -> bytes:
     return frame(messages.GET | messages.ANSWER, request_id, b"\x01\x00\x01" + sibling)
 
 
+def goaway(last: int, reason: bytes = b"shutting down") -> bytes:
+    """The node takes no requests behind this one."""
+    return frame(messages.GOAWAY, 0, wire.u64(last) + wire.u32(1000) + wire.sized(reason))
+
+
 def write_id(request: Message) -> bytes:
     """The id of a write."""
     return bytes(request.body[4:20])

@@ -28,7 +28,7 @@ from dynakv import (
 from dynakv.messages import Fetched, Sibling
 from dynakv.wire import Message
 
-from .fake import FakeNode, error, fetched, frame, write_id, written
+from .fake import FakeNode, error, fetched, frame, goaway, write_id, written
 
 HANG_UP = [b""]
 
@@ -246,6 +246,35 @@ class ConnectionTest(unittest.TestCase):
         with FakeNode(once) as node, Client([node.address]) as client:
             self.assertEqual(client.get("key").value, b"found")
             self.assertEqual(len(node.hellos), 2)
+
+    def test_what_a_leaving_node_did_not_take_goes_elsewhere_without_doubt(self) -> None:
+        held: list[int] = []
+
+        def leaving(leaver: FakeNode, request: Message) -> list[bytes]:
+            if request.kind == messages.PING:
+                return [frame(messages.PING | messages.ANSWER, request.request_id)]
+            if len(leaver.hellos) > 1:
+                return [error(9, request.request_id, retryable=True)]  # not_ready
+            held.append(request.request_id)
+            # The first three were taken; what is behind them gets no answer.
+            return [goaway(held[2])] + [written(number) for number in held] if len(held) == 3 else []
+
+        with FakeNode(leaving) as node, FakeNode(obliging) as other:
+            with Client([node.address, other.address], route=False) as client:
+                with client.pipeline() as pipeline:
+                    pending = [pipeline.put(f"key-{number}", "value") for number in range(40)]
+                for each in pending:
+                    each.result()
+            self.assertEqual(len(other.requests), 37)
+            self.assertIn(b"\x03\x01\x01", node.hellos[0])
+
+        def refusing(_node: FakeNode, request: Message) -> list[bytes]:
+            return [goaway(request.request_id - 1)]
+
+        with FakeNode(refusing) as node, Client([node.address], timeout=1) as client:
+            with self.assertRaises(DynakvError) as raised:
+                client.put("key", "value")
+            self.assertFalse(raised.exception.maybe_applied)
 
     def test_a_frame_over_the_limit_is_not_sent_again_and_again(self) -> None:
         with FakeNode(lambda *_: [error(16, 0)]) as node, Client([node.address]) as client:

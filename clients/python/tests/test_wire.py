@@ -18,8 +18,7 @@ KEY = b"user:123"
 
 #: What a client sends, by the name of its vector.
 REQUESTS = {
-    "request.hello.client": (messages.HELLO, messages.hello("dynakv", 0)),
-    "request.hello.client.pinned": (messages.HELLO, messages.hello("", CLUSTER_ID)),
+    "request.hello.client.goaway": (messages.HELLO, messages.hello("dynakv", 0)),
     "request.get": (messages.GET, messages.get(5000, KEY, None, False)),
     "request.get.all-options": (messages.GET, messages.get(5000, KEY, 1, True)),
     "request.put": (messages.PUT, messages.put(5000, WRITE_ID, KEY, b"Alice")),

@@ -94,12 +94,14 @@ fn the_fullest_batch_fits_into_a_frame() {
                 w: Some(1),
                 ttl_ms: Some(1),
                 sloppy: true,
+                if_no_conflict: true,
             }),
             Request::Merge(MergeVersions {
                 ring_version: RingVersion(1),
                 timeout_ms: 1,
                 key: Bytes::from(vec![b'k'; KEY_BYTES_MAX]),
                 versions: Bytes::from(vec![1; versions_bytes]),
+                tell_beside: true,
             }),
         ];
         for message in largest {

@@ -14,7 +14,7 @@ use dynakv_protocol::codec::{Wire, put_varint};
 use dynakv_protocol::gossip::{
     Accept, Ballot, Gossip, Join, MemberEntry, MemberState, Prepare, Probe, Probed, Vote,
 };
-use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity, Welcome};
+use dynakv_protocol::handshake::{ClientLimits, GoAway, Hello, Lane, PeerIdentity, Welcome};
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
 use dynakv_protocol::message::{Request, Response};
@@ -232,14 +232,16 @@ fn hello() -> impl Strategy<Value = Hello> {
         any::<u8>(),
         text(),
         option::of(cluster_id()),
+        any::<bool>(),
         option::of(identity),
     )
         .prop_map(
-            |(version_min, version_max, cluster_name, cluster_id, peer)| Hello {
+            |(version_min, version_max, cluster_name, cluster_id, knows_goaway, peer)| Hello {
                 version_min,
                 version_max,
                 cluster_name,
                 cluster_id,
+                knows_goaway,
                 peer,
             },
         )
@@ -269,18 +271,21 @@ fn write(value: impl Strategy<Value = Option<Bytes>>) -> impl Strategy<Value = W
         option::of(octets(64)),
         option::of(any::<u8>()),
         option::of(number()),
-        any::<bool>(),
+        any::<(bool, bool)>(),
     )
         .prop_map(
-            |(timeout_ms, write_id, key, value, context, w, ttl_ms, sloppy)| Write {
-                timeout_ms,
-                write_id: WriteId(write_id),
-                key,
-                value,
-                context,
-                w,
-                ttl_ms,
-                sloppy,
+            |(timeout_ms, write_id, key, value, context, w, ttl_ms, (sloppy, if_no_conflict))| {
+                Write {
+                    timeout_ms,
+                    write_id: WriteId(write_id),
+                    key,
+                    value,
+                    context,
+                    w,
+                    ttl_ms,
+                    sloppy,
+                    if_no_conflict,
+                }
             },
         )
 }
@@ -346,14 +351,22 @@ fn ballot() -> impl Strategy<Value = Ballot> {
 
 /// Every request, all kinds equally often.
 pub(crate) fn request() -> BoxedStrategy<Request> {
-    let merge = (ring_version(), any::<u32>(), octets(64), octets(64)).prop_map(
-        |(ring_version, timeout_ms, key, versions)| MergeVersions {
+    let merge_fields = (
+        ring_version(),
+        any::<u32>(),
+        octets(64),
+        octets(64),
+        any::<bool>(),
+    );
+    let merge = merge_fields.prop_map(|(ring_version, timeout_ms, key, versions, tell_beside)| {
+        MergeVersions {
             ring_version,
             timeout_ms,
             key,
             versions,
-        },
-    );
+            tell_beside,
+        }
+    });
     let read_fields = (
         ring_version(),
         any::<u32>(),
@@ -494,6 +507,23 @@ fn error() -> impl Strategy<Value = ErrorReply> {
         )
 }
 
+fn client_limits() -> impl Strategy<Value = ClientLimits> {
+    any::<[u32; 4]>().prop_map(|[value, frame, items, requests]| ClientLimits {
+        value_bytes_max: value,
+        frame_bytes_max: frame,
+        batch_items_max: items,
+        requests_in_flight_max: requests,
+    })
+}
+
+fn goaway() -> impl Strategy<Value = GoAway> {
+    (number(), any::<u32>(), text()).prop_map(|(last_id, drain_ms, reason)| GoAway {
+        last_id,
+        drain_ms,
+        reason,
+    })
+}
+
 fn welcome() -> impl Strategy<Value = Welcome> {
     (
         any::<u8>(),
@@ -503,9 +533,19 @@ fn welcome() -> impl Strategy<Value = Welcome> {
         text(),
         cluster_id(),
         ring_version(),
+        option::of(client_limits()),
     )
         .prop_map(
-            |(version, node_id, generation, nonce, cluster_name, cluster_id, ring_version)| {
+            |(
+                version,
+                node_id,
+                generation,
+                nonce,
+                cluster_name,
+                cluster_id,
+                ring_version,
+                limits,
+            )| {
                 Welcome {
                     version,
                     node_id,
@@ -515,6 +555,7 @@ fn welcome() -> impl Strategy<Value = Welcome> {
                     cluster_id,
                     ring_version,
                     directory_id: DirectoryId(nonce >> 1),
+                    limits,
                 }
             },
         )
@@ -537,11 +578,14 @@ fn fetched() -> impl Strategy<Value = Fetched> {
 }
 
 fn written() -> impl Strategy<Value = Written> {
-    (any::<u8>(), any::<bool>(), octets(64)).prop_map(|(effective_w, sloppy, context)| Written {
-        context,
-        effective_w,
-        sloppy,
-    })
+    (any::<u8>(), any::<bool>(), octets(64), number()).prop_map(
+        |(effective_w, sloppy, context, replaced)| Written {
+            context,
+            effective_w,
+            sloppy,
+            replaced,
+        },
+    )
 }
 
 fn stats() -> impl Strategy<Value = StatsReply> {
@@ -820,6 +864,7 @@ pub(crate) fn response() -> BoxedStrategy<Response> {
     prop_oneof![
         error().prop_map(Response::Error),
         welcome().prop_map(Response::Welcome),
+        goaway().prop_map(Response::GoAway),
         Just(Response::Pong),
         fetched().prop_map(Response::Fetched),
         written().prop_map(Response::Put),
@@ -835,7 +880,8 @@ pub(crate) fn response() -> BoxedStrategy<Response> {
         Just(Response::HintKept),
         repairing().prop_map(Response::Repairing),
         any::<u8>().prop_map(|effective_w| Response::Imported(Imported { effective_w })),
-        any::<bool>().prop_map(|rebuilding| Response::Merged(Merged { rebuilding })),
+        (any::<bool>(), option::of(octets(64)))
+            .prop_map(|(rebuilding, beside)| Response::Merged(Merged { rebuilding, beside })),
         versions_reply.prop_map(Response::Versions),
         gossip().prop_map(Response::Gossip),
         probed.prop_map(Response::Probed),

@@ -2,37 +2,61 @@
 
 use bytes::Bytes;
 use dynakv_protocol::ErrorReply;
-use dynakv_protocol::causal::Versions;
+use dynakv_protocol::causal::{Dot, Versions};
 use smallvec::SmallVec;
 
 use crate::engine::preference::NodeSlot;
 use crate::engine::quorum::Place;
+
+/// A blind write that other owners have older or concurrent versions beside is minted twice. What is said
+/// of the first dot says nothing of the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Round {
+    /// Over what this node has.
+    First,
+    /// Over that and what the answers brought, under a new dot.
+    Second,
+}
+
+/// What a second round mints over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// What other owners have beside the first dot.
+    pub beside: Versions,
+    /// The values that the first round replaced.
+    pub replaced: Replaced,
+}
+
+/// The values that a blind write replaced: one dot for each that a reader would have seen.
+pub type Replaced = SmallVec<[Dot; 1]>;
 
 /// What the coordinator is to do. Places are those of the preference list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Find out at once whether this owner can be reached.
     Ping(NodeSlot),
-    /// Read this owner's versions.
+    /// Read this owner's versions: it has merged the write, and cannot say what it has beside it.
     Read(NodeSlot),
-    /// Read the own versions.
-    ReadLocal,
-    /// Merge these into the own versions, mint the dot, and make the result durable.
-    Mint {
-        /// What other owners had, when this node stands in.
-        merge_first: Option<Box<Versions>>,
-    },
+    /// Mint the dot over the own versions, and make the result durable. In the second round over what was
+    /// seen as well.
+    Mint(Option<Box<Seen>>),
     /// Have this owner merge the result.
     Merge {
         /// Who.
         to: NodeSlot,
+        /// In which round.
+        round: Round,
         /// The encoded versions.
         versions: Bytes,
+        /// Whether it is to say what it has beside them.
+        tell_beside: bool,
     },
     /// Have this node keep the result for the owners: it stands in for one of them.
     Hint {
         /// Who.
         to: NodeSlot,
+        /// In which round.
+        round: Round,
         /// The encoded versions.
         versions: Bytes,
     },
@@ -51,6 +75,8 @@ pub struct Acknowledged {
     pub effective_w: u8,
     /// Whether it took stand-ins to make that number.
     pub is_sloppy: bool,
+    /// How many values a blind write replaced, as a reader would have counted them.
+    pub replaced: usize,
 }
 
 /// How a write is to be coordinated.
@@ -60,16 +86,37 @@ pub struct Terms {
     pub own: Place,
     /// Whether this node is no owner and stands in for one: it mints over the hint it has.
     pub is_stand_in: bool,
-    /// Whether a quorum must be read before minting: a blind write that does not come through the first
-    /// owner.
-    pub reads_first: bool,
+    /// Whether it has no context: then it replaces what its owners have, and they are asked what that is.
+    pub is_blind: bool,
+    /// Whether this node has lost versions around the key: what it has not is no proof.
+    pub is_rebuilding: bool,
     /// How many owners must have it; capped at the number of owners.
     pub w: u8,
-    /// How many owners are read first, if any are; capped likewise.
-    pub r: u8,
+    /// What the ring promises.
+    pub promised: Promised,
     /// Who may stand in for owners, the nearest first: nodes in reach that own no copy of the key. `None`
     /// for a strict quorum.
     pub stand_ins: Option<SmallVec<[NodeSlot; 4]>>,
+}
+
+/// The quorums of the ring document, which every node keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Promised {
+    /// The smallest write quorum of a write that a later one relies on.
+    pub w: u8,
+    /// The smallest read quorum.
+    pub r: u8,
+}
+
+/// What an owner that has merged a write says of what it had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// Nothing: it was not asked, or runs a version that does not know the question.
+    Nothing,
+    /// It has lost versions around the key.
+    Rebuilding,
+    /// Beside the write it has these versions, or none.
+    Beside(Option<Box<Versions>>),
 }
 
 /// What happened.
@@ -77,23 +124,48 @@ pub struct Terms {
 pub enum Event {
     /// An owner answered a ping.
     Reached(NodeSlot),
-    /// An owner's versions; `None` means that it is rebuilding and has no say.
+    /// An owner's versions after it merged the write; `None` means that it is rebuilding and has no say.
     Read(NodeSlot, Option<Box<Versions>>),
     /// The dot is minted.
     Minted {
+        /// In which round.
+        round: Round,
         /// The merged versions, encoded: what is replicated.
         versions: Bytes,
         /// The context that stands for having seen them.
         context: Bytes,
+        /// Whether this node has lost versions around the key.
+        rebuilding: bool,
+        /// What it replaced.
+        replaced: Replaced,
     },
     /// The own versions are on disk.
-    Durable,
+    Durable(Round),
     /// An owner has merged and synced, or a stand-in has kept the hint and synced.
-    Merged(NodeSlot),
-    /// An owner could not be reached, or refused.
+    Merged {
+        /// Who.
+        from: NodeSlot,
+        /// In which round.
+        round: Round,
+        /// What it had.
+        said: Said,
+    },
+    /// An owner refused what it was sent.
+    Declined {
+        /// Who.
+        from: NodeSlot,
+        /// In which round.
+        round: Round,
+    },
+    /// A node could not be reached, or is lost.
     Failed(NodeSlot),
     /// This node's store refused or failed.
-    Refused(ErrorReply),
+    Refused {
+        /// In which round.
+        round: Round,
+        /// Why.
+        error: ErrorReply,
+    },
     /// It takes longer than it should.
     Slow,
     /// Time is up.

@@ -1,8 +1,6 @@
 //! Events in, whole lists of effects out.
 
-use dynakv_protocol::Actor;
-use dynakv_protocol::causal::{Clock, Dot, Incoming, Value};
-use dynakv_protocol::ids::WriteId;
+use dynakv_protocol::ErrorCode;
 
 use super::*;
 
@@ -13,6 +11,8 @@ fn owners() -> Preference {
     Preference::new([SELF, B, C])
 }
 
+mod blind;
+
 fn usable(_: NodeSlot) -> Reach {
     Reach::Usable
 }
@@ -21,20 +21,22 @@ fn doubtful(_: NodeSlot) -> Reach {
     Reach::Doubtful
 }
 
-fn terms(own: Place, reads_first: bool, w: u8) -> Terms {
+/// Of a write with a context.
+fn terms(own: Place, w: u8) -> Terms {
     Terms {
         own,
         is_stand_in: false,
-        reads_first,
+        is_blind: false,
+        is_rebuilding: false,
         w,
-        r: 2,
+        promised: Promised { w: 2, r: 2 },
         stand_ins: None,
     }
 }
 
 fn start(w: u8, reach: fn(NodeSlot) -> Reach) -> (Put, Vec<Effect>) {
     let mut effects = Vec::new();
-    let put = Put::start(owners(), terms(0, false, w), reach, &mut effects);
+    let put = Put::start(owners(), terms(0, w), reach, &mut effects);
     (put, effects)
 }
 
@@ -50,21 +52,40 @@ fn bytes() -> Bytes {
 
 fn minted() -> Event {
     Event::Minted {
+        round: Round::First,
         versions: bytes(),
         context: Bytes::from_static(b"context"),
+        rebuilding: false,
+        replaced: Replaced::new(),
     }
 }
 
 fn merge(to: NodeSlot) -> Effect {
-    let versions = bytes();
-    Effect::Merge { to, versions }
+    Effect::Merge {
+        to,
+        round: Round::First,
+        versions: bytes(),
+        tell_beside: false,
+    }
 }
+
+fn merged(from: NodeSlot) -> Event {
+    said(from, Said::Nothing)
+}
+
+fn said(from: NodeSlot, said: Said) -> Event {
+    let round = Round::First;
+    Event::Merged { from, round, said }
+}
+
+const DURABLE: Event = Event::Durable(Round::First);
 
 fn answer(effective_w: u8, is_sloppy: bool) -> Effect {
     Effect::Answer(Ok(Acknowledged {
         context: Bytes::from_static(b"context"),
         effective_w,
         is_sloppy,
+        replaced: 0,
     }))
 }
 
@@ -86,20 +107,20 @@ fn error_of(effects: &[Effect]) -> &ErrorReply {
     }
 }
 
-const MINT: Effect = Effect::Mint { merge_first: None };
+const MINT: Effect = Effect::Mint(None);
 
 #[test]
 fn the_plain_path() {
     let (mut put, effects) = start(2, usable);
     assert_eq!(effects, [MINT]);
     assert_eq!(step(&mut put, minted()), [merge(B), merge(C)]);
-    assert_eq!(step(&mut put, Event::Merged(C)), []);
-    assert_eq!(step(&mut put, Event::Durable), acknowledged(2));
+    assert_eq!(step(&mut put, merged(C)), []);
+    assert_eq!(step(&mut put, DURABLE), acknowledged(2));
     assert!(put.is_answered() && !put.is_over());
-    assert_eq!(step(&mut put, Event::Merged(B)), []);
+    assert_eq!(step(&mut put, merged(B)), []);
     assert!(put.is_over());
     // What comes later changes nothing.
-    for late in [Event::Merged(B), Event::Failed(B), Event::Deadline] {
+    for late in [merged(B), Event::Failed(B), Event::Deadline] {
         assert_eq!(step(&mut put, late), []);
     }
 }
@@ -109,8 +130,8 @@ fn an_owner_that_fails_after_the_answer_is_owed_the_key() {
     for late in [Event::Failed(B), Event::Deadline] {
         let (mut put, _) = start(2, usable);
         step(&mut put, minted());
-        step(&mut put, Event::Merged(C));
-        assert_eq!(step(&mut put, Event::Durable), acknowledged(2));
+        step(&mut put, merged(C));
+        assert_eq!(step(&mut put, DURABLE), acknowledged(2));
         assert_eq!(step(&mut put, late), [Effect::Remind(B)]);
         assert!(put.is_over());
     }
@@ -120,9 +141,9 @@ fn an_owner_that_fails_after_the_answer_is_owed_the_key() {
 fn the_own_copy_counts_only_once_it_is_durable() {
     let (mut put, _) = start(2, usable);
     step(&mut put, minted());
-    assert_eq!(step(&mut put, Event::Merged(B)), []);
-    assert_eq!(step(&mut put, Event::Merged(B)), []);
-    assert_eq!(step(&mut put, Event::Merged(C)), acknowledged(2));
+    assert_eq!(step(&mut put, merged(B)), []);
+    assert_eq!(step(&mut put, merged(B)), []);
+    assert_eq!(step(&mut put, merged(C)), acknowledged(2));
 }
 
 #[test]
@@ -137,8 +158,8 @@ fn one_owner_down_is_not_waited_for() {
     let (mut put, effects) = start(2, reach);
     assert_eq!(effects, [MINT]);
     assert_eq!(step(&mut put, minted()), [merge(C)]);
-    step(&mut put, Event::Durable);
-    let effects = step(&mut put, Event::Merged(C));
+    step(&mut put, DURABLE);
+    let effects = step(&mut put, merged(C));
     assert_eq!(effects, acknowledged_without(2, &[B]));
     assert!(put.is_over());
 }
@@ -154,9 +175,9 @@ fn a_doubtful_owner_is_tried_when_another_fails() {
     };
     let (mut put, _) = start(2, reach);
     step(&mut put, minted());
-    step(&mut put, Event::Durable);
+    step(&mut put, DURABLE);
     assert_eq!(step(&mut put, Event::Failed(C)), [merge(B)]);
-    let effects = step(&mut put, Event::Merged(B));
+    let effects = step(&mut put, merged(B));
     assert_eq!(effects, acknowledged_without(2, &[C]));
 }
 
@@ -185,7 +206,7 @@ fn with_w_of_one_the_own_copy_is_enough() {
     let (mut put, effects) = start(1, doubtful);
     assert_eq!(effects, [MINT]);
     assert_eq!(step(&mut put, minted()), []);
-    let effects = step(&mut put, Event::Durable);
+    let effects = step(&mut put, DURABLE);
     assert_eq!(effects, acknowledged_without(1, &[B, C]));
 }
 
@@ -193,7 +214,7 @@ fn with_w_of_one_the_own_copy_is_enough() {
 fn failures_after_minting_leave_the_outcome_open() {
     let (mut put, _) = start(2, usable);
     step(&mut put, minted());
-    step(&mut put, Event::Durable);
+    step(&mut put, DURABLE);
     assert_eq!(step(&mut put, Event::Failed(B)), []);
     let effects = step(&mut put, Event::Failed(C));
     let error = error_of(&effects);
@@ -211,7 +232,7 @@ fn an_owner_that_failed_while_minting_is_not_sent_to() {
     step(&mut put, Event::Failed(B));
     step(&mut put, Event::Failed(C));
     assert_eq!(step(&mut put, minted()), []);
-    let effects = step(&mut put, Event::Durable);
+    let effects = step(&mut put, DURABLE);
     assert!(error_of(&effects).maybe_applied);
 }
 
@@ -224,7 +245,7 @@ fn the_deadline_says_whether_anything_may_have_happened() {
 
     let (mut put, _) = start(3, usable);
     step(&mut put, minted());
-    step(&mut put, Event::Durable);
+    step(&mut put, DURABLE);
     let effects = step(&mut put, Event::Deadline);
     let error = error_of(&effects);
     assert_eq!((error.needed, error.got), (Some(3), Some(1)));
@@ -232,80 +253,25 @@ fn the_deadline_says_whether_anything_may_have_happened() {
 }
 
 #[test]
-fn a_stand_in_reads_a_quorum_before_it_mints() {
-    let mut effects = Vec::new();
-    let stand_in = Preference::new([B, SELF, C]);
-    let reach = |node| {
-        if node == B {
-            Reach::Doubtful
-        } else {
-            Reach::Usable
-        }
-    };
-    let mut put = Put::start(stand_in, terms(1, true, 2), reach, &mut effects);
-    assert_eq!(effects, [Effect::ReadLocal, Effect::Read(C)]);
-    let mut theirs = Versions::new();
-    let dot = Dot {
-        actor: Actor(9),
-        counter: 4,
-    };
-    let incoming = Incoming {
-        write_id: WriteId(1),
-        timestamp: 1,
-        expires_at_ms: None,
-        value: Value::Bytes(bytes()),
-    };
-    theirs.write(&Clock::new(), dot, incoming);
-    let read = Event::Read(C, Some(Box::new(theirs.clone())));
-    assert_eq!(step(&mut put, read), []);
-    let effects = step(&mut put, Event::Read(SELF, Some(Box::default())));
-    let merge_first = Some(Box::new(theirs));
-    assert_eq!(effects, [Effect::Mint { merge_first }]);
-}
-
-#[test]
-fn a_stand_in_that_needs_no_other_copy_reads_no_other() {
-    let mut effects = Vec::new();
-    let stand_in = Preference::new([B, SELF, C]);
-    let mut put = Put::start(stand_in, terms(1, true, 1), doubtful, &mut effects);
-    assert_eq!(effects, [Effect::ReadLocal]);
-    let effects = step(&mut put, Event::Read(SELF, Some(Box::default())));
-    assert!(matches!(effects[..], [Effect::Mint { .. }]));
-}
-
-#[test]
-fn a_rebuilding_owner_has_no_say_in_that_reading() {
-    let mut effects = Vec::new();
-    let stand_in = Preference::new([B, SELF, C]);
-    let mut put = Put::start(stand_in, terms(1, true, 2), usable, &mut effects);
-    step(&mut put, Event::Read(SELF, Some(Box::default())));
-    assert_eq!(step(&mut put, Event::Read(C, None)), []);
-    let effects = step(&mut put, Event::Read(B, Some(Box::default())));
-    assert!(matches!(effects[..], [Effect::Mint { .. }]));
-}
-
-#[test]
 fn a_lone_node_needs_nobody() {
     let mut effects = Vec::new();
-    let mut put = Put::start(
-        Preference::new([SELF]),
-        terms(0, false, 2),
-        doubtful,
-        &mut effects,
-    );
+    let mut put = Put::start(Preference::new([SELF]), terms(0, 2), doubtful, &mut effects);
     assert_eq!(effects, [MINT]);
     step(&mut put, minted());
-    assert_eq!(step(&mut put, Event::Durable), acknowledged(1));
+    assert_eq!(step(&mut put, DURABLE), acknowledged(1));
 }
 
 #[test]
 fn a_copy_that_this_node_cannot_keep_is_one_of_the_copies() {
-    let full = || Event::Refused(ErrorReply::new(ErrorCode::DiskFull, "").maybe_applied(true));
+    let full = || Event::Refused {
+        round: Round::First,
+        error: ErrorReply::new(ErrorCode::DiskFull, "").maybe_applied(true),
+    };
     let (mut put, _) = start(2, usable);
     step(&mut put, minted());
     assert_eq!(step(&mut put, full()), []);
-    assert_eq!(step(&mut put, Event::Merged(C)), []);
-    assert_eq!(step(&mut put, Event::Merged(B)), acknowledged(2));
+    assert_eq!(step(&mut put, merged(C)), []);
+    assert_eq!(step(&mut put, merged(B)), acknowledged(2));
 
     let (mut put, _) = start(3, usable);
     step(&mut put, minted());
@@ -332,17 +298,20 @@ fn start_sloppy(terms: Terms, reach: fn(NodeSlot) -> Reach) -> (Put, Vec<Effect>
 }
 
 fn hint(to: NodeSlot) -> Effect {
-    let versions = bytes();
-    Effect::Hint { to, versions }
+    Effect::Hint {
+        to,
+        round: Round::First,
+        versions: bytes(),
+    }
 }
 
 #[test]
 fn a_stand_in_counts_in_the_place_of_an_owner_and_the_answer_says_so() {
-    let (mut put, effects) = start_sloppy(terms(0, false, 2), doubtful);
+    let (mut put, effects) = start_sloppy(terms(0, 2), doubtful);
     assert_eq!(effects, [MINT]);
     assert_eq!(step(&mut put, minted()), [hint(D)]);
-    assert_eq!(step(&mut put, Event::Durable), []);
-    assert_eq!(step(&mut put, Event::Merged(D)), [answer(2, true)]);
+    assert_eq!(step(&mut put, DURABLE), []);
+    assert_eq!(step(&mut put, merged(D)), [answer(2, true)]);
     assert!(put.is_over());
 }
 
@@ -355,37 +324,37 @@ fn with_owners_enough_nobody_stands_in() {
             Reach::Usable
         }
     };
-    let (mut put, _) = start_sloppy(terms(0, false, 2), reach);
+    let (mut put, _) = start_sloppy(terms(0, 2), reach);
     assert_eq!(step(&mut put, minted()), [merge(C)]);
-    step(&mut put, Event::Durable);
-    let effects = step(&mut put, Event::Merged(C));
+    step(&mut put, DURABLE);
+    let effects = step(&mut put, merged(C));
     assert_eq!(effects, acknowledged_without(2, &[B]));
 }
 
 #[test]
 fn whoever_fails_is_stood_in_for_and_a_place_counts_once() {
-    let (mut put, _) = start_sloppy(terms(0, false, 3), usable);
+    let (mut put, _) = start_sloppy(terms(0, 3), usable);
     assert_eq!(step(&mut put, minted()), [merge(B), merge(C)]);
-    step(&mut put, Event::Durable);
+    step(&mut put, DURABLE);
     assert_eq!(step(&mut put, Event::Failed(B)), [hint(D)]);
     // A stand-in that fails is replaced as well.
     assert_eq!(step(&mut put, Event::Failed(D)), [hint(E)]);
-    assert_eq!(step(&mut put, Event::Merged(E)), []);
+    assert_eq!(step(&mut put, merged(E)), []);
     // The owner answers after all: that is the same place.
-    assert_eq!(step(&mut put, Event::Merged(B)), []);
-    assert_eq!(step(&mut put, Event::Merged(C)), [answer(3, true)]);
+    assert_eq!(step(&mut put, merged(B)), []);
+    assert_eq!(step(&mut put, merged(C)), [answer(3, true)]);
 }
 
 #[test]
 fn silent_owners_are_passed_by() {
-    let (mut put, _) = start_sloppy(terms(0, false, 2), usable);
+    let (mut put, _) = start_sloppy(terms(0, 2), usable);
     step(&mut put, minted());
-    step(&mut put, Event::Durable);
+    step(&mut put, DURABLE);
     assert_eq!(step(&mut put, Event::Slow), [hint(D), hint(E)]);
     assert_eq!(step(&mut put, Event::Slow), []);
     // The silent one fails while its stand-in may still answer.
     assert_eq!(step(&mut put, Event::Failed(B)), []);
-    assert_eq!(step(&mut put, Event::Merged(D)), [answer(2, true)]);
+    assert_eq!(step(&mut put, merged(D)), [answer(2, true)]);
     // A strict write waits.
     let (mut put, _) = start(2, usable);
     step(&mut put, minted());
@@ -397,28 +366,28 @@ fn a_silent_stand_in_is_passed_by_like_an_owner() {
     let mut effects = Vec::new();
     let terms = Terms {
         stand_ins: Some([D, E, F].into_iter().collect()),
-        ..terms(0, false, 2)
+        ..terms(0, 2)
     };
     let mut put = Put::start(owners(), terms, usable, &mut effects);
     step(&mut put, minted());
-    step(&mut put, Event::Durable);
+    step(&mut put, DURABLE);
     assert!(put.passes_by());
     assert_eq!(step(&mut put, Event::Slow), [hint(D), hint(E)]);
     assert_eq!(step(&mut put, Event::Slow), [hint(F)]);
     // Both that fill one place: any of them counts for it, and no more than once.
     assert_eq!(step(&mut put, Event::Failed(D)), []);
-    assert_eq!(step(&mut put, Event::Merged(F)), [answer(2, true)]);
+    assert_eq!(step(&mut put, merged(F)), [answer(2, true)]);
     assert!(!put.passes_by());
 }
 
 #[test]
 fn an_owner_is_owed_the_key_unless_a_stand_in_owes_it_already() {
     let with_stand_ins_asked = || {
-        let (mut put, _) = start_sloppy(terms(0, false, 2), usable);
+        let (mut put, _) = start_sloppy(terms(0, 2), usable);
         step(&mut put, minted());
-        step(&mut put, Event::Durable);
+        step(&mut put, DURABLE);
         assert_eq!(step(&mut put, Event::Slow), [hint(D), hint(E)]);
-        assert_eq!(step(&mut put, Event::Merged(B)), acknowledged(2));
+        assert_eq!(step(&mut put, merged(B)), acknowledged(2));
         put
     };
     // Whoever of the two fails last leaves the owner without it.
@@ -429,7 +398,7 @@ fn an_owner_is_owed_the_key_unless_a_stand_in_owes_it_already() {
         assert!(put.is_over());
     }
     let mut put = with_stand_ins_asked();
-    assert_eq!(step(&mut put, Event::Merged(E)), []);
+    assert_eq!(step(&mut put, merged(E)), []);
     assert!(put.is_over());
     let mut put = with_stand_ins_asked();
     assert_eq!(step(&mut put, Event::Deadline), [Effect::Remind(C)]);
@@ -440,7 +409,7 @@ fn without_stand_ins_enough_a_sloppy_write_is_refused_before_anything_is_written
     let mut effects = Vec::new();
     let terms = Terms {
         stand_ins: Some(SmallVec::new()),
-        ..terms(0, false, 2)
+        ..terms(0, 2)
     };
     let mut put = Put::start(owners(), terms, doubtful, &mut effects);
     assert_eq!(effects, [Effect::Ping(B), Effect::Ping(C)]);
@@ -456,29 +425,13 @@ fn a_node_that_owns_nothing_stands_in_itself() {
     let terms = Terms {
         is_stand_in: true,
         stand_ins: Some([E].into_iter().collect()),
-        ..terms(0, false, 2)
+        ..terms(0, 2)
     };
     let mut put = Put::start(strangers, terms, doubtful, &mut effects);
     assert_eq!(effects, [MINT]);
     assert_eq!(step(&mut put, minted()), [hint(E)]);
     // The end of the owner in whose place it stands is no news.
     assert_eq!(step(&mut put, Event::Failed(B)), []);
-    assert_eq!(step(&mut put, Event::Durable), []);
-    assert_eq!(step(&mut put, Event::Merged(E)), [answer(2, true)]);
-}
-
-#[test]
-fn a_sloppy_stand_in_for_a_blind_write_reads_those_in_reach() {
-    let (mut put, effects) = start_sloppy(terms(0, true, 2), doubtful);
-    assert_eq!(effects, [Effect::ReadLocal]);
-    let effects = step(&mut put, Event::Read(SELF, Some(Box::default())));
-    assert!(matches!(effects[..], [Effect::Mint { .. }]), "{effects:?}");
-    assert_eq!(step(&mut put, minted()), [hint(D)]);
-    // Nor does it wait for one that is silent, once it knows its own.
-    let (mut put, effects) = start_sloppy(terms(0, true, 2), usable);
-    assert_eq!(effects.len(), 3);
-    assert_eq!(step(&mut put, Event::Slow), []);
-    step(&mut put, Event::Read(SELF, Some(Box::default())));
-    let effects = step(&mut put, Event::Slow);
-    assert!(matches!(effects[..], [Effect::Mint { .. }]), "{effects:?}");
+    assert_eq!(step(&mut put, DURABLE), []);
+    assert_eq!(step(&mut put, merged(E)), [answer(2, true)]);
 }

@@ -52,6 +52,8 @@ pub(super) struct VoteFrom {
 /// Everything about the next ring.
 pub(super) struct Decisions {
     acceptor: Acceptor,
+    /// Whether it has promised what is not durable, so that no vote of it may leave.
+    is_unsaved: bool,
     joins: VecDeque<JoinWish>,
     /// Wishes for names whose holders are being asked whether they are still there.
     holders_tried: usize,
@@ -69,6 +71,7 @@ impl Decisions {
     pub(super) fn new(acceptor: Acceptor) -> Self {
         Self {
             acceptor,
+            is_unsaved: false,
             joins: VecDeque::new(),
             holders_tried: 0,
             seal_until: None,
@@ -390,11 +393,21 @@ impl Control {
 
     /// A vote leaves only once it is durable.
     fn cast(&mut self, answer: Answer) -> Option<Vote> {
-        if answer.save {
+        if answer.save || self.decisions.is_unsaved {
             let bytes = self.decisions.acceptor.to_bytes();
-            if let Err(error) = save_document(&*self.files, ACCEPTOR, &bytes) {
-                self.end = Some(error.into());
-                return None;
+            let saved = save_document(&*self.files, ACCEPTOR, &bytes);
+            self.decisions.is_unsaved = saved.is_err();
+            match saved {
+                Ok(()) => {}
+                // Nobody hears of this vote; whoever asks again gets one.
+                Err(error) if error.is_shortage() => {
+                    tracing::warn!(%error, "no vote on the ring");
+                    return None;
+                }
+                Err(error) => {
+                    self.end = Some(error.into());
+                    return None;
+                }
             }
         }
         Some(answer.vote)

@@ -209,6 +209,10 @@ impl Control {
                 %error,
                 "this node has lost its data: it begins with an empty store and rebuilds it from the others"
             ),
+            // It is told so again when it asks again.
+            Err(error) if error.is_shortage() => {
+                tracing::warn!(%error, "its loss is not noted yet")
+            }
             Err(error) => self.end = Some(error.into()),
         }
         // For `status` to tell as soon as the node is let in.

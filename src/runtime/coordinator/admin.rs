@@ -137,9 +137,14 @@ impl Coordinator {
                 import::Effect::MergeLocal => self.writes.push(WriteJob {
                     token: Token::Operation(id.message(Purpose::Write)),
                     key,
-                    work: WriteWork::Merge(versions),
+                    work: WriteWork::Merge {
+                        versions,
+                        tell_beside: false,
+                    },
                 }),
-                import::Effect::Merge(to) => self.send_merge(id, Purpose::Write, to, versions),
+                import::Effect::Merge(to) => {
+                    self.send_merge(id, Purpose::Write, to, (versions, false));
+                }
                 import::Effect::Answer(result) => {
                     let reply = result.map(|effective_w| Reply::Imported(Imported { effective_w }));
                     self.finish(id, reply);

@@ -32,9 +32,9 @@ impl Coordinator {
         let replica_op = match purpose {
             Purpose::Ping => Some(ReplicaOp::Ping),
             Purpose::Read => Some(ReplicaOp::Read),
-            Purpose::Write => Some(ReplicaOp::Write),
+            Purpose::Write | Purpose::Rewrite => Some(ReplicaOp::Write),
             Purpose::Repair => Some(ReplicaOp::Repair),
-            Purpose::Hint => Some(ReplicaOp::Hint),
+            Purpose::Hint | Purpose::Rehint => Some(ReplicaOp::Hint),
             Purpose::Forward => None,
         };
         if let (Some(replica_op), Some(took)) = (replica_op, took) {
@@ -50,8 +50,12 @@ impl Coordinator {
         match (purpose, response) {
             (Purpose::Ping, Response::Pong) => self.step_put(id, put::Event::Reached(from)),
             (Purpose::Read, Response::Versions(reply)) => self.on_replica_read(id, from, reply),
-            (Purpose::Write, Response::Merged(_)) | (Purpose::Hint, Response::HintKept) => {
-                self.on_durable(id, from);
+            (Purpose::Write | Purpose::Rewrite, Response::Merged(merged)) => {
+                let said = replica::said(&merged);
+                self.on_copied(id, from, purpose.round(), said);
+            }
+            (Purpose::Hint | Purpose::Rehint, Response::HintKept) => {
+                self.on_copied(id, from, purpose.round(), put::Said::Nothing);
             }
             (Purpose::Repair, Response::Merged(_)) => self.step_get(id, get::Event::Repaired(from)),
             (_, Response::Error(error)) => {
@@ -61,7 +65,7 @@ impl Coordinator {
                     return self.on_stale_ring(id, from, version);
                 }
                 tracing::debug!(node = %self.links.id(from), %error, "a replica refused");
-                self.on_replica_failed_with(id, from, &error.to_string());
+                self.on_declined(id, from, purpose, &error);
             }
             (_, _) => self.on_replica_failed(id, from),
         }
@@ -151,13 +155,48 @@ impl Coordinator {
         }
     }
 
-    /// A copy is on disk, here or at another owner.
-    fn on_durable(&mut self, id: OperationId, at: NodeSlot) {
+    /// A copy is on another node's disk.
+    fn on_copied(&mut self, id: OperationId, from: NodeSlot, round: put::Round, said: put::Said) {
         match self.operations.get_mut(id).map(|operation| &operation.work) {
-            Some(Work::Import { .. }) => self.step_import(id, import::Event::Merged(at)),
-            Some(Work::Put { .. }) if at == SELF => self.step_put(id, put::Event::Durable),
-            Some(Work::Put { .. }) => self.step_put(id, put::Event::Merged(at)),
+            Some(Work::Import { .. }) => self.step_import(id, import::Event::Merged(from)),
+            Some(Work::Put { .. }) => {
+                self.step_put(id, put::Event::Merged { from, round, said });
+            }
             Some(Work::Get(_) | Work::Forward(_) | Work::Explain(_)) | None => {}
+        }
+    }
+
+    /// The own copy is on disk.
+    fn on_durable(&mut self, id: OperationId, round: put::Round) {
+        match self.operations.get_mut(id).map(|operation| &operation.work) {
+            Some(Work::Import { .. }) => self.step_import(id, import::Event::Merged(SELF)),
+            Some(Work::Put { .. }) => self.step_put(id, put::Event::Durable(round)),
+            Some(Work::Get(_) | Work::Forward(_) | Work::Explain(_)) | None => {}
+        }
+    }
+
+    /// A node refused what it was asked for this operation.
+    fn on_declined(
+        &mut self,
+        id: OperationId,
+        from: NodeSlot,
+        purpose: Purpose,
+        error: &ErrorReply,
+    ) {
+        let round = purpose.round();
+        match (
+            self.operations.get_mut(id).map(|operation| &operation.work),
+            purpose,
+        ) {
+            // It has the write; what it has beside it stays unknown.
+            (Some(Work::Put { .. }), Purpose::Read) => {
+                self.step_put(id, put::Event::Read(from, None));
+            }
+            (
+                Some(Work::Put { .. }),
+                Purpose::Write | Purpose::Rewrite | Purpose::Hint | Purpose::Rehint,
+            ) => self.step_put(id, put::Event::Declined { from, round }),
+            (_, _) => self.on_replica_refused(id, from, error),
         }
     }
 
@@ -178,6 +217,15 @@ impl Coordinator {
             Some(Work::Import { .. }) => self.step_import(id, import::Event::Failed(node)),
             None => {}
         }
+    }
+
+    /// The same, with what it said.
+    fn on_replica_refused(&mut self, id: OperationId, node: NodeSlot, error: &ErrorReply) {
+        let work = self.operations.get_mut(id).map(|operation| &operation.work);
+        if error.code == ErrorCode::DiskFull && matches!(work, Some(Work::Import { .. })) {
+            return self.step_import(id, import::Event::Full(node));
+        }
+        self.on_replica_failed_with(id, node, &error.to_string());
     }
 
     /// A link is gone: everything that waits for the node has failed.
@@ -206,18 +254,27 @@ impl Coordinator {
                 token: Token::Operation(message),
                 versions,
                 context,
+                rebuilding,
+                replaced,
             } => {
-                if let Some((id, _)) = OperationId::parse(message) {
+                if let Some((id, purpose)) = OperationId::parse(message) {
                     self.operations.gather(id, versions.len());
-                    self.step_put(id, put::Event::Minted { versions, context });
+                    let minted = put::Event::Minted {
+                        round: purpose.round(),
+                        versions,
+                        context,
+                        rebuilding,
+                        replaced,
+                    };
+                    self.step_put(id, minted);
                 }
             }
             StoreEvent::Durable {
                 token: Token::Operation(message),
-                rebuilding: _,
+                ..
             } => match OperationId::parse(message) {
                 Some((id, Purpose::Repair)) => self.step_get(id, get::Event::Repaired(SELF)),
-                Some((id, _)) => self.on_durable(id, SELF),
+                Some((id, purpose)) => self.on_durable(id, purpose.round()),
                 None => {}
             },
             StoreEvent::Refused {
@@ -247,13 +304,14 @@ impl Coordinator {
             StoreEvent::Durable {
                 token: Token::Replica(connection, request_id),
                 rebuilding,
+                beside,
             } => {
-                let merged = Response::Merged(Merged { rebuilding });
+                let merged = Response::Merged(Merged { rebuilding, beside });
                 self.answer_replica(connection, request_id, &merged);
             }
             StoreEvent::Durable {
                 token: Token::Hint(connection, request_id),
-                rebuilding: _,
+                ..
             } => self.answer_replica(connection, request_id, &Response::HintKept),
             StoreEvent::Read {
                 token: Token::Replica(connection, request_id),
@@ -324,10 +382,11 @@ impl Coordinator {
             {
                 self.hand_over(id, error);
             }
-            Some(Work::Put { .. }) if purpose == Purpose::Write => {
-                self.step_put(id, put::Event::Refused(error));
+            Some(Work::Put { .. }) if matches!(purpose, Purpose::Write | Purpose::Rewrite) => {
+                let round = purpose.round();
+                self.step_put(id, put::Event::Refused { round, error });
             }
-            Some(_) => self.on_replica_failed_with(id, SELF, &error.message),
+            Some(_) => self.on_replica_refused(id, SELF, &error),
             None => {}
         }
     }

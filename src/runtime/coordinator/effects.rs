@@ -3,6 +3,8 @@
 use dynakv_protocol::admin::{Explained, Imported};
 use dynakv_protocol::client::{Fetched, Written};
 
+use crate::runtime::dispatch::{Action, data_request};
+
 use super::{
     Bytes, Coordinator, ErrorCode, ErrorReply, Frame, Header, MergeVersions, NodeSlot, Op,
     OperationId, Outcome, Purpose, ReadJob, ReadVersions, Request, Requester, Response, SELF,
@@ -51,12 +53,21 @@ impl Coordinator {
             match effect {
                 put::Effect::Ping(to) => self.send(id, Purpose::Ping, to, &Request::Ping),
                 put::Effect::Read(to) => self.send_read(id, to, None),
-                put::Effect::ReadLocal => self.read_local(id),
-                put::Effect::Mint { merge_first } => self.mint(id, merge_first),
-                put::Effect::Hint { to, versions } => self.send_hint(id, to, versions),
+                put::Effect::Mint(seen) => self.mint(id, seen),
+                put::Effect::Hint {
+                    to,
+                    round,
+                    versions,
+                } => self.send_hint(id, Purpose::hint(round), to, versions),
                 put::Effect::Remind(owner) => self.remind(id, owner),
-                put::Effect::Merge { to, versions } => {
-                    self.send_merge(id, Purpose::Write, to, versions);
+                put::Effect::Merge {
+                    to,
+                    round,
+                    versions,
+                    tell_beside,
+                } => {
+                    let what = (versions, tell_beside);
+                    self.send_merge(id, Purpose::write(round), to, what);
                 }
                 put::Effect::Answer(result) => self.answer_put(id, result),
             }
@@ -149,7 +160,7 @@ impl Coordinator {
         id: OperationId,
         purpose: Purpose,
         to: NodeSlot,
-        versions: Bytes,
+        (versions, tell_beside): (Bytes, bool),
     ) {
         let ring_version = self.view.ring_version();
         let now = self.now;
@@ -161,6 +172,7 @@ impl Coordinator {
             timeout_ms: remaining_ms(&operation.requester, now),
             key: operation.key.clone(),
             versions,
+            tell_beside,
         });
         self.send(id, purpose, to, &request);
     }
@@ -171,7 +183,10 @@ impl Coordinator {
             self.writes.push(WriteJob {
                 token: Token::Operation(message),
                 key,
-                work: WriteWork::Merge(versions),
+                work: WriteWork::Merge {
+                    versions,
+                    tell_beside: false,
+                },
             });
             return;
         }
@@ -180,6 +195,7 @@ impl Coordinator {
             timeout_ms: dynakv_protocol::limits::TIMEOUT_MS_DEFAULT,
             key,
             versions,
+            tell_beside: false,
         });
         let header = Header::new(request.kind(), message);
         if !self.links.send(to, header, |out| request.encode(out)) {
@@ -199,30 +215,44 @@ impl Coordinator {
         }
     }
 
-    fn mint(
-        &mut self,
-        id: OperationId,
-        merge_first: Option<Box<dynakv_protocol::causal::Versions>>,
-    ) {
+    fn mint(&mut self, id: OperationId, seen: Option<Box<put::Seen>>) {
         let cluster_id = self.view.cluster_id;
+        let ring = self.view.ring.clone();
+        let limits = ring.map(|ring| self.limits(&ring));
         let Some(operation) = self.operations.get_mut(id) else {
             return;
         };
         let Work::Put { intent, put } = &mut operation.work else {
             return;
         };
-        let Some(intent) = intent.take() else {
+        let is_again = seen.is_some();
+        let intent = match limits.filter(|_| is_again) {
+            None => intent.take(),
+            // So rare that the first round does not keep it.
+            Some(limits) => match data_request(&operation.frame, limits).map(|it| it.action) {
+                Ok(Action::Put { intent, .. }) => Some(intent),
+                Ok(_) | Err(_) => None,
+            },
+        };
+        // It was decoded when it came: there is one.
+        let Some(intent) = intent else {
             return;
         };
         if put.is_stand_in() {
             return self.mint_as_stand_in(id, intent);
         }
+        if is_again {
+            self.metrics.minted_again.increment(1);
+        }
         self.writes.push(WriteJob {
-            token: Token::Operation(id.message(Purpose::Write)),
+            token: Token::Operation(id.message(Purpose::write(match is_again {
+                true => put::Round::Second,
+                false => put::Round::First,
+            }))),
             key: operation.key.clone(),
             work: WriteWork::Mint {
                 intent,
-                merge_first,
+                seen,
                 cluster_id,
             },
         });
@@ -311,6 +341,7 @@ fn outcome_of(error: &ErrorReply) -> Outcome {
         ErrorCode::BadRequest
         | ErrorCode::TooLarge
         | ErrorCode::TooManySiblings
+        | ErrorCode::Conflict
         | ErrorCode::Overloaded
         | ErrorCode::NotReady
         | ErrorCode::DiskFull

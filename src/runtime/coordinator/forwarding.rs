@@ -13,6 +13,7 @@ use super::{
     Bytes, Coordinator, NodeSlot, Operation, OperationId, Preference, Purpose, Requester, Work,
 };
 use crate::engine::forward::{self, Forward};
+use crate::runtime::dispatch::data_request;
 
 /// How long an owner may take over a forwarded request before the next is tried.
 const SLOW_FORWARD: Duration = Duration::from_millis(1000);
@@ -107,6 +108,9 @@ impl Coordinator {
             return;
         };
         let ring = self.view.ring.as_ref();
+        // It was of its form when it came.
+        let request = ring.and_then(|ring| data_request(&frame, self.limits(ring)).ok());
+        let needed = request.map_or(self.view.w, |request| request.action.needed());
         let owners = ring.map(|ring| self.owners(ring, &key));
         let others = owners.filter(|_| !frame.header.is_forwarded());
         let next = others.and_then(|owners| {
@@ -116,6 +120,7 @@ impl Coordinator {
         match next {
             Some((owners, place)) => {
                 let terms = forward::Terms {
+                    needed,
                     is_write: true,
                     is_full: true,
                     may_stand_in: false,
@@ -140,6 +145,13 @@ impl Coordinator {
 
     /// The owner that was asked to coordinate a request has answered.
     pub(super) fn on_forwarded(&mut self, id: OperationId, from: NodeSlot, frame: Frame) {
+        let is_heard = match self.operations.get_mut(id).map(|operation| &operation.work) {
+            Some(Work::Forward(forward)) => forward.hears(from),
+            Some(_) | None => false,
+        };
+        if !is_heard {
+            return;
+        }
         if frame.header.kind == kind::ERROR
             && let Ok(Response::Error(error)) = Response::decode(frame.header.kind, &frame.body)
         {

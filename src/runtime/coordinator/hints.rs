@@ -53,7 +53,16 @@ impl Coordinator {
         let owners = self.owners(&ring, &key);
         match data_request(&frame, self.limits(&ring)) {
             Ok(request) => {
-                self.coordinate(requester, frame, request, owners, By::stand_in(0));
+                self.coordinate(
+                    requester,
+                    frame,
+                    request,
+                    owners,
+                    By {
+                        place: 0,
+                        is_stand_in: true,
+                    },
+                );
             }
             // It was checked when it came, under the same settings.
             Err(error) => self.end(requester, Err(error)),
@@ -107,7 +116,13 @@ impl Coordinator {
         Ok(())
     }
 
-    pub(super) fn send_hint(&mut self, id: OperationId, to: NodeSlot, versions: Bytes) {
+    pub(super) fn send_hint(
+        &mut self,
+        id: OperationId,
+        purpose: Purpose,
+        to: NodeSlot,
+        versions: Bytes,
+    ) {
         let (ring_version, now) = (self.view.ring_version(), self.now);
         let Some(operation) = self.operations.get_mut(id) else {
             return;
@@ -124,7 +139,7 @@ impl Coordinator {
             owed: owed.collect(),
             needed: put.w(),
         });
-        self.send(id, Purpose::Hint, to, &request);
+        self.send(id, purpose, to, &request);
     }
 
     pub(super) fn mint_as_stand_in(&mut self, id: OperationId, intent: Box<Intent>) {
@@ -187,6 +202,10 @@ impl Coordinator {
                 context: acknowledged.context,
                 effective_w: acknowledged.effective_w,
                 sloppy: acknowledged.is_sloppy,
+                replaced: match acknowledged.replaced {
+                    0 | 1 => 0,
+                    values => values as u64,
+                },
             })
         });
         self.end(requester, reply);

@@ -3,12 +3,14 @@
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::mend::Compare;
+use dynakv_protocol::peer::Merged;
 
 use crate::runtime::dispatch::undecodable;
 
 use super::{
     Bytes, ConnectionId, ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, Kind, ReadJob,
     Request, Response, RingVersion, SELF, Token, WriteJob, WriteWork, admin::MENDING_SCANS_MAX,
+    put,
 };
 use crate::runtime::store_worker::{ScanJob, ScanWork};
 
@@ -42,7 +44,10 @@ impl Coordinator {
                     self.writes.push(WriteJob {
                         token,
                         key: merge.key,
-                        work: WriteWork::Merge(merge.versions),
+                        work: WriteWork::Merge {
+                            versions: merge.versions,
+                            tell_beside: merge.tell_beside,
+                        },
                     });
                     return;
                 }
@@ -168,6 +173,21 @@ impl Coordinator {
     ) {
         self.replica_jobs -= 1;
         self.connections.respond(connection, request_id, response);
+    }
+}
+
+/// What an owner says of a blind write that it has merged.
+pub(super) fn said(merged: &Merged) -> put::Said {
+    match &merged.beside {
+        // Before all else: what it has is not all that it had.
+        _ if merged.rebuilding => put::Said::Rebuilding,
+        None => put::Said::Nothing,
+        Some(beside) if beside.is_empty() => put::Said::Beside(None),
+        Some(beside) => match Versions::from_bytes(beside) {
+            Ok(beside) => put::Said::Beside(Some(Box::new(beside))),
+            // It has something, and nobody can tell what.
+            Err(_) => put::Said::Rebuilding,
+        },
     }
 }
 

@@ -64,17 +64,17 @@ impl Worker {
             // Nothing is wrong with the disk.
             Err(error @ StoreError::TooLarge { .. }) => Err(refusal(&error)),
             Err(error) => {
-                let refusal = refusal(&error).maybe_applied(!error.is_disk_full());
+                let refusal = refusal(&error).maybe_applied(!error.passes());
                 self.on_failed(error);
                 Err(refusal)
             }
         }
     }
 
-    /// The disk took nothing. Where it is full, what waited is not kept, and whoever waited is told so;
+    /// The disk took nothing. Where it is full, or something is short, what waited is not kept, and whoever waited is told so;
     /// anything else is the end.
     pub(super) fn on_failed(&mut self, error: StoreError) {
-        if !error.is_disk_full() {
+        if !error.passes() {
             self.failed = Some(error);
             return;
         }

@@ -78,6 +78,7 @@ fn mint(token: u64, key: &'static str, value: &'static str) -> HintJob {
             context: None,
             ttl_ms: None,
             value_bytes_max: 1024,
+            if_no_conflict: false,
         }),
         owed: owners(),
         needed: 2,

@@ -116,6 +116,7 @@ impl Mender {
                 timeout_ms: TIMEOUT_MS_DEFAULT,
                 key,
                 versions,
+                tell_beside: false,
             })
         };
         let requests = keys.into_iter().map(merge).collect();

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dynakv_protocol::causal::Versions;
 use dynakv_protocol::peer::Digest;
 use dynakv_protocol::{ClusterId, ErrorReply};
 use dynakv_storage::StoreError;
 
 use super::Scanned;
 use crate::engine::mint::Intent;
+use crate::engine::put::{Replaced, Seen};
 use crate::runtime::events::ConnectionId;
 
 /// Who waits for a job.
@@ -43,13 +43,18 @@ pub enum WriteWork {
     Mint {
         /// What to write.
         intent: Box<Intent>,
-        /// What other owners had, when this node stands in for the first of them.
-        merge_first: Option<Box<Versions>>,
+        /// What other owners had beside the first dot, when it is minted once more.
+        seen: Option<Box<Seen>>,
         /// For the context of the answer.
         cluster_id: ClusterId,
     },
-    /// Another replica's versions, encoded.
-    Merge(Bytes),
+    /// Another replica's versions.
+    Merge {
+        /// Encoded.
+        versions: Bytes,
+        /// Whether it is to be told what stands here beside them.
+        tell_beside: bool,
+    },
 }
 
 /// What the reader is to do.
@@ -76,6 +81,10 @@ pub enum StoreEvent {
         versions: Bytes,
         /// The context that covers them.
         context: Bytes,
+        /// Whether the node has lost other versions around this key.
+        rebuilding: bool,
+        /// What a blind write has replaced.
+        replaced: Replaced,
     },
     /// The key's state with this job in it is on disk.
     Durable {
@@ -83,6 +92,9 @@ pub enum StoreEvent {
         token: Token,
         /// Whether the node has lost other versions around this key.
         rebuilding: bool,
+        /// What stood here beside a write that came from elsewhere, encoded; empty for nothing. `None`
+        /// where that was not asked.
+        beside: Option<Bytes>,
     },
     /// The job changed nothing.
     Refused {

@@ -21,10 +21,18 @@ fn mint(token: u64, key: &'static str, value: &'static str, context: Option<Cloc
                 context,
                 ttl_ms: None,
                 value_bytes_max: 1024,
+                if_no_conflict: false,
             }),
-            merge_first: None,
+            seen: None,
             cluster_id: ClusterId(1),
         },
+    }
+}
+
+fn merge_work(versions: Bytes) -> WriteWork {
+    WriteWork::Merge {
+        versions,
+        tell_beside: true,
     }
 }
 
@@ -123,7 +131,7 @@ fn merging_is_idempotent_but_answered_only_after_a_sync() {
         running.handle.write(vec![WriteJob {
             token: Token::Replica(ConnectionId(9), 7),
             key: Bytes::from_static(b"k"),
-            work: WriteWork::Merge(versions.clone()),
+            work: merge_work(versions.clone()),
         }]);
         let events = running.events.recv().await.unwrap();
         assert!(matches!(
@@ -131,11 +139,79 @@ fn merging_is_idempotent_but_answered_only_after_a_sync() {
             [StoreEvent::Durable {
                 token: Token::Operation(1),
                 rebuilding: false,
+                ..
             }]
         ));
         let events = running.events.recv().await.unwrap();
         let token = Token::Replica(ConnectionId(9), 7);
         assert!(matches!(&events[..], [StoreEvent::Durable { token: t, .. }] if *t == token));
+    });
+}
+
+/// The versions of a write that an actor mints over nothing, or over others.
+fn of_actor(actor: u64, over: Option<&Bytes>) -> Bytes {
+    let mut versions = over.map_or_else(Versions::new, |it| Versions::from_bytes(it).unwrap());
+    let dot = Dot {
+        actor: Actor(actor),
+        counter: 1,
+    };
+    let incoming = Incoming {
+        write_id: WriteId(u128::from(actor)),
+        timestamp: 1,
+        expires_at_ms: None,
+        value: Value::Bytes(Bytes::from_static(b"v")),
+    };
+    let seen = versions.clock().clone();
+    versions.write(&seen, dot, incoming);
+    versions.to_bytes()
+}
+
+#[test]
+fn what_a_write_has_not_seen_is_told_as_it_was_before_it_came() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut running = started(&memory, 0);
+        let old = of_actor(7, None);
+        let unseen = of_actor(8, None);
+        let later = of_actor(9, Some(&old));
+        for (number, (versions, expected)) in (1..).zip([
+            (old.clone(), Some(Bytes::new())),
+            // The same once more is no news, and has nothing beside it.
+            (old.clone(), Some(Bytes::new())),
+            (unseen.clone(), Some(old.clone())),
+            (
+                later,
+                Some({
+                    let mut both = Versions::from_bytes(&old).unwrap();
+                    both.merge(&Versions::from_bytes(&unseen).unwrap());
+                    both.to_bytes()
+                }),
+            ),
+        ]) {
+            running.handle.write(vec![WriteJob {
+                token: Token::Replica(ConnectionId(9), number),
+                key: Bytes::from_static(b"k"),
+                work: merge_work(versions),
+            }]);
+            let events = running.events.recv().await.unwrap();
+            let [StoreEvent::Durable { beside, .. }] = &events[..] else {
+                panic!("{events:?}");
+            };
+            assert_eq!(*beside, expected, "{number}");
+        }
+        running.handle.write(vec![WriteJob {
+            token: Token::Replica(ConnectionId(9), 9),
+            key: Bytes::from_static(b"k"),
+            work: WriteWork::Merge {
+                versions: of_actor(10, None),
+                tell_beside: false,
+            },
+        }]);
+        let events = running.events.recv().await.unwrap();
+        assert!(matches!(
+            &events[..],
+            [StoreEvent::Durable { beside: None, .. }]
+        ));
     });
 }
 
@@ -165,7 +241,7 @@ fn two_values_of_one_write_are_counted_and_the_larger_is_kept() {
             running.handle.write(vec![WriteJob {
                 token: Token::Replica(ConnectionId(9), 7),
                 key: Bytes::from_static(b"k"),
-                work: WriteWork::Merge(written(value)),
+                work: merge_work(written(value)),
             }]);
             running.events.recv().await.unwrap();
             let text = metrics.render(std::path::Path::new("."));
@@ -185,7 +261,7 @@ fn garbage_is_refused_and_a_broken_disk_stops_everything() {
         running.handle.write(vec![WriteJob {
             token: Token::Operation(1),
             key: Bytes::from_static(b"k"),
-            work: WriteWork::Merge(Bytes::from_static(b"no versions")),
+            work: merge_work(Bytes::from_static(b"no versions")),
         }]);
         let events = running.events.recv().await.unwrap();
         assert!(matches!(&events[..], [StoreEvent::Refused { .. }]));
@@ -224,7 +300,7 @@ fn a_hash_is_not_trusted_after_a_damaged_value_was_replaced() {
         running.handle.write(vec![WriteJob {
             token: Token::Replica(ConnectionId(9), 7),
             key: Bytes::from_static(b"k"),
-            work: WriteWork::Merge(versions.clone()),
+            work: merge_work(versions.clone()),
         }]);
         let events = running.events.recv().await.unwrap();
         let is_told = matches!(

@@ -8,7 +8,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::pace::{self, Progress};
-use super::{Durability, Frozen, LOG_DIRECTORY, Shared, TREE_DIRECTORY};
+use super::{Durability, Frozen, LOG_DIRECTORY, Lack, Shared, TREE_DIRECTORY};
 use crate::error::StoreError;
 use crate::log::remove_below;
 use crate::memtable::{Cursor, Entry};
@@ -74,9 +74,9 @@ fn carry_generations(shared: &Shared) -> Result<(), StoreError> {
                 // However full the disk is: what it was given and could not sync is lost.
                 Err(error @ StoreError::SyncFailed { .. }) => return Err(error),
                 // sled may have met the end of the disk in a thread of its own, and say something else.
-                Err(error) if error.is_disk_full() || shared.room.is_exhausted() => {
-                    tracing::error!(%error, "a checkpoint met a full disk: the tree is opened again");
-                    if !reopen_tree(shared)? {
+                Err(error) if error.passes() || shared.room.is_exhausted() => {
+                    tracing::error!(%error, "a checkpoint could not go on: the tree is opened again");
+                    if !reopen_tree(shared, lack_of(&error))? {
                         return Ok(());
                     }
                 }
@@ -87,11 +87,22 @@ fn carry_generations(shared: &Shared) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// What a checkpoint that failed was short of.
+fn lack_of(error: &StoreError) -> Lack {
+    if error.is_shortage() {
+        Lack::Descriptors
+    } else {
+        Lack::Room
+    }
+}
+
 /// Opens the tree anew: after "no space left" sled does nothing more. What the checkpoint had done is as
 /// after a crash; the generation is still in memory and in the log. False when the store was closed
 /// meanwhile.
-fn reopen_tree(shared: &Shared) -> Result<bool, StoreError> {
-    shared.room.drop_ballast();
+fn reopen_tree(shared: &Shared, mut lack: Lack) -> Result<bool, StoreError> {
+    if lack == Lack::Room {
+        shared.room.drop_ballast();
+    }
     let directory = shared.directory.join(TREE_DIRECTORY);
     loop {
         // Until then the present one serves reads.
@@ -102,28 +113,29 @@ fn reopen_tree(shared: &Shared) -> Result<bool, StoreError> {
             match Tree::open(&directory, shared.options.cache_bytes) {
                 Ok((opened, ..)) => {
                     *tree = Some(opened);
-                    shared.signals().is_starved = false;
+                    shared.signals().starved = None;
                     return Ok(true);
                 }
                 Err(error @ StoreError::SyncFailed { .. }) => return Err(error),
-                Err(error) if error.is_disk_full() || shared.room.is_exhausted() => {
+                Err(error) if error.passes() || shared.room.is_exhausted() => {
+                    lack = lack_of(&error);
                     tracing::error!(%error, "the tree cannot be opened again yet");
                 }
                 Err(error) => return Err(error),
             }
         }
-        if !wait_starved(shared) {
+        if !wait_starved(shared, lack) {
             return Ok(false);
         }
     }
 }
 
-/// Waits a little for room on the disk; writers that need this checkpoint are refused meanwhile. False
+/// Waits a little for what is lacking; writers that need this checkpoint are refused meanwhile. False
 /// when the store is being closed.
-fn wait_starved(shared: &Shared) -> bool {
+fn wait_starved(shared: &Shared, lack: Lack) -> bool {
     let mut signals = shared.signals();
-    if !signals.is_starved {
-        signals.is_starved = true;
+    if signals.starved != Some(lack) {
+        signals.starved = Some(lack);
         shared.changed.notify_all();
     }
     let began = Instant::now();
@@ -141,11 +153,11 @@ fn wait_for_room(shared: &Shared) -> bool {
     }
     tracing::warn!("the disk is nearly full: a checkpoint waits for room");
     while !shared.room.is_enough_for_checkpoint() {
-        if !wait_starved(shared) {
+        if !wait_starved(shared, Lack::Room) {
             return false;
         }
     }
-    shared.signals().is_starved = false;
+    shared.signals().starved = None;
     true
 }
 
@@ -198,7 +210,11 @@ fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
         tables.frozen = None;
         tables.carried = Some(frozen.table.clone());
     }
-    remove_below(&shared.directory.join(LOG_DIRECTORY), frozen.log_next)?;
+    match remove_below(&shared.directory.join(LOG_DIRECTORY), frozen.log_next) {
+        // The tree has them. They go with those of the next generation.
+        Err(error) if error.is_shortage() => tracing::warn!(%error, "old log files stay for now"),
+        result => result?,
+    }
     tracing::debug!(
         entries,
         log_bytes = frozen.log_bytes,

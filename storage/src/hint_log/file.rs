@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::disk::{parent_of, sync_directory};
+use crate::disk::{OpenDirectory, parent_of, sync_directory};
 use crate::error::StoreError;
 
 /// Gives the new content of a file piece by piece, `None` at its end.
@@ -187,6 +187,7 @@ impl AppendFile for DiskAppendFile {
 
     fn replace(&self, pieces: Pieces<'_>) -> Result<(), StoreError> {
         let beside = beside(&self.path);
+        let entries = OpenDirectory::open(parent_of(&self.path))?;
         // Opened before the names change: afterwards nothing may fail but the sync of the directory.
         let written = self
             .write_beside(&beside, pieces)
@@ -198,8 +199,7 @@ impl AppendFile for DiskAppendFile {
         match written {
             Ok(file) => {
                 *self.lock() = Arc::new(file);
-                sync_directory(parent_of(&self.path))
-                    .map_err(|error| sync_failed(error, &self.path))
+                entries.sync()
             }
             Err(error) => {
                 if let Err(also) = remove_if_there(&beside) {
@@ -208,13 +208,5 @@ impl AppendFile for DiskAppendFile {
                 Err(error)
             }
         }
-    }
-}
-
-/// A directory that could not be opened was not synced either.
-fn sync_failed(error: StoreError, path: &Path) -> StoreError {
-    match error {
-        StoreError::SyncFailed { .. } => error,
-        error => StoreError::sync_failed(path)(io::Error::other(error)),
     }
 }

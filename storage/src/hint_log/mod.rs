@@ -194,7 +194,7 @@ impl HintLog {
         if !scanned.damaged.is_empty() || !scanned.torn.is_empty() {
             match self.compact() {
                 // It counts the same at the next start.
-                Err(error) if error.is_disk_full() && self.written >= FILE_HEADER_BYTES as u64 => {
+                Err(error) if error.passes() && self.written >= FILE_HEADER_BYTES as u64 => {
                     tracing::warn!(%error, "damaged hints stay in their file");
                 }
                 result => result?,
@@ -408,7 +408,7 @@ impl HintLog {
     /// is worth it, which takes as long as copying what is live.
     ///
     /// # Errors
-    /// When one [`is_disk_full`](StoreError::is_disk_full), or the write failed otherwise, everything since
+    /// When one [`passes`](StoreError::passes), or the write failed otherwise, everything since
     /// the last sync is undone, in the file and in memory, and the log can be used as before. After
     /// [`StoreError::SyncFailed`] it is undone in memory, may be in the file, and the log takes no more.
     pub fn sync(&mut self) -> Result<(), StoreError> {
@@ -492,7 +492,7 @@ impl HintLog {
         let mut compaction = Compaction::new(&*self.file, self.written, entries, self.damaged);
         let result = self.file.replace(&mut || compaction.next());
         if let Err(error) = result {
-            if !error.is_disk_full() && !matches!(error, StoreError::Io { .. }) {
+            if !error.passes() && !matches!(error, StoreError::Io { .. }) {
                 self.stop(&error);
             }
             return Err(error);

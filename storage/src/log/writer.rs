@@ -11,7 +11,7 @@ use super::mark::{Mark, Place};
 use super::path_of;
 use super::record::{self, FILE_HEADER_BYTES, FileHeader};
 use super::replay::Replayed;
-use crate::disk::sync_directory;
+use crate::disk::OpenDirectory;
 use crate::error::StoreError;
 use crate::recount::Correction;
 use crate::store::Mutation;
@@ -165,7 +165,7 @@ impl LogWriter {
             self.durable = pending.place.position;
             match self.mark.write(pending.place) {
                 // It then vouches for less. Some file systems need room even to overwrite.
-                Err(error) if error.is_disk_full() => {}
+                Err(error) if error.passes() => {}
                 result => result?,
             }
         }
@@ -224,11 +224,13 @@ fn create(
     let path = path_of(directory, id);
     let beside = directory.join(NEW_FILE);
     let header = FileHeader { id, previous_end };
+    // Opened first: once the file has its name nothing may be lacking any more.
+    let entries = OpenDirectory::open(directory)?;
     let mut file = File::create(&beside).map_err(StoreError::io("create", &beside))?;
     file.write_all(&header.encode())
         .map_err(StoreError::io("write", &beside))?;
     file.sync_all().map_err(StoreError::sync_failed(&beside))?;
     fs::rename(&beside, &path).map_err(StoreError::io("create", &path))?;
-    sync_directory(directory)?;
+    entries.sync()?;
     Ok((Arc::new(file), path))
 }

@@ -37,7 +37,12 @@ pub(crate) fn dynakv<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) ->
 
 /// The binary, with no setting from the environment.
 pub(crate) fn binary() -> process::Command {
-    let mut command = process::Command::new(env!("CARGO_BIN_EXE_dynakv"));
+    binary_at(Path::new(env!("CARGO_BIN_EXE_dynakv")))
+}
+
+/// The same of another version.
+pub(crate) fn binary_at(path: &Path) -> process::Command {
+    let mut command = process::Command::new(path);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("DYNAKV_") {
             command.env_remove(name);
@@ -46,7 +51,36 @@ pub(crate) fn binary() -> process::Command {
     command
 }
 
+/// The same in a process that may have so many file descriptors: `ulimit` takes `-n 256`, or `-Sn 256` for the
+/// soft limit alone.
+pub(crate) fn binary_limited(ulimit: &str) -> process::Command {
+    let unlimited = binary();
+    let mut command = process::Command::new("sh");
+    let script = format!("ulimit {ulimit} && exec \"$0\" \"$@\"");
+    command.args(["-c", &script]).arg(unlimited.get_program());
+    for (name, value) in unlimited.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
 impl Command {
+    /// `dynakv` with these arguments, in a process that may have so many file descriptors.
+    pub(crate) fn with_descriptors<S: AsRef<OsStr>>(
+        limit: u64,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let mut command = binary_limited(&format!("-n {limit}"));
+        command.args(arguments);
+        Self {
+            command,
+            input: Vec::new(),
+        }
+    }
+
     /// `dynakv` with these arguments.
     pub(crate) fn new<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
         let mut command = binary();

@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::command::{Command, Finished};
+use super::command::{Command, Finished, binary, binary_at, binary_limited};
 use super::http::{Page, http_get};
 use super::ports::free_port;
 use super::process::Process;
@@ -21,6 +21,9 @@ pub(crate) struct Node {
     root: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    ulimit: Option<String>,
+    /// Of another version, in place of the one under test.
+    binary: Option<PathBuf>,
     process: Option<Process>,
 }
 
@@ -40,6 +43,8 @@ impl Node {
             root: root.to_owned(),
             arguments: arguments.map(str::to_owned).to_vec(),
             environment: Vec::new(),
+            ulimit: None,
+            binary: None,
             process: None,
         }
     }
@@ -60,6 +65,29 @@ impl Node {
         self
     }
 
+    /// In a process that may have so many file descriptors.
+    pub(crate) fn with_descriptors(mut self, limit: u64) -> Self {
+        self.ulimit = Some(format!("-n {limit}"));
+        self
+    }
+
+    /// The same, for the soft limit alone.
+    pub(crate) fn with_soft_descriptors(mut self, limit: u64) -> Self {
+        self.ulimit = Some(format!("-Sn {limit}"));
+        self
+    }
+
+    /// Run by the binary of another version, or by the one under test again.
+    pub(crate) fn with_binary(mut self, binary: Option<&Path>) -> Self {
+        self.set_binary(binary);
+        self
+    }
+
+    /// The same for its next start.
+    pub(crate) fn set_binary(&mut self, binary: Option<&Path>) {
+        self.binary = binary.map(Path::to_owned);
+    }
+
     /// Where it is reached.
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
@@ -78,7 +106,13 @@ impl Node {
             .as_mut()
             .is_some_and(|process| process.ended().is_none());
         assert!(!running, "{} runs already", self.id);
-        let process = Process::start(&self.id, &self.root, &self.arguments, &self.environment);
+        let binary = match (&self.ulimit, &self.binary) {
+            (Some(ulimit), _) => binary_limited(ulimit),
+            (None, Some(other)) => binary_at(other),
+            (None, None) => binary(),
+        };
+        let (root, arguments) = (&self.root, &self.arguments);
+        let process = Process::start_as(binary, &self.id, root, arguments, &self.environment);
         self.process = Some(process.expect("the binary was just built"));
     }
 

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
@@ -31,13 +31,24 @@ impl Process {
         arguments: &[String],
         environment: &[(String, String)],
     ) -> io::Result<Self> {
+        Self::start_as(binary(), name, directory, arguments, environment)
+    }
+
+    /// The same with another binary, or in another surrounding.
+    pub(crate) fn start_as(
+        mut command: Command,
+        name: &str,
+        directory: &Path,
+        arguments: &[String],
+        environment: &[(String, String)],
+    ) -> io::Result<Self> {
         let (stdout, stderr) = (
             directory.join(format!("{name}.stdout")),
             directory.join(format!("{name}.stderr")),
         );
         let earlier = (read(&stdout).len(), read(&stderr).len());
         let open = |path: &Path| File::options().create(true).append(true).open(path);
-        let child = binary()
+        let child = command
             .current_dir(directory)
             .args(arguments)
             .envs(environment.iter().cloned())
