@@ -67,7 +67,7 @@ impl Raw {
     }
 
     /// All that comes until the node closes.
-    fn to_the_end(mut self) -> Vec<(u64, Response)> {
+    fn read_to_the_end(mut self) -> Vec<(u64, Response)> {
         std::iter::from_fn(|| self.answer()).collect()
     }
 
@@ -223,7 +223,7 @@ fn a_frame_that_is_too_large_is_answered_and_its_companions_are_not_lost() {
     client.assert_lives();
     // Beyond what any setting allows there is no way round, but it is said.
     client.send(&[0xff; 64]);
-    let last = client.to_the_end();
+    let last = client.read_to_the_end();
     assert_eq!(codes(&last), [(0, Some(ErrorCode::Malformed))], "{last:?}");
 }
 
@@ -281,7 +281,7 @@ fn a_ping_with_a_body_is_refused_and_the_id_0_ends_the_connection() {
     client.send(&raw_frame(kind::PING, 10, &[200, 1, 7]));
     assert_eq!(client.answers(1), [(10, Response::Pong)]);
     client.send(&frame(0, &put("without-an-id", 3)));
-    let last = client.to_the_end();
+    let last = client.read_to_the_end();
     assert_eq!(codes(&last), [(0, Some(ErrorCode::Malformed))]);
     cluster[0].run(&["get", "without-an-id"]).exits(3);
 }
@@ -335,7 +335,7 @@ fn a_node_that_is_told_to_stop_says_what_it_took() {
         panic!("{said:?}");
     }
     assert_eq!(said, None, "nothing follows");
-    assert!(old.to_the_end().is_empty());
+    assert!(old.read_to_the_end().is_empty());
     assert!(cluster[0].process_mut().wait().success());
     cluster[0].start();
     cluster[0].wait_ready();
