@@ -41,9 +41,11 @@ use crate::runtime::disk_progress::{DiskProgress, HANGING};
 use crate::runtime::environment::{Disk, Environment, StoreThreads, SystemClock};
 use crate::runtime::events::ConnectionId;
 use crate::runtime::events::{CONTROL_EVENTS_MAX, COORDINATOR_EVENTS_MAX};
+use crate::runtime::frame_reader::Intake;
 use crate::runtime::handoff;
 use crate::runtime::hint_worker::{self, HintBounds, KeptHints};
 use crate::runtime::http::{self, Pages};
+use crate::runtime::ledger::Ledger;
 use crate::runtime::links::{Dialer, Links};
 use crate::runtime::listener;
 use crate::runtime::local::{EndReason, Local, LocalBounds};
@@ -303,6 +305,11 @@ impl Node {
             shutdown: CancellationToken::new(),
         };
         let tasks = TaskTracker::new();
+        let ledger = Arc::new(Ledger::new(config.bytes_in_flight_max));
+        let intake = Intake {
+            malformed: metrics.malformed_frames.clone(),
+            ledger: ledger.clone(),
+        };
         let (view_in, view) = watch::channel(Arc::new(View::default()));
         let (events_in, events) = mpsc::channel(COORDINATOR_EVENTS_MAX);
         let (control_in, control_events) = mpsc::channel(CONTROL_EVENTS_MAX);
@@ -313,7 +320,7 @@ impl Node {
             &disk,
             minter,
             clock.clone(),
-            metrics.clone(),
+            (metrics.clone(), ledger.clone()),
             rebuilding.clone(),
             disk_progress.clone(),
         );
@@ -340,14 +347,14 @@ impl Node {
             hello(&me, Lane::Control),
             view.clone(),
             seen.clone(),
-            metrics.malformed_frames.clone(),
+            intake.clone(),
         ));
         let confirmer = Arc::new(Confirmer::new(
             network.clone(),
             me.cluster_name.clone(),
             view.clone(),
             seen.clone(),
-            metrics.malformed_frames.clone(),
+            intake.clone(),
         ));
         let runner = control::prepare(control::Parts {
             me: me.clone(),
@@ -390,7 +397,7 @@ impl Node {
         let dialer = Dialer {
             network: network.clone(),
             hello: hello(&me, Lane::Data),
-            malformed: metrics.malformed_frames.clone(),
+            intake: intake.clone(),
             events: events_in.clone(),
             seen: seen.clone(),
         };
@@ -405,11 +412,11 @@ impl Node {
             view: view.clone(),
             bounds: Bounds {
                 requests_max: config.requests_in_flight_max,
-                bytes_max: config.bytes_in_flight_max,
                 value_bytes_max: config.value_bytes_max,
                 connection_bytes_max: config.connection_bytes_max,
             },
             clock,
+            ledger: ledger.clone(),
             metrics: metrics.clone(),
             rebuilding,
             repairs: repairs.clone(),
@@ -440,7 +447,7 @@ impl Node {
             ConnectionId::LOCAL,
             events_in.clone(),
             control_in.clone(),
-            bounds,
+            (bounds, ledger.clone()),
             end.clone(),
         )
         .await;
@@ -449,7 +456,7 @@ impl Node {
             ConnectionId::MENDER,
             events_in.clone(),
             control_in.clone(),
-            bounds,
+            (bounds, ledger.clone()),
             end.clone(),
         );
         let mending = mending.await;
@@ -464,7 +471,7 @@ impl Node {
                 view.clone(),
                 seen.clone(),
                 FRAME_BYTES_MAX,
-                metrics.malformed_frames.clone(),
+                intake.clone(),
             ),
         });
         let handoff = handoff::Parts {
@@ -493,6 +500,7 @@ impl Node {
             frame_bytes_max: frame_bytes_max(config.value_bytes_max),
             limits: config.client_limits(),
             waiting_bytes_max: config.connection_bytes_max,
+            ledger,
             metrics: metrics.clone(),
             disk: disk_progress.clone(),
             draining: stop.draining.clone(),

@@ -44,6 +44,9 @@ mod strangers;
 
 pub use self::error::ControlError;
 
+/// How many probes for others are under way at once: every member may ask about another one.
+const PROBES_MAX: usize = 1024;
+
 /// How often the engine is told that time has passed.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -338,6 +341,8 @@ impl Control {
         let ends = self.ends.clone();
         tokio::spawn(async move {
             // A control task that is gone needs no telling.
+            // What comes of calls waits in no bound of its own: there is one for each call, and those are so many
+            // as there are members, wishes and probes.
             let _ = ends.send(call.await);
         });
     }
@@ -346,6 +351,7 @@ impl Control {
         match event {
             ControlEvent::Request {
                 request,
+                body: _,
                 peer,
                 responder,
             } => self.on_request(*request, peer, responder),
@@ -381,6 +387,11 @@ impl Control {
                     is_reply: false,
                 };
                 self.step_answering(event, Some(&responder));
+            }
+            (Request::Probe(_), Some(_)) if self.probes.len() >= PROBES_MAX => {
+                let message = "this node probes as many others as it takes on; ask another one";
+                let error = ErrorReply::new(ErrorCode::Overloaded, message).retryable();
+                responder.respond(&Response::Error(error));
             }
             (Request::Probe(probe), Some(peer)) => {
                 self.next_probe += 1;

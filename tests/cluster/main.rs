@@ -32,6 +32,7 @@ mod harness;
 mod hostile;
 mod limits;
 mod membership;
+mod memory;
 mod mending;
 mod observability;
 mod partitions;
