@@ -3,11 +3,11 @@
 mod beginning;
 mod ending;
 mod error;
+mod pages;
 mod readiness;
 mod serving;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity};
@@ -25,6 +25,7 @@ pub use self::serving::serve;
 
 use self::beginning::begin_run;
 use self::ending::{Directory, Task};
+use self::pages::NodePages;
 use crate::config::Config;
 use crate::descriptors;
 use crate::embedded::LocalClient;
@@ -37,14 +38,14 @@ use crate::runtime::confirming::Confirmer;
 use crate::runtime::connection::Shared;
 use crate::runtime::control::{self, ControlError, Startup};
 use crate::runtime::coordinator::{self, Bounds, End};
-use crate::runtime::disk_progress::{DiskProgress, HANGING};
+use crate::runtime::disk_progress::DiskProgress;
 use crate::runtime::environment::{Disk, Environment, StoreThreads, SystemClock};
 use crate::runtime::events::ConnectionId;
 use crate::runtime::events::{CONTROL_EVENTS_MAX, COORDINATOR_EVENTS_MAX};
 use crate::runtime::frame_reader::Intake;
 use crate::runtime::handoff;
 use crate::runtime::hint_worker::{self, HintBounds, KeptHints};
-use crate::runtime::http::{self, Pages};
+use crate::runtime::http;
 use crate::runtime::ledger::Ledger;
 use crate::runtime::links::{Dialer, Links};
 use crate::runtime::listener;
@@ -592,30 +593,5 @@ fn http_port(config: &Config) -> Result<u16, ServeError> {
         None => port
             .checked_add(1000)
             .ok_or(ServeError::NoHttpPort { port }),
-    }
-}
-
-struct NodePages {
-    metrics: Arc<Metrics>,
-    disk: Arc<DiskProgress>,
-    data_dir: PathBuf,
-    view: watch::Receiver<Arc<View>>,
-    draining: CancellationToken,
-}
-
-impl Pages for NodePages {
-    fn metrics(&self) -> String {
-        self.metrics.render(&self.data_dir)
-    }
-
-    fn not_ready(&self) -> Option<String> {
-        if self.draining.is_cancelled() {
-            return Some("shutting down".to_owned());
-        }
-        match self.view.borrow().ring {
-            Some(_) if self.disk.hangs() => Some(HANGING.to_owned()),
-            Some(_) => None,
-            None => Some("not in a cluster yet; see the log".to_owned()),
-        }
     }
 }

@@ -30,7 +30,7 @@ use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
 use super::repairs::Repairs;
 use super::seen::Seen;
-use super::view::{MemberView, View};
+use super::view::View;
 use crate::engine::layout::{Acceptor, check_later};
 use crate::engine::membership::{Effect, Event, Membership, MembershipConfig, RingMember};
 use crate::engine::ring::Ring;
@@ -528,22 +528,6 @@ impl Control {
             self.report_members(&next);
             self.view.send_replace(Arc::new(next));
         }
-    }
-
-    fn members_in_order(&self, document: &RingDocument) -> Vec<MemberView> {
-        // In the order of their ids: this is done at each tick, and there may be a thousand.
-        let known = self.membership.members();
-        let view = |member: &Member| {
-            let at = known.binary_search_by(|known| known.id.cmp(&member.id));
-            let news = at.ok().and_then(|at| known.get(at));
-            MemberView {
-                id: member.id.clone(),
-                address: news.map_or_else(|| member.address.clone(), |news| news.address.clone()),
-                state: news.map_or(dynakv_protocol::gossip::MemberState::Alive, |n| n.state),
-                disk_hangs: news.is_some_and(|news| news.disk_hangs),
-            }
-        };
-        document.members.iter().map(view).collect()
     }
 }
 

@@ -29,11 +29,13 @@ use crate::engine::mint::Minter;
 mod jobs;
 mod reader;
 mod scanner;
+mod waiting;
 
 pub use self::jobs::{ReadJob, StoreEvent, Token, WriteJob, WriteWork};
 use self::reader::{Reader, SharedLines};
 use self::scanner::Scanner;
 pub use self::scanner::{Recounter, ScanJob, ScanWork, Scanned};
+use self::waiting::{Waiting, next_waiting, take_back};
 
 /// The most jobs that share one sync: bounds how long the first of them waits.
 const JOBS_PER_SYNC_MAX: usize = 8192;
@@ -51,21 +53,6 @@ pub struct StoreHandle {
     waiting_writes: Waiting<WriteJob>,
     waiting_reads: Waiting<ReadJob>,
     lines: SharedLines,
-}
-
-/// Lists of jobs that wait for a thread. It has the lock while it waits for the next list, and not while it
-/// works: so of a thread that hangs in the disk the lists can be taken away.
-type Waiting<T> = Arc<Mutex<mpsc::UnboundedReceiver<Vec<T>>>>;
-
-/// The next list, when one waits.
-fn next_waiting<T>(waiting: &Waiting<T>) -> Option<Vec<T>> {
-    waiting.try_lock().ok()?.try_recv().ok()
-}
-
-/// All lists that wait, in order.
-fn take_back<T>(waiting: &Waiting<T>) -> Vec<T> {
-    let lists = std::iter::from_fn(|| next_waiting(waiting));
-    lists.flatten().collect()
 }
 
 // The queues of jobs and events hold what the node's books bound: jobs are slices of requests in hand, and no

@@ -45,6 +45,7 @@ fn put(key: &'static str, value: Vec<u8>) -> Vec<u8> {
         w: None,
         ttl_ms: None,
         sloppy: false,
+        again: false,
         if_no_conflict: false,
     }))
 }

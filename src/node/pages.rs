@@ -1,0 +1,38 @@
+//! What a node says of itself over HTTP.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::runtime::disk_progress::{DiskProgress, HANGING};
+use crate::runtime::http::Pages;
+use crate::runtime::metrics::Metrics;
+use crate::runtime::view::View;
+
+/// What the pages show.
+pub(super) struct NodePages {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) disk: Arc<DiskProgress>,
+    pub(super) data_dir: PathBuf,
+    pub(super) view: watch::Receiver<Arc<View>>,
+    pub(super) draining: CancellationToken,
+}
+
+impl Pages for NodePages {
+    fn metrics(&self) -> String {
+        self.metrics.render(&self.data_dir)
+    }
+
+    fn not_ready(&self) -> Option<String> {
+        if self.draining.is_cancelled() {
+            return Some("shutting down".to_owned());
+        }
+        match self.view.borrow().ring {
+            Some(_) if self.disk.hangs() => Some(HANGING.to_owned()),
+            Some(_) => None,
+            None => Some("not in a cluster yet; see the log".to_owned()),
+        }
+    }
+}
