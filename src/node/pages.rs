@@ -1,4 +1,4 @@
-//! What a node says of itself over HTTP.
+//! What the HTTP port shows.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::runtime::http::Pages;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::view::View;
 
-/// What the pages show.
+/// What the HTTP port shows of a node.
 pub(super) struct NodePages {
     pub(super) metrics: Arc<Metrics>,
     pub(super) disk: Arc<DiskProgress>,

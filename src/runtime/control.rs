@@ -13,7 +13,7 @@ use dynakv_protocol::{ErrorCode, ErrorReply, NodeId};
 use dynakv_storage::{SmallFiles, Store, load_document, save_document};
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::decisions::{Decisions, VoteFrom};
@@ -40,7 +40,10 @@ mod error;
 mod joining;
 mod news;
 mod report;
+mod running;
 mod strangers;
+
+pub use self::running::{Runner, prepare, run};
 
 pub use self::error::ControlError;
 
@@ -527,62 +530,6 @@ impl Control {
         if is_news {
             self.report_members(&next);
             self.view.send_replace(Arc::new(next));
-        }
-    }
-}
-
-/// The running task, and what it waits on.
-pub struct Runner {
-    control: Control,
-    events: mpsc::Receiver<ControlEvent>,
-    ends: mpsc::UnboundedReceiver<CallEnd>,
-    shutdown: CancellationToken,
-}
-
-/// Loads what the directory knows; a cluster is founded here where that is due.
-///
-/// # Errors
-/// [`ControlError`] says what to do.
-pub fn prepare(mut parts: Parts) -> Result<Runner, ControlError> {
-    let (ends_out, ends) = mpsc::unbounded_channel();
-    let (_, closed) = mpsc::channel(1);
-    let events = std::mem::replace(&mut parts.events, closed);
-    let shutdown = parts.shutdown.clone();
-    let control = Control::load(parts, ends_out)?;
-    Ok(Runner {
-        control,
-        events,
-        ends,
-        shutdown,
-    })
-}
-
-/// Runs until shutdown.
-///
-/// # Errors
-/// [`ControlError`] when the node can't go on: the cluster refused it, or the disk failed.
-pub async fn run(runner: Runner) -> Result<(), ControlError> {
-    let Runner {
-        mut control,
-        mut events,
-        mut ends,
-        shutdown,
-    } = runner;
-    let mut ticks = interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut upkeep = interval(UPKEEP);
-    upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return Ok(()),
-            Some(end) = ends.recv() => control.on_call_end(end),
-            Some(event) = events.recv() => control.on_event(event),
-            _ = ticks.tick() => control.tick(),
-            _ = upkeep.tick() => control.upkeep(),
-        }
-        if let Some(error) = control.end.take() {
-            return Err(error);
         }
     }
 }

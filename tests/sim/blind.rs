@@ -145,7 +145,6 @@ fn an_owner_that_was_given_up_has_no_say() {
 }
 
 #[test]
-#[ignore = "a write that is handed on twice can be minted once more after it was replaced: its id is forgotten with it"]
 fn links_that_stall_undo_nothing() {
     let test = "links_that_stall_undo_nothing";
     for_each_seed(SEEDS, test, |seed| {
