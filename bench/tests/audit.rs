@@ -234,10 +234,9 @@ fn a_blind_write_that_leaves_an_older_one_beside_it_is_noticed_and_named() {
         };
         assert!(log.lines().any(is_of_one_client), "{write}: {ended:#?}");
     }
-    // The log proves it as well, afterwards.
+    // The log proves afterwards that something is wrong; it does not say in which order.
     let again = verify(&cluster, &scratch.log());
     assert_eq!(again.code, Some(1), "{again:#?}");
-    assert!(again.count(words) > 0, "{again:#?}");
 }
 
 /// A delete that is acknowledged and does nothing leaves the value before it.
