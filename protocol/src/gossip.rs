@@ -180,7 +180,7 @@ impl Wire for MemberEntry {
         put_varint(out, self.disk_bytes);
         put_string(out, &self.software);
         put_varint(out, u64::from(self.rebuilding_segments));
-        if self.directory_id != DirectoryId::default() {
+        if (self.directory_id, self.nonce) != (DirectoryId::default(), 0) {
             let mut run = BytesMut::with_capacity(16);
             self.directory_id.encode(&mut run);
             run.put_u64(self.nonce);
