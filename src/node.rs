@@ -58,6 +58,7 @@ use crate::runtime::repairs::Repairs;
 use crate::runtime::seen::Seen;
 use crate::runtime::store_worker;
 use crate::runtime::tcp::TcpNetwork;
+use crate::runtime::unlocking;
 use crate::runtime::view::View;
 use crate::settings::check_values;
 
@@ -307,6 +308,7 @@ impl Node {
         let (view_in, view) = watch::channel(Arc::new(View::default()));
         let (events_in, events) = mpsc::channel(COORDINATOR_EVENTS_MAX);
         let (control_in, control_events) = mpsc::channel(CONTROL_EVENTS_MAX);
+        let (unlocks, unlock_jobs) = mpsc::channel(unlocking::WAITING_MAX);
 
         let minter = Minter::new(identity.actor, identity.counter_floor, random.fork());
         let disk_progress = Arc::new(DiskProgress::new(disk.store.clone()));
@@ -383,6 +385,7 @@ impl Node {
             repairs: repairs.clone(),
             hints: hints.clone(),
             disk: disk_progress.clone(),
+            unlocks,
             random: random.fork(),
             draining: stop.draining.clone(),
             shutdown: stop.shutdown.clone(),
@@ -474,6 +477,13 @@ impl Node {
             view: view.clone(),
         };
         tasks.spawn(handoff::run(handoff, stop.draining.clone()));
+        let unlocker = unlocking::Parts {
+            asker: asker.clone(),
+            view: view.clone(),
+            value_bytes_max: config.value_bytes_max,
+            jobs: unlock_jobs,
+        };
+        tasks.spawn(unlocking::run(unlocker, stop.draining.clone()));
         let mender = mender::Parts {
             asker,
             view: view.clone(),

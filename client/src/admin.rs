@@ -4,6 +4,7 @@ use bytes::Bytes;
 use dynakv_protocol::admin::{Explain, Explained, Export, Exported, Import, Imported};
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::repair::{Repair, RepairProgress};
+use dynakv_protocol::unlock::{Unlock, Unlocked};
 use tokio::time::Instant;
 
 use crate::client::Client;
@@ -57,6 +58,23 @@ impl Client {
     /// [`Error`]; no other node is asked in its place.
     pub async fn repair(&self, repair: Repair) -> Result<RepairProgress, Error> {
         self.first_seed()?.repair(repair).await
+    }
+
+    /// Mends a key that is locked: whose versions are beyond a limit, so that it cannot be read, or not be written. All its
+    /// owners must be alive. Values may be lost, and such that were replaced may come back: see PROTOCOL.md.
+    ///
+    /// # Errors
+    /// [`Error`]; no other node is asked in the first seed's place.
+    pub async fn unlock(&self, key: impl AsRef<[u8]>) -> Result<Unlocked, Error> {
+        let request = Request::Unlock(Unlock {
+            timeout_ms: u32::try_from(self.timeout().as_millis()).unwrap_or(u32::MAX),
+            key: Bytes::copy_from_slice(key.as_ref()),
+        });
+        let seed = self.first_seed()?;
+        match seed.ask(&request).await? {
+            Response::Unlocked(unlocked) => Ok(unlocked),
+            _ => Err(seed.unexpected()),
+        }
     }
 
     /// Merges encoded versions, as [`export`](Self::export) gives them, into what the key's owners

@@ -29,6 +29,7 @@ const REASON_BYTES_MAX: usize = 1024;
 
 const TAG_W: u8 = 1;
 const TAG_AFTER: u8 = 1;
+const TAG_LOCKED: u8 = 2;
 
 const OUTCOME_FAILED: u8 = 0;
 const OUTCOME_ANSWERED: u8 = 1;
@@ -138,8 +139,10 @@ pub struct Exported {
     pub ring_version: RingVersion,
     /// Keys and what is stored under them.
     pub items: Vec<ExportedItem>,
-    /// Keys whose stored value is damaged: they are not among the items.
+    /// Keys whose stored value is damaged, or locked: they are not among the items.
     pub damaged: Vec<Bytes>,
+    /// Those of them that are locked: their versions are beyond a limit.
+    pub locked: Vec<Bytes>,
     /// Where to go on; `None` when this was the last part.
     pub next: Option<Bytes>,
 }
@@ -416,6 +419,14 @@ impl Wire for Exported {
         if let Some(next) = &self.next {
             put_tag_bytes(out, TAG_AFTER, next);
         }
+        if !self.locked.is_empty() {
+            let mut field = BytesMut::new();
+            put_varint(&mut field, self.locked.len() as u64);
+            for key in &self.locked {
+                put_bytes(&mut field, key);
+            }
+            put_tag_bytes(out, TAG_LOCKED, &field);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -426,6 +437,7 @@ impl Wire for Exported {
             ring_version: RingVersion::decode(reader)?,
             items: Vec::new(),
             damaged: Vec::new(),
+            locked: Vec::new(),
             next: None,
         };
         for _ in 0..reader.count("items", EXPORT_ITEMS_MAX)? {
@@ -440,8 +452,17 @@ impl Wire for Exported {
                 .push(reader.bytes("damaged key", KEY_BYTES_MAX)?);
         }
         while let Some((tag, mut field)) = reader.tag()? {
-            if tag == TAG_AFTER {
-                exported.next = Some(key_of_tag(&mut field)?);
+            match tag {
+                TAG_AFTER => exported.next = Some(key_of_tag(&mut field)?),
+                TAG_LOCKED => {
+                    exported.locked.clear();
+                    for _ in 0..field.count("locked keys", EXPORT_ITEMS_MAX)? {
+                        exported
+                            .locked
+                            .push(field.bytes("locked key", KEY_BYTES_MAX)?);
+                    }
+                }
+                _ => {}
             }
         }
         Ok(exported)

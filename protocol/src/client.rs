@@ -26,6 +26,11 @@ const TAG_REPLACED: u8 = 3;
 /// Of a member's status.
 const TAG_HINTS: u8 = 1;
 const TAG_DISK_HANGS: u8 = 2;
+/// Of the whole status.
+const TAG_LOCKED: u8 = 8;
+
+/// The most locked keys that a status names.
+pub const LOCKED_KEYS_NAMED_MAX: usize = 16;
 
 /// Read a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,6 +200,10 @@ pub struct StatusReply {
     pub r: u8,
     /// Every member.
     pub members: Vec<MemberStatus>,
+    /// How many keys the answering node knows to be locked: their versions are beyond a limit.
+    pub locked_keys: u64,
+    /// Some of them, at most [`LOCKED_KEYS_NAMED_MAX`].
+    pub locked_keys_named: Vec<Bytes>,
 }
 
 /// The ring, and where its members are reached now.
@@ -513,6 +522,15 @@ impl Wire for StatusReply {
             // Each is counted, so that a newer version may add to it.
             put_bytes(out, &member.to_bytes());
         }
+        if self.locked_keys > 0 {
+            let mut field = BytesMut::new();
+            put_varint(&mut field, self.locked_keys);
+            put_varint(&mut field, self.locked_keys_named.len() as u64);
+            for key in &self.locked_keys_named {
+                put_bytes(&mut field, key);
+            }
+            put_tag_bytes(out, TAG_LOCKED, &field);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -525,13 +543,23 @@ impl Wire for StatusReply {
             w: reader.u8()?,
             r: reader.u8()?,
             members: Vec::new(),
+            locked_keys: 0,
+            locked_keys_named: Vec::new(),
         };
         for _ in 0..reader.count("members", MEMBERS_MAX)? {
             let length = reader.count("member", usize::MAX)?;
             let mut part = reader.part(length)?;
             status.members.push(MemberStatus::decode(&mut part)?);
         }
-        skip_tags(reader)?;
+        while let Some((tag, mut field)) = reader.tag()? {
+            if tag == TAG_LOCKED {
+                status.locked_keys = field.varint()?;
+                status.locked_keys_named.clear();
+                for _ in 0..field.count("locked keys", LOCKED_KEYS_NAMED_MAX)? {
+                    status.locked_keys_named.push(decode_key(&mut field)?);
+                }
+            }
+        }
         Ok(status)
     }
 }

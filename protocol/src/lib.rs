@@ -12,6 +12,7 @@
 //! | [`frame`] | the length-prefixed, checksummed envelope and batches |
 //! | [`oversize`] | frames that are too long, passed over |
 //! | [`handshake`], [`client`], [`admin`], [`peer`], [`gossip`] | the messages, by who speaks them |
+//! | [`unlock`] | mending a key that is beyond a limit |
 //! | [`message`] | all of them as one [`message::Request`] and one [`message::Response`] |
 //! | [`ring_document`] | the numbered document that says who the members are |
 //! | [`placement`] | who owns what under it |
@@ -35,6 +36,7 @@ pub mod peer;
 pub mod placement;
 pub mod repair;
 pub mod ring_document;
+pub mod unlock;
 
 pub use codec::DecodeError;
 pub use error::{ErrorCode, ErrorReply};

@@ -16,6 +16,7 @@ use crate::mend::{Compare, Compared, List, Listed};
 use crate::peer::{KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
 use crate::repair::{Repair, RepairProgress};
 use crate::ring_document::RingDocument;
+use crate::unlock::{Replace, Unlock, Unlocked};
 
 /// The kind byte of every message.
 pub mod kind {
@@ -49,6 +50,8 @@ pub mod kind {
     pub const IMPORT: u8 = 0x19;
     /// Compare all copies now, and how far that is.
     pub const REPAIR: u8 = 0x1a;
+    /// Mend a key that is beyond a limit.
+    pub const UNLOCK: u8 = 0x1c;
     /// Merge versions (peers).
     pub const MERGE: u8 = 0x20;
     /// Read versions (peers).
@@ -59,6 +62,8 @@ pub mod kind {
     pub const LIST: u8 = 0x23;
     /// Keep versions for owners that cannot be reached (peers).
     pub const HINT: u8 = 0x24;
+    /// Put versions in the place of others (peers).
+    pub const REPLACE: u8 = 0x28;
     /// News of members (peers).
     pub const GOSSIP: u8 = 0x30;
     /// Try to reach a node (peers).
@@ -166,6 +171,8 @@ messages! {
         Import(Import) = kind::IMPORT, Import::decode, Import::encode;
         /// Compare all copies now, and how far that is.
         Repair(Repair) = kind::REPAIR, Repair::decode, Repair::encode;
+        /// Mend a key that is beyond a limit.
+        Unlock(Unlock) = kind::UNLOCK, Unlock::decode, Unlock::encode;
         /// Merge versions.
         Merge(MergeVersions) = kind::MERGE, MergeVersions::decode, MergeVersions::encode;
         /// Read versions.
@@ -176,6 +183,8 @@ messages! {
         List(List) = kind::LIST, List::decode, List::encode;
         /// Keep versions for owners that cannot be reached.
         Hint(KeepHint) = kind::HINT, KeepHint::decode, KeepHint::encode;
+        /// Put versions in the place of others.
+        Replace(Replace) = kind::REPLACE, Replace::decode, Replace::encode;
         /// News of members.
         Gossip(Gossip) = kind::GOSSIP, Gossip::decode, Gossip::encode;
         /// Try to reach a node.
@@ -224,6 +233,8 @@ messages! {
         Imported(Imported) = kind::IMPORT | kind::ANSWER, Imported::decode, Imported::encode;
         /// How far a repair is.
         Repairing(RepairProgress) = kind::REPAIR | kind::ANSWER, RepairProgress::decode, RepairProgress::encode;
+        /// The key can be read and written again.
+        Unlocked(Unlocked) = kind::UNLOCK | kind::ANSWER, Unlocked::decode, Unlocked::encode;
         /// Merged, and durable.
         Merged(Merged) = kind::MERGE | kind::ANSWER, Merged::decode, Merged::encode;
         /// What a replica has of a key.
@@ -234,6 +245,8 @@ messages! {
         Listed(Listed) = kind::LIST | kind::ANSWER, Listed::decode, Listed::encode;
         /// The versions are kept, durably.
         HintKept = kind::HINT | kind::ANSWER, (), ();
+        /// The versions are in their place, durably.
+        Replaced = kind::REPLACE | kind::ANSWER, (), ();
         /// News of members.
         Gossip(Gossip) = kind::GOSSIP | kind::ANSWER, Gossip::decode, Gossip::encode;
         /// What came of a probe.

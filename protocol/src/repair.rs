@@ -20,6 +20,7 @@ const TAG_STARTED: u8 = 1;
 const TAG_FINISHED: u8 = 2;
 const TAG_WITH: u8 = 3;
 const TAG_ERROR: u8 = 4;
+const TAG_KEYS_LOCKED: u8 = 5;
 
 /// What is wanted of a node's mending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +69,8 @@ pub struct RepairProgress {
     pub comparing_with: Option<NodeId>,
     /// What went wrong last; empty for nothing.
     pub last_error: String,
+    /// How many keys were passed over because they are locked: their versions are beyond a limit.
+    pub keys_locked: u64,
 }
 
 impl RepairProgress {
@@ -90,6 +93,7 @@ impl RepairProgress {
             finished_age_ms: None,
             comparing_with: None,
             last_error: String::new(),
+            keys_locked: 0,
         }
     }
 }
@@ -147,6 +151,9 @@ impl Wire for RepairProgress {
             put_string(&mut text, &self.last_error[..end]);
             put_tag_bytes(out, TAG_ERROR, &text);
         }
+        if self.keys_locked > 0 {
+            put_tag_u64(out, TAG_KEYS_LOCKED, self.keys_locked);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -167,10 +174,12 @@ impl Wire for RepairProgress {
             finished_age_ms: None,
             comparing_with: None,
             last_error: String::new(),
+            keys_locked: 0,
         };
         while let Some((tag, mut field)) = reader.tag()? {
             match tag {
                 TAG_STARTED => progress.started_age_ms = Some(field.u64()?),
+                TAG_KEYS_LOCKED => progress.keys_locked = field.u64()?,
                 TAG_FINISHED => progress.finished_age_ms = Some(field.u64()?),
                 TAG_WITH => progress.comparing_with = Some(NodeId::decode(&mut field)?),
                 TAG_ERROR => {

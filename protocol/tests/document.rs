@@ -211,7 +211,7 @@ fn positions_are_the_pinned_ones() {
 fn the_limits_are_those_of_the_code() {
     let document = document();
     let rows = rows(&document, "## Limits");
-    let limits: [(&str, &[usize]); 14] = [
+    let limits: [(&str, &[usize]); 17] = [
         ("key", &[1, limits::KEY_BYTES_MAX]),
         (
             "value",
@@ -219,7 +219,26 @@ fn the_limits_are_those_of_the_code() {
         ),
         (
             "all siblings of a key, by client writes",
-            &[limits::SIBLINGS_MAX, limits::VERSIONS_BYTES_FACTOR],
+            &[
+                limits::SIBLINGS_MAX,
+                limits::VERSIONS_BYTES_FACTOR,
+                limits::versions_bytes_soft_max(limits::VALUE_BYTES_MAX),
+            ],
+        ),
+        (
+            "entries of a clock to which a client's write may add one",
+            &[limits::CLOCK_ENTRIES_SOFT_MAX],
+        ),
+        (
+            "one key of an import",
+            &[
+                limits::CLOCK_ENTRIES_IMPORTED_MAX,
+                limits::SIBLINGS_IMPORTED_MAX,
+            ],
+        ),
+        (
+            "bytes of a key's encoded versions",
+            &[limits::VERSIONS_ENCODED_BYTES_MAX],
         ),
         ("context", &[CONTEXT_BYTES_MAX]),
         (

@@ -33,6 +33,7 @@ use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::peer::{Digest, KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
 use dynakv_protocol::repair::{Repair, RepairProgress};
 use dynakv_protocol::ring_document::{Member, RingDocument, Step};
+use dynakv_protocol::unlock::{Replace, Unlock, Unlocked};
 use dynakv_protocol::{
     Actor, ClusterId, DecodeError, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId,
     RingVersion, WriteId,
@@ -427,6 +428,33 @@ fn requests() -> Vec<(&'static str, Request)> {
                 after_key: Some(key.clone()),
             }),
         ),
+        (
+            "unlock",
+            Request::Unlock(Unlock {
+                timeout_ms: 5000,
+                key: key.clone(),
+            }),
+        ),
+        (
+            "replace",
+            Request::Replace(Replace {
+                ring_version: RingVersion(3),
+                timeout_ms: 1000,
+                key: key.clone(),
+                expected: Some(Digest::of(b"versions")),
+                versions: versions().to_bytes(),
+            }),
+        ),
+        (
+            "replace.nothing",
+            Request::Replace(Replace {
+                ring_version: RingVersion(3),
+                timeout_ms: 1000,
+                key: key.clone(),
+                expected: None,
+                versions: versions().to_bytes(),
+            }),
+        ),
         ("repair", Request::Repair(Repair::Start)),
         ("repair.look", Request::Repair(Repair::Look)),
         ("repair.accept-loss", Request::Repair(Repair::AcceptLoss)),
@@ -730,6 +758,23 @@ fn responses() -> Vec<(&'static str, Response)> {
                     hints_waiting: 0,
                     disk_hangs: false,
                 }],
+                locked_keys: 0,
+                locked_keys_named: Vec::new(),
+            }),
+        ),
+        (
+            "status.locked",
+            Response::Status(StatusReply {
+                node_id: node("node-1"),
+                cluster_name: "dynakv".to_owned(),
+                cluster_id: CLUSTER,
+                ring_version: RingVersion(3),
+                n: 3,
+                w: 2,
+                r: 2,
+                members: Vec::new(),
+                locked_keys: 300,
+                locked_keys_named: vec![Bytes::from_static(KEY)],
             }),
         ),
         (
@@ -781,6 +826,7 @@ fn responses() -> Vec<(&'static str, Response)> {
                     versions: versions().to_bytes(),
                 }],
                 damaged: Vec::new(),
+                locked: Vec::new(),
                 next: Some(Bytes::from_static(KEY)),
             }),
         ),
@@ -793,9 +839,35 @@ fn responses() -> Vec<(&'static str, Response)> {
                 ring_version: RingVersion(3),
                 items: Vec::new(),
                 damaged: vec![Bytes::from_static(KEY)],
+                locked: Vec::new(),
                 next: None,
             }),
         ),
+        (
+            "exported.locked",
+            Response::Exported(Exported {
+                node_id: node("node-1"),
+                cluster_name: "dynakv".to_owned(),
+                cluster_id: CLUSTER,
+                ring_version: RingVersion(3),
+                items: Vec::new(),
+                damaged: vec![Bytes::from_static(KEY)],
+                locked: vec![Bytes::from_static(KEY)],
+                next: None,
+            }),
+        ),
+        (
+            "unlocked",
+            Response::Unlocked(Unlocked {
+                node_id: node("node-1"),
+                owners: 3,
+                clock_entries_before: 4097,
+                clock_entries: 1,
+                siblings: 1,
+                siblings_given_up: 0,
+            }),
+        ),
+        ("replaced", Response::Replaced),
         ("hint-kept", Response::HintKept),
         (
             "compared",
@@ -851,6 +923,14 @@ fn responses() -> Vec<(&'static str, Response)> {
                 finished_age_ms: Some(500),
                 comparing_with: Some(node("node-3")),
                 last_error: "node-2 is dead".to_owned(),
+                keys_locked: 0,
+            }),
+        ),
+        (
+            "repairing.locked",
+            Response::Repairing(RepairProgress {
+                keys_locked: 2,
+                ..RepairProgress::none(node("node-1"))
             }),
         ),
         ("imported", Response::Imported(Imported { effective_w: 2 })),

@@ -10,6 +10,8 @@ use dynakv_protocol::ring_document::Step;
 use serde::Serialize;
 
 use super::exit::Exit;
+use crate::engine::limits;
+
 use super::output::{Format, Heading, Report, Table, bytes_text, json_line};
 
 /// A node's statistics.
@@ -154,7 +156,7 @@ fn health_report(health: &HealthReply, format: Format) -> Report {
 enum Verdict {
     /// Every member is alive.
     Healthy,
-    /// A member is not alive; every key has its quorums.
+    /// A member is not alive, and every key has its quorums; or keys are locked.
     Degraded,
     /// Some keys, or all, have no quorum.
     Unavailable,
@@ -204,7 +206,10 @@ fn verdict(status: &StatusReply, ring: Option<&RingReply>) -> Verdict {
         .iter()
         .all(|member| answers_reads(&member.id))
     {
-        return Verdict::Healthy;
+        return match status.locked_keys {
+            0 => Verdict::Healthy,
+            _ => Verdict::Degraded,
+        };
     }
     let owners = usize::from(status.n).min(status.members.len());
     let (w, r) = (
@@ -248,6 +253,8 @@ struct StatusDocument<'a> {
     w: u8,
     r: u8,
     members: Vec<StatusMember<'a>>,
+    locked_keys: u64,
+    locked_keys_named: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -373,6 +380,7 @@ fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format)
     if format == Format::Json {
         let members = status.members.iter();
         let members = members.map(|member| StatusMember::new(member, ring));
+        let named = status.locked_keys_named.iter();
         let document = StatusDocument {
             verdict,
             node_id: status.node_id.as_str(),
@@ -383,6 +391,8 @@ fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format)
             w: status.w,
             r: status.r,
             members: members.collect(),
+            locked_keys: status.locked_keys,
+            locked_keys_named: named.map(|key| key.escape_ascii().to_string()).collect(),
         };
         return Report::data(verdict.exit(), json_line(&document));
     }
@@ -430,7 +440,23 @@ fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format)
         ),
         Format::Json | Format::Plain => format!("{}\n{}", verdict.name(), table.plain()),
     };
-    Report::data(verdict.exit(), text)
+    let mut report = Report::data(verdict.exit(), text);
+    if status.locked_keys > 0 {
+        report.messages = locked_text(status);
+    }
+    report
+}
+
+/// What is locked, and what mends it.
+fn locked_text(status: &StatusReply) -> String {
+    let mut text = format!(
+        "dynakv: {} keys are locked, as far as {} knows: they cannot be read, or not be written by all nodes\n",
+        status.locked_keys, status.node_id
+    );
+    for key in &status.locked_keys_named {
+        text.push_str(&format!("  next: {}\n", limits::command(key)));
+    }
+    text
 }
 
 #[derive(Serialize)]

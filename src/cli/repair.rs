@@ -3,12 +3,13 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Duration;
 
-use dynakv_client::{Client, Error, MemberState, Repair, RepairProgress, StatusReply};
+use dynakv_client::{Client, Error, MemberState, Repair, RepairProgress, StatusReply, Unlocked};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{Format, Report, json_line};
+use crate::engine::limits;
 
 /// How often the node is asked how far it is.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -22,6 +23,10 @@ const PAGES: u64 = 256;
 /// `dynakv repair`.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub(crate) struct RepairArgs {
+    /// Mend this one key, which is locked: give up entries of its clock under which no value stands and, where that is
+    /// not enough, its oldest values. All its owners must be alive
+    #[arg(long, value_name = "KEY", requires = "accept_loss")]
+    key: Option<String>,
     /// Give up what no member in reach can bring back: segments that the node is still rebuilding at the end
     /// count as rebuilt, though acknowledged writes may be missing from them
     #[arg(long)]
@@ -46,6 +51,9 @@ pub(crate) async fn repair(
     args: RepairArgs,
     format: Format,
 ) -> Result<Report, Error> {
+    if let Some(key) = &args.key {
+        return unlock(client, key, args.yes, format).await;
+    }
     if args.accept_loss {
         let status = client.status().await?;
         let meaning = meaning(&status);
@@ -76,6 +84,68 @@ pub(crate) async fn repair(
     let followed = follow(client, begun, &mut display).await;
     display.end();
     Ok(report(followed?, format))
+}
+
+/// Mends a locked key.
+async fn unlock(client: &Client, key: &str, yes: bool, format: Format) -> Result<Report, Error> {
+    let command = limits::command(key.as_bytes());
+    let meaning = format!(
+        "this gives up entries of the clock of {key:?} under which no value stands and, where that is not enough, its \
+         oldest values; a value that was replaced or deleted may come back from a hint that still holds it"
+    );
+    if !yes && !confirmed(&meaning) {
+        let what = format!("{meaning}\n  nothing was begun: this has to be confirmed");
+        return Ok(Report::error(
+            Exit::Usage,
+            format,
+            &what,
+            &format!("{command} --yes"),
+        ));
+    }
+    if yes {
+        // It stands in the script's log.
+        let _nowhere_to_say_so = writeln!(io::stderr(), "dynakv: {meaning}");
+    }
+    Ok(unlocked_report(key, &client.unlock(key).await?, format))
+}
+
+#[derive(Serialize)]
+struct UnlockedDocument<'a> {
+    node_id: &'a str,
+    key: &'a str,
+    owners: u8,
+    clock_entries_before: u64,
+    clock_entries: u64,
+    values: u64,
+    values_given_up: u64,
+}
+
+fn unlocked_report(key: &str, unlocked: &Unlocked, format: Format) -> Report {
+    match format {
+        Format::Json => Report::data(
+            Exit::Ok,
+            json_line(&UnlockedDocument {
+                node_id: unlocked.node_id.as_str(),
+                key,
+                owners: unlocked.owners,
+                clock_entries_before: unlocked.clock_entries_before,
+                clock_entries: unlocked.clock_entries,
+                values: unlocked.siblings,
+                values_given_up: unlocked.siblings_given_up,
+            }),
+        ),
+        Format::Table | Format::Plain => Report::data(
+            Exit::Ok,
+            format!(
+                "{key} is mended at its {} owners: {} of {} clock entries are left, {} values, {} given up\n",
+                unlocked.owners,
+                unlocked.clock_entries,
+                unlocked.clock_entries_before,
+                unlocked.siblings,
+                unlocked.siblings_given_up
+            ),
+        ),
+    }
 }
 
 /// What giving up means, for the node that answered.
@@ -236,6 +306,7 @@ struct Document<'a> {
     accepted_segments: u32,
     took_ms: Option<u64>,
     last_error: &'a str,
+    keys_locked: u64,
 }
 
 fn report(followed: Followed, format: Format) -> Report {
@@ -248,7 +319,10 @@ fn report(followed: Followed, format: Format) -> Report {
         }
     };
     let is_done = state == "done";
-    let is_whole = is_done && progress.pairs_failed == 0 && progress.rebuilding_segments == 0;
+    let is_whole = is_done
+        && progress.pairs_failed == 0
+        && progress.rebuilding_segments == 0
+        && progress.keys_locked == 0;
     // One that was left to itself says nothing about copies.
     let exit = match is_whole || !is_done {
         true => Exit::Ok,
@@ -274,6 +348,7 @@ fn report(followed: Followed, format: Format) -> Report {
                 accepted_segments: progress.accepted_segments,
                 took_ms,
                 last_error: &progress.last_error,
+                keys_locked: progress.keys_locked,
             }),
         ),
         Format::Table | Format::Plain => {
@@ -300,10 +375,13 @@ fn report(followed: Followed, format: Format) -> Report {
             progress.node_id
         );
     } else if !is_whole && format != Format::Json {
-        let left = match progress.rebuilding_segments {
+        let mut left = match progress.rebuilding_segments {
             0 => String::new(),
             segments => format!("; {segments} segments are still being rebuilt"),
         };
+        if progress.keys_locked > 0 {
+            left.push_str(&format!("; {} keys are locked", progress.keys_locked));
+        }
         report.messages = format!(
             "dynakv: not everything could be compared or brought back{left}: {}\n  next: dynakv status\n",
             progress.last_error

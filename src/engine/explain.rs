@@ -7,6 +7,7 @@ use dynakv_protocol::admin::OwnerState;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 
+use super::limits;
 use super::preference::{NodeSlot, Preference, SELF};
 
 /// What an owner has, or why it did not say.
@@ -89,7 +90,10 @@ impl Explain {
                 };
                 let state = decoded
                     .map(|versions| OwnerState::of(&versions, actor, rebuilding))
-                    .map_err(|error| format!("what it sent can't be read: {error}"));
+                    .map_err(|error| match limits::is_beyond(&error) {
+                        true => limits::locked(&[], &error.to_string()).message,
+                        false => format!("what it sent can't be read: {error}"),
+                    });
                 self.note(from, state);
             }
             Event::Failed(node, reason) => self.note(node, Err(reason)),

@@ -12,9 +12,10 @@ use bytes::Bytes;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::peer::Digest;
-use dynakv_protocol::{ErrorCode, ErrorReply};
+use dynakv_protocol::{DecodeError, ErrorCode, ErrorReply};
 use smallvec::SmallVec;
 
+use super::limits;
 use super::pace::Pace;
 use super::preference::{NodeSlot, Preference, Reach};
 use super::quorum::{Outcome, Place, Quorum, bit};
@@ -133,6 +134,8 @@ pub struct Get {
     in_full: u32,
     /// Bit i: the owner at place i was asked because others were slow.
     hedged: u32,
+    /// Why an owner's copy cannot be read, where that is because it is beyond a limit.
+    locked: Option<DecodeError>,
     /// Whom to ask next, the best last.
     spares: SmallVec<[(Place, NodeSlot); 4]>,
 }
@@ -171,6 +174,7 @@ impl Get {
             digests: Vec::new(),
             in_full: 0,
             hedged: 0,
+            locked: None,
             spares,
         };
         get.quorum.ask(own);
@@ -248,7 +252,12 @@ impl Get {
                 Ok(theirs) if self.merged.is_empty() => *self.merged = theirs,
                 Ok(theirs) => self.merged.merge(&theirs),
                 // Bytes that are no versions are worth as much as no answer.
-                Err(_) => return self.on_failed(from, effects),
+                Err(error) => {
+                    if limits::is_beyond(&error) {
+                        self.locked = Some(error);
+                    }
+                    return self.on_failed(from, effects);
+                }
             }
         }
         self.replies.push((from, versions));
@@ -357,6 +366,12 @@ impl Get {
     }
 
     fn conclude(&mut self, effects: &mut Vec<Effect>) {
+        // What was merged here never passed a decoder.
+        if let Err(exceeded) = limits::readable(&self.merged, 0) {
+            self.phase = Phase::Answered;
+            let refusal = limits::locked(&[], &exceeded.to_string());
+            return effects.push(Effect::Answer(Err(refusal)));
+        }
         let found = Found {
             versions: std::mem::take(&mut self.merged),
             effective_r: self.quorum.needed(),
@@ -385,6 +400,10 @@ impl Get {
             return SmallVec::new();
         }
         let versions = merged.to_bytes();
+        if limits::readable(merged, versions.len()).is_err() {
+            // Nobody would take it.
+            return SmallVec::new();
+        }
         self.replies
             .iter()
             .filter(|(_, theirs)| *theirs != versions)
@@ -424,6 +443,10 @@ impl Get {
     fn fail(&mut self, effects: &mut Vec<Effect>) {
         let (needed, got) = (self.quorum.needed(), self.quorum.got());
         self.phase = Phase::Answered;
+        if let Some(error) = &self.locked {
+            let refusal = limits::locked(&[], &error.to_string());
+            return effects.push(Effect::Answer(Err(refusal)));
+        }
         let message = format!(
             "the read needs {needed} owners of the key, {got} answered. See `dynakv status`, or \
              read with a smaller -r"

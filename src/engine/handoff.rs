@@ -113,7 +113,8 @@ impl Wire for Hint {
             owed.insert(NodeId::decode(reader)?);
         }
         let versions = match reader.bool("versions")? {
-            true => Some(Versions::from_bytes(
+            // One that was kept before writers were held to limits is kept on: it may be a replica.
+            true => Some(Versions::from_bytes_of_any_size(
                 &reader.bytes("versions", usize::MAX)?,
             )?),
             false => None,

@@ -5,11 +5,12 @@
 //! that this node had minted for the key before.
 
 use dynakv_protocol::causal::{Clock, Dot, Incoming, Mark, RETIRED_MAX, Sibling, Value, Versions};
-use dynakv_protocol::limits::{SIBLINGS_MAX, VERSIONS_BYTES_FACTOR};
+use dynakv_protocol::limits::{SIBLINGS_MAX, versions_bytes_soft_max};
 use dynakv_protocol::{Actor, ErrorCode, ErrorReply, WriteId};
 use smallvec::SmallVec;
 
 use super::hybrid_clock::HybridClock;
+use super::limits::check_write;
 use super::plausible;
 use super::put::{Replaced, Seen};
 
@@ -170,13 +171,14 @@ impl Minter {
         if let Some(context) = &intent.context {
             plausible::check(context, current.clock())?;
         }
-        check_limits(current, &intent)?;
         // The counter is node-wide. A store that knows more of our actor than we do proves that we
         // have forgotten something: that actor is not ours any more.
         let has_forgotten = current.clock().counter(self.actor) > self.counter;
         if has_forgotten || self.counter >= plausible::COUNTER_MAX {
             self.renew();
         }
+        check_write(current.clock(), intent.context.as_ref(), self.actor)?;
+        check_limits(current, &intent)?;
         for sibling in current.written() {
             self.clock.observe(sibling.timestamp, now_unix_ms);
         }
@@ -349,20 +351,21 @@ fn conflict(values: usize) -> ErrorReply {
 
 /// Repair may exceed these bounds, client writes may not: a key that grows past them is used wrongly.
 fn check_limits(current: &Versions, intent: &Intent) -> Result<(), ErrorReply> {
-    // A tombstone only ever helps.
-    let Value::Bytes(value) = &intent.value else {
-        return Ok(());
-    };
     // A blind write replaces all that is stored here.
     let Some(context) = &intent.context else {
         return Ok(());
     };
+    let is_removal = intent.value == Value::Tombstone;
     let kept = current
         .written()
         .filter(|sibling| !context.covers(sibling.dot) && sibling.write_id != intent.write_id);
     let (count, bytes) = kept.fold((0, 0), |(count, bytes), sibling| {
         (count + 1, bytes + sibling.value.len())
     });
+    // A tombstone that takes the place of something only helps; one with an old context is a sibling more.
+    if is_removal && count < current.written().count() {
+        return Ok(());
+    }
     if count >= SIBLINGS_MAX {
         return Err(ErrorReply::new(
             ErrorCode::TooManySiblings,
@@ -372,14 +375,15 @@ fn check_limits(current: &Versions, intent: &Intent) -> Result<(), ErrorReply> {
             ),
         ));
     }
-    let bytes_max = intent.value_bytes_max.saturating_mul(VERSIONS_BYTES_FACTOR);
-    if bytes + value.len() > bytes_max {
+    let bytes_max = versions_bytes_soft_max(intent.value_bytes_max);
+    let value_bytes = intent.value.len();
+    if !is_removal && bytes + value_bytes > bytes_max {
         return Err(ErrorReply::new(
             ErrorCode::TooLarge,
             format!(
                 "the key's concurrent values would hold {} bytes, the limit is {bytes_max}; read \
                  it, reconcile them, and write with the context of that read",
-                bytes + value.len()
+                bytes + value_bytes
             ),
         ));
     }

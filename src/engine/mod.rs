@@ -21,6 +21,7 @@
 //! | [`sources`] | who has given what was lost, and when a segment is whole again |
 //! | [`repairs`] | when a node compares its copies with which other one |
 //! | [`membership`] | who is alive: gossip, probes, suspicion |
+//! | [`limits`], [`unlock`] | whether a state may be stored; what becomes of one that should never have been |
 //! | [`layout`] | the next ring document, and how a majority agrees on it |
 
 pub mod answer;
@@ -36,6 +37,7 @@ pub mod hedge;
 pub mod hybrid_clock;
 pub mod import;
 pub mod layout;
+pub mod limits;
 pub mod membership;
 pub mod mending;
 pub mod mint;
@@ -48,3 +50,4 @@ pub mod rebuilding;
 pub mod repairs;
 pub mod ring;
 pub mod sources;
+pub mod unlock;

@@ -254,7 +254,7 @@ async fn read_requests(
             match frame.header.kind {
                 kind::GET | kind::PUT | kind::DELETE | kind::MERGE | kind::READ => data.push(frame),
                 kind::EXPLAIN | kind::EXPORT | kind::IMPORT => data.push(frame),
-                kind::COMPARE | kind::LIST | kind::HINT => data.push(frame),
+                kind::COMPARE | kind::LIST | kind::HINT | kind::REPLACE => data.push(frame),
                 kind::PING => outbox.respond(frame.header.request_id, &pong(&frame, &peer, shared)),
                 _ => control.push(frame),
             }

@@ -30,6 +30,7 @@ use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
 use super::repairs::Repairs;
 use super::seen::Seen;
+use super::unlocking::UnlockJob;
 use super::view::{MemberView, View};
 use crate::engine::layout::{Acceptor, check_later};
 use crate::engine::membership::{Effect, Event, Membership, MembershipConfig, RingMember};
@@ -109,6 +110,8 @@ pub struct Parts {
     pub hints: HintHandle,
     /// Whether the disk hangs.
     pub disk: Arc<DiskProgress>,
+    /// Where locked keys are mended.
+    pub unlocks: mpsc::Sender<UnlockJob>,
     /// All randomness.
     pub random: fastrand::Rng,
     /// Not ready from now on.
@@ -160,6 +163,7 @@ pub struct Control {
     repairs: Arc<Repairs>,
     hints: HintHandle,
     disk: Arc<DiskProgress>,
+    unlocks: mpsc::Sender<UnlockJob>,
     random: fastrand::Rng,
     membership: Membership,
     ring: Option<Arc<Ring>>,
@@ -203,6 +207,7 @@ impl Control {
             repairs,
             hints,
             disk,
+            unlocks,
             mut random,
             draining,
             ..
@@ -249,6 +254,7 @@ impl Control {
             repairs,
             hints,
             disk,
+            unlocks,
             random,
             view,
             draining,
@@ -376,6 +382,7 @@ impl Control {
             (Request::Status, _) => responder.respond(&self.status()),
             (Request::Ring, _) => responder.respond(&self.ring_reply()),
             (Request::Repair(repair), _) => responder.respond(&self.repair(repair)),
+            (Request::Unlock(unlock), _) => self.unlock(unlock, responder),
             (Request::Gossip(mut gossip), Some(peer)) => {
                 self.sift(&mut gossip, None);
                 let event = Event::GossipReceived {
@@ -428,7 +435,8 @@ impl Control {
                 | Request::Read(_)
                 | Request::Compare(_)
                 | Request::List(_)
-                | Request::Hint(_),
+                | Request::Hint(_)
+                | Request::Replace(_),
                 _,
             ) => {
                 let error = ErrorReply::new(ErrorCode::BadRequest, "unexpected in this place");

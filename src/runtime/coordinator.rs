@@ -346,7 +346,9 @@ impl Coordinator {
 
     fn on_request(&mut self, connection: ConnectionId, frame: Frame) {
         match frame.header.kind {
-            kind::MERGE | kind::READ | kind::HINT if self.connections.is_peer(connection) => {
+            kind::MERGE | kind::READ | kind::HINT | kind::REPLACE
+                if self.connections.is_peer(connection) =>
+            {
                 self.on_replica_request(connection, frame);
             }
             kind::COMPARE | kind::LIST if self.connections.is_peer(connection) => {

@@ -12,6 +12,7 @@ use dynakv_protocol::limits::{KEY_BYTES_MAX, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX}
 use dynakv_protocol::message::Request;
 use dynakv_protocol::{ClusterId, DecodeError, ErrorCode, ErrorReply};
 
+use crate::engine::limits;
 use crate::engine::mint::Intent;
 use crate::engine::plausible;
 use crate::engine::preference::{Access, Strictness};
@@ -140,23 +141,29 @@ fn explain(explain: Explain) -> Result<DataRequest, ErrorReply> {
     })
 }
 
-fn import(import: Import, limits: Limits) -> Result<DataRequest, ErrorReply> {
+fn import(import: Import, bounds: Limits) -> Result<DataRequest, ErrorReply> {
     check_key(&import.key)?;
-    let versions = Versions::from_bytes(&import.versions)
-        .map_err(|error| bad(&format!("these are no versions of a key: {error}")))?;
+    let versions =
+        Versions::from_bytes(&import.versions).map_err(|error| {
+            match limits::is_beyond(&error) {
+                true => undecodable(&error),
+                false => bad(&format!("these are no versions of a key: {error}")),
+            }
+        })?;
     plausible::check(versions.clock(), &Clock::new())?;
     if versions.is_empty() {
         return Err(bad("versions with an empty clock say nothing of a key"));
     }
+    limits::check_import(&versions, import.versions.len())?;
     let mut siblings = versions.siblings().iter();
-    if let Some(large) = siblings.find(|sibling| sibling.value.len() > limits.value_bytes_max) {
-        return Err(too_large(large.value.len(), limits));
+    if let Some(large) = siblings.find(|sibling| sibling.value.len() > bounds.value_bytes_max) {
+        return Err(too_large(large.value.len(), bounds));
     }
     Ok(DataRequest {
         timeout: timeout(import.timeout_ms),
         access: Access::AnyOwner,
         action: Action::Import {
-            w: quorum("w", import.w, limits.w, limits.effective_n)?,
+            w: quorum("w", import.w, bounds.w, bounds.effective_n)?,
             versions: import.versions,
         },
         key: import.key,

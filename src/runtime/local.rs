@@ -194,7 +194,8 @@ impl Local {
             | Request::Merge(_)
             | Request::Read(_)
             | Request::Compare(_)
-            | Request::List(_) => {
+            | Request::List(_)
+            | Request::Replace(_) => {
                 let mut body = BytesMut::new();
                 request.encode(&mut body);
                 let frame = Frame {
@@ -309,6 +310,7 @@ fn request_bytes(request: &Request) -> usize {
         }
         Request::Get(get) => get.key.len(),
         Request::Merge(merge) => merge.key.len() + merge.versions.len(),
+        Request::Replace(replace) => replace.key.len() + replace.versions.len(),
         // The others are small.
         _ => 0,
     }

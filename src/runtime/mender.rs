@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::asking::{Asker, Unreachable};
 use super::environment::StoreThreads;
 use super::metrics::Metrics;
-use super::rebuilding::Rebuilding;
+use super::rebuilding::{Copy, Rebuilding};
 use super::repairs::Repairs;
 use super::store_worker::Recounter;
 use super::view::View;
@@ -84,6 +84,14 @@ pub enum MendError {
     /// A node refused, or answered something else.
     #[error("{node} refused: {reason}")]
     Refused {
+        /// Which.
+        node: NodeId,
+        /// Its words.
+        reason: String,
+    },
+    /// It cannot take a key, or not give it: the key's versions are beyond a limit. Trying again is of no use.
+    #[error("{node} has or gets a key that is locked: {reason}")]
+    Locked {
         /// Which.
         node: NodeId,
         /// Its words.

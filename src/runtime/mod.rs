@@ -22,6 +22,7 @@
 //! | [`quarantine`], [`power`], [`rebuilding`] | a store that is damaged or lost its end, and what the node then does not know |
 //! | [`control`], [`calls`], [`view`] | requests about nodes: gossip, joins, ring decisions, status |
 //! | [`mender`], [`repairs`] | comparing and mending copies, and what operators want of that |
+//! | [`unlocking`] | mending keys that are beyond a limit |
 //! | [`http`], [`metrics`], [`process`], [`systemd`] | what operators and service managers look at |
 
 pub mod admission;
@@ -60,4 +61,5 @@ pub mod seen;
 pub mod store_worker;
 pub mod systemd;
 pub mod tcp;
+pub mod unlocking;
 pub mod view;

@@ -8,10 +8,12 @@ use dynakv_protocol::codec::Reader;
 use dynakv_protocol::hash::{SEGMENTS, Segment};
 use dynakv_storage::{SmallFiles, StoreError, load_document, save_document};
 
+pub use self::locked::{Copy, LockedKeys};
 use self::recount::Recount;
 use self::shown::Shown;
 use crate::engine::rebuilding::SegmentSet;
 
+mod locked;
 mod recount;
 mod shown;
 
@@ -33,6 +35,7 @@ pub struct Rebuilding {
     lost: Mutex<Lost>,
     shown: Shown,
     recount: Recount,
+    locked: LockedKeys,
 }
 
 impl std::fmt::Debug for Rebuilding {
@@ -57,6 +60,7 @@ impl Rebuilding {
         };
         Ok(Self {
             recount: Recount::load(files.clone())?,
+            locked: LockedKeys::default(),
             shown: Shown::new(&segments),
             lost: Mutex::new(Lost {
                 segments,
@@ -94,7 +98,12 @@ impl Rebuilding {
     /// from the store this is to be asked before as well as afterwards: in between a segment may come to
     /// be rebuilt, and what was read is older than that, or be lost.
     pub fn covers(&self, key: &[u8]) -> bool {
-        self.left() > 0 && self.contains(Segment::of_key(key))
+        (self.left() > 0 && self.contains(Segment::of_key(key))) || self.locked.is_incomplete(key)
+    }
+
+    /// The keys whose versions are beyond a limit.
+    pub fn locked(&self) -> &LockedKeys {
+        &self.locked
     }
 
     /// Whether this segment is being rebuilt; see [`covers`](Self::covers).

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynakv_protocol::causal::{Value, Versions};
+use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::limits::SIBLINGS_WARN;
 use dynakv_protocol::{Actor, ErrorCode, ErrorReply};
-use dynakv_storage::{Change, Footprint, Mutation, Store, StoreError};
+use dynakv_storage::{Footprint, Mutation, Store, StoreError};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::disk_progress::DiskProgress;
@@ -26,7 +26,10 @@ use crate::engine::beside::stands_beside;
 use crate::engine::mint::Minter;
 
 mod jobs;
+mod limits;
 mod reader;
+mod replacing;
+mod room;
 mod scanner;
 
 pub use self::jobs::{ReadJob, StoreEvent, Token, WriteJob, WriteWork};
@@ -154,6 +157,7 @@ pub fn start(
         written: Vec::new(),
         failed: None,
         progress: progress.clone(),
+        warned_at: None,
     };
     let reader = Reader {
         store: disk.store.clone(),
@@ -205,6 +209,8 @@ struct Writer {
     /// Why the disk takes nothing more.
     failed: Option<StoreError>,
     progress: Arc<DiskProgress>,
+    /// When the log last warned of a long clock.
+    warned_at: Option<std::time::Instant>,
 }
 
 impl Writer {
@@ -279,7 +285,13 @@ impl Writer {
     /// Applies one job and returns how many bytes it wrote.
     fn apply(&mut self, job: WriteJob, now_unix_ms: u64, events: &mut Vec<StoreEvent>) -> usize {
         let token = job.token;
-        match self.try_apply(job, now_unix_ms, events) {
+        let applied = match job.work {
+            WriteWork::Replace { expected, versions } => self.replace(&job.key, expected, versions),
+            WriteWork::Mint { .. } | WriteWork::Merge { .. } => {
+                self.try_apply(job, now_unix_ms, events)
+            }
+        };
+        match applied {
             Ok(applied) => {
                 // Also when nothing changed: what is there may still wait for its sync.
                 self.written.push(Written {
@@ -312,13 +324,16 @@ impl Writer {
         };
         let rebuilding = was_rebuilding || self.rebuilding.covers(&key);
         let mut versions = match &stored {
-            Some(stored) => Versions::from_bytes(stored).map_err(|e| undecodable(&e))?,
+            Some(stored) => {
+                Versions::from_bytes(stored).map_err(|error| self.undecodable(&key, &error))?
+            }
             None => Versions::new(),
         };
         let before = match &stored {
             Some(stored) => Footprint::of_encoded(&key, &versions, stored),
             None => Footprint::default(),
         };
+        let entries_before = versions.clock().len();
         let (mut minted, mut beside) = (None, None);
         let encoded = match work {
             WriteWork::Mint {
@@ -327,10 +342,12 @@ impl Writer {
                 cluster_id,
             } => {
                 let (minter, to, intent) = (&mut self.minter, &mut versions, *intent);
-                let done = match seen {
-                    None => minter.mint(to, intent, now_unix_ms)?,
-                    Some(seen) => minter.mint_again(to, intent, &seen, now_unix_ms)?,
+                let outcome = match seen {
+                    None => minter.mint(to, intent, now_unix_ms),
+                    Some(seen) => minter.mint_again(to, intent, &seen, now_unix_ms),
                 };
+                let done =
+                    outcome.inspect_err(|error| self.note_refused(&key, &versions, error))?;
                 let encoded = versions.to_bytes();
                 minted = Some(StoreEvent::Minted {
                     token,
@@ -345,9 +362,7 @@ impl Writer {
                 versions: theirs,
                 tell_beside,
             } => {
-                let received = Versions::from_bytes(&theirs).map_err(|e| {
-                    ErrorReply::new(ErrorCode::BadRequest, format!("versions: {e}"))
-                })?;
+                let received = limits::received(&key, &theirs)?;
                 self.minter.heed(received.clock());
                 // The usual case is a newer version of the same history: then the bytes are good as
                 // they came.
@@ -365,6 +380,10 @@ impl Writer {
                     versions.to_bytes()
                 }
             }
+            // Not a change of what is there, and so not from here.
+            WriteWork::Replace { expected, versions } => {
+                return self.replace(&key, expected, versions);
+            }
         };
         let mut applied = Applied {
             bytes: 0,
@@ -375,6 +394,7 @@ impl Writer {
             events.extend(minted);
             return Ok(applied);
         }
+        self.check_limits(&key, &versions, &encoded)?;
         let after = Footprint::of_encoded(&key, &versions, &encoded);
         self.metrics
             .siblings
@@ -389,7 +409,7 @@ impl Writer {
         }
         applied.bytes = encoded.len();
         let mutation = Mutation {
-            key,
+            key: key.clone(),
             versions: encoded,
             before,
             after,
@@ -401,6 +421,7 @@ impl Writer {
             self.failed = (!passes).then_some(error);
             return Err(refusal);
         }
+        self.note_stored(&key, entries_before, &versions, applied.bytes);
         events.extend(minted);
         Ok(applied)
     }
@@ -415,35 +436,6 @@ impl Writer {
                  two nodes that write under one name"
             );
         }
-    }
-
-    /// Refuses what the disk has no room for, before anything of it is decided.
-    fn admit(&self, key: &[u8], work: &WriteWork) -> Result<(), ErrorReply> {
-        let (value_bytes, is_removal) = match work {
-            WriteWork::Mint { intent, .. } => match &intent.value {
-                Value::Bytes(value) => (value.len(), false),
-                Value::Tombstone => (0, true),
-            },
-            WriteWork::Merge { versions, .. } => (versions.len(), false),
-        };
-        let bytes = key.len() + value_bytes;
-        let change = if is_removal {
-            Change::Removal
-        } else {
-            Change::Growth
-        };
-        let Err(error) = self.store.admit(bytes, change) else {
-            return Ok(());
-        };
-        // Looked at only now, because it takes decoding.
-        if let WriteWork::Merge { versions, .. } = work
-            && Versions::from_bytes(versions).is_ok_and(|it| only_removes(&it))
-            && self.store.admit(bytes, Change::Removal).is_ok()
-        {
-            return Ok(());
-        }
-        self.metrics.refused_for_disk.increment(1);
-        Err(refusal(&error))
     }
 
     /// What stands for a value that cannot be read: nothing. What is written takes its place; until the
@@ -582,19 +574,6 @@ pub(super) fn refusal(error: &StoreError) -> ErrorReply {
         ErrorCode::TooLarge => refusal,
         _ => refusal.retryable(),
     }
-}
-
-/// Whether there are tombstones and nothing else.
-fn only_removes(versions: &Versions) -> bool {
-    versions
-        .siblings()
-        .iter()
-        .all(|sibling| sibling.value == Value::Tombstone)
-}
-
-fn undecodable(error: &dynakv_protocol::DecodeError) -> ErrorReply {
-    let message = format!("the stored versions of this key can't be read: {error}");
-    ErrorReply::new(ErrorCode::Storage, message).retryable()
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ mod hanging_disk;
 mod harness;
 mod hostile;
 mod limits;
+mod locked;
 mod membership;
 mod mending;
 mod observability;

@@ -10,6 +10,9 @@ use crate::codec::{DecodeError, Reader, Wire, put_varint};
 use crate::ids::Actor;
 use crate::limits::CLOCK_ENTRIES_MAX;
 
+/// Up to how many entries are taken over one by one.
+const SHIFTED_ENTRIES_MAX: usize = 16;
+
 /// A version vector. It covers a dot when it has seen that actor's counter or a later one.
 ///
 /// Kept sorted by actor, without zero entries: equal clocks have equal encodings.
@@ -65,8 +68,53 @@ impl Clock {
 
     /// Takes note of all that the other has seen: the least upper bound.
     pub fn join(&mut self, other: &Self) {
+        // One after the other they would each shift what lies behind, which takes seconds with the longest clocks.
+        if other.entries.len() > SHIFTED_ENTRIES_MAX {
+            return self.join_in_one_walk(other);
+        }
         for &dot in &other.entries {
             self.see(dot);
+        }
+    }
+
+    fn join_in_one_walk(&mut self, other: &Self) {
+        let mut joined = SmallVec::with_capacity(self.entries.len() + other.entries.len());
+        let mut theirs = other.entries.iter().copied().peekable();
+        for mut mine in self.entries.drain(..) {
+            while let Some(their) = theirs.next_if(|their| their.actor < mine.actor) {
+                joined.push(their);
+            }
+            if let Some(their) = theirs.next_if(|their| their.actor == mine.actor) {
+                mine.counter = mine.counter.max(their.counter);
+            }
+            joined.push(mine);
+        }
+        joined.extend(theirs);
+        self.entries = joined;
+    }
+
+    /// How many entries the join with another clock and one more dot's actor would have.
+    pub fn len_with(&self, other: &Self, actor: Actor) -> usize {
+        let mut walk = self.entries.iter().map(|dot| dot.actor).peekable();
+        let is_news = |theirs: &Actor| {
+            while walk.next_if(|mine| mine < theirs).is_some() {}
+            walk.peek() != Some(theirs)
+        };
+        let news = other.entries.iter().map(|dot| dot.actor).filter(is_news);
+        let joined = self.len() + news.count();
+        let is_known = self.find(actor).is_ok() || other.find(actor).is_ok();
+        joined + usize::from(!is_known)
+    }
+
+    /// The same without the entries of actors for which `keeps` says no.
+    ///
+    /// What such an entry covered may come back from whoever still holds it: only for a key that is locked, with all its
+    /// owners at hand.
+    #[must_use]
+    pub fn pruned(&self, keeps: impl Fn(Actor) -> bool) -> Self {
+        let kept = self.entries.iter().filter(|dot| keeps(dot.actor));
+        Self {
+            entries: kept.copied().collect(),
         }
     }
 
@@ -112,7 +160,17 @@ impl Wire for Clock {
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let count = reader.count("clock", CLOCK_ENTRIES_MAX)?;
+        Self::decode_up_to(reader, CLOCK_ENTRIES_MAX)
+    }
+}
+
+impl Clock {
+    /// Decodes a clock of at most so many entries.
+    pub(super) fn decode_up_to(
+        reader: &mut Reader<'_>,
+        entries_max: usize,
+    ) -> Result<Self, DecodeError> {
+        let count = reader.count("clock", entries_max)?;
         let mut entries = SmallVec::new();
         for _ in 0..count {
             let dot = Dot::decode(reader)?;

@@ -13,12 +13,15 @@ use xxhash_rust::xxh3::Xxh3;
 use super::Clock;
 use crate::codec::{DecodeError, Reader, Wire};
 use crate::ids::ClusterId;
+use crate::limits::CLOCK_ENTRIES_MAX;
 
 /// First byte. It also keeps the base64 form from ever starting with `-`.
 const FORMAT: u8 = 1;
 
-/// The largest context that a clock within its limits can make, in bytes.
-pub const CONTEXT_BYTES_MAX: usize = 80 * 1024;
+/// The largest context that a clock within its limits can make, in bytes: 18 for each entry, and 32 beside them.
+pub const CONTEXT_BYTES_MAX: usize = 640 * 1024;
+
+const _: () = assert!(CLOCK_ENTRIES_MAX * 18 + 32 <= CONTEXT_BYTES_MAX);
 
 /// Why a context was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use super::{Clock, Dot};
 use crate::codec::{DecodeError, Reader, Wire, put_bytes, put_varint};
 use crate::ids::WriteId;
-use crate::limits::{SIBLINGS_DECODED_MAX, VALUE_BYTES_MAX};
+use crate::limits::{CLOCK_ENTRIES_MAX, SIBLINGS_DECODED_MAX, VALUE_BYTES_MAX};
 
 /// What a write stored: bytes, or the mark that it deleted the key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -246,13 +246,42 @@ impl Wire for Versions {
     /// Refuses a sibling whose dot its clock does not cover: such a state would drop values when it
     /// is merged.
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Self::decode_up_to(reader, CLOCK_ENTRIES_MAX, SIBLINGS_DECODED_MAX)
+    }
+}
+
+impl Versions {
+    /// Decodes a state that may be beyond the limits of every other decoder, as versions of dynakv before these limits
+    /// bound writers could store it: to mend it. Takes no more memory than a few times its bytes.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for what is no state at all.
+    pub fn from_bytes_of_any_size(bytes: &Bytes) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let versions = Self::decode_up_to(&mut reader, usize::MAX, usize::MAX)?;
+        reader.finish()?;
+        Ok(versions)
+    }
+
+    /// How many entries the clock of these encoded versions has, read off their beginning.
+    pub fn clock_entries_of(encoded: &Bytes) -> Option<u64> {
+        let mut reader = Reader::new(encoded);
+        let is_known = reader.u8() == Ok(FORMAT);
+        reader.varint().ok().filter(|_| is_known)
+    }
+
+    fn decode_up_to(
+        reader: &mut Reader<'_>,
+        entries_max: usize,
+        siblings_max: usize,
+    ) -> Result<Self, DecodeError> {
         if reader.u8()? != FORMAT {
             return Err(DecodeError::Invalid {
                 what: "versions format",
             });
         }
-        let clock = Clock::decode(reader)?;
-        let count = reader.count("siblings", SIBLINGS_DECODED_MAX)?;
+        let clock = Clock::decode_up_to(reader, entries_max)?;
+        let count = reader.count("siblings", siblings_max)?;
         let mut versions = Self {
             clock,
             siblings: SmallVec::new(),

@@ -21,6 +21,7 @@ use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::peer::{Digest, KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
 use dynakv_protocol::repair::{Repair, RepairProgress};
 use dynakv_protocol::ring_document::{Member, N_MAX, RingDocument, Step, WEIGHT_MAX};
+use dynakv_protocol::unlock::{Replace, Unlock, Unlocked};
 use dynakv_protocol::{
     Actor, ClusterId, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId, RingVersion, WriteId,
 };
@@ -481,6 +482,8 @@ pub(crate) fn request() -> BoxedStrategy<Request> {
         export.prop_map(Request::Export),
         import.prop_map(Request::Import),
         repair.prop_map(Request::Repair),
+        unlock().prop_map(Request::Unlock),
+        replace().prop_map(Request::Replace),
         merge.prop_map(Request::Merge),
         read.prop_map(Request::Read),
         compare.prop_map(Request::Compare),
@@ -494,6 +497,42 @@ pub(crate) fn request() -> BoxedStrategy<Request> {
         accept.prop_map(Request::Accept),
     ]
     .boxed()
+}
+
+fn unlock() -> impl Strategy<Value = Unlock> {
+    (any::<u32>(), octets(40)).prop_map(|(timeout_ms, key)| Unlock { timeout_ms, key })
+}
+
+fn replace() -> impl Strategy<Value = Replace> {
+    let expected = option::of((any::<u128>(), 1..=u32::MAX));
+    let expected = expected.prop_map(|it| it.map(|(hash, bytes)| Digest { hash, bytes }));
+    (
+        ring_version(),
+        any::<u32>(),
+        octets(40),
+        expected,
+        octets(64),
+    )
+        .prop_map(
+            |(ring_version, timeout_ms, key, expected, versions)| Replace {
+                ring_version,
+                timeout_ms,
+                key,
+                expected,
+                versions,
+            },
+        )
+}
+
+fn unlocked() -> impl Strategy<Value = Unlocked> {
+    (node_id(), any::<u8>(), any::<[u64; 4]>()).prop_map(|(node_id, owners, numbers)| Unlocked {
+        node_id,
+        owners,
+        clock_entries_before: numbers[0],
+        clock_entries: numbers[1],
+        siblings: numbers[2],
+        siblings_given_up: numbers[3],
+    })
 }
 
 fn error() -> impl Strategy<Value = ErrorReply> {
@@ -665,17 +704,22 @@ fn status() -> impl Strategy<Value = StatusReply> {
         ring_version(),
         any::<(u8, u8, u8)>(),
         vec(member_status(), 0..4),
+        (1..=u64::MAX, vec(octets(40), 0..3), any::<bool>()),
     )
         .prop_map(
-            |(node_id, cluster_name, cluster_id, ring_version, (n, w, r), members)| StatusReply {
-                node_id,
-                cluster_name,
-                cluster_id,
-                ring_version,
-                n,
-                w,
-                r,
-                members,
+            |(node_id, cluster_name, cluster_id, ring_version, (n, w, r), members, locked)| {
+                StatusReply {
+                    node_id,
+                    cluster_name,
+                    cluster_id,
+                    ring_version,
+                    n,
+                    w,
+                    r,
+                    members,
+                    locked_keys: if locked.2 { locked.0 } else { 0 },
+                    locked_keys_named: if locked.2 { locked.1 } else { Vec::new() },
+                }
             },
         )
 }
@@ -818,6 +862,7 @@ fn repairing() -> impl Strategy<Value = RepairProgress> {
                 finished_age_ms: ages.1,
                 comparing_with,
                 last_error,
+                keys_locked: large[1],
                 ..RepairProgress::none(node_id)
             },
         )
@@ -831,18 +876,21 @@ fn exported() -> impl Strategy<Value = Exported> {
         cluster_id(),
         ring_version(),
         vec(item, 0..4),
-        vec(octets(40), 0..4),
+        (vec(octets(40), 0..4), vec(octets(40), 0..4)),
         option::of(octets(40)),
     )
         .prop_map(
-            |(node_id, cluster_name, cluster_id, ring_version, items, damaged, next)| Exported {
-                node_id,
-                cluster_name,
-                cluster_id,
-                ring_version,
-                items,
-                damaged,
-                next,
+            |(node_id, cluster_name, cluster_id, ring_version, items, (damaged, locked), next)| {
+                Exported {
+                    node_id,
+                    cluster_name,
+                    cluster_id,
+                    ring_version,
+                    items,
+                    damaged,
+                    locked,
+                    next,
+                }
             },
         )
 }
@@ -891,6 +939,8 @@ pub(crate) fn response() -> BoxedStrategy<Response> {
         compared().prop_map(Response::Compared),
         listed().prop_map(Response::Listed),
         Just(Response::HintKept),
+        Just(Response::Replaced),
+        unlocked().prop_map(Response::Unlocked),
         repairing().prop_map(Response::Repairing),
         any::<u8>().prop_map(|effective_w| Response::Imported(Imported { effective_w })),
         (any::<bool>(), option::of(octets(64)))

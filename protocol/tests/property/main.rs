@@ -1,6 +1,7 @@
 //! Properties of the codec and of the merge, each on ten thousand random cases.
 
 mod generators;
+mod limits;
 mod merge_laws;
 mod model;
 mod round_trip;

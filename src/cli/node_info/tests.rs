@@ -34,6 +34,8 @@ fn status(n: u8, states: &[MemberState]) -> StatusReply {
         w: 2,
         r: 2,
         members: (1..).zip(states).map(member).collect(),
+        locked_keys: 0,
+        locked_keys_named: Vec::new(),
     }
 }
 
@@ -182,7 +184,7 @@ fn status_has_these_forms() {
         r#"{"id":"node-2","address":"127.0.0.1:8081","state":"dead","#,
         r#""state_age_ms":1500,"generation":2,"zone":"","keys":10,"disk_bytes":2048,"rebuilding_segments":0,"#,
         r#""rebuilding_of_segments":0,"rebuilt_percent":100.0,"hints_waiting":2,"disk_hangs":false,"#,
-        r#""owns_percent":33.33,"software":"0.1.0"}]}"#,
+        r#""owns_percent":33.33,"software":"0.1.0"}],"locked_keys":0,"locked_keys_named":[]}"#,
         "\n"
     );
     assert_eq!(report, Report::data(Exit::Unavailable, expected));

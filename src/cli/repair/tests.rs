@@ -32,7 +32,7 @@ fn a_repair_has_this_json() {
     let expected = concat!(
         r#"{"node_id":"node-1","state":"done","pairs_total":2,"pairs_done":2,"pairs_failed":0,"#,
         r#""segments_differing":40,"keys_fetched":30,"keys_sent":12,"rebuilding_segments":0,"#,
-        r#""accepted_segments":0,"took_ms":1250,"last_error":""}"#,
+        r#""accepted_segments":0,"took_ms":1250,"last_error":"","keys_locked":0}"#,
         "\n"
     );
     let printed = done(progress(), Format::Json);
@@ -159,6 +159,8 @@ fn what_giving_up_means_names_who_is_away() {
             member("node-1", MemberState::Alive, 65_536),
             member("node-2", MemberState::Dead, 0),
         ],
+        locked_keys: 0,
+        locked_keys_named: Vec::new(),
     };
     let text = meaning(&status);
     assert!(text.contains("rebuilding 65536 segments"), "{text}");

@@ -1,6 +1,6 @@
 //! `export`: what one node holds, or all of them, line by line on standard output.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, BufWriter, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,6 +15,7 @@ use super::format::{Count, Entry, FORMAT, FORMAT_VERSION, Header, Line, Trailer}
 use super::progress::Progress;
 use crate::cli::exit::Exit;
 use crate::cli::output::{Format, Report, json_line};
+use crate::engine::limits;
 
 /// How many bytes one answer holds, with one node.
 const PART_BYTES: u32 = 1024 * 1024;
@@ -45,6 +46,8 @@ struct Source {
     /// Where the next part begins; `None` when there is no more.
     next: Option<Option<Bytes>>,
     damaged: Vec<Bytes>,
+    /// Keys that are beyond a limit.
+    locked: BTreeSet<Bytes>,
 }
 
 impl Source {
@@ -56,6 +59,7 @@ impl Source {
             waiting: VecDeque::new(),
             next: Some(None),
             damaged: Vec::new(),
+            locked: BTreeSet::new(),
         };
         let first = source.fetch(None, bytes_max).await?;
         source.id = first.node_id.to_string();
@@ -79,7 +83,11 @@ impl Source {
         let items = part.items.into_iter();
         self.waiting
             .extend(items.map(|item| (item.key, item.versions)));
-        self.damaged.extend(part.damaged);
+        let locked: BTreeSet<Bytes> = part.locked.into_iter().collect();
+        let damaged = part.damaged.into_iter();
+        self.damaged
+            .extend(damaged.filter(|key| !locked.contains(key)));
+        self.locked.extend(locked);
         self.next = part.next.map(Some);
     }
 
@@ -142,6 +150,7 @@ struct Done {
     nodes: Vec<String>,
     missing: Vec<String>,
     damaged: Vec<Bytes>,
+    locked: BTreeSet<Bytes>,
     trailer: Trailer,
 }
 
@@ -198,7 +207,13 @@ async fn run(
     out.write_all(header.as_bytes())?;
     let mut count = Count::begin(header.trim_end().as_bytes());
     let mut progress = Progress::start("exported");
+    let mut locked = BTreeSet::new();
     while let Some((key, versions)) = next_key(&mut sources, bytes_max).await? {
+        // What no import would take stops nothing: it is named at the end.
+        let Some(versions) = versions else {
+            locked.insert(key);
+            continue;
+        };
         let entry = Entry::new(&key, &versions);
         count.add(&entry);
         let line = json_line(&Line::Entry(entry));
@@ -208,14 +223,16 @@ async fn run(
     let mut damaged: Vec<Bytes> = Vec::new();
     for source in &mut sources {
         damaged.append(&mut source.damaged);
+        locked.append(&mut source.locked);
     }
-    let trailer = count.end(damaged.len() as u64);
+    let trailer = count.end((damaged.len() + locked.len()) as u64);
     out.write_all(json_line(&Line::Trailer(trailer.clone())).as_bytes())?;
     out.flush()?;
     Ok(Done {
         nodes: sources.into_iter().map(|source| source.id).collect(),
         missing,
         damaged,
+        locked,
         trailer,
     })
 }
@@ -243,11 +260,11 @@ async fn connect_all(
 }
 
 /// The next key in ring order, with what all sources have of it. All give their keys in that order, so
-/// nothing but one part of each is ever held.
+/// nothing but one part of each is ever held. No versions when the key is locked.
 async fn next_key(
     sources: &mut [Source],
     bytes_max: u32,
-) -> Result<Option<(Bytes, Versions)>, Failure> {
+) -> Result<Option<(Bytes, Option<Versions>)>, Failure> {
     for source in &mut *sources {
         source.fill(bytes_max).await?;
     }
@@ -255,7 +272,8 @@ async fn next_key(
     let Some(key) = first.map(|(_, key)| key.clone()) else {
         return Ok(None);
     };
-    let mut merged: Option<Versions> = None;
+    let mut merged = Versions::new();
+    let mut is_locked = false;
     for source in sources {
         if source
             .waiting
@@ -267,19 +285,21 @@ async fn next_key(
         let Some((_, versions)) = source.waiting.pop_front() else {
             continue;
         };
-        let versions = Versions::from_bytes(&versions).map_err(|error| {
-            let shown = key.escape_ascii();
-            Failure::Unusable(format!(
-                "{} sent no versions of {shown}: {error}",
-                source.id
-            ))
-        })?;
-        match &mut merged {
-            Some(merged) => merged.merge(&versions),
-            None => merged = Some(versions),
+        match Versions::from_bytes(&versions) {
+            Ok(versions) => merged.merge(&versions),
+            Err(error) if limits::is_beyond(&error) => is_locked = true,
+            Err(error) => {
+                let shown = key.escape_ascii();
+                return Err(Failure::Unusable(format!(
+                    "{} sent no versions of {shown}: {error}",
+                    source.id
+                )));
+            }
         }
     }
-    Ok(merged.map(|versions| (key, versions)))
+    // Without what one of them has it would be less than was acknowledged, and pass for all of it.
+    is_locked |= limits::check_import(&merged, merged.to_bytes().len()).is_err();
+    Ok(Some((key, (!is_locked).then_some(merged))))
 }
 
 fn unix_ms() -> u64 {
@@ -295,16 +315,19 @@ struct Summary<'a> {
     nodes: &'a [String],
     missing: &'a [String],
     damaged: Vec<String>,
+    locked: Vec<String>,
 }
 
 fn report(done: &Done, format: Format) -> Report {
-    let complete = done.missing.is_empty() && done.damaged.is_empty();
+    let complete = done.missing.is_empty() && done.damaged.is_empty() && done.locked.is_empty();
     let exit = if complete { Exit::Ok } else { Exit::Degraded };
     let damaged = done
         .damaged
         .iter()
         .map(|key| key.escape_ascii().to_string());
     let damaged: Vec<String> = damaged.collect();
+    let locked = done.locked.iter();
+    let locked: Vec<String> = locked.map(|key| key.escape_ascii().to_string()).collect();
     // Standard output is the export itself.
     if format == Format::Json {
         let summary = Summary {
@@ -314,6 +337,7 @@ fn report(done: &Done, format: Format) -> Report {
             nodes: &done.nodes,
             missing: &done.missing,
             damaged,
+            locked,
         };
         return Report::message(exit, json_line(&summary));
     }
@@ -330,6 +354,12 @@ fn report(done: &Done, format: Format) -> Report {
     for key in &damaged {
         text.push_str(&format!("  damaged and left out: {key}\n"));
     }
+    for key in &locked {
+        text.push_str(&format!("  locked and left out: {key}\n"));
+    }
+    for key in &done.locked {
+        text.push_str(&format!("  next: {}\n", limits::command(key)));
+    }
     if !complete {
         text.push_str("  next: dynakv status, then dynakv export --all again\n");
     }
@@ -345,6 +375,7 @@ mod tests {
             nodes: vec!["node-1".to_owned(), "node-2".to_owned()],
             missing: Vec::new(),
             damaged: Vec::new(),
+            locked: BTreeSet::new(),
             trailer: Trailer {
                 keys: 3,
                 siblings: 4,
@@ -363,7 +394,7 @@ mod tests {
         );
         let expected = concat!(
             r#"{"keys":3,"siblings":4,"tombstones":1,"nodes":["node-1","node-2"],"#,
-            r#""missing":[],"damaged":[]}"#,
+            r#""missing":[],"damaged":[],"locked":[]}"#,
             "\n"
         );
         assert_eq!(
@@ -377,9 +408,16 @@ mod tests {
         let mut done = done();
         done.missing.push("node-3: cannot reach it".to_owned());
         done.damaged.push(Bytes::from_static(b"k\xff"));
+        done.locked.insert(Bytes::from_static(b"long"));
         let report = report(&done, Format::Table);
         assert_eq!(report.exit, Exit::Degraded);
-        for part in ["missing: node-3", "left out: k\\xff", "next: dynakv status"] {
+        for part in [
+            "missing: node-3",
+            "damaged and left out: k\\xff",
+            "locked and left out: long",
+            "repair --key long",
+            "next: dynakv status",
+        ] {
             assert!(report.messages.contains(part), "{}", report.messages);
         }
     }

@@ -23,7 +23,7 @@ use dynakv_protocol::WriteId;
 use dynakv_protocol::causal::{Clock, Dot, Sibling, Value, Versions};
 use dynakv_protocol::codec::{Wire, put_bytes};
 use dynakv_protocol::hash::checksum;
-use dynakv_protocol::limits::{CLOCK_ENTRIES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use dynakv_protocol::limits::{CLOCK_ENTRIES_IMPORTED_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 
 /// What a header says it is.
@@ -201,10 +201,10 @@ impl Entry {
         if key.is_empty() {
             return Err("the key is empty".to_owned());
         }
-        if self.clock.is_empty() || self.clock.len() > CLOCK_ENTRIES_MAX {
+        if self.clock.is_empty() || self.clock.len() > CLOCK_ENTRIES_IMPORTED_MAX {
             let count = self.clock.len();
             return Err(format!(
-                "the clock has {count} entries, 1 to {CLOCK_ENTRIES_MAX} are permitted"
+                "the clock has {count} entries, 1 to {CLOCK_ENTRIES_IMPORTED_MAX} are permitted"
             ));
         }
         let mut clock = Clock::new();

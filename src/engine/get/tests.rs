@@ -399,3 +399,44 @@ fn a_hedge_is_won_by_whom_it_asked() {
     assert!(get.is_answered());
     assert_eq!(get.next_spare(), None);
 }
+
+fn long_clock(from: u64, entries: usize) -> Versions {
+    let dot = |actor| Dot {
+        actor: Actor(actor),
+        counter: 1,
+    };
+    let clock = (from..from + entries as u64).map(dot).collect();
+    Versions::from_parts(clock, []).unwrap()
+}
+
+/// What no decoder takes is told by name, and nobody is asked to merge it.
+#[test]
+fn copies_that_do_not_fit_together_are_told_and_not_sent() {
+    let most = dynakv_protocol::limits::CLOCK_ENTRIES_MAX;
+    let (mut get, _) = start(2, false, usable);
+    assert!(step(&mut get, read(SELF, &long_clock(1, most))).is_empty());
+    let effects = step(&mut get, read(B, &long_clock(1 << 40, most)));
+    let [Effect::Answer(Err(error))] = &effects[..] else {
+        panic!("{} effects", effects.len());
+    };
+    assert_eq!((error.code, error.retryable), (ErrorCode::TooLarge, false));
+    assert!(error.message.contains("dynakv repair --key"), "{error}");
+    assert!(get.is_answered());
+}
+
+#[test]
+fn a_copy_beyond_a_limit_is_no_vote_and_is_named_when_votes_are_missing() {
+    let most = dynakv_protocol::limits::CLOCK_ENTRIES_MAX;
+    let (mut get, _) = start(2, false, usable);
+    let beyond = long_clock(1, most + 1);
+    // The spare takes its place.
+    let effects = step(&mut get, read(B, &beyond));
+    assert_eq!(effects, [Effect::Read(C)]);
+    assert!(step(&mut get, read(SELF, &written(&[1]))).is_empty());
+    let effects = step(&mut get, read(C, &beyond));
+    assert!(
+        matches!(&effects[..], [Effect::Answer(Err(error))] if error.code == ErrorCode::TooLarge),
+        "{} effects",
+        effects.len()
+    );
+}

@@ -1,4 +1,5 @@
 use bytes::Bytes;
+use dynakv_protocol::limits::SIBLINGS_AND_MARKS_MAX;
 
 use super::*;
 
@@ -223,6 +224,51 @@ fn siblings_are_bounded_for_clients_but_tombstones_pass() {
         .mint(&mut key, intent(1_001, "x", Some(&all)), 1)
         .unwrap();
     assert_eq!(key.siblings().len(), 1);
+}
+
+/// A delete that saw nothing of what is there is one sibling more, and so many of them would lock the key.
+#[test]
+fn tombstones_with_an_old_context_are_bounded_and_those_that_replace_are_not() {
+    let (mut minter, mut key) = (minter(), Versions::new());
+    let empty = Clock::new();
+    for id in 1..=SIBLINGS_MAX as u128 {
+        minter.mint(&mut key, delete(id, Some(&empty)), 1).unwrap();
+    }
+    let error = minter.mint(&mut key, delete(901, Some(&empty)), 1);
+    assert_eq!(error.unwrap_err().code, ErrorCode::TooManySiblings);
+    assert_eq!(key.siblings().len(), SIBLINGS_MAX);
+    let one: Clock = [key.siblings()[0].dot].into_iter().collect();
+    minter.mint(&mut key, delete(902, Some(&one)), 1).unwrap();
+    assert_eq!(key.siblings().len(), SIBLINGS_MAX);
+    let all = key.clock().clone();
+    minter.mint(&mut key, delete(903, Some(&all)), 1).unwrap();
+    assert_eq!(key.siblings().len(), 1);
+}
+
+/// Marks are siblings, too, and what is beside as many values as there may be is bounded: an import takes what
+/// so many owners let in.
+#[test]
+fn with_all_marks_there_are_no_more_siblings_than_one_owner_may_let_in() {
+    let (mut minter, mut key) = (minter(), Versions::new());
+    let empty = Clock::new();
+    for id in 1..=RETIRED_MAX as u128 + 9 {
+        let seen = key.clock().clone();
+        minter
+            .mint(&mut key, again(id, "x", Some(&seen)), 1)
+            .unwrap();
+    }
+    let (mut id, mut refused) = (100, 0);
+    while refused == 0 {
+        id += 1;
+        let removal = Intent {
+            again: true,
+            ..delete(id, Some(&empty))
+        };
+        refused += usize::from(minter.mint(&mut key, removal, 1).is_err());
+    }
+    assert_eq!(key.written().count(), SIBLINGS_MAX);
+    assert_eq!(key.siblings().len(), SIBLINGS_AND_MARKS_MAX);
+    assert!(minter.mint(&mut key, delete(99, Some(&empty)), 1).is_err());
 }
 
 #[test]

@@ -1,15 +1,21 @@
 //! What the node says of itself and its cluster.
 
+use dynakv_protocol::client::LOCKED_KEYS_NAMED_MAX;
 use dynakv_protocol::client::{HealthReply, MemberStatus, RingReply, StatsReply, StatusReply};
 use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::hash::VIRTUAL_NODES_PER_NODE;
 use dynakv_protocol::message::Response;
 use dynakv_protocol::repair::Repair;
 use dynakv_protocol::ring_document::Member;
+use dynakv_protocol::unlock::Unlock;
 use dynakv_protocol::{ErrorCode, ErrorReply};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::Instant;
 
 use super::{Control, Event};
 use crate::runtime::disk_progress::HANGING;
+use crate::runtime::events::Responder;
+use crate::runtime::unlocking::UnlockJob;
 use crate::runtime::view::View;
 
 impl Control {
@@ -94,6 +100,8 @@ impl Control {
             w: view.w,
             r: view.r,
             members: document.members.iter().filter_map(status).collect(),
+            locked_keys: self.rebuilding.locked().count() as u64,
+            locked_keys_named: self.rebuilding.locked().first(LOCKED_KEYS_NAMED_MAX),
         })
     }
 
@@ -108,6 +116,28 @@ impl Control {
         }
         let left = self.rebuilding.left();
         Response::Repairing(self.repairs.on_request(repair, left))
+    }
+
+    /// Has a locked key mended; the answer comes when that is done.
+    pub(super) fn unlock(&self, unlock: Unlock, responder: Responder) {
+        let job = UnlockJob {
+            unlock,
+            arrived: Instant::now(),
+            responder,
+        };
+        let (job, code, message) = match self.unlocks.try_send(job) {
+            Ok(()) => return,
+            Err(TrySendError::Full(job)) => {
+                let message = "this node mends as many keys as it can; try again in a moment";
+                (job, ErrorCode::Overloaded, message)
+            }
+            Err(TrySendError::Closed(job)) => {
+                let message = "this node is shutting down; ask another one";
+                (job, ErrorCode::NotReady, message)
+            }
+        };
+        let refusal = ErrorReply::new(code, message).retryable();
+        job.responder.respond(&Response::Error(refusal));
     }
 
     pub(super) fn ring_reply(&self) -> Response {
@@ -144,7 +174,9 @@ impl Control {
         metrics
             .rebuilding_segments
             .set(f64::from(self.rebuilding.left()));
-        metrics.store.update(&totals, &self.store.status());
+        let locked_keys = self.rebuilding.locked().count();
+        let store_status = self.store.status();
+        metrics.store.update(&totals, &store_status, locked_keys);
         let is_draining = self.draining.is_cancelled();
         let ready = self.ring.is_some() && !is_draining && !self.disk.hangs();
         metrics.ready.set(f64::from(u8::from(ready)));

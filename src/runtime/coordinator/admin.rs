@@ -204,6 +204,7 @@ impl Coordinator {
                 ring_version: ring.version(),
                 items: scanned.items,
                 damaged: scanned.damaged,
+                locked: scanned.locked,
                 next: scanned.next,
             }),
             (Err(error), _) => Response::Error(error),

@@ -311,6 +311,10 @@ impl Coordinator {
                 token: Token::Hint(connection, request_id),
                 ..
             } => self.answer_replica(connection, request_id, &Response::HintKept),
+            StoreEvent::Durable {
+                token: Token::Replacing(connection, request_id),
+                ..
+            } => self.answer_replica(connection, request_id, &Response::Replaced),
             StoreEvent::Read {
                 token: Token::Replica(connection, request_id),
                 versions,
@@ -349,16 +353,18 @@ impl Coordinator {
                 token:
                     Token::Replica(connection, request_id)
                     | Token::Explaining(connection, request_id)
+                    | Token::Replacing(connection, request_id)
                     | Token::Hint(connection, request_id),
                 error,
             } => self.answer_replica(connection, request_id, &Response::Error(error)),
             // Replicas mint nothing, and a failed disk ends the loop before it gets here.
             StoreEvent::Minted {
-                token: Token::Replica(..) | Token::Explaining(..) | Token::Hint(..),
+                token:
+                    Token::Replica(..) | Token::Explaining(..) | Token::Replacing(..) | Token::Hint(..),
                 ..
             }
             | StoreEvent::Read {
-                token: Token::Hint(..),
+                token: Token::Hint(..) | Token::Replacing(..),
                 ..
             }
             | StoreEvent::Durable {

@@ -66,6 +66,24 @@ impl Coordinator {
                 }
                 Err(error) => error,
             },
+            Ok(Request::Replace(replace)) if replace.key.is_empty() => {
+                ErrorReply::new(ErrorCode::BadRequest, "versions need a key")
+            }
+            Ok(Request::Replace(replace)) => match self.check_ring(replace.ring_version) {
+                Ok(()) => {
+                    self.replica_jobs += 1;
+                    self.writes.push(WriteJob {
+                        token: Token::Replacing(connection, request_id),
+                        key: replace.key,
+                        work: WriteWork::Replace {
+                            expected: replace.expected,
+                            versions: replace.versions,
+                        },
+                    });
+                    return;
+                }
+                Err(error) => error,
+            },
             Ok(Request::Hint(hint)) => match self.check_ring(hint.ring_version) {
                 Ok(()) => match self.keep_hint(connection, request_id, hint) {
                     Ok(()) => return,

@@ -8,6 +8,7 @@ use dynakv_storage::{Change, HintLog, StoreError};
 
 use super::{Confirmation, Due, MEMORY_PER_KEY_BYTES, Worker, read_book};
 use crate::engine::handoff::{Confirmed, Hint, Word, fits};
+use crate::engine::limits;
 use crate::engine::mint::Intent;
 use crate::runtime::store_worker::{StoreEvent, refusal};
 
@@ -33,6 +34,9 @@ impl Worker {
             None => hint,
         };
         let document = kept.to_bytes();
+        if let Some(versions) = &kept.versions {
+            limits::check(key, versions, document.len())?;
+        }
         let bytes = HintLog::record_bytes(key.len(), document.len()) + MEMORY_PER_KEY_BYTES;
         let replaced = match self.log.bytes_of(key) {
             0 => 0,

@@ -147,6 +147,49 @@ fn run(test: impl Future<Output = ()>) {
         .block_on(test);
 }
 
+/// What is kept of a key must be readable when it is handed over: two states that are so alone and not together.
+#[test]
+fn a_hint_that_no_node_could_read_is_refused_and_what_was_kept_stays() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut kept = started(&memory);
+        let most = dynakv_protocol::limits::CLOCK_ENTRIES_MAX as u64;
+        let state = |actors: std::ops::RangeInclusive<u64>| {
+            let dot = |actor| Dot {
+                actor: Actor(actor),
+                counter: 1,
+            };
+            let clock: causal::Clock = actors.map(dot).collect();
+            Versions::from_parts(clock, []).unwrap()
+        };
+        let keep = |versions: &Versions| HintJob::Keep {
+            token: Token::Hint(ConnectionId(1), 1),
+            key: Bytes::from_static(b"k"),
+            hint: Box::new(Hint {
+                versions: Some(versions.clone()),
+                owed: owners(),
+                needed: 2,
+                kept_at_ms: 1,
+            }),
+        };
+        let first = state(1..=most);
+        kept.handle.send(vec![keep(&first)]);
+        let events = kept.events.recv().await.unwrap();
+        assert!(
+            matches!(events[0], StoreEvent::Durable { .. }),
+            "{events:?}"
+        );
+        kept.handle.send(vec![keep(&state(most + 1..=most + 2))]);
+        let events = kept.events.recv().await.unwrap();
+        match &events[..] {
+            [StoreEvent::Refused { error, .. }] => assert_eq!(error.code, ErrorCode::TooLarge),
+            other => panic!("{other:?}"),
+        }
+        let due = next(&kept, "a").await;
+        assert_eq!(due[0].versions.as_ref(), Some(&first.to_bytes()));
+    });
+}
+
 #[test]
 fn what_is_said_to_be_kept_survives_a_power_cut_and_is_owed_to_all_owners() {
     run(async {

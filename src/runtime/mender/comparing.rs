@@ -138,6 +138,7 @@ impl Mender {
                     progress.segments_differing += places.len() as u64;
                     progress.keys_fetched += mended.fetched;
                     progress.keys_sent += mended.sent;
+                    progress.keys_locked += mended.locked;
                 });
             }
             match error {

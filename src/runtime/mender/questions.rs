@@ -177,11 +177,19 @@ impl Mender {
     }
 
     fn refused(&self, member: Option<&MemberView>, response: &Response) -> MendError {
-        MendError::Refused {
-            node: self.0.asker.name(member),
-            reason: match response {
-                Response::Error(error) => error.message.clone(),
-                _ => "it answered something else".to_owned(),
+        let node = self.0.asker.name(member);
+        match response {
+            Response::Error(error) if error.code == ErrorCode::TooLarge => MendError::Locked {
+                node,
+                reason: error.message.clone(),
+            },
+            Response::Error(error) => MendError::Refused {
+                node,
+                reason: error.message.clone(),
+            },
+            _ => MendError::Refused {
+                node,
+                reason: "it answered something else".to_owned(),
             },
         }
     }

@@ -335,21 +335,25 @@ impl Mender {
     /// What is equal here may have come by another way a moment ago, and wait for its sync still. A
     /// merge that changes nothing waits for all before it.
     async fn wait_until_durable(&self, ring: &Ring, segments: &[Segment]) -> Result<(), MendError> {
+        let version = ring.version();
         for &segment in segments {
-            let listed = self.lists(None, ring, [(segment, None, false)]).await;
-            let mut first = Vec::new();
-            for listed in listed {
-                first.extend(listed?.keys.into_iter().next());
+            let mut keys = Vec::new();
+            for listed in self.lists(None, ring, [(segment, None, false)]).await {
+                keys.extend(listed?.keys.into_iter().map(|listed| listed.key));
             }
-            let Some(key) = first.pop().map(|listed| listed.key) else {
-                continue;
-            };
-            let version = ring.version();
-            for versions in self.read(None, version, [key.clone()]).await {
-                let versions = versions?.versions;
-                if !versions.is_empty() {
-                    let merged = self.merge(None, version, [(key, versions)]).await;
-                    return merged.into_iter().collect();
+            for key in keys {
+                let had = self.read(None, version, [key.clone()]).await.pop();
+                let Some(versions) = had.transpose()?.map(|had| had.versions) else {
+                    continue;
+                };
+                if versions.is_empty() {
+                    continue;
+                }
+                let merged = self.merge(None, version, [(key, versions)]).await;
+                match merged.into_iter().collect() {
+                    // Another one will do.
+                    Err(MendError::Locked { .. }) => {}
+                    merged => return merged,
                 }
             }
         }

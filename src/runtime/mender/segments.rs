@@ -6,6 +6,7 @@ use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
 use dynakv_protocol::limits::VALUE_BYTES_DEFAULT;
 
+use super::Copy;
 use super::questions::Had;
 use super::{BYTES_AT_ONCE, KEYS_AT_ONCE, MendError, Mender};
 use crate::engine::mending::{Difference, difference};
@@ -57,12 +58,15 @@ pub(super) struct Mended {
     pub(super) fetched: u64,
     /// At the other one.
     pub(super) sent: u64,
+    /// How many were passed over because they are locked.
+    pub(super) locked: u64,
 }
 
 impl AddAssign for Mended {
     fn add_assign(&mut self, more: Self) {
         self.fetched += more.fetched;
         self.sent += more.sent;
+        self.locked += more.locked;
     }
 }
 
@@ -229,7 +233,12 @@ impl Mender {
         let mut is_lost = vec![false; keys.len()];
         let mut fail = |at: usize, error: MendError, walks: &mut [Walk]| {
             is_lost[at] = true;
-            walks[keys[at].walk].outcome.result = Err(error);
+            self.failed(
+                &keys[at],
+                error,
+                direction,
+                &mut walks[keys[at].walk].outcome,
+            );
         };
 
         let unread = (0..keys.len()).filter(|&at| keys[at].is_theirs && theirs[at].is_empty());
@@ -271,13 +280,14 @@ impl Mender {
         let mut to_send = Vec::new();
         for (at, ours) in open.into_iter().zip(ours) {
             let outcome = &mut walks[keys[at].walk].outcome;
+            let key = &keys[at];
             match ours.map(|had| had.versions) {
                 Ok(ours) if ours != theirs[at] && !ours.is_empty() => to_send.push((at, ours)),
                 Ok(_) => {
                     outcome.mended.fetched += 1;
                     self.0.metrics.mended_here.increment(1);
                 }
-                Err(error) => outcome.result = Err(error),
+                Err(error) => self.failed(key, error, direction, outcome),
             }
         }
         let sent_bytes: usize = to_send.iter().map(|(_, ours)| ours.len()).sum();
@@ -291,10 +301,26 @@ impl Mender {
                     outcome.mended.sent += 1;
                     self.0.metrics.mended_there.increment(1);
                 }
-                Err(error) => outcome.result = Err(error),
+                Err(error) => self.failed(&keys[at], error, direction, outcome),
             }
         }
         bytes.max(sent_bytes)
+    }
+
+    /// A key was not mended. One that is locked is named and passed over: no attempt ever brings it over, and nothing
+    /// else may wait for it.
+    fn failed(&self, key: &Key, error: MendError, direction: Direction, outcome: &mut Outcome) {
+        let MendError::Locked { reason, .. } = &error else {
+            outcome.result = Err(error);
+            return;
+        };
+        // While it is being rebuilt this node lacks what the other one has; it must not say that there is nothing.
+        let copy = match direction {
+            Direction::Fetch | Direction::FetchRest => Copy::Incomplete,
+            Direction::Both => Copy::Whole,
+        };
+        self.0.rebuilding.locked().note(&key.key, reason, copy);
+        outcome.mended.locked += 1;
     }
 }
 

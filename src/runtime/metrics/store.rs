@@ -21,6 +21,9 @@ pub struct StoreMetrics {
     pub usable: Gauge,
     /// How often it hung.
     pub hangs: Counter,
+    /// Writes that left a longer clock than is good.
+    pub long_clocks: Counter,
+    locked_keys: Gauge,
     disk_free_bytes: Gauge,
     disk_reserve_bytes: Gauge,
 }
@@ -74,6 +77,14 @@ impl StoreMetrics {
                 "dynakv_store_contradicted_dots_total",
                 "Merges that met two values of one write, which takes damage or two nodes under one name.",
             ),
+            long_clocks: counter(
+                "dynakv_long_clocks_total",
+                "Writes that added to a clock of 64 entries or more; each unclean start of an owner adds one.",
+            ),
+            locked_keys: gauge(
+                "dynakv_locked_keys",
+                "Keys known to be beyond a limit: not readable, or not writable by new actors, until they are mended.",
+            ),
             disk_free_bytes: gauge(
                 "dynakv_disk_free_bytes",
                 "Bytes free on the disk that holds the store.",
@@ -86,7 +97,8 @@ impl StoreMetrics {
     }
 
     /// Takes over what the store says.
-    pub fn update(&self, totals: &Totals, status: &StoreStatus) {
+    pub fn update(&self, totals: &Totals, status: &StoreStatus, locked_keys: usize) {
+        self.locked_keys.set(locked_keys as f64);
         self.memtable_bytes.set(status.memtable_bytes as f64);
         self.memtable_entries.set(status.memtable_entries as f64);
         self.log_bytes.set(status.log_bytes as f64);
@@ -136,8 +148,9 @@ mod tests {
             disk_reserve_bytes: 7,
             refuses_writes: true,
         };
-        metrics.store.update(&totals, &status);
+        metrics.store.update(&totals, &status, 8);
         let text = metrics.render(Path::new("."));
+        assert!(text.contains("dynakv_locked_keys{node=\"node-1\"} 8\n"));
         for (name, value) in [
             ("memtable_bytes", "1"),
             ("memtable_entries", "2"),
@@ -154,7 +167,7 @@ mod tests {
                 "{expected}\n{text}"
             );
         }
-        metrics.store.update(&Totals::default(), &status);
+        metrics.store.update(&Totals::default(), &status, 0);
         let text = metrics.render(Path::new("."));
         assert!(text.contains("dynakv_store_amplification_ratio{node=\"node-1\"} 0\n"));
     }

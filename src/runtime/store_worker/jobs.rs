@@ -21,6 +21,8 @@ pub enum Token {
     Replica(ConnectionId, u64),
     /// The same, and it wants to know this node's actor with the answer.
     Explaining(ConnectionId, u64),
+    /// Another node that puts versions in the place of others here.
+    Replacing(ConnectionId, u64),
     /// Another node that has a hint kept here.
     Hint(ConnectionId, u64),
 }
@@ -54,6 +56,13 @@ pub enum WriteWork {
         versions: Bytes,
         /// Whether it is to be told what stands here beside them.
         tell_beside: bool,
+    },
+    /// Versions that take the place of what is there, if that is as expected.
+    Replace {
+        /// Of what is to be there; `None` for nothing.
+        expected: Option<Digest>,
+        /// Encoded.
+        versions: Bytes,
     },
 }
 

@@ -8,6 +8,7 @@ use dynakv_protocol::peer::Digest;
 use dynakv_storage::Store;
 use tokio::sync::mpsc;
 
+use super::limits::note_read;
 use super::{ReadJob, StoreEvent, Waiting, is_damaged_value, note_damage, refusal};
 use crate::runtime::disk_progress::DiskProgress;
 use crate::runtime::rebuilding::Rebuilding;
@@ -85,7 +86,9 @@ impl Reader {
         match self.store.get(key) {
             Ok(versions) => {
                 let rebuilding = was_rebuilding || self.rebuilding.covers(key);
-                Ok((versions.unwrap_or_default(), rebuilding))
+                let versions = versions.unwrap_or_default();
+                note_read(&self.rebuilding, key, &versions);
+                Ok((versions, rebuilding))
             }
             // Damage is never served and never passes for absence.
             Err(error) if is_damaged_value(&error) => {

@@ -4,15 +4,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use dynakv_protocol::ErrorReply;
 use dynakv_protocol::admin::{EXPORT_BYTES_MAX, EXPORT_ITEMS_MAX, Export, ExportedItem};
 use dynakv_protocol::hash::checksum;
 use dynakv_protocol::limits::{VALUE_BYTES_MAX, frame_bytes_max};
 use dynakv_protocol::mend::{Compared, LISTED_KEYS_MAX, List, Listed, ListedKey};
 use dynakv_protocol::message::Response;
-use dynakv_protocol::{ErrorCode, ErrorReply};
 use dynakv_storage::{Page, PageLimit, PositionRange, Recounted, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
+use super::limits::note_read;
 use super::{ConnectionId, StoreEvent, note_damage, refusal};
 use crate::engine::mending::compared;
 use crate::engine::ring::{MemberIndex, Ring};
@@ -103,8 +104,10 @@ pub enum Scanned {
 pub struct Part {
     /// Keys and their versions, in ring order.
     pub items: Vec<ExportedItem>,
-    /// Keys whose value is damaged.
+    /// Keys whose value is damaged or locked.
     pub damaged: Vec<Bytes>,
+    /// Those of them that are locked.
+    pub locked: Vec<Bytes>,
     /// Where to go on; `None` at the end.
     pub next: Option<Bytes>,
 }
@@ -150,6 +153,11 @@ impl Scanner {
             }
             ScanWork::Export(export) => {
                 let part = scan(&*self.store, export.after_key.as_deref(), export.bytes_max);
+                self.note_locked(
+                    part.iter()
+                        .flat_map(|part| &part.items)
+                        .map(|item| (&item.key, &item.versions)),
+                );
                 part.map(Scanned::Exported)
             }
             ScanWork::Compare {
@@ -209,6 +217,12 @@ impl Scanner {
         }
     }
 
+    fn note_locked<'a>(&self, items: impl Iterator<Item = (&'a Bytes, &'a Bytes)>) {
+        for (key, versions) in items {
+            note_read(&self.rebuilding, key, versions);
+        }
+    }
+
     fn list(&self, list: &List) -> Result<Listed, ErrorReply> {
         let limit = PageLimit {
             items_max: LISTED_KEYS_MAX,
@@ -231,6 +245,7 @@ impl Scanner {
             }
             Err(error) => return Err(refusal(&error)),
         };
+        self.note_locked(page.items.iter().map(|item| (&item.key, &item.versions)));
         let answer_bytes_max = frame_bytes_max(VALUE_BYTES_MAX) - ANSWER_OVERHEAD_BYTES;
         let keys = page.items.into_iter().map(|item| ListedKey {
             hash: checksum(&item.versions),
@@ -263,6 +278,7 @@ fn scan(store: &dyn Store, after_key: Option<&[u8]>, bytes_max: u32) -> Result<P
                 items: Vec::new(),
                 next: Some(key.clone()),
                 damaged: vec![key],
+                locked: Vec::new(),
             });
         }
         Err(error) => return Err(refusal(&error)),
@@ -271,13 +287,20 @@ fn scan(store: &dyn Store, after_key: Option<&[u8]>, bytes_max: u32) -> Result<P
     if let [only] = &page.items[..]
         && only.versions.len() > answer_bytes_max
     {
-        let message = format!(
-            "the versions of the key \"{}\" have {} bytes and do not fit into an answer ({answer_bytes_max}); \
-             read the key, reconcile its siblings, and export again",
-            only.key.escape_ascii(),
-            only.versions.len()
+        // It is told and passed over, so that the rest can be exported.
+        let key = only.key.clone();
+        tracing::error!(
+            key = %key.escape_ascii(),
+            bytes = only.versions.len(),
+            bytes_max = answer_bytes_max,
+            "left out of an export: the versions of this key do not fit into an answer"
         );
-        return Err(ErrorReply::new(ErrorCode::TooLarge, message));
+        return Ok(Part {
+            items: Vec::new(),
+            damaged: vec![key.clone()],
+            locked: vec![key],
+            next: page.next,
+        });
     }
     let items = page.items.into_iter().map(|item| ExportedItem {
         key: item.key,
@@ -286,6 +309,7 @@ fn scan(store: &dyn Store, after_key: Option<&[u8]>, bytes_max: u32) -> Result<P
     Ok(Part {
         items: items.collect(),
         damaged: Vec::new(),
+        locked: Vec::new(),
         next: page.next,
     })
 }

@@ -4,6 +4,8 @@ use crate::engine::mint::Intent;
 use dynakv_protocol::ClusterId;
 use dynakv_protocol::causal::{Clock, Dot, Incoming, Value};
 use dynakv_protocol::hash::Segment;
+use dynakv_protocol::limits::{CLOCK_ENTRIES_MAX, CLOCK_ENTRIES_WARN};
+use dynakv_protocol::peer::Digest;
 use dynakv_protocol::{Actor, WriteId};
 use dynakv_storage::MemoryDisk;
 
@@ -324,6 +326,155 @@ fn garbage_is_refused_and_a_broken_disk_stops_everything() {
         assert!(matches!(&events[..], [StoreEvent::Failed(_)]), "{events:?}");
         // No minter comes back: the next start takes a new actor.
         assert!(running.finished.await.is_err());
+    });
+}
+
+fn merge(key: &'static str, versions: &Versions) -> WriteJob {
+    WriteJob {
+        token: Token::Replica(ConnectionId(9), 7),
+        key: Bytes::from_static(key.as_bytes()),
+        work: WriteWork::Merge {
+            versions: versions.to_bytes(),
+            tell_beside: false,
+        },
+    }
+}
+
+fn clock(actors: std::ops::RangeInclusive<u64>) -> Clock {
+    let dot = |actor| Dot {
+        actor: Actor(actor),
+        counter: 1,
+    };
+    actors.map(dot).collect()
+}
+
+fn without_values(actors: std::ops::RangeInclusive<u64>) -> Versions {
+    Versions::from_parts(clock(actors), []).unwrap()
+}
+
+/// What came of the last job, once the writer rests.
+async fn last_event(running: &mut Running) -> StoreEvent {
+    let mut events = running.events.recv().await.unwrap();
+    if matches!(events.last(), Some(StoreEvent::Minted { .. })) {
+        events = running.events.recv().await.unwrap();
+    }
+    events.pop().unwrap()
+}
+
+/// Two states that are each legal and not together; then the same by a write with a context.
+#[test]
+fn what_no_node_could_read_is_refused_before_anything_changes() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let rebuilding = Arc::new(Rebuilding::load(Arc::new(memory.files())).unwrap());
+        let mut running = started_with(&memory, 0, rebuilding.clone());
+        running.handle.write(vec![mint(1, "k", "v", None)]);
+        last_event(&mut running).await;
+        let most = CLOCK_ENTRIES_MAX as u64;
+        running
+            .handle
+            .write(vec![merge("k", &without_values(1000..=most))]);
+        assert!(matches!(
+            last_event(&mut running).await,
+            StoreEvent::Durable { .. }
+        ));
+        assert_eq!(
+            rebuilding.locked().first(9),
+            ["k"],
+            "no new actor could write it"
+        );
+        let before = memory.store().get(b"k").unwrap();
+        let hash = memory.store().segment_hash(Segment::of_key(b"k"));
+        running
+            .handle
+            .write(vec![merge("k", &without_values(most + 1..=2 * most))]);
+        let StoreEvent::Refused { error, .. } = last_event(&mut running).await else {
+            panic!("it was merged");
+        };
+        assert_eq!((error.code, error.retryable), (ErrorCode::TooLarge, false));
+        assert!(error.message.contains("dynakv repair --key k"), "{error}");
+        let forged = mint(2, "k", "w", Some(clock(most + 1..=2 * most)));
+        running.handle.write(vec![forged]);
+        let refused = last_event(&mut running).await;
+        assert!(matches!(refused, StoreEvent::Refused { .. }), "{refused:?}");
+        assert_eq!(memory.store().get(b"k").unwrap(), before);
+        assert_eq!(memory.store().segment_hash(Segment::of_key(b"k")), hash);
+        let stored = Versions::from_bytes(&before.unwrap()).unwrap();
+        assert_eq!(stored.siblings().len(), 1);
+        // It is written on by who stands in its clock.
+        running.handle.write(vec![mint(3, "k", "x", None)]);
+        let written = last_event(&mut running).await;
+        assert!(matches!(written, StoreEvent::Durable { .. }), "{written:?}");
+    });
+}
+
+/// What takes the place of a locked state does so only where it is as it was seen; then nobody calls it locked any more.
+#[test]
+fn a_state_is_replaced_only_if_it_is_the_one_that_was_seen() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let rebuilding = Arc::new(Rebuilding::load(Arc::new(memory.files())).unwrap());
+        let mut running = started_with(&memory, 0, rebuilding.clone());
+        let locked = without_values(1..=5000);
+        running.handle.write(vec![merge("k", &locked)]);
+        last_event(&mut running).await;
+        let mended = without_values(1..=2);
+        let replace = |expected| WriteJob {
+            token: Token::Replacing(ConnectionId(9), 7),
+            key: Bytes::from_static(b"k"),
+            work: WriteWork::Replace {
+                expected,
+                versions: mended.to_bytes(),
+            },
+        };
+        for other in [None, Some(Digest::of(&without_values(1..=4999).to_bytes()))] {
+            running.handle.write(vec![replace(other)]);
+            let StoreEvent::Refused { error, .. } = last_event(&mut running).await else {
+                panic!("it was replaced");
+            };
+            assert!(error.retryable, "{error}");
+        }
+        assert_eq!(memory.store().get(b"k").unwrap(), Some(locked.to_bytes()));
+        assert_eq!(rebuilding.locked().count(), 1);
+        let seen = Digest::of(&locked.to_bytes());
+        running.handle.write(vec![replace(Some(seen))]);
+        let replaced = last_event(&mut running).await;
+        assert!(
+            matches!(replaced, StoreEvent::Durable { .. }),
+            "{replaced:?}"
+        );
+        assert_eq!(memory.store().get(b"k").unwrap(), Some(mended.to_bytes()));
+        assert_eq!(rebuilding.locked().count(), 0);
+        // The hash is that of one who never had anything else.
+        let other = MemoryDisk::new();
+        let mut running = started(&other, 0);
+        running.handle.write(vec![merge("k", &mended)]);
+        last_event(&mut running).await;
+        let segment = Segment::of_key(b"k");
+        assert_eq!(
+            other.store().segment_hash(segment),
+            memory.store().segment_hash(segment)
+        );
+    });
+}
+
+#[test]
+fn writes_that_make_a_clock_long_are_counted() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let rebuilding = Arc::new(Rebuilding::load(Arc::new(memory.files())).unwrap());
+        let metrics = Arc::new(Metrics::new("test").unwrap());
+        let mut running = started_counting(&memory, 0, rebuilding, metrics.clone());
+        let long = CLOCK_ENTRIES_WARN as u64;
+        for (actors, counted) in [(long - 1, 0), (long, 1), (long, 1), (long + 1, 2)] {
+            running
+                .handle
+                .write(vec![merge("k", &without_values(1..=actors))]);
+            last_event(&mut running).await;
+            let text = metrics.render(std::path::Path::new("."));
+            let expected = format!("dynakv_long_clocks_total{{node=\"test\"}} {counted}\n");
+            assert!(text.contains(&expected), "{actors}: {text}");
+        }
     });
 }
 
