@@ -5,6 +5,8 @@
 //! shown to object to a small offender, so that a rule that sees nothing cannot pass for one that is
 //! kept.
 
+#[path = "tidy/documents.rs"]
+mod documents;
 #[path = "tidy/source.rs"]
 mod source;
 
@@ -446,6 +448,43 @@ fn ignored_tests_have_a_target() {
         );
     }
     each_source(|source| check_ignored(source, &targets));
+}
+
+/// A rule whose test was renamed or is gone would be held by nobody.
+#[test]
+fn what_the_table_of_safety_rules_names_is_there() {
+    let text = fs::read_to_string(root().join("DESIGN.md")).unwrap();
+    let mentioned = documents::mentioned(&text);
+    assert!(mentioned.functions.len() > 100, "the table is found");
+    let mut paths = Vec::new();
+    find(
+        &root(),
+        &|path| path.extension().is_some_and(|it| it == "rs"),
+        &mut paths,
+    );
+    let mut tests = BTreeSet::new();
+    for path in paths {
+        tests.extend(documents::tests_in(&fs::read_to_string(path).unwrap()));
+    }
+    let objection = |line: usize, advice: String| Objection {
+        path: "DESIGN.md".to_owned(),
+        line,
+        advice,
+    };
+    let mut objections = Vec::new();
+    for (line, name) in mentioned.functions {
+        if !tests.contains(name) {
+            objections.push(objection(line, format!("no test is called {name}")));
+        }
+    }
+    for (line, path) in mentioned.paths {
+        // Those of the node itself are told from its own folder on.
+        let places = [root().join(path), root().join("src").join(path)];
+        if !places.iter().any(|place| place.exists()) {
+            objections.push(objection(line, format!("there is no {path}")));
+        }
+    }
+    assert_none(&objections);
 }
 
 #[test]

@@ -27,7 +27,8 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
 pub(crate) async fn client(seeds: &[String]) -> Client {
     let builder = Client::builder()
         .seeds(seeds.iter().cloned())
-        .timeout(TIMEOUT);
+        .timeout(TIMEOUT)
+        .dial_timeout(TIMEOUT);
     builder.build().await.expect("some seed answers")
 }
 
@@ -36,6 +37,7 @@ pub(crate) async fn client_of_one(node: &Node) -> Client {
     let builder = Client::builder()
         .seeds([node.address()])
         .timeout(TIMEOUT)
+        .dial_timeout(TIMEOUT)
         .ring_routing(false);
     builder.build().await.expect("the node answers")
 }

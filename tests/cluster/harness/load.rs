@@ -4,7 +4,7 @@
 //! cluster promises W + R > N: a read that misses what was just acknowledged is wrong, whatever happens
 //! meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -25,6 +25,8 @@ pub(crate) struct Load {
     stop: AtomicBool,
     done: AtomicU64,
     failures: Mutex<Vec<Error>>,
+    /// The keys that were updated and got no answer once: that update may stand beside the next one.
+    doubted: Mutex<BTreeSet<String>>,
     /// What each key must have, where the last write of it was a put and was acknowledged.
     written: Mutex<BTreeMap<String, String>>,
     /// Which value each dot was seen with.
@@ -71,6 +73,11 @@ impl Load {
     /// The failed requests.
     pub(crate) fn take_failures(&self) -> Vec<Error> {
         std::mem::take(&mut *self.failures.lock().unwrap())
+    }
+
+    /// Whether an update of this key got no answer.
+    pub(crate) fn is_in_doubt(&self, key: &str) -> bool {
+        self.doubted.lock().unwrap().contains(key)
     }
 
     /// Panics if any request failed.
@@ -143,7 +150,11 @@ async fn call(client: Client, load: Arc<Load>, caller: u64) {
             // One writer a key: it never meets another.
             let own = format!("updated-{caller}");
             let value = format!("{own} value-{number}");
-            load.count(client.update(own, |_| Update::put(value.clone())).await);
+            let updated = client.update(&own, |_| Update::put(value.clone())).await;
+            if updated.is_err() {
+                load.doubted.lock().unwrap().insert(own);
+            }
+            load.count(updated);
         }
     }
 }
