@@ -57,10 +57,11 @@ pub struct Config {
     pub connections_max: usize,
     /// The most requests in hand at once; more are refused as overloaded.
     pub requests_in_flight_max: usize,
-    /// The most bytes of requests in hand at once over all connections.
+    /// The most bytes of clients' requests in hand at once, over all connections, and of those of nodes. What
+    /// else is held for others has parts of it as bounds: in all it is at most five and a half times this.
     pub bytes_in_flight_max: usize,
     /// The most bytes of answers that wait for one slow reader before the node stops reading its
-    /// requests.
+    /// requests, and that the reads of one client in hand may bring.
     pub connection_bytes_max: usize,
     /// How long a clean shutdown may take before the process ends anyway.
     pub shutdown_deadline: Duration,

@@ -10,10 +10,10 @@ mod serving;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity};
+use dynakv_protocol::Actor;
+use dynakv_protocol::handshake::Lane;
 use dynakv_protocol::limits::{FRAME_BYTES_MAX, frame_bytes_max};
 use dynakv_protocol::ring_document::Member;
-use dynakv_protocol::{Actor, ClusterId};
 use dynakv_storage::{DirectoryFiles, DiskOptions, HINTS_FILE, Identity, SmallFiles, Started};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ pub use self::error::ServeError;
 pub use self::readiness::NotReady;
 pub use self::serving::serve;
 
-use self::beginning::begin_run;
+use self::beginning::{begin_run, hello};
 use self::ending::{Directory, Task};
 use self::pages::NodePages;
 use crate::config::Config;
@@ -42,9 +42,11 @@ use crate::runtime::disk_progress::DiskProgress;
 use crate::runtime::environment::{Disk, Environment, StoreThreads, SystemClock};
 use crate::runtime::events::ConnectionId;
 use crate::runtime::events::{CONTROL_EVENTS_MAX, COORDINATOR_EVENTS_MAX};
+use crate::runtime::frame_reader::Intake;
 use crate::runtime::handoff;
 use crate::runtime::hint_worker::{self, HintBounds, KeptHints};
 use crate::runtime::http;
+use crate::runtime::ledger::Ledger;
 use crate::runtime::links::{Dialer, Links};
 use crate::runtime::listener;
 use crate::runtime::local::{EndReason, Local, LocalBounds};
@@ -305,6 +307,11 @@ impl Node {
             shutdown: CancellationToken::new(),
         };
         let tasks = TaskTracker::new();
+        let ledger = Arc::new(Ledger::new(config.bytes_in_flight_max));
+        let intake = Intake {
+            malformed: metrics.malformed_frames.clone(),
+            ledger: ledger.clone(),
+        };
         let (view_in, view) = watch::channel(Arc::new(View::default()));
         let (events_in, events) = mpsc::channel(COORDINATOR_EVENTS_MAX);
         let (control_in, control_events) = mpsc::channel(CONTROL_EVENTS_MAX);
@@ -316,7 +323,7 @@ impl Node {
             &disk,
             minter,
             clock.clone(),
-            metrics.clone(),
+            (metrics.clone(), ledger.clone()),
             rebuilding.clone(),
             disk_progress.clone(),
         );
@@ -343,14 +350,14 @@ impl Node {
             hello(&me, Lane::Control),
             view.clone(),
             seen.clone(),
-            metrics.malformed_frames.clone(),
+            intake.clone(),
         ));
         let confirmer = Arc::new(Confirmer::new(
             network.clone(),
             me.cluster_name.clone(),
             view.clone(),
             seen.clone(),
-            metrics.malformed_frames.clone(),
+            intake.clone(),
         ));
         let runner = control::prepare(control::Parts {
             me: me.clone(),
@@ -394,7 +401,7 @@ impl Node {
         let dialer = Dialer {
             network: network.clone(),
             hello: hello(&me, Lane::Data),
-            malformed: metrics.malformed_frames.clone(),
+            intake: intake.clone(),
             events: events_in.clone(),
             seen: seen.clone(),
         };
@@ -409,11 +416,11 @@ impl Node {
             view: view.clone(),
             bounds: Bounds {
                 requests_max: config.requests_in_flight_max,
-                bytes_max: config.bytes_in_flight_max,
                 value_bytes_max: config.value_bytes_max,
                 connection_bytes_max: config.connection_bytes_max,
             },
             clock,
+            ledger: ledger.clone(),
             metrics: metrics.clone(),
             rebuilding,
             repairs: repairs.clone(),
@@ -444,7 +451,7 @@ impl Node {
             ConnectionId::LOCAL,
             events_in.clone(),
             control_in.clone(),
-            bounds,
+            (bounds, ledger.clone()),
             end.clone(),
         )
         .await;
@@ -453,7 +460,7 @@ impl Node {
             ConnectionId::MENDER,
             events_in.clone(),
             control_in.clone(),
-            bounds,
+            (bounds, ledger.clone()),
             end.clone(),
         );
         let mending = mending.await;
@@ -468,7 +475,7 @@ impl Node {
                 view.clone(),
                 seen.clone(),
                 FRAME_BYTES_MAX,
-                metrics.malformed_frames.clone(),
+                intake.clone(),
             ),
         });
         let handoff = handoff::Parts {
@@ -504,6 +511,7 @@ impl Node {
             frame_bytes_max: frame_bytes_max(config.value_bytes_max),
             limits: config.client_limits(),
             waiting_bytes_max: config.connection_bytes_max,
+            ledger,
             metrics: metrics.clone(),
             disk: disk_progress.clone(),
             draining: stop.draining.clone(),
@@ -570,20 +578,6 @@ fn check(config: &Config) -> Result<(), ServeError> {
 fn system(what: &'static str, reason: &str) -> ServeError {
     let reason = reason.to_owned();
     ServeError::System { what, reason }
-}
-
-fn hello(me: &Myself, lane: Lane) -> Hello {
-    let peer = PeerIdentity {
-        node_id: me.node_id.clone(),
-        directory_id: me.directory_id,
-        // Filled in from the view at each dial.
-        cluster_id: ClusterId::default(),
-        generation: me.generation,
-        nonce: me.nonce,
-        address: me.address.clone(),
-        lane,
-    };
-    Hello::peer(&me.cluster_name, peer)
 }
 
 /// Port + 1000 unless told otherwise; a free one beside a free port.

@@ -145,7 +145,46 @@ impl FrameDecoder {
             return Ok(None);
         }
         let sent = u32::from_be_bytes([c0, c1, c2, c3]);
-        let mut frame = buffer.split_to(4 + length).freeze();
+        let frame = buffer.split_to(4 + length).freeze();
+        Self::open(frame, sent).map(Some)
+    }
+
+    /// How many bytes whole frames take at the front of the buffer, whatever is wrong with them.
+    pub fn whole_bytes(&self, buffer: &[u8]) -> usize {
+        let mut whole = 0;
+        while let Some(prefix) = buffer[whole..].first_chunk::<4>() {
+            let length = u32::from_be_bytes(*prefix);
+            let Ok(length) = self.check_length(length) else {
+                break;
+            };
+            if buffer.len() - whole < 4 + length {
+                break;
+            }
+            whole += 4 + length;
+        }
+        whole
+    }
+
+    /// The next frame of [whole ones](Self::whole_bytes), or `None` at their end. Like [`next`](Self::next),
+    /// for bytes that are shared.
+    ///
+    /// # Errors
+    /// [`FrameError`], after which nothing more may be taken of them.
+    pub fn next_whole(&self, whole: &mut Bytes) -> Result<Option<Frame>, FrameError> {
+        let Some(prefix) = whole.first_chunk::<PREFIX_BYTES>() else {
+            return Ok(None);
+        };
+        let [l0, l1, l2, l3, c0, c1, c2, c3] = *prefix;
+        let length = self.check_length(u32::from_be_bytes([l0, l1, l2, l3]))?;
+        if whole.len() < 4 + length {
+            return Ok(None);
+        }
+        let frame = whole.split_to(4 + length);
+        Self::open(frame, u32::from_be_bytes([c0, c1, c2, c3])).map(Some)
+    }
+
+    /// Takes a whole frame apart whose checksum should be this one.
+    fn open(mut frame: Bytes, sent: u32) -> Result<Frame, FrameError> {
         frame.advance(PREFIX_BYTES);
         let computed = crc32fast::hash(&frame);
         if sent != computed {
@@ -162,7 +201,7 @@ impl FrameDecoder {
             request_id: frame.get_u64(),
         };
         let body = frame;
-        Ok(Some(Frame { header, body }))
+        Ok(Frame { header, body })
     }
 
     /// How many bytes the frame at the front of the buffer still lacks (at least 1 while no frame
@@ -403,6 +442,29 @@ mod tests {
         assert_eq!(decoder.next(&mut bytes), Ok(Some(frame(0x10, 1, b"one"))));
         assert_eq!(decoder.next(&mut bytes), Ok(Some(frame(0x11, 2, b""))));
         assert_eq!(decoder.next(&mut bytes), Ok(None));
+    }
+
+    #[test]
+    fn whole_frames_are_those_that_come_one_by_one() {
+        let mut bytes = BytesMut::new();
+        for (id, body) in [&b"one"[..], b"", b"three"].into_iter().enumerate() {
+            put_frame(&mut bytes, Header::new(0x10, id as u64), |out| {
+                out.put_slice(body);
+            });
+        }
+        let end = bytes.len();
+        bytes.put_slice(&[0, 0, 0, 3]);
+        let decoder = FrameDecoder::new(1024);
+        for cut in 0..=bytes.len() {
+            let mut one_by_one = BytesMut::from(&bytes[..cut.min(end)]);
+            let whole = decoder.whole_bytes(&bytes[..cut]);
+            let mut whole = Bytes::copy_from_slice(&bytes[..whole]);
+            while let Some(frame) = decoder.next(&mut one_by_one).unwrap() {
+                assert_eq!(decoder.next_whole(&mut whole), Ok(Some(frame)));
+            }
+            assert_eq!(decoder.next_whole(&mut whole), Ok(None));
+            assert!(whole.is_empty());
+        }
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! How a run of a directory begins.
 
+use dynakv_protocol::ClusterId;
+use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity};
 use dynakv_storage::{Identity, RunNote, Started};
 
 use super::ServeError;
 use crate::config::Config;
+use crate::runtime::admission::Myself;
 use crate::runtime::environment::Disk;
 use crate::runtime::hint_worker::KeptHints;
 
@@ -23,4 +26,19 @@ pub(super) fn begin_run(
     })?;
     Identity::expect_notes(&*disk.files)?;
     Ok(started)
+}
+
+/// How this node greets others over a link of this kind.
+pub(super) fn hello(me: &Myself, lane: Lane) -> Hello {
+    let peer = PeerIdentity {
+        node_id: me.node_id.clone(),
+        directory_id: me.directory_id,
+        // Filled in from the view at each dial.
+        cluster_id: ClusterId::default(),
+        generation: me.generation,
+        nonce: me.nonce,
+        address: me.address.clone(),
+        lane,
+    };
+    Hello::peer(&me.cluster_name, peer)
 }

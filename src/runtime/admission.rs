@@ -252,6 +252,8 @@ mod tests {
 
     use super::*;
     use crate::runtime::environment::{BoxFuture, Listener, Network, ReadHalf, WriteHalf};
+    use crate::runtime::frame_reader::Intake;
+    use crate::runtime::ledger::Ledger;
 
     /// What a test does not need.
     struct NoNetwork;
@@ -301,9 +303,12 @@ mod tests {
         };
         let (_, view) = watch::channel(Arc::new(now));
         let seen = Arc::new(Seen::load(Arc::new(disk.files())).unwrap());
-        let malformed = metrics::Counter::noop();
+        let intake = Intake {
+            malformed: metrics::Counter::noop(),
+            ledger: Arc::new(Ledger::new(1 << 20)),
+        };
         let (network, name) = (Arc::new(NoNetwork), me.cluster_name.clone());
-        let confirmer = Confirmer::new(network, name, view.clone(), seen.clone(), malformed);
+        let confirmer = Confirmer::new(network, name, view.clone(), seen.clone(), intake);
         Admission::new(me, view, Arc::new(confirmer), seen)
     }
 

@@ -12,13 +12,12 @@ use dynakv_protocol::NodeId;
 use dynakv_protocol::frame::{Frame, FrameDecoder, Header, put_frame};
 use dynakv_protocol::handshake::{Hello, Welcome};
 use dynakv_protocol::message::{Request, Response};
-use metrics::Counter;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::connection::FrameReader;
 use super::environment::{Network, WriteHalf};
+use super::frame_reader::{FrameReader, Intake};
 use super::link::{DialError, dial};
 use super::seen::Seen;
 use super::view::View;
@@ -46,7 +45,7 @@ pub struct Calls {
     seen: Arc<Seen>,
     idle: Mutex<BTreeMap<String, Vec<Idle>>>,
     answer_bytes_max: usize,
-    malformed: Counter,
+    intake: Intake,
 }
 
 impl std::fmt::Debug for Calls {
@@ -57,13 +56,13 @@ impl std::fmt::Debug for Calls {
 
 impl Calls {
     /// Calls over this network; `hello` says who this node is, the view which cluster it is in. Who is
-    /// older than what was seen gets no call, and `malformed` counts what comes back and is no frame.
+    /// older than what was seen gets no call; what comes back is entered in `intake`.
     pub fn new(
         network: Arc<dyn Network>,
         hello: Hello,
         view: watch::Receiver<Arc<View>>,
         seen: Arc<Seen>,
-        malformed: Counter,
+        intake: Intake,
     ) -> Self {
         let idle = Mutex::default();
         Self {
@@ -73,7 +72,7 @@ impl Calls {
             seen,
             idle,
             answer_bytes_max: CONTROL_ANSWER_BYTES_MAX,
-            malformed,
+            intake,
         }
     }
 
@@ -84,11 +83,11 @@ impl Calls {
         view: watch::Receiver<Arc<View>>,
         seen: Arc<Seen>,
         answer_bytes_max: usize,
-        malformed: Counter,
+        intake: Intake,
     ) -> Self {
         Self {
             answer_bytes_max,
-            ..Self::new(network, hello, view, seen, malformed)
+            ..Self::new(network, hello, view, seen, intake)
         }
     }
 
@@ -166,7 +165,7 @@ impl Calls {
         if let Some(peer) = &mut hello.peer {
             peer.cluster_id = self.view.borrow().cluster_id;
         }
-        let dialled = dial(&*self.network, address, &hello, &self.seen, &self.malformed);
+        let dialled = dial(&*self.network, address, &hello, &self.seen, &self.intake);
         let (mut reader, write, welcome) = dialled.await?;
         reader.decoder = FrameDecoder::new(self.answer_bytes_max);
         Ok(Idle {

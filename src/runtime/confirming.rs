@@ -13,11 +13,11 @@ use std::time::Duration;
 use dynakv_protocol::gossip::MemberEntry;
 use dynakv_protocol::handshake::Hello;
 use dynakv_protocol::{ErrorCode, NodeId};
-use metrics::Counter;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use super::environment::Network;
+use super::frame_reader::Intake;
 use super::link::{DialError, greet};
 use super::seen::Seen;
 use super::view::View;
@@ -40,7 +40,7 @@ pub struct Confirmer {
     cluster_name: String,
     view: watch::Receiver<Arc<View>>,
     seen: Arc<Seen>,
-    malformed: Counter,
+    intake: Intake,
     at_once: Semaphore,
     /// One question at a time about each member of the ring; until when no other is asked after a lie.
     members: Mutex<BTreeMap<NodeId, Arc<tokio::sync::Mutex<Option<Instant>>>>>,
@@ -67,20 +67,20 @@ pub enum Outcome {
 }
 
 impl Confirmer {
-    /// Over this network; the view says where members are, and `malformed` counts what comes back and is no frame.
+    /// Over this network; the view says where members are, and what comes back is entered in `intake`.
     pub fn new(
         network: Arc<dyn Network>,
         cluster_name: String,
         view: watch::Receiver<Arc<View>>,
         seen: Arc<Seen>,
-        malformed: Counter,
+        intake: Intake,
     ) -> Self {
         Self {
             network,
             cluster_name,
             view,
             seen,
-            malformed,
+            intake,
             at_once: Semaphore::new(ASKED_AT_ONCE_MAX),
             members: Mutex::default(),
         }
@@ -174,7 +174,7 @@ impl Confirmer {
         // It is never closed.
         let _place = self.at_once.acquire().await.map_err(|_| Busy)?;
         let hello = Hello::client(&self.cluster_name, None);
-        let greeted = greet(&*self.network, address, &hello, &self.malformed);
+        let greeted = greet(&*self.network, address, &hello, &self.intake);
         match timeout(ANSWER_TIMEOUT, greeted).await {
             Ok(Ok((_, _, welcome))) => Ok(Some(Process::from(&welcome))),
             Ok(Err(DialError::Refused(error))) if error.code == ErrorCode::Overloaded => Err(Busy),

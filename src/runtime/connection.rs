@@ -1,21 +1,19 @@
 //! One connection that came in: handshake, then requests out of it and answers into it.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use dynakv_protocol::frame::{Frame, FrameDecoder, FrameError, split_batch, split_batch_refusing};
+use dynakv_protocol::frame::Frame;
 use dynakv_protocol::handshake::{ClientLimits, GoAway, Lane, PeerIdentity};
 use dynakv_protocol::limits::{FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX};
 use dynakv_protocol::message::{Request, Response, kind};
-use dynakv_protocol::oversize::{Begun, Oversize, Refused};
-use dynakv_protocol::{DecodeError, ErrorCode, ErrorReply};
-use metrics::Counter;
-use tokio::io::AsyncReadExt;
-use tokio::time::{Instant, timeout, timeout_at};
+use dynakv_protocol::oversize::Refused;
+use dynakv_protocol::{ErrorCode, ErrorReply};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use self::farewell::{idle, makes_room, malformed};
+use self::farewell::{idle, makes_room};
 use super::admission::{Admission, no_more};
 use super::disk_progress::{DiskProgress, HANGING};
 use super::dispatch::undecodable;
@@ -23,6 +21,8 @@ use super::environment::{ReadHalf, WriteHalf};
 use super::events::{
     ConnectionId, ControlEvent, ControlSender, CoordinatorEvent, CoordinatorSender, Responder,
 };
+use super::frame_reader::{FrameReader, Intake, ReadError, Source, malformed};
+use super::ledger::{Kind, Ledger};
 use super::metrics::Metrics;
 use super::outbox::Outbox;
 use super::places::Place;
@@ -32,19 +32,9 @@ mod farewell;
 /// How long the other side may take over its hello.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How much is read at once when there is that much.
-const READ_BYTES: usize = 64 * 1024;
-
 /// How long what still comes is read and thrown away after the last frame from here, so that the other side can
 /// read that one.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How long a frame that has begun may take in any case.
-const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How fast a large one must come on the whole, in bytes per second: far slower than any link that a request
-/// within its deadline can use. What comes slower holds memory for nothing.
-const FRAME_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
 
 /// A connection that sends nothing at all for this long is closed; clients ping.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -64,6 +54,8 @@ pub struct Shared {
     pub limits: ClientLimits,
     /// The most bytes of answers that may wait before no more requests are read.
     pub waiting_bytes_max: usize,
+    /// What is held for others.
+    pub ledger: Arc<Ledger>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Whether the disk hangs.
@@ -84,20 +76,26 @@ pub async fn serve(
     place: Place,
     shared: Shared,
 ) {
-    let outbox = Arc::new(Outbox::default());
+    let outbox = Arc::new(Outbox::counted(shared.ledger.clone(), Kind::ClientAnswers));
     let mut writer = {
-        let outbox = outbox.clone();
-        tokio::spawn(async move { outbox.write_to(write).await })
+        let (outbox, metrics) = (outbox.clone(), shared.metrics.clone());
+        tokio::spawn(async move {
+            let written = outbox.write_to(write).await;
+            if written.is_err_and(|error| error.kind() == ErrorKind::TimedOut) {
+                metrics.held.closed_unread.increment(1);
+            }
+        })
     };
-    let mut reader = FrameReader::new(
-        read,
-        HANDSHAKE_FRAME_BYTES_MAX,
-        shared.metrics.malformed_frames.clone(),
-    );
+    let intake = Intake {
+        malformed: shared.metrics.malformed_frames.clone(),
+        ledger: shared.ledger.clone(),
+    };
+    let mut reader = FrameReader::new(read, HANDSHAKE_FRAME_BYTES_MAX, intake, Source::Client);
+    let mut is_opened = false;
     let end = tokio::select! {
         biased;
         () = shared.shutdown.cancelled() => None,
-        end = converse(id, &mut reader, &outbox, &place, &shared) => end,
+        end = converse(id, &mut reader, &outbox, &place, &shared, &mut is_opened) => end,
         // Only if it was busy with something else.
         () = place.is_wanted() => Some(makes_room()),
     };
@@ -105,10 +103,15 @@ pub async fn serve(
         outbox.respond(0, &Response::Error(error));
     }
     outbox.close();
+    if is_opened {
+        // However the conversation ended. A coordinator that is gone needs no telling.
+        let closed = CoordinatorEvent::Closed { connection: id };
+        let _ = shared.coordinator.send(closed).await;
+    }
     // Only ends when the other side reads or the connection breaks. Who does neither must not keep the
     // descriptor, nor the answers.
     if timeout(HANDSHAKE_TIMEOUT, &mut writer).await.is_err() {
-        writer.abort();
+        outbox.cut();
     } else if place.was_greeted() {
         // To close a connection with something unread takes from the other side what it has not read.
         let _ = timeout(LINGER_TIMEOUT, reader.discard()).await;
@@ -124,6 +127,7 @@ async fn converse(
     outbox: &Arc<Outbox>,
     place: &Place,
     shared: &Shared,
+    is_opened: &mut bool,
 ) -> End {
     let greeted = tokio::select! {
         biased;
@@ -145,6 +149,8 @@ async fn converse(
         outbox: outbox.clone(),
         is_peer: is_member,
     };
+    // Also when it is given up before that is over.
+    *is_opened = true;
     if shared.coordinator.send(opened).await.is_err() {
         return None;
     }
@@ -152,17 +158,22 @@ async fn converse(
         true => FRAME_BYTES_MAX,
         false => shared.frame_bytes_max,
     });
+    if is_member {
+        reader.comes_from(Source::Peer);
+        outbox.count_as(Kind::PeerAnswers);
+    }
     let asker = Asker {
         id,
         peer,
         is_member,
         knows_goaway,
     };
-    let end = read_requests(asker, reader, outbox, place, shared).await;
-    let closed = CoordinatorEvent::Closed { connection: id };
-    // A coordinator that is gone needs no telling.
-    let _ = shared.coordinator.send(closed).await;
-    end
+    tokio::select! {
+        biased;
+        // Who does not read its answers is not waited for.
+        () = outbox.closed() => None,
+        end = read_requests(asker, reader, outbox, place, shared) => end,
+    }
 }
 
 async fn shake_hands(
@@ -234,20 +245,37 @@ async fn read_requests(
     let is_client = peer.is_none();
     let mut views = shared.admission.changes();
     views.mark_changed();
+    let mut held = Held::default();
     let mut data = Vec::new();
-    // Of the last request, in the order of the stream.
-    let mut last_id = 0;
     loop {
+        // What nodes forward for others was held back where it came in.
+        let frames = match is_member {
+            true => std::mem::take(&mut data),
+            false => held.next(&mut data, outbox, shared.waiting_bytes_max),
+        };
+        if !frames.is_empty() {
+            let requests = CoordinatorEvent::Requests {
+                connection: id,
+                frames,
+            };
+            if shared.coordinator.send(requests).await.is_err() {
+                return None;
+            }
+        }
         // Whoever does not read its answers gets no more of them.
-        if outbox.bytes_waiting() > shared.waiting_bytes_max {
-            outbox.below(shared.waiting_bytes_max / 2).await;
+        tokio::select! {
+            biased;
+            () = outbox.caught_up(shared.waiting_bytes_max) => {}
+            error = reader.displaced() => {
+                shared.metrics.held.closed_displaced.increment(1);
+                return Some(error.into_reply());
+            }
         }
         let mut control = Vec::new();
         let mut has_no_id = false;
         let mut sort = |frame: Frame| {
-            last_id = frame.header.request_id;
             // Id 0 addresses the connection. Nodes ping each other with it.
-            if is_client && last_id == 0 {
+            if is_client && frame.header.request_id == 0 {
                 has_no_id = true;
                 return;
             }
@@ -261,39 +289,40 @@ async fn read_requests(
         };
         let read = tokio::select! {
             biased;
-            () = shared.draining.cancelled(), if knows_goaway => Err(Leave::Draining),
-            read = timeout(IDLE_TIMEOUT, reader.read_frames(&mut sort)) => {
+            // What was taken from the stream is carried out first.
+            () = shared.draining.cancelled(), if knows_goaway && held.is_empty() => {
+                Err(Leave::Draining)
+            }
+            () = outbox.room_for_reads(shared.waiting_bytes_max), if !held.is_empty() => continue,
+            // Pings are answered meanwhile.
+            read = timeout(IDLE_TIMEOUT, reader.read_frames(&mut sort)), if held.may_grow() => {
                 read.map_err(|_| Leave::Idle)
             }
             () = place.is_wanted() => Err(Leave::Wanted),
         };
         let more = match read {
             Ok(Ok(more)) => more,
-            Ok(Err(error)) => return Some(error.into_reply()),
+            Ok(Err(error)) => {
+                match &error {
+                    ReadError::Stalled { .. } => shared.metrics.held.closed_stalled.increment(1),
+                    ReadError::Displaced => shared.metrics.held.closed_displaced.increment(1),
+                    ReadError::Frame(_) | ReadError::Io(_) => {}
+                }
+                return Some(error.into_reply());
+            }
             Err(leave) => {
-                return go_away(leave, last_id, knows_goaway, reader, outbox, shared).await;
+                return go_away(leave, knows_goaway, reader, outbox, shared).await;
             }
         };
         place.touch();
         for Refused { header, error } in reader.refused.drain(..) {
             has_no_id |= is_client && header.request_id == 0;
-            last_id = header.request_id;
             outbox.respond(header.request_id, &Response::Error(error));
         }
         // A member that the ring has with another directory now is one no more.
         let member = peer.as_deref().filter(|_| is_member);
         if let Some(refusal) = member.and_then(|member| no_more(member, &mut views)) {
             return Some(refusal);
-        }
-        if !data.is_empty() {
-            let frames = std::mem::take(&mut data);
-            let requests = CoordinatorEvent::Requests {
-                connection: id,
-                frames,
-            };
-            if shared.coordinator.send(requests).await.is_err() {
-                return None;
-            }
         }
         for frame in control {
             pass_on(frame, &peer, outbox, shared).await;
@@ -326,7 +355,6 @@ fn pong(frame: &Frame, peer: &Option<Arc<PeerIdentity>>, shared: &Shared) -> Res
 /// one is thrown away, pings excepted, so that it is certain that it was not carried out.
 async fn go_away(
     leave: Leave,
-    last_id: u64,
     knows_goaway: bool,
     reader: &mut FrameReader,
     outbox: &Arc<Outbox>,
@@ -344,7 +372,7 @@ async fn go_away(
             Some(error) => error.message.clone(),
         };
         let goaway = GoAway {
-            last_id,
+            last_id: reader.last_id,
             drain_ms: drain.as_millis() as u32,
             reason,
         };
@@ -371,6 +399,44 @@ async fn go_away(
     }
 }
 
+/// How many requests a connection may have waiting because the answers to its reads would be too much at
+/// once. More than clients have under way, so that theirs never keep a ping from being read.
+const HELD_MAX: usize = 4096;
+
+/// Requests of a client that wait behind reads whose answers would be too much at once: a few bytes ask for a
+/// megabyte, and all others would wait for those.
+#[derive(Default)]
+struct Held(Vec<Frame>);
+
+impl Held {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn may_grow(&self) -> bool {
+        self.0.len() < HELD_MAX
+    }
+
+    /// Adds requests; gives those that may go on, in the order in which they came.
+    fn next(&mut self, came: &mut Vec<Frame>, outbox: &Outbox, bytes_max: usize) -> Vec<Frame> {
+        match self.0.is_empty() {
+            true => std::mem::swap(&mut self.0, came),
+            false => self.0.append(came),
+        }
+        let is_read = |frame: &Frame| frame.header.kind == kind::GET;
+        let reads = self.0.iter().filter(|frame| is_read(frame)).count();
+        let begun = match reads {
+            0 => 0,
+            reads => outbox.begin_reads(reads, bytes_max),
+        };
+        // Up to the first read that has to wait.
+        let places = self.0.iter().enumerate().filter(|(_, it)| is_read(it));
+        let waits_at = places.map(|(at, _)| at).nth(begun);
+        let rest = waits_at.map_or_else(Vec::new, |at| self.0.split_off(at));
+        std::mem::replace(&mut self.0, rest)
+    }
+}
+
 async fn pass_on(
     frame: Frame,
     peer: &Option<Arc<PeerIdentity>>,
@@ -385,6 +451,7 @@ async fn pass_on(
         Ok(request) => {
             let event = ControlEvent::Request {
                 request: Box::new(request),
+                body: frame.body,
                 peer: peer.clone(),
                 responder,
             };
@@ -392,202 +459,5 @@ async fn pass_on(
             let _ = shared.control.send(event).await;
         }
         Err(error) => responder.respond(&Response::Error(undecodable(&error))),
-    }
-}
-
-/// Why a connection could not be read on.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// The bytes are no frames.
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    /// A frame began and did not come to its end.
-    #[error(
-        "a frame of {length} bytes has begun and does not come to its end: {received} bytes are there"
-    )]
-    Stalled {
-        /// Its length, as far as that is known, in bytes.
-        length: usize,
-        /// How much of it came.
-        received: usize,
-    },
-    /// The connection broke.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-}
-
-impl ReadError {
-    fn into_reply(self) -> ErrorReply {
-        malformed(&self.to_string())
-    }
-}
-
-/// Reads frames off a connection, all that each read brings.
-pub struct FrameReader {
-    read: ReadHalf,
-    buffer: BytesMut,
-    /// What it accepts; replaced once the handshake is done.
-    pub decoder: FrameDecoder,
-    /// The longest frame that is accepted, and up to which longer ones are passed over.
-    length_max: usize,
-    passed_max: usize,
-    /// Whether what cannot be taken is refused one by one; it ends the connection otherwise.
-    takes_requests: bool,
-    /// A frame that is being passed over.
-    oversize: Option<Box<Oversize>>,
-    /// What the last read brought and cannot be taken, for whoever accepts requests.
-    pub refused: Vec<Refused>,
-    /// Whether the other side has ended the connection.
-    is_at_end: bool,
-    /// Counts what is no frame.
-    malformed: Counter,
-}
-
-impl FrameReader {
-    /// A reader that accepts frames up to `length_max` bytes, and counts what is none.
-    pub fn new(read: ReadHalf, length_max: usize, malformed: Counter) -> Self {
-        Self {
-            read,
-            buffer: BytesMut::new(),
-            decoder: FrameDecoder::new(length_max),
-            length_max,
-            passed_max: length_max,
-            takes_requests: false,
-            oversize: None,
-            refused: Vec::new(),
-            is_at_end: false,
-            malformed,
-        }
-    }
-
-    /// Accepts requests up to `length_max` bytes from now on. Longer ones, up to the longest of all, are passed over
-    /// and, like items of a batch that cannot be taken, found in [`refused`](Self::refused).
-    fn accept(&mut self, length_max: usize) {
-        self.decoder = FrameDecoder::new(length_max);
-        self.length_max = length_max;
-        self.passed_max = FRAME_BYTES_MAX;
-        self.takes_requests = true;
-    }
-
-    /// Reads and throws away until the other side ends the connection.
-    async fn discard(&mut self) {
-        while !self.is_at_end {
-            self.buffer.clear();
-            self.buffer.reserve(READ_BYTES);
-            match self.read.read_buf(&mut self.buffer).await {
-                Ok(0) | Err(_) => self.is_at_end = true,
-                Ok(_) => {}
-            }
-        }
-    }
-
-    /// The next frame, or `None` at the end of the connection.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub async fn next_frame(&mut self) -> Result<Option<Frame>, ReadError> {
-        let mut begun = None;
-        loop {
-            if let Some(frame) = self.cut_off()? {
-                return Ok(Some(frame));
-            }
-            if !self.fill(&mut begun).await? {
-                return Ok(None);
-            }
-        }
-    }
-
-    /// Reads once and hands on every message that is whole by then, batches taken apart. False at
-    /// the end of the connection.
-    ///
-    /// # Errors
-    /// [`ReadError`]; messages before the damage have been handed on.
-    pub async fn read_frames(
-        &mut self,
-        take: &mut (impl FnMut(Frame) + Send),
-    ) -> Result<bool, ReadError> {
-        // What came together with the handshake is there already.
-        let mut any = false;
-        let mut begun = None;
-        while !any {
-            while let Some(frame) = self.cut_off()? {
-                self.split(frame, take)?;
-                any = true;
-            }
-            any |= !self.refused.is_empty();
-            if !any && !self.fill(&mut begun).await? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn split(&mut self, frame: Frame, take: &mut impl FnMut(Frame)) -> Result<(), FrameError> {
-        let takes_requests = self.takes_requests;
-        let refused = &mut self.refused;
-        let refuse = |header, error: DecodeError| {
-            let error = undecodable(&error);
-            refused.push(Refused { header, error });
-            Ok(())
-        };
-        let split = match takes_requests {
-            true => split_batch_refusing(frame, take, refuse),
-            false => split_batch(frame, take),
-        };
-        split.inspect_err(|_| self.malformed.increment(1))
-    }
-
-    fn cut_off(&mut self) -> Result<Option<Frame>, FrameError> {
-        let next = self.try_cut_off();
-        next.inspect_err(|_| self.malformed.increment(1))
-    }
-
-    fn try_cut_off(&mut self) -> Result<Option<Frame>, FrameError> {
-        loop {
-            if let Some(oversize) = &mut self.oversize {
-                let Some(refused) = oversize.pass(&mut self.buffer)? else {
-                    return Ok(None);
-                };
-                self.refused.extend(refused);
-                self.oversize = None;
-            }
-            match Oversize::begin(&mut self.buffer, self.length_max, self.passed_max)? {
-                Begun::No => return self.decoder.next(&mut self.buffer),
-                Begun::NotYet => return Ok(None),
-                Begun::Yes(oversize) => self.oversize = Some(oversize),
-            }
-        }
-    }
-
-    /// Reads once. `begun` is when it was first waited for the end of the present frame; the time that its
-    /// reader did something else in does not count.
-    async fn fill(&mut self, begun: &mut Option<Instant>) -> Result<bool, ReadError> {
-        // Large frames are read in large pieces, but memory grows only as bytes come in.
-        let (lacking, length) = match &self.oversize {
-            Some(oversize) => (oversize.left(), oversize.length()),
-            None => {
-                let lacking = self.decoder.lacking(&self.buffer);
-                (lacking, self.buffer.len() + lacking)
-            }
-        };
-        self.buffer.reserve(lacking.clamp(4096, READ_BYTES));
-        if self.buffer.is_empty() && self.oversize.is_none() {
-            return self.read_once().await;
-        }
-        let begun = *begun.get_or_insert_with(Instant::now);
-        let transfer = Duration::from_secs(length as u64 / FRAME_BYTES_PER_SECOND_MIN);
-        match timeout_at(begun + FRAME_TIMEOUT + transfer, self.read_once()).await {
-            Ok(read) => read,
-            Err(_) => Err(ReadError::Stalled {
-                length,
-                received: self.buffer.len(),
-            }),
-        }
-    }
-
-    async fn read_once(&mut self) -> Result<bool, ReadError> {
-        let read = self.read.read_buf(&mut self.buffer).await;
-        self.is_at_end = !matches!(read, Ok(1..));
-        Ok(read? > 0)
     }
 }

@@ -2,6 +2,7 @@
 //! leave in one piece.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use dynakv_protocol::frame::{BatchWriter, Header, try_put_frame};
@@ -9,9 +10,11 @@ use dynakv_protocol::limits::FRAME_BYTES_MAX;
 use dynakv_protocol::message::Response;
 use dynakv_protocol::{ErrorCode, ErrorReply};
 use rustc_hash::FxHashMap;
+use tokio::time::Instant;
 
 use super::events::ConnectionId;
-use super::outbox::Outbox;
+use super::ledger::{Kind, Ledger};
+use super::outbox::{Outbox, UNREAD_BYTES};
 
 /// Answers to one client or node.
 struct Connection {
@@ -21,7 +24,30 @@ struct Connection {
     /// Nodes get batches; clients get a frame each, so that the simplest client can read them.
     batch: BatchWriter,
     is_dirty: bool,
+    /// Bytes of the last answer.
+    last_bytes: usize,
+    /// Reads answered in this turn.
+    reads_ended: usize,
+    /// The largest answer to a read of late.
+    answer_bytes: usize,
+    /// How much it had read when that was looked at in a shortage.
+    seen_written: Option<usize>,
 }
+
+impl Connection {
+    fn kind(&self) -> Kind {
+        match self.is_peer {
+            true => Kind::PeerAnswers,
+            false => Kind::ClientAnswers,
+        }
+    }
+}
+
+/// For about how many answers a large one is remembered, so that the next reads are not taken for small.
+const ANSWERS_REMEMBERED: usize = 16;
+
+/// How often it is looked in a shortage who does not read.
+const SHORTAGE_LOOK: Duration = Duration::from_secs(1);
 
 /// A connection for which this many times the settings' bound waits gets refusals in place of answers.
 ///
@@ -36,15 +62,20 @@ pub struct Connections {
     by_id: FxHashMap<ConnectionId, Connection>,
     /// Those with staged answers.
     dirty: Vec<ConnectionId>,
+    ledger: Arc<Ledger>,
+    /// When it was last looked in a shortage who does not read.
+    looked_at: Option<Instant>,
 }
 
 impl Connections {
     /// No connections yet; `waiting_bytes_max` is the settings' bound for one of them.
-    pub fn new(waiting_bytes_max: usize) -> Self {
+    pub fn new(waiting_bytes_max: usize, ledger: Arc<Ledger>) -> Self {
         Self {
             waiting_bytes_max: waiting_bytes_max.saturating_mul(REFUSED_FACTOR),
             by_id: FxHashMap::default(),
             dirty: Vec::new(),
+            ledger,
+            looked_at: None,
         }
     }
 
@@ -56,6 +87,10 @@ impl Connections {
             staged: BytesMut::new(),
             batch: BatchWriter::default(),
             is_dirty: false,
+            last_bytes: 0,
+            reads_ended: 0,
+            answer_bytes: 0,
+            seen_written: None,
         };
         self.by_id.insert(id, connection);
     }
@@ -103,12 +138,67 @@ impl Connections {
         });
     }
 
-    /// Whether more answers wait for it than it may leave unread.
+    /// A client's read has ended with the last answer.
+    pub fn end_read(&mut self, id: ConnectionId, is_found: bool) {
+        if let Some(connection) = self.by_id.get_mut(&id)
+            && !connection.is_peer
+            && id != ConnectionId::LOCAL
+        {
+            connection.reads_ended += 1;
+            // A refusal says nothing of what other answers are like.
+            if is_found {
+                let before = connection.answer_bytes;
+                let faded = before - before / ANSWERS_REMEMBERED;
+                connection.answer_bytes = connection.last_bytes.max(faded);
+            }
+        }
+    }
+
+    /// Whether more answers wait for it than it may leave unread, or for all together and for it, too.
     fn is_clogged(&self, id: ConnectionId) -> bool {
         self.by_id.get(&id).is_some_and(|connection| {
             let waiting = connection.outbox.bytes_waiting() + connection.staged.len();
+            let kind = connection.kind();
+            let (all, all_max) = (self.ledger.held(kind), self.ledger.bytes_max(kind));
             waiting > self.waiting_bytes_max
+                || all > all_max && waiting > UNREAD_BYTES
+                || all > all_max.saturating_mul(2)
         })
+    }
+
+    /// Hangs up on those that do not read while unread answers take all the room that they may. Gives how
+    /// many they were.
+    pub fn tick(&mut self, now: Instant) -> u64 {
+        let kinds = [Kind::ClientAnswers, Kind::PeerAnswers];
+        let short = kinds.map(|kind| self.ledger.is_full(kind));
+        if short == [false, false] {
+            if self.looked_at.take().is_some() {
+                for connection in self.by_id.values_mut() {
+                    connection.seen_written = None;
+                }
+            }
+            return 0;
+        }
+        if let Some(looked_at) = self.looked_at
+            && now - looked_at < SHORTAGE_LOOK
+        {
+            return 0;
+        }
+        self.looked_at = Some(now);
+        let mut closed = 0;
+        for connection in self.by_id.values_mut() {
+            let is_short = short[usize::from(connection.is_peer)];
+            let outbox = &connection.outbox;
+            let written = outbox.bytes_written();
+            let is_behind = is_short && outbox.bytes_waiting() > UNREAD_BYTES;
+            let before = connection.seen_written.replace(written);
+            let reads = before.is_none_or(|before| written - before >= UNREAD_BYTES);
+            if is_behind && !reads && !outbox.is_closed() {
+                outbox.cut();
+                closed += 1;
+            }
+        }
+        closed
     }
 
     fn stage(&mut self, id: ConnectionId, header: Header, body: impl FnOnce(&mut BytesMut)) {
@@ -117,6 +207,7 @@ impl Connections {
             return;
         };
         let staged = &mut connection.staged;
+        let before = staged.len();
         let fits = if connection.is_peer {
             connection
                 .batch
@@ -127,6 +218,7 @@ impl Connections {
         if !fits {
             return self.refuse(id, header.request_id, too_large());
         }
+        connection.last_bytes = staged.len() - before;
         if !connection.is_dirty {
             connection.is_dirty = true;
             self.dirty.push(id);
@@ -142,6 +234,10 @@ impl Connections {
                 connection.batch.finish(&mut connection.staged);
                 if connection.is_peer && id != ConnectionId::MENDER {
                     peer_bytes += connection.staged.len();
+                }
+                let reads = std::mem::take(&mut connection.reads_ended);
+                if reads > 0 {
+                    connection.outbox.end_reads(reads, connection.answer_bytes);
                 }
                 connection.outbox.push(connection.staged.split().freeze());
                 connection.is_dirty = false;

@@ -31,7 +31,7 @@ use super::rebuilding::Rebuilding;
 use super::repairs::Repairs;
 use super::seen::Seen;
 use super::unlocking::UnlockJob;
-use super::view::{MemberView, View};
+use super::view::View;
 use crate::engine::layout::{Acceptor, check_later};
 use crate::engine::membership::{Effect, Event, Membership, MembershipConfig, RingMember};
 use crate::engine::ring::Ring;
@@ -47,6 +47,9 @@ mod strangers;
 pub use self::running::{Runner, prepare, run};
 
 pub use self::error::ControlError;
+
+/// How many probes for others are under way at once: every member may ask about another one.
+const PROBES_MAX: usize = 1024;
 
 /// How often the engine is told that time has passed.
 const TICK: Duration = Duration::from_millis(50);
@@ -347,6 +350,8 @@ impl Control {
         let ends = self.ends.clone();
         tokio::spawn(async move {
             // A control task that is gone needs no telling.
+            // What comes of calls waits in no bound of its own: there is one for each call, and those are so many
+            // as there are members, wishes and probes.
             let _ = ends.send(call.await);
         });
     }
@@ -355,6 +360,7 @@ impl Control {
         match event {
             ControlEvent::Request {
                 request,
+                body: _,
                 peer,
                 responder,
             } => self.on_request(*request, peer, responder),
@@ -391,6 +397,11 @@ impl Control {
                     is_reply: false,
                 };
                 self.step_answering(event, Some(&responder));
+            }
+            (Request::Probe(_), Some(_)) if self.probes.len() >= PROBES_MAX => {
+                let message = "this node probes as many others as it takes on; ask another one";
+                let error = ErrorReply::new(ErrorCode::Overloaded, message).retryable();
+                responder.respond(&Response::Error(error));
             }
             (Request::Probe(probe), Some(peer)) => {
                 self.next_probe += 1;
@@ -528,22 +539,6 @@ impl Control {
             self.report_members(&next);
             self.view.send_replace(Arc::new(next));
         }
-    }
-
-    fn members_in_order(&self, document: &RingDocument) -> Vec<MemberView> {
-        // In the order of their ids: this is done at each tick, and there may be a thousand.
-        let known = self.membership.members();
-        let view = |member: &Member| {
-            let at = known.binary_search_by(|known| known.id.cmp(&member.id));
-            let news = at.ok().and_then(|at| known.get(at));
-            MemberView {
-                id: member.id.clone(),
-                address: news.map_or_else(|| member.address.clone(), |news| news.address.clone()),
-                state: news.map_or(dynakv_protocol::gossip::MemberState::Alive, |n| n.state),
-                disk_hangs: news.is_some_and(|news| news.disk_hangs),
-            }
-        };
-        document.members.iter().map(view).collect()
     }
 }
 

@@ -25,8 +25,10 @@ use super::disk_progress::DiskProgress;
 use super::dispatch::{Action, DataRequest, check_form, data_request};
 use super::environment::WallClock;
 use super::events::{ConnectionId, ControlEvent, ControlSender, CoordinatorEvent};
+use super::frame_reader::READ_BYTES;
 use super::hedges::Hedges;
 use super::hint_worker::{HintHandle, HintJob};
+use super::ledger::{Kind, Ledger};
 use super::links::Links;
 use super::metrics::{Metrics, Op, Outcome, ReplicaOp};
 use super::operations::{Operation, OperationId, Operations, Purpose, Requester, Work};
@@ -70,8 +72,6 @@ const SLOW_WRITE: Duration = Duration::from_millis(500);
 pub struct Bounds {
     /// The most requests in hand.
     pub requests_max: usize,
-    /// The most bytes of requests in hand.
-    pub bytes_max: usize,
     /// The largest value, in bytes.
     pub value_bytes_max: usize,
     /// The most bytes of answers that may wait for one connection.
@@ -98,6 +98,8 @@ pub struct Parts {
     pub bounds: Bounds,
     /// The time of day.
     pub clock: Arc<dyn WallClock>,
+    /// What is held for others.
+    pub ledger: Arc<Ledger>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Where this node has lost versions.
@@ -140,6 +142,7 @@ pub struct Coordinator {
     view: Arc<View>,
     bounds: Bounds,
     clock: Arc<dyn WallClock>,
+    ledger: Arc<Ledger>,
     metrics: Arc<Metrics>,
     rebuilding: Arc<Rebuilding>,
     repairs: Arc<Repairs>,
@@ -189,6 +192,7 @@ pub async fn run(parts: Parts) -> End {
         mut view,
         bounds,
         clock,
+        ledger,
         metrics,
         rebuilding,
         repairs,
@@ -197,7 +201,7 @@ pub async fn run(parts: Parts) -> End {
     } = parts;
     let mut coordinator = Coordinator {
         links,
-        connections: Connections::new(bounds.connection_bytes_max),
+        connections: Connections::new(bounds.connection_bytes_max, ledger.clone()),
         operations: Operations::new(Instant::now()),
         parking: Parking::default(),
         store,
@@ -206,6 +210,7 @@ pub async fn run(parts: Parts) -> End {
         view: view.borrow_and_update().clone(),
         bounds,
         clock,
+        ledger,
         metrics,
         rebuilding,
         repairs,
@@ -234,7 +239,12 @@ pub async fn run(parts: Parts) -> End {
     coordinator.links.follow(&coordinator.view);
     let metrics = &coordinator.metrics;
     metrics.in_flight_max.set(bounds.requests_max as f64);
-    metrics.in_flight_bytes_max.set(bounds.bytes_max as f64);
+    let bytes_max = coordinator.ledger.bytes_max(Kind::ClientRequests);
+    metrics.in_flight_bytes_max.set(bytes_max as f64);
+    for kind in Kind::ALL {
+        let bytes_max = coordinator.ledger.bytes_max(kind);
+        metrics.held.bytes_max[kind as usize].set(bytes_max as f64);
+    }
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut news = Vec::with_capacity(EVENTS_PER_TURN_MAX);
@@ -265,6 +275,10 @@ pub async fn run(parts: Parts) -> End {
             if let StoreEvent::Failed(error) = event {
                 return End::DiskFailed(error);
             }
+            let bytes = event.bytes_read();
+            if bytes > 0 {
+                coordinator.ledger.give_back(Kind::Read, bytes);
+            }
             coordinator.on_stored(event);
         }
         for event in news.drain(..) {
@@ -279,7 +293,9 @@ pub async fn run(parts: Parts) -> End {
         }
         coordinator.flush();
         alarm.set(coordinator.next_hedge_at(), coordinator.now);
-        if coordinator.is_draining && coordinator.is_idle() {
+        // What connections have handed over before they took no more is answered too.
+        let is_all_seen = events.is_empty() && store_events.is_empty();
+        if coordinator.is_draining && is_all_seen && coordinator.is_idle() {
             coordinator.links.close();
             return End::Drained;
         }
@@ -384,8 +400,14 @@ impl Coordinator {
             handed_on: 0,
         };
         let in_hand = self.operations.len() + self.replica_jobs + self.parking.len();
-        let bytes = self.operations.bytes() + self.parking.bytes() + frame.body.len();
-        if in_hand >= self.bounds.requests_max || bytes > self.bounds.bytes_max {
+        let share = match self.connections.is_peer(connection) {
+            true => Kind::PeerRequests,
+            false => Kind::ClientRequests,
+        };
+        if in_hand >= self.bounds.requests_max
+            || self.is_over(share, &frame)
+            || self.ledger.is_over(Kind::Results, 0)
+        {
             self.metrics.refused.increment(1);
             let message = "this node has as much in hand as it takes; try again in a moment, or at \
                            another node";
@@ -398,6 +420,12 @@ impl Coordinator {
             return self.end(requester, Err(error));
         }
         self.begin(requester, frame);
+    }
+
+    /// Whether requests take more than their share. This one is in it by now, with what came along.
+    fn is_over(&self, share: Kind, frame: &Frame) -> bool {
+        self.ledger
+            .is_over(share, frame.body.len() + 2 * READ_BYTES)
     }
 
     /// Who owns a key under this ring.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use dynakv_protocol::frame::Frame;
 use dynakv_protocol::handshake::PeerIdentity;
 use dynakv_protocol::message::{Request, Response};
@@ -108,6 +109,8 @@ pub enum ControlEvent {
     Request {
         /// What is asked.
         request: Box<Request>,
+        /// What it came as: it stays in the books until it is dealt with.
+        body: Bytes,
         /// Who asks, when it is a node.
         peer: Option<Arc<PeerIdentity>>,
         /// Where the answer goes.

@@ -60,8 +60,8 @@ pub struct HintHandle {
     owed: watch::Receiver<Vec<Owed>>,
 }
 
-// The queue is unbounded because what waits in it is bounded: requests by the coordinator's bounds,
-// reminders by their count, and the handoff task has a few questions under way.
+// What waits in the queue is bounded: requests are in the node's books (`ledger.rs`), reminders have a count,
+// and the handoff task has a few questions under way.
 
 impl HintHandle {
     /// Hands over jobs that somebody waits for.

@@ -9,13 +9,13 @@ use dynakv_protocol::frame::{FrameDecoder, Header, put_frame};
 use dynakv_protocol::handshake::{Hello, Welcome};
 use dynakv_protocol::limits::{FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX};
 use dynakv_protocol::message::{Request, Response};
-use metrics::Counter;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::connection::FrameReader;
 use super::environment::{Network, WriteHalf};
 use super::events::{CoordinatorEvent, CoordinatorSender, Epoch};
+use super::frame_reader::{FrameReader, Intake, Source};
+use super::ledger::Kind;
 use super::outbox::Outbox;
 use super::seen::Seen;
 use crate::engine::counters::Impossible;
@@ -36,8 +36,8 @@ pub struct Target {
     pub hello: Hello,
     /// What was seen of the nodes.
     pub seen: Arc<Seen>,
-    /// Counts what comes and is no frame.
-    pub malformed: Counter,
+    /// Into what answers are taken.
+    pub intake: Intake,
 }
 
 /// Why a node could not be spoken to.
@@ -86,6 +86,7 @@ pub enum DialError {
 }
 
 /// Dials and shakes hands, as any side may. What answers there is taken at its word, and nothing is kept of it.
+/// What comes over the connection is entered in `intake`.
 ///
 /// # Errors
 /// [`DialError`].
@@ -93,7 +94,7 @@ pub async fn greet(
     network: &dyn Network,
     address: &str,
     hello: &Hello,
-    malformed: &Counter,
+    intake: &Intake,
 ) -> Result<(FrameReader, WriteHalf, Welcome), DialError> {
     let (read, mut write) = network.dial(address).await?;
     let request = Request::Hello(hello.clone());
@@ -102,7 +103,12 @@ pub async fn greet(
         request.encode(out);
     });
     write.write_all(&out).await?;
-    let mut reader = FrameReader::new(read, HANDSHAKE_FRAME_BYTES_MAX, malformed.clone());
+    let mut reader = FrameReader::new(
+        read,
+        HANDSHAKE_FRAME_BYTES_MAX,
+        intake.clone(),
+        Source::Node,
+    );
     let frame = match reader.next_frame().await {
         Ok(Some(frame)) => frame,
         Ok(None) => return Err(DialError::Malformed("it closed the connection".into())),
@@ -118,7 +124,7 @@ pub async fn greet(
 
 /// Dials and shakes hands. A newer run of the node there than was seen before is durable when this returns: a
 /// member that is called where it is known to be need not be asked whether it is itself.
-/// `malformed` counts what comes over the connection and is no frame.
+/// What comes over the connection is entered in `intake`.
 ///
 /// # Errors
 /// [`DialError`].
@@ -127,10 +133,10 @@ pub async fn dial(
     address: &str,
     hello: &Hello,
     seen: &Seen,
-    malformed: &Counter,
+    intake: &Intake,
 ) -> Result<(FrameReader, WriteHalf, Welcome), DialError> {
     let handshake = async {
-        let (reader, write, welcome) = greet(network, address, hello, malformed).await?;
+        let (reader, write, welcome) = greet(network, address, hello, intake).await?;
         match seen.see(&Process::from(&welcome))? {
             Sighting::Known | Sighting::News => Ok((reader, write, welcome)),
             Sighting::Outdated => Err(DialError::Outdated {
@@ -179,10 +185,10 @@ async fn connect_and_read(
         address,
         hello,
         seen,
-        malformed,
+        intake,
         ..
     } = &target;
-    let dialled = dial(network, address, hello, seen, malformed);
+    let dialled = dial(network, address, hello, seen, intake);
     let (mut reader, write, welcome) = dialled.await?;
     if welcome.node_id != target.node_id {
         return Err(DialError::AnotherNode {
@@ -191,7 +197,8 @@ async fn connect_and_read(
         });
     }
     reader.decoder = FrameDecoder::new(FRAME_BYTES_MAX);
-    let outbox = Arc::new(Outbox::default());
+    let ledger = intake.ledger.clone();
+    let outbox = Arc::new(Outbox::counted(ledger, Kind::NodeRequests));
     let up = CoordinatorEvent::LinkUp {
         node,
         epoch,

@@ -10,11 +10,12 @@ use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::handshake::Hello;
 use dynakv_protocol::limits::FRAME_BYTES_MAX;
 use dynakv_protocol::message::kind;
-use metrics::Counter;
 use tokio::time::Instant;
 
 use super::environment::Network;
 use super::events::{CoordinatorSender, Epoch};
+use super::frame_reader::Intake;
+use super::ledger::{Charge, Kind};
 use super::link::{self, Target};
 use super::outbox::Outbox;
 use super::seen::Seen;
@@ -65,6 +66,8 @@ struct Node {
     staged: BytesMut,
     batch: BatchWriter,
     is_dirty: bool,
+    /// What waits for a dial.
+    charge: Charge,
 }
 
 enum State {
@@ -115,8 +118,8 @@ pub struct Dialer {
     pub network: Arc<dyn Network>,
     /// Who this node says it is; the cluster id is filled in from the view.
     pub hello: Hello,
-    /// Counts what comes and is no frame.
-    pub malformed: Counter,
+    /// Into what answers are taken.
+    pub intake: Intake,
     /// Where news goes.
     pub events: CoordinatorSender,
     /// What was seen of the nodes.
@@ -151,6 +154,7 @@ impl Links {
     }
 
     fn add(&mut self, id: NodeId, address: String) -> NodeSlot {
+        let ledger = self.dialer.intake.ledger.clone();
         // Rings hold at most 1,024 members, and names are never reused for another node.
         let slot = NodeSlot(self.nodes.len() as u16);
         self.nodes.push(Node {
@@ -166,6 +170,7 @@ impl Links {
             staged: BytesMut::new(),
             batch: BatchWriter::default(),
             is_dirty: false,
+            charge: Charge::new(ledger, Kind::NodeRequests, 0),
         });
         slot
     }
@@ -262,7 +267,10 @@ impl Links {
             State::Up { outbox, .. } => outbox.bytes_waiting(),
             State::Dialing { .. } | State::Down { .. } => 0,
         };
-        if waiting + node.staged.len() > LINK_BYTES_MAX {
+        // For all links together, too: what waits for dials is as long as those that are down are many.
+        let ledger = &self.dialer.intake.ledger;
+        let is_full = ledger.is_full(Kind::NodeRequests) && waiting + node.staged.len() > 0;
+        if is_full || waiting + node.staged.len() > LINK_BYTES_MAX {
             return false;
         }
         let staged = &mut node.staged;
@@ -297,7 +305,7 @@ impl Links {
             address: node.address.clone(),
             hello: self.dialer.hello.clone(),
             seen: self.dialer.seen.clone(),
-            malformed: self.dialer.malformed.clone(),
+            intake: self.dialer.intake.clone(),
         };
         let (network, events) = (self.dialer.network.clone(), self.dialer.events.clone());
         tokio::spawn(link::run(network, slot, node.epoch, target, events));
@@ -362,6 +370,7 @@ impl Links {
         };
         node.epoch += 1;
         node.staged.clear();
+        node.charge.resize(0);
         node.batch = BatchWriter::default();
         node.link = State::Down {
             retry_at: Instant::now() + backoff.mul_f64(jitter),
@@ -391,6 +400,7 @@ impl Links {
                     if node.link.is_silent() && !was_silent {
                         // It counts as not sent, so it must not be.
                         node.staged.clear();
+                        node.charge.resize(0);
                         node.batch = BatchWriter::default();
                         lost.push((slot, Lost::BeforeAny));
                     }
@@ -432,10 +442,16 @@ impl Links {
         for slot in self.dirty.drain(..) {
             let node = &mut self.nodes[usize::from(slot.0)];
             node.is_dirty = false;
-            if let State::Up { outbox, .. } = &node.link {
-                node.batch.finish(&mut node.staged);
-                bytes += node.staged.len();
-                outbox.push(node.staged.split().freeze());
+            match &node.link {
+                State::Up { outbox, .. } => {
+                    node.batch.finish(&mut node.staged);
+                    bytes += node.staged.len();
+                    node.charge.resize(0);
+                    outbox.push(node.staged.split().freeze());
+                }
+                State::Dialing { .. } | State::Down { .. } => {
+                    node.charge.resize(node.staged.len());
+                }
             }
         }
         bytes

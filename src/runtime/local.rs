@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use super::events::{
     ConnectionId, ControlEvent, ControlSender, CoordinatorEvent, CoordinatorSender, Responder,
 };
+use super::ledger::{Charge, Kind, Ledger};
 use super::outbox::Outbox;
 
 /// How long after its deadline a request still waits for the node to say so. The node's answer tells
@@ -78,6 +79,7 @@ pub struct Local {
     coordinator: CoordinatorSender,
     control: ControlSender,
     outbox: Arc<Outbox>,
+    ledger: Arc<Ledger>,
     state: Mutex<State>,
     /// Requests beyond it wait here, and are not refused.
     window: Semaphore,
@@ -100,7 +102,7 @@ impl Local {
         connection: ConnectionId,
         coordinator: CoordinatorSender,
         control: ControlSender,
-        bounds: LocalBounds,
+        (bounds, ledger): (LocalBounds, Arc<Ledger>),
         end: EndReason,
     ) -> Arc<Self> {
         // Half of what the node takes: the other half stays for those that come over the network.
@@ -120,6 +122,7 @@ impl Local {
             coordinator,
             control,
             outbox,
+            ledger,
             state: Mutex::default(),
             window: Semaphore::new(window_units),
             window_units,
@@ -198,9 +201,13 @@ impl Local {
             | Request::Replace(_) => {
                 let mut body = BytesMut::new();
                 request.encode(&mut body);
+                let kind = match self.connection {
+                    ConnectionId::MENDER => Kind::PeerRequests,
+                    _ => Kind::ClientRequests,
+                };
                 let frame = Frame {
                     header: Header::new(request.kind(), id),
-                    body: body.freeze(),
+                    body: Charge::of(&self.ledger, kind, body.freeze()),
                 };
                 let requests = CoordinatorEvent::Requests {
                     connection: self.connection,
@@ -211,6 +218,7 @@ impl Local {
             _ => {
                 let event = ControlEvent::Request {
                     request: Box::new(request.clone()),
+                    body: Bytes::new(),
                     peer: None,
                     responder: Responder {
                         outbox: self.outbox.clone(),
@@ -346,7 +354,7 @@ mod tests {
             ConnectionId::LOCAL,
             coordinator,
             control_in,
-            BOUNDS,
+            (BOUNDS, Arc::new(Ledger::new(BOUNDS.bytes_max))),
             end.clone(),
         )
         .await;
@@ -553,6 +561,7 @@ mod tests {
         match desk.control.recv().await {
             Some(ControlEvent::Request {
                 request,
+                body: _,
                 peer: None,
                 responder,
             }) => {

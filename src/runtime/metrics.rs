@@ -17,10 +17,12 @@ use metrics_exporter_prometheus::{
 use super::process;
 use super::quarantine::list_set_aside;
 
+mod held;
 mod hints;
 mod reads;
 mod store;
 
+use held::HeldMetrics;
 use hints::HintMetrics;
 use reads::ReadMetrics;
 use store::StoreMetrics;
@@ -202,6 +204,8 @@ pub struct Metrics {
     pub rebuilding_segments: Gauge,
     /// Damaged stores that were set aside and are still there.
     pub stores_set_aside: Gauge,
+    /// Bytes that are held for others.
+    pub held: HeldMetrics,
     /// What is kept for other nodes.
     pub hints: HintMetrics,
     /// What is under way in the store.
@@ -415,6 +419,7 @@ impl Metrics {
                 "dynakv_store_corrupt_keys",
                 "Damaged values that were met since the store was opened and not written anew.",
             ),
+            held: HeldMetrics::register(&make),
             hints: HintMetrics::register(&make),
             store: StoreMetrics::register(&make),
             reads: ReadMetrics::register(&make),

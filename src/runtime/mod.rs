@@ -14,6 +14,7 @@
 //! |---|---|
 //! | [`environment`], [`tcp`] | the world behind seams, and the real network |
 //! | [`listener`], [`places`], [`connection`], [`admission`], [`outbox`] | connections that come in |
+//! | [`frame_reader`], [`ledger`] | frames on their way in, and how many bytes are held for others |
 //! | [`seen`] | the newest process seen of each node, on both ends of a connection |
 //! | [`local`] | the connection of the program that the node runs in |
 //! | [`coordinator`], [`dispatch`], [`operations`], [`parking`], [`connections`], [`links`], [`link`] | requests about data |
@@ -38,10 +39,12 @@ pub mod disk_progress;
 pub mod dispatch;
 pub mod environment;
 pub mod events;
+pub mod frame_reader;
 pub mod handoff;
 pub mod hedges;
 pub mod hint_worker;
 pub mod http;
+pub mod ledger;
 pub mod link;
 pub mod links;
 pub mod listener;

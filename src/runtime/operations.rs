@@ -113,6 +113,10 @@ pub struct OperationId(u64);
 /// each write of some seconds behind; anti-entropy finds what is forgotten.
 const TAILS_MAX: usize = 16_384;
 
+/// From so many bytes on an answered write lets go of its request at once; a copy of the key costs nothing
+/// beside them.
+const LARGE_REQUEST_BYTES: usize = 4096;
+
 /// Answered writes that time is up for are ended this far apart, in one go.
 const TAILS_TOGETHER: Duration = Duration::from_millis(250);
 
@@ -194,15 +198,18 @@ pub struct Operation {
     is_tail: bool,
     /// Whether its key is a slice of all that came with it.
     holds_request: bool,
+    /// Bytes of versions that it holds.
+    results: usize,
     /// Who was sent something last, and how many microseconds after the arrival.
     sent: SmallVec<[(NodeSlot, u32); 4]>,
     id: OperationId,
 }
 
 impl Operation {
-    /// How much of the bounds it takes, in bytes.
-    pub fn bytes(&self) -> usize {
-        self.frame.body.len()
+    /// Copies the key, so that the rest of what it came with can go.
+    fn let_go_of_request(&mut self) {
+        self.key = Bytes::copy_from_slice(&self.key);
+        self.holds_request = false;
     }
 
     /// Takes note that a node is sent something now.
@@ -230,7 +237,7 @@ impl Operation {
 pub struct Operations {
     table: Slab<Operation>,
     generation: u64,
-    bytes: usize,
+    results: usize,
     tails: usize,
     /// Before this nothing is due: looking at all of them costs, once thousands are in hand.
     due_at: Instant,
@@ -243,7 +250,7 @@ impl Operations {
         Self {
             table: Slab::new(),
             generation: 0,
-            bytes: 0,
+            results: 0,
             tails: 0,
             due_at: now,
             started_at: now,
@@ -267,18 +274,27 @@ impl Operations {
         let Some(operation) = self.get_mut(id).filter(|it| has_room && !it.is_tail) else {
             return false;
         };
-        let bytes = operation.bytes();
         operation.is_tail = true;
         operation.slow_at = None;
-        operation.frame.body = Bytes::new();
-        self.bytes -= bytes;
+        let request = std::mem::take(&mut operation.frame.body);
+        if request.len() >= LARGE_REQUEST_BYTES {
+            operation.let_go_of_request();
+        }
         self.tails += 1;
         true
     }
 
-    /// Bytes of requests in hand.
-    pub fn bytes(&self) -> usize {
-        self.bytes
+    /// Bytes of versions that operations hold. Their requests are counted where they came in.
+    pub fn results(&self) -> usize {
+        self.results
+    }
+
+    /// An operation holds so many bytes of versions more, until it ends.
+    pub fn gather(&mut self, id: OperationId, bytes: usize) {
+        if let Some(operation) = self.get_mut(id) {
+            operation.results += bytes;
+            self.results += bytes;
+        }
     }
 
     /// Takes an operation in.
@@ -301,10 +317,10 @@ impl Operations {
             slow_at: Some(slow_at),
             is_tail: false,
             holds_request: true,
+            results: 0,
             sent: SmallVec::new(),
             id,
         };
-        self.bytes += operation.bytes();
         self.due_at = self.due_at.min(slow_at).min(requester.deadline);
         entry.insert(operation);
         id
@@ -339,7 +355,7 @@ impl Operations {
     pub fn remove(&mut self, id: OperationId) -> Option<Operation> {
         self.get_mut(id)?;
         let operation = self.table.remove(id.index());
-        self.bytes -= operation.bytes();
+        self.results -= operation.results;
         self.tails -= usize::from(operation.is_tail);
         Some(operation)
     }
@@ -373,8 +389,7 @@ impl Operations {
             }
             // Most are gone long before somebody looks; the rest lets go of what it came with.
             if operation.is_tail && operation.holds_request {
-                operation.key = Bytes::copy_from_slice(&operation.key);
-                operation.holds_request = false;
+                operation.let_go_of_request();
             }
             if operation.slow_at.is_some_and(|at| at <= now) {
                 operation.slow_at = None;
@@ -460,7 +475,7 @@ mod tests {
         for id in ids {
             assert!(table.begin_tail(id) && !table.begin_tail(id));
         }
-        assert_eq!((table.len(), table.bytes()), (0, 0));
+        assert_eq!(table.len(), 0);
         for ms in [500, 1010, 1100, 1249] {
             assert_eq!(table.due(at(ms)), (vec![], vec![]), "{ms}");
         }

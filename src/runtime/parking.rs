@@ -59,7 +59,6 @@ pub struct Parked {
 #[derive(Debug, Default)]
 pub struct Parking {
     waiting: Vec<Parked>,
-    bytes: usize,
 }
 
 impl Parking {
@@ -73,14 +72,8 @@ impl Parking {
         self.waiting.is_empty()
     }
 
-    /// Bytes of requests that wait.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// Puts a request aside.
     pub fn park(&mut self, requester: Requester, frame: Frame, waits: Wait) {
-        self.bytes += frame.body.len();
         self.waiting.push(Parked {
             requester,
             frame,
@@ -102,14 +95,8 @@ impl Parking {
         if self.waiting.is_empty() {
             return Vec::new();
         }
-        let taken: Vec<_> = self
-            .waiting
+        self.waiting
             .extract_if(.., |parked| which(parked))
-            .collect();
-        self.bytes -= taken
-            .iter()
-            .map(|parked| parked.frame.body.len())
-            .sum::<usize>();
-        taken
+            .collect()
     }
 }

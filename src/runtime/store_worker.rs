@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use super::disk_progress::DiskProgress;
 use super::environment::{Disk, Stall, StoreThreads, WallClock};
 use super::events::ConnectionId;
+use super::ledger::Ledger;
 use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
 use crate::engine::answer::sealed;
@@ -31,11 +32,13 @@ mod reader;
 mod replacing;
 mod room;
 mod scanner;
+mod waiting;
 
 pub use self::jobs::{ReadJob, StoreEvent, Token, WriteJob, WriteWork};
-use self::reader::Reader;
+use self::reader::{Reader, SharedLines};
 use self::scanner::Scanner;
 pub use self::scanner::{Recounter, ScanJob, ScanWork, Scanned};
+use self::waiting::{Waiting, next_waiting, take_back};
 
 /// The most jobs that share one sync: bounds how long the first of them waits.
 const JOBS_PER_SYNC_MAX: usize = 8192;
@@ -52,25 +55,11 @@ pub struct StoreHandle {
     actor: Arc<AtomicU64>,
     waiting_writes: Waiting<WriteJob>,
     waiting_reads: Waiting<ReadJob>,
+    lines: SharedLines,
 }
 
-/// Lists of jobs that wait for a thread. It has the lock while it waits for the next list, and not while it
-/// works: so of a thread that hangs in the disk the lists can be taken away.
-type Waiting<T> = Arc<Mutex<mpsc::UnboundedReceiver<Vec<T>>>>;
-
-/// The next list, when one waits.
-fn next_waiting<T>(waiting: &Waiting<T>) -> Option<Vec<T>> {
-    waiting.try_lock().ok()?.try_recv().ok()
-}
-
-/// All lists that wait, in order.
-fn take_back<T>(waiting: &Waiting<T>) -> Vec<T> {
-    let lists = std::iter::from_fn(|| next_waiting(waiting));
-    lists.flatten().collect()
-}
-
-// All queues, and that of events, are unbounded because what waits in them is bounded: the
-// coordinator takes in no more requests than the settings allow.
+// The queues of jobs and events hold what the node's books bound: jobs are slices of requests in hand, and no
+// more is read than was taken in (`ledger.rs`).
 
 impl StoreHandle {
     /// Hands over writes, all that one turn of the coordinator made.
@@ -97,7 +86,9 @@ impl StoreHandle {
 
     /// The same of reads.
     pub fn take_back_reads(&self) -> Vec<ReadJob> {
-        take_back(&self.waiting_reads)
+        let mut jobs = self.lines.take_back();
+        jobs.append(&mut take_back(&self.waiting_reads));
+        jobs
     }
 
     /// Under which actor the writer mints.
@@ -130,7 +121,7 @@ pub fn start(
     disk: &Disk,
     minter: Minter,
     clock: Arc<dyn WallClock>,
-    metrics: Arc<Metrics>,
+    (metrics, ledger): (Arc<Metrics>, Arc<Ledger>),
     rebuilding: Arc<Rebuilding>,
     progress: Arc<DiskProgress>,
 ) -> std::io::Result<Running> {
@@ -143,9 +134,15 @@ pub fn start(
         Arc::new(Mutex::new(read_jobs)),
     );
     let (waiting_writes, waiting_reads) = (write_jobs.clone(), read_jobs.clone());
+    let lines = SharedLines::default();
     let (done, finished) = oneshot::channel();
     let actor = Arc::new(AtomicU64::new(minter.position().0.0));
-    let scanner = Scanner::new(disk.store.clone(), rebuilding.clone(), events_out.clone());
+    let scanner = Scanner::new(
+        disk.store.clone(),
+        rebuilding.clone(),
+        events_out.clone(),
+        ledger.clone(),
+    );
     let writer = Writer {
         store: disk.store.clone(),
         actor: actor.clone(),
@@ -164,6 +161,8 @@ pub fn start(
         rebuilding,
         events: events_out.clone(),
         progress,
+        ledger,
+        lines: lines.clone(),
     };
     match &disk.threads {
         StoreThreads::Own => {
@@ -188,6 +187,7 @@ pub fn start(
             actor,
             waiting_writes,
             waiting_reads,
+            lines,
         },
         events,
         events_in: events_out,

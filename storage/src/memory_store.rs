@@ -284,8 +284,11 @@ impl Store for MemoryStore {
     fn apply(&self, mutations: &[Mutation]) -> Result<(), StoreError> {
         let mut state = self.0.writable()?;
         for mutation in mutations {
-            let place = (Position::of_key(&mutation.key), mutation.key.clone());
-            let previous = state.put(place.clone(), Some(mutation.versions.clone()));
+            // Copied, as onto a disk: both are slices of what a request came in.
+            let key = Bytes::copy_from_slice(&mutation.key);
+            let versions = Bytes::copy_from_slice(&mutation.versions);
+            let place = (Position::of_key(&key), key);
+            let previous = state.put(place.clone(), Some(versions));
             state.damaged.remove(&place);
             state.counters.note(place.0, mutation);
             state.pending.push(Undo {

@@ -21,7 +21,7 @@ const VERSION_AT: usize = 8;
 /// Where its kind stands.
 const KIND_AT: usize = 9;
 
-fn frame(request: &Request) -> Vec<u8> {
+pub(crate) fn frame(request: &Request) -> Vec<u8> {
     let mut out = BytesMut::new();
     put_frame(&mut out, Header::new(request.kind(), 7), |out| {
         request.encode(out)
@@ -46,7 +46,7 @@ fn connect(node: &Node) -> TcpStream {
 }
 
 /// A connection past its handshake.
-fn greeted(node: &Node) -> TcpStream {
+pub(crate) fn greeted(node: &Node) -> TcpStream {
     let mut stream = connect(node);
     stream.write_all(&hello()).unwrap();
     let kind_of_answer = read_frame(&mut stream)[VERSION_AT - 8 + 1];
@@ -59,7 +59,7 @@ fn greeted(node: &Node) -> TcpStream {
 }
 
 /// One frame without its length and checksum.
-fn read_frame(stream: &mut TcpStream) -> Vec<u8> {
+pub(crate) fn read_frame(stream: &mut TcpStream) -> Vec<u8> {
     let mut prefix = [0; 8];
     stream.read_exact(&mut prefix).expect("the node answers");
     let length = u32::from_be_bytes([prefix[0], prefix[1], prefix[2], prefix[3]]) as usize;
@@ -303,9 +303,18 @@ fn a_client_that_never_reads_is_held_back() {
 }
 
 /// The memory that a process occupies.
-fn resident_bytes(pid: u32) -> u64 {
+pub(crate) fn resident_bytes(pid: u32) -> u64 {
+    memory_bytes(pid, "VmRSS:")
+}
+
+/// The most memory that a process has occupied.
+pub(crate) fn peak_bytes(pid: u32) -> u64 {
+    memory_bytes(pid, "VmHWM:")
+}
+
+fn memory_bytes(pid: u32, what: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs, on Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(what));
     let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
     kibibytes
         .and_then(|number| number.parse::<u64>().ok())

@@ -33,6 +33,7 @@ mod hostile;
 mod limits;
 mod locked;
 mod membership;
+mod memory;
 mod mending;
 mod observability;
 mod partitions;

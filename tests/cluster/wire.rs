@@ -318,8 +318,14 @@ fn a_node_that_is_told_to_stop_says_what_it_took() {
     let mut knowing = Raw::connect(&cluster[0], Hello::client("", None).knowing_goaway());
     let mut old = Raw::client(&cluster[0]);
     for client in [&mut knowing, &mut old] {
-        client.send(&frame(5, &put("k", 10)));
-        assert_eq!(codes(&client.answers(1)), [(5, None)]);
+        // What is refused comes before what is taken: the last one is the last of the stream.
+        let taken = frame(0, &put("k", 10))[20..].to_vec();
+        client.send(&batch(&[
+            (KIND_BATCH, 4, Vec::new()),
+            (kind::PUT, 5, taken),
+        ]));
+        let expected = [(4, Some(ErrorCode::BadRequest)), (5, None)];
+        assert_eq!(codes(&client.answers(2)), expected);
     }
     cluster[0].process_mut().signal(Signal::TERM);
     let mut said = knowing.answer();

@@ -14,10 +14,3 @@ pub(super) fn idle() -> ErrorReply {
     let message = "nothing was sent over this connection for an hour: dial again when there is something to ask";
     ErrorReply::new(ErrorCode::Overloaded, message).retryable()
 }
-
-/// What came is none of this protocol.
-pub(super) fn malformed(what: &str) -> ErrorReply {
-    let message =
-        format!("{what}; this port speaks the dynakv protocol, metrics are on the HTTP port");
-    ErrorReply::new(ErrorCode::Malformed, message)
-}

@@ -58,6 +58,8 @@ pub(super) struct Decisions {
     /// Whether it has promised what is not durable, so that no vote of it may leave.
     is_unsaved: bool,
     joins: VecDeque<JoinWish>,
+    /// Wishes for names whose holders are being asked whether they are still there.
+    holders_tried: usize,
     seal_until: Option<Instant>,
     proposer: Option<Proposer>,
     /// Tells late votes of an earlier attempt from votes.
@@ -75,6 +77,7 @@ impl Decisions {
             acceptor,
             is_unsaved: false,
             joins: VecDeque::new(),
+            holders_tried: 0,
             seal_until: None,
             proposer: None,
             attempt: 0,
@@ -122,7 +125,7 @@ impl Control {
             let error = ErrorReply::new(ErrorCode::BadRequest, message);
             return responder.respond(&Response::Error(error));
         }
-        if self.decisions.joins.len() >= WISHES_MAX {
+        if self.decisions.joins.len() + self.decisions.holders_tried >= WISHES_MAX {
             let message = "too many nodes join at once; ask again in a moment";
             let error = ErrorReply::new(ErrorCode::Overloaded, message).retryable();
             return responder.respond(&Response::Error(error));
@@ -210,6 +213,7 @@ impl Control {
         let Some(holder) = current.member(&wish.join.member.id).cloned() else {
             return;
         };
+        self.decisions.holders_tried += 1;
         let calls = self.calls.clone();
         self.spawn(async move {
             let request = Request::Ping;
@@ -225,6 +229,7 @@ impl Control {
     }
 
     pub(super) fn on_holder_tried(&mut self, mut wish: JoinWish, lives: bool) {
+        self.decisions.holders_tried -= 1;
         if lives {
             let message = format!(
                 "a node with the id {} is running; stop it first, or choose another --id",

@@ -6,7 +6,7 @@ use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::hash::VIRTUAL_NODES_PER_NODE;
 use dynakv_protocol::message::Response;
 use dynakv_protocol::repair::Repair;
-use dynakv_protocol::ring_document::Member;
+use dynakv_protocol::ring_document::{Member, RingDocument};
 use dynakv_protocol::unlock::Unlock;
 use dynakv_protocol::{ErrorCode, ErrorReply};
 use tokio::sync::mpsc::error::TrySendError;
@@ -16,16 +16,32 @@ use super::{Control, Event};
 use crate::runtime::disk_progress::HANGING;
 use crate::runtime::events::Responder;
 use crate::runtime::unlocking::UnlockJob;
-use crate::runtime::view::View;
+use crate::runtime::view::{MemberView, View};
 
 impl Control {
+    pub(super) fn members_in_order(&self, document: &RingDocument) -> Vec<MemberView> {
+        // In the order of their ids: this is done at each tick, and there may be a thousand.
+        let known = self.membership.members();
+        let view = |member: &Member| {
+            let at = known.binary_search_by(|known| known.id.cmp(&member.id));
+            let news = at.ok().and_then(|at| known.get(at));
+            MemberView {
+                id: member.id.clone(),
+                address: news.map_or_else(|| member.address.clone(), |news| news.address.clone()),
+                state: news.map_or(MemberState::Alive, |n| n.state),
+                disk_hangs: news.is_some_and(|news| news.disk_hangs),
+            }
+        };
+        document.members.iter().map(view).collect()
+    }
+
     pub(super) fn stats(&self) -> Response {
         let Some(ring) = &self.ring else {
             return self.not_joined();
         };
         let totals = self.store.totals();
         let view = self.view.borrow();
-        let alive = |member: &&crate::runtime::view::MemberView| member.state == MemberState::Alive;
+        let alive = |member: &&MemberView| member.state == MemberState::Alive;
         Response::Stats(StatsReply {
             node_id: self.me.node_id.clone(),
             address: self.me.address.clone(),

@@ -113,6 +113,9 @@ impl Coordinator {
             actor,
             digest,
         } = reply;
+        if !self.gather(id, versions.len()) {
+            return;
+        }
         match self.operations.get_mut(id).map(|operation| &operation.work) {
             Some(Work::Get(_)) => {
                 let event = match digest {
@@ -257,6 +260,7 @@ impl Coordinator {
                 replaced,
             } => {
                 if let Some((id, purpose)) = OperationId::parse(message) {
+                    self.operations.gather(id, versions.len());
                     let minted = put::Event::Minted {
                         round: purpose.round(),
                         versions,

@@ -208,6 +208,7 @@ impl Coordinator {
         if let Some(operation) = self.operations.get_mut(id) {
             self.reads.push(ReadJob {
                 token: Token::Operation(id.message(Purpose::Read)),
+                connection: operation.requester.connection,
                 key: operation.key.clone(),
                 digest_above: None,
             });
@@ -283,6 +284,7 @@ impl Coordinator {
         }
         self.metrics
             .ended(op, outcome, self.now - requester.arrived);
+        let is_found = reply.is_ok();
         match reply {
             Ok(Reply::Forwarded(Frame { header, body })) => {
                 self.connections
@@ -315,6 +317,9 @@ impl Coordinator {
                 }
                 self.connections.refuse(connection, request_id, error);
             }
+        }
+        if op == Op::Get {
+            self.connections.end_read(connection, is_found);
         }
     }
 }

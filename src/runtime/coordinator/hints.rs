@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::effects::{Reply, remaining_ms};
 use super::forwarding::say_again;
 use super::{
-    By, Bytes, ConnectionId, Coordinator, ErrorCode, ErrorReply, HintJob, NodeId, NodeSlot,
+    By, Bytes, ConnectionId, Coordinator, ErrorCode, ErrorReply, HintJob, Kind, NodeId, NodeSlot,
     Operation, OperationId, Purpose, Reach, Request, SLOW_WRITE, Segment, Token, Work, put,
 };
 use crate::engine::handoff::Hint;
@@ -224,7 +224,12 @@ impl Coordinator {
         };
         let is_over = put.is_over();
         let is_answered = put.is_answered();
-        if is_over || is_answered && !self.operations.is_tail(id) && !self.operations.begin_tail(id)
+        // Each holds what it wrote: large ones must not take the room of requests.
+        let has_room = self.operations.results() <= self.ledger.bytes_max(Kind::Results) / 2;
+        if is_over
+            || is_answered
+                && !self.operations.is_tail(id)
+                && !(has_room && self.operations.begin_tail(id))
         {
             self.operations.remove(id);
         }

@@ -3,8 +3,8 @@
 use dynakv_protocol::message::kind;
 
 use super::{
-    Bytes, Coordinator, Duration, Frame, Get, Hedging, Instant, NodeSlot, OperationId, Preference,
-    Requester, Work, get,
+    Bytes, Coordinator, Duration, ErrorCode, ErrorReply, Frame, Get, Hedging, Instant, Kind,
+    NodeSlot, OperationId, Preference, Requester, Work, get,
 };
 use crate::engine::get::{Hedge, Plan};
 use crate::engine::hedge::LATE;
@@ -155,5 +155,23 @@ impl Coordinator {
         } else {
             self.pace.refused(from);
         }
+    }
+
+    /// An operation is given versions to hold. False when so much is gathered for clients that it ends
+    /// here, refused; what writes is never given up for that.
+    pub(super) fn gather(&mut self, id: OperationId, bytes: usize) -> bool {
+        let results = self.operations.results();
+        let is_over = results > 0 && results + bytes > self.ledger.bytes_max(Kind::Results);
+        let work = self.operations.get_mut(id).map(|operation| &operation.work);
+        if is_over && matches!(work, Some(Work::Get(_) | Work::Explain(_))) {
+            self.metrics.refused.increment(1);
+            let message = "what this node has gathered of keys for its clients takes as much memory as it \
+                           may; try again in a moment, or at another node";
+            let error = ErrorReply::new(ErrorCode::Overloaded, message).retryable();
+            self.finish(id, Err(error));
+            return false;
+        }
+        self.operations.gather(id, bytes);
+        true
     }
 }

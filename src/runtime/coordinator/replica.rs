@@ -8,8 +8,9 @@ use dynakv_protocol::peer::Merged;
 use crate::runtime::dispatch::undecodable;
 
 use super::{
-    Bytes, ConnectionId, ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, ReadJob, Request,
-    Response, RingVersion, SELF, Token, WriteJob, WriteWork, admin::MENDING_SCANS_MAX, put,
+    Bytes, ConnectionId, ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, Kind, ReadJob,
+    Request, Response, RingVersion, SELF, Token, WriteJob, WriteWork, admin::MENDING_SCANS_MAX,
+    put,
 };
 use crate::runtime::store_worker::{ScanJob, ScanWork};
 
@@ -19,7 +20,9 @@ impl Coordinator {
         let token = Token::Replica(connection, request_id);
         // Twice the clients' bound: what another node has begun should rather be finished than what
         // a client might begin, or the cluster would work for nothing under overload.
-        if self.operations.len() + self.replica_jobs >= 2 * self.bounds.requests_max {
+        if self.operations.len() + self.replica_jobs >= 2 * self.bounds.requests_max
+            || self.is_over(Kind::PeerRequests, &frame)
+        {
             self.metrics.refused.increment(1);
             let message = "this replica has as much in hand as it takes";
             let error = ErrorReply::new(ErrorCode::Overloaded, message).retryable();
@@ -59,6 +62,7 @@ impl Coordinator {
                     };
                     self.reads.push(ReadJob {
                         token,
+                        connection,
                         key,
                         digest_above: read.digest_above,
                     });

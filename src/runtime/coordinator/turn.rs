@@ -1,6 +1,8 @@
 //! What is done at each tick, and at the end of each turn.
 
-use super::{Coordinator, ErrorCode, ErrorReply, Parked, Work, explain, forward, get, import, put};
+use super::{
+    Coordinator, ErrorCode, ErrorReply, Kind, Parked, Work, explain, forward, get, import, put,
+};
 
 impl Coordinator {
     /// Looks after deadlines, links and the disk.
@@ -38,9 +40,14 @@ impl Coordinator {
         self.metrics
             .in_flight
             .set((self.operations.len() + self.replica_jobs) as f64);
-        self.metrics
-            .in_flight_bytes
-            .set(self.operations.bytes() as f64);
+        let unread = self.connections.tick(self.now);
+        self.metrics.held.closed_unread.increment(unread);
+        let requests = self.ledger.held(Kind::ClientRequests);
+        self.metrics.in_flight_bytes.set(requests as f64);
+        for kind in Kind::ALL {
+            let bytes = self.ledger.held(kind);
+            self.metrics.held.bytes[kind as usize].set(bytes as f64);
+        }
         self.metrics
             .connections
             .set(self.connections.count() as f64);
@@ -64,6 +71,7 @@ impl Coordinator {
             self.store.read(std::mem::take(&mut self.reads));
         }
         self.flush_hints();
+        self.ledger.set(Kind::Results, self.operations.results());
         let sent_bytes = self.links.flush() + self.connections.flush();
         if sent_bytes > 0 {
             self.metrics.reads.sent_bytes.increment(sent_bytes as u64);

@@ -71,6 +71,8 @@ pub enum WriteWork {
 pub struct ReadJob {
     /// Who waits.
     pub token: Token,
+    /// From where it was asked for: those that ask for much take turns with the others.
+    pub connection: ConnectionId,
     /// The key.
     pub key: Bytes,
     /// Of versions of more bytes than this the digest is wanted in their place.
@@ -134,4 +136,17 @@ pub enum StoreEvent {
     },
     /// The disk failed: what was written can't be made durable. The node must stop.
     Failed(Arc<StoreError>),
+}
+
+impl StoreEvent {
+    /// Bytes of what was read.
+    pub fn bytes_read(&self) -> usize {
+        match self {
+            Self::Read { versions, .. } => versions.len(),
+            Self::Scanned { result, .. } => result.as_ref().map_or(0, Scanned::bytes),
+            Self::Minted { .. } | Self::Durable { .. } | Self::Refused { .. } | Self::Failed(_) => {
+                0
+            }
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! comparison takes, reads and writes do not wait for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dynakv_protocol::ErrorReply;
@@ -17,6 +18,7 @@ use super::limits::note_read;
 use super::{ConnectionId, StoreEvent, note_damage, refusal};
 use crate::engine::mending::compared;
 use crate::engine::ring::{MemberIndex, Ring};
+use crate::runtime::ledger::{Kind, Ledger};
 use crate::runtime::rebuilding::Rebuilding;
 
 /// What an answer needs beside the one key that it holds at least, in bytes.
@@ -27,6 +29,9 @@ const RECOUNT_PART: PageLimit = PageLimit {
     items_max: 256,
     bytes_max: 256 * 1024,
 };
+
+/// How long to wait before it is looked again whether what was read is taken in.
+const ROOM_POLL: Duration = Duration::from_millis(5);
 
 /// Something to be read at leisure.
 #[derive(Debug)]
@@ -99,6 +104,26 @@ pub enum Scanned {
     Answer(Box<Response>),
 }
 
+impl Scanned {
+    /// About how many bytes it has.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Exported(part) => {
+                let items = part.items.iter();
+                items.map(|item| item.key.len() + item.versions.len()).sum()
+            }
+            Self::Answer(answer) => match &**answer {
+                Response::Listed(listed) => {
+                    let keys = listed.keys.iter();
+                    keys.map(|key| key.key.len() + key.versions.len()).sum()
+                }
+                // Hashes, and no values.
+                _ => 0,
+            },
+        }
+    }
+}
+
 /// One part of an export.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Part {
@@ -116,6 +141,7 @@ pub(super) struct Scanner {
     store: Arc<dyn Store>,
     rebuilding: Arc<Rebuilding>,
     events: mpsc::UnboundedSender<Vec<StoreEvent>>,
+    ledger: Arc<Ledger>,
 }
 
 impl Scanner {
@@ -123,22 +149,30 @@ impl Scanner {
         store: Arc<dyn Store>,
         rebuilding: Arc<Rebuilding>,
         events: mpsc::UnboundedSender<Vec<StoreEvent>>,
+        ledger: Arc<Ledger>,
     ) -> Self {
         Self {
             store,
             rebuilding,
             events,
+            ledger,
         }
     }
 
     pub(super) fn run(self, mut jobs: mpsc::UnboundedReceiver<ScanJob>) {
         while let Some(job) = jobs.blocking_recv() {
+            while self.ledger.is_full(Kind::Read) && !self.events.is_closed() {
+                std::thread::sleep(ROOM_POLL);
+            }
             self.scan(job);
         }
     }
 
     pub(super) async fn run_simulated(self, mut jobs: mpsc::UnboundedReceiver<ScanJob>) {
         while let Some(job) = jobs.recv().await {
+            while self.ledger.is_full(Kind::Read) && !self.events.is_closed() {
+                tokio::time::sleep(ROOM_POLL).await;
+            }
             self.scan(job);
         }
     }
@@ -179,6 +213,7 @@ impl Scanner {
             is_mending,
             result,
         };
+        self.ledger.take(Kind::Read, event.bytes_read());
         // A coordinator that is gone has no use for it.
         let _ = self.events.send(vec![event]);
     }

@@ -68,7 +68,8 @@ fn start_on(disk: Disk, rebuilding: Arc<Rebuilding>, metrics: Arc<Metrics>) -> R
     let minter = Minter::new(Actor(5), 0, fastrand::Rng::with_seed(1));
     let progress = Arc::new(DiskProgress::new(disk.store.clone()));
     let clock = Arc::new(SystemClock);
-    start(&disk, minter, clock, metrics, rebuilding, progress).unwrap()
+    let books = (metrics, Arc::new(Ledger::new(1 << 30)));
+    start(&disk, minter, clock, books, rebuilding, progress).unwrap()
 }
 
 fn started_counting(
