@@ -28,8 +28,8 @@ FROM ?= 1
 TEST ?=
 
 sim: ## simulate whole clusters: SEEDS=200 seeds (FROM=1 on), or replay SEED=17; TEST=name: only tests of that name
-	$(CARGO) test $(LOCKED) --test sim --no-run
-	$(if $(SEED),DYNAKV_SIM_SEED=$(SEED),DYNAKV_SIM_FROM=$(FROM) DYNAKV_SIM_SEEDS=$(SEEDS)) $(CARGO) test $(LOCKED) --test sim $(TEST) -- --nocapture $(if $(SEED),--test-threads=1)
+	$(CARGO) test --profile sim $(LOCKED) --test sim --no-run
+	$(if $(SEED),DYNAKV_SIM_SEED=$(SEED),DYNAKV_SIM_FROM=$(FROM) DYNAKV_SIM_SEEDS=$(SEEDS)) $(CARGO) test --profile sim $(LOCKED) --test sim $(TEST) -- --nocapture $(if $(SEED),--test-threads=1)
 
 DURATION ?= 40s
 

@@ -6,7 +6,7 @@
 //! That it would be noticed if it wrote before, the simulation shows (`KeepsActor`).
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dynakv_protocol::placement::Placement;
@@ -38,7 +38,7 @@ pub(super) fn restore_directory(copy: &Path, directory: &Path) {
 }
 
 /// A key whose blind writes are coordinated by this node: its first owner.
-pub(super) fn key_first_owned_by(node: &Node) -> String {
+fn key_first_owned_by(node: &Node) -> String {
     let document = block_on(async {
         let client = client_of_one(node).await;
         client
@@ -75,10 +75,75 @@ fn actor_of(dot: &str) -> &str {
     dot.split_once(':').map_or(dot, |(actor, _)| actor)
 }
 
+/// A whole cluster whose first node is about to forget a write.
+pub(super) struct Forgetful {
+    pub(super) cluster: Cluster,
+    /// Its blind writes are coordinated by that node.
+    pub(super) key: String,
+    v1_dot: String,
+}
+
+impl Forgetful {
+    /// The ring is sealed, and each node has something to remember.
+    pub(super) fn founded() -> Self {
+        let cluster = Cluster::start(3);
+        cluster[0]
+            .run(&["put", "before", "value", "-w", "3"])
+            .exits(0);
+        let key = key_first_owned_by(&cluster[0]);
+        let v1_dot = String::new();
+        Self {
+            cluster,
+            key,
+            v1_dot,
+        }
+    }
+
+    pub(super) fn node(&mut self) -> &mut Node {
+        &mut self.cluster[0]
+    }
+
+    /// Where a copy of what it has may lie.
+    pub(super) fn copy(&self) -> PathBuf {
+        self.cluster.root().join("copy")
+    }
+
+    /// Starts the node that does not run.
+    pub(super) fn restart(&mut self) {
+        self.cluster[0].start();
+        self.cluster.wait_whole();
+    }
+
+    /// All have v1, by the first node.
+    #[track_caller]
+    pub(super) fn write_v1(&mut self) {
+        let put = ["put", &self.key, "v1", "-w", "3"];
+        self.cluster[0].run(&put).exits(0);
+        let written = siblings(&self.cluster[1], &self.key);
+        let [(_, dot)] = &written[..] else {
+            panic!("one write, one sibling: {written:?}");
+        };
+        self.v1_dot.clone_from(dot);
+    }
+
+    /// The node that was stopped and has forgotten v1 starts, is refused so often, and let in.
+    #[track_caller]
+    pub(super) fn comes_back(&mut self, refusals: usize) {
+        assert_eq!(start_until_let_in(&mut self.cluster[0]), refusals);
+        self.cluster.wait_whole();
+    }
+
+    /// It goes on, and knows v1.
+    #[track_caller]
+    pub(super) fn remembers_and_writes_on(&self) {
+        assert_remembers_and_writes_on(&self.cluster, &self.key, &self.v1_dot);
+    }
+}
+
 /// Waits until a node that forgot v1 has got it back from the others, lets it write v2 over it, and checks
 /// that it did so under an actor that has forgotten nothing.
 #[track_caller]
-pub(super) fn assert_remembers_and_writes_on(cluster: &Cluster, key: &str, v1_dot: &str) {
+fn assert_remembers_and_writes_on(cluster: &Cluster, key: &str, v1_dot: &str) {
     eventually("node-1 to have v1 again", || {
         let explained = cluster[1].run(&["explain", key, "--output", "json"]).json();
         let owners = explained["owners"].as_array().cloned().unwrap_or_default();
@@ -114,35 +179,22 @@ pub(super) fn assert_remembers_and_writes_on(cluster: &Cluster, key: &str, v1_do
 /// The copy was made after a kill: no marker of a clean stop is in it.
 #[test]
 fn a_node_that_forgot_a_write_gets_it_back_and_does_not_number_on() {
-    let mut cluster = Cluster::start(3);
-    let copy = cluster.root().join("copy");
-    // Seals the ring, and gives node-1 something to remember.
-    cluster[0]
-        .run(&["put", "before", "value", "-w", "3"])
-        .exits(0);
-    let key = key_first_owned_by(&cluster[0]);
-
-    cluster[0].kill();
-    copy_directory(&cluster[0].data_dir(), &copy);
-    cluster[0].start();
-    cluster.wait_whole();
-    cluster[0].run(&["put", &key, "v1", "-w", "3"]).exits(0);
-    let written = siblings(&cluster[1], &key);
-    let [(_, v1_dot)] = &written[..] else {
-        panic!("one write, one sibling: {written:?}");
-    };
-
-    cluster[0].kill();
-    restore_directory(&copy, &cluster[0].data_dir());
-    assert_eq!(start_until_let_in(&mut cluster[0]), 1);
-    cluster.wait_whole();
-    assert_remembers_and_writes_on(&cluster, &key, v1_dot);
+    let mut one = Forgetful::founded();
+    let (copy, directory) = (one.copy(), one.node().data_dir());
+    one.node().kill();
+    copy_directory(&directory, &copy);
+    one.restart();
+    one.write_v1();
+    one.node().kill();
+    restore_directory(&copy, &directory);
+    one.comes_back(1);
+    one.remembers_and_writes_on();
 }
 
 /// Starts a node that runs on an old copy of its directory: it must be refused, with the reason, as often
 /// as others have seen it start since, and then be let in. Gives how often it was refused.
 #[track_caller]
-pub(super) fn start_until_let_in(node: &mut Node) -> usize {
+fn start_until_let_in(node: &mut Node) -> usize {
     for refusals in 0..10 {
         node.start();
         let started = Instant::now();
@@ -168,34 +220,22 @@ pub(super) fn start_until_let_in(node: &mut Node) -> usize {
 /// Runs a node cleanly stopped, copied, started `starts` times more, killed, and put back as copied, with
 /// v1 of a key written in between and v2 afterwards.
 fn run_an_old_copy(starts: usize) {
-    let mut cluster = Cluster::start(3);
-    let copy = cluster.root().join("copy");
-    cluster[0]
-        .run(&["put", "before", "value", "-w", "3"])
-        .exits(0);
-    let key = key_first_owned_by(&cluster[0]);
-
-    assert_eq!(cluster[0].terminate().code(), Some(0));
-    copy_directory(&cluster[0].data_dir(), &copy);
+    let mut one = Forgetful::founded();
+    let (copy, directory) = (one.copy(), one.node().data_dir());
+    one.node().stop();
+    copy_directory(&directory, &copy);
     for start in 0..starts {
         if start > 0 {
-            cluster[0].kill();
+            one.node().kill();
         }
-        cluster[0].start();
-        cluster.wait_whole();
+        one.restart();
     }
     // Each start but the first was unclean, so this is the actor of the copy only with one start.
-    cluster[0].run(&["put", &key, "v1", "-w", "3"]).exits(0);
-    let written = siblings(&cluster[1], &key);
-    let [(_, v1_dot)] = &written[..] else {
-        panic!("one write, one sibling: {written:?}");
-    };
-
-    cluster[0].kill();
-    restore_directory(&copy, &cluster[0].data_dir());
-    assert_eq!(start_until_let_in(&mut cluster[0]), starts);
-    cluster.wait_whole();
-    assert_remembers_and_writes_on(&cluster, &key, v1_dot);
+    one.write_v1();
+    one.node().kill();
+    restore_directory(&copy, &directory);
+    one.comes_back(starts);
+    one.remembers_and_writes_on();
 }
 
 /// The copy was made after a clean stop, so the directory itself says that nothing is missing: only the

@@ -4,11 +4,8 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use crate::actors::{
-    assert_remembers_and_writes_on, copy_directory, key_first_owned_by, restore_directory,
-    siblings, start_until_let_in,
-};
-use crate::harness::{Cluster, Node, eventually};
+use crate::actors::{Forgetful, copy_directory, restore_directory};
+use crate::harness::{Node, eventually};
 
 const STORE: &str = "store";
 const HINTS: &str = "hints.log";
@@ -28,42 +25,30 @@ enum Copied {
 /// Puts an older copy of the store back, and nothing else. Its actor must not go on, and what it lacks must
 /// come back before its reads count.
 fn run_an_older_store(copied: Copied) {
-    let mut cluster = Cluster::start(3);
-    let copy = cluster.root().join("copy");
-    let store = cluster[0].data_dir().join(STORE);
-    cluster[0]
-        .run(&["put", "before", "value", "-w", "3"])
-        .exits(0);
-    let key = key_first_owned_by(&cluster[0]);
+    let mut one = Forgetful::founded();
+    let (copy, store) = (one.copy(), one.node().data_dir().join(STORE));
     if copied == Copied::DuringTheRun {
         copy_directory(&store, &copy);
     } else {
-        assert_eq!(cluster[0].terminate().code(), Some(0));
+        one.node().stop();
         copy_directory(&store, &copy);
-        cluster[0].start();
-        cluster.wait_whole();
+        one.restart();
     }
-    cluster[0].run(&["put", &key, "v1", "-w", "3"]).exits(0);
-    let written = siblings(&cluster[1], &key);
-    let [(_, v1_dot)] = &written[..] else {
-        panic!("one write, one sibling: {written:?}");
-    };
-
+    one.write_v1();
     match copied {
-        Copied::BeforeTheRunThatWasKilled => cluster[0].kill(),
-        _ => assert_eq!(cluster[0].terminate().code(), Some(0)),
+        Copied::BeforeTheRunThatWasKilled => one.node().kill(),
+        _ => one.node().stop(),
     }
     restore_directory(&copy, &store);
     // The others know no newer run of this directory than its identity does.
-    assert_eq!(start_until_let_in(&mut cluster[0]), 0);
-    cluster.wait_whole();
+    one.comes_back(0);
     eventually("all of node-1's segments to be rebuilt", || {
-        match cluster[0].metric("dynakv_rebuilt_segments_total", "")? {
+        match one.cluster[0].metric("dynakv_rebuilt_segments_total", "")? {
             65_536 => Ok(()),
             segments => Err(format!("{segments} are")),
         }
     });
-    assert_remembers_and_writes_on(&cluster, &key, v1_dot);
+    one.remembers_and_writes_on();
 }
 
 #[test]
@@ -87,33 +72,22 @@ fn an_older_store_after_a_kill_gives_no_votes_either() {
 /// the directory was started, so the others have no reason to refuse it.
 #[test]
 fn an_identity_alone_that_is_older_takes_a_new_actor_and_is_let_in() {
-    let mut cluster = Cluster::start(3);
-    let directory = cluster[0].data_dir();
-    let copy = cluster.root().join("copy");
+    let mut one = Forgetful::founded();
+    let (copy, directory) = (one.copy(), one.node().data_dir());
     let identity = ["identity", "clean-stop"];
-    cluster[0]
-        .run(&["put", "before", "value", "-w", "3"])
-        .exits(0);
-    let key = key_first_owned_by(&cluster[0]);
-    assert_eq!(cluster[0].terminate().code(), Some(0));
+    one.node().stop();
     fs::create_dir(&copy).unwrap();
     for name in identity {
         fs::copy(directory.join(name), copy.join(name)).unwrap();
     }
-    cluster[0].start();
-    cluster.wait_whole();
-    cluster[0].run(&["put", &key, "v1", "-w", "3"]).exits(0);
-    let written = siblings(&cluster[1], &key);
-    let [(_, v1_dot)] = &written[..] else {
-        panic!("one write, one sibling: {written:?}");
-    };
-    assert_eq!(cluster[0].terminate().code(), Some(0));
+    one.restart();
+    one.write_v1();
+    one.node().stop();
     for name in identity {
         fs::copy(copy.join(name), directory.join(name)).unwrap();
     }
-    assert_eq!(start_until_let_in(&mut cluster[0]), 0);
-    cluster.wait_whole();
-    assert_remembers_and_writes_on(&cluster, &key, v1_dot);
+    one.comes_back(0);
+    one.remembers_and_writes_on();
 }
 
 /// Two clusters may well have nodes of one name: what says whose a store is is not that.
@@ -124,11 +98,10 @@ fn the_store_of_another_directory_is_refused_and_left_as_it_is() {
     let mut nodes = [&one, &other].map(|root| {
         fs::create_dir(root).unwrap();
         let mut node = Node::new(root, "node-1");
-        node.start();
-        node.wait_ready();
+        node.start_ready();
         node.run(&["put", "key", &root.display().to_string()])
             .exits(0);
-        assert_eq!(node.terminate().code(), Some(0));
+        node.stop();
         node
     });
     let [node, stranger] = &mut nodes;
@@ -141,8 +114,7 @@ fn the_store_of_another_directory_is_refused_and_left_as_it_is() {
     assert!(said.contains("is of another data directory"), "{said}");
     // And with the right one nothing has changed.
     restore_directory(&aside, &store);
-    node.start();
-    node.wait_ready();
+    node.start_ready();
     let got = node.run(&["get", "key"]).exits(0);
     assert_eq!(got.text(), one.display().to_string());
 }
@@ -152,10 +124,9 @@ fn the_store_of_another_directory_is_refused_and_left_as_it_is() {
 fn a_store_without_an_identity_founds_no_cluster() {
     let root = tempfile::tempdir().unwrap();
     let mut node = Node::new(root.path(), "node-1");
-    node.start();
-    node.wait_ready();
+    node.start_ready();
     node.run(&["put", "key", "value"]).exits(0);
-    assert_eq!(node.terminate().code(), Some(0));
+    node.stop();
     let (identity, aside) = (node.data_dir().join("identity"), root.path().join("aside"));
     fs::rename(&identity, &aside).unwrap();
     node.start();
@@ -163,8 +134,7 @@ fn a_store_without_an_identity_founds_no_cluster() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("no identity beside it"), "{said}");
     fs::rename(&aside, &identity).unwrap();
-    node.start();
-    node.wait_ready();
+    node.start_ready();
     assert_eq!(node.run(&["get", "key"]).exits(0).text(), "value");
 }
 
@@ -173,17 +143,15 @@ fn a_store_without_an_identity_founds_no_cluster() {
 fn the_only_copy_is_not_replaced_by_an_older_one_without_a_word() {
     let root = tempfile::tempdir().unwrap();
     let mut node = Node::new(root.path(), "node-1");
-    node.start();
-    node.wait_ready();
+    node.start_ready();
     node.run(&["put", "key", "old"]).exits(0);
-    assert_eq!(node.terminate().code(), Some(0));
+    node.stop();
     let store = node.data_dir().join(STORE);
     let (older, newest) = (root.path().join("older"), root.path().join("newest"));
     copy_directory(&store, &older);
-    node.start();
-    node.wait_ready();
+    node.start_ready();
     node.run(&["put", "key", "new"]).exits(0);
-    assert_eq!(node.terminate().code(), Some(0));
+    node.stop();
     copy_directory(&store, &newest);
 
     restore_directory(&older, &store);
@@ -192,15 +160,13 @@ fn the_only_copy_is_not_replaced_by_an_older_one_without_a_word() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("--accept-loss"), "{said}");
     restore_directory(&newest, &store);
-    node.start();
-    node.wait_ready();
+    node.start_ready();
     assert_eq!(node.run(&["get", "key"]).exits(0).text(), "new");
-    assert_eq!(node.terminate().code(), Some(0));
+    node.stop();
 
     restore_directory(&older, &store);
     let mut node = Node::at_port(root.path(), "node-1", node.port).with(&["--accept-loss"]);
-    node.start();
-    node.wait_ready();
+    node.start_ready();
     assert_eq!(node.run(&["get", "key"]).exits(0).text(), "old");
 }
 
@@ -212,13 +178,12 @@ fn hints_alone_that_are_older_or_gone_are_an_alarm() {
     let hints = node.data_dir().join(HINTS);
     let copy = root.path().join("copy");
     let run = |node: &mut Node, damaged: u64, stop: &dyn Fn(&mut Node)| {
-        node.start();
-        node.wait_ready();
+        node.start_ready();
         let counted = node.metric("dynakv_hints_damaged_total", "");
         assert_eq!(counted, Ok(damaged));
         stop(node);
     };
-    let in_order = |node: &mut Node| assert_eq!(node.terminate().code(), Some(0));
+    let in_order = |node: &mut Node| node.stop();
     run(&mut node, 0, &in_order);
     fs::copy(&hints, &copy).unwrap();
     run(&mut node, 0, &|node| node.kill());
@@ -236,8 +201,7 @@ fn hints_alone_that_are_older_or_gone_are_an_alarm() {
 fn a_node_that_syncs_again_forgets_that_it_did_not_only_once_its_log_is_synced() {
     let root = tempfile::tempdir().unwrap();
     let mut node = Node::new(root.path(), "node-1").with(&["--durability", "interval:60s"]);
-    node.start();
-    node.wait_ready();
+    node.start_ready();
     node.run(&["put", "key", "value"]).exits(0);
     node.kill();
     let note = node.data_dir().join(UNSYNCED);
@@ -250,8 +214,7 @@ fn a_node_that_syncs_again_forgets_that_it_did_not_only_once_its_log_is_synced()
     assert_ne!(code, Some(0), "{said}");
     assert!(note.exists(), "it has not read its log");
     drop(lock);
-    node.start();
-    node.wait_ready();
+    node.start_ready();
     assert!(!note.exists(), "from now on nothing is lost any more");
     assert_eq!(node.run(&["get", "key"]).exits(0).text(), "value");
 }

@@ -129,6 +129,19 @@ impl Node {
         self.process_mut().wait()
     }
 
+    /// SIGTERM, after which it must end in order.
+    #[track_caller]
+    pub(crate) fn stop(&mut self) {
+        assert_eq!(self.terminate().code(), Some(0));
+    }
+
+    /// Starts, and waits until it can coordinate requests.
+    #[track_caller]
+    pub(crate) fn start_ready(&mut self) {
+        self.start();
+        self.wait_ready();
+    }
+
     /// Waits until the process ends by itself; gives its exit code and its standard error.
     #[track_caller]
     pub(crate) fn ends_by_itself(&mut self) -> (Option<i32>, String) {
