@@ -44,7 +44,7 @@ pub struct Confirmer {
     seen: Arc<Seen>,
     malformed: Counter,
     at_once: Semaphore,
-    /// One question at a time about each member of the ring; until when no other is asked after a lie.
+    /// One question at a time about each member of the ring; until when no other is looked at.
     members: Mutex<BTreeMap<NodeId, Arc<tokio::sync::Mutex<Option<Instant>>>>>,
 }
 
@@ -54,8 +54,21 @@ impl std::fmt::Debug for Confirmer {
     }
 }
 
-/// Somebody is there, and has no time to say who.
-struct Busy;
+/// Who is where a member is known to be.
+#[derive(Debug)]
+pub enum There {
+    /// This process.
+    Process(Process),
+    /// Nobody of this cluster: nothing listens there, or a node of another cluster does.
+    Nobody,
+    /// That cannot be told: no answer came, or there is no way there, or nothing to call with.
+    Silent,
+    /// Somebody who has no time to say who.
+    Busy,
+}
+
+/// It cannot be told yet who is there.
+struct Unclear;
 
 /// What came of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,17 +147,20 @@ impl Confirmer {
         }
         let claimed = Process::of_entry(told);
         let known = self.address_of(&told.id);
-        let there = match &known {
-            Some(address) => self.ask(address).await.ok()?,
-            None => None,
-        };
+        let there = self.ask_member(&told.id, known.as_deref()).await.ok()?;
         let found = match self.seen.weigh(&claimed, there.as_ref()) {
             Finding::Confirmed => known,
             // It is not where it was. Where it is said to be it may say so.
             Finding::Unopposed if known.as_ref() != Some(&told.address) => {
-                let there = self.ask(&told.address).await.ok()?;
-                let is_it = self.seen.weigh(&claimed, there.as_ref()) == Finding::Confirmed;
-                is_it.then(|| told.address.clone())
+                match self.who_is_at(&told.address).await {
+                    There::Process(there)
+                        if self.seen.weigh(&claimed, Some(&there)) == Finding::Confirmed =>
+                    {
+                        Some(told.address.clone())
+                    }
+                    There::Process(_) | There::Nobody | There::Silent => None,
+                    There::Busy => return None,
+                }
             }
             Finding::Unopposed
             | Finding::Contradicted
