@@ -497,8 +497,10 @@ impl Node {
         };
         tasks.spawn(mender::run(mender, stop.draining.clone()));
         let client = LocalClient::new(local, me.address.clone(), random.u64(..));
+        let draining = stop.draining.clone();
+        let admission = Admission::new(me, view.clone(), confirmer, seen, draining);
         let shared = Shared {
-            admission: Arc::new(Admission::new(me, view.clone(), confirmer, seen)),
+            admission: Arc::new(admission),
             coordinator: events_in,
             control: control_in,
             frame_bytes_max: frame_bytes_max(config.value_bytes_max),
