@@ -512,12 +512,8 @@ impl Node {
             drain: config.shutdown_deadline,
             shutdown: stop.shutdown.clone(),
         };
-        tasks.spawn(listener::run(
-            listener,
-            config.connections_max,
-            shared,
-            tasks.clone(),
-        ));
+        let places = descriptors::places(config.connections_max, descriptors_max());
+        tasks.spawn(listener::run(listener, places, shared, tasks.clone()));
         let pages = NodePages {
             metrics,
             disk: disk_progress,

@@ -101,6 +101,11 @@ impl Admission {
         self.view.borrow().has_member(peer)
     }
 
+    /// How many there are.
+    pub fn members(&self) -> usize {
+        self.view.borrow().members.len()
+    }
+
     /// Says when [`is_member`](Self::is_member) may have changed.
     pub fn changes(&self) -> watch::Receiver<Arc<View>> {
         self.view.clone()
