@@ -4,8 +4,11 @@
 //! setting alone, enough of them would leave none for the next log file, for the links to other nodes and for
 //! whoever asks how the node is. So the setting is an upper bound, and what the process may have is another.
 
+use std::sync::Arc;
+
 use crate::config::Config;
 use crate::runtime::http;
+use crate::runtime::places::Places;
 
 /// Those that are nobody's connection: standard streams, the runtime's own, listeners, what the store, the
 /// hints and the data directory hold open (about 30), and what is opened in passing for a new log file, a
@@ -20,6 +23,10 @@ const PARTS: u64 = 4;
 
 /// With fewer connections than this a node is of no use: the other nodes alone take some each.
 const CONNECTIONS_MIN: u64 = 16;
+
+/// Of what the connections to other nodes have, this part may go to members that call while clients have all
+/// places.
+const MEMBERS_PARTS: u64 = 2;
 
 /// The process may not have enough descriptors for a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -59,9 +66,32 @@ pub(crate) fn fit(config: &mut Config, limit: u64) -> Result<Option<String>, Too
     )))
 }
 
+/// So many places for whoever connects, and beside them as many for members alone as these descriptors permit.
+pub(crate) fn places(connections_max: usize, limit: Option<u64>) -> Arc<Places> {
+    Places::beside_members(connections_max, for_members(connections_max, limit))
+}
+
+fn for_members(connections_max: usize, limit: Option<u64>) -> usize {
+    let Some(limit) = limit else {
+        return usize::MAX;
+    };
+    let taken = OWN + http::CONNECTIONS_MAX as u64 + connections_max as u64;
+    let for_members = limit.saturating_sub(taken) / MEMBERS_PARTS;
+    // A limit beyond the address space is no limit.
+    usize::try_from(for_members).unwrap_or(usize::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_of_members_leave_as_many_descriptors_for_calls() {
+        assert_eq!(for_members(96, Some(256)), 16);
+        assert_eq!(for_members(16, Some(150)), 3);
+        assert_eq!(for_members(4096, Some(64)), 0);
+        assert_eq!(for_members(4096, None), usize::MAX);
+    }
 
     fn fitted(connections_max: usize, limit: u64) -> (usize, bool) {
         let mut config = Config::new("a".parse().unwrap());

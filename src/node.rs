@@ -504,8 +504,10 @@ impl Node {
         };
         tasks.spawn(mender::run(mender, stop.draining.clone()));
         let client = LocalClient::new(local, me.address.clone(), random.u64(..));
+        let draining = stop.draining.clone();
+        let admission = Admission::new(me, view.clone(), confirmer, seen, draining);
         let shared = Shared {
-            admission: Arc::new(Admission::new(me, view.clone(), confirmer, seen)),
+            admission: Arc::new(admission),
             coordinator: events_in,
             control: control_in,
             frame_bytes_max: frame_bytes_max(config.value_bytes_max),
@@ -518,12 +520,8 @@ impl Node {
             drain: config.shutdown_deadline,
             shutdown: stop.shutdown.clone(),
         };
-        tasks.spawn(listener::run(
-            listener,
-            config.connections_max,
-            shared,
-            tasks.clone(),
-        ));
+        let places = descriptors::places(config.connections_max, descriptors_max());
+        tasks.spawn(listener::run(listener, places, shared, tasks.clone()));
         let pages = NodePages {
             metrics,
             disk: disk_progress,

@@ -212,6 +212,11 @@ impl Connection {
         self.shared.closed.load(Ordering::Acquire)
     }
 
+    /// Whether the node has said that it takes no more requests on it.
+    pub(crate) fn was_left(&self) -> bool {
+        self.shared.lock().leaving.is_some()
+    }
+
     /// Sends a request and waits for its answer. May be dropped at any time: its place in the window
     /// is then free, and its answer goes nowhere.
     pub(crate) async fn call(

@@ -12,7 +12,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::connection::{CallError, Cause, Connection, DialError};
 use crate::error::Error;
 
-/// A node whose dial failed is dialled again after this time, and meanwhile asked last.
+/// A node whose dial failed, or that has said that it leaves, is dialled again after this time, and meanwhile asked
+/// last.
 const REDIAL_AFTER: Duration = Duration::from_secs(1);
 
 /// What every dial needs to know.
@@ -87,10 +88,12 @@ impl Node {
         let mut state = self.lock();
         match &state.link {
             Link::Open(connection) if !connection.is_closed() => return true,
-            Link::Open(_) => {
+            Link::Open(connection) => {
+                // A node that is about to end has nothing for who comes back at once.
+                let pause = connection.was_left().then_some(REDIAL_AFTER);
                 state.link = Link::Idle;
                 state.failed = true;
-                state.redial_at = None;
+                state.redial_at = pause.map(|pause| Instant::now() + pause);
             }
             Link::Idle | Link::Dialling(_) => {}
         }

@@ -4,8 +4,10 @@
 //! A counter orders news: who tells the highest is believed. So one number that nobody has counted to would be
 //! believed for ever, were it once believed. Two kinds of bounds keep it out. What lies above the *greatest*
 //! was not counted by any process. What lies further above the last known value than the *jump* was not
-//! counted since; it is wide enough for whoever was cut off for weeks, and so narrow that the greatest is not
-//! reached by jumping, as each jump takes a message or a write to disk.
+//! counted since; it is wide enough for whoever was cut off for weeks, and so narrow that jumping to the greatest
+//! takes long. To a heartbeat's it takes 2^8 messages, which end with the run they speak of; to an incarnation's or
+//! a round's more than can be sent. To a generation's it takes 2^22 jumps, and as each is looked at a second after
+//! the one before it at the earliest (`runtime/confirming.rs`), that is 48 days in which the member is down.
 
 use dynakv_protocol::gossip::{Ballot, MemberEntry};
 use dynakv_protocol::{Generation, RingVersion};

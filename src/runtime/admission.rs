@@ -7,6 +7,7 @@ use dynakv_protocol::{
     ClusterId, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId, RingVersion,
 };
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::confirming::{Confirmer, Outcome};
 use super::seen::Seen;
@@ -38,22 +39,25 @@ pub struct Admission {
     view: watch::Receiver<Arc<View>>,
     confirmer: Arc<Confirmer>,
     seen: Arc<Seen>,
+    draining: CancellationToken,
 }
 
 impl Admission {
-    /// Who this node is, where to look for its cluster, how to ask members about themselves, and what was seen of
-    /// them.
+    /// Who this node is, where to look for its cluster, how to ask members about themselves, what was seen of them,
+    /// and what says that it is about to end.
     pub fn new(
         me: Myself,
         view: watch::Receiver<Arc<View>>,
         confirmer: Arc<Confirmer>,
         seen: Arc<Seen>,
+        draining: CancellationToken,
     ) -> Self {
         Self {
             me,
             view,
             confirmer,
             seen,
+            draining,
         }
     }
 
@@ -78,6 +82,11 @@ impl Admission {
             return Err(ErrorReply::new(ErrorCode::VersionMismatch, message));
         };
         self.check_cluster(hello, cluster_id)?;
+        // It would be sent away at once. Other nodes still decide with this one.
+        if hello.peer.is_none() && self.draining.is_cancelled() {
+            let message = "this node is shutting down; ask another one";
+            return Err(ErrorReply::new(ErrorCode::NotReady, message).retryable());
+        }
         if let Some(peer) = &hello.peer {
             if peer.lane == Lane::Data && !self.is_member(peer) {
                 return Err(self.view.borrow().no_member(peer));
@@ -90,6 +99,11 @@ impl Admission {
     /// Whether a node is a member now; who is none may ask to join.
     pub fn is_member(&self, peer: &PeerIdentity) -> bool {
         self.view.borrow().has_member(peer)
+    }
+
+    /// How many there are.
+    pub fn members(&self) -> usize {
+        self.view.borrow().members.len()
     }
 
     /// Says when [`is_member`](Self::is_member) may have changed.
@@ -309,7 +323,8 @@ mod tests {
         };
         let (network, name) = (Arc::new(NoNetwork), me.cluster_name.clone());
         let confirmer = Confirmer::new(network, name, view.clone(), seen.clone(), intake);
-        Admission::new(me, view, Arc::new(confirmer), seen)
+        let draining = CancellationToken::new();
+        Admission::new(me, view, Arc::new(confirmer), seen, draining)
     }
 
     #[tokio::test]

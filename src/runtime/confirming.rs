@@ -7,10 +7,11 @@
 //! restart would wait for each other.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dynakv_protocol::gossip::MemberEntry;
+use dynakv_protocol::gossip::{MemberEntry, MemberState};
 use dynakv_protocol::handshake::Hello;
 use dynakv_protocol::{ErrorCode, NodeId};
 use tokio::sync::{Semaphore, watch};
@@ -31,7 +32,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// of all members at once makes no more calls than this.
 const ASKED_AT_ONCE_MAX: usize = 16;
 
-/// How long after something was said of a member that was not so the next such claim is looked at.
+/// How long after something was said of a member that was not so, or that was believed as nobody is there, the next
+/// such claim is looked at.
 const DOUBT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Asks members about themselves.
@@ -42,7 +44,7 @@ pub struct Confirmer {
     seen: Arc<Seen>,
     intake: Intake,
     at_once: Semaphore,
-    /// One question at a time about each member of the ring; until when no other is asked after a lie.
+    /// One question at a time about each member of the ring; until when no other is looked at.
     members: Mutex<BTreeMap<NodeId, Arc<tokio::sync::Mutex<Option<Instant>>>>>,
 }
 
@@ -52,8 +54,21 @@ impl std::fmt::Debug for Confirmer {
     }
 }
 
-/// Somebody is there, and has no time to say who.
-struct Busy;
+/// Who is where a member is known to be.
+#[derive(Debug)]
+pub enum There {
+    /// This process.
+    Process(Process),
+    /// Nobody of this cluster: nothing listens there, or a node of another cluster does.
+    Nobody,
+    /// That cannot be told: no answer came, or there is no way there, or nothing to call with.
+    Silent,
+    /// Somebody who has no time to say who.
+    Busy,
+}
+
+/// It cannot be told yet who is there.
+struct Unclear;
 
 /// What came of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +77,7 @@ pub enum Outcome {
     Found(Finding),
     /// It needs no looking at, or not any more: what was seen says what is to be made of it.
     Settled,
-    /// Somebody has just said of this member what was not so, or it has no time to answer.
+    /// Something else has just been said of this member, or it lives and does not answer.
     Later,
 }
 
@@ -101,11 +116,8 @@ impl Confirmer {
         if quiet_until.is_some_and(|until| Instant::now() < until) {
             return Outcome::Later;
         }
-        let there = match self.address_of(&claimed.node_id) {
-            Some(address) => self.ask(&address).await,
-            None => Ok(None),
-        };
-        let Ok(there) = there else {
+        let known = self.address_of(&claimed.node_id);
+        let Ok(there) = self.ask_member(&claimed.node_id, known.as_deref()).await else {
             return Outcome::Later;
         };
         let finding = self.seen.weigh(claimed, there.as_ref());
@@ -114,7 +126,8 @@ impl Confirmer {
                 // Before the next of its connections is looked at. Whoever lets it in sees it again, and hears then
                 // if that could not be noted.
                 let _ = self.seen.see(claimed);
-                None
+                // It goes to disk, and while nobody contradicts anybody could say the next higher one.
+                (finding == Finding::Unopposed).then(|| Instant::now() + DOUBT_PAUSE)
             }
             Finding::Contradicted | Finding::Outdated | Finding::Impossible(_) => {
                 Some(Instant::now() + DOUBT_PAUSE)
@@ -134,17 +147,20 @@ impl Confirmer {
         }
         let claimed = Process::of_entry(told);
         let known = self.address_of(&told.id);
-        let there = match &known {
-            Some(address) => self.ask(address).await.ok()?,
-            None => None,
-        };
+        let there = self.ask_member(&told.id, known.as_deref()).await.ok()?;
         let found = match self.seen.weigh(&claimed, there.as_ref()) {
             Finding::Confirmed => known,
             // It is not where it was. Where it is said to be it may say so.
             Finding::Unopposed if known.as_ref() != Some(&told.address) => {
-                let there = self.ask(&told.address).await.ok()?;
-                let is_it = self.seen.weigh(&claimed, there.as_ref()) == Finding::Confirmed;
-                is_it.then(|| told.address.clone())
+                match self.who_is_at(&told.address).await {
+                    There::Process(there)
+                        if self.seen.weigh(&claimed, Some(&there)) == Finding::Confirmed =>
+                    {
+                        Some(told.address.clone())
+                    }
+                    There::Process(_) | There::Nobody | There::Silent => None,
+                    There::Busy => return None,
+                }
             }
             Finding::Unopposed
             | Finding::Contradicted
@@ -169,16 +185,50 @@ impl Confirmer {
         members.entry(id.clone()).or_default().clone()
     }
 
-    /// Who answers there, if anybody does.
-    async fn ask(&self, address: &str) -> Result<Option<Process>, Busy> {
+    /// Who is where a member is known to be, if anybody is. That nobody answers says that it is gone only if nothing
+    /// else was heard of it lately either: whoever is overloaded, stopped for a moment or cut off from this node alone
+    /// is silent, too, and lives.
+    async fn ask_member(
+        &self,
+        id: &NodeId,
+        address: Option<&str>,
+    ) -> Result<Option<Process>, Unclear> {
+        let Some(address) = address else {
+            return Ok(None);
+        };
+        let there = self.who_is_at(address).await;
+        let view = self.view.borrow();
+        // What was heard of it while it was asked counts.
+        let member = view.member(id);
+        match there {
+            There::Process(process) => Ok(Some(process)),
+            There::Nobody => Ok(None),
+            There::Silent if !member.is_some_and(|member| member.is_heard) => Ok(None),
+            There::Busy if member.is_some_and(|member| member.state == MemberState::Dead) => {
+                Ok(None)
+            }
+            There::Silent | There::Busy => Err(Unclear),
+        }
+    }
+
+    /// Who answers at this address, asked as a client asks.
+    pub async fn who_is_at(&self, address: &str) -> There {
         // It is never closed.
-        let _place = self.at_once.acquire().await.map_err(|_| Busy)?;
+        let Ok(_place) = self.at_once.acquire().await else {
+            return There::Busy;
+        };
         let hello = Hello::client(&self.cluster_name, None);
         let greeted = greet(&*self.network, address, &hello, &self.intake);
         match timeout(ANSWER_TIMEOUT, greeted).await {
-            Ok(Ok((_, _, welcome))) => Ok(Some(Process::from(&welcome))),
-            Ok(Err(DialError::Refused(error))) if error.code == ErrorCode::Overloaded => Err(Busy),
-            Ok(Err(_)) | Err(_) => Ok(None),
+            Ok(Ok((_, _, welcome))) => There::Process(Process::from(&welcome)),
+            Ok(Err(DialError::Refused(error))) => match error.code {
+                ErrorCode::WrongCluster => There::Nobody,
+                _ => There::Busy,
+            },
+            Ok(Err(DialError::Io(error))) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                There::Nobody
+            }
+            Ok(Err(_)) | Err(_) => There::Silent,
         }
     }
 }

@@ -36,6 +36,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// read that one.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long one that gives up its place may take over that, and over hearing why: another has it already.
+const GIVEN_UP_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// A connection that sends nothing at all for this long is closed; clients ping.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -110,11 +113,15 @@ pub async fn serve(
     }
     // Only ends when the other side reads or the connection breaks. Who does neither must not keep the
     // descriptor, nor the answers.
-    if timeout(HANDSHAKE_TIMEOUT, &mut writer).await.is_err() {
+    let (flush, linger) = match place.was_given_up() {
+        true => (GIVEN_UP_TIMEOUT, GIVEN_UP_TIMEOUT),
+        false => (HANDSHAKE_TIMEOUT, LINGER_TIMEOUT),
+    };
+    if timeout(flush, &mut writer).await.is_err() {
         outbox.cut();
     } else if place.was_greeted() {
         // To close a connection with something unread takes from the other side what it has not read.
-        let _ = timeout(LINGER_TIMEOUT, reader.discard()).await;
+        let _ = timeout(linger, reader.discard()).await;
     }
 }
 
@@ -131,7 +138,7 @@ async fn converse(
 ) -> End {
     let greeted = tokio::select! {
         biased;
-        greeted = timeout(HANDSHAKE_TIMEOUT, shake_hands(reader, outbox, shared)) => greeted,
+        greeted = timeout(HANDSHAKE_TIMEOUT, shake_hands(reader, outbox, place, shared)) => greeted,
         () = place.is_wanted() => return Some(makes_room()),
     };
     let (peer, knows_goaway) = match greeted {
@@ -143,7 +150,6 @@ async fn converse(
     let is_member = peer
         .as_ref()
         .is_some_and(|peer| shared.admission.is_member(peer));
-    place.greet(is_member);
     let opened = CoordinatorEvent::Opened {
         connection: id,
         outbox: outbox.clone(),
@@ -179,6 +185,7 @@ async fn converse(
 async fn shake_hands(
     reader: &mut FrameReader,
     outbox: &Outbox,
+    place: &Place,
     shared: &Shared,
 ) -> Result<(Option<Arc<PeerIdentity>>, bool), End> {
     let Some(frame) = reader
@@ -194,7 +201,11 @@ async fn shake_hands(
         Ok(_) => return Err(Some(malformed("the first message must be a hello"))),
         Err(error) => return Err(Some(malformed(&error.to_string()))),
     };
-    match shared.admission.admit(&hello).await {
+    let admitted = shared.admission.admit(&hello).await;
+    let peer = hello.peer.as_ref();
+    let member = peer.filter(|peer| shared.admission.is_member(peer));
+    let greet = || place.greet(member.map(|peer| &peer.node_id));
+    match admitted.and_then(|welcome| greet().map(|()| welcome)) {
         Ok(mut welcome) => {
             welcome.limits = hello.peer.is_none().then_some(shared.limits);
             outbox.respond(request_id, &Response::Welcome(welcome));

@@ -145,11 +145,8 @@ enum CallEnd {
     SeedRefused(String, ErrorReply),
     /// Another seed had nothing to object, or was silent.
     SeedDone,
-    /// Whether the former holder of a name still answers.
-    Holder {
-        join: decisions::JoinWish,
-        lives: bool,
-    },
+    /// Who answers where the holder of a name is known to be.
+    Holder(decisions::HolderTried),
 }
 
 /// The task's state.
@@ -497,7 +494,7 @@ impl Control {
             }
             CallEnd::Vote(vote) => self.on_vote(vote),
             CallEnd::Join(answer) => self.on_join_answer(answer),
-            CallEnd::Holder { join, lives } => self.on_holder_tried(join, lives),
+            CallEnd::Holder(tried) => self.on_holder_tried(tried),
         }
     }
 

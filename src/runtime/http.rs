@@ -52,7 +52,7 @@ pub async fn run(
         };
         shortage.is_over();
         // None is ever taken for a client, so there is always one to close.
-        let Taken { place, .. } = match places.take() {
+        let Taken { place, .. } = match places.take(0) {
             Some(taken) => taken,
             None => continue,
         };

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dynakv_protocol::ErrorReply;
 use dynakv_protocol::message::Response;
-use dynakv_protocol::{ErrorCode, ErrorReply};
 use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -24,11 +24,10 @@ const REFUSALS_MAX: usize = 16;
 /// Accepts connections until shutdown and serves each in a task of its own.
 pub async fn run(
     mut listener: Box<dyn Listener>,
-    connections_max: usize,
+    places: Arc<Places>,
     shared: Shared,
     tasks: TaskTracker,
 ) {
-    let places = Places::new(connections_max);
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let mut shortage = Shortage::default();
     let mut next_id = 0;
@@ -47,11 +46,12 @@ pub async fn run(
             }
         };
         shortage.is_over();
-        let Some(Taken { place, made_room }) = places.take() else {
+        let Some(Taken { place, made_room }) = places.take(shared.admission.members()) else {
             shared.metrics.connections_refused.increment(1);
             if let Ok(permit) = refusals.clone().try_acquire_owned() {
+                let refusal = places.full();
                 tasks.spawn(async move {
-                    refuse(read, write, connections_max).await;
+                    refuse(read, write, refusal).await;
                     drop(permit);
                 });
             }
@@ -65,14 +65,12 @@ pub async fn run(
         tasks.spawn(connection::serve(id, read, write, place, shared));
         if made_room {
             // The one that is closed lets go of its descriptor before the next one comes.
-            tokio::task::yield_now().await;
+            places.others_are_gone().await;
         }
     }
 }
 
-async fn refuse(mut read: ReadHalf, write: WriteHalf, connections_max: usize) {
-    let message = format!("this node has {connections_max} connections already; try another node");
-    let error = ErrorReply::new(ErrorCode::Overloaded, message).retryable();
+async fn refuse(mut read: ReadHalf, write: WriteHalf, error: ErrorReply) {
     let outbox = Outbox::default();
     outbox.respond(0, &Response::Error(error));
     outbox.close();

@@ -22,6 +22,8 @@ pub struct MemberView {
     pub state: MemberState,
     /// Whether its disk hangs, so that it takes no writes.
     pub disk_hangs: bool,
+    /// Whether the run of it that is known was heard of lately: by its heartbeat, or because it answered.
+    pub is_heard: bool,
 }
 
 /// What the node believes: its cluster, its ring, who is alive.
@@ -44,8 +46,12 @@ pub struct View {
 impl View {
     /// Where a member is reached now.
     pub fn address_of(&self, id: &NodeId) -> Option<String> {
-        let member = self.members.iter().find(|member| member.id == *id);
-        member.map(|member| member.address.clone())
+        self.member(id).map(|member| member.address.clone())
+    }
+
+    /// A member, as seen from here.
+    pub fn member(&self, id: &NodeId) -> Option<&MemberView> {
+        self.members.iter().find(|member| member.id == *id)
     }
 
     /// Whether a node that says who it is is a member: its name and its directory are in the ring, or in the

@@ -21,6 +21,7 @@ mod dashboard;
 mod deployment;
 mod descriptors;
 mod dev;
+mod doors;
 mod examples;
 mod explain;
 mod failing_disk;

@@ -35,12 +35,12 @@ const LOOKS: usize = 20;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// A connection of somebody who says that it is a node.
-struct Stranger {
-    stream: TcpStream,
-    welcome: Welcome,
+pub(crate) struct Stranger {
+    pub(crate) stream: TcpStream,
+    pub(crate) welcome: Welcome,
 }
 
-fn send(stream: &mut TcpStream, request: &Request) -> std::io::Result<()> {
+pub(crate) fn send(stream: &mut TcpStream, request: &Request) -> std::io::Result<()> {
     let mut out = BytesMut::new();
     put_frame(&mut out, Header::new(request.kind(), 7), |out| {
         request.encode(out)
@@ -49,7 +49,7 @@ fn send(stream: &mut TcpStream, request: &Request) -> std::io::Result<()> {
 }
 
 /// Kind and body of the next frame.
-fn receive(stream: &mut TcpStream) -> std::io::Result<(u8, u64, Bytes)> {
+pub(crate) fn receive(stream: &mut TcpStream) -> std::io::Result<(u8, u64, Bytes)> {
     let mut prefix = [0; 8];
     stream.read_exact(&mut prefix)?;
     let length = u32::from_be_bytes([prefix[0], prefix[1], prefix[2], prefix[3]]) as usize;
@@ -68,7 +68,7 @@ fn answer(stream: &mut TcpStream) -> Response {
     Response::decode(kind, &body).expect("and in its own words")
 }
 
-fn connect(node: &Node, hello: Hello) -> Result<Stranger, ErrorReply> {
+pub(crate) fn connect(node: &Node, hello: Hello) -> Result<Stranger, ErrorReply> {
     let mut stream = TcpStream::connect(node.address()).expect("the node listens");
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     send(&mut stream, &Request::Hello(hello)).unwrap();
@@ -80,14 +80,14 @@ fn connect(node: &Node, hello: Hello) -> Result<Stranger, ErrorReply> {
 }
 
 impl Stranger {
-    fn ask(&mut self, request: Request) -> Response {
+    pub(crate) fn ask(&mut self, request: Request) -> Response {
         send(&mut self.stream, &request).expect("the connection stands");
         answer(&mut self.stream)
     }
 }
 
 /// The ring, as a member has it on its disk.
-fn ring_of(node: &Node) -> RingDocument {
+pub(crate) fn ring_of(node: &Node) -> RingDocument {
     let copy = tempfile::tempdir().unwrap();
     std::fs::copy(node.data_dir().join("ring"), copy.path().join("ring")).unwrap();
     let files = DirectoryFiles::open(copy.path()).unwrap();
@@ -95,12 +95,12 @@ fn ring_of(node: &Node) -> RingDocument {
     RingDocument::from_bytes(&bytes).unwrap()
 }
 
-fn id(name: &str) -> NodeId {
+pub(crate) fn id(name: &str) -> NodeId {
     NodeId::new(name).unwrap()
 }
 
 /// Somebody whom nobody knows.
-fn nobody(ring: &RingDocument) -> PeerIdentity {
+pub(crate) fn nobody(ring: &RingDocument) -> PeerIdentity {
     PeerIdentity {
         node_id: id("stranger"),
         directory_id: DirectoryId(0x5757),
@@ -113,13 +113,13 @@ fn nobody(ring: &RingDocument) -> PeerIdentity {
 }
 
 /// What a node says of itself to whoever asks.
-fn welcome_of(node: &Node) -> Welcome {
+pub(crate) fn welcome_of(node: &Node) -> Welcome {
     let greeted = connect(node, Hello::client("", None));
     greeted.expect("clients are welcome").welcome
 }
 
 /// The very process of a member, as it introduces itself.
-fn disguised_as(node: &Node, ring: &RingDocument) -> PeerIdentity {
+pub(crate) fn disguised_as(node: &Node, ring: &RingDocument) -> PeerIdentity {
     let welcome = welcome_of(node);
     let member = ring.member(&id(&node.id)).expect("it is a member");
     PeerIdentity {
@@ -132,7 +132,7 @@ fn disguised_as(node: &Node, ring: &RingDocument) -> PeerIdentity {
     }
 }
 
-fn hello(peer: &PeerIdentity) -> Hello {
+pub(crate) fn hello(peer: &PeerIdentity) -> Hello {
     Hello::peer("dynakv", peer.clone())
 }
 
@@ -165,7 +165,7 @@ fn gossip(ring_version: u64, entries: Vec<MemberEntry>) -> Request {
 
 /// Panics unless all nodes run on through some rounds of gossip, and serve.
 #[track_caller]
-fn assert_unharmed(cluster: &mut Cluster, what: &str) {
+pub(crate) fn assert_unharmed(cluster: &mut Cluster, what: &str) {
     let version = cluster[0].stat("/ring/version");
     for _ in 0..LOOKS {
         std::thread::sleep(BETWEEN_LOOKS);

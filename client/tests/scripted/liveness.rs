@@ -253,6 +253,38 @@ async fn a_named_node_answers_for_itself_alone() {
     assert!(matches!(client.node("nowhere"), Err(Error::Invalid { .. })));
 }
 
+/// A node that is about to end is not asked over and over whether it still is.
+#[tokio::test]
+async fn a_node_that_leaves_is_dialled_again_after_a_pause() {
+    let hellos = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&hellos);
+    let leaving = serve(move |mut peer| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async move {
+            let goaway = GoAway {
+                last_id: 0,
+                drain_ms: 1000,
+                reason: "shutting down".to_owned(),
+            };
+            if let Some((id, Request::Ping)) = peer.request().await {
+                peer.answer(id, &Response::Pong).await;
+            }
+            peer.answer(0, &Response::GoAway(goaway)).await;
+            while peer.request().await.is_some() {}
+        }
+    })
+    .await;
+    let other = answering(|_| written()).await;
+    let client = client_of(&[&leaving, &other]).await;
+    let until = Instant::now() + Duration::from_millis(700);
+    while Instant::now() < until {
+        client.put("k", "v").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let hellos = hellos.load(Ordering::Relaxed);
+    assert!(hellos <= 2, "{hellos} hellos within the pause");
+}
+
 /// A node that says up to which request it has taken them: that one is waited for, those behind it go elsewhere at
 /// once and are in no doubt.
 #[tokio::test]

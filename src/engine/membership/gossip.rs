@@ -186,7 +186,10 @@ impl Membership {
             }
         }
         match said {
-            MemberState::Alive if is_newer => self.witness(&id, effects),
+            MemberState::Alive if is_newer => {
+                peer.hear(self.now_ms);
+                self.witness(&id, effects);
+            }
             MemberState::Alive => {}
             // Of older news this node knows better.
             MemberState::Suspected | MemberState::Dead if news >= before => {

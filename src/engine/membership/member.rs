@@ -46,6 +46,9 @@ pub(super) struct Peer {
     pub(super) was_witnessed: bool,
     /// When that last was; when the member became known if it never was.
     evidence_ms: u64,
+    /// When it was last heard of where it is known to be, as the run that is known: by its heartbeat, or because
+    /// it answered this node. That it answers others says nothing of where it does.
+    heard_ms: Option<u64>,
     pub(super) probes: ProbeSchedule,
     /// In how many more messages its last change goes first.
     pub(super) sends_left: usize,
@@ -76,6 +79,7 @@ impl Peer {
             has_news: false,
             was_witnessed: false,
             evidence_ms: now_ms,
+            heard_ms: None,
             probes: ProbeSchedule::default(),
             sends_left: 0,
         }
@@ -93,6 +97,7 @@ impl Peer {
             ..self.entry.clone()
         };
         self.has_news = false;
+        self.heard_ms = None;
     }
 
     pub(super) fn state(&self) -> MemberState {
@@ -126,6 +131,17 @@ impl Peer {
         self.probes.succeeded();
     }
 
+    /// Notes that the run that is known was heard of just now.
+    pub(super) fn hear(&mut self, now_ms: u64) {
+        self.heard_ms = Some(now_ms);
+    }
+
+    /// Whether that is less long ago than one may be silent without being suspected.
+    pub(super) fn is_heard(&self, config: &MembershipConfig, now_ms: u64) -> bool {
+        let quiet_ms = self.heard_ms.map(|at| now_ms.saturating_sub(at));
+        quiet_ms.is_some_and(|quiet_ms| quiet_ms < config.suspect_after_ms)
+    }
+
     /// How long there has been no evidence.
     pub(super) fn quiet_ms(&self, now_ms: u64) -> u64 {
         now_ms.saturating_sub(self.evidence_ms)
@@ -134,6 +150,7 @@ impl Peer {
     /// Leaves out of account a time in which this node itself did not run.
     pub(super) fn forgive(&mut self, pause_ms: u64) {
         self.evidence_ms = self.evidence_ms.saturating_add(pause_ms);
+        self.heard_ms = self.heard_ms.map(|at| at.saturating_add(pause_ms));
     }
 
     /// The judgement by silence alone. It never gets better by itself: only evidence does that.
@@ -175,10 +192,12 @@ pub struct MemberView {
     pub hints_waiting: u64,
     /// Whether its disk hangs, as it last said.
     pub disk_hangs: bool,
+    /// Whether the run that is known was heard of lately, by its heartbeat or directly.
+    pub is_heard: bool,
 }
 
 impl MemberView {
-    pub(super) fn of(entry: &MemberEntry, since_ms: u64) -> Self {
+    pub(super) fn of(entry: &MemberEntry, since_ms: u64, is_heard: bool) -> Self {
         Self {
             id: entry.id.clone(),
             address: entry.address.clone(),
@@ -191,6 +210,7 @@ impl MemberView {
             rebuilding_segments: entry.rebuilding_segments,
             hints_waiting: entry.hints_waiting,
             disk_hangs: entry.disk_hangs,
+            is_heard,
         }
     }
 }

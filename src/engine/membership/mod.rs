@@ -132,6 +132,9 @@ impl Membership {
                     answer(errands, alive, effects);
                 }
                 if alive {
+                    if let Some(peer) = self.peers.get_mut(&target).filter(|_| via.is_none()) {
+                        peer.hear(self.now_ms);
+                    }
                     self.witness(&target, effects);
                 }
             }
@@ -174,10 +177,13 @@ impl Membership {
         let mut members: Vec<MemberView> = self
             .peers
             .values()
-            .map(|peer| MemberView::of(&peer.entry, peer.since_ms))
+            .map(|peer| {
+                let is_heard = peer.is_heard(&self.config, self.now_ms);
+                MemberView::of(&peer.entry, peer.since_ms, is_heard)
+            })
             .collect();
         let at = members.partition_point(|member| member.id < self.me.id);
-        members.insert(at, MemberView::of(&self.me, self.started_ms));
+        members.insert(at, MemberView::of(&self.me, self.started_ms, true));
         members
     }
 

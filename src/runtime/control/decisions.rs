@@ -1,20 +1,22 @@
 //! Deciding the next ring: what is wished for, one attempt at a time, and this node's own votes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dynakv_protocol::codec::Wire;
-use dynakv_protocol::gossip::{Accept, Join, Prepare, Vote};
+use dynakv_protocol::gossip::{Accept, Join, MemberState, Prepare, Vote};
 use dynakv_protocol::handshake::PeerIdentity;
 use dynakv_protocol::message::{Request, Response};
-use dynakv_protocol::ring_document::{RingDocument, Step};
-use dynakv_protocol::{ErrorCode, ErrorReply, NodeId, RingVersion};
+use dynakv_protocol::ring_document::{Member, RingDocument, Step};
+use dynakv_protocol::{DirectoryId, ErrorCode, ErrorReply, NodeId, RingVersion};
 use dynakv_storage::save_document;
 use tokio::time::Instant;
 
-use super::{ACCEPTOR, CALL_TIMEOUT, CallEnd, Control, Responder};
+use super::{ACCEPTOR, CallEnd, Control, Responder};
+use crate::engine::generations::Process;
 use crate::engine::layout::{Acceptor, Answer, Effect, JoinRefusal, Phase, Proposer, admit, seal};
+use crate::runtime::confirming::There;
 
 /// How long the members may take over one phase.
 const PHASE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -28,7 +30,7 @@ const SEAL_PATIENCE: Duration = Duration::from_secs(5);
 /// The longest pause before another attempt after a lost one; random up to this.
 const PAUSE_MAX: Duration = Duration::from_millis(300);
 
-/// The most wishes at once.
+/// The most wishes at once, with those whose name's holder is being called.
 const WISHES_MAX: usize = 256;
 
 /// A node that wants to be let in.
@@ -37,8 +39,14 @@ pub(super) struct JoinWish {
     nonce: u64,
     responder: Responder,
     until: Instant,
-    /// Whether the former holder of its name was tried and found gone.
-    is_holder_gone: bool,
+    /// The directory of the former holder of its name, if that was called and found gone.
+    gone: Option<DirectoryId>,
+}
+
+/// What was found where the holder of a name is known to be.
+pub(super) struct HolderTried {
+    holder: Member,
+    there: Vec<There>,
 }
 
 /// A vote, and what it is about.
@@ -58,8 +66,8 @@ pub(super) struct Decisions {
     /// Whether it has promised what is not durable, so that no vote of it may leave.
     is_unsaved: bool,
     joins: VecDeque<JoinWish>,
-    /// Wishes for names whose holders are being asked whether they are still there.
-    holders_tried: usize,
+    /// Wishes for names whose holders are being called: one for each name.
+    trying: BTreeMap<NodeId, JoinWish>,
     seal_until: Option<Instant>,
     proposer: Option<Proposer>,
     /// Tells late votes of an earlier attempt from votes.
@@ -77,7 +85,7 @@ impl Decisions {
             acceptor,
             is_unsaved: false,
             joins: VecDeque::new(),
-            holders_tried: 0,
+            trying: BTreeMap::new(),
             seal_until: None,
             proposer: None,
             attempt: 0,
@@ -125,22 +133,38 @@ impl Control {
             let error = ErrorReply::new(ErrorCode::BadRequest, message);
             return responder.respond(&Response::Error(error));
         }
-        if self.decisions.joins.len() + self.decisions.holders_tried >= WISHES_MAX {
-            let message = "too many nodes join at once; ask again in a moment";
-            let error = ErrorReply::new(ErrorCode::Overloaded, message).retryable();
-            return responder.respond(&Response::Error(error));
-        }
-        // Asked again, the earlier question needs no answer any more.
-        self.decisions
-            .joins
-            .retain(|wish| wish.join.member.id != join.member.id);
-        self.decisions.joins.push_back(JoinWish {
+        let wish = JoinWish {
             join,
             nonce: peer.nonce,
             responder,
             until: Instant::now() + JOIN_PATIENCE,
-            is_holder_gone: false,
-        });
+            gone: None,
+        };
+        let member = &wish.join.member;
+        // The holder of the name is being called already, and once is enough.
+        if let Some(earlier) = self.decisions.trying.get_mut(&member.id) {
+            if earlier.join.member.directory_id == member.directory_id {
+                *earlier = wish;
+            } else {
+                let message = format!(
+                    "another node asks to join as {} just now; ask again in a moment",
+                    member.id
+                );
+                let error = ErrorReply::new(ErrorCode::NotReady, message).retryable();
+                wish.responder.respond(&Response::Error(error));
+            }
+            return;
+        }
+        if self.decisions.joins.len() + self.decisions.trying.len() >= WISHES_MAX {
+            let message = "too many nodes join at once; ask again in a moment";
+            let error = ErrorReply::new(ErrorCode::Overloaded, message).retryable();
+            return wish.responder.respond(&Response::Error(error));
+        }
+        // Asked again, the earlier question needs no answer any more.
+        self.decisions
+            .joins
+            .retain(|earlier| earlier.join.member.id != member.id);
+        self.decisions.joins.push_back(wish);
         self.decide_if_due(Instant::now());
     }
 
@@ -187,7 +211,9 @@ impl Control {
             let member = &wish.join.member;
             let holder = current.member(&member.id);
             match admit(current, &wish.join) {
-                Ok(_) if holder.is_some() && !wish.is_holder_gone => self.try_holder(wish, current),
+                Ok(_) if holder.is_some_and(|h| wish.gone != Some(h.directory_id)) => {
+                    self.try_holder(wish, current);
+                }
                 Ok(next) => {
                     self.decisions.joins.push_front(wish);
                     return Some(next);
@@ -207,38 +233,65 @@ impl Control {
         None
     }
 
-    /// A node asks for a name that the ring has with another directory or address: is the former
-    /// holder still there?
+    /// A node asks for a name that the ring has with another directory: is the holder still there? It is called where it
+    /// is known to be now, and where the ring has it, as it may have moved. Its directory tells it from whoever asks:
+    /// what else a process says of itself is told to everybody.
     fn try_holder(&mut self, wish: JoinWish, current: &RingDocument) {
         let Some(holder) = current.member(&wish.join.member.id).cloned() else {
             return;
         };
-        self.decisions.holders_tried += 1;
-        let calls = self.calls.clone();
+        let known = self.membership.members().into_iter();
+        let known = known
+            .filter(|member| member.id == holder.id)
+            .map(|member| member.address);
+        let mut addresses: Vec<String> = known.chain([holder.address.clone()]).collect();
+        addresses.dedup();
+        self.decisions.trying.insert(holder.id.clone(), wish);
+        let confirmer = self.confirmer.clone();
         self.spawn(async move {
-            let request = Request::Ping;
-            let called = calls
-                .call(&holder.address, None, &request, CALL_TIMEOUT)
-                .await;
-            let lives = match called {
-                Ok((_, welcome)) => welcome.node_id == holder.id && welcome.nonce != wish.nonce,
-                Err(_) => false,
-            };
-            CallEnd::Holder { join: wish, lives }
+            let mut there = Vec::new();
+            for address in addresses {
+                there.push(confirmer.who_is_at(&address).await);
+            }
+            CallEnd::Holder(HolderTried { holder, there })
         });
     }
 
-    pub(super) fn on_holder_tried(&mut self, mut wish: JoinWish, lives: bool) {
-        self.decisions.holders_tried -= 1;
-        if lives {
+    pub(super) fn on_holder_tried(&mut self, tried: HolderTried) {
+        let HolderTried { holder, there } = tried;
+        let Some(mut wish) = self.decisions.trying.remove(&holder.id) else {
+            return;
+        };
+        let is_it = |process: &Process| {
+            // An older version does not name its directory. Then it is somebody other than who asks, at least.
+            let is_its_directory = match process.directory_id == DirectoryId::default() {
+                true => process.nonce != wish.nonce,
+                false => process.directory_id == holder.directory_id,
+            };
+            process.node_id == holder.id && is_its_directory
+        };
+        let lives = |there: &There| matches!(there, There::Process(process) if is_it(process));
+        let is_unclear = |there: &There| matches!(there, There::Silent | There::Busy);
+        if there.iter().any(lives) {
             let message = format!(
                 "a node with the id {} is running; stop it first, or choose another --id",
-                wish.join.member.id
+                holder.id
             );
             let error = ErrorReply::new(ErrorCode::DuplicateNode, message);
             return wish.responder.respond(&Response::Error(error));
         }
-        wish.is_holder_gone = true;
+        // One that is overloaded or stopped for a moment does not answer either.
+        let is_dead = self.membership.state_of(&holder.id) == Some(MemberState::Dead);
+        if there.iter().any(is_unclear) && !is_dead {
+            let message = format!(
+                "it cannot be told yet whether the node {} that the ring knows is gone: it does not answer, and does \
+                 not count as dead. If it is gone for good this node is let in as soon as it does",
+                holder.id
+            );
+            let error = ErrorReply::new(ErrorCode::NotReady, message).retryable();
+            return wish.responder.respond(&Response::Error(error));
+        }
+        wish.gone = Some(holder.directory_id);
         self.decisions.joins.push_front(wish);
         self.decide_if_due(Instant::now());
     }

@@ -30,6 +30,7 @@ impl Control {
                 address: news.map_or_else(|| member.address.clone(), |news| news.address.clone()),
                 state: news.map_or(MemberState::Alive, |n| n.state),
                 disk_hangs: news.is_some_and(|news| news.disk_hangs),
+                is_heard: news.is_some_and(|news| news.is_heard),
             }
         };
         document.members.iter().map(view).collect()

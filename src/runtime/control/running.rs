@@ -51,10 +51,11 @@ pub async fn run(runner: Runner) -> Result<(), ControlError> {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return Ok(()),
-            Some(end) = ends.recv() => control.on_call_end(end),
-            Some(event) = events.recv() => control.on_event(event),
+            // Before what others ask for: whoever asks without end must not keep this node from its heartbeats.
             _ = ticks.tick() => control.tick(),
             _ = upkeep.tick() => control.upkeep(),
+            Some(end) = ends.recv() => control.on_call_end(end),
+            Some(event) = events.recv() => control.on_event(event),
         }
         if let Some(error) = control.end.take() {
             return Err(error);

@@ -365,6 +365,7 @@ mod tests {
             address: String::new(),
             state: MemberState::Alive,
             disk_hangs: false,
+            is_heard: true,
         };
         let give = |versions: &'static [u8], rebuilding, direction| {
             let versions = Bytes::from_static(versions);
