@@ -52,6 +52,7 @@ use crate::runtime::listener;
 use crate::runtime::local::{EndReason, Local, LocalBounds};
 use crate::runtime::mender;
 use crate::runtime::metrics::Metrics;
+use crate::runtime::outgoing::Outgoing;
 use crate::runtime::power;
 use crate::runtime::process::descriptors_max;
 use crate::runtime::quarantine::{list_set_aside, open_store};
@@ -345,20 +346,15 @@ impl Node {
             progress: disk_progress.clone(),
         })?;
 
-        let calls = Arc::new(Calls::new(
-            network.clone(),
-            hello(&me, Lane::Control),
-            view.clone(),
-            seen.clone(),
-            intake.clone(),
-        ));
-        let confirmer = Arc::new(Confirmer::new(
-            network.clone(),
-            me.cluster_name.clone(),
-            view.clone(),
-            seen.clone(),
-            intake.clone(),
-        ));
+        let outgoing = Outgoing {
+            network: network.clone(),
+            view: view.clone(),
+            seen: seen.clone(),
+            intake: intake.clone(),
+        };
+        let calls = Arc::new(Calls::new(outgoing.clone(), hello(&me, Lane::Control)));
+        let confirmer = Confirmer::new(outgoing.clone(), me.cluster_name.clone());
+        let confirmer = Arc::new(confirmer);
         let runner = control::prepare(control::Parts {
             me: me.clone(),
             startup: Startup {
@@ -469,14 +465,7 @@ impl Node {
             me: config.id.clone(),
             run: me.nonce,
             local: mending,
-            calls: Calls::about_data(
-                network.clone(),
-                hello(&me, Lane::Data),
-                view.clone(),
-                seen.clone(),
-                FRAME_BYTES_MAX,
-                intake.clone(),
-            ),
+            calls: Calls::about_data(outgoing, hello(&me, Lane::Data), FRAME_BYTES_MAX),
         });
         let handoff = handoff::Parts {
             hints,

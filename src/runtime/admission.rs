@@ -268,6 +268,7 @@ mod tests {
     use crate::runtime::environment::{BoxFuture, Listener, Network, ReadHalf, WriteHalf};
     use crate::runtime::frame_reader::Intake;
     use crate::runtime::ledger::Ledger;
+    use crate::runtime::outgoing::Outgoing;
 
     /// What a test does not need.
     struct NoNetwork;
@@ -321,8 +322,13 @@ mod tests {
             malformed: metrics::Counter::noop(),
             ledger: Arc::new(Ledger::new(1 << 20)),
         };
-        let (network, name) = (Arc::new(NoNetwork), me.cluster_name.clone());
-        let confirmer = Confirmer::new(network, name, view.clone(), seen.clone(), intake);
+        let outgoing = Outgoing {
+            network: Arc::new(NoNetwork),
+            view: view.clone(),
+            seen: seen.clone(),
+            intake,
+        };
+        let confirmer = Confirmer::new(outgoing, me.cluster_name.clone());
         let draining = CancellationToken::new();
         Admission::new(me, view, Arc::new(confirmer), seen, draining)
     }

@@ -4,7 +4,7 @@
 //! There are few of them, so each has a connection to itself while it lasts.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -13,14 +13,12 @@ use dynakv_protocol::frame::{Frame, FrameDecoder, Header, put_frame};
 use dynakv_protocol::handshake::{Hello, Welcome};
 use dynakv_protocol::message::{Request, Response};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::environment::{Network, WriteHalf};
-use super::frame_reader::{FrameReader, Intake};
+use super::environment::WriteHalf;
+use super::frame_reader::FrameReader;
 use super::link::{DialError, dial};
-use super::seen::Seen;
-use super::view::View;
+use super::outgoing::Outgoing;
 
 /// How many idle connections are kept for each address.
 const IDLE_PER_ADDRESS_MAX: usize = 16;
@@ -39,13 +37,10 @@ struct Idle {
 
 /// Makes calls.
 pub struct Calls {
-    network: Arc<dyn Network>,
+    outgoing: Outgoing,
     hello: Hello,
-    view: watch::Receiver<Arc<View>>,
-    seen: Arc<Seen>,
     idle: Mutex<BTreeMap<String, Vec<Idle>>>,
     answer_bytes_max: usize,
-    intake: Intake,
 }
 
 impl std::fmt::Debug for Calls {
@@ -55,39 +50,21 @@ impl std::fmt::Debug for Calls {
 }
 
 impl Calls {
-    /// Calls over this network; `hello` says who this node is, the view which cluster it is in. Who is
-    /// older than what was seen gets no call; what comes back is entered in `intake`.
-    pub fn new(
-        network: Arc<dyn Network>,
-        hello: Hello,
-        view: watch::Receiver<Arc<View>>,
-        seen: Arc<Seen>,
-        intake: Intake,
-    ) -> Self {
-        let idle = Mutex::default();
+    /// Calls this way; `hello` says who this node is.
+    pub fn new(outgoing: Outgoing, hello: Hello) -> Self {
         Self {
-            network,
+            outgoing,
             hello,
-            view,
-            seen,
-            idle,
+            idle: Mutex::default(),
             answer_bytes_max: CONTROL_ANSWER_BYTES_MAX,
-            intake,
         }
     }
 
     /// The same, for questions about data: answers may be as large as frames are.
-    pub fn about_data(
-        network: Arc<dyn Network>,
-        hello: Hello,
-        view: watch::Receiver<Arc<View>>,
-        seen: Arc<Seen>,
-        answer_bytes_max: usize,
-        intake: Intake,
-    ) -> Self {
+    pub fn about_data(outgoing: Outgoing, hello: Hello, answer_bytes_max: usize) -> Self {
         Self {
             answer_bytes_max,
-            ..Self::new(network, hello, view, seen, intake)
+            ..Self::new(outgoing, hello)
         }
     }
 
@@ -163,9 +140,15 @@ impl Calls {
     async fn dial(&self, address: &str) -> Result<Idle, DialError> {
         let mut hello = self.hello.clone();
         if let Some(peer) = &mut hello.peer {
-            peer.cluster_id = self.view.borrow().cluster_id;
+            peer.cluster_id = self.outgoing.view.borrow().cluster_id;
         }
-        let dialled = dial(&*self.network, address, &hello, &self.seen, &self.intake);
+        let Outgoing {
+            network,
+            seen,
+            intake,
+            ..
+        } = &self.outgoing;
+        let dialled = dial(&**network, address, &hello, seen, intake);
         let (mut reader, write, welcome) = dialled.await?;
         reader.decoder = FrameDecoder::new(self.answer_bytes_max);
         Ok(Idle {

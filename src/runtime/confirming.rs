@@ -14,14 +14,11 @@ use std::time::Duration;
 use dynakv_protocol::gossip::{MemberEntry, MemberState};
 use dynakv_protocol::handshake::Hello;
 use dynakv_protocol::{ErrorCode, NodeId};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use super::environment::Network;
-use super::frame_reader::Intake;
 use super::link::{DialError, greet};
-use super::seen::Seen;
-use super::view::View;
+use super::outgoing::Outgoing;
 use crate::engine::generations::{Finding, Judgement, Process};
 
 /// How long a member may take to say that it is still there. Shorter than a dial, so that whoever waits for the
@@ -38,11 +35,8 @@ const DOUBT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Asks members about themselves.
 pub struct Confirmer {
-    network: Arc<dyn Network>,
+    outgoing: Outgoing,
     cluster_name: String,
-    view: watch::Receiver<Arc<View>>,
-    seen: Arc<Seen>,
-    intake: Intake,
     at_once: Semaphore,
     /// One question at a time about each member of the ring; until when no other is looked at.
     members: Mutex<BTreeMap<NodeId, Arc<tokio::sync::Mutex<Option<Instant>>>>>,
@@ -82,20 +76,11 @@ pub enum Outcome {
 }
 
 impl Confirmer {
-    /// Over this network; the view says where members are, and what comes back is entered in `intake`.
-    pub fn new(
-        network: Arc<dyn Network>,
-        cluster_name: String,
-        view: watch::Receiver<Arc<View>>,
-        seen: Arc<Seen>,
-        intake: Intake,
-    ) -> Self {
+    /// Calls members this way, as a client of this cluster.
+    pub fn new(outgoing: Outgoing, cluster_name: String) -> Self {
         Self {
-            network,
+            outgoing,
             cluster_name,
-            view,
-            seen,
-            intake,
             at_once: Semaphore::new(ASKED_AT_ONCE_MAX),
             members: Mutex::default(),
         }
@@ -103,7 +88,7 @@ impl Confirmer {
 
     /// A process that says it is this run of a member has called. Nothing is kept of it yet.
     pub async fn look_at(&self, claimed: &Process) -> Outcome {
-        let judge = || self.seen.judge(claimed) == Judgement::ToConfirm;
+        let judge = || self.outgoing.seen.judge(claimed) == Judgement::ToConfirm;
         if !judge() {
             return Outcome::Settled;
         }
@@ -120,12 +105,12 @@ impl Confirmer {
         let Ok(there) = self.ask_member(&claimed.node_id, known.as_deref()).await else {
             return Outcome::Later;
         };
-        let finding = self.seen.weigh(claimed, there.as_ref());
+        let finding = self.outgoing.seen.weigh(claimed, there.as_ref());
         *quiet_until = match finding {
             Finding::Confirmed | Finding::Unopposed => {
                 // Before the next of its connections is looked at. Whoever lets it in sees it again, and hears then
                 // if that could not be noted.
-                let _ = self.seen.see(claimed);
+                let _ = self.outgoing.seen.see(claimed);
                 // It goes to disk, and while nobody contradicts anybody could say the next higher one.
                 (finding == Finding::Unopposed).then(|| Instant::now() + DOUBT_PAUSE)
             }
@@ -148,13 +133,14 @@ impl Confirmer {
         let claimed = Process::of_entry(told);
         let known = self.address_of(&told.id);
         let there = self.ask_member(&told.id, known.as_deref()).await.ok()?;
-        let found = match self.seen.weigh(&claimed, there.as_ref()) {
+        let found = match self.outgoing.seen.weigh(&claimed, there.as_ref()) {
             Finding::Confirmed => known,
             // It is not where it was. Where it is said to be it may say so.
             Finding::Unopposed if known.as_ref() != Some(&told.address) => {
                 match self.who_is_at(&told.address).await {
                     There::Process(there)
-                        if self.seen.weigh(&claimed, Some(&there)) == Finding::Confirmed =>
+                        if self.outgoing.seen.weigh(&claimed, Some(&there))
+                            == Finding::Confirmed =>
                     {
                         Some(told.address.clone())
                     }
@@ -175,7 +161,7 @@ impl Confirmer {
     }
 
     fn address_of(&self, id: &NodeId) -> Option<String> {
-        self.view.borrow().address_of(id)
+        self.outgoing.view.borrow().address_of(id)
     }
 
     /// Only members of the ring come so far, so there are never more than it has had.
@@ -197,7 +183,7 @@ impl Confirmer {
             return Ok(None);
         };
         let there = self.who_is_at(address).await;
-        let view = self.view.borrow();
+        let view = self.outgoing.view.borrow();
         // What was heard of it while it was asked counts.
         let member = view.member(id);
         match there {
@@ -218,7 +204,12 @@ impl Confirmer {
             return There::Busy;
         };
         let hello = Hello::client(&self.cluster_name, None);
-        let greeted = greet(&*self.network, address, &hello, &self.intake);
+        let greeted = greet(
+            &*self.outgoing.network,
+            address,
+            &hello,
+            &self.outgoing.intake,
+        );
         match timeout(ANSWER_TIMEOUT, greeted).await {
             Ok(Ok((_, _, welcome))) => There::Process(Process::from(&welcome)),
             Ok(Err(DialError::Refused(error))) => match error.code {

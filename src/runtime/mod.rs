@@ -53,6 +53,7 @@ pub mod mender;
 pub mod metrics;
 pub mod operations;
 pub mod outbox;
+pub mod outgoing;
 pub mod parking;
 pub mod places;
 pub mod power;
