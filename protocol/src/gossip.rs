@@ -64,6 +64,28 @@ pub struct MemberEntry {
     pub nonce: u64,
 }
 
+impl MemberEntry {
+    /// Of a member of which nothing is known but who and where it is.
+    pub fn new(id: NodeId, address: String, directory_id: DirectoryId) -> Self {
+        Self {
+            id,
+            address,
+            generation: Generation(0),
+            incarnation: 0,
+            heartbeat: 0,
+            state: MemberState::Alive,
+            keys: 0,
+            disk_bytes: 0,
+            software: String::new(),
+            rebuilding_segments: 0,
+            hints_waiting: 0,
+            disk_hangs: false,
+            directory_id,
+            nonce: 0,
+        }
+    }
+}
+
 /// News, sent to a few peers each round; the answer has the same form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gossip {

@@ -122,27 +122,17 @@ pub fn check_round(ballot: &Ballot) -> Result<(), Impossible> {
 
 #[cfg(test)]
 mod tests {
-    use dynakv_protocol::gossip::MemberState;
     use dynakv_protocol::{DirectoryId, NodeId};
 
     use super::*;
 
     fn news(generation: u64, incarnation: u64, heartbeat: u64) -> MemberEntry {
         MemberEntry {
-            id: NodeId::new("b").unwrap(),
-            address: String::new(),
             generation: Generation(generation),
             incarnation,
             heartbeat,
-            state: MemberState::Alive,
-            keys: 0,
-            disk_bytes: 0,
-            software: String::new(),
-            rebuilding_segments: 0,
-            hints_waiting: 0,
-            disk_hangs: false,
-            directory_id: DirectoryId(7),
             nonce: 1,
+            ..MemberEntry::new(NodeId::new("b").unwrap(), String::new(), DirectoryId(7))
         }
     }
 

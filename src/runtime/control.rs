@@ -213,20 +213,11 @@ impl Control {
             ..
         } = parts;
         let entry = MemberEntry {
-            id: me.node_id.clone(),
-            address: me.address.clone(),
             generation: me.generation,
-            incarnation: 0,
-            heartbeat: 0,
-            state: dynakv_protocol::gossip::MemberState::Alive,
-            keys: 0,
-            disk_bytes: 0,
             software: env!("CARGO_PKG_VERSION").to_owned(),
             rebuilding_segments: rebuilding.left(),
-            hints_waiting: 0,
-            disk_hangs: false,
-            directory_id: me.directory_id,
             nonce: me.nonce,
+            ..MemberEntry::new(me.node_id.clone(), me.address.clone(), me.directory_id)
         };
         let mut acceptor = load_wire(&*files, ACCEPTOR)?
             .unwrap_or_else(|| Acceptor::new(me.node_id.clone(), me.directory_id));

@@ -14,9 +14,7 @@ use bytes::{Bytes, BytesMut};
 use dynakv_protocol::causal::{Clock, Dot, Sibling, Value, Versions};
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::frame::{Header, put_frame};
-use dynakv_protocol::gossip::{
-    Accept, Ballot, Gossip, Join, MemberEntry, MemberState, Prepare, Probe,
-};
+use dynakv_protocol::gossip::{Accept, Ballot, Gossip, Join, MemberEntry, Prepare, Probe};
 use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity, Welcome};
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::mend::{Compare, List};
@@ -139,20 +137,14 @@ pub(crate) fn hello(peer: &PeerIdentity) -> Hello {
 /// News of a member, as somebody else tells them.
 fn entry(member: &Member, generation: u64) -> MemberEntry {
     MemberEntry {
-        id: member.id.clone(),
-        address: member.address.clone(),
         generation: Generation(generation),
-        incarnation: 0,
         heartbeat: 1,
-        state: MemberState::Alive,
-        keys: 0,
-        disk_bytes: 0,
-        software: String::new(),
-        rebuilding_segments: 0,
-        hints_waiting: 0,
-        disk_hangs: false,
-        directory_id: member.directory_id,
         nonce: 0x99,
+        ..MemberEntry::new(
+            member.id.clone(),
+            member.address.clone(),
+            member.directory_id,
+        )
     }
 }
 

@@ -59,22 +59,7 @@ impl Peer {
     /// as long as any other.
     pub(super) fn new(member: RingMember, now_ms: u64) -> Self {
         Self {
-            entry: MemberEntry {
-                id: member.id,
-                address: member.address,
-                generation: Generation(0),
-                incarnation: 0,
-                heartbeat: 0,
-                state: MemberState::Alive,
-                keys: 0,
-                disk_bytes: 0,
-                software: String::new(),
-                rebuilding_segments: 0,
-                hints_waiting: 0,
-                disk_hangs: false,
-                directory_id: member.directory_id,
-                nonce: 0,
-            },
+            entry: MemberEntry::new(member.id, member.address, member.directory_id),
             since_ms: now_ms,
             has_news: false,
             was_witnessed: false,

@@ -84,20 +84,9 @@ impl Cluster {
 
     fn start(&mut self, node: usize, generation: u64) {
         let me = MemberEntry {
-            id: name(node),
-            address: String::new(),
             generation: Generation(generation),
-            incarnation: 0,
-            heartbeat: 0,
-            state: MemberState::Alive,
-            keys: 0,
-            disk_bytes: 0,
-            software: String::new(),
-            rebuilding_segments: 0,
-            hints_waiting: 0,
-            disk_hangs: false,
-            directory_id: DirectoryId(1),
             nonce: generation,
+            ..MemberEntry::new(name(node), String::new(), DirectoryId(1))
         };
         let random = self.random.fork();
         let mut membership = Membership::new(self.config, me, random, self.now_ms);

@@ -16,20 +16,11 @@ fn id(name: &str) -> NodeId {
 
 fn entry(name: &str, generation: u64, heartbeat: u64) -> MemberEntry {
     MemberEntry {
-        id: id(name),
-        address: format!("{name}:1"),
         generation: Generation(generation),
-        incarnation: 0,
         heartbeat,
-        state: ALIVE,
-        keys: 0,
-        disk_bytes: 0,
         software: "test".to_owned(),
-        rebuilding_segments: 0,
-        hints_waiting: 0,
-        disk_hangs: false,
-        directory_id: DirectoryId(1),
         nonce: generation,
+        ..MemberEntry::new(id(name), format!("{name}:1"), DirectoryId(1))
     }
 }
 
