@@ -39,9 +39,6 @@ const READ_BYTES: usize = 64 * 1024;
 /// read that one.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long one that gives up its place may take over that, and over hearing why: another has it already.
-const GIVEN_UP_TIMEOUT: Duration = Duration::from_millis(100);
-
 /// How long a frame that has begun may take in any case.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -110,15 +107,12 @@ pub async fn serve(
     outbox.close();
     // Only ends when the other side reads or the connection breaks. Who does neither must not keep the
     // descriptor, nor the answers.
-    let (flush, linger) = match place.was_given_up() {
-        true => (GIVEN_UP_TIMEOUT, GIVEN_UP_TIMEOUT),
-        false => (HANDSHAKE_TIMEOUT, LINGER_TIMEOUT),
-    };
-    if timeout(flush, &mut writer).await.is_err() {
+    let written = place.within(HANDSHAKE_TIMEOUT, &mut writer).await;
+    if written.is_none() {
         writer.abort();
     } else if place.was_greeted() {
         // To close a connection with something unread takes from the other side what it has not read.
-        let _ = timeout(linger, reader.discard()).await;
+        let _ = place.within(LINGER_TIMEOUT, reader.discard()).await;
     }
 }
 
