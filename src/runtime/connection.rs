@@ -36,9 +36,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// read that one.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long one that gives up its place may take over that, and over hearing why: another has it already.
-const GIVEN_UP_TIMEOUT: Duration = Duration::from_millis(100);
-
 /// A connection that sends nothing at all for this long is closed; clients ping.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -113,15 +110,12 @@ pub async fn serve(
     }
     // Only ends when the other side reads or the connection breaks. Who does neither must not keep the
     // descriptor, nor the answers.
-    let (flush, linger) = match place.was_given_up() {
-        true => (GIVEN_UP_TIMEOUT, GIVEN_UP_TIMEOUT),
-        false => (HANDSHAKE_TIMEOUT, LINGER_TIMEOUT),
-    };
-    if timeout(flush, &mut writer).await.is_err() {
+    let written = place.within(HANDSHAKE_TIMEOUT, &mut writer).await;
+    if written.is_none() {
         outbox.cut();
     } else if place.was_greeted() {
         // To close a connection with something unread takes from the other side what it has not read.
-        let _ = timeout(linger, reader.discard()).await;
+        let _ = place.within(LINGER_TIMEOUT, reader.discard()).await;
     }
 }
 

@@ -41,6 +41,9 @@ const CONNECTIONS_PER_MEMBER_MAX: usize = 32;
 /// How many connections that gave up their places may be on their way out: each has its descriptor until it is.
 const CLOSING_MAX: usize = 16;
 
+/// How long one of them may take to hear why and to go.
+const GIVEN_UP_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// It has said nothing yet.
 const SILENT: u8 = 0;
 /// A client.
@@ -282,9 +285,19 @@ impl Place {
         self.occupant.active_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    /// Whether another connection has its place.
-    pub fn was_given_up(&self) -> bool {
-        self.occupant.wanted.is_cancelled()
+    /// Carries out something of its end, which may take so long: less from when another connection has its place.
+    /// None when it took longer.
+    pub async fn within<T>(&self, usual: Duration, end: impl Future<Output = T>) -> Option<T> {
+        let given_up = async {
+            self.is_wanted().await;
+            sleep(GIVEN_UP_TIMEOUT).await;
+        };
+        tokio::select! {
+            biased;
+            ended = end => Some(ended),
+            () = sleep(usual) => None,
+            () = given_up => None,
+        }
     }
 
     /// Waits until it has to make room for another one.
@@ -442,6 +455,24 @@ mod tests {
         assert!(waiting.await.unwrap());
         drop(all);
         assert_eq!(places.held().closing, 0);
+    }
+
+    /// Also one that is about to end already.
+    #[tokio::test(start_paused = true)]
+    async fn who_gave_up_its_place_has_little_time_to_go() {
+        let places = Places::new(1);
+        let place = take(&places);
+        let usual = Duration::from_secs(5);
+        let began = Instant::now();
+        let end = place.within(usual, std::future::pending::<()>());
+        let other = async {
+            sleep(Duration::from_secs(1)).await;
+            take(&places)
+        };
+        let (ended, _other) = tokio::join!(end, other);
+        assert_eq!(ended, None);
+        assert_eq!(began.elapsed(), Duration::from_secs(1) + GIVEN_UP_TIMEOUT);
+        assert_eq!(place.within(usual, async { 7 }).await, Some(7));
     }
 
     /// One name has its share, and what is beyond gives way like a client.
