@@ -7,9 +7,12 @@
 
 use dynakv_protocol::causal::{Sibling, Versions};
 
-/// Whether a write stands in an owner's versions beside one that was not sent with it.
+/// Whether an owner has something that a write, as it was sent to it, has not seen.
 ///
-/// When nothing of what was sent is left, a later write has replaced it: then it stands beside nothing.
+/// Where the write stands, that is what stands beside it and was not sent. Where nothing of what was sent is
+/// left, other writes have replaced it here, and *they* have seen what this owner had, which its clock alone now
+/// tells. The coordinator has not: what it acknowledges could still stand beside an older write elsewhere. So
+/// whatever is written here counts then.
 pub fn stands_beside(sent: &Versions, merged: &Versions) -> bool {
     let was_sent = |sibling: &Sibling| sent.siblings().iter().any(|it| it.dot == sibling.dot);
     let (mut is_there, mut is_other) = (false, false);
@@ -20,7 +23,10 @@ pub fn stands_beside(sent: &Versions, merged: &Versions) -> bool {
             false => is_other = true,
         }
     }
-    is_there && is_other
+    match is_there {
+        true => is_other,
+        false => merged.written().next().is_some(),
+    }
 }
 
 /// How many owners must have said what they had before a blind write is acknowledged, the coordinator
@@ -74,13 +80,29 @@ mod tests {
         let mut merged = old.clone();
         merged.merge(&sent);
         assert!(!stands_beside(&sent, &merged));
-        // Somebody has replaced it meanwhile.
-        let mut later = sent.clone();
-        write(&mut later, &sent.clock().clone(), 3);
-        let mut merged = later.clone();
+        assert!(!stands_beside(&sent, &Versions::new()));
+    }
+
+    /// An owner had an acknowledged write, got this one by anti-entropy, and then minted a third over both.
+    /// That one alone is left, and nobody but its clock knows of the first.
+    #[test]
+    fn what_has_replaced_a_write_before_it_was_merged_stands_beside_it() {
+        let mut acknowledged = Versions::new();
+        write(&mut acknowledged, &Clock::new(), 1);
+        let mut sent = Versions::new();
+        write(&mut sent, &Clock::new(), 2);
+        let mut merged = acknowledged.clone();
         merged.merge(&sent);
-        assert!(!stands_beside(&sent, &merged));
-        assert!(!stands_beside(&Versions::new(), &merged));
+        let both = merged.clock().clone();
+        write(&mut merged, &both, 3);
+        merged.merge(&sent);
+        assert_eq!(merged.siblings().len(), 1);
+        assert!(stands_beside(&sent, &merged));
+        // With it the coordinator knows what must not stand.
+        let mut coordinator = sent.clone();
+        coordinator.merge(&merged);
+        coordinator.merge(&acknowledged);
+        assert_eq!(coordinator.siblings(), merged.siblings());
     }
 
     #[test]

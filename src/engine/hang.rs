@@ -63,6 +63,8 @@ struct Watched {
 pub struct Hang {
     lanes: [Watched; LANES],
     looked_at: Duration,
+    /// How long the hang that there is has lasted, in the lane where it lasts longest.
+    lasted: Duration,
     /// Until then it is believed less.
     doubted_until: Duration,
 }
@@ -89,12 +91,19 @@ impl Hang {
                     false => HANGS_AFTER,
                 };
                 lane.hangs |= lane.lasted >= most;
+                if lane.hangs {
+                    self.lasted = self.lasted.max(lane.lasted);
+                }
             }
         }
         match (hung, self.hangs()) {
             (false, true) => Some(Change::Hangs),
             (true, false) => {
-                self.doubted_until = now + DOUBTED_FOR;
+                // What only a doubted disk is blamed for does not renew the doubt: one that is slow but healthy would
+                // go on hanging for ever.
+                if std::mem::take(&mut self.lasted) >= HANGS_AFTER {
+                    self.doubted_until = now + DOUBTED_FOR;
+                }
                 Some(Change::Answers)
             }
             (true, true) | (false, false) => None,
@@ -184,6 +193,30 @@ mod tests {
         world.pass(DOUBTED_FOR + HANGS_AFTER);
         world.begin_or_end(Lane::Writer);
         assert_eq!(world.pass(HANGS_AFTER), []);
+    }
+
+    #[test]
+    fn a_slow_disk_that_hung_once_is_believed_again() {
+        let mut world = World::default();
+        world.begin_or_end(Lane::Writer);
+        world.pass(2 * HANGS_AFTER);
+        world.begin_or_end(Lane::Writer);
+        let answered = world.pass(TICK);
+        assert_eq!(answered, [(Change::Answers, TICK)]);
+        let begins = world.now;
+        world.begin_or_end(Lane::Writer);
+        let mut late = Vec::new();
+        for _ in 0..200 {
+            late = world.pass(Duration::from_millis(300));
+            if world.now < begins + DOUBTED_FOR + HANGS_AFTER {
+                late.clear();
+            }
+            // One sync ends and the next begins between two looks.
+            world.progress[Lane::Writer as usize] += 2;
+            assert_eq!(late, [], "{:?}", world.now);
+        }
+        assert!(world.now > begins + Duration::from_secs(59));
+        assert_eq!(late, []);
     }
 
     #[test]

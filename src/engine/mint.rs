@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::hybrid_clock::HybridClock;
 use super::limits::check_write;
 use super::plausible;
-use super::put::{Replaced, Seen};
+use super::put::{Beside, Replaced};
 
 #[cfg(test)]
 mod tests;
@@ -51,6 +51,11 @@ pub enum Minted {
     /// The write was there already, and has been replaced since. It is done once the state that replaced it
     /// is durable.
     Retired,
+    /// Nothing happened: the context names writes that have not been seen here.
+    Behind {
+        /// The newest of them, of each actor.
+        lacks: Clock,
+    },
 }
 
 impl Minted {
@@ -58,9 +63,20 @@ impl Minted {
     pub fn replaced(self) -> Replaced {
         match self {
             Self::New { replaced, .. } => replaced,
-            Self::Already | Self::Retired => Replaced::new(),
+            Self::Already | Self::Retired | Self::Behind { .. } => Replaced::new(),
         }
     }
+}
+
+/// What a write is minted over.
+#[derive(Clone, Copy)]
+enum Over<'a> {
+    /// What is here, and only if its context names nothing else.
+    WhatIsKnown,
+    /// What is here.
+    Anything,
+    /// That and what other owners had beside it.
+    Beside(&'a Beside),
 }
 
 /// Who mints, and with what counter. One per node, owned by the store's writer.
@@ -88,7 +104,24 @@ impl Minter {
         (self.actor, self.counter)
     }
 
-    /// Adds a write to a key's present state.
+    /// Adds a write to a key's present state, if all that its context names has been seen there.
+    ///
+    /// Else it would take over that clock without what stands under it elsewhere: marks of writes that are done
+    /// with would be dropped wherever the two meet.
+    ///
+    /// # Errors
+    /// As [`mint`](Self::mint).
+    pub fn mint_if_known(
+        &mut self,
+        current: &mut Versions,
+        intent: Intent,
+        now_unix_ms: u64,
+    ) -> Result<Minted, ErrorReply> {
+        self.mint_over(current, intent, Over::WhatIsKnown, now_unix_ms)
+    }
+
+    /// Adds a write to a key's present state, whatever its context names: who stands in has none but hints, and who
+    /// has read the other owners knows what there is to know.
     ///
     /// # Errors
     /// Leaves `current` as it was and says why: the context knows more of this actor than the actor
@@ -100,7 +133,7 @@ impl Minter {
         intent: Intent,
         now_unix_ms: u64,
     ) -> Result<Minted, ErrorReply> {
-        self.mint_over(current, intent, None, now_unix_ms)
+        self.mint_over(current, intent, Over::Anything, now_unix_ms)
     }
 
     /// The same for a blind write that is minted once more, over what other owners had beside it.
@@ -109,33 +142,22 @@ impl Minter {
     /// one, perhaps an acknowledged one. So it is not minted; it is done once what replaced it is durable.
     ///
     /// # Errors
-    /// As [`mint`](Self::mint); and when it was replaced by something that has not seen all that it should
-    /// have replaced. What was seen is merged all the same.
+    /// As [`mint`](Self::mint); and when it was replaced by something that may not have seen all that it should
+    /// have replaced. What was seen is merged all the same, and worth keeping.
     pub fn mint_again(
         &mut self,
         current: &mut Versions,
         intent: Intent,
-        seen: &Seen,
+        seen: &Beside,
         now_unix_ms: u64,
     ) -> Result<Minted, ErrorReply> {
-        // Under that very dot: another copy of the write is none that a later one has seen.
-        let stands = current
-            .written()
-            .any(|sibling| seen.first.contains(&sibling.dot));
-        let known: SmallVec<[Dot; 2]> = current.siblings().iter().map(|it| it.dot).collect();
         current.merge(&seen.beside);
-        if stands {
-            return self.mint_over(current, intent, Some(seen), now_unix_ms);
-        }
-        let is_news = |it: &Sibling| it.write_id != intent.write_id && !known.contains(&it.dot);
-        match current.written().any(is_news) {
-            false => Ok(Minted::Retired),
-            true => {
-                let message = "another write replaced this one while it was replicated, and may not have seen \
-                               all that this one was to replace: write it again";
-                let error = ErrorReply::new(ErrorCode::QuorumUnavailable, message);
-                Err(error.maybe_applied(true).retryable())
-            }
+        // Under that very dot, and after what was seen: another copy of the write is none that a later one has
+        // seen, and what was seen may itself have replaced the first dot.
+        let is_here = |dot: &Dot| current.written().any(|sibling| sibling.dot == *dot);
+        match seen.first.iter().all(is_here) {
+            true => self.mint_over(current, intent, Over::Beside(seen), now_unix_ms),
+            false => replaced_since(current, &intent),
         }
     }
 
@@ -143,12 +165,16 @@ impl Minter {
         &mut self,
         current: &mut Versions,
         intent: Intent,
-        seen: Option<&Seen>,
+        over: Over<'_>,
         now_unix_ms: u64,
     ) -> Result<Minted, ErrorReply> {
+        let seen = match over {
+            Over::Beside(seen) => Some(seen),
+            Over::WhatIsKnown | Over::Anything => None,
+        };
         check_id(current, &intent)?;
         if current.is_retired(intent.write_id) {
-            return retired(&intent);
+            return retired(current, &intent);
         }
         if !intent.again && is_there(current, &intent, seen) {
             return Ok(Minted::Already);
@@ -178,6 +204,14 @@ impl Minter {
             self.renew();
         }
         check_write(current.clock(), intent.context.as_ref(), self.actor)?;
+        // What is refused whatever others have need not be read for.
+        let known = current.clock();
+        if let (Over::WhatIsKnown, Some(context)) = (over, &intent.context)
+            && !known.dominates(context)
+        {
+            let lacks = context.iter().filter(|&dot| !known.covers(dot)).collect();
+            return Ok(Minted::Behind { lacks });
+        }
         check_limits(current, &intent)?;
         for sibling in current.written() {
             self.clock.observe(sibling.timestamp, now_unix_ms);
@@ -230,21 +264,28 @@ impl Minter {
     /// late; so only the ids of one client are compared, which say what came first.
     fn take_marks(&mut self, current: &mut Versions, intent: &Intent) -> SmallVec<[Sibling; 1]> {
         let mut marks: SmallVec<[Sibling; 1]> = SmallVec::new();
-        let all = current.siblings().iter();
-        for mark in all.filter(|sibling| sibling.mark().is_some()) {
-            let id = mark.write_id;
+        let mut replaced: SmallVec<[(WriteId, u64); 1]> = SmallVec::new();
+        for sibling in current.siblings() {
+            let id = sibling.write_id;
             let is_replaced = match &intent.context {
-                Some(context) => context.covers(mark.dot) && id != intent.write_id,
+                Some(context) => context.covers(sibling.dot) && id != intent.write_id,
                 None => id.precedes(intent.write_id),
             };
-            if mark.mark() == Some(Mark::Retired) {
-                marks.push(mark.clone());
-            } else if is_replaced
-                && !current.is_retired(id)
-                && !marks.iter().any(|it| it.write_id == id)
-            {
-                marks.push(Mark::Retired.sibling(self.next_dot(), id, mark.timestamp));
+            match sibling.mark() {
+                Some(Mark::Retired) => marks.push(sibling.clone()),
+                Some(Mark::Again) if is_replaced => replaced.push((id, sibling.timestamp)),
+                Some(Mark::Again) | None => {}
             }
+        }
+        if !replaced.is_empty() {
+            let retired = current.retired();
+            replaced.retain(|(id, _)| !retired.contains(*id));
+            // Two copies of one write are retired once.
+            replaced.sort_unstable();
+            replaced.dedup_by_key(|(id, _)| *id);
+        }
+        for (id, timestamp) in replaced {
+            marks.push(Mark::Retired.sibling(self.next_dot(), id, timestamp));
         }
         if !marks.is_empty() {
             current.retain(|sibling| sibling.mark() != Some(Mark::Retired));
@@ -294,18 +335,37 @@ fn check_id(current: &Versions, intent: &Intent) -> Result<(), ErrorReply> {
 ///
 /// Its sender has given up the first attempt long ago and listens to a later one. So who says that this is
 /// the first has either given it up too, or uses the id for something else, which must not be acknowledged.
-fn retired(intent: &Intent) -> Result<Minted, ErrorReply> {
+fn retired(current: &Versions, intent: &Intent) -> Result<Minted, ErrorReply> {
     if intent.again {
-        return Ok(Minted::Retired);
+        return replaced_since(current, intent);
     }
     let message = "the write of this id was sent again since and has been replaced: give each write an id of its \
                    own, and say of a later attempt that it is one";
     Err(ErrorReply::new(ErrorCode::BadRequest, message).maybe_applied(true))
 }
 
+/// What becomes of a write that another one has replaced: it is done once that one is durable.
+///
+/// A blind one was to replace whatever there was, and so was what replaced it, which has seen some of it for
+/// both. Where more than that one stands, the two may have missed the same acknowledged write, and nobody may be
+/// told that it is gone. A write with a context promises nothing of what it has not read.
+fn replaced_since(current: &Versions, intent: &Intent) -> Result<Minted, ErrorReply> {
+    let is_other = |sibling: &&Sibling| sibling.write_id != intent.write_id;
+    let mut others = current.standing().filter(is_other);
+    let later = others.next().map(|sibling| sibling.write_id);
+    let is_alone = others.all(|sibling| Some(sibling.write_id) == later);
+    if is_alone || intent.context.is_some() {
+        return Ok(Minted::Retired);
+    }
+    let message = "another write replaced this one, and may not have seen all that this one was to replace: write \
+                   it again, under a new id";
+    let error = ErrorReply::new(ErrorCode::QuorumUnavailable, message);
+    Err(error.maybe_applied(true).retryable())
+}
+
 /// Whether there is nothing to do: it is a retry of a write that is here. A blind one must stand alone, for
 /// it replaces whatever else there is.
-fn is_there(current: &Versions, intent: &Intent, seen: Option<&Seen>) -> bool {
+fn is_there(current: &Versions, intent: &Intent, seen: Option<&Beside>) -> bool {
     let is_it = |sibling: &Sibling| sibling.write_id == intent.write_id;
     let mut written = current.written();
     match intent.context {
@@ -319,7 +379,7 @@ fn is_there(current: &Versions, intent: &Intent, seen: Option<&Seen>) -> bool {
 fn replaced(
     current: &Versions,
     write_id: WriteId,
-    seen: Option<&Seen>,
+    seen: Option<&Beside>,
     now_unix_ms: u64,
 ) -> Replaced {
     let mut replaced: Replaced = match seen {

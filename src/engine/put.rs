@@ -18,6 +18,11 @@
 //! more, over that as well, and the second dot is what must reach W owners. It gets a new dot because two
 //! coordinators that enlarged the context of one dot would erase each other's write.
 //!
+//! A write *with* a context replaces what its client has read, and a node that lacks some of that may hold what it
+//! replaced, or lack what others remember of it ([`Mark`](dynakv_protocol::causal::Mark)). So an owner first catches
+//! up (`catching_up.rs`): it reads the other owners until it has seen all that the context names, and mints over
+//! that. Nothing is written before.
+//!
 //! With a *sloppy* quorum the next healthy nodes of the ring stand in for owners that cannot be reached,
 //! and count in their places: what they keep is a hint (DeCandia et al., 2007, § 4.6). When no owner at
 //! all can be reached, this node may itself stand in for one; it then mints over the hint it has of the
@@ -28,26 +33,34 @@
 
 use bytes::Bytes;
 use dynakv_protocol::ErrorReply;
-use dynakv_protocol::causal::Versions;
+use dynakv_protocol::causal::{Clock, Versions};
 use smallvec::SmallVec;
 
 use super::beside::votes_needed;
 use super::preference::{NodeSlot, Preference, Reach, SELF};
 use super::quorum::{Outcome, Place, Quorum, bit};
 
+mod catching_up;
 mod exchange;
 mod refusal;
 mod votes;
 
 pub use self::exchange::{
-    Acknowledged, Effect, Event, Promised, Replaced, Round, Said, Seen, Terms,
+    Acknowledged, Beside, Effect, Event, Promised, Replaced, Round, Said, Seen, Terms,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
     Connecting,
     Minting,
-    Replicating { versions: Bytes, context: Bytes },
+    /// The context names these writes, which this node has not seen.
+    CatchingUp {
+        lacks: Clock,
+    },
+    Replicating {
+        versions: Bytes,
+        context: Bytes,
+    },
     Tail,
     Over,
 }
@@ -69,6 +82,11 @@ pub struct Put {
     votes: Quorum,
     /// What they have.
     beside: Option<Box<Versions>>,
+    /// Whether nothing is minted before this node has seen what the context names.
+    catches_up: bool,
+    /// So many owners must be heard, besides a write with a context that this node lacks something of; 0 where
+    /// nothing is promised.
+    hears_at_least: u8,
     /// What it has replaced so far.
     replaced: Replaced,
     usable: SmallVec<[NodeSlot; 4]>,
@@ -110,6 +128,8 @@ impl Put {
             true => votes_needed(n, (terms.promised.w, terms.promised.r), w),
             false => 0,
         };
+        let is_strict = !terms.is_stand_in && stand_ins.is_none();
+        let catches_up = is_strict && !terms.is_blind;
         // Who has lost versions has no vote.
         let in_reach = match votes > 0 && terms.is_rebuilding {
             true => votes + 1,
@@ -125,6 +145,8 @@ impl Put {
             asks_beside,
             votes: Quorum::new(votes, n),
             beside: None,
+            catches_up,
+            hears_at_least: votes_needed(n, (terms.promised.w, terms.promised.r), w),
             replaced: Replaced::new(),
             usable,
             owners,
@@ -161,6 +183,11 @@ impl Put {
         self.is_stand_in
     }
 
+    /// Whether it is minted only once this node has seen what its context names.
+    pub fn catches_up(&self) -> bool {
+        self.catches_up
+    }
+
     /// The owners of the key.
     pub fn owners(&self) -> &Preference {
         &self.owners
@@ -183,6 +210,7 @@ impl Put {
             Event::Refused { round, error } => self.on_refused(round, error, effects),
             Event::Reached(node) => self.on_reached(node, effects),
             Event::Read(node, versions) => self.on_read(node, versions.as_deref(), effects),
+            Event::Behind { lacks, rebuilding } => self.on_behind(lacks, rebuilding, effects),
             Event::Minted {
                 round,
                 versions,
@@ -270,7 +298,7 @@ impl Put {
                     versions: versions.clone(),
                 });
             }
-            Phase::Minting | Phase::Tail | Phase::Over => {}
+            Phase::Minting | Phase::CatchingUp { .. } | Phase::Tail | Phase::Over => {}
         }
     }
 
@@ -285,16 +313,21 @@ impl Put {
     }
 
     fn mint(&mut self, effects: &mut Vec<Effect>) {
-        let seen = self.beside.take().map(|beside| {
+        let read = self.take_read();
+        let beside = self.beside.take().map(|beside| {
             let replaced = std::mem::take(&mut self.replaced);
-            Box::new(Seen {
+            Seen::Beside(Beside {
                 beside: *beside,
                 first: self.dots_sent(),
                 replaced,
             })
         });
-        let mut votes = self.votes.needed();
-        if seen.is_some() {
+        // Only what is blind asks for votes on what it is minted over.
+        let mut votes = match self.catches_up {
+            true => 0,
+            false => self.votes.needed(),
+        };
+        if beside.is_some() {
             self.round = Round::Second;
             // Who had something has said it.
             (self.asks_beside, votes) = (false, 0);
@@ -304,7 +337,7 @@ impl Put {
         self.phase = Phase::Minting;
         self.votes = Quorum::new(votes, self.owners.len());
         self.quorum = Quorum::new(self.w, self.owners.len());
-        effects.push(Effect::Mint(seen));
+        effects.push(Effect::Mint(read.or(beside).map(Box::new)));
     }
 
     fn on_minted(&mut self, versions: Bytes, context: Bytes, effects: &mut Vec<Effect>) {
@@ -469,11 +502,14 @@ impl Put {
     }
 
     fn check(&mut self, effects: &mut Vec<Effect>) {
+        if matches!(self.phase, Phase::CatchingUp { .. }) {
+            return self.check_caught_up(effects);
+        }
         let outcome = self.outcome();
         let sees_enough = self.votes.outcome() == Outcome::Met;
         match &mut self.phase {
             Phase::Tail if self.quorum.outstanding() == 0 => self.phase = Phase::Over,
-            Phase::Tail | Phase::Over | Phase::Minting => {}
+            Phase::Tail | Phase::Over | Phase::Minting | Phase::CatchingUp { .. } => {}
             // What it replaces is known: copies of the first dot need not be waited for.
             Phase::Replicating { .. } if self.beside.is_some() && sees_enough => {
                 self.mint(effects);

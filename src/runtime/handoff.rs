@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynakv_protocol::NodeId;
+use dynakv_protocol::causal::Versions;
+use dynakv_protocol::codec::Wire;
 use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::limits::TIMEOUT_MS_DEFAULT;
 use dynakv_protocol::message::{Request, Response};
-use dynakv_protocol::peer::{MergeVersions, ReadVersions};
+use dynakv_protocol::peer::{MergeVersions, ReadVersions, VersionsReply};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -260,7 +262,7 @@ impl Handoff {
         {
             let hint = Given { key, revision };
             match versions {
-                Some(_) if is_said => said.push(hint),
+                Some(versions) if is_said => said.push((hint, versions)),
                 Some(versions) => give(hint, versions),
                 None => reminders.push(hint),
             }
@@ -280,25 +282,40 @@ impl Handoff {
                 Err(error) => trouble = Some(error.into()),
             }
         }
-        let still = said.iter().map(|hint| read(hint, Some(0)));
+        // In full: that something is there says nothing of what.
+        let still = said.iter().map(|(hint, _)| read(hint, None));
         let requests = merges.into_iter().chain(still).collect();
         let (answers, run) = self.0.asker.ask_in_run(Some(member), requests).await;
-        for (hint, answer) in given.into_iter().chain(said).zip(answers) {
+        let given = given.into_iter().map(|hint| (hint, Bytes::new()));
+        for ((hint, kept), answer) in given.chain(said).zip(answers) {
             match answer {
                 Ok(Response::Merged(_)) => confirmations.push(hint.has(run)),
                 Ok(Response::Versions(own)) => {
-                    let has_some = own.digest.is_some() || !own.versions.is_empty();
-                    let word = match has_some {
-                        true => Word::Still { run },
-                        false => Word::Lost,
-                    };
-                    confirmations.push(hint.says(word));
+                    let word = word_of(&own, &kept, run);
+                    confirmations.extend(word.map(|word| hint.says(word)));
                 }
                 Ok(other) => trouble = refused(&other).or(trouble),
                 Err(error) => trouble = Some(error.into()),
             }
         }
         (confirmations, trouble)
+    }
+}
+
+/// What an owner says of what it once said it has: whether it has seen all of that. One that has lost data and is
+/// fetching it back says nothing.
+fn word_of(own: &VersionsReply, kept: &Bytes, run: u64) -> Option<Word> {
+    if own.rebuilding {
+        return None;
+    }
+    let versions = (!own.versions.is_empty()).then(|| Versions::from_bytes(&own.versions));
+    let has_all = match (versions, Versions::from_bytes(kept)) {
+        (Some(Ok(own)), Ok(kept)) => own.clock().dominates(kept.clock()),
+        (_, _) => false,
+    };
+    match has_all {
+        true => Some(Word::Still { run }),
+        false => Some(Word::Lost),
     }
 }
 
@@ -314,5 +331,45 @@ fn refused(response: &Response) -> Option<HandoffError> {
         _ => Some(HandoffError::Refused(
             "it answered something else".to_owned(),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dynakv_protocol::Actor;
+    use dynakv_protocol::causal::Dot;
+
+    use super::*;
+
+    fn versions(actors: &[u64]) -> Bytes {
+        let dots = actors.iter().map(|&actor| Dot {
+            actor: Actor(actor),
+            counter: 1,
+        });
+        let versions = Versions::from_parts(dots.collect(), []);
+        versions.unwrap().to_bytes()
+    }
+
+    #[test]
+    fn an_owner_still_has_what_it_has_seen_all_of() {
+        let kept = versions(&[1, 2]);
+        let word = |versions, rebuilding| {
+            let reply = VersionsReply {
+                rebuilding,
+                versions,
+                actor: None,
+                digest: None,
+            };
+            word_of(&reply, &kept, 7)
+        };
+        let still = Some(Word::Still { run: 7 });
+        assert_eq!(word(versions(&[1, 2]), false), still);
+        assert_eq!(word(versions(&[1, 2, 3]), false), still);
+        // Something is there, and it is not that.
+        assert_eq!(word(versions(&[1, 3]), false), Some(Word::Lost));
+        assert_eq!(word(Bytes::new(), false), Some(Word::Lost));
+        for own in [versions(&[1, 2]), Bytes::new()] {
+            assert_eq!(word(own, true), None);
+        }
     }
 }

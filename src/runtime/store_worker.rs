@@ -22,19 +22,22 @@ use super::events::ConnectionId;
 use super::ledger::Ledger;
 use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
-use crate::engine::answer::sealed;
 use crate::engine::beside::stands_beside;
 use crate::engine::mint::Minter;
 
+mod applied;
 mod jobs;
 mod limits;
+mod minting;
 mod reader;
 mod replacing;
 mod room;
 mod scanner;
 mod waiting;
 
+use self::applied::{Applied, Written};
 pub use self::jobs::{ReadJob, StoreEvent, Token, WriteJob, WriteWork};
+use self::minting::{Outcome, ToMint};
 use self::reader::{Reader, SharedLines};
 use self::scanner::Scanner;
 pub use self::scanner::{Recounter, ScanJob, ScanWork, Scanned};
@@ -286,18 +289,23 @@ impl Writer {
     fn apply(&mut self, job: WriteJob, now_unix_ms: u64, events: &mut Vec<StoreEvent>) -> usize {
         let token = job.token;
         let applied = match job.work {
-            WriteWork::Replace { expected, versions } => self.replace(&job.key, expected, versions),
+            WriteWork::Replace { expected, versions } => {
+                self.replace(&job.key, expected, versions).map(Some)
+            }
             WriteWork::Mint { .. } | WriteWork::Merge { .. } => {
                 self.try_apply(job, now_unix_ms, events)
             }
         };
         match applied {
-            Ok(applied) => {
+            // It is told already, and there is nothing to wait for.
+            Ok(None) => 0,
+            Ok(Some(applied)) => {
                 // Also when nothing changed: what is there may still wait for its sync.
                 self.written.push(Written {
                     token,
                     rebuilding: applied.rebuilding,
                     beside: applied.beside,
+                    refused: applied.refused,
                 });
                 applied.bytes
             }
@@ -308,13 +316,13 @@ impl Writer {
         }
     }
 
-    /// Applies one job.
+    /// Applies one job. None when nothing came of it that must become durable.
     fn try_apply(
         &mut self,
         job: WriteJob,
         now_unix_ms: u64,
         events: &mut Vec<StoreEvent>,
-    ) -> Result<Applied, ErrorReply> {
+    ) -> Result<Option<Applied>, ErrorReply> {
         let WriteJob { token, key, work } = job;
         self.admit(&key, &work)?;
         let was_rebuilding = self.rebuilding.covers(&key);
@@ -334,29 +342,30 @@ impl Writer {
             None => Footprint::default(),
         };
         let entries_before = versions.clock().len();
-        let (mut minted, mut beside) = (None, None);
+        let (mut minted, mut beside, mut refused) = (None, None, None);
         let encoded = match work {
             WriteWork::Mint {
                 intent,
                 seen,
+                catches_up,
                 cluster_id,
             } => {
-                let (minter, to, intent) = (&mut self.minter, &mut versions, *intent);
-                let outcome = match seen {
-                    None => minter.mint(to, intent, now_unix_ms),
-                    Some(seen) => minter.mint_again(to, intent, &seen, now_unix_ms),
+                let write = ToMint {
+                    intent,
+                    seen,
+                    catches_up,
+                    cluster_id,
                 };
-                let done =
-                    outcome.inspect_err(|error| self.note_refused(&key, &versions, error))?;
-                let encoded = versions.to_bytes();
-                minted = Some(StoreEvent::Minted {
-                    token,
-                    versions: encoded.clone(),
-                    context: sealed(cluster_id, &key, &versions),
-                    rebuilding,
-                    replaced: done.replaced(),
-                });
-                encoded
+                let (job, at) = ((token, &key), (now_unix_ms, rebuilding));
+                match self.mint(job, &mut versions, write, at)? {
+                    Outcome::Minted(event) => minted = Some(event),
+                    Outcome::Behind(event) => {
+                        events.push(event);
+                        return Ok(None);
+                    }
+                    Outcome::Refused(error) => refused = Some(error),
+                }
+                versions.to_bytes()
             }
             WriteWork::Merge {
                 versions: theirs,
@@ -382,17 +391,18 @@ impl Writer {
             }
             // Not a change of what is there, and so not from here.
             WriteWork::Replace { expected, versions } => {
-                return self.replace(&key, expected, versions);
+                return self.replace(&key, expected, versions).map(Some);
             }
         };
         let mut applied = Applied {
             bytes: 0,
             rebuilding,
             beside,
+            refused,
         };
         if stored.as_ref() == Some(&encoded) {
             events.extend(minted);
-            return Ok(applied);
+            return Ok(Some(applied));
         }
         self.check_limits(&key, &versions, &encoded)?;
         let after = Footprint::of_encoded(&key, &versions, &encoded);
@@ -423,7 +433,7 @@ impl Writer {
         }
         self.note_stored(&key, entries_before, &versions, applied.bytes);
         events.extend(minted);
-        Ok(applied)
+        Ok(Some(applied))
     }
 
     /// One write with two values takes damage that no checksum noticed, or two nodes under one name.
@@ -476,12 +486,7 @@ impl Writer {
             .record(begun.elapsed().as_secs_f64());
         match result {
             Ok(()) => {
-                let durable = |written: Written| StoreEvent::Durable {
-                    token: written.token,
-                    rebuilding: written.rebuilding,
-                    beside: written.beside,
-                };
-                let events = self.written.drain(..).map(durable).collect();
+                let events = self.written.drain(..).map(Written::durable).collect();
                 self.send(events);
                 true
             }
@@ -509,22 +514,6 @@ impl Writer {
             let _ = self.events.send(events);
         }
     }
-}
-
-/// A job that is applied and waits for the sync.
-struct Written {
-    token: Token,
-    rebuilding: bool,
-    beside: Option<Bytes>,
-}
-
-/// What came of applying a job.
-struct Applied {
-    bytes: usize,
-    /// Whether the node has lost versions around its key.
-    rebuilding: bool,
-    /// What stood beside a merged write, where that was asked.
-    beside: Option<Bytes>,
 }
 
 /// Whether merging gives just what was received: it has seen all that is here, and each of its values

@@ -107,7 +107,7 @@ impl Books {
     }
 
     /// Whether nodes may have been given it more than once.
-    pub(crate) fn was_sent_twice(&self, id: WriteId) -> bool {
+    fn was_sent_twice(&self, id: WriteId) -> bool {
         let is_handed_on = self.sent.get(&id).is_none_or(|sent| sent.is_handed_on);
         is_handed_on || self.writes.may_come_twice(id)
     }

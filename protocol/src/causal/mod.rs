@@ -14,5 +14,5 @@ mod versions;
 
 pub use clock::Clock;
 pub use dot::Dot;
-pub use marks::{Mark, RETIRED_MAX};
+pub use marks::{Mark, RETIRED_MAX, RetiredIds};
 pub use versions::{Incoming, Sibling, Value, Versions};

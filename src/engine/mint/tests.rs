@@ -146,7 +146,7 @@ fn a_second_round_counts_what_both_replaced_and_no_older_version_of_it() {
     ] {
         let mut key = key.clone();
         let first = minter.mint(&mut key, intent(4, "new", None), 1).unwrap();
-        let seen = Seen {
+        let seen = Beside {
             beside,
             first: key.siblings().iter().map(|it| it.dot).collect(),
             replaced: first.replaced(),
@@ -573,7 +573,7 @@ fn a_second_round_undoes_nothing_that_has_replaced_the_first() {
     };
     minter.mint(&mut key, delete, 1).unwrap();
     let replaced = first.replaced();
-    let seen = Seen {
+    let seen = Beside {
         beside: copy,
         first: first_dot.clone(),
         replaced: replaced.clone(),
@@ -585,7 +585,7 @@ fn a_second_round_undoes_nothing_that_has_replaced_the_first() {
     // Something older that the later write has not seen: nobody may be told that this is done.
     let mut older = Versions::new();
     other.mint(&mut older, intent(9, "old", None), 1).unwrap();
-    let seen = Seen {
+    let seen = Beside {
         beside: older,
         first: first_dot,
         replaced,
@@ -595,4 +595,123 @@ fn a_second_round_undoes_nothing_that_has_replaced_the_first() {
         .unwrap_err();
     assert!(error.maybe_applied && error.retryable, "{error}");
     assert!(before.iter().all(|it| key.siblings().contains(it)));
+}
+
+/// An owner had an acknowledged write and this one, when a third replaced both there; it tells so. The third is
+/// all that stands then, with what it has seen.
+#[test]
+fn a_second_round_is_done_by_what_has_replaced_it_elsewhere() {
+    let (mut here, mut there) = (minter(), other_minter(8));
+    let (mut key, mut elsewhere) = (Versions::new(), Versions::new());
+    there
+        .mint(&mut elsewhere, intent(1, "old", None), 1)
+        .unwrap();
+    let old = elsewhere.clone();
+    here.mint(&mut key, intent(2, "put", None), 1).unwrap();
+    let seen = |beside: &Versions, key: &Versions| Beside {
+        beside: beside.clone(),
+        first: key.written().map(|it| it.dot).collect(),
+        replaced: Replaced::new(),
+    };
+    elsewhere.merge(&key);
+    there
+        .mint(&mut elsewhere, intent(3, "later", None), 1)
+        .unwrap();
+    let told = seen(&elsewhere, &key);
+    let minted = here.mint_again(&mut key, intent(2, "put", None), &told, 1);
+    assert_eq!(minted, Ok(Minted::Retired));
+    key.merge(&old);
+    assert_eq!(standing(&key), [3]);
+}
+
+/// What stands when a write that was replaced is asked for again may all have been here before: that excuses
+/// nothing. One of the others can be older and acknowledged.
+#[test]
+fn a_replaced_blind_write_is_not_done_while_more_than_one_other_stands() {
+    let (mut here, mut there) = (minter(), other_minter(8));
+    let mut key = Versions::new();
+    here.mint(&mut key, intent(2, "put", None), 1).unwrap();
+    let first: SmallVec<[Dot; 1]> = key.written().map(|it| it.dot).collect();
+    // A later one came to this owner, and then the older one that neither had seen.
+    here.mint(&mut key, intent(3, "later", None), 1).unwrap();
+    let old = minted_by(&mut there, intent(1, "old", None));
+    key.merge(&old);
+    let seen = Beside {
+        beside: old,
+        first,
+        replaced: Replaced::new(),
+    };
+    let refused = here.mint_again(&mut key, intent(2, "put", None), &seen, 1);
+    let error = refused.unwrap_err();
+    assert!(error.maybe_applied && error.retryable, "{error}");
+}
+
+#[test]
+fn a_retired_blind_write_is_not_done_while_more_than_one_other_stands() {
+    let (mut here, mut there) = (minter(), other_minter(8));
+    let mut key = minted_by(&mut here, again(2, "put", None));
+    here.mint(&mut key, intent(3, "later", None), 1).unwrap();
+    let minted = here.mint(&mut key, again(2, "put", None), 1);
+    assert_eq!(minted, Ok(Minted::Retired));
+    key.merge(&minted_by(&mut there, intent(1, "old", None)));
+    let error = here.mint(&mut key, again(2, "put", None), 1).unwrap_err();
+    assert!(error.maybe_applied && error.retryable, "{error}");
+    // With a context it was to replace no more than it had read.
+    let context = Clock::new();
+    let minted = here.mint(&mut key, again(2, "put", Some(&context)), 1);
+    assert_eq!(minted, Ok(Minted::Retired));
+}
+
+/// A second attempt was acknowledged, replaced and noted as retired by two owners; the third, which has the copy
+/// of the first attempt, was cut off meanwhile.
+#[test]
+fn a_write_through_an_owner_that_lacks_what_its_client_has_read_takes_no_mark_away() {
+    let (mut stale, mut there) = (minter(), other_minter(8));
+    let mut here = minted_by(&mut stale, intent(1, "v1", None));
+    let mut others = minted_by(&mut there, again(1, "v1", None));
+    let read = others.clock().clone();
+    there.mint(&mut others, delete(2, Some(&read)), 1).unwrap();
+    let read = others.clock().clone();
+    let before = here.clone();
+    let minted = stale.mint_if_known(&mut here, intent(3, "v3", Some(&read)), 1);
+    let lacks = match minted {
+        Ok(Minted::Behind { lacks }) => lacks,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((&lacks, &here), (&read, &before));
+    assert_eq!(stale.position(), (Actor(7), 1), "no dot is taken");
+    // It has read the others.
+    here.merge(&others);
+    stale
+        .mint_if_known(&mut here, intent(3, "v3", Some(&read)), 1)
+        .unwrap();
+    others.merge(&here);
+    assert_eq!(standing(&others), [3]);
+    // Minted all the same it is back.
+    let mut here = before;
+    others.merge(&here);
+    stale
+        .mint(&mut here, intent(4, "v4", Some(&read)), 1)
+        .unwrap();
+    assert_eq!(standing(&here), [1, 4]);
+}
+
+#[test]
+fn what_needs_no_dot_needs_no_context_either() {
+    let (mut minter, mut there) = (minter(), other_minter(8));
+    let read = minted_by(&mut there, intent(9, "x", None)).clock().clone();
+    let mut key = minted_by(&mut minter, intent(1, "a", Some(&read)));
+    let later = minted_by(&mut other_minter(9), intent(9, "x", None));
+    let later = later.clock().clone();
+    // A retry is found by its id.
+    let minted = minter.mint_if_known(&mut key, intent(1, "a", Some(&later)), 1);
+    assert_eq!(minted, Ok(Minted::Already));
+    let minted = minter.mint_if_known(&mut key, again(1, "a", Some(&later)), 1);
+    assert!(matches!(minted, Ok(Minted::Behind { .. })), "{minted:?}");
+    // Nothing is missing from what names nothing.
+    let nothing = Clock::new();
+    for (id, context) in [(5, None), (6, Some(&nothing))] {
+        let minted = minter.mint_if_known(&mut key, intent(id, "a", context), 1);
+        assert!(matches!(minted, Ok(Minted::New { .. })), "{minted:?}");
+    }
 }

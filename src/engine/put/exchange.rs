@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use dynakv_protocol::ErrorReply;
-use dynakv_protocol::causal::{Dot, Versions};
+use dynakv_protocol::causal::{Clock, Dot, Versions};
 use smallvec::SmallVec;
 
 use crate::engine::preference::NodeSlot;
@@ -18,9 +18,28 @@ pub enum Round {
     Second,
 }
 
+/// What other owners have and a write is minted over, besides what this node has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// What they had beside the first dot of a blind write, which is minted once more.
+    Beside(Beside),
+    /// What they have of a key of which this node lacked what a context names.
+    Read(Versions),
+}
+
+impl Seen {
+    /// Their versions.
+    pub fn versions(&self) -> &Versions {
+        match self {
+            Self::Beside(Beside { beside, .. }) => beside,
+            Self::Read(read) => read,
+        }
+    }
+}
+
 /// What a second round mints over.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct Beside {
     /// What other owners have beside the first dot.
     pub beside: Versions,
     /// Under which dots the first round put the write.
@@ -37,10 +56,10 @@ pub type Replaced = SmallVec<[Dot; 1]>;
 pub enum Effect {
     /// Find out at once whether this owner can be reached.
     Ping(NodeSlot),
-    /// Read this owner's versions: it has merged the write, and cannot say what it has beside it.
+    /// Read this owner's versions: it has merged the write, and cannot say what it has beside it; or nothing is
+    /// written yet, and this node lacks what the context names.
     Read(NodeSlot),
-    /// Mint the dot over the own versions, and make the result durable. In the second round over what was
-    /// seen as well.
+    /// Mint the dot over the own versions, and over what was seen elsewhere, and make the result durable.
     Mint(Option<Box<Seen>>),
     /// Have this owner merge the result.
     Merge {
@@ -126,8 +145,15 @@ pub enum Said {
 pub enum Event {
     /// An owner answered a ping.
     Reached(NodeSlot),
-    /// An owner's versions after it merged the write; `None` means that it is rebuilding and has no say.
+    /// An owner's versions; `None` means that it is rebuilding, or refuses, and has no say.
     Read(NodeSlot, Option<Box<Versions>>),
+    /// Nothing is minted: the context names writes that this node has not seen.
+    Behind {
+        /// The newest of them, of each actor.
+        lacks: Clock,
+        /// Whether this node has lost versions around the key.
+        rebuilding: bool,
+    },
     /// The dot is minted.
     Minted {
         /// In which round.

@@ -33,8 +33,28 @@ impl Put {
             .retryable()
     }
 
+    /// So many owners have answered that what was acknowledged is known to one, and none has all that the context
+    /// names.
+    pub(super) fn made_up(&self) -> ErrorReply {
+        let message = format!(
+            "the context names writes that none of the {} owners of the key that answered has: they were not \
+             acknowledged and are gone, or it is made up; nothing was written. Read the key again",
+            self.votes.got()
+        );
+        ErrorReply::new(ErrorCode::BadRequest, message)
+    }
+
     /// Copies, or else votes.
     fn lack(&self) -> Lack {
+        if matches!(self.phase, Phase::CatchingUp { .. })
+            && self.quorum.outcome() != Outcome::Impossible
+        {
+            return Lack {
+                of: Of::Readings,
+                needed: self.votes.needed(),
+                got: self.votes.got(),
+            };
+        }
         let is_votes = matches!(self.phase, Phase::Replicating { .. })
             && self.quorum.outcome() == Outcome::Met
             && self.votes.outcome() != Outcome::Met;
@@ -43,7 +63,10 @@ impl Put {
             false => &self.quorum,
         };
         Lack {
-            is_votes: is_votes || counted.needed() > self.w,
+            of: match is_votes || counted.needed() > self.w {
+                true => Of::Votes,
+                false => Of::Copies,
+            },
             needed: counted.needed(),
             got: counted.got(),
         }
@@ -58,25 +81,33 @@ impl Put {
     }
 }
 
+#[derive(Clone, Copy)]
+enum Of {
+    Copies,
+    Votes,
+    /// Before anything is written: what a context names is missing here.
+    Readings,
+}
+
 struct Lack {
-    is_votes: bool,
+    of: Of,
     needed: u8,
     got: u8,
 }
 
 impl Lack {
     fn in_words(&self, put: &Put) -> String {
-        let Self {
-            is_votes,
-            needed,
-            got,
-        } = self;
-        match is_votes {
-            true => format!(
+        let Self { of, needed, got } = self;
+        match of {
+            Of::Readings => format!(
+                "this node lacks what the context names, and must hear what {needed} owners of the key have that \
+                 have lost nothing, {got} answered"
+            ),
+            Of::Votes => format!(
                 "a write without a context must hear what {needed} owners of the key have that have lost \
                  nothing, {got} answered"
             ),
-            false => {
+            Of::Copies => {
                 let who = put.who();
                 format!("the write needs {needed} {who}, {got} answered")
             }

@@ -12,6 +12,7 @@ fn owners() -> Preference {
 }
 
 mod blind;
+mod catching_up;
 
 fn usable(_: NodeSlot) -> Reach {
     Reach::Usable

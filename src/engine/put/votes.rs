@@ -27,13 +27,16 @@ impl Put {
         self.on_durable(from, effects);
     }
 
-    /// An owner that cannot say what it has beside the write has been read instead.
+    /// An owner has been read: before anything was written, or because it cannot say what it has beside the write.
     pub(super) fn on_read(
         &mut self,
         from: NodeSlot,
         versions: Option<&Versions>,
         effects: &mut Vec<Effect>,
     ) {
+        if matches!(self.phase, Phase::CatchingUp { .. }) {
+            return self.on_read_before(from, versions, effects);
+        }
         let Phase::Replicating { versions: sent, .. } = &self.phase else {
             return;
         };

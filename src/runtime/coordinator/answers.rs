@@ -190,7 +190,7 @@ impl Coordinator {
             self.operations.get_mut(id).map(|operation| &operation.work),
             purpose,
         ) {
-            // It has the write; what it has beside it stays unknown.
+            // What it has, beside the write or of what its context names, stays unknown.
             (Some(Work::Put { .. }), Purpose::Read) => {
                 self.step_put(id, put::Event::Read(from, None));
             }
@@ -269,6 +269,15 @@ impl Coordinator {
                         replaced,
                     };
                     self.step_put(id, minted);
+                }
+            }
+            StoreEvent::Behind {
+                token: Token::Operation(message),
+                lacks,
+                rebuilding,
+            } => {
+                if let Some((id, _)) = OperationId::parse(message) {
+                    self.step_put(id, put::Event::Behind { lacks, rebuilding });
                 }
             }
             StoreEvent::Durable {
@@ -367,6 +376,7 @@ impl Coordinator {
                     Token::Replica(..) | Token::Explaining(..) | Token::Replacing(..) | Token::Hint(..),
                 ..
             }
+            | StoreEvent::Behind { .. }
             | StoreEvent::Read {
                 token: Token::Hint(..) | Token::Replacing(..),
                 ..

@@ -225,8 +225,9 @@ impl Coordinator {
         let Work::Put { intent, put } = &mut operation.work else {
             return;
         };
-        let is_again = seen.is_some();
-        let intent = match limits.filter(|_| is_again) {
+        let is_again = matches!(seen.as_deref(), Some(put::Seen::Beside(_)));
+        let catches_up = put.catches_up();
+        let intent = match limits.filter(|_| seen.is_some()) {
             None => intent.take(),
             // So rare that the first round does not keep it.
             Some(limits) => match data_request(&operation.frame, limits).map(|it| it.action) {
@@ -253,6 +254,7 @@ impl Coordinator {
             work: WriteWork::Mint {
                 intent,
                 seen,
+                catches_up,
                 cluster_id,
             },
         });

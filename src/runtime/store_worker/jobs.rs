@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use dynakv_protocol::causal::Clock;
 use dynakv_protocol::peer::Digest;
 use dynakv_protocol::{ClusterId, ErrorReply};
 use dynakv_storage::StoreError;
@@ -45,8 +46,10 @@ pub enum WriteWork {
     Mint {
         /// What to write.
         intent: Box<Intent>,
-        /// What other owners had beside the first dot, when it is minted once more.
+        /// What other owners have and it is minted over as well.
         seen: Option<Box<Seen>>,
+        /// Whether nothing is minted while its context names what was not seen here.
+        catches_up: bool,
         /// For the context of the answer.
         cluster_id: ClusterId,
     },
@@ -94,6 +97,15 @@ pub enum StoreEvent {
         rebuilding: bool,
         /// What a blind write has replaced.
         replaced: Replaced,
+    },
+    /// Nothing was minted: the context names writes that were not seen here.
+    Behind {
+        /// Who waits.
+        token: Token,
+        /// The newest of them, of each actor.
+        lacks: Clock,
+        /// Whether the node has lost versions around this key.
+        rebuilding: bool,
     },
     /// The key's state with this job in it is on disk.
     Durable {
@@ -144,9 +156,11 @@ impl StoreEvent {
         match self {
             Self::Read { versions, .. } => versions.len(),
             Self::Scanned { result, .. } => result.as_ref().map_or(0, Scanned::bytes),
-            Self::Minted { .. } | Self::Durable { .. } | Self::Refused { .. } | Self::Failed(_) => {
-                0
-            }
+            Self::Minted { .. }
+            | Self::Behind { .. }
+            | Self::Durable { .. }
+            | Self::Refused { .. }
+            | Self::Failed(_) => 0,
         }
     }
 }

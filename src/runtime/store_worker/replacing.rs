@@ -43,6 +43,7 @@ impl Writer {
             bytes: 0,
             rebuilding,
             beside: None,
+            refused: None,
         };
         if stored.as_ref() == Some(&versions) {
             return Ok(applied);

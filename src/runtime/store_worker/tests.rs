@@ -1,6 +1,7 @@
 //! The writer against the in-memory disk: what is reported, and when.
 
 use crate::engine::mint::Intent;
+use crate::engine::put::{Beside, Replaced, Seen};
 use dynakv_protocol::ClusterId;
 use dynakv_protocol::causal::{Clock, Dot, Incoming, Value};
 use dynakv_protocol::hash::Segment;
@@ -27,6 +28,7 @@ fn mint(token: u64, key: &'static str, value: &'static str, context: Option<Cloc
                 if_no_conflict: false,
             }),
             seen: None,
+            catches_up: true,
             cluster_id: ClusterId(1),
         },
     }
@@ -515,5 +517,108 @@ fn a_hash_is_not_trusted_after_a_damaged_value_was_replaced() {
         assert!(rebuilding.unsure().contains(segment));
         // Its rebuilding began before: what others gave until now may have been for the lost value.
         assert_eq!(rebuilding.finish(&[segment]).unwrap(), []);
+    });
+}
+
+/// The older versions that were seen are one copy more, whatever becomes of the write.
+#[test]
+fn what_a_refused_second_round_has_seen_is_kept_and_is_durable_when_it_is_refused() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut running = started(&memory, 1000);
+        running.handle.write(vec![mint(1, "k", "v", None)]);
+        last_event(&mut running).await;
+        let mut beside = Versions::new();
+        for id in [2, 3] {
+            let incoming = Incoming {
+                write_id: WriteId(id),
+                timestamp: 1,
+                expires_at_ms: None,
+                value: Value::Bytes(Bytes::from_static(b"older")),
+            };
+            let dot = Dot {
+                // The second is of the writer's own actor, which never made it.
+                actor: Actor(id as u64 + 2),
+                counter: 9,
+            };
+            beside.write(&Clock::new(), dot, incoming);
+        }
+        let mut job = mint(1, "k", "v", None);
+        if let WriteWork::Mint { seen, .. } = &mut job.work {
+            let lost = Dot {
+                actor: Actor(4),
+                counter: 1,
+            };
+            *seen = Some(Box::new(Seen::Beside(Beside {
+                beside: beside.clone(),
+                first: [lost].into_iter().collect(),
+                replaced: Replaced::new(),
+            })));
+        }
+        running.handle.write(vec![job]);
+        let refused = last_event(&mut running).await;
+        let StoreEvent::Refused { error, .. } = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(error.maybe_applied && error.retryable, "{error}");
+        assert_eq!(memory.pending(), 0);
+        let stored = memory.store().get(b"k").unwrap().unwrap();
+        let stored = Versions::from_bytes(&stored).unwrap();
+        assert!(stored.clock().dominates(beside.clock()));
+        assert!(stored.written().any(|it| it.write_id == WriteId(2)));
+        assert_ne!(
+            running.handle.actor(),
+            Actor(5),
+            "it names what was never made"
+        );
+    });
+}
+
+/// Nothing is written while the context names what is missing here; with what the others have it is minted.
+#[test]
+fn what_lacks_something_of_its_context_is_told_so_at_once_and_nothing_is_written() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut running = started(&memory, 1000);
+        let read = clock(8..=9);
+        let behind = || mint(1, "k", "v", Some(read.clone()));
+        running.handle.write(vec![behind()]);
+        let events = running.events.recv().await.unwrap();
+        let [
+            StoreEvent::Behind {
+                lacks, rebuilding, ..
+            },
+        ] = &events[..]
+        else {
+            panic!("{events:?}");
+        };
+        assert_eq!((lacks, *rebuilding), (&read, false));
+        assert_eq!(memory.store().get(b"k").unwrap(), None);
+        let mut job = behind();
+        if let WriteWork::Mint { seen, .. } = &mut job.work {
+            *seen = Some(Box::new(Seen::Read(without_values(8..=9))));
+        }
+        running.handle.write(vec![job]);
+        let events = running.events.recv().await.unwrap();
+        assert!(
+            matches!(&events[..], [StoreEvent::Minted { .. }]),
+            "{events:?}"
+        );
+        let events = running.events.recv().await.unwrap();
+        assert!(
+            matches!(&events[..], [StoreEvent::Durable { .. }]),
+            "{events:?}"
+        );
+        // One that stands in has no more than its hints.
+        let mut job = mint(2, "other", "v", Some(read.clone()));
+        if let WriteWork::Mint { catches_up, .. } = &mut job.work {
+            *catches_up = false;
+        }
+        running.handle.write(vec![job]);
+        let events = running.events.recv().await.unwrap();
+        assert!(
+            matches!(&events[..], [StoreEvent::Minted { .. }]),
+            "{events:?}"
+        );
     });
 }

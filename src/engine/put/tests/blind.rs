@@ -67,7 +67,7 @@ fn something(from: NodeSlot, actor: u64) -> Event {
 }
 
 fn again(beside: Versions) -> Effect {
-    Effect::Mint(Some(Box::new(Seen {
+    Effect::Mint(Some(Box::new(Seen::Beside(Beside {
         beside,
         first: [Dot {
             actor: Actor(1),
@@ -76,7 +76,7 @@ fn again(beside: Versions) -> Effect {
         .into_iter()
         .collect(),
         replaced: Replaced::new(),
-    })))
+    }))))
 }
 
 #[test]
