@@ -4,7 +4,10 @@
 
 use crate::blind::{self, Outage};
 use crate::chaos::{self, FAULTS_FROM, FAULTS_UNTIL, MACHINES};
-use crate::invariants::{fresh_read, no_lost_write, sequential_blind_writes, unique_dots};
+use crate::invariants::{
+    bounded_siblings, fresh_read, no_lost_write, no_resurrection, sequential_blind_writes,
+    unique_dots,
+};
 use crate::machine::{Flaw, Quorums};
 use crate::plan::Plan;
 use crate::seeds::{for_each_seed, replayed};
@@ -121,6 +124,16 @@ fn waiting_for_w_owners_only_is_noticed() {
     let quorums = Quorums::new(3, 1, 3);
     let run = |seed, flaw| blind::random(MACHINES, quorums, seed, flaw);
     expect_noticed(Flaw::WaitsForWOnly, &[sequential_blind_writes::NAME], run);
+}
+
+/// What a write that was retried has left behind is back once it was replaced twice. That is rare: none of the first
+/// 60 plans has it.
+#[test]
+fn minting_while_behind_is_noticed() {
+    let back = [bounded_siblings::NAME, no_resurrection::NAME];
+    expect_noticed(Flaw::MintsWhileBehind, &back, |seed, flaw| {
+        chaos::run(MACHINES, 60 + seed, flaw)
+    });
 }
 
 #[test]

@@ -57,6 +57,9 @@ pub(crate) enum Flaw {
     HearsWhoWasGivenUp,
     /// Rule 6: what an owner says counts although it has lost its data and is still fetching it back.
     CountsRebuilding,
+    /// A node mints over a context without what stands under it: of the owners that it reads because it lacks
+    /// what the context names it gets no marks of writes that were sent more than once.
+    MintsWhileBehind,
     /// Rule 7: the disk says "synced" and has not: acknowledged before durable.
     SyncDoesNothing,
     /// Rule 11: a node does not notice that it has lost its data: it votes "absent" where it has

@@ -35,7 +35,7 @@ impl SimulatedNetwork {
     pub(crate) fn new(machine: &str, trace: Trace, resender: Resender, flaw: Flaw) -> Self {
         Self {
             flaw,
-            rerouting: (flaw == Flaw::HearsWhoWasGivenUp).then(Arc::default),
+            rerouting: Rerouting::of(flaw).map(Arc::new),
             machine: Arc::from(machine),
             trace,
             resender: Arc::new(resender),
