@@ -4,6 +4,7 @@ use std::future::IntoFuture;
 use std::time::Duration;
 
 use bytes::Bytes;
+use dynakv_protocol::ErrorCode;
 use tokio::time::{Instant, sleep_until};
 
 use crate::answer::{Context, Fetched, Written};
@@ -68,6 +69,11 @@ pub struct UpdateRequest<'f> {
     r: Option<u8>,
     w: Option<u8>,
     ttl: Option<Duration>,
+}
+
+/// Whether a node has refused the write for good, and nothing of it was done.
+fn is_refused(error: &Error) -> bool {
+    error.code() == Some(ErrorCode::BadRequest) && !error.maybe_applied()
 }
 
 impl std::fmt::Debug for UpdateRequest<'_> {
@@ -160,7 +166,21 @@ impl<'f> UpdateRequest<'f> {
                 .write(value, fetched.context.clone())
                 .send_by(deadline)
                 .await;
-            written = Some(write.map_err(|error| error.or_maybe_applied(earlier))?);
+            match write {
+                Ok(answer) => written = Some(answer),
+                // What was read may have been a write that never came to be and is gone: then its context is of no
+                // use any more, and another read has another one.
+                Err(error) if is_refused(&error) && round < self.rounds => {
+                    let read = self.read().send_by(deadline).await;
+                    let again = read.map_err(|error| error.or_maybe_applied(earlier))?;
+                    if again.context == fetched.context {
+                        return Err(error.or_maybe_applied(earlier));
+                    }
+                    fetched = again;
+                    continue;
+                }
+                Err(error) => return Err(error.or_maybe_applied(earlier)),
+            }
             let read = self.read().send_by(deadline).await;
             fetched = read.map_err(|error| error.or_maybe_applied(true))?;
             if fetched.siblings.len() <= 1 {

@@ -247,3 +247,42 @@ async fn errors_come_through_and_say_whether_something_was_written() {
     let none = client.update("k", |_| Update::Keep).rounds(0);
     assert!(matches!(none.await, Err(Error::Invalid { .. })));
 }
+
+/// What was read is gone, a write that never came to be: its context is refused, and another read has another one.
+/// Where it has the same one, the write itself is what is wrong.
+#[tokio::test]
+async fn a_context_of_what_is_gone_is_read_again_and_no_other_refusal_is() {
+    for is_gone in [true, false] {
+        let reads = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&reads);
+        let server = answering(move |request| match request {
+            Request::Get(_) => {
+                let read = counted.fetch_add(1, Ordering::Relaxed);
+                let context = if is_gone && read > 0 { "there" } else { "gone" };
+                Response::Fetched(wire::Fetched {
+                    siblings: Vec::new(),
+                    context: Bytes::from_static(context.as_bytes()),
+                    effective_r: 2,
+                })
+            }
+            Request::Put(write) if write.context == Some(Bytes::from_static(b"there")) => {
+                Response::Put(Written {
+                    context: Bytes::new(),
+                    effective_w: 2,
+                    sloppy: false,
+                    replaced: 0,
+                })
+            }
+            _ => refused(ErrorCode::BadRequest),
+        });
+        let client = client_of(&[&server.await]).await;
+        let updated = client.update("k", |_| Update::put("v")).await;
+        match is_gone {
+            true => assert_eq!(updated.unwrap().rounds, 2),
+            false => {
+                assert_eq!(updated.unwrap_err().code(), Some(ErrorCode::BadRequest));
+                assert_eq!(reads.load(Ordering::Relaxed), 2);
+            }
+        }
+    }
+}
