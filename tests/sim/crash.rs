@@ -9,7 +9,7 @@ use crate::seeds::{for_each_seed, replayed};
 
 #[test]
 fn power_cuts_lose_no_acknowledged_write() {
-    let total = for_each_seed(5, "power_cuts_lose_no_acknowledged_write", |seed| {
+    let total = for_each_seed(3, "power_cuts_lose_no_acknowledged_write", |seed| {
         chaos::run_with(MACHINES, seed, Flaw::None, cuts).into_result()
     });
     // Or the disks would have been in no danger.

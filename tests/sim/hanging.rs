@@ -7,7 +7,7 @@ use crate::random::enough;
 use crate::seeds::for_each_seed;
 
 /// How many seeds `cargo test` runs; `make sim` runs more.
-const SEEDS: u64 = 5;
+const SEEDS: u64 = 2;
 
 #[test]
 fn disks_that_hang_lose_nothing() {

@@ -7,7 +7,7 @@ use crate::random::enough;
 use crate::seeds::for_each_seed;
 
 /// How many seeds `cargo test` runs; `make sim` runs more.
-const SEEDS: u64 = 10;
+const SEEDS: u64 = 5;
 
 #[test]
 fn a_lost_disk_is_rebuilt_and_nothing_is_lost_with_it() {

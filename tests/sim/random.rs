@@ -6,7 +6,7 @@ use crate::seeds::{for_each_seed, replayed};
 use crate::verdict::{Tally, Verdict};
 
 /// How many seeds `cargo test` runs; `make sim` runs more.
-const SEEDS: u64 = 15;
+const SEEDS: u64 = 12;
 
 #[test]
 fn random_faults_lose_nothing() {

@@ -8,7 +8,7 @@ use crate::seeds::{for_each_seed, replayed};
 use crate::verdict::Verdict;
 
 /// How many seeds `cargo test` runs; `make sim` runs more.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 6;
 
 #[test]
 fn what_stand_ins_keep_is_handed_over_and_nothing_is_lost() {

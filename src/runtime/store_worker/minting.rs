@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use dynakv_protocol::causal::Versions;
+use dynakv_protocol::codec::Wire;
 use dynakv_protocol::{ClusterId, ErrorReply};
 
 use super::{StoreEvent, Token, Writer};
 use crate::engine::answer::sealed;
 use crate::engine::mint::{Intent, Minted};
 use crate::engine::put::Seen;
-use dynakv_protocol::codec::Wire;
 
 /// A client's write on its way to a dot.
 pub(super) struct ToMint {
