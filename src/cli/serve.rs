@@ -73,7 +73,7 @@ pub(crate) struct ServeArgs {
 
 /// Runs a node until SIGTERM or Ctrl-C.
 pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
-    let fail = |exit, what: &str, next| Report::error(exit, format, what, next).print();
+    let fail = |exit, what: &str, next| end(&Report::error(exit, format, what, next));
     if let Err(error) = logging::init() {
         return fail(Exit::Usage, &error, "DYNAKV_LOG=info dynakv serve …");
     }
@@ -81,13 +81,13 @@ pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
         config, warnings, ..
     } = match load(args, environment()) {
         Ok(loaded) => loaded,
-        Err(error) => return settings_error(&error, format).print(),
+        Err(error) => return end(&settings_error(&error, format)),
     };
     for warning in warnings {
         tracing::warn!("{warning}");
     }
     match node::serve(config) {
-        Ok(()) => Exit::Ok,
+        Ok(()) => end(&Report::data(Exit::Ok, "")),
         Err(error) => {
             tracing::error!(%error, "the node ends");
             match error {
@@ -98,6 +98,12 @@ pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
             }
         }
     }
+}
+
+/// The end of the process: what is left to say goes the way of the log, which nobody waits for.
+fn end(report: &Report) -> Exit {
+    logging::say(&report.messages);
+    report.exit
 }
 
 /// Settings that a node can start with, and where they come from.

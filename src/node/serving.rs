@@ -1,5 +1,7 @@
 //! A node as a program of its own.
 
+use std::io::Write;
+
 use super::{Node, ServeError, system};
 use crate::config::Config;
 use crate::runtime::process::raise_descriptors;
@@ -44,7 +46,10 @@ fn announce(node: &Node) {
         node.address.port(),
         node.http_address.map_or(0, |address| address.port()),
     );
-    println!("{line}");
+    let mut out = std::io::stdout();
+    if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
+        tracing::warn!(%error, line, "standard output does not take which ports were chosen");
+    }
 }
 
 async fn stop_signal() -> Result<(), ServeError> {

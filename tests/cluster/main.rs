@@ -33,6 +33,7 @@ mod harness;
 mod hostile;
 mod limits;
 mod locked;
+mod logging;
 mod membership;
 mod memory;
 mod mending;
