@@ -52,6 +52,7 @@ pub mod local;
 pub mod mender;
 pub mod metrics;
 pub mod operations;
+pub mod other_clusters;
 pub mod outbox;
 pub mod outgoing;
 pub mod parking;

@@ -42,6 +42,7 @@ mod python;
 mod readme;
 mod reads;
 mod repairing;
+mod seeds;
 mod service;
 mod settings;
 mod strangers;
