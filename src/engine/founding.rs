@@ -52,8 +52,8 @@ pub enum Verdict {
     Founder(NodeId),
 }
 
-/// What a node does that may found a cluster, after all addresses of its seeds were asked. Give it one entry at least for
-/// each seed.
+/// What a node does that may found a cluster, after all addresses of its seeds were asked. Give it one entry at
+/// least for each seed.
 pub fn decide(me: &NodeId, asked: &[Asked]) -> Verdict {
     if let Some(at) = asked.iter().position(|it| it.said == Said::InCluster) {
         return Verdict::Join(at);

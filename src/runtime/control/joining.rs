@@ -177,7 +177,8 @@ impl Control {
         self.ask_to_join(seed, None);
     }
 
-    /// Asks a seed to be let in: at this address, or at each that its name has until one lets it in, or refuses for good.
+    /// Asks a seed to be let in: at this address, or at each that its name has until one lets it in, or refuses for
+    /// good.
     fn ask_to_join(&self, seed: String, address: Option<String>) {
         let (n, w, r) = self.startup.quorums;
         let request = Request::Join(Join {
