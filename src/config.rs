@@ -31,7 +31,8 @@ pub struct Config {
     pub http_port: Option<u16>,
     /// `--seed HOST:PORT`: nodes to ask for the cluster. None and an empty directory: found one.
     pub seeds: Vec<String>,
-    /// `--bootstrap`: found a cluster although seeds are given.
+    /// `--bootstrap`: found a cluster although seeds are given, if all of them say that they are in none. Nodes that
+    /// have it must be among each other's seeds: the one with the smallest id founds.
     pub bootstrap: bool,
     /// `--data-dir`.
     pub data_dir: PathBuf,

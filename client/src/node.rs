@@ -9,7 +9,8 @@ use dynakv_protocol::message::{Request, Response};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::connection::{CallError, Cause, Connection, DialError};
+use crate::connection::{CallError, Cause, Connection};
+use crate::dial::DialError;
 use crate::error::Error;
 
 /// A node whose dial failed, or that has said that it leaves, is dialled again after this time, and meanwhile asked

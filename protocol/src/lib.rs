@@ -36,6 +36,7 @@ pub mod peer;
 pub mod placement;
 pub mod repair;
 pub mod ring_document;
+pub mod stats;
 pub mod unlock;
 
 pub use codec::DecodeError;

@@ -156,7 +156,7 @@ fn health_report(health: &HealthReply, format: Format) -> Report {
 enum Verdict {
     /// Every member is alive.
     Healthy,
-    /// A member is not alive, and every key has its quorums; or keys are locked.
+    /// A member is not alive, and every key has its quorums; or keys are locked, or a seed is of another cluster.
     Degraded,
     /// Some keys, or all, have no quorum.
     Unavailable,
@@ -207,7 +207,7 @@ fn verdict(status: &StatusReply, ring: Option<&RingReply>) -> Verdict {
         .all(|member| answers_reads(&member.id))
     {
         return match status.locked_keys {
-            0 => Verdict::Healthy,
+            0 if !others::is_astray(status) => Verdict::Healthy,
             _ => Verdict::Degraded,
         };
     }
@@ -255,6 +255,7 @@ struct StatusDocument<'a> {
     members: Vec<StatusMember<'a>>,
     locked_keys: u64,
     locked_keys_named: Vec<String>,
+    other_clusters: Vec<others::Document<'a>>,
 }
 
 #[derive(Serialize)]
@@ -393,6 +394,7 @@ fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format)
             members: members.collect(),
             locked_keys: status.locked_keys,
             locked_keys_named: named.map(|key| key.escape_ascii().to_string()).collect(),
+            other_clusters: others::documents(status),
         };
         return Report::data(verdict.exit(), json_line(&document));
     }
@@ -444,6 +446,7 @@ fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format)
     if status.locked_keys > 0 {
         report.messages = locked_text(status);
     }
+    report.messages += &others::text(status);
     report
 }
 
@@ -573,5 +576,6 @@ fn rows_text(table: &Table, format: Format) -> String {
     }
 }
 
+mod others;
 #[cfg(test)]
 mod tests;

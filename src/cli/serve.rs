@@ -58,7 +58,7 @@ pub(crate) struct ServeArgs {
     /// Multiplies the node's share of the data, 1 to 100 [default: 1]
     #[arg(long)]
     weight: Option<u16>,
-    /// Found a new cluster although seeds are given
+    /// Found a new cluster although seeds are given, if all of them say that they are in none
     #[arg(long)]
     bootstrap: bool,
     /// When a write counts as on disk: `sync` (a power cut loses nothing), or `interval:100ms` (it loses

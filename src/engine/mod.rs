@@ -30,6 +30,7 @@ pub mod beside;
 pub mod counters;
 pub mod explain;
 pub mod forward;
+pub mod founding;
 pub mod generations;
 pub mod get;
 pub mod handoff;

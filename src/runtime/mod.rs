@@ -53,6 +53,7 @@ pub mod log_lines;
 pub mod mender;
 pub mod metrics;
 pub mod operations;
+pub mod other_clusters;
 pub mod outbox;
 pub mod outgoing;
 pub mod parking;

@@ -43,6 +43,7 @@ mod python;
 mod readme;
 mod reads;
 mod repairing;
+mod seeds;
 mod service;
 mod settings;
 mod strangers;

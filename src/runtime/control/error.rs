@@ -22,18 +22,6 @@ pub enum ControlError {
         /// This node.
         id: NodeId,
     },
-    /// A seed is of another cluster than the directory.
-    #[error(
-        "the seed {seed} refused this node: {reason}. The data directory belongs to the cluster that this \
-         node is in already: take that seed out of --seed to stay there; to join the seed's cluster \
-         instead, start with an empty --data-dir"
-    )]
-    StrangeSeed {
-        /// Which.
-        seed: String,
-        /// What it said.
-        reason: ErrorReply,
-    },
     /// The directory belongs to a cluster of another name.
     #[error(
         "this data directory belongs to the cluster {found:?}, not to {asked:?}: start with --cluster \
