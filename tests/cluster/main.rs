@@ -44,6 +44,7 @@ mod reads;
 mod repairing;
 mod service;
 mod settings;
+mod shortages;
 mod strangers;
 mod transfer;
 mod upgrade;
