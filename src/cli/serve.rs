@@ -1,13 +1,16 @@
 //! `serve`: settings from everywhere, then a node until a signal ends it.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use dynakv_storage::{IdentityError, StoreError};
 
 use super::exit::Exit;
 use super::logging;
 use super::output::{Format, Report};
 use crate::config::Config;
 use crate::node::{self, ServeError};
+use crate::runtime::quarantine::OpenError;
 use crate::settings::{self, Layer, Layers, SettingsError, Syncs};
 
 /// `dynakv serve`. Every flag wins over its `DYNAKV_*` variable, which wins over the settings file.
@@ -73,7 +76,7 @@ pub(crate) struct ServeArgs {
 
 /// Runs a node until SIGTERM or Ctrl-C.
 pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
-    let fail = |exit, what: &str, next| end(&Report::error(exit, format, what, next));
+    let fail = |exit, what: &str, next: &str| end(&Report::error(exit, format, what, next));
     if let Err(error) = logging::init() {
         return fail(Exit::Usage, &error, "DYNAKV_LOG=info dynakv serve …");
     }
@@ -86,6 +89,7 @@ pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    let data_dir = config.data_dir.clone();
     match node::serve(config) {
         Ok(()) => end(&Report::data(Exit::Ok, "")),
         Err(error) => {
@@ -94,7 +98,7 @@ pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
                 ServeError::DiskFailed(_) => {
                     fail(Exit::DiskFailed, &error.to_string(), "dmesg | tail -50")
                 }
-                _ => fail(Exit::Error, &error.to_string(), "dynakv serve --help"),
+                _ => fail(Exit::Error, &error.to_string(), &next_of(&error, &data_dir)),
             }
         }
     }
@@ -104,6 +108,27 @@ pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
 fn end(report: &Report) -> Exit {
     logging::say(&report.messages);
     report.exit
+}
+
+/// Where to look after a start that failed.
+fn next_of(error: &ServeError, data_dir: &Path) -> String {
+    let directory = data_dir.display();
+    let error = match error {
+        ServeError::Store(error)
+        | ServeError::Open(OpenError::Store(error))
+        | ServeError::Identity(IdentityError::Store(error)) => error,
+        ServeError::Open(OpenError::NoOtherCopy { .. }) => {
+            return format!("dynakv store check {directory}");
+        }
+        _ => return "dynakv serve --help".to_owned(),
+    };
+    match error {
+        error if error.is_disk_full() => format!("df -h {directory}"),
+        error if error.is_shortage() => "ulimit -a".to_owned(),
+        error if error.is_corruption() => format!("dynakv store check {directory}"),
+        StoreError::Io { .. } => format!("ls -la {directory}"),
+        _ => "dynakv serve --help".to_owned(),
+    }
 }
 
 /// Settings that a node can start with, and where they come from.

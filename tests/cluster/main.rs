@@ -46,6 +46,7 @@ mod repairing;
 mod seeds;
 mod service;
 mod settings;
+mod shortages;
 mod strangers;
 mod transfer;
 mod upgrade;
