@@ -1,6 +1,7 @@
 //! A node: the one place that builds everything and owns it.
 
 mod beginning;
+mod directory;
 mod ending;
 mod error;
 mod pages;
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::directory::check_directory;
 pub use self::error::ServeError;
 pub use self::readiness::NotReady;
 pub use self::serving::serve;
@@ -178,6 +180,7 @@ impl Node {
     /// [`ready`](Self::ready).
     pub async fn start(mut config: Config) -> Result<Self, ServeError> {
         check(&config)?;
+        check_directory(&config)?;
         if let Some(limit) = descriptors_max()
             && let Some(lowered) = descriptors::fit(&mut config, limit)?
         {

@@ -9,6 +9,7 @@ mod dev;
 mod exit;
 mod explain;
 mod logging;
+mod misplaced;
 mod node_info;
 mod output;
 mod repair;
@@ -21,7 +22,7 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use dynakv_client::{Client, Error};
 
 use exit::Exit;
@@ -113,7 +114,11 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        misplaced::refuse(&matches)?;
+        Cli::from_arg_matches(&matches)
+    });
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come this way too, with exit code 0. There is nowhere to report it

@@ -1,17 +1,22 @@
 //! `serve`: settings from everywhere, then a node until a signal ends it.
 
+mod reload;
+
+use std::env::VarsOs;
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use dynakv_storage::{IdentityError, StoreError};
 
+use self::reload::Reload;
 use super::exit::Exit;
 use super::logging;
 use super::output::{Format, Report};
 use crate::config::Config;
 use crate::node::{self, ServeError};
 use crate::runtime::quarantine::OpenError;
-use crate::settings::{self, Layer, Layers, SettingsError, Syncs};
+use crate::settings::{self, Filter, Layer, Layers, SettingsError, Syncs};
 
 /// `dynakv serve`. Every flag wins over its `DYNAKV_*` variable, which wins over the settings file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, clap::Args)]
@@ -77,20 +82,27 @@ pub(crate) struct ServeArgs {
 /// Runs a node until SIGTERM or Ctrl-C.
 pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
     let fail = |exit, what: &str, next: &str| end(&Report::error(exit, format, what, next));
-    if let Err(error) = logging::init() {
-        return fail(Exit::Usage, &error, "DYNAKV_LOG=info dynakv serve …");
-    }
-    let Loaded {
-        config, warnings, ..
-    } = match load(args, environment()) {
+    let loaded = match load(args.clone(), environment()) {
         Ok(loaded) => loaded,
         Err(error) => return end(&settings_error(&error, format)),
     };
-    for warning in warnings {
+    if let Err(error) = node::check_directory(&loaded.config) {
+        return end(&directory_error(&error, format));
+    }
+    if let Err(error) = logging::init() {
+        return fail(Exit::Usage, &error, "RUST_LOG=info dynakv serve --help");
+    }
+    if let Some(filter) = loaded.log()
+        && let Err(error) = logging::reload(filter)
+    {
+        return fail(Exit::Usage, &error, "DYNAKV_LOG=info dynakv serve --help");
+    }
+    for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    let config = loaded.config.clone();
     let data_dir = config.data_dir.clone();
-    match node::serve(config) {
+    match node::serve(config, Reload::new(args, loaded).on_hang_up()) {
         Ok(()) => end(&Report::data(Exit::Ok, "")),
         Err(error) => {
             tracing::error!(%error, "the node ends");
@@ -142,12 +154,24 @@ pub(super) struct Loaded {
     pub(super) layers: Layers,
 }
 
+impl Loaded {
+    /// What is to be logged, where the file or a variable of ours says it.
+    pub(super) fn log(&self) -> Option<&str> {
+        let layers = &self.layers;
+        let log = layers.environment.log.as_ref().or(layers.file.log.as_ref());
+        log.map(Filter::as_str)
+    }
+}
+
 /// The variables of this process.
-pub(super) fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| {
-        // What is not UTF-8 is no setting of ours.
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    })
+pub(super) fn environment() -> VarsOs {
+    std::env::vars_os()
+}
+
+/// What is said of settings that do not go with what is in the data directory.
+pub(super) fn directory_error(error: &ServeError, format: Format) -> Report {
+    let what = error.to_string();
+    Report::error(Exit::Usage, format, &what, "dynakv serve --help")
 }
 
 /// What is said of settings that a node cannot start with.
@@ -164,9 +188,9 @@ pub(super) fn settings_error(error: &SettingsError, format: Format) -> Report {
 ///
 /// # Errors
 /// [`SettingsError`].
-pub(super) fn load(
+pub(super) fn load<N: Into<OsString>, V: Into<OsString>>(
     args: ServeArgs,
-    variables: impl IntoIterator<Item = (String, String)>,
+    variables: impl IntoIterator<Item = (N, V)>,
 ) -> Result<Loaded, SettingsError> {
     let path = args.config.clone();
     let (file, lines) = match &path {
@@ -225,6 +249,8 @@ mod tests {
 
     use super::*;
 
+    const NONE: [(&str, &str); 0] = [];
+
     #[derive(Parser)]
     struct Only {
         #[command(flatten)]
@@ -245,7 +271,7 @@ mod tests {
         );
         let Loaded {
             config, warnings, ..
-        } = load(args, []).unwrap();
+        } = load(args, NONE).unwrap();
         let everywhere = IpAddr::from([0, 0, 0, 0]);
         let expected = Config {
             cluster_name: "blue".to_owned(),
@@ -290,7 +316,7 @@ mod tests {
 
     #[test]
     fn an_id_is_needed() {
-        let error = load(parse("serve --port 7000"), []).unwrap_err();
+        let error = load(parse("serve --port 7000"), NONE).unwrap_err();
         assert!(error.to_string().contains("--id"), "{error}");
     }
 }

@@ -49,6 +49,7 @@ mod strangers;
 pub use self::running::{Runner, prepare, run};
 
 pub use self::error::ControlError;
+pub(crate) use self::joining::StartedWith;
 
 /// How many probes for others are under way at once: every member may ask about another one.
 const PROBES_MAX: usize = 1024;
@@ -63,10 +64,13 @@ const UPKEEP: Duration = Duration::from_secs(1);
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The document that holds the ring.
-pub(super) const RING: &str = "ring";
+pub(crate) const RING: &str = "ring";
 
 /// The document that holds what this node has promised and accepted.
 const ACCEPTOR: &str = "acceptor";
+
+/// N, W and R where they were given.
+pub type Quorums = (Option<u8>, Option<u8>, Option<u8>);
 
 /// What a node was told about its cluster when it was started.
 #[derive(Debug, Clone)]
@@ -74,7 +78,7 @@ pub struct Startup {
     /// Nodes to ask.
     pub seeds: Vec<String>,
     /// N, W and R where they were given.
-    pub quorums: (Option<u8>, Option<u8>, Option<u8>),
+    pub quorums: Quorums,
     /// The node's own entry in the ring.
     pub member: Member,
     /// Whether the directory has never been part of a cluster.

@@ -6,6 +6,8 @@
 //! Integers are big-endian. The crc32 (IEEE) covers the file's name, the format byte and the content,
 //! so that a file copied over another is noticed too.
 
+use std::path::Path;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::disk::SmallFiles;
@@ -31,6 +33,21 @@ pub fn load_document(files: &dyn SmallFiles, name: &str) -> Result<Option<Bytes>
             format,
         }),
         Err(damage) => Err(damaged(name, damage)),
+    }
+}
+
+/// Reads a document of a directory that may be another process's, or not there at all; touches nothing.
+///
+/// # Errors
+/// As [`load_document`].
+pub fn peek_document(directory: &Path, name: &str) -> Result<Option<Bytes>, StoreError> {
+    let path = directory.join(name);
+    match std::fs::read(&path) {
+        Ok(file) => decode(name, Bytes::from(file))
+            .map(Some)
+            .map_err(|damage| damaged(name, damage)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("read", &path)(error)),
     }
 }
 

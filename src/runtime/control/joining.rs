@@ -11,14 +11,15 @@ use std::time::Duration;
 use dynakv_protocol::gossip::Join;
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::ring_document::RingDocument;
-use dynakv_protocol::{ClusterId, ErrorCode, ErrorReply};
+use dynakv_protocol::{ClusterId, ErrorCode, ErrorReply, NodeId};
 use tokio::time::Instant;
 
 use super::seeds::{self, Asked, AskedEnd, label, shortened};
-use super::{CallEnd, Control, ControlError};
+use super::{CallEnd, Control, ControlError, Quorums};
 use crate::engine::founding::{self, Said, Verdict};
 use crate::engine::layout::found;
 use crate::runtime::link::DialError;
+use crate::settings::{N_DEFAULT, R_DEFAULT, W_DEFAULT};
 
 /// How long a seed may take over a join: a decision of the cluster's majority is in it.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,11 +29,6 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// Every so many attempts in vain are worth a line in the log.
 const ATTEMPTS_PER_LINE: usize = 20;
-
-/// N, W and R of a new cluster that was told none: the balanced preset.
-const N_DEFAULT: u8 = 3;
-const W_DEFAULT: u8 = 2;
-const R_DEFAULT: u8 = 2;
 
 /// Where a node without a ring stands with its seeds.
 pub(super) struct Joining {
@@ -95,16 +91,30 @@ impl Joining {
     }
 }
 
-impl Control {
-    /// Holds the settings against the ring of the directory.
-    pub(super) fn check_settings(&self, document: &RingDocument) -> Result<(), ControlError> {
-        if document.cluster_name != self.me.cluster_name {
+/// What a node was started with, as far as a ring says it, too.
+pub(crate) struct StartedWith<'a> {
+    pub(crate) cluster_name: &'a str,
+    pub(crate) quorums: Quorums,
+    pub(crate) id: &'a NodeId,
+    pub(crate) zone: &'a str,
+    pub(crate) weight: u16,
+}
+
+impl StartedWith<'_> {
+    /// Holds it against a ring: that of the node's directory, or the one that let it in.
+    ///
+    /// What the ring says of a node counts until the ring changes, so a setting that says something else would
+    /// be ignored; it is refused instead. An address alone may change, for gossip carries the new one.
+    ///
+    /// # Errors
+    /// [`ControlError::OtherCluster`], [`ControlError::OtherQuorum`], [`ControlError::OtherPlace`].
+    pub(crate) fn hold_against(&self, document: &RingDocument) -> Result<(), ControlError> {
+        if document.cluster_name != self.cluster_name {
             return Err(ControlError::OtherCluster {
                 found: document.cluster_name.clone(),
-                asked: self.me.cluster_name.clone(),
+                asked: self.cluster_name.to_owned(),
             });
         }
-        let (n, w, r) = self.startup.quorums;
         let other = |name, ring, asked, or_more| {
             Err(ControlError::OtherQuorum {
                 name,
@@ -113,12 +123,50 @@ impl Control {
                 or_more,
             })
         };
-        match (n, w, r) {
-            (Some(n), _, _) if n != document.n => other('n', document.n, n, ""),
-            (_, Some(w), _) if w < document.w => other('w', document.w, w, " or more"),
-            (_, _, Some(r)) if r < document.r => other('r', document.r, r, " or more"),
-            _ => Ok(()),
+        match self.quorums {
+            (Some(n), _, _) if n != document.n => return other('n', document.n, n, ""),
+            (_, Some(w), _) if w < document.w => return other('w', document.w, w, " or more"),
+            (_, _, Some(r)) if r < document.r => return other('r', document.r, r, " or more"),
+            _ => {}
         }
+        let Some(entry) = document.member(self.id) else {
+            return Ok(());
+        };
+        let other = |name, ring: String, asked: String| {
+            let option = if ring.is_empty() {
+                format!("leave --{name} out")
+            } else {
+                format!("start it with --{name} {ring}")
+            };
+            Err(ControlError::OtherPlace {
+                name,
+                ring,
+                asked,
+                option,
+            })
+        };
+        if entry.zone != self.zone {
+            return other("zone", entry.zone.clone(), self.zone.to_owned());
+        }
+        if entry.weight != self.weight {
+            return other("weight", entry.weight.to_string(), self.weight.to_string());
+        }
+        Ok(())
+    }
+}
+
+impl Control {
+    /// Holds the settings against the ring of the directory.
+    pub(super) fn check_settings(&self, document: &RingDocument) -> Result<(), ControlError> {
+        let member = &self.startup.member;
+        let started_with = StartedWith {
+            cluster_name: &self.me.cluster_name,
+            quorums: self.startup.quorums,
+            id: &member.id,
+            zone: &member.zone,
+            weight: member.weight,
+        };
+        started_with.hold_against(document)
     }
 
     /// Founds a cluster when this node is to and has nobody to ask.
@@ -140,7 +188,8 @@ impl Control {
     fn found_cluster(&mut self, why: &str) {
         let (n, w, r) = self.startup.quorums;
         let n = n.unwrap_or(N_DEFAULT);
-        let (w, r) = (w.unwrap_or(W_DEFAULT.min(n)), r.unwrap_or(R_DEFAULT.min(n)));
+        // Settings with larger ones are refused before this, but for a node in a world of the caller's.
+        let (w, r) = (w.unwrap_or(W_DEFAULT).min(n), r.unwrap_or(R_DEFAULT).min(n));
         let cluster_id = ClusterId(self.random.u128(1..));
         let member = self.startup.member.clone();
         let document = found(cluster_id, &self.me.cluster_name, member, n, w, r);

@@ -427,7 +427,7 @@ fn a_snapshot_is_no_larger_than_expected() {
         }
         complete(&tree);
         drop(tree);
-        let file = opening::file_bytes(directory.path()).unwrap();
+        let file = file_bytes(directory.path()).unwrap();
         drop(open(&directory));
         let snapshot = snapshot_bytes(directory.path()).unwrap();
         let expected = crate::ballast::snapshot_bytes_max(file, last);
