@@ -66,7 +66,7 @@ mod tests {
             "dynakv --server b:1 serve --id a",
             "dynakv serve --id a --timeout 1s",
             "dynakv dev --server b:1",
-            "dynakv store check --data-dir d --server b:1",
+            "dynakv store check d --server b:1",
             "dynakv config check --id a --server b:1",
             "dynakv completions bash --timeout 1s",
         ] {
