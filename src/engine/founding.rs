@@ -141,7 +141,8 @@ mod tests {
         let mut cases = vec![Vec::new()];
         for _ in 0..3 {
             let longer = cases.iter().flat_map(|case: &Vec<Said>| {
-                all.iter().map(|said| [&case[..], &[said.clone()]].concat())
+                all.iter()
+                    .map(|said| [&case[..], std::slice::from_ref(said)].concat())
             });
             cases = longer.collect();
         }

@@ -86,9 +86,8 @@ fn a_log_that_nobody_reads_holds_no_node_up() {
     let root = tempfile::tempdir().unwrap();
     let (path, mut unread) = pipe(root.path());
     let full = loop {
-        match unread.write(&[b'\n'; 4096]) {
-            Ok(_) => {}
-            Err(error) => break error,
+        if let Err(error) = unread.write_all(b"\n") {
+            break error;
         }
     };
     assert_eq!(full.kind(), ErrorKind::WouldBlock);
