@@ -262,6 +262,24 @@ fn check_ignored(source: &Source, targets: &BTreeSet<String>) -> Vec<Objection> 
     objections
 }
 
+/// What a test leaves out is counted, so it is said in one way only.
+fn check_skips(source: &Source) -> Vec<Objection> {
+    if source.path == "tests/skipped/mod.rs" {
+        return Vec::new();
+    }
+    let words = ["SKIPPED", "skipped"];
+    let says_so = |text: &str| {
+        let text = text.trim_start();
+        let begins = |word: &&str| text.starts_with(&format!("\"{word}"));
+        let prints = |word: &&str| text.contains(&format!("(\"{word}"));
+        words.iter().any(|word| begins(&word) || prints(&word))
+    };
+    let lines = source.raw.iter().enumerate();
+    let said = lines.filter(|(_, text)| says_so(text));
+    said.map(|(line, _)| object(source, line, "use `skipped!`, so that it is counted"))
+        .collect()
+}
+
 fn make_targets(makefile: &str) -> BTreeSet<String> {
     let rules = makefile
         .lines()
@@ -451,6 +469,11 @@ fn ignored_tests_have_a_target() {
 }
 
 /// A rule whose test was renamed or is gone would be held by nobody.
+#[test]
+fn what_tests_leave_out_is_counted() {
+    each_source(check_skips);
+}
+
 #[test]
 fn what_the_table_of_safety_rules_names_is_there() {
     let text = fs::read_to_string(root().join("DESIGN.md")).unwrap();

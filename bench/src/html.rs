@@ -397,7 +397,7 @@ mod tests {
     #[test]
     fn a_browser_without_network_draws_three_pictures() {
         let Some(chromium) = chromium() else {
-            eprintln!("skipped: no chromium here (Debian: apt-get install chromium)");
+            skipped!("no chromium here (Debian: apt-get install chromium)");
             return;
         };
         let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,10 @@
 //! `dynakv-bench`: puts load on a cluster and measures it, and audits that no acknowledged write is lost.
 
+#[cfg(test)]
+#[macro_use]
+#[path = "../../tests/skipped/mod.rs"]
+mod skipped;
+
 pub mod audit;
 pub mod cli;
 pub mod cluster;

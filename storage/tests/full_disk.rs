@@ -4,6 +4,10 @@
 //! The disks are 64 MiB, one in memory and one with ext4 in a file. Mounting them needs root; without it
 //! the test says so and passes.
 
+#[macro_use]
+#[path = "../../tests/skipped/mod.rs"]
+mod skipped;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
@@ -332,7 +336,7 @@ fn a_full_disk_costs_nothing_that_was_acknowledged() {
     for kind in ["tmpfs", "ext4"] {
         let begun = Instant::now();
         if let Err(reason) = a_full_disk_costs_nothing(kind, None) {
-            println!("SKIPPED on {kind}: no disk of its own here ({reason}); run it as root");
+            skipped!("on {kind}: no disk of its own here ({reason}); run it as root");
         } else {
             println!("{kind}: {:?}", begun.elapsed());
         }
@@ -380,7 +384,7 @@ fn a_disk_that_is_full_while_a_store_opens_costs_nothing() {
     // Each try syncs, which takes a while on a real file system.
     for (kind, step_bytes) in [("tmpfs", 4096), ("ext4", 256 * 1024)] {
         if let Err(reason) = a_full_disk_is_survived_by_opening(kind, step_bytes) {
-            println!("SKIPPED on {kind}: no disk of its own here ({reason}); run it as root");
+            skipped!("on {kind}: no disk of its own here ({reason}); run it as root");
         }
     }
 }

@@ -7,6 +7,10 @@
 //!
 //! Mounting needs root, `mkfs.ext4` and loop devices; without them the test says so and passes.
 
+#[macro_use]
+#[path = "../../tests/skipped/mod.rs"]
+mod skipped;
+
 mod halfway;
 mod writer;
 
@@ -279,8 +283,8 @@ fn what_was_acknowledged_survives_a_power_cut() {
     let mut disk = match made {
         Ok(disk) => disk,
         Err(reason) => {
-            println!(
-                "SKIPPED: no power is cut, because no file system could be made and mounted \
+            skipped!(
+                "no power is cut, because no file system could be made and mounted \
                  (needs root, mkfs.ext4 and loop devices): {reason}"
             );
             return;
@@ -368,8 +372,8 @@ fn a_power_cut_while_a_store_opens_costs_nothing() {
     let (library, mut disk) = match made {
         Ok(made) => made,
         Err(reason) => {
-            println!(
-                "SKIPPED: no power is cut, because no file system could be made and mounted, or no \
+            skipped!(
+                "no power is cut, because no file system could be made and mounted, or no \
                  library built: {reason}"
             );
             return;

@@ -230,7 +230,7 @@ fn every_panel_and_every_rule_finds_its_metrics() {
     let directory = tempfile::tempdir().unwrap();
     configuration(directory.path(), &cluster);
     let Some(prometheus) = Prometheus::start(directory.path()) else {
-        println!("skipped: prometheus is not in PATH (on Debian: apt-get install prometheus)");
+        skipped!("prometheus is not in PATH (on Debian: apt-get install prometheus)");
         return;
     };
     let _load = Load::start(cluster.addresses());
@@ -430,7 +430,7 @@ fn promtool_accepts_configuration_and_rules() {
         {
             Ok(output) => output,
             Err(error) => {
-                println!("skipped: promtool (part of Prometheus) is not in PATH: {error}");
+                skipped!("promtool (part of Prometheus) is not in PATH: {error}");
                 return;
             }
         };

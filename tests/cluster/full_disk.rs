@@ -103,7 +103,7 @@ fn a_node_on_a_full_disk_reads_on_and_recovers_without_a_restart() {
     let disk = match SmallDisk::mount(&node.data_dir()) {
         Ok(disk) => disk,
         Err(reason) => {
-            println!("SKIPPED: no disk of its own here ({reason}); run it as root");
+            skipped!("no disk of its own here ({reason}); run it as root");
             return;
         }
     };
@@ -189,7 +189,7 @@ fn a_cluster_writes_on_while_one_of_its_nodes_has_a_full_disk() {
     let disk = match SmallDisk::mount(&nodes[0].data_dir()) {
         Ok(disk) => disk,
         Err(reason) => {
-            println!("SKIPPED: no disk of its own here ({reason}); run it as root");
+            skipped!("no disk of its own here ({reason}); run it as root");
             return;
         }
     };

@@ -257,7 +257,7 @@ fn a_frozen_file_system_is_a_disk_that_hangs() {
     let disk = match mounted.expect("node-2 was prepared") {
         Ok(disk) => disk,
         Err(reason) => {
-            println!("SKIPPED: no file system can be frozen here: {reason}");
+            skipped!("no file system can be frozen here: {reason}");
             return;
         }
     };

@@ -6,6 +6,10 @@
 //! happen. Every cluster has its own ports and its own directory, so tests run side by side; the logs
 //! of a test's nodes are printed when it fails.
 
+#[macro_use]
+#[path = "../skipped/mod.rs"]
+mod skipped;
+
 mod actors;
 
 mod alone;

@@ -193,7 +193,7 @@ fn promtool_accepts_the_metrics() {
     let mut promtool = match command.stdout(Stdio::piped()).spawn() {
         Ok(promtool) => promtool,
         Err(error) => {
-            println!("skipped: promtool (part of Prometheus) is not in PATH: {error}");
+            skipped!("promtool (part of Prometheus) is not in PATH: {error}");
             return;
         }
     };

@@ -20,11 +20,11 @@ fn python(arguments: &[&str]) -> Option<Command> {
     match Command::new("python3").args(["-c", recent]).output() {
         Ok(output) if output.status.success() => {}
         Ok(_) => {
-            eprintln!("skipped: python3 is older than 3.9 here");
+            skipped!("python3 is older than 3.9 here");
             return None;
         }
         Err(error) => {
-            eprintln!("skipped: python3 does not run here ({error})");
+            skipped!("python3 does not run here ({error})");
             return None;
         }
     }

@@ -194,7 +194,7 @@ fn no_rights_cost_nothing() {
             .arg("--version")
             .output();
         if !may.is_ok_and(|output| output.status.success()) {
-            println!("SKIPPED: nobody else may run the binary here");
+            skipped!("nobody else may run the binary here");
             return;
         }
     }
@@ -309,7 +309,7 @@ fn a_full_disk_at_the_start_costs_nothing() {
     let disk = match SmallDisk::mount(&nodes[2].data_dir()) {
         Ok(disk) => disk,
         Err(reason) => {
-            println!("SKIPPED: no disk of its own here ({reason}); run it as root");
+            skipped!("no disk of its own here ({reason}); run it as root");
             return;
         }
     };
@@ -359,7 +359,7 @@ fn a_read_only_disk_costs_nothing() {
     };
     let text = data_dir.display().to_string();
     if !is_root() || !mount(&["--bind", &text]) {
-        println!("SKIPPED: nothing can be mounted here; run it as root");
+        skipped!("nothing can be mounted here; run it as root");
         return;
     }
     let is_read_only = mount(&["-o", "remount,bind,ro"]);

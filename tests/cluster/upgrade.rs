@@ -170,7 +170,7 @@ fn nodes_are_replaced_one_by_one_while_clients_go_on() {
     let old = match old_binary() {
         Ok(old) => old,
         Err(reason) => {
-            eprintln!("skipped: {reason}");
+            skipped!("{reason}");
             return;
         }
     };

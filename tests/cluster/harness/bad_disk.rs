@@ -78,7 +78,7 @@ impl BadDisks {
                 root: root.to_owned(),
             }),
             Err(reason) => {
-                println!("SKIPPED: no library can be built here: {reason}");
+                skipped!("no library can be built here: {reason}");
                 None
             }
         }
