@@ -468,12 +468,30 @@ fn ignored_tests_have_a_target() {
     each_source(|source| check_ignored(source, &targets));
 }
 
-/// A rule whose test was renamed or is gone would be held by nobody.
 #[test]
 fn what_tests_leave_out_is_counted() {
     each_source(check_skips);
 }
 
+/// Whoever is woken by an alert looks it up.
+#[test]
+fn every_alert_stands_in_the_table_of_alerts() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let (rules, table) = (
+        read("deploy/prometheus/rules/alerts.yml"),
+        read("deploy/README.md"),
+    );
+    let names = rules
+        .lines()
+        .filter_map(|line| line.split_once("- alert: "));
+    let names: Vec<&str> = names.map(|(_, name)| name.trim()).collect();
+    assert!(names.len() > 20, "the alerts are found");
+    let lacking = |name: &&str| !table.contains(&format!("`{name}`"));
+    let lacking: Vec<&str> = names.into_iter().filter(lacking).collect();
+    assert!(lacking.is_empty(), "deploy/README.md lacks {lacking:?}");
+}
+
+/// A rule whose test was renamed or is gone would be held by nobody.
 #[test]
 fn what_the_table_of_safety_rules_names_is_there() {
     let text = fs::read_to_string(root().join("DESIGN.md")).unwrap();

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Cluster, Command};
+use crate::harness::{Cluster, Command, dynakv};
 
 /// The largest value by default.
 const VALUE_BYTES_MAX: usize = 1024 * 1024;
@@ -97,4 +97,31 @@ fn the_commands_show_the_cluster() {
         let health = node.run(&["health"]).exits(0);
         assert_eq!(health.text(), format!("ok {}\n", node.id));
     }
+}
+
+/// Whoever reads the README knows of every command that there is.
+#[test]
+fn every_command_stands_in_the_readme() {
+    let readme = include_str!("../../README.md");
+    let help = dynakv(["--help"]).exits(0).text();
+    let commands = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.trim().is_empty());
+    let names: Vec<&str> = commands
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert!(names.contains(&"repair") && names.len() > 10, "{help}");
+    let is_named = |name: &str| {
+        let forms = [
+            format!("`{name}`"),
+            format!("`{name} "),
+            format!("dynakv {name}"),
+        ];
+        forms.iter().any(|form| readme.contains(form))
+    };
+    let lacking: Vec<&str> = names.into_iter().filter(|name| !is_named(name)).collect();
+    assert!(lacking.is_empty(), "the README lacks {lacking:?}");
 }
