@@ -267,7 +267,7 @@ fn check_skips(source: &Source) -> Vec<Objection> {
     if source.path == "tests/skipped/mod.rs" {
         return Vec::new();
     }
-    let words = ["SKIPPED", "skipped"];
+    let words = ["SKIPPED", "skipped: "];
     let says_so = |text: &str| {
         let text = text.trim_start();
         let begins = |word: &&str| text.starts_with(&format!("\"{word}"));

@@ -103,7 +103,8 @@ fn the_commands_show_the_cluster() {
 #[test]
 fn every_command_stands_in_the_readme() {
     let readme = include_str!("../../README.md");
-    let help = dynakv(["--help"]).exits(0).text();
+    let help = dynakv(["--help"]).exits(0);
+    let help = help.text();
     let commands = help
         .lines()
         .skip_while(|line| *line != "Commands:")
