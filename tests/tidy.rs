@@ -272,7 +272,7 @@ fn check_skips(source: &Source) -> Vec<Objection> {
         let text = text.trim_start();
         let begins = |word: &&str| text.starts_with(&format!("\"{word}"));
         let prints = |word: &&str| text.contains(&format!("(\"{word}"));
-        words.iter().any(|word| begins(&word) || prints(&word))
+        words.iter().any(|word| begins(word) || prints(word))
     };
     let lines = source.raw.iter().enumerate();
     let said = lines.filter(|(_, text)| says_so(text));
