@@ -25,6 +25,7 @@ mod nearest;
 mod values;
 
 pub use self::bounds::{Bounds, Range};
+pub(crate) use self::effective::LOG_DEFAULT;
 pub use self::effective::{Effective, Layers, Origin, effective};
 pub use self::environment::read_environment;
 pub use self::file::{KeyLines, read_file};

@@ -157,6 +157,23 @@ fn node(name: &str) -> NodeId {
     NodeId::new(name).unwrap()
 }
 
+/// A status with nothing to tell.
+fn status() -> StatusReply {
+    StatusReply {
+        node_id: node("node-1"),
+        cluster_name: "dynakv".to_owned(),
+        cluster_id: CLUSTER,
+        ring_version: RingVersion(3),
+        n: 3,
+        w: 2,
+        r: 2,
+        members: Vec::new(),
+        locked_keys: 0,
+        locked_keys_named: Vec::new(),
+        other_clusters: Vec::new(),
+    }
+}
+
 fn dot(actor: u64, counter: u64) -> Dot {
     let actor = Actor(actor);
     Dot { actor, counter }
@@ -746,13 +763,6 @@ fn responses() -> Vec<(&'static str, Response)> {
         (
             "status",
             Response::Status(StatusReply {
-                node_id: node("node-1"),
-                cluster_name: "dynakv".to_owned(),
-                cluster_id: CLUSTER,
-                ring_version: RingVersion(3),
-                n: 3,
-                w: 2,
-                r: 2,
                 members: vec![MemberStatus {
                     id: node("node-2"),
                     address: "127.0.0.1:8081".to_owned(),
@@ -768,40 +778,20 @@ fn responses() -> Vec<(&'static str, Response)> {
                     hints_waiting: 0,
                     disk_hangs: false,
                 }],
-                locked_keys: 0,
-                locked_keys_named: Vec::new(),
-                other_clusters: Vec::new(),
+                ..status()
             }),
         ),
         (
             "status.locked",
             Response::Status(StatusReply {
-                node_id: node("node-1"),
-                cluster_name: "dynakv".to_owned(),
-                cluster_id: CLUSTER,
-                ring_version: RingVersion(3),
-                n: 3,
-                w: 2,
-                r: 2,
-                members: Vec::new(),
                 locked_keys: 300,
                 locked_keys_named: vec![Bytes::from_static(KEY)],
-                other_clusters: Vec::new(),
+                ..status()
             }),
         ),
         (
             "status.other-clusters",
             Response::Status(StatusReply {
-                node_id: node("node-1"),
-                cluster_name: "dynakv".to_owned(),
-                cluster_id: CLUSTER,
-                ring_version: RingVersion(3),
-                n: 3,
-                w: 2,
-                r: 2,
-                members: Vec::new(),
-                locked_keys: 0,
-                locked_keys_named: Vec::new(),
                 other_clusters: vec![
                     OtherCluster {
                         is_seed: true,
@@ -814,6 +804,7 @@ fn responses() -> Vec<(&'static str, Response)> {
                         reason: "node-9 of another cluster".to_owned(),
                     },
                 ],
+                ..status()
             }),
         ),
         (

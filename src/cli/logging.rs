@@ -1,6 +1,7 @@
 //! Where log lines go: standard error, as text on a terminal and as JSON otherwise, and never in anybody's way.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::env::VarError;
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -10,9 +11,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::runtime::log_lines::{Form, LogLines, Paced};
+use crate::settings::LOG_DEFAULT;
 
-/// The variables that say what is logged; the first that is set counts.
-const FILTER_VARIABLES: [&str; 2] = ["DYNAKV_LOG", "RUST_LOG"];
+/// Says what is logged where the settings don't.
+const FILTER_VARIABLE: &str = "RUST_LOG";
 
 /// How long an ending process waits for whoever reads its log.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -20,20 +22,12 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// What the process has installed: for [`reload`] and [`say`].
 static INSTALLED: OnceLock<(LogLines, reload::Handle<EnvFilter, Registry>)> = OnceLock::new();
 
-/// Installs the log for the whole process; later calls do nothing.
+/// Installs the log for the whole process, with what the settings say is logged; later calls do nothing.
 ///
 /// # Errors
-/// A message when the filter of `DYNAKV_LOG` or `RUST_LOG` cannot be read, or the system gives no thread.
-pub(crate) fn init() -> Result<(), String> {
-    let mut filters = FILTER_VARIABLES.iter().filter_map(|variable| {
-        let filter = std::env::var(variable).ok()?;
-        (!filter.is_empty()).then_some((variable, filter))
-    });
-    let filter = match filters.next() {
-        Some((variable, filter)) => EnvFilter::try_new(&filter)
-            .map_err(|error| format!("{variable}={filter:?} is no log filter: {error}"))?,
-        None => EnvFilter::new("info"),
-    };
+/// A message when that, or what `RUST_LOG` says instead, cannot be read, or the system gives no thread.
+pub(crate) fn init(asked: Option<&str>) -> Result<(), String> {
+    let filter = filter(asked)?;
     if INSTALLED.get().is_some() {
         return Ok(());
     }
@@ -63,16 +57,30 @@ pub(crate) fn init() -> Result<(), String> {
     Ok(())
 }
 
-/// Logs from now on what this filter lets through.
+/// Logs from now on what [`init`] would log if it were called with this.
 ///
 /// # Errors
 /// A message when it cannot be read; the log goes on as it was.
-pub(crate) fn reload(filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|error| format!("{filter:?} is no log filter: {error}"))?;
+pub(crate) fn reload(asked: Option<&str>) -> Result<(), String> {
+    let filter = filter(asked)?;
     match INSTALLED.get() {
         Some((_, handle)) => handle.reload(filter).map_err(|error| error.to_string()),
         None => Ok(()),
+    }
+}
+
+fn filter(asked: Option<&str>) -> Result<EnvFilter, String> {
+    let read = |name: &str, text: &str| {
+        EnvFilter::try_new(text)
+            .map_err(|error| format!("{name}={text:?} is no log filter: {error}"))
+    };
+    if let Some(asked) = asked {
+        return read("log", asked);
+    }
+    match std::env::var(FILTER_VARIABLE) {
+        Ok(text) if !text.is_empty() => read(FILTER_VARIABLE, &text),
+        Ok(_) | Err(VarError::NotPresent) => Ok(EnvFilter::new(LOG_DEFAULT)),
+        Err(VarError::NotUnicode(_)) => Err(format!("{FILTER_VARIABLE} is no UTF-8")),
     }
 }
 

@@ -89,13 +89,8 @@ pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
     if let Err(error) = node::check_directory(&loaded.config) {
         return end(&directory_error(&error, format));
     }
-    if let Err(error) = logging::init() {
+    if let Err(error) = logging::init(loaded.log()) {
         return fail(Exit::Usage, &error, "RUST_LOG=info dynakv serve --help");
-    }
-    if let Some(filter) = loaded.log()
-        && let Err(error) = logging::reload(filter)
-    {
-        return fail(Exit::Usage, &error, "DYNAKV_LOG=info dynakv serve --help");
     }
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");

@@ -68,7 +68,7 @@ struct Queue {
     waiting: Vec<u8>,
     /// Whether the thread has some in hand.
     is_writing: bool,
-    /// Lines that found no room since the last that did.
+    /// How many found no room behind them.
     lacking: u64,
 }
 
@@ -103,11 +103,6 @@ impl LogLines {
             queue.lacking += 1;
             DROPPED.fetch_add(1, Ordering::Relaxed);
             return;
-        }
-        if queue.lacking > 0 {
-            let lacking = std::mem::take(&mut queue.lacking);
-            let note = self.shared.form.lacking(lacking);
-            queue.waiting.extend_from_slice(note.as_bytes());
         }
         queue.waiting.extend_from_slice(line);
         drop(queue);
@@ -147,9 +142,11 @@ impl Shared {
                 .wait_while(queue, |queue| queue.waiting.is_empty())
                 .unwrap_or_else(PoisonError::into_inner);
             std::mem::swap(&mut queue.waiting, &mut lines);
+            let lacking = std::mem::take(&mut queue.lacking);
             queue.is_writing = true;
             drop(queue);
             end.write(self.form, &mut open(), &lines);
+            end.lacking += lacking;
             lines.clear();
             self.queue().is_writing = false;
             self.written.notify_all();
@@ -160,7 +157,7 @@ impl Shared {
 /// How what was written before has ended.
 #[derive(Debug, Default)]
 struct End {
-    /// Lines that were not taken since the last that was.
+    /// Lines that found no room, or were not taken, since the last that was.
     lacking: u64,
     is_in_a_line: bool,
 }

@@ -8,7 +8,7 @@ use super::{Bounds, Filter, KeyLines, Layer, Syncs};
 use crate::config::Config;
 
 /// What is logged when nobody says anything, nor `RUST_LOG`.
-const LOG_DEFAULT: &str = "info";
+pub(crate) const LOG_DEFAULT: &str = "info";
 
 /// All layers as they were read, before they were merged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -6,6 +6,8 @@
 #[macro_use]
 #[path = "../../tests/skipped/mod.rs"]
 mod skipped;
+#[path = "../../tests/preload/mod.rs"]
+mod preload;
 
 mod halfway;
 

@@ -10,6 +10,8 @@
 #[macro_use]
 #[path = "../../tests/skipped/mod.rs"]
 mod skipped;
+#[path = "../../tests/preload/mod.rs"]
+mod preload;
 
 mod halfway;
 mod writer;

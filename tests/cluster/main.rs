@@ -9,6 +9,8 @@
 #[macro_use]
 #[path = "../skipped/mod.rs"]
 mod skipped;
+#[path = "../preload/mod.rs"]
+mod preload;
 
 mod actors;
 

@@ -5,9 +5,6 @@ use super::{Loaded, ServeArgs, environment, load};
 use crate::cli::logging;
 use crate::settings::{Effective, effective};
 
-/// What is logged once the file says nothing any more.
-const LOG_DEFAULT: &str = "info";
-
 /// What a node runs with, to hold later settings against.
 pub(super) struct Reload {
     args: ServeArgs,
@@ -51,7 +48,7 @@ impl Reload {
             );
         }
         if let Some(filter) = change.log {
-            if let Err(error) = logging::reload(&filter) {
+            if let Err(error) = logging::reload(loaded.log()) {
                 tracing::error!(error, "the log filter stays as it is");
                 return;
             }
@@ -74,11 +71,11 @@ impl Reload {
             if runs.value == asked.value {
                 continue;
             }
-            let text = |value: &Option<String>| value.clone().unwrap_or_default();
             if runs.name == "log" {
-                change.log = Some(loaded.log().unwrap_or(LOG_DEFAULT).to_owned());
+                change.log = asked.value;
             } else {
-                let (runs_with, asked) = (text(&runs.value), text(&asked.value));
+                let runs_with = runs.value.clone().unwrap_or_default();
+                let asked = asked.value.unwrap_or_default();
                 change.later.push((runs.name, runs_with, asked));
             }
         }

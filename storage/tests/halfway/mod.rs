@@ -6,6 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::preload;
+
 const LIBRARY: &str = r#"
 #include <signal.h>
 #include <stdio.h>
@@ -34,20 +36,7 @@ ssize_t write(int fd, const void *bytes, size_t count) {
 
 /// Builds the library in this directory; says why it cannot, when it cannot.
 pub(crate) fn build(directory: &Path) -> Result<PathBuf, String> {
-    if !cfg!(target_os = "linux") {
-        return Err("this is not Linux".to_owned());
-    }
-    let source = directory.join("halfway.c");
-    let library = directory.join("libhalfway.so");
-    std::fs::write(&source, LIBRARY).map_err(|error| error.to_string())?;
-    let mut compiler = Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-o"]).arg(&library);
-    let output = compiler.arg(&source).output();
-    let output = output.map_err(|error| format!("{compiler:?}: {error}"))?;
-    match output.status.success() {
-        true => Ok(library),
-        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-    }
+    preload::build(directory, "halfway", LIBRARY)
 }
 
 /// The command, which will get this signal halfway.

@@ -4,9 +4,9 @@
 //! that runs. Where no C compiler is, or elsewhere than on Linux, a test that needs it says so and passes.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::node::Node;
+use crate::preload;
 
 /// `fdatasync` fails, and with `fsync` hangs or is slow, while the file exists that a variable names.
 const LIBRARY: &str = r#"
@@ -72,7 +72,7 @@ impl Fault {
 impl BadDisks {
     /// Builds the library in this directory; says why it cannot, when it cannot.
     pub(crate) fn build(root: &Path) -> Option<Self> {
-        match build(root) {
+        match preload::build(root, "bad_disk", LIBRARY) {
             Ok(library) => Some(Self {
                 library,
                 root: root.to_owned(),
@@ -110,22 +110,5 @@ impl BadDisks {
 
     fn switch(&self, node: &str, fault: Fault) -> PathBuf {
         self.root.join(format!("{node}-{fault:?}"))
-    }
-}
-
-fn build(directory: &Path) -> Result<PathBuf, String> {
-    if !cfg!(target_os = "linux") {
-        return Err("this is not Linux".to_owned());
-    }
-    let source = directory.join("bad_disk.c");
-    let library = directory.join("libbad_disk.so");
-    std::fs::write(&source, LIBRARY).map_err(|error| error.to_string())?;
-    let mut compiler = Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-o"]).arg(&library);
-    let output = compiler.arg(&source).output();
-    let output = output.map_err(|error| format!("{compiler:?}: {error}"))?;
-    match output.status.success() {
-        true => Ok(library),
-        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
 }
