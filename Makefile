@@ -40,7 +40,7 @@ sim: ## simulate whole clusters: SEEDS=200 seeds (FROM=1 on), or replay SEED=17;
 DURATION ?= 40s
 
 audit: ## kill nodes of a real cluster for DURATION=40s and prove that no acknowledged write is lost
-	$(CARGO) build --release --bin dynakv --bin dynakv-bench --workspace $(LOCKED)
+	$(CARGO) build --workspace --release --bin dynakv --bin dynakv-bench $(LOCKED)
 	$(TARGET_DIR)/release/dynakv-bench audit --nodes 3 --kill-every 3s --duration $(DURATION)
 
 gossip: ## gossip of 100 members for a simulated day of losses (tens of minutes)
@@ -48,8 +48,8 @@ gossip: ## gossip of 100 members for a simulated day of losses (tens of minutes)
 	$(CARGO) test --release $(LOCKED) -p dynakv --lib engine::membership::simulation -- --ignored --nocapture
 
 mend: ## kill one of five nodes every 3 s for two minutes, and again with sloppy writes: do all copies become the same without a read?
-	$(CARGO) build --release --package dynakv --bin dynakv $(LOCKED)
-	$(CARGO) test --release --package dynakv-bench --test mend $(LOCKED) -- --ignored --nocapture --test-threads 1
+	$(CARGO) build --workspace --release --bin dynakv $(LOCKED)
+	$(CARGO) test --workspace --release --test mend $(LOCKED) -- --ignored --nocapture --test-threads 1
 
 ROUNDS ?= 100
 
@@ -71,13 +71,13 @@ memory: ## overwrite a store millions of times, and look at its memory and disk 
 	$(CARGO) test $(LOCKED) --release -p dynakv-storage --test memory -- --ignored --nocapture
 
 run: ## start a cluster of three nodes on this machine; Ctrl-C ends it
-	$(CARGO) build --release --bin dynakv $(LOCKED)
+	$(CARGO) build --workspace --release --bin dynakv $(LOCKED)
 	$(TARGET_DIR)/release/dynakv dev
 
 BENCH ?= --workload write --keys 100000 --duration 10s
 
 bench: ## measure a short run on a cluster of its own; other options with BENCH="--workload a"
-	$(CARGO) build --release --package dynakv --package dynakv-bench $(LOCKED)
+	$(CARGO) build --workspace --release --bin dynakv --bin dynakv-bench $(LOCKED)
 	$(TARGET_DIR)/release/dynakv-bench local $(BENCH)
 
 lint: ## check the formatting and the lints, as CI does
