@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::mpsc;
 use std::thread;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Node, ServeError, system};
 use crate::config::Config;
@@ -23,11 +23,19 @@ pub fn serve(config: Config, reload: impl FnMut() + Send + 'static) -> Result<()
         .enable_all()
         .build()
         .map_err(|error| system("a runtime", &error.to_string()))?;
-    runtime.block_on(async {
+    let end = runtime.block_on(async {
         // Before a start that may take long.
         hang_ups(reload)?;
+        let mut stop = StopSignals::listen()?;
         let announces = config.port == 0;
-        let mut node = Node::start(config).await?;
+        let mut node = tokio::select! {
+            biased;
+            () = stop.come() => {
+                tracing::warn!("told to stop before it had started; the next start is an unclean one");
+                return Ok(());
+            }
+            node = Node::start(config) => node?,
+        };
         if announces {
             announce(&node);
         }
@@ -37,12 +45,15 @@ pub fn serve(config: Config, reload: impl FnMut() + Send + 'static) -> Result<()
         }
         tokio::select! {
             biased;
-            signal = stop_signal() => signal?,
+            () = stop.come() => {}
             error = node.failed() => return Err(error),
         }
         node.shutdown().await;
         Ok(())
-    })
+    });
+    // A disk that hangs must not keep the process from ending.
+    runtime.shutdown_background();
+    end
 }
 
 /// Tells a script that asked for free ports which they are.
@@ -83,14 +94,27 @@ fn hang_ups(mut reload: impl FnMut() + Send + 'static) -> Result<(), ServeError>
     Ok(())
 }
 
-async fn stop_signal() -> Result<(), ServeError> {
-    let refused = |error: std::io::Error| system("a signal handler", &error.to_string());
-    let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
-    tokio::select! {
-        biased;
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and Ctrl-C. From [`listen`](Self::listen) on they end no process by themselves, and none is missed.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn listen() -> Result<Self, ServeError> {
+        let listen =
+            |kind| signal(kind).map_err(|error| system("a signal handler", &error.to_string()));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
     }
-    Ok(())
+
+    async fn come(&mut self) {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

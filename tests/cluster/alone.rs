@@ -1,6 +1,11 @@
 //! One node with nothing but its defaults.
 
-use crate::harness::Node;
+use std::time::Instant;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::harness::{Node, PATIENCE};
 
 /// A single node started without quorums serves: they are capped at the one owner there is. SIGTERM ends
 /// it with exit code 0, and the next start has the data.
@@ -47,4 +52,25 @@ fn a_value_expires() {
     std::thread::sleep(std::time::Duration::from_millis(20));
     node.run(&["get", "passing"]).exits(3);
     node.run(&["get", "lasting"]).exits(0);
+}
+
+/// Who is told to stop while it still starts stops, and says so by its exit code; told to read its settings again, it
+/// goes on.
+#[test]
+fn signals_during_a_start_are_not_missed() {
+    let root = TempDir::new().unwrap();
+    let mut node = Node::new(root.path(), "node-1");
+    for attempt in 0..5 {
+        node.start();
+        let lock = node.data_dir().join("lock");
+        let begun = Instant::now();
+        // Without a pause: what is hit is the opening of the store.
+        while !lock.exists() && begun.elapsed() < PATIENCE {}
+        node.process_mut().signal(Signal::HUP);
+        let code = node.terminate().code();
+        assert_eq!(code, Some(0), "{attempt}: {}", node.process_mut().stderr());
+        std::fs::remove_dir_all(node.data_dir()).unwrap();
+    }
+    node.start_ready();
+    node.run(&["put", "key", "value"]).exits(0);
 }
