@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use crate::ballast::Ballast;
 use crate::error::StoreError;
+use crate::tree;
 
 /// The reserve of a large disk, in bytes.
 const RESERVE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
@@ -29,8 +30,11 @@ const RESERVE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// checkpoint needs new ones before it can free old ones.
 const RESERVE_BYTES_MIN: u64 = 24 * 1024 * 1024;
 
-/// What opening the tree may write besides its snapshot, in bytes: two of sled's segments.
-const OPENING_BYTES: u64 = 8 * 1024 * 1024;
+/// One of sled's segments, in bytes: its file grows by these.
+const SEGMENT_BYTES: u64 = tree::SEGMENT_BYTES as u64;
+
+/// What opening the tree may write besides its snapshot, in bytes.
+const OPENING_BYTES: u64 = 2 * SEGMENT_BYTES;
 
 /// When no more than this is free, in bytes, the ballast goes.
 const EXHAUSTED_BYTES: u64 = 1024 * 1024;
@@ -170,14 +174,12 @@ impl Room {
     /// Whether a checkpoint may go on.
     pub(crate) fn is_enough_for_checkpoint(&self) -> bool {
         self.look();
-        // What the ballast has left is for opening the store.
         let missing = self
             .ballast
             .wanted_bytes()
             .saturating_sub(self.ballast.bytes());
-        // Also without a reserve a checkpoint keeps away from the end of the disk: sled does not bear it.
-        let needed = (self.reserve_bytes / 4).max(self.ballast.base_bytes());
-        self.free_bytes.load(Ordering::Relaxed) >= needed.saturating_add(missing)
+        let needed = checkpoint_bytes(self.reserve_bytes, self.ballast.base_bytes(), missing);
+        self.free_bytes.load(Ordering::Relaxed) >= needed
     }
 
     /// Whether the tree can be opened again.
@@ -258,6 +260,19 @@ impl Room {
     }
 }
 
+/// What has to be free for a checkpoint to go on, in bytes, where so much of the ballast is missing.
+///
+/// Also without a reserve it keeps away from the end of the disk, which sled does not bear: by what opening takes of
+/// any store. Where the ballast does not hold the room for opening, that room is in what is free, and not to be kept
+/// twice: with the whole reserve left, the log of a small disk would never get into the tree.
+fn checkpoint_bytes(reserve: u64, base: u64, missing: u64) -> u64 {
+    let beside_opening = match missing {
+        0 => 0,
+        missing => missing.saturating_add(SEGMENT_BYTES),
+    };
+    (reserve / 4).max(base).max(beside_opening)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,6 +317,23 @@ mod tests {
         assert!(error.is_disk_full() && !error.is_corruption(), "{error}");
         let none = room(free * 5);
         assert!(!admitted(&none, Change::Removal) && !none.is_enough_for_checkpoint());
+    }
+
+    #[test]
+    fn a_checkpoint_goes_on_within_the_reserve_also_where_the_ballast_was_given_up() {
+        for total in [32, 57, 64, 128, 300, 480, 1024, 10_240, 1 << 20] {
+            let directory = tempfile::tempdir().unwrap();
+            let total = total * MIB;
+            let ballast = Ballast::of(directory.path(), directory.path(), total).unwrap();
+            let reserve = disk(total).default_reserve_bytes();
+            let (base, wanted) = (ballast.base_bytes(), ballast.wanted_bytes());
+            let needed = checkpoint_bytes(reserve, base, wanted);
+            // Something of the reserve is left for what a checkpoint writes.
+            assert!(needed + SEGMENT_BYTES <= reserve, "{total}: {needed}");
+            // And then the store can still be opened.
+            assert!(needed >= base + SEGMENT_BYTES);
+            assert!(checkpoint_bytes(0, base, 0) >= base);
+        }
     }
 
     #[test]

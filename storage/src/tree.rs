@@ -22,7 +22,9 @@ use sled::IVec;
 
 use self::failure::{failure, guarded};
 use self::opening::open_sled;
-pub(crate) use self::opening::{file_bytes, mend_parameters, snapshot_bytes, wait_until_closed};
+pub(crate) use self::opening::{
+    SEGMENT_BYTES, file_bytes, mend_parameters, snapshot_bytes, wait_until_closed,
+};
 use crate::chunks::Chunks;
 use crate::disk::{OpenDirectory, create_directory, sync_directory, sync_path};
 use crate::error::{Damage, StoreError};

@@ -12,7 +12,7 @@ use crate::witness;
 
 /// sled cannot change it later. With 4 MiB a tree node of 17 of our largest items (each at most 8 KiB
 /// with its key) is far from needing a file of its own, which sled would not sync.
-const SEGMENT_BYTES: usize = 4 * 1024 * 1024;
+pub(crate) const SEGMENT_BYTES: usize = 4 * 1024 * 1024;
 
 /// The smallest cache, in bytes: sled panics without one.
 const CACHE_BYTES_MIN: u64 = 1024 * 1024;
