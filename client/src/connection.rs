@@ -26,6 +26,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::unasked::{connection_error, goaway};
+use crate::wrong_port;
 
 /// The handshake's request id. Requests count from 1 on, so an error that answers no request of ours
 /// but the connection as a whole is told apart.
@@ -67,6 +68,8 @@ pub(crate) enum DialError {
     Network(Arc<str>),
     /// The node refused the handshake.
     Refused(ErrorReply),
+    /// It answers with HTTP, and names the port for requests if it is a node's.
+    Http(Option<u16>),
 }
 
 /// Why a call has no answer.
@@ -551,6 +554,9 @@ async fn read_welcome(stream: &mut TcpStream, buffer: &mut BytesMut) -> Result<W
     // A refusal may carry a long message beside the rest.
     let decoder = FrameDecoder::new(2 * HANDSHAKE_FRAME_BYTES_MAX);
     let frame = loop {
+        if wrong_port::is_http(buffer) {
+            return Err(DialError::Http(wrong_port::data_port(stream, buffer).await));
+        }
         match decoder.next(buffer) {
             Ok(Some(frame)) => break frame,
             Ok(None) => {}

@@ -36,6 +36,7 @@ pub mod hang;
 pub mod hedge;
 pub mod hybrid_clock;
 pub mod import;
+pub mod key_words;
 pub mod layout;
 pub mod limits;
 pub mod membership;
