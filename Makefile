@@ -48,8 +48,8 @@ mend: ## kill one of five nodes every 3 s for two minutes, and again with sloppy
 ROUNDS ?= 100
 
 crash: ## kill a writing store again and again and look for losses: ROUNDS=100 rounds
-	$(CARGO) test $(LOCKED) -p dynakv-storage --test kill --no-run
-	DYNAKV_CRASH_ROUNDS=$(ROUNDS) $(CARGO) test $(LOCKED) -p dynakv-storage --test kill -- --nocapture
+	$(CARGO) test $(LOCKED) -p dynakv-storage --test kill --test opening --no-run
+	DYNAKV_CRASH_ROUNDS=$(ROUNDS) $(CARGO) test $(LOCKED) -p dynakv-storage --test kill --test opening -- --nocapture
 
 CUTS ?= 60
 

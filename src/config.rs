@@ -31,19 +31,21 @@ pub struct Config {
     pub http_port: Option<u16>,
     /// `--seed HOST:PORT`: nodes to ask for the cluster. None and an empty directory: found one.
     pub seeds: Vec<String>,
-    /// `--bootstrap`: found a cluster although seeds are given.
+    /// `--bootstrap`: found a cluster although seeds are given, if all of them say that they are in none. Nodes that
+    /// have it must be among each other's seeds: the one with the smallest id founds.
     pub bootstrap: bool,
     /// `--data-dir`.
     pub data_dir: PathBuf,
     /// `-n`: replicas of each key; the ring's when absent (3 for a new ring).
     pub n: Option<u8>,
-    /// `-w`: the default write quorum; the ring's when absent (2 for a new ring).
+    /// `-w`: the default write quorum; the ring's when absent (2 for a new ring). At most n.
     pub w: Option<u8>,
-    /// `-r`: the default read quorum; the ring's when absent (2 for a new ring).
+    /// `-r`: the default read quorum; the ring's when absent (2 for a new ring). At most n.
     pub r: Option<u8>,
-    /// `--zone`: replicas of a key go to distinct zones first. Empty for none.
+    /// `--zone`: replicas of a key go to distinct zones first. Empty for none. The ring keeps it: a node that is
+    /// started again with another one is refused.
     pub zone: String,
-    /// `--weight`: multiplies the number of virtual nodes, 1 to 100.
+    /// `--weight`: multiplies the number of virtual nodes, 1 to 100. The ring keeps it, as the zone.
     pub weight: u16,
     /// How long without news before a node is suspected. At least 3 gossip intervals.
     pub suspect_after: Duration,
@@ -65,7 +67,7 @@ pub struct Config {
     pub connection_bytes_max: usize,
     /// How long a clean shutdown may take before the process ends anyway.
     pub shutdown_deadline: Duration,
-    /// Memory that sled's page cache aims at, in bytes. sled goes beyond it, the more the larger the
+    /// Memory that sled's page cache aims at, in bytes, 1 MiB at least. sled goes beyond it, the more the larger the
     /// values are.
     pub cache_bytes: u64,
     /// How often the copies of each other node are compared with this one's, and mended. A node that has

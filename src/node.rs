@@ -1,6 +1,7 @@
 //! A node: the one place that builds everything and owns it.
 
 mod beginning;
+mod directory;
 mod ending;
 mod error;
 mod pages;
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::directory::check_directory;
 pub use self::error::ServeError;
 pub use self::readiness::NotReady;
 pub use self::serving::serve;
@@ -52,6 +54,7 @@ use crate::runtime::listener;
 use crate::runtime::local::{EndReason, Local, LocalBounds};
 use crate::runtime::mender;
 use crate::runtime::metrics::Metrics;
+use crate::runtime::other_clusters::OtherClusters;
 use crate::runtime::outgoing::Outgoing;
 use crate::runtime::power;
 use crate::runtime::process::descriptors_max;
@@ -177,6 +180,7 @@ impl Node {
     /// [`ready`](Self::ready).
     pub async fn start(mut config: Config) -> Result<Self, ServeError> {
         check(&config)?;
+        check_directory(&config)?;
         if let Some(limit) = descriptors_max()
             && let Some(lowered) = descriptors::fit(&mut config, limit)?
         {
@@ -276,6 +280,7 @@ impl Node {
         let (http_listener, http_address) =
             bind(SocketAddr::new(config.http_host, http_port)).await?;
 
+        let is_new_directory = last_stop == dynakv_storage::LastStop::NeverStarted;
         let me = Myself {
             node_id: config.id.clone(),
             directory_id: identity.directory_id,
@@ -286,7 +291,10 @@ impl Node {
                 .advertise
                 .clone()
                 .unwrap_or_else(|| address.to_string()),
+            // Versions without a ring are of a cluster that there is already.
+            may_found: config.bootstrap && (is_new_directory || disk.store.totals().versions == 0),
         };
+        let others = Arc::new(OtherClusters::default());
         let metrics = Metrics::new(config.id.as_str()).map_err(|error| ServeError::System {
             what: "metrics",
             reason: error.to_string(),
@@ -359,7 +367,6 @@ impl Node {
             me: me.clone(),
             startup: Startup {
                 seeds: config.seeds.clone(),
-                bootstrap: config.bootstrap,
                 quorums: (config.n, config.w, config.r),
                 member: Member {
                     id: config.id.clone(),
@@ -368,7 +375,7 @@ impl Node {
                     weight: config.weight,
                     zone: config.zone.clone(),
                 },
-                is_new_directory: last_stop == dynakv_storage::LastStop::NeverStarted,
+                is_new_directory,
             },
             membership: MembershipConfig {
                 gossip_interval_ms: config.gossip_interval.as_millis() as u64,
@@ -379,6 +386,7 @@ impl Node {
             calls,
             confirmer: confirmer.clone(),
             seen: seen.clone(),
+            others: others.clone(),
             events: control_events,
             view: view_in,
             files: disk.files.clone(),
@@ -494,7 +502,7 @@ impl Node {
         tasks.spawn(mender::run(mender, stop.draining.clone()));
         let client = LocalClient::new(local, me.address.clone(), random.u64(..));
         let draining = stop.draining.clone();
-        let admission = Admission::new(me, view.clone(), confirmer, seen, draining);
+        let admission = Admission::new(me, view.clone(), confirmer, seen, others, draining);
         let shared = Shared {
             admission: Arc::new(admission),
             coordinator: events_in,

@@ -4,26 +4,35 @@
 //!
 //! The outcome is a checked [`Config`]; nothing else reads a setting.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use dynakv_client::check_address;
-use dynakv_protocol::ids::{NodeId, check_name};
-use dynakv_protocol::limits::VALUE_BYTES_MAX;
-use dynakv_protocol::ring_document::WEIGHT_MAX;
-use dynakv_storage::Durability;
-use serde::{Deserialize, Deserializer};
+use dynakv_protocol::ids::{NAME_BYTES_MAX, NODE_ID_BYTES_MAX, NodeId};
+use dynakv_protocol::limits::{MEMBERS_MAX, VALUE_BYTES_MAX};
+use dynakv_protocol::ring_document::{N_MAX, WEIGHT_MAX};
+use serde::Deserialize;
 
 use crate::config::Config;
 
+mod bounds;
 mod effective;
+mod environment;
+mod file;
+mod kinds;
+mod nearest;
+mod values;
 
+pub use self::bounds::{Bounds, Range};
 pub use self::effective::{Effective, Layers, Origin, effective};
+pub use self::environment::read_environment;
+pub use self::file::{KeyLines, read_file};
+pub use self::kinds::{Filter, Span, Syncs};
+pub(crate) use self::values::{N_DEFAULT, R_DEFAULT, W_DEFAULT, check_founding, check_values};
 
-/// In which line of the settings file each key stands.
-pub type KeyLines = BTreeMap<String, usize>;
+use self::bounds::{DAY, KIB, MIB, TIB};
+use self::kinds::{FromText, Measured};
 
 /// Why a node cannot start with these settings.
 #[derive(Debug, thiserror::Error)]
@@ -37,13 +46,29 @@ pub enum SettingsError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is not TOML, or has a key that does not exist or a value of another kind.
+    /// The file is not TOML, or has a value of another kind.
     #[error("the settings file {} is wrong: {source}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
         /// Where and why.
         source: Box<toml::de::Error>,
+    },
+    /// The file has a key that does not exist.
+    #[error(
+        "the settings file {} is wrong: line {line}: there is no setting {key:?}{}",
+        path.display(),
+        meant.map(|meant| format!(", did you mean {meant:?}?")).unwrap_or_default()
+    )]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, from 1 on.
+        line: usize,
+        /// The key.
+        key: String,
+        /// The setting that is written most like it.
+        meant: Option<&'static str>,
     },
     /// A variable does not hold a value of its kind.
     #[error("{variable}={value:?}: {reason}")]
@@ -71,97 +96,8 @@ pub enum SettingsError {
     },
 }
 
-/// A value that can be read from a variable.
-trait FromText: Sized {
-    fn from_text(text: &str) -> Result<Self, String>;
-}
-
-macro_rules! from_text_by_parsing {
-    ($($type:ty),*) => {$(
-        impl FromText for $type {
-            fn from_text(text: &str) -> Result<Self, String> {
-                text.parse::<$type>().map_err(|error| error.to_string())
-            }
-        }
-    )*};
-}
-
-from_text_by_parsing!(u8, u16, u64, usize, bool, IpAddr, String, PathBuf);
-
-impl FromText for Vec<String> {
-    fn from_text(text: &str) -> Result<Self, String> {
-        let parts = text.split(',').map(str::trim);
-        Ok(parts
-            .filter(|part| !part.is_empty())
-            .map(str::to_owned)
-            .collect())
-    }
-}
-
-/// A duration, written as `500ms`, `5s` or `10m`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span(pub Duration);
-
-impl FromText for Span {
-    fn from_text(text: &str) -> Result<Self, String> {
-        let parsed = humantime::parse_duration(text);
-        parsed.map(Self).map_err(|error| error.to_string())
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::from_text(&text).map_err(serde::de::Error::custom)
-    }
-}
-
-/// When a write counts as on disk, written as `sync` or `interval:100ms`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Syncs(pub Durability);
-
-impl FromText for Syncs {
-    fn from_text(text: &str) -> Result<Self, String> {
-        let permitted = || format!("{text:?} is neither \"sync\" nor, say, \"interval:100ms\"");
-        match text.split_once(':') {
-            None if text == "sync" => Ok(Self(Durability::Sync)),
-            Some(("interval", span)) => {
-                let Span(interval) = Span::from_text(span).map_err(|_| permitted())?;
-                Ok(Self(Durability::Interval(interval)))
-            }
-            None | Some(_) => Err(permitted()),
-        }
-    }
-}
-
-impl std::str::FromStr for Syncs {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::from_text(text)
-    }
-}
-
-impl std::fmt::Display for Syncs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Durability::Sync => f.write_str("sync"),
-            Durability::Interval(interval) => {
-                write!(f, "interval:{}", humantime::format_duration(interval))
-            }
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Syncs {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::from_text(&text).map_err(serde::de::Error::custom)
-    }
-}
-
 macro_rules! settings {
-    ($($(#[$doc:meta])* $name:ident: $type:ty, $variable:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident: $type:ty, $variable:literal, $bounds:expr;)*) => {
         /// One layer of settings: what a file, the environment or the flags say. See [`Config`] for
         /// what each means.
         #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -174,6 +110,9 @@ macro_rules! settings {
             /// All settings: the name in the file, and the variable.
             pub const NAMES: &'static [(&'static str, &'static str)] =
                 &[$((stringify!($name), $variable)),*];
+
+            /// What each setting may be, in the order of the names.
+            pub const BOUNDS: &'static [Bounds] = &[$($bounds),*];
 
             /// Whether this layer says anything about the setting of this name.
             pub fn has(&self, name: &str) -> bool {
@@ -190,12 +129,25 @@ macro_rules! settings {
             }
 
             /// Takes a variable; false when there is no setting of this name.
-            fn take_variable(&mut self, variable: &str, value: &str) -> Result<bool, String> {
+            fn take_variable(&mut self, variable: &str, value: &OsStr) -> Result<bool, String> {
                 match variable {
-                    $($variable => self.$name = Some(FromText::from_text(value)?),)*
+                    $($variable => {
+                        let permitted = |reason| format!("{reason}; {} is permitted", $bounds);
+                        self.$name = Some(FromText::from_variable(value).map_err(permitted)?);
+                    })*
                     _ => return Ok(false),
                 }
                 Ok(true)
+            }
+
+            /// Holds each setting that is given against its bounds; the error names the first that is
+            /// outside.
+            pub(super) fn check_bounds(&self) -> Result<(), (&'static str, String)> {
+                $(if let Some(value) = &self.$name {
+                    let checked = $bounds.check(&value.measure());
+                    checked.map_err(|reason| (stringify!($name), reason))?;
+                })*
+                Ok(())
             }
         }
     };
@@ -203,140 +155,110 @@ macro_rules! settings {
 
 settings! {
     /// `--id`.
-    id: String, "DYNAKV_ID";
+    id: String, "DYNAKV_ID",
+        Bounds::text(1, NODE_ID_BYTES_MAX, "others keep it with what they know of the node");
     /// `--cluster`.
-    cluster: String, "DYNAKV_CLUSTER";
+    cluster: String, "DYNAKV_CLUSTER",
+        Bounds::text(1, NODE_ID_BYTES_MAX, "it is in every greeting");
     /// `--host`.
-    host: IpAddr, "DYNAKV_HOST";
+    host: IpAddr, "DYNAKV_HOST", Bounds::form("an IP address");
     /// `--port`.
-    port: u16, "DYNAKV_PORT";
+    port: u16, "DYNAKV_PORT", Bounds::number(0, 65_535, "TCP has no others");
     /// `--advertise`.
-    advertise: String, "DYNAKV_ADVERTISE";
+    advertise: String, "DYNAKV_ADVERTISE",
+        Bounds::text(3, NAME_BYTES_MAX, "it is HOST:PORT, and members tell it to each other");
     /// `--http-host`.
-    http_host: IpAddr, "DYNAKV_HTTP_HOST";
+    http_host: IpAddr, "DYNAKV_HTTP_HOST", Bounds::form("an IP address");
     /// `--http-port`.
-    http_port: u16, "DYNAKV_HTTP_PORT";
+    http_port: u16, "DYNAKV_HTTP_PORT", Bounds::number(0, 65_535, "TCP has no others");
     /// `--seed`.
-    seed: Vec<String>, "DYNAKV_SEED";
+    seed: Vec<String>, "DYNAKV_SEED",
+        Bounds::count(0, MEMBERS_MAX, "a cluster has no more members");
     /// `--bootstrap`.
-    bootstrap: bool, "DYNAKV_BOOTSTRAP";
+    bootstrap: bool, "DYNAKV_BOOTSTRAP", Bounds::form("true or false");
     /// `--data-dir`.
-    data_dir: PathBuf, "DYNAKV_DATA_DIR";
+    data_dir: PathBuf, "DYNAKV_DATA_DIR",
+        Bounds::text(1, 3_072, "paths end at 4,096 bytes, and those of the store come on top");
     /// `-n`.
-    n: u8, "DYNAKV_N";
+    n: u8, "DYNAKV_N", Bounds::number(1, N_MAX as u64, "a ring holds no other number of copies");
     /// `-w`.
-    w: u8, "DYNAKV_W";
+    w: u8, "DYNAKV_W", Bounds::number(1, N_MAX as u64, "a key has at most n owners to wait for");
     /// `-r`.
-    r: u8, "DYNAKV_R";
+    r: u8, "DYNAKV_R", Bounds::number(1, N_MAX as u64, "a key has at most n owners to wait for");
     /// `--zone`.
-    zone: String, "DYNAKV_ZONE";
+    zone: String, "DYNAKV_ZONE",
+        Bounds::text(0, NODE_ID_BYTES_MAX, "it is in the ring, which all nodes keep");
     /// `--weight`.
-    weight: u16, "DYNAKV_WEIGHT";
+    weight: u16, "DYNAKV_WEIGHT",
+        Bounds::number(1, WEIGHT_MAX as u64, "each unit is 150 virtual nodes in every table of the ring");
     /// How long without news before a node is suspected.
-    suspect_after: Span, "DYNAKV_SUSPECT_AFTER";
+    suspect_after: Span, "DYNAKV_SUSPECT_AFTER",
+        Bounds::span(Duration::from_millis(30), DAY, "it is at least 3 gossip intervals");
     /// How long without news before a node counts as dead.
-    dead_after: Span, "DYNAKV_DEAD_AFTER";
+    dead_after: Span, "DYNAKV_DEAD_AFTER",
+        Bounds::span(Duration::from_millis(31), DAY.saturating_mul(7), "it is more than suspect_after");
     /// How often a node gossips.
-    gossip_interval: Span, "DYNAKV_GOSSIP_INTERVAL";
+    gossip_interval: Span, "DYNAKV_GOSSIP_INTERVAL",
+        Bounds::span(
+            Duration::from_millis(10),
+            Duration::from_secs(60),
+            "more often it keeps the network thread busy, more seldom news come too late"
+        );
     /// The largest value, in bytes.
-    value_bytes_max: usize, "DYNAKV_VALUE_BYTES_MAX";
+    value_bytes_max: usize, "DYNAKV_VALUE_BYTES_MAX",
+        Bounds::bytes(1, VALUE_BYTES_MAX as u64, "frames of the protocol carry no more");
     /// The most connections at once.
-    connections_max: usize, "DYNAKV_CONNECTIONS_MAX";
+    connections_max: usize, "DYNAKV_CONNECTIONS_MAX",
+        Bounds::number(1, 1 << 20, "Linux opens no more files for a process unless it is told to");
     /// The most requests in hand at once.
-    requests_in_flight_max: usize, "DYNAKV_REQUESTS_IN_FLIGHT_MAX";
+    requests_in_flight_max: usize, "DYNAKV_REQUESTS_IN_FLIGHT_MAX",
+        Bounds::number(1, 1 << 20, "their books alone take gigabytes beyond it");
     /// The most bytes of requests in hand at once.
-    bytes_in_flight_max: usize, "DYNAKV_BYTES_IN_FLIGHT_MAX";
+    bytes_in_flight_max: usize, "DYNAKV_BYTES_IN_FLIGHT_MAX",
+        Bounds::bytes(MIB, TIB, "parts of it are the bounds of what is on its way, and must hold some requests");
     /// The most bytes of answers that wait for one reader.
-    connection_bytes_max: usize, "DYNAKV_CONNECTION_BYTES_MAX";
+    connection_bytes_max: usize, "DYNAKV_CONNECTION_BYTES_MAX",
+        Bounds::bytes(64 * KIB, TIB, "a socket takes that much at once");
     /// How long a clean shutdown may take.
-    shutdown_deadline: Span, "DYNAKV_SHUTDOWN_DEADLINE";
+    shutdown_deadline: Span, "DYNAKV_SHUTDOWN_DEADLINE",
+        Bounds::span(
+            Duration::from_millis(100),
+            Duration::from_secs(3600),
+            "what is in hand needs time, and who stops a node does not wait for ever"
+        );
     /// Memory for sled's page cache, in bytes.
-    cache_bytes: u64, "DYNAKV_CACHE_BYTES";
+    cache_bytes: u64, "DYNAKV_CACHE_BYTES",
+        Bounds::bytes(MIB, TIB, "sled divides it into 256 parts, and each must hold some pages");
     /// How often copies are compared with those of each other node.
-    anti_entropy_interval: Span, "DYNAKV_ANTI_ENTROPY_INTERVAL";
+    anti_entropy_interval: Span, "DYNAKV_ANTI_ENTROPY_INTERVAL",
+        Bounds::span(
+            Duration::from_secs(1),
+            DAY.saturating_mul(30),
+            "more often nodes do nothing else, more seldom a copy rots unseen"
+        );
     /// How much of the disk is left free, in bytes.
-    disk_reserve_bytes: u64, "DYNAKV_DISK_RESERVE_BYTES";
+    disk_reserve_bytes: u64, "DYNAKV_DISK_RESERVE_BYTES",
+        Bounds::bytes(0, 16 * TIB, "a reserve as large as the disk leaves no room for data");
     /// How many bytes of hints are kept for other nodes.
-    hints_bytes_max: u64, "DYNAKV_HINTS_BYTES_MAX";
+    hints_bytes_max: u64, "DYNAKV_HINTS_BYTES_MAX",
+        Bounds::bytes(0, TIB, "each key among them takes memory");
     /// How long a reminder that an owner missed a write is kept.
-    hints_age_max: Span, "DYNAKV_HINTS_AGE_MAX";
+    hints_age_max: Span, "DYNAKV_HINTS_AGE_MAX",
+        Bounds::span(
+            Duration::from_secs(1),
+            DAY.saturating_mul(30),
+            "a younger one could not be sent, and anti-entropy finds what an older one knows"
+        );
     /// `--durability`.
-    durability: Syncs, "DYNAKV_DURABILITY";
-}
-
-/// Variables that other parts of dynakv read.
-const OTHER_VARIABLES: [&str; 3] = ["DYNAKV_CONFIG", "DYNAKV_LOG", "DYNAKV_SERVERS"];
-
-/// Reads a settings file.
-///
-/// # Errors
-/// [`SettingsError::Unreadable`], [`SettingsError::Malformed`].
-pub fn read_file(path: &Path) -> Result<(Layer, KeyLines), SettingsError> {
-    let text = std::fs::read_to_string(path).map_err(|source| SettingsError::Unreadable {
-        path: path.to_owned(),
-        source,
-    })?;
-    let layer = toml::from_str(&text).map_err(|source| SettingsError::Malformed {
-        path: path.to_owned(),
-        source: Box::new(source),
-    })?;
-    Ok((layer, key_lines(&text)))
-}
-
-/// Where the keys of a file stand; it has been read as settings already.
-fn key_lines(text: &str) -> KeyLines {
-    let Ok(table) = toml::de::DeTable::parse(text) else {
-        return KeyLines::new();
-    };
-    let line_of = |at: usize| {
-        1 + text.as_bytes()[..at]
-            .iter()
-            .filter(|&&b| b == b'\n')
-            .count()
-    };
-    let keys = table.get_ref().iter();
-    keys.map(|(key, _)| (key.get_ref().to_string(), line_of(key.span().start)))
-        .collect()
-}
-
-/// Takes the settings out of the environment, with a warning for each `DYNAKV_*` variable that is no
-/// setting.
-///
-/// Kubernetes gives every container variables about the services around it: for a service named
-/// `dynakv` also `DYNAKV_PORT=tcp://…`, which must not keep a node from starting.
-///
-/// # Errors
-/// [`SettingsError::Variable`].
-pub fn read_environment(
-    variables: impl IntoIterator<Item = (String, String)>,
-) -> Result<(Layer, Vec<String>), SettingsError> {
-    let mut layer = Layer::default();
-    let mut warnings = Vec::new();
-    for (variable, value) in variables {
-        let ours = variable.starts_with("DYNAKV_") && !OTHER_VARIABLES.contains(&&*variable);
-        if !ours || value.is_empty() {
-            continue;
-        }
-        if variable == "DYNAKV_PORT" && value.contains("://") {
-            warnings.push(format!(
-                "{variable}={value} is ignored: it describes a Kubernetes service (enableServiceLinks: false keeps it away)"
-            ));
-            continue;
-        }
-        match layer.take_variable(&variable, &value) {
-            Ok(true) => {}
-            Ok(false) => warnings.push(format!("{variable} is ignored: there is no such setting")),
-            Err(reason) => {
-                return Err(SettingsError::Variable {
-                    variable,
-                    value,
-                    reason,
-                });
-            }
-        }
-    }
-    warnings.sort();
-    Ok((layer, warnings))
+    durability: Syncs, "DYNAKV_DURABILITY",
+        Bounds::syncs(
+            Duration::from_millis(1),
+            Duration::from_secs(60),
+            "a disk syncs no faster, and what is acknowledged must not stay in danger"
+        );
+    /// What is logged, also after SIGHUP.
+    log: Filter, "DYNAKV_LOG",
+        Bounds::text(1, 4_096, "each of its parts is looked at for every line");
 }
 
 /// Checks merged settings and fills in the defaults.
@@ -344,9 +266,19 @@ pub fn read_environment(
 /// # Errors
 /// [`SettingsError::Missing`], [`SettingsError::Invalid`].
 pub fn check(settings: Layer) -> Result<Config, SettingsError> {
-    let invalid = |name, reason: String| SettingsError::Invalid { name, reason };
+    let invalid = |(name, reason)| SettingsError::Invalid { name, reason };
+    settings.check_bounds().map_err(invalid)?;
+    let config = with_defaults(settings)?;
+    check_values(&config).map_err(invalid)?;
+    Ok(config)
+}
+
+fn with_defaults(settings: Layer) -> Result<Config, SettingsError> {
     let id = settings.id.ok_or(SettingsError::Missing { name: "id" })?;
-    let id = NodeId::new(&id).map_err(|error| invalid("id", error.to_string()))?;
+    let id = NodeId::new(&id).map_err(|error| SettingsError::Invalid {
+        name: "id",
+        reason: error.to_string(),
+    })?;
     let mut config = Config::new(id);
     macro_rules! take {
         ($($name:ident),*) => {$( if let Some(value) = settings.$name { config.$name = value; } )*};
@@ -383,99 +315,7 @@ pub fn check(settings: Layer) -> Result<Config, SettingsError> {
     config.seeds = settings.seed.unwrap_or_default();
     (config.advertise, config.http_port) = (settings.advertise, settings.http_port);
     (config.n, config.w, config.r) = (settings.n, settings.w, settings.r);
-    check_values(&config).map_err(|(name, reason)| invalid(name, reason))?;
     Ok(config)
-}
-
-/// Holds settings against what they may be; the error names one and says what is permitted.
-pub(crate) fn check_values(config: &Config) -> Result<(), (&'static str, String)> {
-    let ensure = |good: bool, name: &'static str, reason: &str| {
-        if good {
-            Ok(())
-        } else {
-            Err((name, reason.to_owned()))
-        }
-    };
-    check_name(&config.cluster_name).map_err(|error| ("cluster", error.to_string()))?;
-    if !config.zone.is_empty() {
-        check_name(&config.zone).map_err(|error| ("zone", error.to_string()))?;
-    }
-    for seed in &config.seeds {
-        check_address(seed).map_err(|error| ("seed", error.to_string()))?;
-    }
-    if let Some(address) = &config.advertise {
-        check_address(address).map_err(|error| ("advertise", error.to_string()))?;
-    }
-    check_reachable(config)?;
-    if config.http_port.is_none() && config.port.checked_add(1000).is_none() {
-        let reason = "port + 1000, the HTTP port, is above 65535: give --http-port as well";
-        return Err(("port", reason.to_owned()));
-    }
-    let same = config.port != 0 && config.http_port == Some(config.port);
-    ensure(!same, "http-port", "it is the port of the node itself")?;
-    let n = config.n.unwrap_or(u8::MAX);
-    ensure(n >= 1, "n", "at least 1 copy is needed")?;
-    for (name, quorum) in [("w", config.w), ("r", config.r)] {
-        let good = quorum.is_none_or(|quorum| (1..=n).contains(&quorum));
-        ensure(good, name, "1 to n replicas can be asked for")?;
-    }
-    let weight = (1..=WEIGHT_MAX).contains(&config.weight);
-    ensure(weight, "weight", "1 to 100 is permitted")?;
-    let value_bytes = (1..=VALUE_BYTES_MAX).contains(&config.value_bytes_max);
-    ensure(
-        value_bytes,
-        "value_bytes_max",
-        "1 byte to 16 MiB is permitted",
-    )?;
-    for (name, bound) in [
-        ("connections_max", config.connections_max),
-        ("requests_in_flight_max", config.requests_in_flight_max),
-        ("bytes_in_flight_max", config.bytes_in_flight_max),
-        ("connection_bytes_max", config.connection_bytes_max),
-    ] {
-        ensure(bound >= 1, name, "it must be more than 0")?;
-    }
-    let interval = config.gossip_interval;
-    ensure(
-        !interval.is_zero(),
-        "gossip_interval",
-        "it must be more than 0",
-    )?;
-    if let Durability::Interval(interval) = config.durability {
-        let good = (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&interval);
-        ensure(good, "durability", "an interval of 1ms to 60s is permitted")?;
-    }
-    let suspect = interval
-        .checked_mul(3)
-        .is_some_and(|least| config.suspect_after >= least);
-    ensure(
-        suspect,
-        "suspect_after",
-        "at least 3 gossip intervals are needed",
-    )?;
-    let dead = config.dead_after > config.suspect_after;
-    ensure(dead, "dead_after", "it must be more than suspect_after")
-}
-
-/// Others connect to what a node announces, and `0.0.0.0` is nobody's address: the node would found or
-/// join a cluster in which no other one reaches it.
-fn check_reachable(config: &Config) -> Result<(), (&'static str, String)> {
-    let named = config.advertise.as_deref();
-    let address = match named {
-        Some(named) => named.parse().map(|address: SocketAddr| address.ip()).ok(),
-        None => Some(config.host),
-    };
-    match address {
-        Some(ip) if ip.is_unspecified() => Err((
-            "advertise",
-            format!(
-                "{} stands for all addresses of this machine, and nobody can connect to that: set \
-                 advertise (--advertise HOST:PORT) to where the other nodes and the clients reach this one",
-                named.map_or_else(|| format!("host {ip}"), str::to_owned)
-            ),
-        )),
-        Some(_) | None => Ok(()),
-    }
 }
 
 #[cfg(test)]
@@ -487,11 +327,6 @@ mod tests {
             id: Some("node-1".to_owned()),
             ..Layer::default()
         }
-    }
-
-    fn environment(pairs: &[(&str, &str)]) -> Result<(Layer, Vec<String>), SettingsError> {
-        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        read_environment(pairs.iter().map(owned))
     }
 
     #[test]
@@ -510,7 +345,7 @@ mod tests {
         let (file, lines) = read_file(&path).unwrap();
         assert_eq!((lines["id"], lines["dead_after"]), (1, 5));
         let (variables, warnings) =
-            environment(&[("DYNAKV_ID", "variable"), ("DYNAKV_PORT", "2")]).unwrap();
+            read_environment([("DYNAKV_ID", "variable"), ("DYNAKV_PORT", "2")]).unwrap();
         assert!(warnings.is_empty());
         let config = check(with_id().over(variables).over(file)).unwrap();
         assert_eq!(config.id.as_str(), "node-1");
@@ -520,58 +355,9 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("dynakv.toml");
-        std::fs::write(&path, "id = \"a\"\nprot = 1\n").unwrap();
-        let error = read_file(&path).unwrap_err().to_string();
-        assert!(
-            error.contains("prot") && error.contains("line 2"),
-            "{error}"
-        );
-        let missing = read_file(&directory.path().join("missing.toml"));
-        assert!(matches!(missing, Err(SettingsError::Unreadable { .. })));
-    }
-
-    #[test]
-    fn an_unknown_variable_only_warns() {
-        let (layer, warnings) = environment(&[
-            ("DYNAKV_SERVICE_HOST", "10.0.0.1"),
-            ("DYNAKV_PORT", "tcp://10.0.0.1:8080"),
-            ("DYNAKV_SERVERS", "a:1"),
-            ("DYNAKV_LOG", "debug"),
-            ("DYNAKV_ZONE", ""),
-            ("PATH", "/bin"),
-        ])
-        .unwrap();
-        assert_eq!(layer, Layer::default());
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
-    }
-
-    #[test]
-    fn every_variable_reaches_its_setting() {
-        let (layer, _) = environment(&[
-            ("DYNAKV_SEED", "a:1, b:2,"),
-            ("DYNAKV_BOOTSTRAP", "true"),
-            ("DYNAKV_HTTP_HOST", "::1"),
-            ("DYNAKV_SUSPECT_AFTER", "4s"),
-        ])
-        .unwrap();
-        assert_eq!(layer.seed.unwrap(), ["a:1", "b:2"]);
-        assert_eq!(layer.bootstrap, Some(true));
-        assert_eq!(layer.http_host, Some("::1".parse().unwrap()));
-        assert_eq!(layer.suspect_after, Some(Span(Duration::from_secs(4))));
-        let error = environment(&[("DYNAKV_PORT", "eighty")]).unwrap_err();
-        assert!(
-            error.to_string().starts_with("DYNAKV_PORT=\"eighty\""),
-            "{error}"
-        );
-    }
-
-    #[test]
     fn what_cannot_be_is_refused() {
         type Change = fn(&mut Layer);
-        let cases: [(&str, Change); 19] = [
+        let cases: [(&str, Change); 20] = [
             ("id", |s| s.id = Some("a b".to_owned())),
             ("id", |s| s.id = None),
             ("cluster", |s| s.cluster = Some(String::new())),
@@ -584,6 +370,7 @@ mod tests {
             ("port", |s| s.port = Some(64536)),
             ("http-port", |s| s.http_port = Some(8080)),
             ("n", |s| s.n = Some(0)),
+            ("n", |s| s.n = Some(33)),
             ("w", |s| (s.n, s.w) = (Some(3), Some(4))),
             ("r", |s| s.r = Some(0)),
             ("weight", |s| s.weight = Some(101)),
@@ -606,6 +393,62 @@ mod tests {
                 other => panic!("{name}: {other}"),
             }
         }
+    }
+
+    /// Whoever embeds a node builds its config without a layer: the same bounds hold there. By the table,
+    /// so that no setting is forgotten.
+    #[test]
+    fn bounds_hold_for_a_config_that_was_built_by_hand() {
+        let mut tried = 0;
+        for (&(name, variable), bounds) in Layer::NAMES.iter().zip(Layer::BOUNDS) {
+            let outside = match bounds.range {
+                Range::Number(least, most) | Range::Bytes(least, most) => [
+                    least.checked_sub(1).map(|below| below.to_string()),
+                    Some((most + 1).to_string()),
+                ],
+                Range::Span(least, most) => [least.as_nanos() - 1, most.as_nanos() + 1]
+                    .map(|nanos| Some(format!("{nanos}ns"))),
+                Range::Syncs(least, most) => [least.as_nanos() - 1, most.as_nanos() + 1]
+                    .map(|nanos| Some(format!("interval:{nanos}ns"))),
+                Range::Text(_, most) => [None, Some("x".repeat(most + 1))],
+                Range::Count(_, most) => [None, Some("a:1,".repeat(most + 1))],
+                // What has another form cannot be in a config.
+                Range::Form(_) => [None, None],
+            };
+            for text in outside.into_iter().flatten() {
+                let mut layer = with_id();
+                // A number that its type cannot hold, or a name that is none, does not get as far.
+                if layer.take_variable(variable, OsStr::new(&text)).is_err() {
+                    continue;
+                }
+                let Ok(config) = with_defaults(layer.clone()) else {
+                    continue;
+                };
+                tried += 1;
+                assert_eq!(layer.check_bounds().unwrap_err().0, name, "{text}");
+                if name != "log" {
+                    assert_eq!(check_values(&config).unwrap_err().0, name, "{text}");
+                }
+            }
+        }
+        assert!(tried > Layer::NAMES.len(), "{tried}");
+    }
+
+    #[test]
+    fn a_quorum_is_held_against_the_cluster_that_would_be_founded() {
+        let mut layer = with_id();
+        layer.w = Some(5);
+        let config = check(layer.clone()).unwrap();
+        let (name, reason) = check_founding(&config).unwrap_err();
+        assert_eq!(name, "w");
+        assert!(reason.contains("give -n 5"), "{reason}");
+        // With seeds the cluster that it joins says how many copies there are.
+        layer.seed = Some(vec!["a:1".to_owned()]);
+        check_founding(&check(layer.clone()).unwrap()).unwrap();
+        layer.bootstrap = Some(true);
+        check_founding(&check(layer.clone()).unwrap()).unwrap_err();
+        layer.n = Some(5);
+        check_founding(&check(layer).unwrap()).unwrap();
     }
 
     #[test]

@@ -224,6 +224,7 @@ fn welcome(frame: &dynakv_protocol::frame::Frame, out: &mut BytesMut) {
         ring_version: RingVersion(1),
         directory_id: DirectoryId(1),
         limits: None,
+        may_found: false,
     });
     let header = Header::new(welcome.kind(), frame.header.request_id);
     put_frame(out, header, |out| welcome.encode(out));

@@ -6,16 +6,17 @@
 //! every frame that one read brought and wakes the callers by request id. A third part watches for a
 //! node that has stopped answering.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use dynakv_protocol::DecodeError;
 use dynakv_protocol::frame::{BatchWriter, Frame, FrameDecoder, Header, put_frame, split_batch};
 use dynakv_protocol::handshake::{GoAway, Hello, Welcome};
-use dynakv_protocol::limits::{FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX};
+use dynakv_protocol::limits::FRAME_BYTES_MAX;
 use dynakv_protocol::message::{Request, Response};
-use dynakv_protocol::{DecodeError, ErrorReply};
 use rustc_hash::FxHashMap;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,8 +26,9 @@ use tokio::sync::{Notify, Semaphore, TryAcquireError, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::addresses::resolve;
+use crate::dial::{DialError, dial_any, network, read_welcome};
 use crate::unasked::{connection_error, goaway};
-use crate::wrong_port;
 
 /// The handshake's request id. Requests count from 1 on, so an error that answers no request of ours
 /// but the connection as a whole is told apart.
@@ -60,17 +62,6 @@ const LOOK_BYTES: u64 = 256 * 1024;
 /// whose other end vanished is found out before it is needed.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Why there is no connection.
-#[derive(Debug, Clone)]
-pub(crate) enum DialError {
-    /// The network's reason.
-    Network(Arc<str>),
-    /// The node refused the handshake.
-    Refused(ErrorReply),
-    /// It answers with HTTP, and names the port for requests if it is a node's.
-    Http(Option<u16>),
-}
 
 /// Why a call has no answer.
 #[derive(Debug)]
@@ -143,14 +134,18 @@ impl CallError {
 }
 
 impl Connection {
-    /// Connects and shakes hands.
+    /// Connects and shakes hands, at whichever of its addresses that succeeds first; all share the limit.
     pub(crate) async fn dial(
         address: &str,
         hello: &Hello,
         limit: Duration,
         window: u32,
     ) -> Result<Self, DialError> {
-        match timeout(limit, Self::dial_unbounded(address, hello, window)).await {
+        let dialled = async {
+            let addresses = resolve(address).await.map_err(network)?;
+            dial_any(&addresses, hello, window).await
+        };
+        match timeout(limit, dialled).await {
             Ok(result) => result,
             Err(_) => Err(DialError::Network(
                 format!("no connection within {limit:?}").into(),
@@ -158,8 +153,12 @@ impl Connection {
         }
     }
 
-    async fn dial_unbounded(address: &str, hello: &Hello, window: u32) -> Result<Self, DialError> {
-        let network = |error: std::io::Error| DialError::Network(error.to_string().into());
+    /// The same at one address, without a limit.
+    pub(crate) async fn dial_one(
+        address: SocketAddr,
+        hello: &Hello,
+        window: u32,
+    ) -> Result<Self, DialError> {
         let mut stream = TcpStream::connect(address).await.map_err(network)?;
         stream.set_nodelay(true).map_err(network)?;
         let keepalive = TcpKeepalive::new()
@@ -544,39 +543,6 @@ async fn read_answers(
             }
             Err(error) => return error.to_string().into(),
         }
-    }
-}
-
-async fn read_welcome(stream: &mut TcpStream, buffer: &mut BytesMut) -> Result<Welcome, DialError> {
-    let garbage = |what: String| {
-        DialError::Network(format!("this is no dynakv node: {what} (is the port right?)").into())
-    };
-    // A refusal may carry a long message beside the rest.
-    let decoder = FrameDecoder::new(2 * HANDSHAKE_FRAME_BYTES_MAX);
-    let frame = loop {
-        if wrong_port::is_http(buffer) {
-            return Err(DialError::Http(wrong_port::data_port(stream, buffer).await));
-        }
-        match decoder.next(buffer) {
-            Ok(Some(frame)) => break frame,
-            Ok(None) => {}
-            Err(error) => return Err(garbage(error.to_string())),
-        }
-        buffer.reserve(READ_BYTES_MIN);
-        match stream.read_buf(buffer).await {
-            Ok(0) => {
-                let reason = "the node closed the connection during the handshake";
-                return Err(DialError::Network(reason.into()));
-            }
-            Ok(_) => {}
-            Err(error) => return Err(DialError::Network(error.to_string().into())),
-        }
-    };
-    match Response::decode(frame.header.kind, &frame.body) {
-        Ok(Response::Welcome(welcome)) => Ok(welcome),
-        Ok(Response::Error(reply)) => Err(DialError::Refused(reply)),
-        Ok(_) => Err(garbage("unexpected answer to the handshake".to_owned())),
-        Err(error) => Err(garbage(error.to_string())),
     }
 }
 

@@ -71,11 +71,14 @@
 //! A client needs a tokio runtime with its I/O and time drivers enabled, of either kind. Connections are
 //! tasks of the runtime that first used them.
 
+#[doc(hidden)]
+pub mod addresses;
 mod admin;
 mod answer;
 mod builder;
 mod client;
 mod connection;
+mod dial;
 mod error;
 mod execute;
 mod many;
@@ -99,7 +102,7 @@ pub use update::{Update, UpdateRequest, Updated};
 
 pub use dynakv_protocol::admin::{Explained, Exported, Imported};
 pub use dynakv_protocol::client::{
-    FetchedSibling, HealthReply, MemberStatus, RingReply, StatsReply, StatusReply,
+    FetchedSibling, HealthReply, MemberStatus, OtherCluster, RingReply, StatsReply, StatusReply,
 };
 pub use dynakv_protocol::gossip::MemberState;
 pub use dynakv_protocol::repair::{Repair, RepairProgress};

@@ -9,7 +9,8 @@ use dynakv_protocol::message::{Request, Response};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::connection::{CallError, Cause, Connection, DialError};
+use crate::connection::{CallError, Cause, Connection};
+use crate::dial::DialError;
 use crate::error::Error;
 use crate::wrong_port::at_port;
 

@@ -14,6 +14,8 @@ use crate::ids::{ClusterId, Generation, NAME_BYTES_MAX, NodeId, RingVersion, Wri
 use crate::limits::{KEY_BYTES_MAX, MEMBERS_MAX, SIBLINGS_DECODED_MAX, VALUE_BYTES_MAX};
 use crate::ring_document::RingDocument;
 
+pub use crate::stats::{HealthReply, StatsReply};
+
 const TAG_QUORUM: u8 = 1;
 const TAG_CONTEXT: u8 = 2;
 const TAG_TTL_MS: u8 = 3;
@@ -28,9 +30,16 @@ const TAG_HINTS: u8 = 1;
 const TAG_DISK_HANGS: u8 = 2;
 /// Of the whole status.
 const TAG_LOCKED: u8 = 8;
+const TAG_OTHER_CLUSTERS: u8 = 9;
 
 /// The most locked keys that a status names.
 pub const LOCKED_KEYS_NAMED_MAX: usize = 16;
+
+/// The most nodes of other clusters that a status names.
+pub const OTHER_CLUSTERS_MAX: usize = 16;
+
+/// The longest address and the longest reason of one of them, in bytes.
+pub const OTHER_CLUSTER_TEXT_BYTES_MAX: usize = 4096;
 
 /// Read a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,50 +115,6 @@ pub struct Written {
     pub replaced: u64,
 }
 
-/// A node's statistics.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StatsReply {
-    /// Who answers.
-    pub node_id: NodeId,
-    /// Where it is reached.
-    pub address: String,
-    /// Keys with a live value in this node's store.
-    pub total_keys: u64,
-    /// Siblings in this node's store, tombstones not counted.
-    pub total_versions: u64,
-    /// Keys with more than one live sibling.
-    pub conflict_keys: u64,
-    /// Replicas of each key.
-    pub n: u8,
-    /// This node's default write quorum.
-    pub w: u8,
-    /// This node's default read quorum.
-    pub r: u8,
-    /// The ring it follows.
-    pub ring_version: RingVersion,
-    /// Members of that ring.
-    pub total_nodes: u32,
-    /// Their virtual nodes together.
-    pub total_virtual_nodes: u32,
-    /// Virtual nodes of a node of weight 1.
-    pub virtual_nodes_per_node: u32,
-    /// Nodes that gossip has told of, this one included.
-    pub known_nodes: u32,
-    /// Those of them that are alive.
-    pub alive_nodes: u32,
-}
-
-/// Whether a node is up and ready.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HealthReply {
-    /// Who answers.
-    pub node_id: NodeId,
-    /// Whether it can coordinate requests.
-    pub ready: bool,
-    /// Why not, for people; empty when ready.
-    pub reason: String,
-}
-
 /// One line of [`StatusReply`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberStatus {
@@ -204,6 +169,19 @@ pub struct StatusReply {
     pub locked_keys: u64,
     /// Some of them, at most [`LOCKED_KEYS_NAMED_MAX`].
     pub locked_keys_named: Vec<Bytes>,
+    /// Nodes that this one and its cluster were taken together with by mistake, at most [`OTHER_CLUSTERS_MAX`].
+    pub other_clusters: Vec<OtherCluster>,
+}
+
+/// A node of another cluster that is among the seeds of the answering one, or has that among its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherCluster {
+    /// Whether it is a seed of the answering node; otherwise it has asked that node.
+    pub is_seed: bool,
+    /// Where it is, as it was given or as it says.
+    pub address: String,
+    /// For people: which cluster that is, and what to do.
+    pub reason: String,
 }
 
 /// The ring, and where its members are reached now.
@@ -402,64 +380,6 @@ impl Wire for Written {
     }
 }
 
-impl Wire for StatsReply {
-    fn encode(&self, out: &mut BytesMut) {
-        self.node_id.encode(out);
-        put_string(out, &self.address);
-        out.put_u64(self.total_keys);
-        out.put_u64(self.total_versions);
-        out.put_u64(self.conflict_keys);
-        out.put_u8(self.n);
-        out.put_u8(self.w);
-        out.put_u8(self.r);
-        self.ring_version.encode(out);
-        out.put_u32(self.total_nodes);
-        out.put_u32(self.total_virtual_nodes);
-        out.put_u32(self.virtual_nodes_per_node);
-        out.put_u32(self.known_nodes);
-        out.put_u32(self.alive_nodes);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let stats = Self {
-            node_id: NodeId::decode(reader)?,
-            address: reader.string("address", NAME_BYTES_MAX)?.to_owned(),
-            total_keys: reader.u64()?,
-            total_versions: reader.u64()?,
-            conflict_keys: reader.u64()?,
-            n: reader.u8()?,
-            w: reader.u8()?,
-            r: reader.u8()?,
-            ring_version: RingVersion::decode(reader)?,
-            total_nodes: reader.u32()?,
-            total_virtual_nodes: reader.u32()?,
-            virtual_nodes_per_node: reader.u32()?,
-            known_nodes: reader.u32()?,
-            alive_nodes: reader.u32()?,
-        };
-        skip_tags(reader)?;
-        Ok(stats)
-    }
-}
-
-impl Wire for HealthReply {
-    fn encode(&self, out: &mut BytesMut) {
-        self.node_id.encode(out);
-        put_bool(out, self.ready);
-        put_string(out, &self.reason);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let health = Self {
-            node_id: NodeId::decode(reader)?,
-            ready: reader.bool("ready")?,
-            reason: reader.string("reason", 4096)?.to_owned(),
-        };
-        skip_tags(reader)?;
-        Ok(health)
-    }
-}
-
 impl Wire for MemberStatus {
     fn encode(&self, out: &mut BytesMut) {
         self.id.encode(out);
@@ -531,6 +451,15 @@ impl Wire for StatusReply {
             }
             put_tag_bytes(out, TAG_LOCKED, &field);
         }
+        if !self.other_clusters.is_empty() {
+            let mut field = BytesMut::new();
+            put_varint(&mut field, self.other_clusters.len() as u64);
+            for other in &self.other_clusters {
+                // Each is counted, so that a newer version may add to it.
+                put_bytes(&mut field, &other.to_bytes());
+            }
+            put_tag_bytes(out, TAG_OTHER_CLUSTERS, &field);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -545,6 +474,7 @@ impl Wire for StatusReply {
             members: Vec::new(),
             locked_keys: 0,
             locked_keys_named: Vec::new(),
+            other_clusters: Vec::new(),
         };
         for _ in 0..reader.count("members", MEMBERS_MAX)? {
             let length = reader.count("member", usize::MAX)?;
@@ -558,9 +488,38 @@ impl Wire for StatusReply {
                 for _ in 0..field.count("locked keys", LOCKED_KEYS_NAMED_MAX)? {
                     status.locked_keys_named.push(decode_key(&mut field)?);
                 }
+            } else if tag == TAG_OTHER_CLUSTERS {
+                status.other_clusters.clear();
+                for _ in 0..field.count("other clusters", OTHER_CLUSTERS_MAX)? {
+                    let length = field.count("other cluster", usize::MAX)?;
+                    let mut part = field.part(length)?;
+                    status.other_clusters.push(OtherCluster::decode(&mut part)?);
+                }
             }
         }
         Ok(status)
+    }
+}
+
+impl Wire for OtherCluster {
+    fn encode(&self, out: &mut BytesMut) {
+        put_bool(out, self.is_seed);
+        put_string(out, &self.address);
+        put_string(out, &self.reason);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let other = Self {
+            is_seed: reader.bool("is seed")?,
+            address: reader
+                .string("address", OTHER_CLUSTER_TEXT_BYTES_MAX)?
+                .to_owned(),
+            reason: reader
+                .string("reason", OTHER_CLUSTER_TEXT_BYTES_MAX)?
+                .to_owned(),
+        };
+        skip_tags(reader)?;
+        Ok(other)
     }
 }
 

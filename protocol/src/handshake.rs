@@ -16,6 +16,7 @@ const TAG_CLUSTER_ID: u8 = 2;
 const TAG_GOAWAY: u8 = 3;
 const TAG_DIRECTORY_ID: u8 = 1;
 const TAG_LIMITS: u8 = 2;
+const TAG_MAY_FOUND: u8 = 3;
 
 /// The longest reason of a [`GoAway`], in bytes.
 const REASON_BYTES_MAX: usize = 1024;
@@ -111,6 +112,8 @@ pub struct Welcome {
     pub directory_id: DirectoryId,
     /// What it takes of a client; older nodes do not say.
     pub limits: Option<ClientLimits>,
+    /// It is in no cluster, and founds one unless one of its seeds is in one or founds one.
+    pub may_found: bool,
 }
 
 impl Hello {
@@ -260,6 +263,9 @@ impl Wire for Welcome {
         if let Some(limits) = &self.limits {
             put_tag_bytes(out, TAG_LIMITS, &limits.to_bytes());
         }
+        if self.may_found {
+            put_tag_u8(out, TAG_MAY_FOUND, 1);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -273,11 +279,13 @@ impl Wire for Welcome {
             ring_version: RingVersion::decode(reader)?,
             directory_id: DirectoryId::default(),
             limits: None,
+            may_found: false,
         };
         while let Some((tag, mut field)) = reader.tag()? {
             match tag {
                 TAG_DIRECTORY_ID => welcome.directory_id = DirectoryId::decode(&mut field)?,
                 TAG_LIMITS => welcome.limits = Some(ClientLimits::decode(&mut field)?),
+                TAG_MAY_FOUND => welcome.may_found = field.bool("may found")?,
                 _ => {}
             }
         }

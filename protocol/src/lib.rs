@@ -38,6 +38,7 @@ pub mod placement;
 pub mod repair;
 pub mod ring_document;
 pub mod shell;
+pub mod stats;
 pub mod unlock;
 
 pub use codec::DecodeError;

@@ -154,9 +154,11 @@ impl Wire for RingDocument {
         let version = RingVersion::decode(reader)?;
         let step = Step::decode(reader)?;
         let (n, w, r) = (reader.u8()?, reader.u8()?, reader.u8()?);
-        if !(1..=N_MAX).contains(&n) || !(1..=n).contains(&w) || !(1..=n).contains(&r) {
+        if !(1..=N_MAX).contains(&n) || w == 0 || r == 0 {
             return Err(DecodeError::Invalid { what: "n, w, r" });
         }
+        // Earlier versions founded clusters that wait for more copies than they keep: all are meant.
+        let (w, r) = (w.min(n), r.min(n));
         let count = reader.count("members", MEMBERS_MAX)?;
         let mut members = Vec::new();
         for _ in 0..count {
@@ -187,5 +189,38 @@ impl Wire for RingDocument {
             r,
             members,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Directories and accepted ballots of clusters that were founded so are still read.
+    #[test]
+    fn a_quorum_beyond_the_copies_is_read_as_all_of_them() {
+        let member = Member {
+            id: NodeId::new("a").unwrap(),
+            directory_id: DirectoryId(1),
+            address: "a:1".to_owned(),
+            weight: 1,
+            zone: String::new(),
+        };
+        let mut ring = RingDocument {
+            cluster_id: ClusterId(1),
+            cluster_name: "c".to_owned(),
+            version: RingVersion(1),
+            step: Step::Open,
+            n: 3,
+            w: 5,
+            r: 255,
+            members: vec![member],
+        };
+        let read = RingDocument::from_bytes(&ring.to_bytes()).unwrap();
+        assert_eq!((read.n, read.w, read.r), (3, 3, 3));
+        for (w, r) in [(0, 1), (1, 0)] {
+            (ring.w, ring.r) = (w, r);
+            assert!(RingDocument::from_bytes(&ring.to_bytes()).is_err());
+        }
     }
 }

@@ -16,8 +16,8 @@ use dynakv_protocol::admin::{
 };
 use dynakv_protocol::causal::{Clock, Dot, Incoming, Mark, Value, Versions, context};
 use dynakv_protocol::client::{
-    Fetched, FetchedSibling, Get, HealthReply, MemberStatus, RingReply, StatsReply, StatusReply,
-    Write, Written,
+    Fetched, FetchedSibling, Get, HealthReply, MemberStatus, OtherCluster, RingReply, StatsReply,
+    StatusReply, Write, Written,
 };
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::frame::{
@@ -305,6 +305,7 @@ fn welcome() -> Welcome {
         ring_version: RingVersion(3),
         directory_id: DirectoryId(0),
         limits: None,
+        may_found: false,
     }
 }
 
@@ -664,6 +665,15 @@ fn responses() -> Vec<(&'static str, Response)> {
             }),
         ),
         (
+            "welcome.may-found",
+            Response::Welcome(Welcome {
+                cluster_id: ClusterId(0),
+                ring_version: RingVersion(0),
+                may_found: true,
+                ..welcome()
+            }),
+        ),
+        (
             "goaway",
             Response::GoAway(GoAway {
                 last_id: 7,
@@ -760,6 +770,7 @@ fn responses() -> Vec<(&'static str, Response)> {
                 }],
                 locked_keys: 0,
                 locked_keys_named: Vec::new(),
+                other_clusters: Vec::new(),
             }),
         ),
         (
@@ -775,6 +786,34 @@ fn responses() -> Vec<(&'static str, Response)> {
                 members: Vec::new(),
                 locked_keys: 300,
                 locked_keys_named: vec![Bytes::from_static(KEY)],
+                other_clusters: Vec::new(),
+            }),
+        ),
+        (
+            "status.other-clusters",
+            Response::Status(StatusReply {
+                node_id: node("node-1"),
+                cluster_name: "dynakv".to_owned(),
+                cluster_id: CLUSTER,
+                ring_version: RingVersion(3),
+                n: 3,
+                w: 2,
+                r: 2,
+                members: Vec::new(),
+                locked_keys: 0,
+                locked_keys_named: Vec::new(),
+                other_clusters: vec![
+                    OtherCluster {
+                        is_seed: true,
+                        address: "127.0.0.1:8090".to_owned(),
+                        reason: "another cluster".to_owned(),
+                    },
+                    OtherCluster {
+                        is_seed: false,
+                        address: "127.0.0.1:8091".to_owned(),
+                        reason: "node-9 of another cluster".to_owned(),
+                    },
+                ],
             }),
         ),
         (

@@ -6,6 +6,7 @@ use super::exit::Exit;
 use super::output::{Format, Heading, Report, Table, json_line};
 use super::serve::{self, Loaded, ServeArgs};
 use crate::descriptors;
+use crate::node;
 use crate::runtime::process::descriptors_possible;
 use crate::settings::{SettingsError, effective};
 
@@ -24,7 +25,11 @@ pub(crate) fn run(command: ConfigCommand, format: Format) -> Report {
                 fit(&mut loaded);
                 loaded
             });
-            report(loaded, format)
+            let checked = loaded.as_ref().map(|it| node::check_directory(&it.config));
+            match checked {
+                Ok(Err(error)) => serve::directory_error(&error, format),
+                Ok(Ok(())) | Err(_) => report(loaded, format),
+            }
         }
     }
 }
@@ -54,6 +59,7 @@ struct Setting<'a> {
     value: Option<&'a str>,
     source: &'static str,
     origin: String,
+    permitted: String,
 }
 
 fn report(loaded: Result<Loaded, SettingsError>, format: Format) -> Report {
@@ -72,6 +78,7 @@ fn report(loaded: Result<Loaded, SettingsError>, format: Format) -> Report {
                     value: setting.value.as_deref(),
                     source: setting.origin.kind(),
                     origin: setting.origin.to_string(),
+                    permitted: setting.bounds.to_string(),
                 })
                 .collect(),
             warnings: &loaded.warnings,
@@ -82,6 +89,7 @@ fn report(loaded: Result<Loaded, SettingsError>, format: Format) -> Report {
         Heading::Left("Setting"),
         Heading::Left("Value"),
         Heading::Left("From"),
+        Heading::Left("Permitted"),
     ]);
     for setting in settings {
         let value = match setting.value {
@@ -90,7 +98,8 @@ fn report(loaded: Result<Loaded, SettingsError>, format: Format) -> Report {
             Some(value) => value,
         };
         let origin = setting.origin.to_string();
-        table.push([setting.name.to_owned(), value, origin]);
+        let permitted = setting.bounds.to_string();
+        table.push([setting.name.to_owned(), value, origin, permitted]);
     }
     let data = match format {
         Format::Table => table.aligned(),
@@ -131,7 +140,10 @@ mod tests {
         let mut lines = text.lines();
         assert!(lines.next().unwrap().starts_with("Setting "), "{text}");
         let id = lines.next().unwrap();
-        assert!(id.starts_with("id ") && id.ends_with("DYNAKV_ID"), "{text}");
+        assert!(
+            id.starts_with("id ") && id.contains(" DYNAKV_ID "),
+            "{text}"
+        );
         assert!(text.contains("the cluster's"), "{text}");
         assert_eq!(
             table.messages,
@@ -142,8 +154,8 @@ mod tests {
         let text = String::from_utf8(json.data).unwrap();
         let begin = concat!(
             r#"{"valid":true,"settings":[{"name":"id","value":"node-1","source":"variable","#,
-            r#""origin":"DYNAKV_ID"},{"name":"cluster","value":"dynakv","source":"default","#,
-            r#""origin":"default"},"#
+            r#""origin":"DYNAKV_ID","permitted":"1 to 64 bytes"},{"name":"cluster","value":"dynakv","#,
+            r#""source":"default","origin":"default","permitted":"1 to 64 bytes"},"#
         );
         assert!(text.starts_with(begin), "{text}");
         let end = "],\"warnings\":[\"DYNAKV_UNHEARD_OF is ignored: there is no such setting\"]}\n";
@@ -151,7 +163,11 @@ mod tests {
         assert!(text.contains(r#"{"name":"n","value":null,"source":"default""#));
         let plain = checked(&variables, Format::Plain);
         let plain = String::from_utf8(plain.data).unwrap();
-        assert!(plain.starts_with("id\tnode-1\tDYNAKV_ID\ncluster\tdynakv\tdefault\n"));
+        assert!(
+            plain.starts_with(
+                "id\tnode-1\tDYNAKV_ID\t1 to 64 bytes\ncluster\tdynakv\tdefault\t1 to"
+            )
+        );
     }
 
     #[test]

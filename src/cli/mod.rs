@@ -10,6 +10,7 @@ mod exit;
 mod explain;
 mod key;
 mod logging;
+mod misplaced;
 mod node_info;
 mod output;
 mod prompt;
@@ -24,7 +25,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use dynakv_client::{Client, Error};
 
 use exit::Exit;
@@ -117,7 +118,11 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        misplaced::refuse(&matches)?;
+        Cli::from_arg_matches(&matches)
+    });
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come this way too, with exit code 0. There is nowhere to report it

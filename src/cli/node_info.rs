@@ -32,7 +32,8 @@ pub(crate) async fn status(session: &Session, format: Format) -> Result<Report, 
     let ring = client.ring().await.ok();
     let mut report = status_report(&status, ring.as_ref(), format);
     if status.locked_keys > 0 && format != Format::Json {
-        report.messages = locked_text(&status, &session.prompt());
+        let locked = locked_text(&status, &session.prompt());
+        report.messages.insert_str(0, &locked);
     }
     Ok(report)
 }
@@ -161,7 +162,7 @@ fn health_report(health: &HealthReply, format: Format) -> Report {
 enum Verdict {
     /// Every member is alive.
     Healthy,
-    /// A member is not alive, and every key has its quorums; or keys are locked.
+    /// A member is not alive, and every key has its quorums; or keys are locked, or a seed is of another cluster.
     Degraded,
     /// Some keys, or all, have no quorum.
     Unavailable,
@@ -212,7 +213,7 @@ fn verdict(status: &StatusReply, ring: Option<&RingReply>) -> Verdict {
         .all(|member| answers_reads(&member.id))
     {
         return match status.locked_keys {
-            0 => Verdict::Healthy,
+            0 if !others::is_astray(status) => Verdict::Healthy,
             _ => Verdict::Degraded,
         };
     }
@@ -260,6 +261,7 @@ struct StatusDocument<'a> {
     members: Vec<StatusMember<'a>>,
     locked_keys: u64,
     locked_keys_named: Vec<String>,
+    other_clusters: Vec<others::Document<'a>>,
 }
 
 #[derive(Serialize)]
@@ -398,6 +400,7 @@ fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format)
             members: members.collect(),
             locked_keys: status.locked_keys,
             locked_keys_named: named.map(|key| key.escape_ascii().to_string()).collect(),
+            other_clusters: others::documents(status),
         };
         return Report::data(verdict.exit(), json_line(&document));
     }
@@ -445,7 +448,9 @@ fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format)
         ),
         Format::Json | Format::Plain => format!("{}\n{}", verdict.name(), table.plain()),
     };
-    Report::data(verdict.exit(), text)
+    let mut report = Report::data(verdict.exit(), text);
+    report.messages = others::text(status);
+    report
 }
 
 /// What is locked, and what mends it.
@@ -574,5 +579,6 @@ fn rows_text(table: &Table, format: Format) -> String {
     }
 }
 
+mod others;
 #[cfg(test)]
 mod tests;

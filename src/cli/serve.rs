@@ -1,14 +1,22 @@
 //! `serve`: settings from everywhere, then a node until a signal ends it.
 
-use std::net::IpAddr;
-use std::path::PathBuf;
+mod reload;
 
+use std::env::VarsOs;
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use dynakv_storage::{IdentityError, StoreError};
+
+use self::reload::Reload;
 use super::exit::Exit;
 use super::logging;
 use super::output::{Format, Report};
 use crate::config::Config;
 use crate::node::{self, ServeError};
-use crate::settings::{self, Layer, Layers, SettingsError, Syncs};
+use crate::runtime::quarantine::OpenError;
+use crate::settings::{self, Filter, Layer, Layers, SettingsError, Syncs};
 
 /// `dynakv serve`. Every flag wins over its `DYNAKV_*` variable, which wins over the settings file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, clap::Args)]
@@ -58,7 +66,7 @@ pub(crate) struct ServeArgs {
     /// Multiplies the node's share of the data, 1 to 100 [default: 1]
     #[arg(long)]
     weight: Option<u16>,
-    /// Found a new cluster although seeds are given
+    /// Found a new cluster although seeds are given, if all of them say that they are in none
     #[arg(long)]
     bootstrap: bool,
     /// When a write counts as on disk: `sync` (a power cut loses nothing), or `interval:100ms` (it loses
@@ -76,9 +84,21 @@ pub(crate) struct ServeArgs {
 
 /// Runs a node until SIGTERM or Ctrl-C.
 pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
-    let fail = |exit, what: &str, next| Report::error(exit, format, what, next).print();
+    let fail = |exit, what: &str, next: &str| end(&Report::error(exit, format, what, next));
+    let loaded = match load(args.clone(), environment()) {
+        Ok(loaded) => loaded,
+        Err(error) => return end(&settings_error(&error, format)),
+    };
+    if let Err(error) = node::check_directory(&loaded.config) {
+        return end(&directory_error(&error, format));
+    }
     if let Err(error) = logging::init() {
-        return fail(Exit::Usage, &error, "DYNAKV_LOG=info dynakv serve …");
+        return fail(Exit::Usage, &error, "RUST_LOG=info dynakv serve --help");
+    }
+    if let Some(filter) = loaded.log()
+        && let Err(error) = logging::reload(filter)
+    {
+        return fail(Exit::Usage, &error, "DYNAKV_LOG=info dynakv serve --help");
     }
     if args.ends_with_stdin
         && let Err(error) = super::dev::end_with_stdin()
@@ -86,26 +106,49 @@ pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
         let what = format!("cannot watch standard input: {error}");
         return fail(Exit::Error, &what, "ulimit -u");
     }
-    let Loaded {
-        config, warnings, ..
-    } = match load(args, environment()) {
-        Ok(loaded) => loaded,
-        Err(error) => return settings_error(&error, format).print(),
-    };
-    for warning in warnings {
+    for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    match node::serve(config) {
-        Ok(()) => Exit::Ok,
+    let config = loaded.config.clone();
+    let data_dir = config.data_dir.clone();
+    match node::serve(config, Reload::new(args, loaded).on_hang_up()) {
+        Ok(()) => end(&Report::data(Exit::Ok, "")),
         Err(error) => {
             tracing::error!(%error, "the node ends");
             match error {
                 ServeError::DiskFailed(_) => {
                     fail(Exit::DiskFailed, &error.to_string(), "dmesg | tail -50")
                 }
-                _ => fail(Exit::Error, &error.to_string(), "dynakv serve --help"),
+                _ => fail(Exit::Error, &error.to_string(), &next_of(&error, &data_dir)),
             }
         }
+    }
+}
+
+/// The end of the process: what is left to say goes the way of the log, which nobody waits for.
+fn end(report: &Report) -> Exit {
+    logging::say(&report.messages);
+    report.exit
+}
+
+/// Where to look after a start that failed.
+fn next_of(error: &ServeError, data_dir: &Path) -> String {
+    let directory = data_dir.display();
+    let error = match error {
+        ServeError::Store(error)
+        | ServeError::Open(OpenError::Store(error))
+        | ServeError::Identity(IdentityError::Store(error)) => error,
+        ServeError::Open(OpenError::NoOtherCopy { .. }) => {
+            return format!("dynakv store check {directory}");
+        }
+        _ => return "dynakv serve --help".to_owned(),
+    };
+    match error {
+        error if error.is_disk_full() => format!("df -h {directory}"),
+        error if error.is_shortage() => "ulimit -a".to_owned(),
+        error if error.is_corruption() => format!("dynakv store check {directory}"),
+        StoreError::Io { .. } => format!("ls -la {directory}"),
+        _ => "dynakv serve --help".to_owned(),
     }
 }
 
@@ -120,12 +163,24 @@ pub(super) struct Loaded {
     pub(super) layers: Layers,
 }
 
+impl Loaded {
+    /// What is to be logged, where the file or a variable of ours says it.
+    pub(super) fn log(&self) -> Option<&str> {
+        let layers = &self.layers;
+        let log = layers.environment.log.as_ref().or(layers.file.log.as_ref());
+        log.map(Filter::as_str)
+    }
+}
+
 /// The variables of this process.
-pub(super) fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| {
-        // What is not UTF-8 is no setting of ours.
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    })
+pub(super) fn environment() -> VarsOs {
+    std::env::vars_os()
+}
+
+/// What is said of settings that do not go with what is in the data directory.
+pub(super) fn directory_error(error: &ServeError, format: Format) -> Report {
+    let what = error.to_string();
+    Report::error(Exit::Usage, format, &what, "dynakv serve --help")
 }
 
 /// What is said of settings that a node cannot start with.
@@ -142,9 +197,9 @@ pub(super) fn settings_error(error: &SettingsError, format: Format) -> Report {
 ///
 /// # Errors
 /// [`SettingsError`].
-pub(super) fn load(
+pub(super) fn load<N: Into<OsString>, V: Into<OsString>>(
     args: ServeArgs,
-    variables: impl IntoIterator<Item = (String, String)>,
+    variables: impl IntoIterator<Item = (N, V)>,
 ) -> Result<Loaded, SettingsError> {
     let path = args.config.clone();
     let (file, lines) = match &path {
@@ -203,6 +258,8 @@ mod tests {
 
     use super::*;
 
+    const NONE: [(&str, &str); 0] = [];
+
     #[derive(Parser)]
     struct Only {
         #[command(flatten)]
@@ -223,7 +280,7 @@ mod tests {
         );
         let Loaded {
             config, warnings, ..
-        } = load(args, []).unwrap();
+        } = load(args, NONE).unwrap();
         let everywhere = IpAddr::from([0, 0, 0, 0]);
         let expected = Config {
             cluster_name: "blue".to_owned(),
@@ -268,7 +325,7 @@ mod tests {
 
     #[test]
     fn an_id_is_needed() {
-        let error = load(parse("serve --port 7000"), []).unwrap_err();
+        let error = load(parse("serve --port 7000"), NONE).unwrap_err();
         assert!(error.to_string().contains("--id"), "{error}");
     }
 }

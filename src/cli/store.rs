@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{Format, Heading, Report, Table, bytes_text, json_line};
-use crate::runtime::quarantine::STORE_DIRECTORY;
+use crate::runtime::quarantine::{SET_ASIDE, STORE_DIRECTORY};
 
 /// How many findings are shown to people; JSON has more.
 const FINDINGS_SHOWN: usize = 50;
@@ -69,9 +69,21 @@ impl Stopped {
             let names = ["format", "log", "sled"];
             names.iter().filter(|name| path.join(name).exists()).count() >= 2
         };
+        // Errors name the part that is damaged: its store is meant.
+        let directory = match directory.parent() {
+            Some(store) if !is_store(&directory) && is_store(store) => store.to_owned(),
+            _ => directory,
+        };
+        let is_set_aside = |path: &Path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(SET_ASIDE)
+        };
         let within = directory.join(STORE_DIRECTORY);
         let (store, around) = if is_store(&within) {
             (within, Some(directory))
+        } else if is_set_aside(&directory) {
+            // It is nobody's any more: its node may run, and the hints beside it are that one's.
+            (directory, None)
         } else if is_store(&directory) {
             let around = directory.parent().map(Path::to_owned);
             (directory, around)

@@ -139,7 +139,8 @@ impl Minter {
     /// The same for a blind write that is minted once more, over what other owners had beside it.
     ///
     /// Who has replaced the first dot meanwhile came after it: minted over that, the write would undo a later
-    /// one, perhaps an acknowledged one. So it is not minted; it is done once what replaced it is durable.
+    /// one, perhaps an acknowledged one. So it is not minted; it is done once what replaced it is durable. Only
+    /// the ids of one client tell better: an attempt of an earlier write that comes late is replaced.
     ///
     /// # Errors
     /// As [`mint`](Self::mint); and when it was replaced by something that may not have seen all that it should
@@ -155,7 +156,10 @@ impl Minter {
         // Under that very dot, and after what was seen: another copy of the write is none that a later one has
         // seen, and what was seen may itself have replaced the first dot.
         let is_here = |dot: &Dot| current.written().any(|sibling| sibling.dot == *dot);
-        match seen.first.iter().all(is_here) {
+        // An early attempt of an earlier write of the same client may come that late. It has not replaced this one,
+        // whatever it was minted over.
+        let is_there = seen.first.iter().all(is_here);
+        match is_there || stands_after_all(current, intent.write_id) {
             true => self.mint_over(current, intent, Over::Beside(seen), now_unix_ms),
             false => replaced_since(current, &intent),
         }
@@ -342,6 +346,16 @@ fn retired(current: &Versions, intent: &Intent) -> Result<Minted, ErrorReply> {
     let message = "the write of this id was sent again since and has been replaced: give each write an id of its \
                    own, and say of a later attempt that it is one";
     Err(ErrorReply::new(ErrorCode::BadRequest, message).maybe_applied(true))
+}
+
+/// Whether all other writes that stand are earlier ones of the same client, and there is one.
+fn stands_after_all(current: &Versions, write_id: WriteId) -> bool {
+    let mut others = current
+        .standing()
+        .map(|sibling| sibling.write_id)
+        .filter(|other| *other != write_id)
+        .peekable();
+    others.peek().is_some() && others.all(|other| other.precedes(write_id))
 }
 
 /// What becomes of a write that another one has replaced: it is done once that one is durable.

@@ -22,6 +22,7 @@
 //! | [`repairs`] | when a node compares its copies with which other one |
 //! | [`membership`] | who is alive: gossip, probes, suspicion |
 //! | [`limits`], [`unlock`] | whether a state may be stored; what becomes of one that should never have been |
+//! | [`log_pace`] | how many lines a place of the program may log |
 //! | [`layout`] | the next ring document, and how a majority agrees on it |
 
 pub mod answer;
@@ -29,6 +30,7 @@ pub mod beside;
 pub mod counters;
 pub mod explain;
 pub mod forward;
+pub mod founding;
 pub mod generations;
 pub mod get;
 pub mod handoff;
@@ -39,6 +41,7 @@ pub mod import;
 pub mod key_words;
 pub mod layout;
 pub mod limits;
+pub mod log_pace;
 pub mod membership;
 pub mod mending;
 pub mod mint;

@@ -1,15 +1,22 @@
 //! A node as a program of its own.
 
+use std::io::Write;
+use std::sync::mpsc;
+use std::thread;
+
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::{Node, ServeError, system};
 use crate::config::Config;
 use crate::runtime::process::raise_descriptors;
 use crate::runtime::systemd::{self, Notifier};
 
-/// Runs a node until SIGTERM or Ctrl-C.
+/// Runs a node until SIGTERM or Ctrl-C. SIGHUP ends it at no time: `reload` runs then, on a thread of its
+/// own, for it may read files.
 ///
 /// # Errors
 /// [`ServeError`].
-pub fn serve(config: Config) -> Result<(), ServeError> {
+pub fn serve(config: Config, reload: impl FnMut() + Send + 'static) -> Result<(), ServeError> {
     raise_descriptors();
     // One thread for all of the network: the store has its own, and batches grow with the load.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -17,6 +24,8 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         .build()
         .map_err(|error| system("a runtime", &error.to_string()))?;
     runtime.block_on(async {
+        // Before a start that may take long.
+        hang_ups(reload)?;
         let announces = config.port == 0;
         let mut node = Node::start(config).await?;
         if announces {
@@ -44,11 +53,37 @@ fn announce(node: &Node) {
         node.address.port(),
         node.http_address.map_or(0, |address| address.port()),
     );
-    println!("{line}");
+    let mut out = std::io::stdout();
+    if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
+        tracing::warn!(%error, line, "standard output does not take which ports were chosen");
+    }
+}
+
+/// Has `reload` run after each SIGHUP, once for those that come while it runs. The process does not wait for
+/// its thread: a disk that hangs under the settings file must not keep a node from ending.
+fn hang_ups(mut reload: impl FnMut() + Send + 'static) -> Result<(), ServeError> {
+    let refused = |what, error: std::io::Error| system(what, &error.to_string());
+    let mut hang_up = signal(SignalKind::hangup()).map_err(|e| refused("a signal handler", e))?;
+    let (ring, rings) = mpsc::sync_channel(1);
+    let reloading = move || {
+        while let Ok(()) = rings.recv() {
+            reload();
+        }
+    };
+    let thread = thread::Builder::new().name("reload".to_owned());
+    thread
+        .spawn(reloading)
+        .map_err(|e| refused("a thread", e))?;
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            // One that waits already reads what there is then.
+            let _one_waits = ring.try_send(());
+        }
+    });
+    Ok(())
 }
 
 async fn stop_signal() -> Result<(), ServeError> {
-    use tokio::signal::unix::{SignalKind, signal};
     let refused = |error: std::io::Error| system("a signal handler", &error.to_string());
     let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;

@@ -7,9 +7,11 @@ use dynakv_protocol::{
     ClusterId, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId, RingVersion,
 };
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::confirming::{Confirmer, Outcome};
+use super::other_clusters::OtherClusters;
 use super::seen::Seen;
 use super::view::View;
 use crate::engine::counters::Impossible;
@@ -30,6 +32,8 @@ pub struct Myself {
     pub cluster_name: String,
     /// Where others reach it.
     pub address: String,
+    /// Whether it founds a cluster unless its seeds are in one.
+    pub may_found: bool,
 }
 
 /// Checks hellos against what this node is and knows.
@@ -39,17 +43,19 @@ pub struct Admission {
     view: watch::Receiver<Arc<View>>,
     confirmer: Arc<Confirmer>,
     seen: Arc<Seen>,
+    others: Arc<OtherClusters>,
     draining: CancellationToken,
 }
 
 impl Admission {
     /// Who this node is, where to look for its cluster, how to ask members about themselves, what was seen of them,
-    /// and what says that it is about to end.
+    /// where nodes of other clusters are noted, and what says that it is about to end.
     pub fn new(
         me: Myself,
         view: watch::Receiver<Arc<View>>,
         confirmer: Arc<Confirmer>,
         seen: Arc<Seen>,
+        others: Arc<OtherClusters>,
         draining: CancellationToken,
     ) -> Self {
         Self {
@@ -57,6 +63,7 @@ impl Admission {
             view,
             confirmer,
             seen,
+            others,
             draining,
         }
     }
@@ -81,7 +88,15 @@ impl Admission {
             );
             return Err(ErrorReply::new(ErrorCode::VersionMismatch, message));
         };
-        self.check_cluster(hello, cluster_id)?;
+        self.check_cluster(hello, cluster_id).inspect_err(|error| {
+            if let Some(peer) = hello
+                .peer
+                .as_ref()
+                .filter(|_| error.code == ErrorCode::WrongCluster)
+            {
+                self.others.note(peer, &hello.cluster_name, Instant::now());
+            }
+        })?;
         // It would be sent away at once. Other nodes still decide with this one.
         if hello.peer.is_none() && self.draining.is_cancelled() {
             let message = "this node is shutting down; ask another one";
@@ -122,6 +137,7 @@ impl Admission {
             ring_version,
             directory_id: self.me.directory_id,
             limits: None,
+            may_found: self.me.may_found && cluster_id.is_none(),
         }
     }
 
@@ -311,6 +327,7 @@ mod tests {
             nonce: 1,
             cluster_name: "blue".to_owned(),
             address: "127.0.0.1:2".to_owned(),
+            may_found: false,
         };
         let now = View {
             cluster_id,
@@ -329,8 +346,8 @@ mod tests {
             intake,
         };
         let confirmer = Confirmer::new(outgoing, me.cluster_name.clone());
-        let draining = CancellationToken::new();
-        Admission::new(me, view, Arc::new(confirmer), seen, draining)
+        let (others, draining) = (Arc::default(), CancellationToken::new());
+        Admission::new(me, view, Arc::new(confirmer), seen, others, draining)
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 //! There are few of them, so each has a connection to itself while it lasts.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tokio::time::timeout;
 
 use super::environment::WriteHalf;
 use super::frame_reader::FrameReader;
-use super::link::{DialError, dial};
+use super::link::{DIAL_TIMEOUT, DialError, dial};
 use super::outgoing::Outgoing;
 
 /// How many idle connections are kept for each address.
@@ -127,14 +128,29 @@ impl Calls {
             .map_err(|_| DialError::Timeout)?
     }
 
-    /// Says to the node at `address` who this one is, over a connection of its own, and asks nothing.
+    /// Says to the node at `address` who this one is, over a connection of its own, and asks nothing but who is
+    /// there now: a connection that is kept would tell who was.
     ///
     /// # Errors
     /// [`DialError`]; what the node has against this one is [`DialError::Refused`].
-    pub async fn introduce(&self, address: &str) -> Result<(), DialError> {
+    pub async fn introduce(&self, address: &str) -> Result<Welcome, DialError> {
         let fresh = self.dial(address).await?;
-        self.put_back(address, fresh);
-        Ok(())
+        Ok(fresh.welcome)
+    }
+
+    /// The addresses that a name stands for now.
+    ///
+    /// # Errors
+    /// It has none, or that cannot be found out in [`DIAL_TIMEOUT`].
+    pub async fn addresses_of(&self, address: &str) -> io::Result<Vec<String>> {
+        let resolved = self.outgoing.network.resolve(address);
+        match timeout(DIAL_TIMEOUT, resolved).await {
+            Ok(resolved) => resolved,
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the name is not resolved in time",
+            )),
+        }
     }
 
     async fn dial(&self, address: &str) -> Result<Idle, DialError> {

@@ -222,6 +222,7 @@ async fn shake_hands(
             Ok((hello.peer.map(Arc::new), hello.knows_goaway))
         }
         Err(error) => {
+            shared.metrics.hellos_refused.increment(1);
             tracing::info!(reason = %error, "connection refused");
             outbox.respond(request_id, &Response::Error(error));
             Err(None)

@@ -17,7 +17,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::decisions::{Decisions, VoteFrom};
-use self::joining::Joining;
+use self::joining::{JoinTried, Joining};
+use self::seeds::{Asked, Seeds};
 use self::strangers::is_of_members;
 use super::admission::Myself;
 use super::calls::Calls;
@@ -25,8 +26,8 @@ use super::confirming::Confirmer;
 use super::disk_progress::DiskProgress;
 use super::events::{ControlEvent, Responder};
 use super::hint_worker::HintHandle;
-use super::link::DialError;
 use super::metrics::Metrics;
+use super::other_clusters::OtherClusters;
 use super::rebuilding::Rebuilding;
 use super::repairs::Repairs;
 use super::seen::Seen;
@@ -42,11 +43,13 @@ mod joining;
 mod news;
 mod report;
 mod running;
+mod seeds;
 mod strangers;
 
 pub use self::running::{Runner, prepare, run};
 
 pub use self::error::ControlError;
+pub(crate) use self::joining::StartedWith;
 
 /// How many probes for others are under way at once: every member may ask about another one.
 const PROBES_MAX: usize = 1024;
@@ -61,20 +64,21 @@ const UPKEEP: Duration = Duration::from_secs(1);
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The document that holds the ring.
-pub(super) const RING: &str = "ring";
+pub(crate) const RING: &str = "ring";
 
 /// The document that holds what this node has promised and accepted.
 const ACCEPTOR: &str = "acceptor";
+
+/// N, W and R where they were given.
+pub type Quorums = (Option<u8>, Option<u8>, Option<u8>);
 
 /// What a node was told about its cluster when it was started.
 #[derive(Debug, Clone)]
 pub struct Startup {
     /// Nodes to ask.
     pub seeds: Vec<String>,
-    /// Found a cluster although seeds are given.
-    pub bootstrap: bool,
     /// N, W and R where they were given.
-    pub quorums: (Option<u8>, Option<u8>, Option<u8>),
+    pub quorums: Quorums,
     /// The node's own entry in the ring.
     pub member: Member,
     /// Whether the directory has never been part of a cluster.
@@ -95,6 +99,8 @@ pub struct Parts {
     pub confirmer: Arc<Confirmer>,
     /// What was seen of them.
     pub seen: Arc<Seen>,
+    /// Nodes of other clusters that have called.
+    pub others: Arc<OtherClusters>,
     /// Requests and hints.
     pub events: mpsc::Receiver<ControlEvent>,
     /// Where views go.
@@ -140,11 +146,11 @@ enum CallEnd {
     },
     Ring(Option<RingDocument>),
     Vote(VoteFrom),
-    Join(Result<Response, DialError>),
-    /// A seed refuses a node that has a ring already.
-    SeedRefused(String, ErrorReply),
-    /// Another seed had nothing to object, or was silent.
-    SeedDone,
+    Join(JoinTried),
+    /// What the seeds of a node say that may found a cluster.
+    Founding(Vec<Asked>),
+    /// What the seeds of a member say.
+    Seeds(Vec<Asked>),
     /// Who answers where the holder of a name is known to be.
     Holder(decisions::HolderTried),
 }
@@ -169,6 +175,8 @@ pub struct Control {
     ring: Option<Arc<Ring>>,
     decisions: Decisions,
     joining: Joining,
+    seeds: Seeds,
+    others: Arc<OtherClusters>,
     view: watch::Sender<Arc<View>>,
     draining: CancellationToken,
     /// Probes that other nodes have asked for.
@@ -199,6 +207,7 @@ impl Control {
             calls,
             confirmer,
             seen,
+            others,
             view,
             files,
             store,
@@ -232,7 +241,9 @@ impl Control {
             membership: Membership::new(membership, entry, random.fork(), 0),
             ring: None,
             decisions: Decisions::new(acceptor),
-            joining: Joining::new(&startup.seeds, now),
+            joining: Joining::new(now),
+            seeds: Seeds::new(&startup.seeds, now),
+            others,
             me,
             startup,
             calls,
@@ -263,7 +274,6 @@ impl Control {
             Some(document) => {
                 control.check_settings(&document)?;
                 control.follow(document);
-                control.greet_seeds();
             }
             None => control.found_if_due()?,
         }
@@ -445,7 +455,10 @@ impl Control {
     }
 
     fn not_joined(&self) -> Response {
-        let message = "this node has not joined a cluster yet";
+        let message = format!(
+            "this node has not joined a cluster yet: {}",
+            self.joining.trouble()
+        );
         Response::Error(ErrorReply::new(ErrorCode::NotReady, message).retryable())
     }
 
@@ -461,12 +474,8 @@ impl Control {
             }
             CallEnd::Confirmed(entry) => self.on_confirmed(entry),
             CallEnd::Outdated(error) => self.end_as_outdated(error),
-            CallEnd::SeedRefused(seed, error) => self.on_seed_refused(seed, error),
             // Silence is what the failure detector lives on.
-            CallEnd::Gossip(_, None)
-            | CallEnd::Ring(None)
-            | CallEnd::SeedDone
-            | CallEnd::NotOutdated => {}
+            CallEnd::Gossip(_, None) | CallEnd::Ring(None) | CallEnd::NotOutdated => {}
             CallEnd::Pinged(target, alive) => self.step(Event::ProbeAnswered {
                 target,
                 via: None,
@@ -484,7 +493,9 @@ impl Control {
                 }
             }
             CallEnd::Vote(vote) => self.on_vote(vote),
-            CallEnd::Join(answer) => self.on_join_answer(answer),
+            CallEnd::Join(tried) => self.on_join_tried(tried),
+            CallEnd::Founding(asked) => self.on_founding(&asked),
+            CallEnd::Seeds(asked) => self.on_seeds(asked),
             CallEnd::Holder(tried) => self.on_holder_tried(tried),
         }
     }
@@ -495,6 +506,7 @@ impl Control {
         self.step(Event::LocalDisk { hangs });
         self.step(Event::Tick);
         self.join_if_due(now);
+        self.ask_seeds_if_due(now);
         self.decide_if_due(now);
         self.publish();
     }

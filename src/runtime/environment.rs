@@ -23,8 +23,13 @@ pub type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// Makes connections and takes them in.
 pub trait Network: Send + Sync + 'static {
-    /// Connects to `host:port`; a name is resolved anew at each call.
+    /// Connects to `host:port`; a name is resolved anew at each call, and each of its addresses tried.
     fn dial<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<(ReadHalf, WriteHalf)>>;
+
+    /// The addresses that `host:port` stands for now, to be dialled each; those of IPv6 are in brackets.
+    fn resolve<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Vec<String>>> {
+        Box::pin(async move { Ok(vec![address.to_owned()]) })
+    }
 
     /// Listens on an address; port 0 takes a free one.
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>>;

@@ -169,6 +169,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections refused, or closed in favour of others, because there were too many.
     pub connections_refused: Counter,
+    /// Hellos that were refused: of another cluster, another version, or somebody who may not come in.
+    pub hellos_refused: Counter,
     /// Frames that were damaged or none at all, on connections of either direction: each ended its
     /// connection.
     pub malformed_frames: Counter,
@@ -368,6 +370,10 @@ impl Metrics {
             connections_refused: counter(
                 "dynakv_connections_refused_total",
                 "Connections refused, or closed because they said nothing, as this node had as many as it takes.",
+            ),
+            hellos_refused: counter(
+                "dynakv_hellos_refused_total",
+                "Connections refused for what they said of themselves: another cluster, an unknown node.",
             ),
             malformed_frames: counter(
                 "dynakv_malformed_frames_total",

@@ -24,7 +24,7 @@
 //! | [`control`], [`calls`], [`view`] | requests about nodes: gossip, joins, ring decisions, status |
 //! | [`mender`], [`repairs`] | comparing and mending copies, and what operators want of that |
 //! | [`unlocking`] | mending keys that are beyond a limit |
-//! | [`http`], [`metrics`], [`process`], [`systemd`] | what operators and service managers look at |
+//! | [`http`], [`metrics`], [`process`], [`systemd`], [`log_lines`] | what operators and service managers look at |
 
 pub mod admission;
 pub mod alarm;
@@ -49,9 +49,11 @@ pub mod link;
 pub mod links;
 pub mod listener;
 pub mod local;
+pub mod log_lines;
 pub mod mender;
 pub mod metrics;
 pub mod operations;
+pub mod other_clusters;
 pub mod outbox;
 pub mod outgoing;
 pub mod parking;

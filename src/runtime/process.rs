@@ -7,6 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::log_lines;
+
 /// The process's CPU time, memory, descriptors and start in Prometheus' text form, under the names that
 /// Prometheus' own client libraries use, and the room on the disk of the data directory.
 ///
@@ -68,6 +70,18 @@ pub fn render(node: &str, data_dir: &Path) -> String {
         "gauge",
         "How many file descriptors the process may have.",
         descriptors_max().map(|count| count.to_string()),
+    );
+    put(
+        "dynakv_log_lines_dropped_total",
+        "counter",
+        "Lines of the process's log that standard error did not take.",
+        Some(log_lines::dropped().to_string()),
+    );
+    put(
+        "dynakv_log_lines_left_out_total",
+        "counter",
+        "Lines of the process's log that were left out because one place of the program had too many.",
+        Some(log_lines::left_out().to_string()),
     );
     put(
         "process_start_time_seconds",

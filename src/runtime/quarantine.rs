@@ -23,7 +23,7 @@ use super::rebuilding::Rebuilding;
 pub const STORE_DIRECTORY: &str = "store";
 
 /// What the name of a store that was set aside begins with; a time follows.
-const SET_ASIDE: &str = "store.damaged-";
+pub(crate) const SET_ASIDE: &str = "store.damaged-";
 
 /// Why there is no store to run on.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +80,7 @@ pub fn open_store(
 ) -> Result<DiskStore, OpenError> {
     let directory = data_dir.join(STORE_DIRECTORY);
     // Gone: somebody has removed it, or the process ended while it was being set aside.
-    let is_gone = Identity::exists(files)? && !DiskStore::exists(&directory);
+    let is_gone = Identity::exists(files)? && !DiskStore::exists(&directory)?;
     let reason = if is_gone {
         format!(
             "the store of this node is gone from {}",
@@ -274,6 +274,14 @@ mod tests {
         }
     }
 
+    fn lose_format(store: &Path) {
+        std::fs::remove_file(store.join("format")).unwrap();
+    }
+
+    fn ruin_parameters(store: &Path) {
+        std::fs::write(store.join("sled/conf"), "this is no configuration").unwrap();
+    }
+
     fn empty(store: &Path) {
         std::fs::remove_dir_all(store).unwrap();
         std::fs::create_dir(store).unwrap();
@@ -285,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_lost_store_is_replaced_under_a_new_actor_where_others_have_its_data() {
-        for lose in [ruin, empty, remove] {
+        for lose in [ruin, empty, remove, lose_format, ruin_parameters] {
             let directory = stopped(2);
             lose(&directory.path().join(STORE_DIRECTORY));
             let files = DirectoryFiles::open(directory.path()).unwrap();
@@ -296,9 +304,33 @@ mod tests {
         }
     }
 
+    /// Who cannot look, or looks through a link to a disk that is not mounted, does not know that it is gone.
+    #[test]
+    fn a_store_that_cannot_be_looked_at_is_not_gone() {
+        for target in [STORE_DIRECTORY, "on-a-disk-that-is-not-mounted"] {
+            let directory = stopped(2);
+            let store = directory.path().join(STORE_DIRECTORY);
+            let elsewhere = directory.path().join("elsewhere");
+            std::fs::rename(&store, &elsewhere).unwrap();
+            std::os::unix::fs::symlink(target, &store).unwrap();
+            let files = DirectoryFiles::open(directory.path()).unwrap();
+            for accept_loss in [false, true] {
+                let error = open(directory.path(), &files, accept_loss).unwrap_err();
+                assert!(matches!(error, OpenError::Store(_)), "{error:?}");
+                assert!(error.to_string().contains("store"), "{error}");
+                assert!(Identity::ended_cleanly(&files).unwrap(), "touched");
+            }
+            std::fs::remove_file(&store).unwrap();
+            std::fs::rename(&elsewhere, &store).unwrap();
+            let store = open(directory.path(), &files, false).unwrap();
+            assert_eq!(store.get(b"k").unwrap().unwrap(), "v");
+            assert_eq!(rebuilding(files), 0);
+        }
+    }
+
     #[test]
     fn the_only_copy_is_given_up_on_demand_only() {
-        for lose in [ruin, empty, remove] {
+        for lose in [ruin, empty, remove, lose_format, ruin_parameters] {
             let directory = stopped(1);
             lose(&directory.path().join(STORE_DIRECTORY));
             let files = DirectoryFiles::open(directory.path()).unwrap();

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use dynakv_client::addresses::{first_of, io_error, resolve};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -24,7 +25,18 @@ pub struct TcpNetwork;
 
 impl Network for TcpNetwork {
     fn dial<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<(ReadHalf, WriteHalf)>> {
-        Box::pin(async move { halves(TcpStream::connect(address).await?) })
+        Box::pin(async move {
+            let addresses = resolve(address).await?;
+            let connected = first_of(&addresses, TcpStream::connect).await;
+            halves(connected.map_err(io_error)?)
+        })
+    }
+
+    fn resolve<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Vec<String>>> {
+        Box::pin(async move {
+            let addresses = resolve(address).await?.into_iter();
+            Ok(addresses.map(|address| address.to_string()).collect())
+        })
     }
 
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {

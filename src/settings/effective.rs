@@ -4,8 +4,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{KeyLines, Layer, Syncs};
+use super::{Bounds, Filter, KeyLines, Layer, Syncs};
 use crate::config::Config;
+
+/// What is logged when nobody says anything, nor `RUST_LOG`.
+const LOG_DEFAULT: &str = "info";
 
 /// All layers as they were read, before they were merged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -98,16 +101,24 @@ pub struct Effective {
     pub value: Option<String>,
     /// Who said so.
     pub origin: Origin,
+    /// What is permitted.
+    pub bounds: Bounds,
 }
 
 /// All settings of a checked config, in the order of the documentation.
 pub fn effective(layers: &Layers, config: &Config) -> Vec<Effective> {
-    let names = Layer::NAMES.iter();
+    let log = layers.clone().merged().log;
+    let names = Layer::NAMES.iter().zip(Layer::BOUNDS);
     names
-        .map(|&(name, variable)| Effective {
+        .map(|(&(name, variable), bounds)| Effective {
             name,
-            value: value(config, name),
+            value: match name {
+                // Of the process, and not of the node in it.
+                "log" => Some(log.as_ref().map_or(LOG_DEFAULT, Filter::as_str).to_owned()),
+                _ => value(config, name),
+            },
             origin: layers.origin(name, variable),
+            bounds: *bounds,
         })
         .collect()
 }

@@ -14,8 +14,9 @@ use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::hash::{Position, SEGMENTS, Segment};
 
+use crate::ballast;
 use crate::disk::{DirectoryLock, LOCK_FILE};
-use crate::disk_store::{DiskOptions, DiskStore, LOG_DIRECTORY, TREE_DIRECTORY};
+use crate::disk_store::{DiskOptions, DiskStore, LOG_DIRECTORY, TREE_DIRECTORY, mend_constants};
 use crate::error::StoreError;
 use crate::hint_log::check_hints;
 use crate::log;
@@ -253,6 +254,10 @@ pub fn check_directory(directory: &Path, progress: Progress<'_>) -> Result<Check
         checked.found(damaged.display().to_string(), problem);
     }
     let copy = Copy::of(directory, progress)?;
+    for (name, problem) in mend_constants(&copy.path)? {
+        let place = directory.join(name).display().to_string();
+        checked.found(place, copy.renamed(&problem));
+    }
     let options = DiskOptions::default();
     match DiskStore::open(&copy.path, options) {
         Ok(store) => {
@@ -327,6 +332,8 @@ impl Copy {
         };
         let mut files = Vec::new();
         list(directory, &mut files)?;
+        // It is large, and says nothing.
+        files.retain(|(path, _)| *path != directory.join(ballast::FILE));
         let total = files.iter().map(|(_, bytes)| bytes).sum();
         let mut done = 0;
         for (from, bytes) in files {
@@ -344,10 +351,12 @@ impl Copy {
 
     /// What the error says, with the names of the original.
     fn in_words(&self, error: &StoreError) -> String {
+        self.renamed(&error.to_string())
+    }
+
+    fn renamed(&self, text: &str) -> String {
         let (copy, original) = (self.path.display(), self.of.display());
-        error
-            .to_string()
-            .replace(&copy.to_string(), &original.to_string())
+        text.replace(&copy.to_string(), &original.to_string())
     }
 
     /// The place that an error about the copy means.

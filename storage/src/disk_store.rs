@@ -19,6 +19,7 @@ mod layout;
 mod options;
 mod pace;
 mod scan;
+mod signals;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,8 +34,10 @@ use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
 
 use self::lack::Lack;
+pub(crate) use self::layout::mend_constants;
 use self::layout::{RUN_DOCUMENT, check_format, check_lengths};
 pub use self::options::{DiskOptions, Durability};
+use self::signals::Signals;
 use crate::disk::{DirectoryFiles, create_directory};
 use crate::document::{load_document, save_document};
 use crate::error::StoreError;
@@ -143,20 +146,6 @@ impl Frozen {
     }
 }
 
-/// What threads wait for.
-#[derive(Debug, Default)]
-struct Signals {
-    /// The store is being closed.
-    closing: bool,
-    /// How many callers wait for a checkpoint.
-    waiting: usize,
-    /// What the checkpoint waits for, and so must nobody wait for it.
-    starved: Option<Lack>,
-    /// How many generations were frozen, and how many of these the tree has.
-    frozen: u64,
-    completed: u64,
-}
-
 impl DiskStore {
     /// Opens the store in this directory, and creates it if there is none. Reads the log, which
     /// [`DiskOptions::log_bytes`] bounds, and no records.
@@ -168,9 +157,11 @@ impl DiskStore {
     /// move the directory aside and start empty, as a node that lost its data.
     pub fn open(directory: impl AsRef<Path>, options: DiskOptions) -> Result<Self, StoreError> {
         let began = Instant::now();
+        let options = options.within_bounds();
         let directory = directory.as_ref().to_owned();
         let files = DirectoryFiles::open(&directory)?;
-        let room = Room::open(&directory, options.reserve_bytes)?;
+        let tree_directory = directory.join(TREE_DIRECTORY);
+        let room = Room::open(&directory, &tree_directory, options.reserve_bytes)?;
         let space = DiskSpace::of(&directory)?;
         let options = DiskOptions {
             memtable_bytes: space.fitting(options.memtable_bytes as u64) as usize,
@@ -178,8 +169,9 @@ impl DiskStore {
             ..options
         };
         check_format(&directory, &files)?;
-        let opened = Tree::open(&directory.join(TREE_DIRECTORY), options.cache_bytes)?;
+        let opened = Tree::open(&tree_directory, options.cache_bytes)?;
         let (tree, checkpoint, written) = opened;
+        room.note_opened();
         let tree_opened_ms = began.elapsed().as_millis() as u64;
 
         let log_directory = directory.join(LOG_DIRECTORY);
@@ -247,7 +239,10 @@ impl DiskStore {
     }
 
     /// Whether there is a store in this directory, whatever state it is in.
-    pub fn exists(directory: &Path) -> bool {
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] and its like where that cannot be told.
+    pub fn exists(directory: &Path) -> Result<bool, StoreError> {
         layout::exists(directory)
     }
 

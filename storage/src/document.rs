@@ -6,6 +6,8 @@
 //! Integers are big-endian. The crc32 (IEEE) covers the file's name, the format byte and the content,
 //! so that a file copied over another is noticed too.
 
+use std::path::Path;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::disk::SmallFiles;
@@ -18,15 +20,34 @@ const HEADER_BYTES: usize = MAGIC.len() + 1 + 4 + 4;
 /// Reads a document that [`save_document`] wrote; `None` when there is none.
 ///
 /// # Errors
-/// [`StoreError::DamagedFile`] for anything but the bytes that were saved under this name; otherwise
-/// what the disk says.
+/// [`StoreError::DamagedFile`] for anything but the bytes that were saved under this name,
+/// [`StoreError::LaterFile`] if a later version saved them; otherwise what the disk says.
 pub fn load_document(files: &dyn SmallFiles, name: &str) -> Result<Option<Bytes>, StoreError> {
     let Some(file) = files.read(name)? else {
         return Ok(None);
     };
     match decode(name, file) {
         Ok(content) => Ok(Some(content)),
+        Err(Damage::UnknownFormat { format }) => Err(StoreError::LaterFile {
+            name: name.to_owned(),
+            format,
+        }),
         Err(damage) => Err(damaged(name, damage)),
+    }
+}
+
+/// Reads a document of a directory that may be another process's, or not there at all; touches nothing.
+///
+/// # Errors
+/// As [`load_document`].
+pub fn peek_document(directory: &Path, name: &str) -> Result<Option<Bytes>, StoreError> {
+    let path = directory.join(name);
+    match std::fs::read(&path) {
+        Ok(file) => decode(name, Bytes::from(file))
+            .map(Some)
+            .map_err(|damage| damaged(name, damage)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("read", &path)(error)),
     }
 }
 
@@ -52,7 +73,7 @@ fn encode(name: &str, content: &[u8]) -> BytesMut {
     file.put_u8(FORMAT);
     // A document beyond 4 GiB would be found damaged when it is read; control state has kilobytes.
     file.put_u32(content.len() as u32);
-    file.put_u32(checksum(name, content));
+    file.put_u32(checksum(name, FORMAT, content));
     file.put_slice(content);
     file
 }
@@ -65,26 +86,27 @@ fn decode(name: &str, mut file: Bytes) -> Result<Bytes, Damage> {
         return Err(Damage::NotOurs);
     }
     let format = file.get_u8();
-    if format != FORMAT {
-        return Err(Damage::UnknownFormat { format });
-    }
     let stated = u64::from(file.get_u32());
     let stored = file.get_u32();
     let found = file.len() as u64;
     if stated != found {
         return Err(Damage::Length { stated, found });
     }
-    let computed = checksum(name, &file);
+    let computed = checksum(name, format, &file);
     if stored != computed {
         return Err(Damage::Checksum { stored, computed });
+    }
+    // Only what is sound can be believed to be another version's.
+    if format != FORMAT {
+        return Err(Damage::UnknownFormat { format });
     }
     Ok(file)
 }
 
-fn checksum(name: &str, content: &[u8]) -> u32 {
+fn checksum(name: &str, format: u8, content: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(name.as_bytes());
-    hasher.update(&[FORMAT]);
+    hasher.update(&[format]);
     hasher.update(content);
     hasher.finalize()
 }
@@ -117,6 +139,20 @@ mod tests {
         }
         assert_damaged("ring", &[&good[..], b"\0"].concat());
         assert_damaged("acceptor", &good);
+    }
+
+    #[test]
+    fn a_sound_document_of_a_later_version_is_no_damage() {
+        let files = MemoryDisk::new().files();
+        let content = b"what the next version writes";
+        let mut later = encode("ring", content).to_vec();
+        later[MAGIC.len()] = FORMAT + 1;
+        let covered = [b"ring", &[FORMAT + 1][..], content].concat();
+        let sum = crc32fast::hash(&covered).to_be_bytes();
+        later[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&sum);
+        files.write_durable("ring", &later).unwrap();
+        let error = load_document(&files, "ring").unwrap_err();
+        assert!(!error.is_corruption() && error.to_string().contains("ring"));
     }
 
     #[test]

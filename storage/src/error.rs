@@ -25,12 +25,12 @@ pub enum StoreError {
         /// The directory or file that could not grow.
         path: PathBuf,
     },
-    /// The process or the system has no descriptor or no memory left to give. The disk is well and nothing
+    /// The process or the system has no descriptor, no thread or no memory left to give. The disk is well and nothing
     /// was changed. A running store goes on by itself once there is some again.
     #[error(
         "cannot {doing} {}: {source}. The disk is well: the process or the system has used up what it may \
-         have. Raise the limit (LimitNOFILE of the service, or ulimit -n) or lower connections_max; a node \
-         that runs goes on by itself once there is some again",
+         have. Raise the limit (LimitNOFILE, TasksMax or MemoryMax of the service, or ulimit) or lower \
+         connections_max; a node that runs goes on by itself once there is some again",
         path.display()
     )]
     Shortage {
@@ -114,6 +114,17 @@ pub enum StoreError {
         name: String,
         /// What is wrong with it.
         damage: Damage,
+    },
+    /// A small file is sound, and a later version's.
+    #[error(
+        "the file {name} in the data directory is of format {format}, which this version does not know: \
+         start the version that wrote it"
+    )]
+    LaterFile {
+        /// The file's name.
+        name: String,
+        /// The number found.
+        format: u8,
     },
     /// The store as a whole cannot be read.
     #[error(
@@ -262,6 +273,7 @@ impl StoreError {
             | Self::Io { .. }
             | Self::Shortage { .. }
             | Self::Locked { .. }
+            | Self::LaterFile { .. }
             | Self::TooLarge { .. }
             | Self::Unsupported { .. }
             | Self::NotRecounting
@@ -315,10 +327,11 @@ impl StoreError {
     }
 }
 
-/// Whether the system lacks descriptors or memory, and nothing is wrong with the file.
+/// Whether the system lacks descriptors, threads or memory, and nothing is wrong with the file.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    // No thread can be had: no file of ours is opened so that it would say that.
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
     let number = error.raw_os_error();
     shortages
         .iter()
@@ -371,8 +384,8 @@ mod tests {
 
     #[test]
     fn a_shortage_is_told_from_a_fault_of_the_disk() {
-        // EMFILE, ENFILE, ENOMEM
-        for number in [24, 23, 12] {
+        // EMFILE, ENFILE, ENOMEM, EAGAIN
+        for number in [24, 23, 12, 11] {
             let error = io::Error::from_raw_os_error(number);
             let error = StoreError::io("create", Path::new("/data/x"))(error);
             assert!(matches!(error, StoreError::Shortage { .. }), "{error:?}");

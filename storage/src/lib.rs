@@ -11,7 +11,7 @@
 //! | `segments` | a hash of each segment of the ring, changed with each key; `hash_pages` writes them down |
 //! | [`check`] | holds a store against itself, also a damaged one |
 //! | [`mod@rewrite`] | writes a store anew, only what is live |
-//! | [`room`] | how much of the disk is kept in reserve; the ballast |
+//! | [`room`] | how much of the disk is kept in reserve; `ballast` keeps what opening takes |
 //! | [`status`] | how a store is doing: memtables, log, checkpoints |
 //! | [`disk`] | [`SmallFiles`]: small files written all or not at all; the directory's lock |
 //! | [`document`] | small files with a checksum |
@@ -22,6 +22,7 @@
 //!
 //! Nothing here is asynchronous: a caller gives the store a thread of its own.
 
+mod ballast;
 pub mod check;
 mod chunks;
 pub mod disk;
@@ -51,7 +52,7 @@ mod witness;
 pub use check::{Checked, Finding, check_directory, check_store};
 pub use disk::{DirectoryFiles, DirectoryLock, SmallFiles, rename_directory};
 pub use disk_store::{DiskOptions, DiskStore, Durability};
-pub use document::{load_document, save_document};
+pub use document::{load_document, peek_document, save_document};
 pub use error::{Damage, StoreError};
 pub use hint_log::{
     AppendFile, DiskAppendFile, HINTS_FILE, HintLog, HintsChecked, Opened, check_hints,

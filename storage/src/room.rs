@@ -7,20 +7,19 @@
 //! |---|---|
 //! | all of it and more | everything goes |
 //! | half to all | deletes go: they make room later |
-//! | a quarter to half, and never less than the ballast | checkpoints go on: they make room in the log, and put it into the tree |
+//! | a quarter to half, and never less than opening takes | checkpoints go on: they make room in the log, and put it into the tree |
 //! | less | nothing is written until there is room |
 //!
-//! Another program may still fill the disk. Then a file of ours, the *ballast*, is removed, which leaves
-//! room to open the store again and for the node's small files.
+//! Another program may still fill the disk. Then a file of ours, the [`Ballast`], is removed, which leaves
+//! room to open the store again and for the node's small files. What is missing of that of a large store is kept
+//! free like the reserve.
 
-use std::fs::{self, OpenOptions};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::disk::sync_directory;
+use crate::ballast::Ballast;
 use crate::error::StoreError;
 
 /// The reserve of a large disk, in bytes.
@@ -30,14 +29,8 @@ const RESERVE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// checkpoint needs new ones before it can free old ones.
 const RESERVE_BYTES_MIN: u64 = 24 * 1024 * 1024;
 
-/// The ballast, in bytes: opening the store writes a segment of sled's, a log file and small ones.
-const BALLAST_BYTES_MAX: u64 = 16 * 1024 * 1024;
-
-/// What opening the tree may write, in bytes: two of sled's segments.
+/// What opening the tree may write besides its snapshot, in bytes: two of sled's segments.
 const OPENING_BYTES: u64 = 8 * 1024 * 1024;
-
-/// What the ballast's file is called.
-const BALLAST_FILE: &str = "ballast";
 
 /// When no more than this is free, in bytes, the ballast goes.
 const EXHAUSTED_BYTES: u64 = 1024 * 1024;
@@ -92,10 +85,6 @@ impl DiskSpace {
     pub fn fitting(self, bytes: u64) -> u64 {
         bytes.min((self.total_bytes / 16).max(1024 * 1024))
     }
-
-    fn ballast_bytes(self) -> u64 {
-        (self.total_bytes / 8).min(BALLAST_BYTES_MAX)
-    }
 }
 
 /// Watches the room on the disk of a store.
@@ -103,7 +92,9 @@ impl DiskSpace {
 pub(crate) struct Room {
     directory: PathBuf,
     reserve_bytes: u64,
-    ballast_bytes: u64,
+    ballast: Ballast,
+    /// What is missing of the ballast beyond what any store needs: kept free besides the reserve.
+    missing_bytes: AtomicU64,
     /// What may be written before the next look; not positive when the file system must be asked.
     until_look: AtomicI64,
     free_bytes: AtomicU64,
@@ -116,19 +107,24 @@ pub(crate) struct Room {
 impl Room {
     /// Looks at the disk. When it is full, what was kept as ballast is given up, so that the store can be
     /// opened.
-    pub(crate) fn open(directory: &Path, reserve_bytes: Option<u64>) -> Result<Self, StoreError> {
+    pub(crate) fn open(
+        directory: &Path,
+        tree: &Path,
+        reserve_bytes: Option<u64>,
+    ) -> Result<Self, StoreError> {
         let space = DiskSpace::of(directory)?;
         let room = Self {
             directory: directory.to_owned(),
             reserve_bytes: reserve_bytes.unwrap_or_else(|| space.default_reserve_bytes()),
-            ballast_bytes: space.ballast_bytes(),
+            ballast: Ballast::of(directory, tree, space.total_bytes)?,
+            missing_bytes: AtomicU64::new(0),
             until_look: AtomicI64::new(0),
             free_bytes: AtomicU64::new(space.free_bytes),
             is_short: AtomicBool::new(false),
             looked: Mutex::default(),
         };
-        if space.free_bytes < room.ballast_bytes {
-            room.drop_ballast();
+        if space.free_bytes < room.ballast.wanted_bytes() {
+            room.ballast.give_up();
         }
         room.look();
         *room.looked() = None;
@@ -152,6 +148,7 @@ impl Room {
             Change::Removal => self.reserve_bytes / 2,
         };
         let free_bytes = self.free_bytes.load(Ordering::Relaxed);
+        let needed = needed.saturating_add(self.missing_bytes.load(Ordering::Relaxed));
         if free_bytes >= needed.saturating_add(bytes as u64) {
             return Ok(());
         }
@@ -165,8 +162,8 @@ impl Room {
     /// Looks at the disk if that is due, and takes the ballast if there is room. Called with each group of
     /// writes, and not when the store is opened: who only looks at it changes nothing.
     pub(crate) fn look_now_and_then(&self) {
-        if self.is_look_due() && self.look() >= self.ballast_bytes.saturating_mul(2) {
-            self.fill_ballast();
+        if self.is_look_due() {
+            self.ballast.fill(self.look());
         }
     }
 
@@ -174,19 +171,27 @@ impl Room {
     pub(crate) fn is_enough_for_checkpoint(&self) -> bool {
         self.look();
         // What the ballast has left is for opening the store.
-        let missing = match self.directory.join(BALLAST_FILE).exists() {
-            true => 0,
-            false => self.ballast_bytes,
-        };
+        let missing = self
+            .ballast
+            .wanted_bytes()
+            .saturating_sub(self.ballast.bytes());
         // Also without a reserve a checkpoint keeps away from the end of the disk: sled does not bear it.
-        let needed = (self.reserve_bytes / 4).max(self.ballast_bytes);
-        self.free_bytes.load(Ordering::Relaxed) >= needed + missing
+        let needed = (self.reserve_bytes / 4).max(self.ballast.base_bytes());
+        self.free_bytes.load(Ordering::Relaxed) >= needed.saturating_add(missing)
     }
 
     /// Whether the tree can be opened again.
     pub(crate) fn is_enough_to_open(&self) -> bool {
-        let needed = self.ballast_bytes.min(OPENING_BYTES);
+        let base = self.ballast.base_bytes().min(OPENING_BYTES);
+        let needed = base + self.ballast.snapshot_bytes_max();
         DiskSpace::of(&self.directory).is_ok_and(|space| space.free_bytes >= needed)
+    }
+
+    /// The tree was opened, and with it another snapshot written.
+    pub(crate) fn note_opened(&self) {
+        if let Err(error) = self.ballast.learn() {
+            tracing::warn!(%error, "cannot tell how much room the next start takes");
+        }
     }
 
     /// Whether there is nothing left, so that whatever fails may fail because of it.
@@ -196,17 +201,7 @@ impl Room {
 
     /// Gives up the ballast: something has met the end of the disk.
     pub(crate) fn drop_ballast(&self) {
-        let path = self.directory.join(BALLAST_FILE);
-        match fs::remove_file(&path) {
-            Ok(()) => {
-                tracing::warn!(path = %path.display(), "the disk is full: the ballast is given up");
-                let _ = sync_directory(&self.directory);
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "cannot remove the ballast")
-            }
-        }
+        self.ballast.give_up();
     }
 
     /// What is free and what is kept of it, in bytes, and whether growth is refused.
@@ -216,7 +211,9 @@ impl Room {
             |_| self.free_bytes.load(Ordering::Relaxed),
             |space| space.free_bytes,
         );
-        (free, self.reserve_bytes, free < self.reserve_bytes)
+        let kept = self.missing_bytes.load(Ordering::Relaxed);
+        let kept = kept.saturating_add(self.reserve_bytes);
+        (free, self.reserve_bytes, free < kept)
     }
 
     fn is_look_due(&self) -> bool {
@@ -236,7 +233,11 @@ impl Room {
             return 0;
         };
         self.free_bytes.store(space.free_bytes, Ordering::Relaxed);
-        let spare = space.free_bytes.saturating_sub(self.reserve_bytes);
+        let ballast = self.ballast.bytes().max(self.ballast.base_bytes());
+        let missing = self.ballast.wanted_bytes().saturating_sub(ballast);
+        self.missing_bytes.store(missing, Ordering::Relaxed);
+        let kept = self.reserve_bytes.saturating_add(missing);
+        let spare = space.free_bytes.saturating_sub(kept);
         // Half of what is there, because a checkpoint takes from it at the same time.
         let until_look = (spare / 2).min(BETWEEN_LOOKS_BYTES_MAX);
         self.until_look.store(until_look as i64, Ordering::Relaxed);
@@ -254,30 +255,6 @@ impl Room {
             self.drop_ballast();
         }
         spare
-    }
-
-    /// Takes the ballast, if it is not there. Without one the store runs as well, until the disk is full.
-    fn fill_ballast(&self) {
-        let path = self.directory.join(BALLAST_FILE);
-        if self.ballast_bytes == 0
-            || fs::metadata(&path).is_ok_and(|it| it.len() == self.ballast_bytes)
-        {
-            return;
-        }
-        let filled = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .and_then(|file| {
-                let flags = rustix::fs::FallocateFlags::empty();
-                rustix::fs::fallocate(&file, flags, 0, self.ballast_bytes)?;
-                file.sync_all()
-            });
-        if let Err(error) = filled {
-            tracing::debug!(path = %path.display(), %error, "no ballast");
-            let _ = fs::remove_file(&path);
-        }
     }
 }
 
@@ -313,7 +290,7 @@ mod tests {
     fn growth_is_refused_before_removal() {
         let directory = tempfile::tempdir().unwrap();
         let free = DiskSpace::of(directory.path()).unwrap().free_bytes;
-        let room = |reserve| Room::open(directory.path(), Some(reserve)).unwrap();
+        let room = |reserve| Room::open(directory.path(), directory.path(), Some(reserve)).unwrap();
         let admitted = |room: &Room, change| room.admit(100, change).is_ok();
         let plenty = room(0);
         assert!(admitted(&plenty, Change::Growth) && admitted(&plenty, Change::Removal));
@@ -330,7 +307,7 @@ mod tests {
     #[test]
     fn a_write_larger_than_what_is_left_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let room = Room::open(directory.path(), Some(0)).unwrap();
+        let room = Room::open(directory.path(), directory.path(), Some(0)).unwrap();
         let free = DiskSpace::of(directory.path()).unwrap().free_bytes;
         assert!(room.admit(2 * free as usize, Change::Growth).is_err());
         room.admit(1, Change::Growth).unwrap();
@@ -339,15 +316,18 @@ mod tests {
     #[test]
     fn the_ballast_comes_and_goes() {
         let directory = tempfile::tempdir().unwrap();
-        let room = Room::open(directory.path(), Some(0)).unwrap();
-        let ballast = directory.path().join(BALLAST_FILE);
+        let room = Room::open(directory.path(), directory.path(), Some(0)).unwrap();
+        let ballast = directory.path().join("ballast");
         let look = || {
             std::thread::sleep(LOOK_INTERVAL);
             room.look_now_and_then();
         };
         assert!(!ballast.exists(), "opening takes no room");
         look();
-        assert_eq!(fs::metadata(&ballast).unwrap().len(), room.ballast_bytes);
+        assert_eq!(
+            std::fs::metadata(&ballast).unwrap().len(),
+            room.ballast.wanted_bytes()
+        );
         room.drop_ballast();
         room.drop_ballast();
         assert!(!ballast.exists());

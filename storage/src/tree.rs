@@ -5,25 +5,27 @@
 //! checksum of ours, a `witness` notices when a checkpoint has vanished, and where sled panics on damage
 //! the caller gets an error.
 
-use std::any::Any;
+mod failure;
+mod opening;
+
 use std::collections::BTreeSet;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::ops::Bound;
 use std::os::unix::fs::MetadataExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dynakv_protocol::hash::Position;
 use sled::IVec;
 
+use self::failure::{failure, guarded};
+use self::opening::open_sled;
+pub(crate) use self::opening::{file_bytes, mend_parameters, snapshot_bytes, wait_until_closed};
 use crate::chunks::Chunks;
 use crate::disk::{OpenDirectory, create_directory, sync_directory, sync_path};
-use crate::error::{Damage, StoreError, is_shortage};
+use crate::error::{Damage, StoreError};
 use crate::format::{
     self, ChunkedValue, INLINE_BYTES_MAX, Record, encode_chunked, encode_inline, key_of_record,
     put_record_key, record_key,
@@ -34,13 +36,6 @@ use crate::segments::HashSnapshot;
 use crate::store::PositionRange;
 use crate::totals::Sums;
 use crate::witness::{Checkpoint, Witness, WitnessError};
-
-/// sled cannot change it later. With 4 MiB a tree node of 17 of our largest items (each at most 8 KiB
-/// with its key) is far from needing a file of its own, which sled would not sync.
-const SEGMENT_BYTES: usize = 4 * 1024 * 1024;
-
-/// How long to wait for the threads of a store that this process has just closed.
-const CLOSING_WAIT: Duration = Duration::from_secs(5);
 
 /// How many damaged keys are told apart; beyond, they are counted no more.
 const DAMAGED_KEYS_MAX: usize = 65_536;
@@ -394,135 +389,6 @@ impl TreeCursor<'_> {
         let versions = guarded(&tree.directory, || tree.versions(&record_key, stored))?;
         let key = Bytes::copy_from_slice(key_of_record(&record_key));
         Ok(Some((key, versions)))
-    }
-}
-
-/// Opens sled. We hold our own lock, so that another holder of sled's can only be what is left of a
-/// store that this process has closed: its threads end a moment later.
-fn open_sled(directory: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
-    let began = Instant::now();
-    loop {
-        let config = sled::Config::new()
-            .path(directory)
-            .cache_capacity(cache_bytes)
-            .segment_size(SEGMENT_BYTES)
-            // Durability is asked for, by `complete`; a timer would only add writes.
-            .flush_every_ms(None);
-        match config.open() {
-            Ok(db) => return Ok(db),
-            Err(error) if is_lock(&error) => {
-                if began.elapsed() > CLOSING_WAIT {
-                    let path = directory.to_owned();
-                    return Err(StoreError::Locked { path });
-                }
-                sleep(Duration::from_millis(5));
-            }
-            Err(error) => return Err(failure(directory, "open", error)),
-        }
-    }
-}
-
-/// Waits for the threads of a tree that this process has just closed: until then they may write, also by
-/// name.
-pub(crate) fn wait_until_closed(directory: &Path) -> Result<(), StoreError> {
-    let path = directory.join("db");
-    let began = Instant::now();
-    loop {
-        let file = File::open(&path).map_err(StoreError::io("open", &path))?;
-        // sled holds a lock on this file while it lives.
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
-            Err(TryLockError::WouldBlock) if began.elapsed() > CLOSING_WAIT => {
-                let path = directory.to_owned();
-                return Err(StoreError::Locked { path });
-            }
-            Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(5)),
-        }
-    }
-}
-
-/// sled has no kind of its own for it.
-fn is_lock(error: &sled::Error) -> bool {
-    matches!(error, sled::Error::Io(error) if error.to_string().contains("could not acquire lock"))
-}
-
-/// Says what an error of sled means for an operator.
-fn failure(directory: &Path, doing: &'static str, error: sled::Error) -> StoreError {
-    let path = directory.to_owned();
-    match error {
-        // A file that ends too early or holds the wrong thing is no fault of the disk's.
-        sled::Error::Io(error)
-            if matches!(
-                error.kind(),
-                std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData
-            ) =>
-        {
-            StoreError::CorruptStore {
-                path,
-                reason: error.to_string(),
-            }
-        }
-        sled::Error::Io(error) if sync_has_failed() => StoreError::sync_failed(directory)(error),
-        sled::Error::Io(error) => StoreError::io(doing, directory)(error),
-        sled::Error::Unsupported(reason) => StoreError::Unsupported { path, reason },
-        sled::Error::Corruption { .. }
-        | sled::Error::CollectionNotFound(_)
-        | sled::Error::ReportableBug(_) => StoreError::CorruptStore {
-            path,
-            reason: error.to_string(),
-        },
-    }
-}
-
-/// Whether a sync in sled has failed: even "no space left" is then no longer a matter of room.
-fn sync_has_failed() -> bool {
-    #[cfg(target_os = "linux")]
-    return crate::flush_override::has_failed();
-    #[cfg(not(target_os = "linux"))]
-    false
-}
-
-/// Turns a panic of sled, its answer to much of what damage can do, into an error.
-///
-/// Unwind-safe in spirit: after an error a reader holds nothing of sled's, and a writer never writes
-/// again.
-pub(crate) fn guarded<T>(
-    directory: &Path,
-    f: impl FnOnce() -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
-        let path = directory.to_owned();
-        let reason = format!("sled gave up: {}", text_of(&*panic));
-        // sled unwraps errors of the system, too, and a shortage is no damage.
-        match shortage_in(&reason) {
-            Some(source) => Err(StoreError::Shortage {
-                doing: "use the files of",
-                path,
-                source,
-            }),
-            None => Err(StoreError::CorruptStore { path, reason }),
-        }
-    })
-}
-
-/// The shortage that a panic tells of: the text of an error has the system's number in it.
-fn shortage_in(reason: &str) -> Option<std::io::Error> {
-    let numbers = reason.split(|c: char| !c.is_ascii_digit());
-    let mut errors =
-        numbers.filter_map(|number| number.parse().ok().map(std::io::Error::from_raw_os_error));
-    // Only where the text speaks of such an error: a page or a segment may have the same number.
-    let speaks = reason.contains("os error") || reason.contains("Os { code");
-    errors.find(|error| speaks && is_shortage(error))
-}
-
-fn text_of(panic: &(dyn Any + Send)) -> &str {
-    if let Some(text) = panic.downcast_ref::<&str>() {
-        text
-    } else if let Some(text) = panic.downcast_ref::<String>() {
-        text
-    } else {
-        "no reason given"
     }
 }
 

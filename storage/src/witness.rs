@@ -10,8 +10,8 @@
 //! The file is not synced. After the death of the process it is exact; after a power cut it may be some
 //! seconds old, and then it vouches for all that is older.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -188,6 +188,17 @@ fn decode_record(record: &[u8]) -> Option<(u64, Checkpoint)> {
         hash_root: fields.get_u128(),
     };
     Some((number, checkpoint))
+}
+
+/// Whether a checkpoint was ever done here, as far as the file says. Until then the tree holds nothing that was
+/// promised.
+pub(crate) fn was_complete(directory: &Path) -> Result<bool, StoreError> {
+    let path = directory.join(FILE);
+    match fs::read(&path) {
+        Ok(content) => Ok(!content.is_empty()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StoreError::io("read", &path)(error)),
+    }
 }
 
 /// The file, if it is there and says nothing that can be believed.

@@ -7,6 +7,7 @@
 //!
 //! Mounting needs root, `mkfs.ext4` and loop devices; without them the test says so and passes.
 
+mod halfway;
 mod writer;
 
 use std::fs::File;
@@ -332,4 +333,80 @@ fn what_was_acknowledged_survives_a_power_cut() {
         assert!(in_checkpoint > 0, "no cut fell into a checkpoint");
     }
     disk.unmount().unwrap();
+}
+
+/// Tells the test binary that it is the process that opens, and what.
+const OPENS: &str = "DYNAKV_TEST_CUT_OPENS";
+
+/// Waits until sled has written half of what it notes when it opens, and stands still; and lets the disk have
+/// that half.
+fn wait_until_halfway(child: &Child, disk: &Disk) {
+    let status = format!("/proc/{}/stat", child.id());
+    let began = std::time::Instant::now();
+    // "T" behind the name of the program.
+    while !std::fs::read_to_string(&status).is_ok_and(|stat| stat.contains(") T ")) {
+        assert!(began.elapsed().as_secs() < 60, "it never came so far");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    rustix::fs::syncfs(File::open(&disk.mounted_at).unwrap()).unwrap();
+}
+
+#[test]
+fn a_power_cut_while_a_store_opens_costs_nothing() {
+    let plan = PLANS[0];
+    let options = Cut::new(0).options();
+    if let Ok(directory) = std::env::var(OPENS) {
+        let opened = DiskStore::open(directory, options);
+        opened.unwrap_or_else(|error| panic!("does not open: {error}"));
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let made = halfway::build(root.path()).and_then(|library| {
+        let mut disk = Disk::make(root.path())?;
+        disk.mount().map(|()| (library, disk))
+    });
+    let (library, mut disk) = match made {
+        Ok(made) => made,
+        Err(reason) => {
+            println!(
+                "SKIPPED: no power is cut, because no file system could be made and mounted, or no \
+                 library built: {reason}"
+            );
+            return;
+        }
+    };
+    let store = disk.mounted_at.join("store");
+    let (mut acknowledged, mut first) = (Acknowledged::new(), 1);
+    let cuts = 6;
+    for cut in 0..cuts {
+        {
+            let opened = DiskStore::open(&store, options);
+            let opened = opened.unwrap_or_else(|error| panic!("cut {cut}: does not open: {error}"));
+            plan.check(&opened, &acknowledged);
+            for counter in first..first + 3000 {
+                acknowledged.insert(plan.apply(&opened, counter), counter);
+            }
+            first += 3000;
+            opened.checkpoint().unwrap();
+        }
+        let mut opener = Command::new(std::env::current_exe().unwrap());
+        let test = "a_power_cut_while_a_store_opens_costs_nothing";
+        let opener = opener
+            .args(["--exact", test, "--nocapture"])
+            .env(OPENS, &store)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let stop = rustix::process::Signal::STOP;
+        let mut child = halfway::halfway(opener, &library, stop).spawn().unwrap();
+        wait_until_halfway(&child, &disk);
+        disk.cut_power();
+        end(&mut child);
+        disk.unmount().unwrap();
+        disk.mount().unwrap();
+    }
+    let opened = DiskStore::open(&store, options).unwrap();
+    plan.check(&opened, &acknowledged);
+    drop(opened);
+    disk.unmount().unwrap();
+    println!("{cuts} cuts in the midst of a snapshot: nothing lost");
 }

@@ -19,11 +19,11 @@ const VALUE_BYTES: usize = 16 * 1024;
 const WRITES: usize = DISK_BYTES / VALUE_BYTES;
 
 /// A small file system, which is there until this is dropped.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// Mounts one over a directory; why it cannot, when it cannot.
-    fn mount(at: &Path) -> Result<Self, String> {
+    pub(crate) fn mount(at: &Path) -> Result<Self, String> {
         std::fs::create_dir_all(at).map_err(|error| error.to_string())?;
         let size = format!("size={DISK_BYTES}");
         let mut mount = process::Command::new("mount");
@@ -43,7 +43,7 @@ impl SmallDisk {
     }
 
     /// Another program takes so much, or all that there is.
-    fn take(&self, bytes: usize) {
+    pub(crate) fn take(&self, bytes: usize) {
         let mut file = File::options()
             .append(true)
             .create(true)
@@ -57,7 +57,7 @@ impl SmallDisk {
         }
     }
 
-    fn clear(&self) {
+    pub(crate) fn clear(&self) {
         std::fs::remove_file(self.other()).unwrap();
     }
 }

@@ -368,6 +368,7 @@ fn nobody_is_sent_to_an_address_by_gossip() {
                 ring_version: RingVersion(ring.version.0 + 100),
                 directory_id: liar.directory_id,
                 limits: None,
+                may_found: false,
             };
             let member = Member {
                 id: liar.node_id.clone(),

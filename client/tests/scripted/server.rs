@@ -84,6 +84,7 @@ impl Peer {
             ring_version: RingVersion(1),
             directory_id: DirectoryId(1),
             limits: None,
+            may_found: false,
         };
         self.answer(id, &Response::Welcome(welcome)).await;
     }

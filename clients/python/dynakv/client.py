@@ -16,6 +16,7 @@ from .operation import (
     Key,
     Operation,
     Value,
+    addresses_of,
     check_quorum,
     context_of,
     key_of,
@@ -29,7 +30,8 @@ from .wire import VALUE_BYTES_MAX, Bytes, split_address
 class Client:
     """A client of a cluster. It may be used by any number of threads at once, but not across a fork.
 
-    :param seeds: ``host:port`` of some nodes. The others are learnt from them.
+    :param seeds: ``host:port`` of some nodes, or a string with one or, with commas between them, several. The
+        other nodes are learnt from them. Of a name every address is tried.
     :param cluster: the cluster's name, which nodes of another one refuse; empty for whichever it is.
     :param timeout: how many seconds a request may take, with all its retries.
     :param route: ask owners directly; without it only the seeds are asked, and pass requests on.
@@ -41,16 +43,12 @@ class Client:
 
     def __init__(
         self,
-        seeds: Iterable[str],
+        seeds: Union[str, Iterable[str]],
         cluster: str = "",
         timeout: float = 5.0,
         route: bool = True,
     ) -> None:
-        addresses = list(seeds)
-        if not addresses:
-            raise ValueError("a client needs at least one address")
-        for address in addresses:
-            split_address(address)
+        addresses = addresses_of(seeds)
         if len(cluster.encode()) > 255:
             raise ValueError("a cluster's name has at most 255 bytes")
         self._timeout = seconds(timeout)
@@ -66,8 +64,11 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Ends all connections; requests that wait for an answer fail."""
+        """Ends all connections; requests that wait for an answer fail. After a fork it ends none of the parent's."""
         self._dispatcher.close()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a client has connections and cannot be pickled or copied: make one in each process")
 
     # Data.
 

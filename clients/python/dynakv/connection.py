@@ -99,28 +99,26 @@ class Connection:
     def open(
         cls, address: str, cluster: str, cluster_id: int, timeout_s: float, silence_s: float
     ) -> Connection:
-        """Dials and shakes hands, within this time."""
+        """Dials and shakes hands, within this time. Of a name every address is tried: each has its share of what is
+        left, so that one which swallows packets leaves enough for the next."""
         deadline = time.monotonic() + timeout_s
-        try:
-            sock = socket.create_connection(split_address(address), timeout=max(timeout_s, 0.001))
-        except ValueError as error:
-            raise UnreachableError(str(error)) from None
-        except OSError as error:
-            message = f"{address} cannot be reached: {error or 'no answer'}"
-            raise UnreachableError(message, retryable=True) from None
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.settimeout(_TICK_S)
-            buffer = bytearray()
-            welcome = _shake_hands(address, sock, buffer, cluster, cluster_id, deadline)
-        except OSError as error:
-            sock.close()
-            message = f"{address} ended the connection before it began: {error}"
-            raise UnreachableError(message, retryable=True) from None
-        except BaseException:
-            sock.close()
-            raise
-        return cls(address, sock, buffer, welcome, silence_s)
+        targets = _resolve_name(address)
+        failures: list[DynakvError] = []
+        for at, (family, target) in enumerate(targets):
+            left = max(deadline - time.monotonic(), 0)
+            until = time.monotonic() + left / (len(targets) - at)
+            named = address if len(targets) == 1 else f"{address} at {_address_text(target)}"
+            try:
+                sock, buffer, welcome = _dial(named, family, target, cluster, cluster_id, until)
+                return cls(address, sock, buffer, welcome, silence_s)
+            except DynakvError as error:
+                failures.append(error)
+        # What a node said tells more than that nobody answers.
+        told = [error for error in failures if not isinstance(error, UnreachableError)]
+        if told or len(failures) == 1:
+            raise (told or failures)[0]
+        message = "; ".join(error.message for error in failures)
+        raise UnreachableError(message, retryable=any(error.retryable for error in failures))
 
     @property
     def alive(self) -> bool:
@@ -180,6 +178,10 @@ class Connection:
             pass  # It has ended already.
         for call in waiting.values():
             _resolve(call, error=call.lost(why))
+
+    def let_go(self) -> None:
+        """Closes this process's hold on the socket, and not the connection, which is another process's."""
+        self._socket.close()
 
     def join(self) -> None:
         """Waits until a closed connection has let go of its socket."""
@@ -338,6 +340,53 @@ def _resolve(call: Call, result: Any = None, error: DynakvError | None = None) -
         call.answer.set_result(result)
     else:
         call.answer.set_exception(error)
+
+
+def _resolve_name(address: str) -> list[tuple[int, Any]]:
+    """The family and the form for sockets of each address that a name stands for."""
+    try:
+        host, port = split_address(address)
+    except ValueError as error:
+        raise UnreachableError(str(error)) from None
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        message = f"{address} cannot be reached: {error}"
+        raise UnreachableError(message, retryable=True) from None
+    return list(dict.fromkeys((family, target) for family, _, _, _, target in found))
+
+
+def _address_text(target: Any) -> str:
+    host, port = target[0], target[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _dial(
+    address: str, family: int, target: Any, cluster: str, cluster_id: int, deadline: float
+) -> tuple[socket.socket, bytearray, messages.Welcome]:
+    """Connects to one address and shakes hands, until the deadline."""
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise UnreachableError(f"{address} cannot be reached: {error}", retryable=True) from None
+    try:
+        try:
+            sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            sock.connect(target)
+        except OSError as error:
+            message = f"{address} cannot be reached: {error or 'no answer'}"
+            raise UnreachableError(message, retryable=True) from None
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.settimeout(min(max(deadline - time.monotonic(), 0.001), _TICK_S))
+            buffer = bytearray()
+            return sock, buffer, _shake_hands(address, sock, buffer, cluster, cluster_id, deadline)
+        except OSError as error:
+            message = f"{address} ended the connection before it began: {error}"
+            raise UnreachableError(message, retryable=True) from None
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _shake_hands(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -13,6 +14,7 @@ from . import messages
 from .connection import Call, Connection
 from .errors import (
     DynakvError,
+    ForkedError,
     NotReadyError,
     RequestTimeoutError,
     UnreachableError,
@@ -46,6 +48,7 @@ class Dispatcher:
         self._cluster = cluster
         self._timeout = timeout_s
         self._route = route
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._nodes: dict[str, Node] = {}
         self._closed = False
@@ -56,7 +59,13 @@ class Dispatcher:
         self._ring_fetching = threading.Lock()
 
     def close(self) -> None:
-        """Ends all connections."""
+        """Ends all connections. A fork lets go of what it has inherited, and ends nothing for its parent."""
+        if self._is_forked():
+            # No lock: whoever had it when the fork was made is not here to let go of it.
+            for node in self._nodes.values():
+                if node.connection is not None:
+                    node.connection.let_go()
+            return
         with self._lock:
             self._closed = True
             nodes = list(self._nodes.values())
@@ -65,6 +74,18 @@ class Dispatcher:
             if connection is not None:
                 connection.close()
                 connection.join()
+
+    def _is_forked(self) -> bool:
+        return os.getpid() != self._process
+
+    def _check_process(self, maybe_applied: bool = False) -> None:
+        """Raises after a fork. Before any lock is taken: it may be one that nobody here can release."""
+        if self._is_forked():
+            message = (
+                f"this client was made in process {self._process}, before the fork of process {os.getpid()}: its "
+                f"connections are not shared; make a Client in each process"
+            )
+            raise ForkedError(message, maybe_applied=maybe_applied)
 
     # Running operations.
 
@@ -76,6 +97,7 @@ class Dispatcher:
 
     def start(self, operations: Sequence[Operation]) -> None:
         """Sends each of them to a node, or finds that there is none."""
+        self._check_process()
         waiting = list(operations)
         while waiting:
             self._refresh_ring(waiting)
@@ -148,6 +170,7 @@ class Dispatcher:
 
     def wait_for(self, operation: Operation) -> None:
         """Waits for the answer of an attempt."""
+        self._check_process(maybe_applied=operation.is_write)
         call, node, connection = operation.call, operation.node, operation.connection
         assert call is not None and node is not None and connection is not None, "it was sent"
         left = operation.deadline + _GRACE_S - time.monotonic()

@@ -7,6 +7,7 @@ do: the flags decide, the code explains (PROTOCOL.md, "Errors").
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class DynakvError(Exception):
@@ -41,6 +42,10 @@ class DynakvError(Exception):
         #: The version of the sender's ring, if it said so.
         self.ring_version = ring_version
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As it is, whatever its class is made from: so it is copied, and goes from one process to another.
+        return _as_it_was, (type(self), self.args), self.__dict__
+
     def __str__(self) -> str:
         notes = []
         if self.needed is not None and self.got is not None:
@@ -48,6 +53,10 @@ class DynakvError(Exception):
         if self.maybe_applied:
             notes.append("the write may have been applied all the same")
         return f"{self.message} ({'; '.join(notes)})" if notes else self.message
+
+
+def _as_it_was(kind: type[DynakvError], args: tuple[object, ...]) -> DynakvError:
+    return kind.__new__(kind, *args)
 
 
 class BadRequestError(DynakvError):
@@ -176,6 +185,11 @@ class WouldReplaceSeveralError(DynakvError):
     """The key has several values, and the write was to replace one at most."""
 
     name, code = "conflict", 20
+
+
+class ForkedError(DynakvError):
+    """The client was made before a fork, in another process: it has no threads here, and its connections are those
+    of that process. Make one in each process."""
 
 
 class ConflictError(DynakvError):

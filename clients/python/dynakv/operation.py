@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any, Callable, Union
 
 from .connection import Call, Connection
 from .errors import BadRequestError, DynakvError, TooLargeError, UnreachableError
-from .wire import CONTEXT_BYTES_MAX, KEY_BYTES_MAX, Bytes
+from .wire import CONTEXT_BYTES_MAX, KEY_BYTES_MAX, Bytes, split_address
 
 Key = Union[str, Bytes]
 Value = Union[str, Bytes]
@@ -143,6 +144,22 @@ def context_of(context: bytes | None) -> bytes | None:
     if len(context) > CONTEXT_BYTES_MAX:
         raise TooLargeError(f"a context has at most {CONTEXT_BYTES_MAX} bytes")
     return bytes(context)
+
+
+def addresses_of(seeds: Union[str, Iterable[str]]) -> list[str]:
+    """The addresses of some nodes, checked. A string is one, or several with commas between them."""
+    if isinstance(seeds, (bytes, bytearray, memoryview)):
+        raise TypeError(f"seeds are a str or several, not {type(seeds).__name__}")
+    if isinstance(seeds, str):
+        seeds = [seed.strip() for seed in seeds.split(",")]
+    addresses = list(seeds)
+    if not addresses:
+        raise ValueError("a client needs at least one address")
+    for address in addresses:
+        if not isinstance(address, str):
+            raise TypeError(f"an address is a str, not {type(address).__name__}")
+        split_address(address)
+    return addresses
 
 
 def check_quorum(name: str, count: int | None) -> None:

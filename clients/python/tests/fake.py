@@ -64,6 +64,8 @@ class FakeNode:
         self.script = script
         self.cluster = cluster
         self.cluster_id = cluster_id
+        #: Whether it refuses every hello, as a node of another cluster does.
+        self.refuses = False
         #: Of each connection: the body of its hello.
         self.hellos: list[bytes] = []
         #: All requests, in the order of their arrival.
@@ -122,6 +124,8 @@ class FakeNode:
     def _answers(self, request: Message) -> list[bytes]:
         if request.kind == messages.HELLO:
             self.hellos.append(bytes(request.body))
+            if self.refuses:
+                return [error(12, request.request_id)]
             welcome = (
                 b"\x01"
                 + wire.sized(b"fake")

@@ -7,8 +7,8 @@ use dynakv_protocol::admin::{
 };
 use dynakv_protocol::causal::{Clock, Dot, Sibling, Value, Versions};
 use dynakv_protocol::client::{
-    Fetched, FetchedSibling, Get, HealthReply, MemberStatus, RingReply, StatsReply, StatusReply,
-    Write, Written,
+    Fetched, FetchedSibling, Get, HealthReply, MemberStatus, OtherCluster, RingReply, StatsReply,
+    StatusReply, Write, Written,
 };
 use dynakv_protocol::codec::{Wire, put_varint};
 use dynakv_protocol::gossip::{
@@ -607,6 +607,7 @@ fn welcome() -> impl Strategy<Value = Welcome> {
                     ring_version,
                     directory_id: DirectoryId(nonce >> 1),
                     limits,
+                    may_found: nonce % 2 == 1,
                 }
             },
         )
@@ -696,6 +697,14 @@ fn member_status() -> impl Strategy<Value = MemberStatus> {
         )
 }
 
+fn other_cluster() -> impl Strategy<Value = OtherCluster> {
+    (any::<bool>(), text(), text()).prop_map(|(is_seed, address, reason)| OtherCluster {
+        is_seed,
+        address,
+        reason,
+    })
+}
+
 fn status() -> impl Strategy<Value = StatusReply> {
     (
         node_id(),
@@ -705,9 +714,19 @@ fn status() -> impl Strategy<Value = StatusReply> {
         any::<(u8, u8, u8)>(),
         vec(member_status(), 0..4),
         (1..=u64::MAX, vec(octets(40), 0..3), any::<bool>()),
+        vec(other_cluster(), 0..3),
     )
         .prop_map(
-            |(node_id, cluster_name, cluster_id, ring_version, (n, w, r), members, locked)| {
+            |(
+                node_id,
+                cluster_name,
+                cluster_id,
+                ring_version,
+                (n, w, r),
+                members,
+                locked,
+                other_clusters,
+            )| {
                 StatusReply {
                     node_id,
                     cluster_name,
@@ -719,6 +738,7 @@ fn status() -> impl Strategy<Value = StatusReply> {
                     members,
                     locked_keys: if locked.2 { locked.0 } else { 0 },
                     locked_keys_named: if locked.2 { locked.1 } else { Vec::new() },
+                    other_clusters,
                 }
             },
         )

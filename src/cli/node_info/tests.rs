@@ -1,5 +1,6 @@
 //! Tests of what the informing commands print.
 
+use dynakv_client::OtherCluster;
 use dynakv_protocol::ring_document::{Member, RingDocument};
 use dynakv_protocol::{ClusterId, DirectoryId, Generation, NodeId, RingVersion};
 
@@ -36,6 +37,7 @@ fn status(n: u8, states: &[MemberState]) -> StatusReply {
         members: (1..).zip(states).map(member).collect(),
         locked_keys: 0,
         locked_keys_named: Vec::new(),
+        other_clusters: Vec::new(),
     }
 }
 
@@ -184,7 +186,7 @@ fn status_has_these_forms() {
         r#"{"id":"node-2","address":"127.0.0.1:8081","state":"dead","#,
         r#""state_age_ms":1500,"generation":2,"zone":"","keys":10,"disk_bytes":2048,"rebuilding_segments":0,"#,
         r#""rebuilding_of_segments":0,"rebuilt_percent":100.0,"hints_waiting":2,"disk_hangs":false,"#,
-        r#""owns_percent":33.33,"software":"0.1.0"}],"locked_keys":0,"locked_keys_named":[]}"#,
+        r#""owns_percent":33.33,"software":"0.1.0"}],"locked_keys":0,"locked_keys_named":[],"other_clusters":[]}"#,
         "\n"
     );
     assert_eq!(report, Report::data(Exit::Unavailable, expected));
@@ -197,6 +199,39 @@ alive  node-1  127.0.0.1:8080  2.0 KiB  33.3 %    10      1  -     0.1.0
 dead   node-2  127.0.0.1:8081  2.0 KiB  33.3 %    10      2  -     0.1.0
 ";
     assert_eq!(report, Report::data(Exit::Unavailable, expected));
+}
+
+#[test]
+fn a_node_whose_seed_is_in_another_cluster_is_not_healthy() {
+    let mut status = status(3, &[MemberState::Alive; 3]);
+    let other = |is_seed, address: &str| OtherCluster {
+        is_seed,
+        address: address.to_owned(),
+        reason: "as it says".to_owned(),
+    };
+    // Anybody can call.
+    status.other_clusters = vec![other(false, "10.0.0.7:1")];
+    let report = status_report(&status, None, Format::Table);
+    assert_eq!(report.exit, Exit::Ok);
+    assert_eq!(
+        report.messages,
+        "dynakv: a node of another cluster, at 10.0.0.7:1, calls node-1: as it says\n  \
+         next: dynakv --server 10.0.0.7:1 status\n"
+    );
+    status.other_clusters = vec![other(true, "seeds.example:1 ([::1]:1)")];
+    let report = status_report(&status, None, Format::Table);
+    assert_eq!(report.exit, Exit::Degraded);
+    assert_eq!(
+        report.messages,
+        "dynakv: the seed seeds.example:1 ([::1]:1) of node-1 is in another cluster: as it says\n  \
+         next: dynakv --server [::1]:1 status\n"
+    );
+    let report = status_report(&status, None, Format::Json);
+    assert_eq!(report.exit, Exit::Degraded);
+    let json: serde_json::Value = serde_json::from_slice(&report.data).unwrap();
+    assert_eq!(json["verdict"], "degraded");
+    assert_eq!(json["other_clusters"][0]["is_seed"], true);
+    assert_eq!(json["other_clusters"][0]["reason"], "as it says");
 }
 
 #[test]

@@ -180,6 +180,41 @@ fn a_running_node_is_left_alone() {
     assert_eq!(check(root.path(), Format::Plain).exit, Exit::Ok);
 }
 
+/// What was set aside is nobody's: the node whose it was runs, and nothing of it is in the way.
+#[test]
+fn a_store_that_was_set_aside_is_checked_while_its_node_runs() {
+    let root = data_directory();
+    let aside = root.path().join("store.damaged-20261124T075240Z");
+    fs::rename(root.path().join("store"), &aside).unwrap();
+    let lock = DirectoryFiles::open(root.path()).unwrap();
+    fs::write(root.path().join(HINTS_FILE), "hints of the node that runs").unwrap();
+    assert_eq!(check(&aside, Format::Plain).exit, Exit::Ok);
+    let again = root.path().join("store.damaged-20261124T075240Z-1");
+    fs::rename(&aside, &again).unwrap();
+    for (file, content) in [
+        ("format", None),
+        ("sled/conf", Some("this is no configuration")),
+    ] {
+        let path = again.join(file);
+        let good = fs::read(&path).unwrap();
+        match content {
+            Some(content) => fs::write(&path, content).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        let report = check(&again, Format::Json);
+        assert_eq!(report.exit, Exit::Error, "{}", report.messages);
+        let document = json(&report);
+        let findings = document["findings"].to_string();
+        assert!(findings.contains(file), "{findings}");
+        assert!(!findings.contains("version"), "{findings}");
+        // What can be read is read all the same.
+        assert_eq!(document["keys"], 100, "{document}");
+        fs::write(&path, good).unwrap();
+    }
+    assert_eq!(check(&again, Format::Plain).exit, Exit::Ok);
+    drop(lock);
+}
+
 #[test]
 fn what_is_no_store_is_a_usage_error_and_stays_empty() {
     let root = tempfile::tempdir().unwrap();

@@ -646,6 +646,30 @@ fn a_replaced_blind_write_is_not_done_while_more_than_one_other_stands() {
     assert!(error.maybe_applied && error.retryable, "{error}");
 }
 
+/// The first attempt of a write was under way for long, and a second one was acknowledged elsewhere. The client's next
+/// write had its first dot when the former came, and was lost to it.
+#[test]
+fn a_late_attempt_of_an_earlier_write_does_not_replace_a_later_one_for_good() {
+    let (mut here, mut there) = (minter(), other_minter(8));
+    let acknowledged = minted_by(&mut there, again(1, "earlier", None));
+    let mut key = Versions::new();
+    here.mint(&mut key, intent(2, "later", None), 1).unwrap();
+    let first: SmallVec<[Dot; 1]> = key.written().map(|it| it.dot).collect();
+    here.mint(&mut key, intent(1, "earlier", None), 1).unwrap();
+    let seen = Beside {
+        beside: acknowledged.clone(),
+        first,
+        replaced: Replaced::new(),
+    };
+    let minted = here.mint_again(&mut key, intent(2, "later", None), &seen, 1);
+    assert!(matches!(minted, Ok(Minted::New { .. })), "{minted:?}");
+    key.merge(&acknowledged);
+    assert_eq!(standing(&key), [2]);
+    // Nor is it there any more for whoever sends it once more.
+    let minted = here.mint(&mut key, again(1, "earlier", None), 1);
+    assert_eq!(minted, Ok(Minted::Retired));
+}
+
 #[test]
 fn a_retired_blind_write_is_not_done_while_more_than_one_other_stands() {
     let (mut here, mut there) = (minter(), other_minter(8));

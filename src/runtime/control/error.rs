@@ -22,18 +22,6 @@ pub enum ControlError {
         /// This node.
         id: NodeId,
     },
-    /// A seed is of another cluster than the directory.
-    #[error(
-        "the seed {seed} refused this node: {reason}. The data directory belongs to the cluster that this \
-         node is in already: take that seed out of --seed to stay there; to join the seed's cluster \
-         instead, start with an empty --data-dir"
-    )]
-    StrangeSeed {
-        /// Which.
-        seed: String,
-        /// What it said.
-        reason: ErrorReply,
-    },
     /// The directory belongs to a cluster of another name.
     #[error(
         "this data directory belongs to the cluster {found:?}, not to {asked:?}: start with --cluster \
@@ -60,6 +48,21 @@ pub enum ControlError {
         asked: u8,
         /// " or more" for w and r.
         or_more: &'static str,
+    },
+    /// The node was started with another zone or weight than its ring has for it.
+    #[error(
+        "the ring has {name} = {ring:?} for this node, it was started with {name} = {asked:?}: {option}. The \
+         ring decides which keys a node keeps, and its {name} cannot be changed by a restart"
+    )]
+    OtherPlace {
+        /// zone or weight.
+        name: &'static str,
+        /// The ring's.
+        ring: String,
+        /// The node's.
+        asked: String,
+        /// What to start it with.
+        option: String,
     },
     /// The directory holds data but no ring.
     #[error(

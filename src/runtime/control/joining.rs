@@ -1,19 +1,25 @@
 //! How a node gets its first ring: it founds a cluster, or asks seeds until one lets it in.
 //!
-//! A cluster is founded only by a node that has an empty directory and no seeds, or was told to. Without
-//! an answer from a seed nothing is ever decided.
+//! A cluster is founded only by a node that has an empty directory and no seeds, or by one with `--bootstrap`
+//! after all of its seeds have said that they are in none ([`founding`](crate::engine::founding)). Without an
+//! answer from a seed nothing is ever decided.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
 use dynakv_protocol::gossip::Join;
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::ring_document::RingDocument;
-use dynakv_protocol::{ClusterId, ErrorCode, ErrorReply};
+use dynakv_protocol::{ClusterId, ErrorCode, ErrorReply, NodeId};
 use tokio::time::Instant;
 
-use super::{CALL_TIMEOUT, CallEnd, Control, ControlError};
+use super::seeds::{self, Asked, AskedEnd, label, shortened};
+use super::{CallEnd, Control, ControlError, Quorums};
+use crate::engine::founding::{self, Said, Verdict};
 use crate::engine::layout::found;
 use crate::runtime::link::DialError;
+use crate::settings::{N_DEFAULT, R_DEFAULT, W_DEFAULT};
 
 /// How long a seed may take over a join: a decision of the cluster's majority is in it.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,43 +30,91 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// Every so many attempts in vain are worth a line in the log.
 const ATTEMPTS_PER_LINE: usize = 20;
 
-/// N, W and R of a new cluster that was told none: the balanced preset.
-const N_DEFAULT: u8 = 3;
-const W_DEFAULT: u8 = 2;
-const R_DEFAULT: u8 = 2;
-
-/// Where the node stands with its seeds.
+/// Where a node without a ring stands with its seeds.
 pub(super) struct Joining {
-    seeds: Vec<String>,
     attempts: usize,
     is_asking: bool,
     due: Instant,
-    /// The last thing that kept it from joining, for people.
-    pub(super) trouble: String,
+    /// What each seed has said last, for people.
+    troubles: BTreeMap<String, Trouble>,
+    /// Why it does not found a cluster, if it may.
+    founds_not: String,
+}
+
+/// Why a seed did not let this node in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Trouble {
+    text: String,
+    /// It is of another cluster, and so will not let it in later, either.
+    is_strange: bool,
+}
+
+/// What came of asking a seed to be let in, at each of its addresses that was tried.
+pub(super) struct JoinTried {
+    seed: String,
+    ends: Vec<(String, Result<Response, DialError>)>,
 }
 
 impl Joining {
-    pub(super) fn new(seeds: &[String], now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
-            seeds: seeds.to_vec(),
             attempts: 0,
             is_asking: false,
             due: now,
-            trouble: "joining".to_owned(),
+            troubles: BTreeMap::new(),
+            founds_not: String::new(),
         }
+    }
+
+    /// What keeps the node from joining, for people.
+    pub(super) fn trouble(&self) -> String {
+        let seeds = self.troubles.iter();
+        let seeds = seeds.map(|(seed, trouble)| format!("the seed {seed}: {}", trouble.text));
+        let mut parts: Vec<String> = seeds.collect();
+        if !self.founds_not.is_empty() {
+            parts.insert(0, self.founds_not.clone());
+        }
+        match parts.is_empty() {
+            true => "joining".to_owned(),
+            false => shortened(parts.join("; ")),
+        }
+    }
+
+    /// Notes what a seed has said. True when it is another thing than before.
+    fn note(&mut self, seed: &str, trouble: Trouble) -> bool {
+        let before = self.troubles.insert(seed.to_owned(), trouble.clone());
+        before.as_ref() != Some(&trouble)
+    }
+
+    fn is_line_due(&self) -> bool {
+        self.attempts.is_multiple_of(ATTEMPTS_PER_LINE)
     }
 }
 
-impl Control {
-    /// Holds the settings against the ring of the directory.
-    pub(super) fn check_settings(&self, document: &RingDocument) -> Result<(), ControlError> {
-        if document.cluster_name != self.me.cluster_name {
+/// What a node was started with, as far as a ring says it, too.
+pub(crate) struct StartedWith<'a> {
+    pub(crate) cluster_name: &'a str,
+    pub(crate) quorums: Quorums,
+    pub(crate) id: &'a NodeId,
+    pub(crate) zone: &'a str,
+    pub(crate) weight: u16,
+}
+
+impl StartedWith<'_> {
+    /// Holds it against a ring: that of the node's directory, or the one that let it in.
+    ///
+    /// What the ring says of a node counts until the ring changes, so a setting that says something else would
+    /// be ignored; it is refused instead. An address alone may change, for gossip carries the new one.
+    ///
+    /// # Errors
+    /// [`ControlError::OtherCluster`], [`ControlError::OtherQuorum`], [`ControlError::OtherPlace`].
+    pub(crate) fn hold_against(&self, document: &RingDocument) -> Result<(), ControlError> {
+        if document.cluster_name != self.cluster_name {
             return Err(ControlError::OtherCluster {
                 found: document.cluster_name.clone(),
-                asked: self.me.cluster_name.clone(),
+                asked: self.cluster_name.to_owned(),
             });
         }
-        let (n, w, r) = self.startup.quorums;
         let other = |name, ring, asked, or_more| {
             Err(ControlError::OtherQuorum {
                 name,
@@ -69,26 +123,73 @@ impl Control {
                 or_more,
             })
         };
-        match (n, w, r) {
-            (Some(n), _, _) if n != document.n => other('n', document.n, n, ""),
-            (_, Some(w), _) if w < document.w => other('w', document.w, w, " or more"),
-            (_, _, Some(r)) if r < document.r => other('r', document.r, r, " or more"),
-            _ => Ok(()),
+        match self.quorums {
+            (Some(n), _, _) if n != document.n => return other('n', document.n, n, ""),
+            (_, Some(w), _) if w < document.w => return other('w', document.w, w, " or more"),
+            (_, _, Some(r)) if r < document.r => return other('r', document.r, r, " or more"),
+            _ => {}
         }
+        let Some(entry) = document.member(self.id) else {
+            return Ok(());
+        };
+        let other = |name, ring: String, asked: String| {
+            let option = if ring.is_empty() {
+                format!("leave --{name} out")
+            } else {
+                format!("start it with --{name} {ring}")
+            };
+            Err(ControlError::OtherPlace {
+                name,
+                ring,
+                asked,
+                option,
+            })
+        };
+        if entry.zone != self.zone {
+            return other("zone", entry.zone.clone(), self.zone.to_owned());
+        }
+        if entry.weight != self.weight {
+            return other("weight", entry.weight.to_string(), self.weight.to_string());
+        }
+        Ok(())
+    }
+}
+
+impl Control {
+    /// Holds the settings against the ring of the directory.
+    pub(super) fn check_settings(&self, document: &RingDocument) -> Result<(), ControlError> {
+        let member = &self.startup.member;
+        let started_with = StartedWith {
+            cluster_name: &self.me.cluster_name,
+            quorums: self.startup.quorums,
+            id: &member.id,
+            zone: &member.zone,
+            weight: member.weight,
+        };
+        started_with.hold_against(document)
     }
 
-    /// Founds a cluster when this node is to.
+    /// Founds a cluster when this node is to and has nobody to ask.
     pub(super) fn found_if_due(&mut self) -> Result<(), ControlError> {
-        if !self.startup.seeds.is_empty() && !self.startup.bootstrap {
+        if !self.startup.seeds.is_empty() {
             tracing::info!(seeds = ?self.startup.seeds, "asking the seeds to be let in");
             return Ok(());
         }
         if !self.startup.is_new_directory && self.store.totals().versions > 0 {
             return Err(ControlError::LostRing);
         }
+        self.found_cluster("no seeds and an empty directory");
+        match self.end.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn found_cluster(&mut self, why: &str) {
         let (n, w, r) = self.startup.quorums;
         let n = n.unwrap_or(N_DEFAULT);
-        let (w, r) = (w.unwrap_or(W_DEFAULT.min(n)), r.unwrap_or(R_DEFAULT.min(n)));
+        // Settings with larger ones are refused before this, but for a node in a world of the caller's.
+        let (w, r) = (w.unwrap_or(W_DEFAULT).min(n), r.unwrap_or(R_DEFAULT).min(n));
         let cluster_id = ClusterId(self.random.u128(1..));
         let member = self.startup.member.clone();
         let document = found(cluster_id, &self.me.cluster_name, member, n, w, r);
@@ -96,32 +197,41 @@ impl Control {
             cluster = self.me.cluster_name,
             %cluster_id,
             n, w, r,
-            "no seeds and an empty directory: this node founds a NEW cluster"
+            "{why}: this node founds a NEW cluster"
         );
         self.adopt(document);
-        match self.end.take() {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
     }
 
-    /// Asks the next seed, when none is being asked.
+    /// Asks the next seed, or all of them when this node may found a cluster, when none is being asked.
     pub(super) fn join_if_due(&mut self, now: Instant) {
         let joining = &mut self.joining;
         if self.ring.is_some() || joining.is_asking || now < joining.due {
             return;
         }
-        let count = joining.seeds.len();
+        let count = self.startup.seeds.len();
         if count == 0 {
             return;
         }
-        let seed = joining.seeds[joining.attempts % count].clone();
-        joining.attempts += 1;
         joining.is_asking = true;
+        joining.attempts += 1;
+        if self.me.may_found {
+            let (calls, seeds) = (self.calls.clone(), self.startup.seeds.clone());
+            let own = self.me.address.clone();
+            self.spawn(
+                async move { CallEnd::Founding(seeds::ask_all(calls, seeds, own, None).await) },
+            );
+            return;
+        }
+        let seed = self.startup.seeds[(joining.attempts - 1) % count].clone();
+        self.ask_to_join(seed, None);
+    }
+
+    /// Asks a seed to be let in: at this address, or at each that its name has until one lets it in, or refuses for
+    /// good.
+    fn ask_to_join(&self, seed: String, address: Option<String>) {
         let (n, w, r) = self.startup.quorums;
-        let member = self.startup.member.clone();
         let request = Request::Join(Join {
-            member,
+            member: self.startup.member.clone(),
             n,
             w,
             r,
@@ -129,74 +239,224 @@ impl Control {
         });
         let calls = self.calls.clone();
         self.spawn(async move {
-            let called = calls.call(&seed, None, &request, JOIN_TIMEOUT).await;
-            CallEnd::Join(called.map(|(response, _)| response))
+            let resolved = match address {
+                Some(address) => Ok(vec![address]),
+                None => calls.addresses_of(&seed).await,
+            };
+            let mut ends = Vec::new();
+            let addresses = match resolved {
+                Ok(addresses) => addresses,
+                Err(error) => {
+                    ends.push((seed.clone(), Err(error.into())));
+                    Vec::new()
+                }
+            };
+            for address in addresses {
+                let called = calls.call(&address, None, &request, JOIN_TIMEOUT).await;
+                let end = called.map(|(response, _)| response);
+                let is_final = is_final(&end);
+                ends.push((address, end));
+                if is_final {
+                    break;
+                }
+            }
+            CallEnd::Join(JoinTried { seed, ends })
         });
     }
 
-    /// A node that has a ring needs no seeds. But an operator who gives it some means them to be of its
-    /// cluster, so it asks each of them once: who has one of another cluster would find this node, and
-    /// what is written to it, in a cluster that was not meant.
-    pub(super) fn greet_seeds(&self) {
-        for seed in &self.startup.seeds {
-            let (calls, seed) = (self.calls.clone(), seed.clone());
-            self.spawn(async move {
-                let called = calls.call(&seed, None, &Request::Ping, CALL_TIMEOUT).await;
-                match called {
-                    Err(DialError::Refused(error)) => CallEnd::SeedRefused(seed, error),
-                    // Silence says nothing.
-                    Ok(_) | Err(_) => CallEnd::SeedDone,
-                }
+    /// What the seeds of a node have said that may found a cluster.
+    pub(super) fn on_founding(&mut self, asked: &[Asked]) {
+        if self.ring.is_some() {
+            self.joining.is_asking = false;
+            return;
+        }
+        let names = self.startup.seeds.clone();
+        let mut said = Vec::new();
+        let mut troubles = BTreeMap::new();
+        let mut refusal = None;
+        for one in asked {
+            let label = label(&names[one.seed], &one.address);
+            let answer = self.said_by_seed(&label, &one.end);
+            let is_strange = answer == Said::Elsewhere;
+            if let AskedEnd::Failed(error) = &one.end {
+                let text = error.to_string();
+                troubles.insert(label, Trouble { text, is_strange });
+            }
+            if let AskedEnd::Failed(DialError::Refused(error)) = &one.end {
+                refusal = Some(error.clone()).filter(|_| is_strange);
+            }
+            said.push(founding::Asked {
+                seed: one.seed,
+                is_v6: one.address.starts_with('['),
+                said: answer,
             });
         }
+        // There is nobody left to wait for.
+        let are_all_strange = said
+            .iter()
+            .all(|it| matches!(it.said, Said::Elsewhere | Said::Myself));
+        if let Some(error) = refusal
+            && are_all_strange
+        {
+            self.end = Some(ControlError::Refused(error));
+        }
+        if self.end.is_some() {
+            return;
+        }
+        let verdict = founding::decide(&self.me.node_id, &said);
+        let founds_not = match verdict {
+            Verdict::Join(at) => {
+                self.joining.founds_not.clear();
+                // It is still asking.
+                let (seed, address) = (names[asked[at].seed].clone(), asked[at].address.clone());
+                return self.ask_to_join(seed, Some(address));
+            }
+            Verdict::Found => {
+                self.joining.is_asking = false;
+                return self.found_cluster("no seed is in a cluster, and this node may found one");
+            }
+            Verdict::Unclear(silent) => {
+                let silent: Vec<&str> = silent.iter().map(|at| names[*at].as_str()).collect();
+                format!(
+                    "this node may found a cluster, and founds no cluster while it cannot tell whether these seeds \
+                     are in one: {}. Start them; take one that is gone for good out of --seed and start this node \
+                     again",
+                    silent.join(", ")
+                )
+            }
+            Verdict::Founder(id) => {
+                format!(
+                    "this node waits for {id} to found the cluster: of those that may its id is the smallest"
+                )
+            }
+        };
+        let joining = &mut self.joining;
+        joining.is_asking = false;
+        let has_changed = joining.founds_not != founds_not || joining.troubles != troubles;
+        joining.founds_not = founds_not;
+        joining.troubles = troubles;
+        self.wait_for_seeds(has_changed);
     }
 
-    pub(super) fn on_seed_refused(&mut self, seed: String, error: ErrorReply) {
-        match error.code {
-            ErrorCode::WrongCluster => {
-                let reason = error;
-                self.end = Some(ControlError::StrangeSeed { seed, reason });
+    fn said_by_seed(&mut self, label: &str, end: &AskedEnd) -> Said {
+        match end {
+            AskedEnd::Own => Said::Myself,
+            AskedEnd::Answered(_, welcome) => {
+                self.seeds.note_usual(label);
+                if welcome.node_id == self.me.node_id && welcome.nonce == self.me.nonce {
+                    Said::Myself
+                } else if welcome.cluster_id.is_none() {
+                    Said::InNone {
+                        id: welcome.node_id.clone(),
+                        may_found: welcome.may_found,
+                    }
+                } else {
+                    Said::InCluster
+                }
             }
-            ErrorCode::DuplicateNode => self.end_as_outdated(error),
-            // Too busy, say. What it has against this node it says to others of its calls, too.
-            _ => tracing::debug!(seed, %error, "a seed"),
+            AskedEnd::Failed(DialError::Refused(error)) => match error.code {
+                ErrorCode::WrongCluster => {
+                    self.seeds.note_strange(label, &error.message);
+                    Said::Elsewhere
+                }
+                ErrorCode::DuplicateNode | ErrorCode::VersionMismatch => {
+                    self.end = Some(ControlError::Refused(error.clone()));
+                    Said::Nothing
+                }
+                _ => Said::Nothing,
+            },
+            AskedEnd::Failed(DialError::Io(error))
+                if error.kind() == io::ErrorKind::ConnectionRefused =>
+            {
+                Said::Refused
+            }
+            AskedEnd::Failed(_) => Said::Nothing,
         }
     }
 
-    pub(super) fn on_join_answer(&mut self, answer: Result<Response, DialError>) {
+    /// What came of asking to be let in.
+    pub(super) fn on_join_tried(&mut self, tried: JoinTried) {
         self.joining.is_asking = false;
         if self.ring.is_some() {
             return;
         }
-        let trouble = match answer {
-            Ok(Response::Joined(document)) => return self.on_joined(document),
-            Ok(Response::Error(error)) | Err(DialError::Refused(error)) => {
-                match error.code {
-                    ErrorCode::DirectoryLost => return self.note_loss(&error),
-                    // No other seed would say anything else.
-                    ErrorCode::JoinRefused
-                    | ErrorCode::WrongCluster
-                    | ErrorCode::DuplicateNode
-                    | ErrorCode::VersionMismatch => {
-                        self.end = Some(ControlError::Refused(error));
-                        return;
-                    }
-                    _ => error.to_string(),
+        let JoinTried { seed, ends } = tried;
+        let mut troubles = Vec::new();
+        let mut refusal = None;
+        for (address, end) in ends {
+            let label = label(&seed, &address);
+            let trouble = match end {
+                Ok(Response::Joined(document)) => {
+                    self.seeds.note_usual(&label);
+                    return self.on_joined(document);
                 }
-            }
-            Ok(_) => "a seed gave an answer that makes no sense".to_owned(),
-            Err(error) => error.to_string(),
+                Ok(Response::Error(error)) | Err(DialError::Refused(error)) => {
+                    match error.code {
+                        ErrorCode::DirectoryLost => return self.note_loss(&error),
+                        // No other seed would say anything else.
+                        ErrorCode::JoinRefused
+                        | ErrorCode::DuplicateNode
+                        | ErrorCode::VersionMismatch => {
+                            self.end = Some(ControlError::Refused(error));
+                            return;
+                        }
+                        // Another one may be of the right cluster.
+                        ErrorCode::WrongCluster => {
+                            self.seeds.note_strange(&label, &error.message);
+                            refusal = Some(error.clone());
+                        }
+                        _ => self.seeds.note_usual(&label),
+                    }
+                    Trouble {
+                        is_strange: error.code == ErrorCode::WrongCluster,
+                        text: error.to_string(),
+                    }
+                }
+                Ok(_) => Trouble {
+                    text: "it gave an answer that makes no sense".to_owned(),
+                    is_strange: false,
+                },
+                Err(error) => Trouble {
+                    text: error.to_string(),
+                    is_strange: false,
+                },
+            };
+            troubles.push(trouble);
+        }
+        let texts: Vec<&str> = troubles
+            .iter()
+            .map(|trouble| trouble.text.as_str())
+            .collect();
+        let of_seed = Trouble {
+            text: texts.join("; "),
+            is_strange: !troubles.is_empty() && troubles.iter().all(|trouble| trouble.is_strange),
         };
-        if self.joining.attempts.is_multiple_of(ATTEMPTS_PER_LINE)
-            || self.joining.trouble != trouble
+        let is_strange = of_seed.is_strange;
+        let has_changed = self.joining.note(&seed, of_seed);
+        let of = |seed: &String| self.joining.troubles.get(seed);
+        let are_all_strange = || {
+            let mut seeds = self.startup.seeds.iter();
+            seeds.all(|seed| of(seed).is_some_and(|trouble| trouble.is_strange))
+        };
+        // There is nobody left to wait for.
+        if let Some(error) = refusal
+            && are_all_strange()
         {
+            self.end = Some(ControlError::Refused(error));
+            return;
+        }
+        // A seed of another cluster is said to be one, and no more.
+        self.wait_for_seeds(has_changed && !is_strange);
+    }
+
+    fn wait_for_seeds(&mut self, has_changed: bool) {
+        if has_changed || self.joining.is_line_due() {
             tracing::warn!(
-                seeds = ?self.joining.seeds,
-                trouble,
+                seeds = ?self.startup.seeds,
+                trouble = self.joining.trouble(),
                 "not in a cluster yet, asking on. To found one, start one node without --seed"
             );
         }
-        self.joining.trouble = trouble;
         let jitter = self.random.f64() + 0.5;
         self.joining.due = Instant::now() + PAUSE.mul_f64(jitter);
     }
@@ -230,5 +490,20 @@ impl Control {
             return;
         }
         self.adopt(document);
+    }
+}
+
+/// Whether no other address of a seed need be asked.
+fn is_final(end: &Result<Response, DialError>) -> bool {
+    match end {
+        Ok(Response::Joined(_)) => true,
+        Ok(Response::Error(error)) | Err(DialError::Refused(error)) => matches!(
+            error.code,
+            ErrorCode::DirectoryLost
+                | ErrorCode::JoinRefused
+                | ErrorCode::DuplicateNode
+                | ErrorCode::VersionMismatch
+        ),
+        Ok(_) | Err(_) => false,
     }
 }

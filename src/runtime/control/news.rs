@@ -235,7 +235,7 @@ impl Control {
                 Err(DialError::Refused(error)) if error.code == ErrorCode::DuplicateNode => {
                     CallEnd::Outdated(error)
                 }
-                Ok(()) | Err(_) => CallEnd::NotOutdated,
+                Ok(_) | Err(_) => CallEnd::NotOutdated,
             }
         });
     }

@@ -66,7 +66,7 @@ impl Control {
         let reason = if self.draining.is_cancelled() {
             "shutting down".to_owned()
         } else if self.ring.is_none() {
-            format!("not in a cluster yet: {}", self.joining.trouble)
+            format!("not in a cluster yet: {}", self.joining.trouble())
         } else if self.disk.hangs() {
             HANGING.to_owned()
         } else {
@@ -119,6 +119,11 @@ impl Control {
             members: document.members.iter().filter_map(status).collect(),
             locked_keys: self.rebuilding.locked().count() as u64,
             locked_keys_named: self.rebuilding.locked().first(LOCKED_KEYS_NAMED_MAX),
+            other_clusters: {
+                let mut others = self.seeds.strange();
+                others.extend(self.others.callers(Instant::now()));
+                others
+            },
         })
     }
 

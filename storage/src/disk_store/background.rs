@@ -113,6 +113,7 @@ fn reopen_tree(shared: &Shared, mut lack: Lack) -> Result<bool, StoreError> {
             match Tree::open(&directory, shared.options.cache_bytes) {
                 Ok((opened, ..)) => {
                     *tree = Some(opened);
+                    shared.room.note_opened();
                     shared.signals().starved = None;
                     return Ok(true);
                 }

@@ -1,5 +1,6 @@
 //! What a store's directory holds, and in which format.
 
+use std::fs;
 use std::path::Path;
 
 use bytes::Buf;
@@ -9,6 +10,7 @@ use crate::disk::DirectoryFiles;
 use crate::document::{load_document, save_document};
 use crate::error::StoreError;
 use crate::store::Mutation;
+use crate::tree::mend_parameters;
 
 /// The document that says whose the store is, and who wrote it last.
 pub(super) const RUN_DOCUMENT: &str = "run";
@@ -23,17 +25,34 @@ pub(super) const FORMAT: u32 = 1;
 pub(super) const FORMAT_DOCUMENT: &str = "format";
 
 /// Whether there is a store in this directory, whatever state it is in.
-pub(super) fn exists(directory: &Path) -> bool {
-    directory.join(FORMAT_DOCUMENT).exists() || part_in(directory).is_some()
+///
+/// # Errors
+/// Where that cannot be told: no rights, or a link that leads nowhere, to a disk that is not mounted, say.
+pub(super) fn exists(directory: &Path) -> Result<bool, StoreError> {
+    if directory.is_symlink() {
+        fs::metadata(directory).map_err(StoreError::io("follow the link", directory))?;
+    }
+    Ok(is_there(directory, FORMAT_DOCUMENT)? || part_in(directory)?.is_some())
 }
 
 /// A part of a store in this directory, other than the document of its format, which is written first.
-fn part_in(directory: &Path) -> Option<&'static str> {
-    let parts = ["db", "conf", LOG_DIRECTORY, TREE_DIRECTORY];
-    parts.into_iter().find(|name| directory.join(name).exists())
+fn part_in(directory: &Path) -> Result<Option<&'static str>, StoreError> {
+    for name in [LOG_DIRECTORY, TREE_DIRECTORY, "db", "conf"] {
+        if is_there(directory, name)? {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
-/// Refuses a directory of another version; writes the format down in an empty one.
+/// What cannot be looked at is not what is not there.
+fn is_there(directory: &Path, name: &str) -> Result<bool, StoreError> {
+    let path = directory.join(name);
+    path.try_exists().map_err(StoreError::io("look at", &path))
+}
+
+/// Refuses a directory of another version, and one that has lost the document of its format; writes that down in
+/// an empty one.
 pub(super) fn check_format(directory: &Path, files: &DirectoryFiles) -> Result<(), StoreError> {
     let unsupported = |reason: String| {
         Err(StoreError::Unsupported {
@@ -49,13 +68,35 @@ pub(super) fn check_format(directory: &Path, files: &DirectoryFiles) -> Result<(
             )),
             Err(_) => unsupported("its format is not stated in a way that we know".to_owned()),
         },
-        None => match part_in(directory) {
-            Some(name) => unsupported(format!(
-                "there is {name:?} in it, but not the file {FORMAT_DOCUMENT:?} which says in what format"
-            )),
+        None => match part_in(directory)? {
+            Some(part @ (LOG_DIRECTORY | TREE_DIRECTORY)) => Err(StoreError::CorruptStore {
+                path: directory.to_owned(),
+                reason: format!(
+                    "the file {FORMAT_DOCUMENT} is missing, which is written before {part}"
+                ),
+            }),
+            Some(part) => unsupported(format!("there is {part:?} in it, which is no part of it")),
             None => save_document(files, FORMAT_DOCUMENT, &FORMAT.to_be_bytes()),
         },
     }
+}
+
+/// Puts back what is the same in every store, where it is lost or wrong, and says what it was. For a copy that is
+/// looked at: what else is there can then be read.
+pub(crate) fn mend_constants(directory: &Path) -> Result<Vec<(&'static str, String)>, StoreError> {
+    let mut mended = Vec::new();
+    let files = DirectoryFiles::open(directory)?;
+    match check_format(directory, &files) {
+        Err(error) if error.is_corruption() => {
+            save_document(&files, FORMAT_DOCUMENT, &FORMAT.to_be_bytes())?;
+            mended.push((FORMAT_DOCUMENT, error.to_string()));
+        }
+        result => result?,
+    }
+    if let Some(wrong) = mend_parameters(&directory.join(TREE_DIRECTORY))? {
+        mended.push((TREE_DIRECTORY, wrong));
+    }
+    Ok(mended)
 }
 
 /// Refuses what the formats cannot hold, before anything of it is applied.

@@ -13,10 +13,18 @@ pub enum Durability {
     Interval(Duration),
 }
 
+/// The smallest memtable, and the smallest log of one, in bytes: below that each write begins a new generation.
+const GENERATION_BYTES_MIN: usize = 4 * 1024;
+
+/// The shortest and the longest interval between two syncs. One of nothing would keep a processor busy, and one
+/// without end would never come.
+const INTERVAL_MIN: Duration = Duration::from_millis(1);
+const INTERVAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How to open a [`DiskStore`](super::DiskStore).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskOptions {
-    /// Memory that sled's page cache aims at, in bytes. It goes beyond it, the more the larger values are;
+    /// Memory that sled's page cache aims at, in bytes, 1 MiB at least. It goes beyond it, the more the larger values are;
     /// `make memory` measures by how much.
     pub cache_bytes: u64,
     /// How much a memtable holds before it is frozen, in bytes. There are two at most, the active and
@@ -30,6 +38,23 @@ pub struct DiskOptions {
     /// How much of the disk is left free, in bytes: below it no value is written. `None` for
     /// [`DiskSpace::default_reserve_bytes`](crate::DiskSpace::default_reserve_bytes).
     pub reserve_bytes: Option<u64>,
+}
+
+impl DiskOptions {
+    /// The nearest that the store can work with. Whatever is asked for, a sound store stays one.
+    pub(super) fn within_bounds(self) -> Self {
+        Self {
+            memtable_bytes: self.memtable_bytes.max(GENERATION_BYTES_MIN),
+            log_bytes: self.log_bytes.max(GENERATION_BYTES_MIN as u64),
+            durability: match self.durability {
+                Durability::Interval(interval) => {
+                    Durability::Interval(interval.clamp(INTERVAL_MIN, INTERVAL_MAX))
+                }
+                Durability::Sync => Durability::Sync,
+            },
+            ..self
+        }
+    }
 }
 
 impl Default for DiskOptions {

@@ -85,10 +85,91 @@ fn a_directory_of_another_version_is_refused_and_left_as_it_is() {
     unsupported();
     save(b"?");
     unsupported();
-    std::fs::remove_file(directory.path().join(FORMAT_DOCUMENT)).unwrap();
-    unsupported();
     save(&FORMAT.to_be_bytes());
     drop(open(directory.path()));
+}
+
+/// It is written before all else, so that it can only have been there.
+#[test]
+fn a_store_without_its_format_is_damaged_and_left_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(open(directory.path()));
+    std::fs::remove_file(directory.path().join(FORMAT_DOCUMENT)).unwrap();
+    for part in [None, Some(TREE_DIRECTORY), Some(LOG_DIRECTORY)] {
+        if let Some(part) = part {
+            let aside = directory.path().join("aside");
+            std::fs::rename(directory.path().join(part), &aside).unwrap();
+        }
+        let error = DiskStore::open(directory.path(), OPTIONS).unwrap_err();
+        assert!(error.is_corruption(), "{error:?}");
+        assert!(error.to_string().contains("format"), "{error}");
+        assert!(!directory.path().join(FORMAT_DOCUMENT).exists());
+        if let Some(part) = part {
+            let aside = directory.path().join("aside");
+            std::fs::rename(aside, directory.path().join(part)).unwrap();
+        }
+    }
+}
+
+/// Bounds that nobody can mean cost speed, never a store.
+#[test]
+fn no_option_makes_a_sound_store_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut count = 0;
+    for options in [
+        DiskOptions {
+            cache_bytes: 0,
+            ..OPTIONS
+        },
+        DiskOptions {
+            cache_bytes: u64::MAX,
+            ..OPTIONS
+        },
+        DiskOptions {
+            memtable_bytes: 0,
+            ..OPTIONS
+        },
+        DiskOptions {
+            memtable_bytes: usize::MAX,
+            log_bytes: u64::MAX,
+            ..OPTIONS
+        },
+        DiskOptions {
+            log_bytes: 0,
+            ..OPTIONS
+        },
+        DiskOptions {
+            reserve_bytes: Some(u64::MAX),
+            ..OPTIONS
+        },
+        DiskOptions {
+            durability: Durability::Interval(Duration::ZERO),
+            ..OPTIONS
+        },
+        DiskOptions {
+            durability: Durability::Interval(Duration::MAX),
+            ..OPTIONS
+        },
+    ] {
+        let store = DiskStore::open(directory.path(), options);
+        let store = store.unwrap_or_else(|error| panic!("{options:?}: {error}"));
+        for _ in 0..20 {
+            let new = mutation(&format!("k{count}"), "v", true);
+            store
+                .apply(&[new])
+                .unwrap_or_else(|error| panic!("{options:?}: {error}"));
+            store
+                .sync()
+                .unwrap_or_else(|error| panic!("{options:?}: {error}"));
+            count += 1;
+        }
+        // What runs in the background has had its turn, too.
+        std::thread::sleep(Duration::from_millis(20));
+        store
+            .sync()
+            .unwrap_or_else(|error| panic!("{options:?}: {error}"));
+        assert_eq!(store.totals().keys, count);
+    }
 }
 
 #[test]

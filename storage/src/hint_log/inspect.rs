@@ -24,7 +24,8 @@ pub struct HintsChecked {
 /// # Errors
 /// [`StoreError::Unsupported`] for a later version's, otherwise what the disk says. Damage is no error.
 pub fn check_hints(path: &Path) -> Result<Option<HintsChecked>, StoreError> {
-    if !path.exists() {
+    let is_there = path.try_exists();
+    if !is_there.map_err(StoreError::io("look at", path))? {
         return Ok(None);
     }
     let file = DiskAppendFile::open_to_read(path.to_owned())?;

@@ -21,7 +21,8 @@ pub(crate) fn inspect(
     directory: &Path,
     found: &mut dyn FnMut(&Path, u64, Damage),
 ) -> Result<(), StoreError> {
-    if !directory.exists() {
+    let is_there = directory.try_exists();
+    if !is_there.map_err(StoreError::io("look at", directory))? {
         return Ok(());
     }
     for id in list(directory)? {

@@ -232,3 +232,210 @@ fn a_ruined_file_is_an_error_and_neither_a_panic_nor_an_empty_tree() {
     let error = open().unwrap_err();
     assert!(error.is_corruption(), "{error:?}");
 }
+
+/// The snapshot that sled reads when it opens, as a file name and its content.
+fn snapshot_of(directory: &Path) -> (String, Vec<u8>) {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut snapshots: Vec<_> = names.filter(|name| name.starts_with("snap.")).collect();
+    assert_eq!(snapshots.len(), 1, "{snapshots:?}");
+    let name = snapshots.remove(0);
+    let content = std::fs::read(directory.join(&name)).unwrap();
+    (name, content)
+}
+
+/// A tree of some keys that was closed, and opened and closed again, so that sled has a snapshot.
+fn closed() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let tree = open(&directory);
+    for at in 0..200 {
+        write(&tree, &format!("k{at}"), &[7; 3000]);
+    }
+    complete(&tree);
+    drop(tree);
+    drop(open(&directory));
+    directory
+}
+
+fn is_whole(tree: &Tree) {
+    for at in 0..200 {
+        let found = get(tree, &format!("k{at}")).unwrap();
+        assert_eq!(found.unwrap(), [7; 3000][..], "k{at}");
+    }
+}
+
+/// What a process leaves that was killed, or met the end of the disk, while sled wrote down what it had found.
+#[test]
+fn an_unfinished_snapshot_is_no_damage_and_goes() {
+    let directory = closed();
+    let (name, content) = snapshot_of(directory.path());
+    let half = content[..content.len() / 2].to_vec();
+    // sled would write over the beginning of such a file, and keep its end.
+    let longer = [&content[..], &[0xa5; 4096]].concat();
+    for left in [Vec::new(), vec![1; 5], half, content.clone(), longer] {
+        for name in [&*name, "snap.0FFFFFFFFFFFFFFF"] {
+            let unfinished = directory.path().join(format!("{name}.generating"));
+            std::fs::write(&unfinished, &left).unwrap();
+            let tree = open(&directory);
+            assert!(!unfinished.exists(), "{} bytes as {name}", left.len());
+            is_whole(&tree);
+            write(&tree, "k0", &[7; 3000]);
+            complete(&tree);
+        }
+    }
+}
+
+#[test]
+fn a_cache_of_any_size_is_no_damage() {
+    let directory = closed();
+    for cache_bytes in [0, 1, 255, 256, 100_000, u64::MAX] {
+        let opened = Tree::open(directory.path(), cache_bytes);
+        let (tree, ..) = opened.unwrap_or_else(|error| panic!("{cache_bytes}: {error}"));
+        is_whole(&tree);
+        write(&tree, "k1", &[7; 3000]);
+        complete(&tree);
+    }
+}
+
+/// Where sled unwraps an error of the system, or copies it from one thread to another, its number is left in
+/// a text only.
+#[test]
+fn what_the_system_refused_is_no_damage_in_whatever_words() {
+    use rustix::io::Errno;
+    let directory = Path::new("/data/store/sled");
+    let refused = |errno: Errno| std::io::Error::from_raw_os_error(errno.raw_os_error());
+    let copied = |errno| {
+        let text = format!("{:?}", refused(errno));
+        sled::Error::Io(std::io::Error::new(refused(errno).kind(), text))
+    };
+    let unwrapped = |errno| {
+        guarded::<()>(directory, || {
+            let result: Result<(), _> = Err(refused(errno));
+            Ok(result.expect("failed to spawn"))
+        })
+    };
+    for errno in [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOMEM,
+        Errno::AGAIN,
+        Errno::NOSPC,
+        Errno::DQUOT,
+        Errno::ACCESS,
+        Errno::PERM,
+        Errno::ROFS,
+        Errno::IO,
+    ] {
+        for error in [
+            failure(directory, "open", sled::Error::Io(refused(errno))),
+            failure(directory, "open", copied(errno)),
+            unwrapped(errno).unwrap_err(),
+        ] {
+            assert!(!error.is_corruption(), "{errno:?}: {error:?}");
+            let shortage = matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM);
+            let full = matches!(errno, Errno::NOSPC | Errno::DQUOT);
+            assert_eq!(error.is_disk_full(), full, "{errno:?}: {error:?}");
+            assert!(error.is_shortage() || !shortage, "{errno:?}: {error:?}");
+        }
+    }
+    // What sled says of itself is no word about the bytes.
+    let bug = sled::Error::ReportableBug("IO thread unexpectedly panicked".to_owned());
+    assert!(!failure(directory, "open", bug).is_corruption());
+    // A panic that speaks of no such error is sled's answer to damage.
+    let gave_up = guarded::<()>(directory, || panic!("page 28 of segment 24 is not there"));
+    assert!(gave_up.unwrap_err().is_corruption());
+}
+
+/// sled writes it first of all and syncs it never; we do, before the first checkpoint.
+#[test]
+fn a_file_of_parameters_that_was_torn_before_the_first_checkpoint_is_no_damage() {
+    let whole = {
+        let directory = tempfile::tempdir().unwrap();
+        drop(open(&directory));
+        std::fs::read(directory.path().join("conf")).unwrap()
+    };
+    let torn = (0..whole.len()).map(|length| whole[..length].to_vec());
+    for content in torn.chain([vec![0; whole.len()]]) {
+        let directory = tempfile::tempdir().unwrap();
+        drop(open(&directory));
+        let conf = directory.path().join("conf");
+        std::fs::write(&conf, &content).unwrap();
+        let opened = Tree::open(directory.path(), CACHE_BYTES);
+        let (tree, ..) = opened.unwrap_or_else(|error| panic!("{} bytes: {error}", content.len()));
+        assert_eq!(std::fs::read(&conf).unwrap(), whole);
+        write(&tree, "k", b"v");
+        complete(&tree);
+    }
+}
+
+#[test]
+fn a_file_of_parameters_that_is_lost_or_anothers_is_damage_and_named() {
+    let directory = closed();
+    let conf = directory.path().join("conf");
+    let good = std::fs::read(&conf).unwrap();
+    let another = {
+        let directory = tempfile::tempdir().unwrap();
+        let config = sled::Config::new().path(directory.path());
+        drop(config.segment_size(512 * 1024).open().unwrap());
+        std::fs::read(directory.path().join("conf")).unwrap()
+    };
+    let mut flipped = good.clone();
+    flipped[20] ^= 1;
+    let refused = |what: &str| {
+        let error = Tree::open(directory.path(), CACHE_BYTES)
+            .map(|_| ())
+            .unwrap_err();
+        assert!(
+            matches!(error, StoreError::CorruptStore { .. }),
+            "{what}: {error:?}"
+        );
+        assert!(error.to_string().contains("conf"), "{what}: {error}");
+    };
+    for (what, content) in [
+        ("of another tree", another),
+        ("no text", vec![0xff; 40]),
+        ("some text", b"this is no configuration".to_vec()),
+        ("one bit", flipped),
+        ("cut", good[..good.len() - 1].to_vec()),
+        ("empty", Vec::new()),
+    ] {
+        std::fs::write(&conf, &content).unwrap();
+        refused(what);
+        assert_eq!(std::fs::read(&conf).unwrap(), content, "{what}: touched");
+    }
+    std::fs::remove_file(&conf).unwrap();
+    refused("gone");
+    std::fs::write(&conf, &good).unwrap();
+    is_whole(&open(&directory));
+}
+
+/// What a start takes is known before it: small values, written in many checkpoints, have the largest part of
+/// their file in a snapshot.
+#[test]
+fn a_snapshot_is_no_larger_than_expected() {
+    let directory = tempfile::tempdir().unwrap();
+    let (keys, rounds) = (20_000, 6);
+    let mut order: Vec<_> = (0..keys).map(|at| format!("k{at}")).collect();
+    order.sort_by_key(|key| record_key_of(key));
+    let mut last = 0;
+    for round in 0..rounds {
+        let tree = open(&directory);
+        for (at, key) in order.iter().enumerate() {
+            if at % rounds == round || at % 10 == round {
+                write(&tree, key, &[7; 20]);
+            }
+        }
+        complete(&tree);
+        drop(tree);
+        let file = file_bytes(directory.path()).unwrap();
+        drop(open(&directory));
+        let snapshot = snapshot_bytes(directory.path()).unwrap();
+        let expected = crate::ballast::snapshot_bytes_max(file, last);
+        assert!(
+            snapshot <= expected,
+            "{round}: {snapshot}, {expected} of {file}"
+        );
+        last = snapshot;
+    }
+    assert!(last > 50_000, "{last} bytes: nothing to speak of");
+}

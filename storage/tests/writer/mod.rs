@@ -50,6 +50,19 @@ impl Plan {
         (Bytes::from(format!("key-{key}")), versions)
     }
 
+    /// Applies write number `counter`, and gives its key.
+    pub(crate) fn apply(&self, store: &DiskStore, counter: u64) -> Bytes {
+        let (key, versions) = self.write(counter);
+        let mutation = Mutation {
+            before: footprint_of(&key, store.get(&key).unwrap()),
+            after: Footprint::of(&key, &versions),
+            key: key.clone(),
+            versions: versions.to_bytes(),
+        };
+        store.apply(&[mutation]).unwrap();
+        key
+    }
+
     /// Writes in groups from `first` on, and says which are acknowledged.
     ///
     /// With `checkpoints` a thread of its own asks for one after the other, and says when each begins
@@ -82,14 +95,7 @@ impl Plan {
             let mut from = first;
             loop {
                 for counter in from..from + self.group {
-                    let (key, versions) = self.write(counter);
-                    let mutation = Mutation {
-                        before: footprint_of(&key, store.get(&key).unwrap()),
-                        after: Footprint::of(&key, &versions),
-                        key,
-                        versions: versions.to_bytes(),
-                    };
-                    store.apply(&[mutation]).unwrap();
+                    self.apply(&store, counter);
                 }
                 store.sync().unwrap();
                 from += self.group;
