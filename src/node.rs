@@ -509,6 +509,7 @@ impl Node {
             control: control_in,
             frame_bytes_max: frame_bytes_max(config.value_bytes_max),
             limits: config.client_limits(),
+            http_port: http_address.port(),
             waiting_bytes_max: config.connection_bytes_max,
             ledger,
             metrics: metrics.clone(),
@@ -525,6 +526,7 @@ impl Node {
             data_dir: config.data_dir.clone(),
             view: view.clone(),
             draining: stop.draining.clone(),
+            data_port: address.port(),
         };
         tasks.spawn(http::run(
             http_listener,

@@ -29,7 +29,7 @@ impl Client {
             .await
     }
 
-    /// The next part of all that the first seed holds, from behind `after_key` on: begin with `None`,
+    /// The next part of all that one node holds, the seed that has answered so far, from behind `after_key` on: begin with `None`,
     /// go on with [`Exported::next`] until there is none. A part holds at least one key and otherwise
     /// at most `bytes_max` bytes.
     ///
@@ -44,33 +44,33 @@ impl Client {
             bytes_max,
             after_key,
         });
-        let seed = self.first_seed()?;
+        let seed = self.answering_seed()?;
         match seed.ask(&request).await? {
             Response::Exported(exported) => Ok(exported),
             _ => Err(seed.unexpected()),
         }
     }
 
-    /// Has the first seed compare its copies with those of all other members now, or asks how far it is;
+    /// Has the seed that has answered so far compare its copies with those of all other members now, or asks how far it is;
     /// see [`NodeClient::repair`](crate::NodeClient::repair).
     ///
     /// # Errors
     /// [`Error`]; no other node is asked in its place.
     pub async fn repair(&self, repair: Repair) -> Result<RepairProgress, Error> {
-        self.first_seed()?.repair(repair).await
+        self.answering_seed()?.repair(repair).await
     }
 
     /// Mends a key that is locked: whose versions are beyond a limit, so that it cannot be read, or not be written. All its
     /// owners must be alive. Values may be lost, and such that were replaced may come back: see PROTOCOL.md.
     ///
     /// # Errors
-    /// [`Error`]; no other node is asked in the first seed's place.
+    /// [`Error`]; no other node is asked in the place of the seed that has answered so far.
     pub async fn unlock(&self, key: impl AsRef<[u8]>) -> Result<Unlocked, Error> {
         let request = Request::Unlock(Unlock {
             timeout_ms: u32::try_from(self.timeout().as_millis()).unwrap_or(u32::MAX),
             key: Bytes::copy_from_slice(key.as_ref()),
         });
-        let seed = self.first_seed()?;
+        let seed = self.answering_seed()?;
         match seed.ask(&request).await? {
             Response::Unlocked(unlocked) => Ok(unlocked),
             _ => Err(seed.unexpected()),

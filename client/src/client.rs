@@ -1,7 +1,7 @@
 //! The client as its user sees it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::answer::Fetched;
 use crate::builder::{Builder, check_address};
 use crate::error::Error;
-use crate::execute;
+use crate::execute::{self, unexpected};
 use crate::many::{GetManyRequest, PutManyRequest};
 use crate::node::DialSettings;
 use crate::node_client::NodeClient;
@@ -35,6 +35,8 @@ pub struct Client {
 struct Inner {
     timeout: Duration,
     routing: Routing,
+    /// Which seed has answered last of those that were asked about themselves: the first, until it does not.
+    answering: AtomicUsize,
     /// The upper half of all write ids: from the operating system, so that no two clients have the same.
     writer: u64,
     writes: AtomicU64,
@@ -58,6 +60,7 @@ impl Client {
             inner: Arc::new(Inner {
                 timeout: options.timeout,
                 routing: Routing::new(&options.seeds, options.ring_routing, settings),
+                answering: AtomicUsize::new(0),
                 writer: u64::from_be_bytes(random),
                 writes: AtomicU64::new(0),
             }),
@@ -68,7 +71,7 @@ impl Client {
         } else {
             Request::Ping
         };
-        let mut failure = None;
+        let mut failures = Vec::new();
         for (index, node) in routing.seeds().iter().enumerate() {
             let others = index + 1 < routing.seeds().len();
             let attempt = attempt_deadline(deadline, others);
@@ -78,13 +81,14 @@ impl Client {
                 // It answers, though it has no ring to show yet.
                 Err(error) if retry::decide(&error) == Decision::BackOff => {}
                 Err(error) => {
-                    failure = Some(error);
+                    failures.push(error);
                     continue;
                 }
             }
+            client.inner.answering.store(index, Ordering::Relaxed);
             return Ok(client);
         }
-        Err(failure.unwrap_or_else(|| Error::invalid("a client needs at least one seed")))
+        Err(Error::of_all(failures))
     }
 
     /// Reads a key. Await the request, or set its options first:
@@ -194,42 +198,97 @@ impl Client {
         self.routing().addresses()
     }
 
-    /// The statistics of the first seed; [`node`](Self::node) asks another.
+    /// The statistics of a seed: of the one that has answered so far, and of the next while it does not.
+    /// [`node`](Self::node) asks a certain node.
     ///
     /// # Errors
-    /// [`Error`]; no other node is asked in its place.
+    /// [`Error`], when no seed answers within the client's timeout, which they share.
     pub async fn stats(&self) -> Result<StatsReply, Error> {
-        self.first_seed()?.stats().await
+        let extract = |response| match response {
+            Response::Stats(stats) => Some(stats),
+            _ => None,
+        };
+        self.ask_a_seed(&Request::Stats, extract).await
     }
 
-    /// Whether the first seed is ready.
+    /// Whether a seed is ready: the one that has answered so far, or the next while it does not.
     ///
     /// # Errors
-    /// [`Error`]; no other node is asked in its place.
+    /// [`Error`], when no seed answers within the client's timeout, which they share.
     pub async fn health(&self) -> Result<HealthReply, Error> {
-        self.first_seed()?.health().await
+        let extract = |response| match response {
+            Response::Health(health) => Some(health),
+            _ => None,
+        };
+        self.ask_a_seed(&Request::Health, extract).await
     }
 
-    /// The cluster as the first seed sees it.
+    /// The cluster as a seed sees it: the one that has answered so far, or the next while it does not.
     ///
     /// # Errors
-    /// [`Error`]; no other node is asked in its place.
+    /// [`Error`], when no seed answers within the client's timeout, which they share.
     pub async fn status(&self) -> Result<StatusReply, Error> {
-        self.first_seed()?.status().await
+        let extract = |response| match response {
+            Response::Status(status) => Some(status),
+            _ => None,
+        };
+        self.ask_a_seed(&Request::Status, extract).await
     }
 
-    /// The ring as the first seed knows it.
+    /// The ring as a seed knows it: the one that has answered so far, or the next while it does not.
     ///
     /// # Errors
-    /// [`Error`]; no other node is asked in its place.
+    /// [`Error`], when no seed answers within the client's timeout, which they share.
     pub async fn ring(&self) -> Result<RingReply, Error> {
-        self.first_seed()?.ring().await
+        let extract = |response| match response {
+            Response::Ring(ring) => Some(ring),
+            _ => None,
+        };
+        self.ask_a_seed(&Request::Ring, extract).await
     }
 
-    pub(crate) fn first_seed(&self) -> Result<NodeClient, Error> {
-        let seed = self.routing().seeds().first();
+    /// The address of the seed that answers for the cluster: the one that has answered so far.
+    pub fn asked_address(&self) -> &str {
+        let seeds = self.routing().seeds();
+        let asked = seeds.get(self.inner.answering.load(Ordering::Relaxed));
+        asked.map_or("", |seed| seed.address())
+    }
+
+    /// That seed, for questions of which several have to go to the same node.
+    pub(crate) fn answering_seed(&self) -> Result<NodeClient, Error> {
+        let seeds = self.routing().seeds();
+        let seed = seeds.get(self.inner.answering.load(Ordering::Relaxed));
         let seed = seed.ok_or_else(|| Error::invalid("a client needs at least one seed"))?;
         Ok(NodeClient::new(Arc::clone(seed), self.inner.timeout))
+    }
+
+    /// Asks the seed that has answered so far, then the others in their order, until one answers. Which one did
+    /// is remembered.
+    async fn ask_a_seed<T>(
+        &self,
+        request: &Request,
+        extract: impl Fn(Response) -> Option<T>,
+    ) -> Result<T, Error> {
+        let deadline = Instant::now() + self.inner.timeout;
+        let seeds = self.routing().seeds();
+        let first = self.inner.answering.load(Ordering::Relaxed);
+        let others = (0..seeds.len()).filter(|index| *index != first);
+        let mut failures = Vec::new();
+        for (turn, index) in std::iter::once(first).chain(others).enumerate() {
+            let Some(seed) = seeds.get(index) else {
+                continue;
+            };
+            let attempt = attempt_deadline(deadline, turn + 1 < seeds.len());
+            match seed.call(request, attempt).await {
+                Ok(response) => {
+                    self.inner.answering.store(index, Ordering::Relaxed);
+                    return extract(response).ok_or_else(|| unexpected(seed, false));
+                }
+                Err(error) if retry::decide(&error) == Decision::GiveUp => return Err(error),
+                Err(error) => failures.push(error),
+            }
+        }
+        Err(Error::of_all(failures))
     }
 
     pub(crate) fn next_write_id(&self) -> WriteId {

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::addresses::first_of;
 use crate::connection::Connection;
+use crate::wrong_port;
 
 /// A read asks for this much room.
 const READ_BYTES: usize = 16 * 1024;
@@ -25,6 +26,8 @@ pub(crate) enum DialError {
     Network(Arc<str>),
     /// The node refused the handshake.
     Refused(ErrorReply),
+    /// It answers with HTTP, and names the port for requests if it is a node's.
+    Http(Option<u16>),
 }
 
 impl DialError {
@@ -32,7 +35,8 @@ impl DialError {
     fn of_all(mut failed: Vec<(SocketAddr, Self)>) -> Self {
         let refused = failed
             .iter()
-            .position(|it| matches!(it.1, Self::Refused(_)));
+            .position(|it| matches!(it.1, Self::Refused(_)))
+            .or_else(|| failed.iter().position(|it| matches!(it.1, Self::Http(_))));
         if refused.is_some() || failed.len() == 1 {
             return failed.swap_remove(refused.unwrap_or(0)).1;
         }
@@ -71,6 +75,9 @@ pub(crate) async fn read_welcome(
     // A refusal may carry a long message beside the rest.
     let decoder = FrameDecoder::new(2 * HANDSHAKE_FRAME_BYTES_MAX);
     let frame = loop {
+        if wrong_port::is_http(buffer) {
+            return Err(DialError::Http(wrong_port::data_port(stream, buffer).await));
+        }
         match decoder.next(buffer) {
             Ok(Some(frame)) => break frame,
             Ok(None) => {}

@@ -29,6 +29,17 @@ pub enum Error {
         /// Whether an earlier attempt may have applied the write.
         maybe_applied: bool,
     },
+    /// What answers there speaks HTTP: the address is not the one that a node takes requests at; nothing was
+    /// sent to it. Take the address that is named, if one is.
+    #[error("{}", wrong_port(address, data_address.as_deref()))]
+    WrongPort {
+        /// What was dialled.
+        address: String,
+        /// Where the same node takes requests, when it was one's HTTP port.
+        data_address: Option<String>,
+        /// Whether an earlier attempt may have applied the write.
+        maybe_applied: bool,
+    },
     /// The connection broke while the request waited for its answer, and no other node answered. Try
     /// again; a write that may have been applied as [`Error::is_retryable`] describes.
     #[error("the connection to {address} was lost: {reason}")]
@@ -125,6 +136,7 @@ impl Error {
         match self {
             Self::Invalid { .. } => false,
             Self::Unreachable { maybe_applied, .. }
+            | Self::WrongPort { maybe_applied, .. }
             | Self::ConnectionLost { maybe_applied, .. }
             | Self::Protocol { maybe_applied, .. }
             | Self::Timeout { maybe_applied, .. }
@@ -139,7 +151,7 @@ impl Error {
     /// write id: give it a context, or it may stand beside the first one as a sibling.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Invalid { .. } | Self::Protocol { .. } => false,
+            Self::Invalid { .. } | Self::Protocol { .. } | Self::WrongPort { .. } => false,
             Self::Unreachable { .. }
             | Self::ConnectionLost { .. }
             | Self::Timeout { .. }
@@ -156,11 +168,44 @@ impl Error {
             Self::Refused { reply, .. } => Some(reply.code),
             Self::Invalid { .. }
             | Self::Unreachable { .. }
+            | Self::WrongPort { .. }
             | Self::ConnectionLost { .. }
             | Self::Protocol { .. }
             | Self::Timeout { .. }
             | Self::Contended { .. } => None,
         }
+    }
+
+    /// The node that it is about, if it is about one.
+    pub fn address(&self) -> Option<&str> {
+        match self {
+            Self::Unreachable { address, .. }
+            | Self::WrongPort { address, .. }
+            | Self::ConnectionLost { address, .. }
+            | Self::Protocol { address, .. }
+            | Self::Timeout { address, .. }
+            | Self::Refused { address, .. } => Some(address),
+            Self::Invalid { .. } | Self::QuorumUnavailable { .. } | Self::Contended { .. } => None,
+        }
+    }
+
+    /// One error for several nodes of which none could be asked: what one of them said if one said something,
+    /// and otherwise the last, with the others in its reason.
+    pub(crate) fn of_all(mut failures: Vec<Self>) -> Self {
+        if let Some(said) = failures.iter().position(Self::is_answer) {
+            return failures.swap_remove(said);
+        }
+        let Some(mut last) = failures.pop() else {
+            return Self::invalid("a client needs at least one seed");
+        };
+        if let Self::Unreachable { reason, .. } = &mut last {
+            let mut all = reason.to_string();
+            for earlier in failures {
+                all.push_str(&format!("; {earlier}"));
+            }
+            *reason = all.into();
+        }
+        last
     }
 
     /// Whether a node said so itself, which tells the caller more than a connection that failed.
@@ -173,6 +218,7 @@ impl Error {
         match &mut self {
             Self::Invalid { .. } | Self::Contended { .. } => {}
             Self::Unreachable { maybe_applied, .. }
+            | Self::WrongPort { maybe_applied, .. }
             | Self::ConnectionLost { maybe_applied, .. }
             | Self::Protocol { maybe_applied, .. }
             | Self::Timeout { maybe_applied, .. }
@@ -180,5 +226,16 @@ impl Error {
             Self::Refused { reply, .. } => reply.maybe_applied |= earlier,
         }
         self
+    }
+}
+
+fn wrong_port(address: &str, data_address: Option<&str>) -> String {
+    match data_address {
+        Some(data_address) => format!(
+            "{address} is the HTTP port of a dynakv node, for metrics and health; requests go to {data_address}"
+        ),
+        None => format!(
+            "{address} answers with HTTP: it is not the port at which a dynakv node takes requests"
+        ),
     }
 }

@@ -89,6 +89,7 @@ pub mod retry;
 mod routing;
 mod unasked;
 mod update;
+mod wrong_port;
 
 pub use answer::{Conflict, Context, Fetched, Written};
 pub use builder::{Builder, InvalidAddress, check_address};

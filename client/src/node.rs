@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::connection::{CallError, Cause, Connection};
 use crate::dial::DialError;
 use crate::error::Error;
+use crate::wrong_port::at_port;
 
 /// A node whose dial failed, or that has said that it leaves, is dialled again after this time, and meanwhile asked
 /// last.
@@ -235,6 +236,11 @@ impl Node {
                 maybe_applied: false,
             },
             DialError::Refused(reply) => Error::from_reply(&self.address, reply),
+            DialError::Http(data_port) => Error::WrongPort {
+                address: self.address.clone(),
+                data_address: data_port.and_then(|port| at_port(&self.address, port)),
+                maybe_applied: false,
+            },
         }
     }
 

@@ -6,7 +6,7 @@
 //! | What came back | [`Decision`] | What the client does |
 //! |---|---|---|
 //! | no connection, connection lost, node silent | `Reconnect` | asks the next node; after the last one begins again, up to 5 times in all |
-//! | no answer in time | `NextNode` | asks the next node |
+//! | no answer in time, or an answer with HTTP | `NextNode` | asks the next node |
 //! | `quorum_unavailable`, `timeout`, `storage`, `internal`, `disk_full`, `directory_lost` and codes it does not know, if marked as retryable | `NextNode` | asks the next node, which may reach others |
 //! | `overloaded`, `not_ready` | `BackOff` | asks the next node; after the last one begins again, until the deadline |
 //! | `not_owner`, `stale_ring` | `RefreshRing` | fetches the ring, asks its owners |
@@ -58,7 +58,9 @@ pub fn decide(error: &Error) -> Decision {
             Decision::GiveUp
         }
         Error::Unreachable { .. } | Error::ConnectionLost { .. } => Decision::Reconnect,
-        Error::Timeout { .. } | Error::QuorumUnavailable { .. } => Decision::NextNode,
+        Error::Timeout { .. } | Error::WrongPort { .. } | Error::QuorumUnavailable { .. } => {
+            Decision::NextNode
+        }
         Error::Refused { reply, .. } => match reply.code {
             ErrorCode::NotOwner | ErrorCode::StaleRing => Decision::RefreshRing,
             ErrorCode::Overloaded | ErrorCode::NotReady => Decision::BackOff,

@@ -17,6 +17,7 @@
 //! | [`ring_document`] | the numbered document that says who the members are |
 //! | [`placement`] | who owns what under it |
 //! | [`limits`] | the bounds that hold before memory is allocated |
+//! | [`shell`] | words of commands that are printed to be typed |
 
 pub mod admin;
 pub mod causal;
@@ -36,6 +37,7 @@ pub mod peer;
 pub mod placement;
 pub mod repair;
 pub mod ring_document;
+pub mod shell;
 pub mod stats;
 pub mod unlock;
 

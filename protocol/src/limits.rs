@@ -111,3 +111,9 @@ pub const TIMEOUT_MS_DEFAULT: u32 = 5_000;
 
 /// The longest deadline a request may ask for, in milliseconds.
 pub const TIMEOUT_MS_MAX: u32 = 60_000;
+
+/// The header by which a node's HTTP port names the port for requests, to a client that dialled the wrong one.
+pub const HTTP_DATA_PORT_HEADER: &str = "dynakv-data-port";
+
+/// How much of an HTTP answer a client that dialled the wrong port reads to find that header, in bytes.
+pub const HTTP_HEAD_BYTES_MAX: usize = 8 * 1024;

@@ -1,22 +1,34 @@
 //! `get`, `put` and `delete`.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Read};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynakv_client::{Client, Context, Error, Fetched, FetchedSibling, Written};
+use dynakv_client::{Context, Error, Fetched, FetchedSibling, Written};
 use dynakv_protocol::limits::VALUE_BYTES_MAX;
 use serde::Serialize;
 
 use super::exit::Exit;
-use super::output::{EncodedValue, Format, Report, context_text, json_line, parse_context};
+use super::key::{KeyArgs, KeyFields, bytes_of, parse_base64, shown};
+use super::output::{
+    EncodedValue, Format, Report, context_text, json_line, parse_context, preview,
+};
 use super::parse_duration;
+use super::prompt::{Prompt, Session};
+use crate::engine::key_words;
+
+/// How many of the values that conflict are shown, each on a line.
+const CONFLICTS_SHOWN_MAX: usize = 20;
+
+/// How much of each of them, in bytes.
+const CONFLICT_BYTES_SHOWN_MAX: usize = 64;
 
 /// `dynakv get`.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub(crate) struct GetArgs {
-    /// The key
-    pub(crate) key: String,
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
     /// How many replicas must answer [default: the node's]
     #[arg(short, value_name = "N")]
     pub(crate) r: Option<u8>,
@@ -27,11 +39,23 @@ pub(crate) struct GetArgs {
 
 /// `dynakv put`.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+#[command(
+    override_usage = "dynakv put [OPTIONS] <KEY> <VALUE>\n       dynakv put [OPTIONS] --key-base64 <KEY> <VALUE>"
+)]
 pub(crate) struct PutArgs {
-    /// The key
-    pub(crate) key: String,
+    /// The key; it is left out with --key-base64
+    #[arg(value_name = "KEY")]
+    first: OsString,
     /// The value, or - for standard input; a value that starts with - comes after --
-    pub(crate) value: String,
+    #[arg(
+        value_name = "VALUE",
+        required_unless_present = "key_base64",
+        conflicts_with = "key_base64"
+    )]
+    second: Option<OsString>,
+    /// The key in base64, in place of KEY: for one that is no text, or begins with -
+    #[arg(long, value_name = "KEY", value_parser = parse_base64)]
+    key_base64: Option<Bytes>,
     #[command(flatten)]
     pub(crate) write: WriteArgs,
     /// After how long the value expires, such as 10m
@@ -42,10 +66,26 @@ pub(crate) struct PutArgs {
 /// `dynakv delete`.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub(crate) struct DeleteArgs {
-    /// The key
-    pub(crate) key: String,
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
     #[command(flatten)]
     pub(crate) write: WriteArgs,
+}
+
+impl PutArgs {
+    /// The key.
+    pub(crate) fn key(&self) -> Bytes {
+        match &self.key_base64 {
+            Some(key) => key.clone(),
+            None => bytes_of(&self.first),
+        }
+    }
+
+    /// The value, or `-`.
+    pub(crate) fn value(&self) -> Bytes {
+        // Exactly one of them is the value: the other is forbidden.
+        bytes_of(self.second.as_ref().unwrap_or(&self.first))
+    }
 }
 
 /// What puts and deletes share.
@@ -66,8 +106,9 @@ pub(crate) struct WriteArgs {
 }
 
 /// Reads a key.
-pub(crate) async fn get(client: &Client, args: GetArgs, format: Format) -> Result<Report, Error> {
-    let mut request = client.get(&args.key);
+pub(crate) async fn get(session: &Session, args: GetArgs, format: Format) -> Result<Report, Error> {
+    let key = args.key.bytes();
+    let mut request = session.client.get(&key);
     if let Some(r) = args.r {
         request = request.r(r);
     }
@@ -76,17 +117,18 @@ pub(crate) async fn get(client: &Client, args: GetArgs, format: Format) -> Resul
     }
     let fetched = request.send().await?;
     let newline = io::stdout().is_terminal();
-    Ok(fetched_report(&args.key, &fetched, format, newline))
+    let prompt = session.prompt();
+    Ok(fetched_report(&key, &fetched, &prompt, format, newline))
 }
 
 /// Stores a value.
-pub(crate) async fn put(client: &Client, args: PutArgs, format: Format) -> Result<Report, Error> {
-    let value = if args.value == "-" {
-        read_value(io::stdin().lock())?
-    } else {
-        Bytes::from(args.value)
+pub(crate) async fn put(session: &Session, args: PutArgs, format: Format) -> Result<Report, Error> {
+    let key = args.key();
+    let value = match args.value() {
+        value if value == "-" => read_value(io::stdin().lock())?,
+        value => value,
     };
-    let mut request = client.put(&args.key, value);
+    let mut request = session.client.put(&key, value);
     if let Some(context) = args.write.context {
         request = request.context(context);
     }
@@ -107,11 +149,11 @@ pub(crate) async fn put(client: &Client, args: PutArgs, format: Format) -> Resul
 
 /// Deletes a key.
 pub(crate) async fn delete(
-    client: &Client,
+    session: &Session,
     args: DeleteArgs,
     format: Format,
 ) -> Result<Report, Error> {
-    let mut request = client.delete(&args.key);
+    let mut request = session.client.delete(args.key.bytes());
     if let Some(context) = args.write.context {
         request = request.context(context);
     }
@@ -140,8 +182,9 @@ fn read_value(input: impl Read) -> Result<Bytes, Error> {
 }
 
 #[derive(Serialize)]
-struct GetDocument<'a> {
-    key: &'a str,
+struct GetDocument {
+    #[serde(flatten)]
+    key: KeyFields,
     found: bool,
     siblings: Vec<SiblingDocument>,
     context: String,
@@ -174,7 +217,13 @@ fn distinct(fetched: &Fetched) -> Vec<&FetchedSibling> {
     distinct
 }
 
-fn fetched_report(key: &str, fetched: &Fetched, format: Format, newline: bool) -> Report {
+fn fetched_report(
+    key: &[u8],
+    fetched: &Fetched,
+    prompt: &Prompt,
+    format: Format,
+    newline: bool,
+) -> Report {
     let siblings = distinct(fetched);
     let exit = match siblings.len() {
         0 => Exit::NotFound,
@@ -184,7 +233,7 @@ fn fetched_report(key: &str, fetched: &Fetched, format: Format, newline: bool) -
     let context = context_text(&fetched.context);
     if format == Format::Json {
         let document = GetDocument {
-            key,
+            key: KeyFields::new(key),
             found: !siblings.is_empty(),
             siblings: siblings
                 .iter()
@@ -199,7 +248,7 @@ fn fetched_report(key: &str, fetched: &Fetched, format: Format, newline: bool) -
         return Report::data(exit, json_line(&document));
     }
     match &siblings[..] {
-        [] => Report::message(exit, format!("dynakv: {key:?} not found\n")),
+        [] => Report::message(exit, format!("dynakv: {} not found\n", shown(key))),
         [only] => {
             let mut value = only.value.to_vec();
             if newline {
@@ -208,15 +257,23 @@ fn fetched_report(key: &str, fetched: &Fetched, format: Format, newline: bool) -
             Report::data(exit, value)
         }
         several => {
-            let mut text = format!("dynakv: {key:?} has {} conflicting values\n", several.len());
-            for sibling in several {
-                let shown = String::from_utf8_lossy(&sibling.value);
-                text.push_str(&format!("  {}  {shown:?}\n", sibling.dot));
+            let mut text = format!(
+                "dynakv: {} has {} conflicting values\n",
+                shown(key),
+                several.len()
+            );
+            for sibling in several.iter().take(CONFLICTS_SHOWN_MAX) {
+                let value = preview(&sibling.value, CONFLICT_BYTES_SHOWN_MAX);
+                text.push_str(&format!("  {}  {value}\n", sibling.dot));
+            }
+            if several.len() > CONFLICTS_SHOWN_MAX {
+                let more = several.len() - CONFLICTS_SHOWN_MAX;
+                text.push_str(&format!("  and {more} more: --output json gives all\n"));
             }
             text.push_str(&format!("  context: {context}\n"));
-            text.push_str(&format!(
-                "  next: dynakv put {key:?} MERGED --context {context}\n"
-            ));
+            let key = key_words::positional(key);
+            let next = prompt.command(&format!("put {key} MERGED --context {context}"));
+            text.push_str(&format!("  next: {next}\n"));
             Report::message(exit, text)
         }
     }
@@ -270,18 +327,24 @@ mod tests {
     #[test]
     fn a_value_is_printed_as_it_is() {
         let one = fetched(&[b"va\xfflue\n"]);
-        let report = fetched_report("k", &one, Format::Plain, false);
+        let report = fetched_report(b"k", &one, &Prompt::default(), Format::Plain, false);
         assert_eq!(report, Report::data(Exit::Ok, *b"va\xfflue\n"));
-        let report = fetched_report("k", &one, Format::Table, true);
+        let report = fetched_report(b"k", &one, &Prompt::default(), Format::Table, true);
         assert_eq!(report, Report::data(Exit::Ok, *b"va\xfflue\n\n"));
         let empty = fetched(&[b""]);
-        let report = fetched_report("k", &empty, Format::Plain, false);
+        let report = fetched_report(b"k", &empty, &Prompt::default(), Format::Plain, false);
         assert_eq!(report, Report::data(Exit::Ok, ""));
     }
 
     #[test]
     fn a_value_in_json() {
-        let report = fetched_report("k", &fetched(&[b"v\n"]), Format::Json, true);
+        let report = fetched_report(
+            b"k",
+            &fetched(&[b"v\n"]),
+            &Prompt::default(),
+            Format::Json,
+            true,
+        );
         let expected = concat!(
             r#"{"key":"k","found":true,"siblings":[{"value":"v\n","encoding":"utf8","#,
             r#""dot":"00000000000000ab:1","timestamp_ms":1700000000001}],"context":"AQID"}"#,
@@ -292,10 +355,16 @@ mod tests {
 
     #[test]
     fn an_absent_key_has_a_context_all_the_same() {
-        let report = fetched_report("k", &fetched(&[]), Format::Json, false);
+        let report = fetched_report(b"k", &fetched(&[]), &Prompt::default(), Format::Json, false);
         let expected = "{\"key\":\"k\",\"found\":false,\"siblings\":[],\"context\":\"AQID\"}\n";
         assert_eq!(report, Report::data(Exit::NotFound, expected));
-        let report = fetched_report("k", &fetched(&[]), Format::Plain, false);
+        let report = fetched_report(
+            b"k",
+            &fetched(&[]),
+            &Prompt::default(),
+            Format::Plain,
+            false,
+        );
         assert_eq!(report.exit, Exit::NotFound);
         assert!(report.data.is_empty());
     }
@@ -303,14 +372,14 @@ mod tests {
     #[test]
     fn a_conflict_leaves_standard_output_empty_but_in_json() {
         let two = fetched(&[b"a", b"b\xff", b"a"]);
-        let report = fetched_report("k", &two, Format::Plain, true);
+        let report = fetched_report(b"k", &two, &Prompt::default(), Format::Plain, true);
         let expected = "dynakv: \"k\" has 2 conflicting values\n\
             \x20 00000000000000ab:1  \"a\"\n\
-            \x20 00000000000000ab:2  \"b\u{fffd}\"\n\
+            \x20 00000000000000ab:2  b\"b\\xff\"\n\
             \x20 context: AQID\n\
-            \x20 next: dynakv put \"k\" MERGED --context AQID\n";
+            \x20 next: dynakv put k MERGED --context AQID\n";
         assert_eq!(report, Report::message(Exit::Conflict, expected));
-        let report = fetched_report("k", &two, Format::Json, true);
+        let report = fetched_report(b"k", &two, &Prompt::default(), Format::Json, true);
         let expected = concat!(
             r#"{"key":"k","found":true,"siblings":["#,
             r#"{"value":"a","encoding":"utf8","dot":"00000000000000ab:1","timestamp_ms":1700000000001},"#,
@@ -321,9 +390,46 @@ mod tests {
         assert_eq!(report, Report::data(Exit::Conflict, expected));
     }
 
+    /// Whatever the values hold, the terminal gets a line for each, and not one for each of a thousand.
+    #[test]
+    fn a_conflict_is_shown_in_few_lines() {
+        let long: &'static [u8] = Box::leak(vec![b'x'; 1 << 20].into_boxed_slice());
+        let values = [&b"two\nlines"[..], long, b"\x1b[2J"];
+        let report = fetched_report(
+            b"a\nb",
+            &fetched(&values),
+            &Prompt::of("a:1"),
+            Format::Table,
+            true,
+        );
+        let lines: Vec<&str> = report.messages.lines().collect();
+        assert_eq!(lines.len(), 6, "{}", report.messages);
+        assert_eq!(lines[0], r#"dynakv: "a\nb" has 3 conflicting values"#);
+        assert!(lines[1].ends_with(r#""two\nlines""#), "{}", lines[1]);
+        assert!(lines[2].len() < 200 && lines[2].ends_with("x\"… (1.0 MiB)"));
+        assert!(!report.messages.contains('\x1b'));
+        assert_eq!(
+            lines[5],
+            "  next: dynakv --server a:1 put --key-base64 YQpi MERGED --context AQID"
+        );
+        let many: Vec<&'static [u8]> = (0..1000)
+            .map(|number: u32| &*Box::leak(number.to_string().into_bytes().into_boxed_slice()))
+            .collect();
+        let many = fetched(&many);
+        let report = fetched_report(b"k", &many, &Prompt::default(), Format::Plain, true);
+        assert_eq!(report.messages.lines().count(), 1 + 20 + 3);
+        assert!(report.messages.contains("and 980 more"));
+    }
+
     #[test]
     fn equal_siblings_are_no_conflict() {
-        let report = fetched_report("k", &fetched(&[b"a", b"a"]), Format::Plain, false);
+        let report = fetched_report(
+            b"k",
+            &fetched(&[b"a", b"a"]),
+            &Prompt::default(),
+            Format::Plain,
+            false,
+        );
         assert_eq!(report, Report::data(Exit::Ok, "a"));
     }
 

@@ -1,11 +1,14 @@
 //! `dev`: a whole cluster on this machine, one process per node, until Ctrl-C.
 
+use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dynakv_client::{Client, RingReply};
+use dynakv_protocol::shell::quoted;
+use dynakv_storage::disk::LOCK_FILE;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -14,9 +17,13 @@ use super::exit::Exit;
 use super::node_info::{RingSummary, ring_text};
 use super::output::{Format, Heading, Report, Table, json_line};
 
+mod parent;
 mod processes;
+mod shape;
 
-use processes::{Running, StopSignals, ended_early, start_all, stop_all, watch};
+pub(super) use parent::end_with_stdin;
+use processes::{Running, StopSignals, ended_early, say, start_all, stop_all, watch};
+use shape::{Found, Shape};
 
 /// How long the cluster may take to form.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -26,6 +33,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How far a node's HTTP port is from its port.
 const HTTP_PORT_OFFSET: u16 = 1000;
+
+/// Where data and logs live unless told otherwise.
+const DATA_DIR: &str = "./dynakv-data/dev";
 
 /// `dynakv dev`.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
@@ -37,7 +47,7 @@ pub(crate) struct DevArgs {
     #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
     base_port: u16,
     /// Where data and logs live, kept between runs
-    #[arg(long, value_name = "DIR", default_value = "./dynakv-data/dev")]
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     data_dir: PathBuf,
     /// Replicas of each key
     #[arg(short, value_name = "N")]
@@ -48,6 +58,30 @@ pub(crate) struct DevArgs {
     /// How many replicas a read waits for
     #[arg(short, value_name = "N")]
     r: Option<u8>,
+    /// Begin anew: the cluster that was in the directory is moved into a directory of its own there
+    #[arg(long)]
+    fresh: bool,
+}
+
+impl DevArgs {
+    fn shape(&self) -> Shape {
+        Shape {
+            nodes: self.nodes,
+            base_port: self.base_port,
+            n: self.n,
+            w: self.w,
+            r: self.r,
+        }
+    }
+
+    /// The directory as an option, where it is not the default one.
+    fn data_dir_option(&self) -> String {
+        if self.data_dir == Path::new(DATA_DIR) {
+            return String::new();
+        }
+        let directory = self.data_dir.display().to_string();
+        format!(" --data-dir {}", quoted(&directory))
+    }
 }
 
 /// Why a cluster did not come up.
@@ -63,6 +97,30 @@ enum DevError {
     PortBusy { port: u16, source: io::Error },
     #[error("cannot write to {}: {source}", path.display())]
     Directory { path: PathBuf, source: io::Error },
+    #[error(
+        "{} holds a cluster made with {}: start it as it was made, or begin anew with --fresh (what is there is kept \
+         beside it)",
+        directory.display(), made.options()
+    )]
+    OtherShape { directory: PathBuf, made: Shape },
+    #[error("{} holds {found} nodes that dev has not marked as its own, and this asks for {asked}", directory.display())]
+    OtherNumber {
+        directory: PathBuf,
+        found: u16,
+        asked: u16,
+    },
+    #[error(
+        "{} holds nodes that dev has not marked as its own, and does not move: take another directory",
+        directory.display()
+    )]
+    NotOurs { directory: PathBuf },
+    #[error("cannot move what is in {} aside: {source}", directory.display())]
+    Aside {
+        directory: PathBuf,
+        source: io::Error,
+    },
+    #[error("a node in {} is in use: stop it first", directory.display())]
+    InUse { directory: PathBuf },
     #[error("cannot start {id}: {source}")]
     Spawn { id: String, source: io::Error },
     #[error("{id} ended ({status}) before the cluster was ready; its log, {}, ends with:\n{tail}", log.display())]
@@ -81,8 +139,14 @@ enum DevError {
 impl DevError {
     fn exit(&self) -> Exit {
         match self {
-            Self::PortsTooHigh { .. } | Self::PortsOverlap { .. } => Exit::Usage,
+            Self::PortsTooHigh { .. }
+            | Self::PortsOverlap { .. }
+            | Self::OtherShape { .. }
+            | Self::OtherNumber { .. }
+            | Self::NotOurs { .. } => Exit::Usage,
             Self::PortBusy { .. }
+            | Self::Aside { .. }
+            | Self::InUse { .. }
             | Self::Directory { .. }
             | Self::Spawn { .. }
             | Self::NodeEnded { .. }
@@ -101,11 +165,31 @@ impl DevError {
                 } else {
                     18080
                 };
-                format!("dynakv dev --base-port {other}")
+                // What is in the directory has its ports already.
+                let directory = match shape::look(&args.data_dir) {
+                    Ok(Found::Nothing) => args.data_dir_option(),
+                    Ok(Found::Cluster(_) | Found::Unmarked(_)) | Err(_) => {
+                        let directory = format!("{}-{other}", args.data_dir.display());
+                        format!(" --data-dir {}", quoted(&directory))
+                    }
+                };
+                format!("dynakv dev --base-port {other}{directory}")
             }
             Self::Directory { .. } => "dynakv dev --data-dir DIR".to_owned(),
-            Self::NodeEnded { log, .. } => format!("cat {}", log.display()),
-            Self::NotReady { directory, .. } => format!("tail {}/*.log", directory.display()),
+            Self::OtherShape { made, .. } => {
+                format!("dynakv dev {}{}", made.options(), args.data_dir_option())
+            }
+            Self::OtherNumber { found, .. } => {
+                format!("dynakv dev --nodes {found}{}", args.data_dir_option())
+            }
+            Self::NotOurs { .. } | Self::Aside { .. } => "dynakv dev --data-dir DIR".to_owned(),
+            Self::InUse { directory } => {
+                format!("tail {}/*.log", quoted(&directory.display().to_string()))
+            }
+            Self::NodeEnded { log, .. } => format!("cat {}", quoted(&log.display().to_string())),
+            Self::NotReady { directory, .. } => {
+                format!("tail {}/*.log", quoted(&directory.display().to_string()))
+            }
             Self::Spawn { .. } | Self::Signals(_) => "dynakv serve --help".to_owned(),
         }
     }
@@ -148,6 +232,7 @@ async fn dev(args: &DevArgs, format: Format) -> Result<Exit, DevError> {
         check_port(plan.port)?;
         check_port(plan.http_port)?;
     }
+    take_directory(args, &plans)?;
     let mut stop = StopSignals::new().map_err(DevError::Signals)?;
     let (sender, mut ended) = mpsc::channel(plans.len());
     let mut nodes = Vec::new();
@@ -162,6 +247,19 @@ async fn dev(args: &DevArgs, format: Format) -> Result<Exit, DevError> {
     };
     match ready {
         Ok(Some(ring)) => {
+            let shape = Shape {
+                n: Some(ring.document.n),
+                w: Some(ring.document.w),
+                r: Some(ring.document.r),
+                ..args.shape()
+            };
+            if let Err(error) = shape::mark(&args.data_dir, &shape) {
+                // The nodes run; only a later start knows less.
+                let directory = args.data_dir.display();
+                say(&format!(
+                    "dynakv: warning: cannot write to {directory}: {error}\n"
+                ));
+            }
             Report::data(Exit::Ok, introduction(&nodes, &ring, args, format)).print();
             let exit = watch(&mut nodes, &mut ended, &mut stop).await;
             stop_all(&mut nodes, &mut ended, &mut stop).await;
@@ -175,6 +273,78 @@ async fn dev(args: &DevArgs, format: Format) -> Result<Exit, DevError> {
             stop_all(&mut nodes, &mut ended, &mut stop).await;
             Err(error)
         }
+    }
+}
+
+/// Makes sure that what is in the directory is what is asked for, or moves it aside, and marks the directory.
+fn take_directory(args: &DevArgs, plans: &[Plan]) -> Result<(), DevError> {
+    let directory = || args.data_dir.clone();
+    let failed = |source| DevError::Directory {
+        path: directory(),
+        source,
+    };
+    let aside_failed = |source| DevError::Aside {
+        directory: directory(),
+        source,
+    };
+    let asked = args.shape();
+    match shape::look(&args.data_dir).map_err(failed)? {
+        Found::Nothing => {}
+        Found::Cluster(made) if args.fresh => {
+            let before = DevArgs {
+                nodes: made.nodes,
+                base_port: made.base_port,
+                ..args.clone()
+            };
+            let old = plan(&before)?;
+            // Held until all is moved.
+            let _locks = old
+                .iter()
+                .map(|node| lock_unused(node, args))
+                .collect::<Result<Vec<_>, _>>()?;
+            let aside = shape::aside(&args.data_dir);
+            say(&format!(
+                "dynakv: the cluster that was in {} goes to {}\n",
+                args.data_dir.display(),
+                aside.display()
+            ));
+            shape::move_aside(&args.data_dir, &old, &aside).map_err(aside_failed)?;
+        }
+        Found::Unmarked(_) if args.fresh => {
+            return Err(DevError::NotOurs {
+                directory: directory(),
+            });
+        }
+        Found::Cluster(made) if made.fits(&asked) => return Ok(()),
+        Found::Cluster(made) => {
+            return Err(DevError::OtherShape {
+                directory: directory(),
+                made,
+            });
+        }
+        // Made before there were marks: it gets one once it is ready.
+        Found::Unmarked(found) if usize::from(found) == plans.len() => return Ok(()),
+        Found::Unmarked(found) => {
+            return Err(DevError::OtherNumber {
+                directory: directory(),
+                found,
+                asked: args.nodes,
+            });
+        }
+    }
+    shape::mark(&args.data_dir, &asked).map_err(failed)
+}
+
+/// The lock that a node holds in its directory while it runs, if there is a directory.
+fn lock_unused(node: &Plan, args: &DevArgs) -> Result<Option<File>, DevError> {
+    let Ok(lock) = File::open(node.data_dir.join(LOCK_FILE)) else {
+        return Ok(None);
+    };
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(_) => Err(DevError::InUse {
+            directory: args.data_dir.clone(),
+        }),
     }
 }
 

@@ -1,13 +1,16 @@
 //! `explain`: where a key lies, what each of its owners has of it, and what that means.
 
-use dynakv_client::{Client, Error, Explained};
+use dynakv_client::{Error, Explained};
 use dynakv_protocol::admin::{ExplainedOwner, OwnerState, SiblingDigest, ValueDigest};
 use dynakv_protocol::causal::Clock;
 use dynakv_protocol::hash::Position;
 use serde::Serialize;
 
 use super::exit::Exit;
+use super::key::{KeyArgs, KeyFields, shown};
 use super::output::{EncodedValue, Format, Heading, Report, Table, bytes_text, json_line};
+use super::prompt::{Prompt, Session};
+use crate::engine::key_words;
 
 mod verdict;
 
@@ -16,21 +19,27 @@ use verdict::{Held, Standing, Verdict, cell_text, time_text};
 /// `dynakv explain`.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub(crate) struct ExplainArgs {
-    /// The key
-    pub(crate) key: String,
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
 }
 
 /// Explains a key.
 pub(crate) async fn explain(
-    client: &Client,
+    session: &Session,
     args: ExplainArgs,
     format: Format,
 ) -> Result<Report, Error> {
-    let explained = client.explain(&args.key).await?;
-    Ok(explained_report(&args.key, &explained, format))
+    let key = args.key.bytes();
+    let explained = session.client.explain(&key).await?;
+    Ok(explained_report(
+        &key,
+        &explained,
+        &session.prompt(),
+        format,
+    ))
 }
 
-fn explained_report(key: &str, explained: &Explained, format: Format) -> Report {
+fn explained_report(key: &[u8], explained: &Explained, prompt: &Prompt, format: Format) -> Report {
     let verdict = Verdict::new(explained);
     let answered = explained.owners.iter();
     let answered = answered.filter(|owner| owner.answer.is_ok()).count();
@@ -42,7 +51,7 @@ fn explained_report(key: &str, explained: &Explained, format: Format) -> Report 
         Exit::Ok
     };
     let sentences = sentences(key, explained, &verdict);
-    let next = next_command(key, &verdict, exit);
+    let next = next_command(key, &verdict, prompt, exit);
     match format {
         Format::Json => {
             let document = Document::new(key, explained, &verdict, &sentences, &next);
@@ -53,23 +62,23 @@ fn explained_report(key: &str, explained: &Explained, format: Format) -> Report 
     }
 }
 
-fn next_command(key: &str, verdict: &Verdict<'_>, exit: Exit) -> String {
-    match exit {
-        Exit::Unavailable => "dynakv status".to_owned(),
-        Exit::NotFound => format!("dynakv put {key:?} VALUE"),
-        _ if verdict.live().len() > 1 => {
-            format!("dynakv get {key:?}, then put the merged value with the context it prints")
+fn next_command(key: &[u8], verdict: &Verdict<'_>, prompt: &Prompt, exit: Exit) -> String {
+    let key = key_words::positional(key);
+    let words = match exit {
+        Exit::Unavailable => "status".to_owned(),
+        Exit::NotFound => format!("put {key} VALUE"),
+        // A read of all owners mends those that are stale.
+        _ if verdict.live().len() <= 1 && !verdict.agree() => {
+            format!("get {key} -r {}", verdict.owner_count())
         }
-        _ if !verdict.agree() => format!(
-            "dynakv get {key:?} -r {}: a read of all owners mends those that are stale",
-            verdict.owner_count()
-        ),
-        _ => format!("dynakv get {key:?}"),
-    }
+        _ => format!("get {key}"),
+    };
+    prompt.command(&words)
 }
 
 /// What it means, in words.
-fn sentences(key: &str, explained: &Explained, verdict: &Verdict<'_>) -> Vec<String> {
+fn sentences(key: &[u8], explained: &Explained, verdict: &Verdict<'_>) -> Vec<String> {
+    let key = shown(key);
     let owners = explained.owners.len();
     let silent: Vec<&ExplainedOwner> = explained
         .owners
@@ -80,11 +89,11 @@ fn sentences(key: &str, explained: &Explained, verdict: &Verdict<'_>) -> Vec<Str
     let answered = owners - silent.len();
     if answered == 0 {
         sentences.push(format!(
-            "none of the {owners} owners answered: nothing is known of {key:?}"
+            "none of the {owners} owners answered: nothing is known of {key}"
         ));
     } else if verdict.clock.is_empty() {
         sentences.push(format!(
-            "{key:?} was never written, as far as {answered} of {owners} owners know"
+            "{key} was never written, as far as {answered} of {owners} owners know"
         ));
     } else if verdict.agree() {
         sentences.push(if silent.is_empty() {
@@ -100,6 +109,7 @@ fn sentences(key: &str, explained: &Explained, verdict: &Verdict<'_>) -> Vec<Str
                 sentences.push(stale_sentence(id, verdict));
             }
         }
+        sentences.push("a read of all owners mends those that are stale".to_owned());
     }
     for owner in explained.owners.iter().filter(|it| is_rebuilding(it)) {
         sentences.push(format!(
@@ -120,7 +130,10 @@ fn sentences(key: &str, explained: &Explained, verdict: &Verdict<'_>) -> Vec<Str
         let now = explained.now_unix_ms;
         let hidden: Vec<_> = verdict.shown().filter(|held| !held.is_live(now)).collect();
         if live > 1 {
-            sentences.push(format!("conflict: {live} values stand beside each other"));
+            sentences.push(format!(
+                "conflict: {live} values stand beside each other; merge them, and put the result with the context \
+                 that get prints"
+            ));
         } else if live == 0 {
             let expired = hidden
                 .iter()
@@ -186,13 +199,13 @@ fn stale_sentence(id: &str, verdict: &Verdict<'_>) -> String {
 }
 
 fn table(
-    key: &str,
+    key: &[u8],
     explained: &Explained,
     verdict: &Verdict<'_>,
     sentences: &[String],
     next: &str,
 ) -> String {
-    let position = Position::of_key(key.as_bytes());
+    let position = Position::of_key(key);
     let mut owners = Table::new(&[
         Heading::Left("Owner"),
         Heading::Left("Address"),
@@ -224,7 +237,8 @@ fn table(
         ]);
     }
     let mut text = format!(
-        "{key:?}: position {:016x}, segment {:04x}, {} owners under ring {} (seen by {})\n\n{}",
+        "{}: position {:016x}, segment {:04x}, {} owners under ring {} (seen by {})\n\n{}",
+        shown(key),
         position.0,
         position.segment().0,
         explained.owners.len(),
@@ -343,7 +357,8 @@ fn raw_clock(clock: &Clock) -> String {
 
 #[derive(Serialize)]
 struct Document<'a> {
-    key: &'a str,
+    #[serde(flatten)]
+    key: KeyFields,
     found: bool,
     position: String,
     segment: u16,
@@ -399,17 +414,17 @@ struct ValueDocument<'a> {
 
 impl<'a> Document<'a> {
     fn new(
-        key: &'a str,
+        key: &[u8],
         explained: &'a Explained,
         verdict: &'a Verdict<'a>,
         sentences: &'a [String],
         next: &'a str,
     ) -> Self {
-        let position = Position::of_key(key.as_bytes());
+        let position = Position::of_key(key);
         let owners = explained.owners.iter();
         let values = verdict.held.iter();
         Self {
-            key,
+            key: KeyFields::new(key),
             found: !verdict.clock.is_empty(),
             position: format!("{:016x}", position.0),
             segment: position.segment().0,

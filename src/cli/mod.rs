@@ -8,10 +8,12 @@ mod data;
 mod dev;
 mod exit;
 mod explain;
+mod key;
 mod logging;
 mod misplaced;
 mod node_info;
 mod output;
+mod prompt;
 mod repair;
 mod serve;
 mod store;
@@ -22,11 +24,13 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use dynakv_client::{Client, Error};
 
 use exit::Exit;
 use output::{Format, Report};
+use prompt::Session;
 
 const SERVER_DEFAULT: &str = "127.0.0.1:8080";
 
@@ -137,42 +141,51 @@ fn run(cli: Cli) -> Exit {
     match command {
         Command::Serve(args) => serve::run(args, format),
         Command::Dev(args) => dev::run(args, format),
-        Command::Get(args) => with_client(global, format, async |client| {
-            data::get(client, args, format).await
+        Command::Get(args) => {
+            let key = args.key.bytes();
+            with_client(global, format, Some(key), async |session| {
+                data::get(session, args, format).await
+            })
+        }
+        Command::Put(args) => {
+            let key = args.key();
+            with_client(global, format, Some(key), async |session| {
+                data::put(session, args, format).await
+            })
+        }
+        Command::Delete(args) => {
+            let key = args.key.bytes();
+            with_client(global, format, Some(key), async |session| {
+                data::delete(session, args, format).await
+            })
+        }
+        Command::Stats => with_client(global, format, None, async |session| {
+            node_info::stats(&session.client, format).await
         }),
-        Command::Put(args) => with_client(global, format, async |client| {
-            data::put(client, args, format).await
+        Command::Health => with_client(global, format, None, async |session| {
+            node_info::health(&session.client, format).await
         }),
-        Command::Delete(args) => with_client(global, format, async |client| {
-            data::delete(client, args, format).await
+        Command::Status => with_client(global, format, None, async |session| {
+            node_info::status(session, format).await
         }),
-        Command::Stats => with_client(global, format, async |client| {
-            node_info::stats(client, format).await
+        Command::Ring => with_client(global, format, None, async |session| {
+            node_info::ring(&session.client, format).await
         }),
-        Command::Health => with_client(global, format, async |client| {
-            node_info::health(client, format).await
+        Command::Explain(args) => with_client(global, format, None, async |session| {
+            explain::explain(session, args, format).await
         }),
-        Command::Status => with_client(global, format, async |client| {
-            node_info::status(client, format).await
-        }),
-        Command::Ring => with_client(global, format, async |client| {
-            node_info::ring(client, format).await
-        }),
-        Command::Explain(args) => with_client(global, format, async |client| {
-            explain::explain(client, args, format).await
-        }),
-        Command::Repair(args) => with_client(global, format, async |client| {
-            repair::repair(client, args, format).await
+        Command::Repair(args) => with_client(global, format, None, async |session| {
+            repair::repair(session, args, format).await
         }),
         Command::Export(args) => {
             let timeout = global.timeout;
-            with_client(global, format, async |client| {
-                transfer::export(client, args, timeout, format).await
+            with_client(global, format, None, async |session| {
+                transfer::export(session, args, timeout, format).await
             })
         }
         Command::Import(args) if args.check => transfer::check(format).print(),
-        Command::Import(args) => with_client(global, format, async |client| {
-            transfer::import(client, args, format).await
+        Command::Import(args) => with_client(global, format, None, async |session| {
+            transfer::import(session, args, format).await
         }),
         Command::Store { command } => store::run(command, format).print(),
         Command::Config { command } => config::run(command, format).print(),
@@ -188,9 +201,13 @@ fn run(cli: Cli) -> Exit {
 fn with_client(
     global: Global,
     format: Format,
-    command: impl AsyncFnOnce(&Client) -> Result<Report, Error>,
+    key: Option<Bytes>,
+    command: impl AsyncFnOnce(&Session) -> Result<Report, Error>,
 ) -> Exit {
     let servers = servers(global.servers);
+    let is_named = servers != [SERVER_DEFAULT] || std::env::var_os("DYNAKV_SERVERS").is_some();
+    // Until one has answered.
+    let mut asked = servers.first().cloned().unwrap_or_default();
     let outcome = block_on(async {
         // One request: a second connection, to the key's owner, would only cost time.
         let client = Client::builder()
@@ -199,11 +216,14 @@ fn with_client(
             .ring_routing(false)
             .build()
             .await?;
-        command(&client).await
+        let session = Session { client, is_named };
+        let outcome = command(&session).await;
+        session.client.asked_address().clone_into(&mut asked);
+        outcome
     });
     let report = match outcome {
         Ok(Ok(report)) => report,
-        Ok(Err(error)) => Report::client_error(format, &error, &servers),
+        Ok(Err(error)) => Report::client_error(format, &error, &asked, key.as_deref()),
         Err(error) => runtime_error(format, &error),
     };
     report.print()
@@ -272,7 +292,7 @@ mod tests {
             let Command::Get(get) = cli.command else {
                 panic!("{line}");
             };
-            assert_eq!((get.key.as_str(), get.r), ("k", Some(2)));
+            assert_eq!((&get.key.bytes()[..], get.r), (&b"k"[..], Some(2)));
         }
     }
 
@@ -291,14 +311,41 @@ mod tests {
         let Command::Put(put) = parse("dynakv put k -").unwrap().command else {
             panic!();
         };
-        assert_eq!(put.value, "-");
+        assert_eq!(put.value(), "-");
         let Command::Put(put) = parse("dynakv put -w 2 --ttl 10m -- -k -v").unwrap().command else {
             panic!();
         };
-        assert_eq!((put.key.as_str(), put.value.as_str()), ("-k", "-v"));
+        assert_eq!((&put.key()[..], &put.value()[..]), (&b"-k"[..], &b"-v"[..]));
         assert_eq!(put.write.w, Some(2));
         assert_eq!(put.ttl, Some(Duration::from_secs(600)));
         assert!(parse("dynakv put k -v").is_err());
+    }
+
+    /// In place of the key, not beside it.
+    #[test]
+    fn keys_that_are_no_text_are_given_in_base64() {
+        let Command::Put(put) = parse("dynakv put --key-base64 /wA= v").unwrap().command else {
+            panic!();
+        };
+        assert_eq!(
+            (&put.key()[..], &put.value()[..]),
+            (&b"\xff\0"[..], &b"v"[..])
+        );
+        for command in ["get", "delete", "explain"] {
+            assert!(parse(&format!("dynakv {command} --key-base64 /wA=")).is_ok());
+            assert!(parse(&format!("dynakv {command} --key-base64 /wA= k")).is_err());
+            assert!(parse(&format!("dynakv {command} --key-base64 !")).is_err());
+        }
+        for line in [
+            "dynakv put --key-base64 /wA= k v",
+            "dynakv put --key-base64 /wA=",
+            "dynakv put k",
+            "dynakv repair --key-base64 /wA=",
+            "dynakv repair --key-base64 /wA= --key k --accept-loss",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+        assert!(parse("dynakv repair --key-base64 /wA= --accept-loss").is_ok());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use dynakv_protocol::ring_document::Step;
 use serde::Serialize;
 
 use super::exit::Exit;
-use crate::engine::limits;
+use super::prompt::{Prompt, Session};
 
 use super::output::{Format, Heading, Report, Table, bytes_text, json_line};
 
@@ -25,11 +25,17 @@ pub(crate) async fn health(client: &Client, format: Format) -> Result<Report, Er
 }
 
 /// The state of the cluster.
-pub(crate) async fn status(client: &Client, format: Format) -> Result<Report, Error> {
+pub(crate) async fn status(session: &Session, format: Format) -> Result<Report, Error> {
+    let client = &session.client;
     let status = client.status().await?;
     // Without a ring the verdict rests on the number of members alone.
     let ring = client.ring().await.ok();
-    Ok(status_report(&status, ring.as_ref(), format))
+    let mut report = status_report(&status, ring.as_ref(), format);
+    if status.locked_keys > 0 && format != Format::Json {
+        let locked = locked_text(&status, &session.prompt());
+        report.messages.insert_str(0, &locked);
+    }
+    Ok(report)
 }
 
 /// The ring.
@@ -443,21 +449,18 @@ fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format)
         Format::Json | Format::Plain => format!("{}\n{}", verdict.name(), table.plain()),
     };
     let mut report = Report::data(verdict.exit(), text);
-    if status.locked_keys > 0 {
-        report.messages = locked_text(status);
-    }
-    report.messages += &others::text(status);
+    report.messages = others::text(status);
     report
 }
 
 /// What is locked, and what mends it.
-fn locked_text(status: &StatusReply) -> String {
+fn locked_text(status: &StatusReply, prompt: &Prompt) -> String {
     let mut text = format!(
         "dynakv: {} keys are locked, as far as {} knows: they cannot be read, or not be written by all nodes\n",
         status.locked_keys, status.node_id
     );
     for key in &status.locked_keys_named {
-        text.push_str(&format!("  next: {}\n", limits::command(key)));
+        text.push_str(&format!("  next: {}\n", prompt.unlock(key)));
     }
     text
 }

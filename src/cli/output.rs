@@ -4,10 +4,12 @@ use std::io::{self, IsTerminal, Write};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use dynakv_client::{Context, Error};
+use dynakv_client::{Context, Error, ErrorCode};
 use serde::Serialize;
 
 use super::exit::Exit;
+use super::prompt::Prompt;
+use crate::engine::key_words;
 
 /// `--output`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -97,9 +99,15 @@ impl Report {
     }
 
     /// A failure of the client with the next command to type.
-    pub(crate) fn client_error(format: Format, error: &Error, servers: &[String]) -> Self {
+    /// `asked` is the server that the command went to, `key` what it was about.
+    pub(crate) fn client_error(
+        format: Format,
+        error: &Error,
+        asked: &str,
+        key: Option<&[u8]>,
+    ) -> Self {
         let exit = Exit::of_error(error);
-        let next = next_command(error, servers);
+        let (hint, next) = next_command(error, asked, key);
         let message = error.to_string();
         let maybe_applied = error.maybe_applied();
         let text = match format {
@@ -118,7 +126,7 @@ impl Report {
                 } else {
                     ""
                 };
-                format!("dynakv: {message}\n{doubt}  next: {next}\n")
+                format!("dynakv: {message}\n{doubt}{hint}  next: {next}\n")
             }
         };
         Self::message(exit, text)
@@ -163,22 +171,55 @@ fn error_name(error: &Error) -> &'static str {
     }
 }
 
-fn next_command(error: &Error, servers: &[String]) -> String {
-    let server = servers.first().map_or("127.0.0.1:8080", String::as_str);
+/// What to know before the next command, if anything, as a line; and that command.
+fn next_command(error: &Error, asked: &str, key: Option<&[u8]>) -> (&'static str, String) {
+    // The one that it is about, if another was asked before.
+    let prompt = Prompt::of(error.address().unwrap_or(asked));
     match (error.code(), error) {
+        (Some(ErrorCode::TooManySiblings | ErrorCode::Conflict), _) => {
+            let hint = "  merge the values that are there, and put the result with --context and their context\n";
+            let next = match key {
+                Some(key) => format!("--output json get {}", key_words::positional(key)),
+                None => "status".to_owned(),
+            };
+            (hint, prompt.command(&next))
+        }
+        (Some(ErrorCode::BadRequest), _) | (None, Error::Invalid { .. }) => {
+            ("", "dynakv help".to_owned())
+        }
         (
-            Some(dynakv_client::ErrorCode::TooManySiblings | dynakv_client::ErrorCode::Conflict),
-            _,
-        ) => format!(
-            "dynakv --server {server} --output json get KEY, then put the merged value with --context"
+            None,
+            Error::WrongPort {
+                data_address: Some(right),
+                ..
+            },
+        ) => ("", Prompt::of(right).command("status")),
+        (None, Error::Unreachable { .. } | Error::WrongPort { .. }) => (
+            "  name a node that runs with --server HOST:PORT, or start a cluster to try\n",
+            "dynakv dev".to_owned(),
         ),
-        (Some(dynakv_client::ErrorCode::BadRequest), _) | (None, Error::Invalid { .. }) => {
-            "dynakv help".to_owned()
+        _ => ("", prompt.command("status")),
+    }
+}
+
+/// The beginning of a value on one line: text in double quotes, other bytes as `b"…"`, and the length of what
+/// is longer than this.
+pub(crate) fn preview(value: &[u8], bytes_max: usize) -> String {
+    let cut = &value[..value.len().min(bytes_max)];
+    let more = match value.len() > cut.len() {
+        true => format!("… ({})", bytes_text(value.len() as u64)),
+        false => String::new(),
+    };
+    // A character that was cut in two is left out.
+    let text = match std::str::from_utf8(cut) {
+        Err(error) if error.error_len().is_none() && !more.is_empty() => {
+            std::str::from_utf8(&cut[..error.valid_up_to()])
         }
-        (None, Error::Unreachable { .. }) => {
-            "dynakv dev (a cluster to try), or --server HOST:PORT of a node that runs".to_owned()
-        }
-        _ => format!("dynakv --server {server} status"),
+        text => text,
+    };
+    match text {
+        Ok(text) => format!("{text:?}{more}"),
+        Err(_) => format!("b\"{}\"{more}", cut.escape_ascii()),
     }
 }
 
@@ -364,8 +405,8 @@ mod tests {
             message: "too few replicas".to_owned(),
             maybe_applied: true,
         };
-        let servers = ["10.0.0.1:8080".to_owned()];
-        let report = Report::client_error(Format::Plain, &error, &servers);
+        let asked = "10.0.0.1:8080";
+        let report = Report::client_error(Format::Plain, &error, asked, None);
         assert_eq!(
             report,
             Report::message(
@@ -375,7 +416,7 @@ mod tests {
                  \x20 next: dynakv --server 10.0.0.1:8080 status\n"
             )
         );
-        let report = Report::client_error(Format::Json, &error, &servers);
+        let report = Report::client_error(Format::Json, &error, asked, None);
         assert_eq!(
             report.messages,
             concat!(
@@ -387,5 +428,44 @@ mod tests {
             )
         );
         assert!(report.data.is_empty());
+    }
+
+    #[test]
+    fn errors_about_a_node_name_that_one() {
+        let timeout = Error::Timeout {
+            address: "b:2".to_owned(),
+            waited: std::time::Duration::from_secs(1),
+            maybe_applied: false,
+        };
+        let report = Report::client_error(Format::Plain, &timeout, "a:1", None);
+        assert!(
+            report
+                .messages
+                .ends_with("next: dynakv --server b:2 status\n"),
+            "{}",
+            report.messages
+        );
+        let wrong = Error::WrongPort {
+            address: "a:9080".to_owned(),
+            data_address: Some("a:8080".to_owned()),
+            maybe_applied: false,
+        };
+        let report = Report::client_error(Format::Plain, &wrong, "a:9080", None);
+        assert_eq!(report.exit, Exit::Error);
+        assert!(
+            report.messages.contains("a:9080 is the HTTP port")
+                && report
+                    .messages
+                    .ends_with("next: dynakv --server a:8080 status\n"),
+            "{}",
+            report.messages
+        );
+    }
+
+    #[test]
+    fn previews_are_short_and_on_one_line() {
+        assert_eq!(preview(b"a\n\"", 64), r#""a\n\"""#);
+        assert_eq!(preview("äää".as_bytes(), 3), "\"ä\"… (6 B)");
+        assert_eq!(preview(b"\xff\xfe", 1), r#"b"\xff"… (2 B)"#);
     }
 }

@@ -1,15 +1,18 @@
 //! `repair`: has a node compare its copies with all others' now, and shows how far it is.
 
+use std::ffi::OsString;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Duration;
 
+use bytes::Bytes;
 use dynakv_client::{Client, Error, MemberState, Repair, RepairProgress, StatusReply, Unlocked};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::exit::Exit;
+use super::key::{KeyFields, bytes_of, parse_base64, shown};
 use super::output::{Format, Report, json_line};
-use crate::engine::limits;
+use super::prompt::{Prompt, Session};
 
 /// How often the node is asked how far it is.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -26,7 +29,16 @@ pub(crate) struct RepairArgs {
     /// Mend this one key, which is locked: give up entries of its clock under which no value stands and, where that is
     /// not enough, its oldest values. All its owners must be alive
     #[arg(long, value_name = "KEY", requires = "accept_loss")]
-    key: Option<String>,
+    key: Option<OsString>,
+    /// The same for a key that is no text, or begins with -: in base64
+    #[arg(
+        long,
+        value_name = "KEY",
+        requires = "accept_loss",
+        conflicts_with = "key",
+        value_parser = parse_base64
+    )]
+    key_base64: Option<Bytes>,
     /// Give up what no member in reach can bring back: segments that the node is still rebuilding at the end
     /// count as rebuilt, though acknowledged writes may be missing from them
     #[arg(long)]
@@ -47,20 +59,22 @@ enum Followed {
 
 /// Begins a repair and follows it to its end.
 pub(crate) async fn repair(
-    client: &Client,
+    session: &Session,
     args: RepairArgs,
     format: Format,
 ) -> Result<Report, Error> {
-    if let Some(key) = &args.key {
-        return unlock(client, key, args.yes, format).await;
+    let client = &session.client;
+    let given = args.key.as_deref().map(bytes_of);
+    if let Some(key) = given.or_else(|| args.key_base64.clone()) {
+        return unlock(session, &key, args.yes, format).await;
     }
     if args.accept_loss {
         let status = client.status().await?;
         let meaning = meaning(&status);
         if !args.yes && !confirmed(&meaning) {
-            let next = "dynakv repair --accept-loss --yes";
+            let next = session.prompt().command("repair --accept-loss --yes");
             let what = format!("{meaning}\n  nothing was begun: this has to be confirmed");
-            return Ok(Report::error(Exit::Usage, format, &what, next));
+            return Ok(Report::error(Exit::Usage, format, &what, &next));
         }
         if args.yes {
             // It stands in the script's log.
@@ -83,15 +97,16 @@ pub(crate) async fn repair(
     let mut display = Display::start();
     let followed = follow(client, begun, &mut display).await;
     display.end();
-    Ok(report(followed?, format))
+    Ok(report(followed?, &session.prompt(), format))
 }
 
 /// Mends a locked key.
-async fn unlock(client: &Client, key: &str, yes: bool, format: Format) -> Result<Report, Error> {
-    let command = limits::command(key.as_bytes());
+async fn unlock(session: &Session, key: &[u8], yes: bool, format: Format) -> Result<Report, Error> {
+    let command = session.prompt().unlock(key);
     let meaning = format!(
-        "this gives up entries of the clock of {key:?} under which no value stands and, where that is not enough, its \
-         oldest values; a value that was replaced or deleted may come back from a hint that still holds it"
+        "this gives up entries of the clock of {} under which no value stands and, where that is not enough, its \
+         oldest values; a value that was replaced or deleted may come back from a hint that still holds it",
+        shown(key)
     );
     if !yes && !confirmed(&meaning) {
         let what = format!("{meaning}\n  nothing was begun: this has to be confirmed");
@@ -106,13 +121,15 @@ async fn unlock(client: &Client, key: &str, yes: bool, format: Format) -> Result
         // It stands in the script's log.
         let _nowhere_to_say_so = writeln!(io::stderr(), "dynakv: {meaning}");
     }
-    Ok(unlocked_report(key, &client.unlock(key).await?, format))
+    let unlocked = session.client.unlock(key).await?;
+    Ok(unlocked_report(key, &unlocked, format))
 }
 
 #[derive(Serialize)]
 struct UnlockedDocument<'a> {
     node_id: &'a str,
-    key: &'a str,
+    #[serde(flatten)]
+    key: KeyFields,
     owners: u8,
     clock_entries_before: u64,
     clock_entries: u64,
@@ -120,13 +137,13 @@ struct UnlockedDocument<'a> {
     values_given_up: u64,
 }
 
-fn unlocked_report(key: &str, unlocked: &Unlocked, format: Format) -> Report {
+fn unlocked_report(key: &[u8], unlocked: &Unlocked, format: Format) -> Report {
     match format {
         Format::Json => Report::data(
             Exit::Ok,
             json_line(&UnlockedDocument {
                 node_id: unlocked.node_id.as_str(),
-                key,
+                key: KeyFields::new(key),
                 owners: unlocked.owners,
                 clock_entries_before: unlocked.clock_entries_before,
                 clock_entries: unlocked.clock_entries,
@@ -137,7 +154,8 @@ fn unlocked_report(key: &str, unlocked: &Unlocked, format: Format) -> Report {
         Format::Table | Format::Plain => Report::data(
             Exit::Ok,
             format!(
-                "{key} is mended at its {} owners: {} of {} clock entries are left, {} values, {} given up\n",
+                "{} is mended at its {} owners: {} of {} clock entries are left, {} values, {} given up\n",
+                shown(key),
                 unlocked.owners,
                 unlocked.clock_entries,
                 unlocked.clock_entries_before,
@@ -309,13 +327,13 @@ struct Document<'a> {
     keys_locked: u64,
 }
 
-fn report(followed: Followed, format: Format) -> Report {
+fn report(followed: Followed, prompt: &Prompt, format: Format) -> Report {
     let (progress, state) = match followed {
         Followed::Done(progress) => (progress, "done"),
         Followed::Left(progress) => (progress, "running"),
         Followed::Forgotten => {
             let what = "the node was restarted, and its repair ended with it";
-            return Report::error(Exit::Error, format, what, "dynakv repair");
+            return Report::error(Exit::Error, format, what, &prompt.command("repair"));
         }
     };
     let is_done = state == "done";
@@ -371,8 +389,9 @@ fn report(followed: Followed, format: Format) -> Report {
     };
     if !is_done {
         report.messages = format!(
-            "dynakv: left alone, and it goes on at {}\n  next: dynakv repair   shows it again\n",
-            progress.node_id
+            "dynakv: left alone, and it goes on at {}; this shows it again:\n  next: {}\n",
+            progress.node_id,
+            prompt.command("repair")
         );
     } else if !is_whole && format != Format::Json {
         let mut left = match progress.rebuilding_segments {
@@ -383,8 +402,9 @@ fn report(followed: Followed, format: Format) -> Report {
             left.push_str(&format!("; {} keys are locked", progress.keys_locked));
         }
         report.messages = format!(
-            "dynakv: not everything could be compared or brought back{left}: {}\n  next: dynakv status\n",
-            progress.last_error
+            "dynakv: not everything could be compared or brought back{left}: {}\n  next: {}\n",
+            progress.last_error,
+            prompt.command("status")
         );
     }
     report

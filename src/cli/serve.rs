@@ -77,6 +77,9 @@ pub(crate) struct ServeArgs {
     /// good. A store that is damaged beyond opening is replaced by an empty one. For this start only
     #[arg(long)]
     accept_loss: bool,
+    /// End when standard input ends: for a process that starts nodes and must not leave them behind
+    #[arg(long, hide = true)]
+    ends_with_stdin: bool,
 }
 
 /// Runs a node until SIGTERM or Ctrl-C.
@@ -91,6 +94,12 @@ pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
     }
     if let Err(error) = logging::init(loaded.log()) {
         return fail(Exit::Usage, &error, "RUST_LOG=info dynakv serve --help");
+    }
+    if args.ends_with_stdin
+        && let Err(error) = super::dev::end_with_stdin()
+    {
+        let what = format!("cannot watch standard input: {error}");
+        return fail(Exit::Error, &what, "ulimit -u");
     }
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");

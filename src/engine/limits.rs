@@ -15,8 +15,10 @@ use dynakv_protocol::limits::{
 };
 use dynakv_protocol::{Actor, DecodeError, ErrorCode, ErrorReply};
 
-/// How much of a key a message shows, in bytes.
-const KEY_BYTES_SHOWN: usize = 256;
+use super::key_words;
+
+/// The longest command with a key in it that a message shows, in bytes: with a longer one it would be cut off.
+const COMMAND_BYTES_SHOWN: usize = 2048;
 
 /// What is beyond its limit, and by how much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -142,28 +144,22 @@ pub fn is_beyond(error: &DecodeError) -> bool {
 pub fn locked(key: &[u8], why: &str) -> ErrorReply {
     let message = format!(
         "the key is locked: {why}. Nothing was changed; with all its owners alive this mends it: {}",
-        command(key)
+        short_command(key)
     );
     ErrorReply::new(ErrorCode::TooLarge, message)
 }
 
 /// What mends a locked key, to be typed.
 pub fn command(key: &[u8]) -> String {
-    format!("dynakv repair --key {} --accept-loss", shown(key))
+    format!("dynakv repair {} --accept-loss", key_words::option(key))
 }
 
-/// The key as a shell takes it, where it is text.
-fn shown(key: &[u8]) -> String {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/@%+,=".contains(byte);
-    match std::str::from_utf8(&key[..key.len().min(KEY_BYTES_SHOWN)]) {
-        Ok(text) if key.len() <= KEY_BYTES_SHOWN && !text.is_empty() => {
-            match key.iter().all(plain) && !text.starts_with('-') {
-                true => text.to_owned(),
-                false if text.chars().any(char::is_control) => "KEY".to_owned(),
-                false => format!("'{}'", text.replace('\'', r"'\''")),
-            }
-        }
-        _ => "KEY".to_owned(),
+/// The same where a message has to stay short.
+fn short_command(key: &[u8]) -> String {
+    let command = command(key);
+    match command.len() <= COMMAND_BYTES_SHOWN {
+        true => command,
+        false => "dynakv repair --key KEY --accept-loss".to_owned(),
     }
 }
 
@@ -310,16 +306,17 @@ mod tests {
     #[test]
     fn the_command_can_be_typed() {
         for (key, expected) in [
-            ("user:1", "user:1"),
-            ("two words", "'two words'"),
-            ("it's", r"'it'\''s'"),
-            ("-k", "'-k'"),
-            ("a\nb", "KEY"),
+            (&b"user:1"[..], "--key user:1"),
+            (b"it's", r"--key 'it'\''s'"),
+            (b"-k", "--key-base64 LWs="),
+            (b"a\nb", "--key-base64 YQpi"),
         ] {
-            let expected = format!("dynakv repair --key {expected} --accept-loss");
-            assert_eq!(command(key.as_bytes()), expected);
+            let expected = format!("dynakv repair {expected} --accept-loss");
+            assert_eq!(command(key), expected);
+            assert!(locked(key, "why").message.ends_with(&expected));
         }
-        let unprintable = command(&[0xff; 300]);
-        assert_eq!(unprintable, "dynakv repair --key KEY --accept-loss");
+        let long = locked(&[b'k'; 4096], "why").message;
+        assert!(long.ends_with("dynakv repair --key KEY --accept-loss"));
+        assert!(command(&[b'k'; 4096]).len() > 4096);
     }
 }

@@ -38,6 +38,7 @@ pub mod hang;
 pub mod hedge;
 pub mod hybrid_clock;
 pub mod import;
+pub mod key_words;
 pub mod layout;
 pub mod limits;
 pub mod log_pace;

@@ -18,11 +18,16 @@ pub(super) struct NodePages {
     pub(super) data_dir: PathBuf,
     pub(super) view: watch::Receiver<Arc<View>>,
     pub(super) draining: CancellationToken,
+    pub(super) data_port: u16,
 }
 
 impl Pages for NodePages {
     fn metrics(&self) -> String {
         self.metrics.render(&self.data_dir)
+    }
+
+    fn data_port(&self) -> u16 {
+        self.data_port
     }
 
     fn not_ready(&self) -> Option<String> {

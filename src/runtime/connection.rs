@@ -22,6 +22,7 @@ use super::events::{
     ConnectionId, ControlEvent, ControlSender, CoordinatorEvent, CoordinatorSender, Responder,
 };
 use super::frame_reader::{FrameReader, Intake, ReadError, Source, malformed};
+use super::http::sent_to_data_port;
 use super::ledger::{Kind, Ledger};
 use super::metrics::Metrics;
 use super::outbox::Outbox;
@@ -52,6 +53,8 @@ pub struct Shared {
     pub frame_bytes_max: usize,
     /// What clients are told of it and of other bounds.
     pub limits: ClientLimits,
+    /// Where those belong who send HTTP here.
+    pub http_port: u16,
     /// The most bytes of answers that may wait before no more requests are read.
     pub waiting_bytes_max: usize,
     /// What is held for others.
@@ -91,11 +94,11 @@ pub async fn serve(
         ledger: shared.ledger.clone(),
     };
     let mut reader = FrameReader::new(read, HANDSHAKE_FRAME_BYTES_MAX, intake, Source::Client);
-    let mut is_opened = false;
+    let mut course = Course::default();
     let end = tokio::select! {
         biased;
         () = shared.shutdown.cancelled() => None,
-        end = converse(id, &mut reader, &outbox, &place, &shared, &mut is_opened) => end,
+        end = converse(id, &mut reader, &outbox, &place, &shared, &mut course) => end,
         // Only if it was busy with something else.
         () = place.is_wanted() => Some(makes_room()),
     };
@@ -103,7 +106,7 @@ pub async fn serve(
         outbox.respond(0, &Response::Error(error));
     }
     outbox.close();
-    if is_opened {
+    if course.is_opened {
         // However the conversation ended. A coordinator that is gone needs no telling.
         let closed = CoordinatorEvent::Closed { connection: id };
         let _ = shared.coordinator.send(closed).await;
@@ -113,10 +116,19 @@ pub async fn serve(
     let written = place.within(HANDSHAKE_TIMEOUT, &mut writer).await;
     if written.is_none() {
         outbox.cut();
-    } else if place.was_greeted() {
+    } else if place.was_greeted() || course.is_http {
         // To close a connection with something unread takes from the other side what it has not read.
         let _ = place.within(LINGER_TIMEOUT, reader.discard()).await;
     }
+}
+
+/// How far a conversation came.
+#[derive(Debug, Default)]
+struct Course {
+    /// The coordinator knows of it.
+    is_opened: bool,
+    /// The other side sent HTTP, and was answered with it.
+    is_http: bool,
 }
 
 /// Why the connection was closed from here; `None` when the other side ended it.
@@ -128,11 +140,11 @@ async fn converse(
     outbox: &Arc<Outbox>,
     place: &Place,
     shared: &Shared,
-    is_opened: &mut bool,
+    course: &mut Course,
 ) -> End {
     let greeted = tokio::select! {
         biased;
-        greeted = timeout(HANDSHAKE_TIMEOUT, shake_hands(reader, outbox, place, shared)) => greeted,
+        greeted = timeout(HANDSHAKE_TIMEOUT, shake_hands(reader, outbox, place, shared, course)) => greeted,
         () = place.is_wanted() => return Some(makes_room()),
     };
     let (peer, knows_goaway) = match greeted {
@@ -150,7 +162,7 @@ async fn converse(
         is_peer: is_member,
     };
     // Also when it is given up before that is over.
-    *is_opened = true;
+    course.is_opened = true;
     if shared.coordinator.send(opened).await.is_err() {
         return None;
     }
@@ -181,13 +193,17 @@ async fn shake_hands(
     outbox: &Outbox,
     place: &Place,
     shared: &Shared,
+    course: &mut Course,
 ) -> Result<(Option<Arc<PeerIdentity>>, bool), End> {
-    let Some(frame) = reader
-        .next_frame()
-        .await
-        .map_err(|e| Some(e.into_reply()))?
-    else {
-        return Err(None);
+    let frame = match reader.next_frame().await {
+        Ok(Some(frame)) => frame,
+        Ok(None) => return Err(None),
+        Err(error) if error.is_http() => {
+            outbox.push(sent_to_data_port(shared.http_port).into());
+            course.is_http = true;
+            return Err(None);
+        }
+        Err(error) => return Err(Some(error.into_reply())),
     };
     let request_id = frame.header.request_id;
     let hello = match Request::decode(frame.header.kind, &frame.body) {

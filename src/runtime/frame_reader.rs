@@ -37,6 +37,11 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 /// within its deadline can use. What comes slower holds memory for nothing.
 const FRAME_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
 
+/// The first four bytes of HTTP requests.
+const HTTP_METHODS: [&[u8; 4]; 9] = [
+    b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC",
+];
+
 /// How long to wait before it is looked again whether there is room.
 const ROOM_POLL: Duration = Duration::from_millis(20);
 
@@ -106,6 +111,17 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// Whether what came in place of the first frame begins as an HTTP request does: its method, read as the
+    /// length of a frame, is beyond all bounds.
+    pub(super) fn is_http(&self) -> bool {
+        match self {
+            Self::Frame(FrameError::TooLong { length, .. }) => {
+                HTTP_METHODS.contains(&&length.to_be_bytes())
+            }
+            _ => false,
+        }
+    }
+
     /// What is said to the other side before the connection is closed.
     pub fn into_reply(self) -> ErrorReply {
         match self {
@@ -484,6 +500,21 @@ mod tests {
     async fn settle() {
         for _ in 0..100 {
             tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn http_is_told_from_other_garbage() {
+        for (sent, expected) in [
+            ("GET / HTTP/1.1\r\n", true),
+            ("OPTIONS * HTTP/1.1", true),
+            ("GETTING", false),
+            ("\u{7f}\u{7f}\u{7f}\u{7f}", false),
+        ] {
+            let (mut reader, mut far) = reader(&ledger(1 << 20));
+            far.write_all(sent.as_bytes()).await.unwrap();
+            let error = reader.next_frame().await.unwrap_err();
+            assert_eq!(error.is_http(), expected, "{sent}");
         }
     }
 

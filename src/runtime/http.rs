@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dynakv_protocol::limits::HTTP_DATA_PORT_HEADER;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,9 @@ pub trait Pages: Send + Sync + 'static {
 
     /// Why this node can't coordinate requests, or nothing when it can.
     fn not_ready(&self) -> Option<String>;
+
+    /// The port for requests, for those that send them here.
+    fn data_port(&self) -> u16;
 }
 
 /// Serves until shutdown.
@@ -88,6 +92,7 @@ async fn serve(mut read: ReadHalf, mut write: WriteHalf, pages: &dyn Pages) -> s
                 }
             }
             Ok(httparse::Status::Partial) => break page(431, "the request is too large\n"),
+            Err(_) if is_frame(&head) => break wrong_port(pages.data_port()),
             Err(error) => break page(400, &format!("{error}\n")),
         }
     };
@@ -118,7 +123,38 @@ fn answer(method: &str, path: &str, pages: &dyn Pages) -> String {
     answer
 }
 
+/// Whether these are the first bytes of the protocol for requests: the length of a hello, which begins with a
+/// zero. No HTTP request begins so.
+fn is_frame(head: &[u8]) -> bool {
+    head.first() == Some(&0)
+}
+
+/// What is said to a client that dialled this port instead of the other. It looks for the header.
+fn wrong_port(data_port: u16) -> String {
+    let body = format!(
+        "this is the HTTP port of a dynakv node, for metrics and health; requests go to its port {data_port}\n"
+    );
+    let header = format!("{HTTP_DATA_PORT_HEADER}: {data_port}\r\n");
+    page_with(400, &header, &body)
+}
+
+/// What the port for requests says to who sends HTTP there.
+pub(super) fn sent_to_data_port(http_port: u16) -> String {
+    page(
+        400,
+        &format!(
+            "this port takes requests of the dynakv protocol and no HTTP; metrics and health are on the node's HTTP \
+             port {http_port}: /metrics, /health and /ready\n"
+        ),
+    )
+}
+
 fn page(status: u16, body: &str) -> String {
+    page_with(status, "", body)
+}
+
+/// A page with more headers, each with the end of its line.
+fn page_with(status: u16, headers: &str, body: &str) -> String {
     let reason = match status {
         200 => "OK",
         400 => "Bad Request",
@@ -130,7 +166,7 @@ fn page(status: u16, body: &str) -> String {
     };
     format!(
         "HTTP/1.1 {status} {reason}\r\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\n\
-         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+         content-length: {}\r\n{headers}connection: close\r\n\r\n{body}",
         body.len()
     )
 }
@@ -149,6 +185,10 @@ mod tests {
         fn not_ready(&self) -> Option<String> {
             self.0.clone()
         }
+
+        fn data_port(&self) -> u16 {
+            8080
+        }
     }
 
     #[test]
@@ -163,6 +203,28 @@ mod tests {
         assert!(answer("GET", "/", &ready).starts_with("HTTP/1.1 404 "));
         assert!(answer("POST", "/metrics", &ready).starts_with("HTTP/1.1 405 "));
         assert!(answer("HEAD", "/health", &ready).ends_with("\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_client_that_dialled_the_wrong_port_is_told_the_right_one() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (near, mut far) = tokio::io::duplex(1024);
+            let (read, write) = tokio::io::split(near);
+            far.write_all(&[0, 0, 0, 30, 0, 1]).await.unwrap();
+            serve(Box::new(read), Box::new(write), &Fixed(None))
+                .await
+                .unwrap();
+            let mut answer = String::new();
+            far.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+            assert!(
+                answer.contains("\r\ndynakv-data-port: 8080\r\n"),
+                "{answer}"
+            );
+        });
     }
 
     #[test]

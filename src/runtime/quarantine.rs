@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use dynakv_protocol::NodeId;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::ring_document::RingDocument;
+use dynakv_protocol::shell::quoted;
 use dynakv_storage::{
     DirectoryFiles, DiskOptions, DiskStore, Identity, StoreError, StoreOrigin, load_document,
     rename_directory,
@@ -105,7 +106,7 @@ pub fn open_store(
             set_aside = %set_aside.display(),
             "the store is damaged and was set aside: this node begins with an empty one. \
              See what is damaged: dynakv store check {}",
-            set_aside.display()
+            quoted(&set_aside.display().to_string())
         );
     }
     Ok(DiskStore::open(directory, options)?)

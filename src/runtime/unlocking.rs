@@ -115,8 +115,8 @@ impl Parts {
             })?;
             if !outcome.was_locked {
                 return done.ok_or_else(|| {
-                    let message = "the key is not locked: nothing has to be given up, and nothing was; see \
-                                   `dynakv explain KEY`";
+                    let message =
+                        "the key is not locked: nothing has to be given up, and nothing was";
                     ErrorReply::new(ErrorCode::BadRequest, message)
                 });
             }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use dynakv_protocol::DecodeError;
+use dynakv_protocol::shell::quoted;
 
 /// How much of a key an error message shows, in bytes.
 const KEY_BYTES_SHOWN: usize = 64;
@@ -127,9 +128,9 @@ pub enum StoreError {
     },
     /// The store as a whole cannot be read.
     #[error(
-        "the store in {} cannot be read: {reason}; look at it with `dynakv store check {}`",
+        "the store in {} cannot be read: {reason}; look at it: dynakv store check {}",
         path.display(),
-        path.display()
+        quoted(&path.display().to_string())
     )]
     CorruptStore {
         /// The store's directory.

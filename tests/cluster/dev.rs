@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{PATIENCE, Process, dynakv, eventually, free_ports, is_running};
+use crate::harness::{Command, PATIENCE, Process, dynakv, eventually, free_ports, is_running};
 
 struct Dev {
     process: Process,
@@ -16,6 +16,12 @@ struct Dev {
 /// Starts `dev` and waits for its one line of JSON.
 #[track_caller]
 fn start(directory: &Path, port: u16, name: &str) -> Dev {
+    start_with(directory, port, name, &[])
+}
+
+/// The same with more options.
+#[track_caller]
+fn start_with(directory: &Path, port: u16, name: &str, more: &[&str]) -> Dev {
     let port = port.to_string();
     let arguments = [
         "dev",
@@ -26,7 +32,8 @@ fn start(directory: &Path, port: u16, name: &str) -> Dev {
         "--output",
         "json",
     ];
-    let arguments = arguments.map(str::to_owned);
+    let arguments = arguments.iter().chain(more);
+    let arguments: Vec<String> = arguments.map(|word| (*word).to_owned()).collect();
     let mut process = Process::start(name, directory, &arguments, &[]).unwrap();
     let ready: Value = eventually("dev is ready", || {
         if let Some(status) = process.ended() {
@@ -62,7 +69,7 @@ impl Dev {
 
 impl Drop for Dev {
     fn drop(&mut self) {
-        // It ends its nodes; killed with SIGKILL it could not. No panic here: the test may be in one.
+        // It ends its nodes, in order. No panic here: the test may be in one.
         self.process.signal(Signal::TERM);
         let deadline = Instant::now() + PATIENCE;
         while self.process.ended().is_none() && Instant::now() < deadline {
@@ -120,6 +127,90 @@ fn dev_says_what_to_type_next() {
         "the default directory"
     );
     dev.ends_at(Signal::INT);
+}
+
+/// Killed it cannot end its nodes, so they see to it themselves; and their data is there for the next run.
+#[test]
+fn nodes_do_not_outlive_a_dev_that_is_killed() {
+    let root = tempfile::tempdir().unwrap();
+    let port = free_ports(3);
+    let mut dev = start(root.path(), port, "killed");
+    let server = format!("127.0.0.1:{port}");
+    dynakv(["--server", &server, "put", "k", "v"]).exits(0);
+    dev.process.kill();
+    eventually("its nodes have ended", || {
+        // Their parent is gone, and whoever got them may leave them unreaped.
+        let is_zombie = |pid: u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+            stat.is_ok_and(|stat| stat.contains(") Z "))
+        };
+        let running = dev.pids.iter().copied();
+        let mut running = running.filter(|pid| is_running(*pid) && !is_zombie(*pid));
+        running
+            .next()
+            .map_or(Ok(()), |pid| Err(format!("{pid} runs")))
+    });
+    let mut dev = start(root.path(), port, "again");
+    let got = dynakv(["--server", &server, "get", "k"]).exits(0);
+    assert_eq!(got.text(), "v");
+    dev.ends_at(Signal::TERM);
+}
+
+/// A directory remembers what its cluster was made for: anything else is refused with both ways out, and `--fresh`
+/// begins anew without losing anything.
+#[test]
+fn dev_keeps_to_the_shape_of_its_directory() {
+    let root = tempfile::tempdir().unwrap();
+    let port = free_ports(3);
+    let server = format!("127.0.0.1:{port}");
+    let mut dev = start(root.path(), port, "first");
+    dynakv(["--server", &server, "put", "k", "v"]).exits(0);
+    let directory = root.path().join("data");
+    std::fs::write(directory.join("notes.txt"), "of somebody else").unwrap();
+    let run = |port: u16, more: &[&str]| {
+        let port = port.to_string();
+        let words = ["dev", "--base-port", &port, "--data-dir", "data"];
+        let words = [&words[..], more].concat();
+        Command::new(words).current_dir(root.path()).run()
+    };
+    // While it runs, its directory is not taken from it.
+    let other = free_ports(3);
+    run(other, &["--fresh"]).exits(1).says("in use");
+    dev.ends_at(Signal::TERM);
+    let made =
+        format!("next: dynakv dev --nodes 3 --base-port {port} -n 3 -w 2 -r 2 --data-dir data\n");
+    run(other, &[]).exits(2).says("--fresh").says(&made);
+    for more in [["--nodes", "2"], ["-n", "2"], ["-w", "3"], ["-r", "1"]] {
+        run(port, &more).exits(2).says("--fresh").says(&made);
+    }
+    assert!(!directory.join("before-1").exists());
+
+    let mut dev = start_with(root.path(), port, "fresh", &["--fresh", "-w", "3"]);
+    dynakv(["--server", &server, "get", "k"]).exits(3);
+    let said = dev.process.stderr();
+    assert!(said.contains("before-1"), "{said}");
+    assert!(directory.join("before-1/node-3").is_dir());
+    assert!(directory.join("notes.txt").is_file());
+    dev.ends_at(Signal::TERM);
+    run(port, &["-w", "2"]).exits(2);
+}
+
+/// What `dev` did not make is not moved.
+#[test]
+fn dev_moves_nothing_that_is_not_its_own() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("data");
+    std::fs::create_dir_all(directory.join("node-1")).unwrap();
+    let port = free_ports(3).to_string();
+    let run = |more: &[&str]| {
+        let words = ["dev", "--base-port", &port, "--data-dir", "data"];
+        let words = [&words[..], more].concat();
+        Command::new(words).current_dir(root.path()).run()
+    };
+    run(&["--fresh"]).exits(2).says("not marked as its own");
+    run(&[]).exits(2).says("dynakv dev --nodes 1");
+    let left: Vec<_> = std::fs::read_dir(&directory).unwrap().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
 }
 
 /// A port in use is found before anything is started.

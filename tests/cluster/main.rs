@@ -21,6 +21,7 @@ mod bad_links;
 mod blackout;
 mod blind_writes;
 mod causality;
+mod command_line;
 mod crashes;
 mod damage;
 mod dashboard;

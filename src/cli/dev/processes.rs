@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::parent::ENDS_WITH_STDIN;
 use super::{DevArgs, DevError, Plan};
 use crate::cli::exit::Exit;
 
@@ -79,6 +80,7 @@ fn start(
     command
         .args(["serve", "--id", &plan.id, "--port", &plan.port.to_string()])
         .args(["--http-port", &plan.http_port.to_string()])
+        .arg(ENDS_WITH_STDIN)
         .arg("--data-dir")
         .arg(&plan.data_dir);
     for seed in &plan.seeds {
@@ -97,7 +99,8 @@ fn start(
         }
     }
     let mut child = command
-        .stdin(Stdio::null())
+        // Closed by the system when this process is gone: see `parent`.
+        .stdin(Stdio::piped())
         .stdout(log.try_clone().map_err(directory)?)
         .stderr(log)
         // Ctrl-C reaches this process only, which then ends the nodes in order.
@@ -108,7 +111,13 @@ fn start(
     let pid = child
         .id()
         .ok_or_else(|| spawn(io::Error::other("it ended at once")))?;
-    Ok((pid, async move { child.wait().await }))
+    // Waiting would close it.
+    let stdin = child.stdin.take();
+    Ok((pid, async move {
+        let end = child.wait().await;
+        drop(stdin);
+        end
+    }))
 }
 
 /// The error for a node that ended too soon, with the end of its log.
@@ -231,6 +240,6 @@ impl StopSignals {
     }
 }
 
-fn say(message: &str) {
+pub(super) fn say(message: &str) {
     let _nowhere_to_say_so = io::stderr().write_all(message.as_bytes());
 }

@@ -13,6 +13,7 @@ fn args(nodes: u16, base_port: u16) -> DevArgs {
         n: None,
         w: None,
         r: None,
+        fresh: false,
     }
 }
 
@@ -48,7 +49,10 @@ fn a_busy_port_is_named() {
     let port = listener.local_addr().unwrap().port();
     let error = check_port(port).unwrap_err();
     assert!(error.to_string().contains(&port.to_string()), "{error}");
-    assert_eq!(error.next(&args(3, 8080)), "dynakv dev --base-port 18080");
+    assert_eq!(
+        error.next(&args(3, 8080)),
+        "dynakv dev --base-port 18080 --data-dir data"
+    );
     assert_eq!(error.exit(), Exit::Error);
     drop(listener);
     check_port(port).unwrap();

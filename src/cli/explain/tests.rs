@@ -55,7 +55,7 @@ fn explained(owners: Vec<ExplainedOwner>) -> Explained {
 }
 
 fn text(explained: &Explained) -> (Exit, String) {
-    let report = explained_report("cart", explained, Format::Table);
+    let report = explained_report(b"cart", explained, &Prompt::default(), Format::Table);
     assert!(report.messages.is_empty());
     (report.exit, String::from_utf8(report.data).unwrap())
 }
@@ -89,7 +89,7 @@ Dot                 Through  Written                   Size  Checksum          V
 0000000000000001:2  node-1   2023-11-14T22:13:20.000Z   4 B  CHECKSUM  \"milk\"  node-1, node-2
 
 - all 2 owners agree
-next: dynakv get \"cart\"
+next: dynakv get cart
 ";
     let position = Position::of_key(b"cart");
     let expected = expected
@@ -109,7 +109,7 @@ fn the_json_is_complete() {
         owner(1, Ok(versions(&[dot(1, 2)], &[milk]))),
         owner(2, Err("connection refused")),
     ]);
-    let report = explained_report("cart", &explained, Format::Json);
+    let report = explained_report(b"cart", &explained, &Prompt::default(), Format::Json);
     assert_eq!(report.exit, Exit::Ok);
     let position = Position::of_key(b"cart");
     let expected = concat!(
@@ -126,7 +126,7 @@ fn the_json_is_complete() {
         r#""preview":{"value":"milk","encoding":"utf8"},"held_by":["node-1"],"replaced_at":[]}],"#,
         r#""sentences":["the 1 owners that answered agree","#,
         r#""node-2 at 127.0.0.1:8081 did not answer (connection refused); what it holds is not known"],"#,
-        r#""next":"dynakv get \"cart\""}"#,
+        r#""next":"dynakv get cart"}"#,
         "\n"
     )
     .replace("POSITION", &format!("{:016x}", position.0))
@@ -158,7 +158,7 @@ fn concurrent_writes_are_told_apart() {
             "conflict: 2 values",
             "\"milk\" (through node-1, 2023-11-14T22:13:20.000Z) and \"bread\" (through node-2, \
              2023-11-14T22:13:21.500Z) are concurrent: they came through different nodes, 1s 500ms apart",
-            "next: dynakv get \"cart\", then put",
+            "next: dynakv get cart\n",
         ],
     );
     // Through one node: only an old context makes that.
@@ -233,11 +233,11 @@ fn a_stale_owner_is_named_with_what_it_lacks_and_against_whom() {
              0000000000000001:1, which was replaced: node-2 knows that (current: node-2)",
             "node-3 is stale: it lacks 0000000000000002:4",
             "\"old\" (replaced)",
-            "next: dynakv get \"cart\" -r 3",
+            "next: dynakv get cart -r 3\n",
         ],
     );
     assert!(!said.contains("conflict"), "{said}");
-    let plain = explained_report("cart", &explained, Format::Plain);
+    let plain = explained_report(b"cart", &explained, &Prompt::default(), Format::Plain);
     let plain = String::from_utf8(plain.data).unwrap();
     let lines: Vec<_> = plain.lines().collect();
     assert_eq!(lines.len(), 3, "{plain}");
@@ -327,7 +327,7 @@ fn an_owner_that_lost_data_there_is_named() {
             "- node-2 is rebuilding this segment: what it lacks it may have had",
         ],
     );
-    let json = explained_report("cart", &explained, Format::Json);
+    let json = explained_report(b"cart", &explained, &Prompt::default(), Format::Json);
     let json = String::from_utf8(json.data).unwrap();
     assert_says(&json, &[r#""standing":"lacks it","rebuilding":true"#]);
 }

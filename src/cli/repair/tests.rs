@@ -24,7 +24,11 @@ fn progress() -> RepairProgress {
 }
 
 fn done(progress: RepairProgress, format: Format) -> Report {
-    report(Followed::Done(Box::new(progress)), format)
+    report(
+        Followed::Done(Box::new(progress)),
+        &Prompt::default(),
+        format,
+    )
 }
 
 #[test]
@@ -100,14 +104,18 @@ fn who_stops_looking_is_told_that_it_goes_on() {
         finished_age_ms: None,
         ..progress()
     };
-    let printed = report(Followed::Left(Box::new(running)), Format::Plain);
+    let printed = report(
+        Followed::Left(Box::new(running)),
+        &Prompt::default(),
+        Format::Plain,
+    );
     assert_eq!(printed.exit, Exit::Ok);
     assert!(
         printed.messages.contains("goes on at node-1"),
         "{}",
         printed.messages
     );
-    let printed = report(Followed::Forgotten, Format::Plain);
+    let printed = report(Followed::Forgotten, &Prompt::default(), Format::Plain);
     assert_eq!(printed.exit, Exit::Error);
 }
 

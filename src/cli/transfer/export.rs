@@ -15,6 +15,7 @@ use super::format::{Count, Entry, FORMAT, FORMAT_VERSION, Header, Line, Trailer}
 use super::progress::Progress;
 use crate::cli::exit::Exit;
 use crate::cli::output::{Format, Report, json_line};
+use crate::cli::prompt::{Prompt, Session};
 use crate::engine::limits;
 
 /// How many bytes one answer holds, with one node.
@@ -130,15 +131,18 @@ impl From<io::Error> for Failure {
 
 /// Writes the data to standard output.
 pub(crate) async fn export(
-    client: &Client,
+    session: &Session,
     args: ExportArgs,
     timeout: Duration,
     format: Format,
 ) -> Result<Report, Error> {
-    let next = "dynakv export again: what was written has no trailer and is refused by import";
-    let fail = |what: String| Ok(Report::error(Exit::Error, format, &what, next));
-    match run(client, &args, timeout, io::stdout().lock()).await {
-        Ok(done) => Ok(report(&done, format)),
+    let fail = |what: String| {
+        let what = format!("{what}; what was written has no trailer, and import refuses it");
+        let next = session.prompt().command("status");
+        Ok(Report::error(Exit::Error, format, &what, &next))
+    };
+    match run(&session.client, &args, timeout, io::stdout().lock()).await {
+        Ok(done) => Ok(report(&done, &session.prompt(), format)),
         Err(Failure::Client(error)) => Err(error),
         Err(Failure::Unusable(what)) => fail(what),
         Err(Failure::Output(error)) => fail(format!("cannot write the export: {error}")),
@@ -318,7 +322,7 @@ struct Summary<'a> {
     locked: Vec<String>,
 }
 
-fn report(done: &Done, format: Format) -> Report {
+fn report(done: &Done, prompt: &Prompt, format: Format) -> Report {
     let complete = done.missing.is_empty() && done.damaged.is_empty() && done.locked.is_empty();
     let exit = if complete { Exit::Ok } else { Exit::Degraded };
     let damaged = done
@@ -358,10 +362,13 @@ fn report(done: &Done, format: Format) -> Report {
         text.push_str(&format!("  locked and left out: {key}\n"));
     }
     for key in &done.locked {
-        text.push_str(&format!("  next: {}\n", limits::command(key)));
+        text.push_str(&format!("  next: {}\n", prompt.unlock(key)));
     }
     if !complete {
-        text.push_str("  next: dynakv status, then dynakv export --all again\n");
+        let next = prompt.command("status");
+        text.push_str(&format!(
+            "  not all of it: export again when all members are well\n  next: {next}\n"
+        ));
     }
     Report::message(exit, text)
 }
@@ -389,7 +396,7 @@ mod tests {
     fn a_whole_export_is_summed_up_beside_it() {
         let expected = "dynakv: exported 3 keys (4 values, 1 tombstones) of node-1, node-2\n";
         assert_eq!(
-            report(&done(), Format::Plain),
+            report(&done(), &Prompt::default(), Format::Plain),
             Report::message(Exit::Ok, expected)
         );
         let expected = concat!(
@@ -398,7 +405,7 @@ mod tests {
             "\n"
         );
         assert_eq!(
-            report(&done(), Format::Json),
+            report(&done(), &Prompt::default(), Format::Json),
             Report::message(Exit::Ok, expected)
         );
     }
@@ -409,7 +416,7 @@ mod tests {
         done.missing.push("node-3: cannot reach it".to_owned());
         done.damaged.push(Bytes::from_static(b"k\xff"));
         done.locked.insert(Bytes::from_static(b"long"));
-        let report = report(&done, Format::Table);
+        let report = report(&done, &Prompt::default(), Format::Table);
         assert_eq!(report.exit, Exit::Degraded);
         for part in [
             "missing: node-3",

@@ -12,6 +12,7 @@ use super::format::{Flaw, Header, Item, Lines, Trailer};
 use super::progress::Progress;
 use crate::cli::exit::Exit;
 use crate::cli::output::{Format, Report, json_line};
+use crate::cli::prompt::{Prompt, Session};
 
 /// How many keys are under way at once.
 const WINDOW_KEYS: usize = 128;
@@ -72,7 +73,12 @@ enum Failure {
 
 /// Checks standard input without a server.
 pub(crate) fn check(format: Format) -> Report {
-    report(&check_all(io::stdin().lock()), true, format)
+    report(
+        &check_all(io::stdin().lock()),
+        true,
+        &Prompt::default(),
+        format,
+    )
 }
 
 fn check_all(input: impl Read) -> Done {
@@ -97,7 +103,7 @@ fn check_all(input: impl Read) -> Done {
 
 /// Merges standard input into the cluster.
 pub(crate) async fn import(
-    client: &Client,
+    session: &Session,
     args: ImportArgs,
     format: Format,
 ) -> Result<Report, Error> {
@@ -105,8 +111,8 @@ pub(crate) async fn import(
     // A thread, so that a slow pipe does not keep answers from being read. It ends with its input, or
     // when nobody takes its lines any more.
     std::thread::spawn(move || read_all(io::stdin().lock(), &sender));
-    let done = send_all(client, args.w, receiver).await;
-    Ok(report(&done, false, format))
+    let done = send_all(&session.client, args.w, receiver).await;
+    Ok(report(&done, false, &session.prompt(), format))
 }
 
 fn read_all(input: impl Read, sender: &mpsc::Sender<Piece>) {
@@ -252,10 +258,10 @@ struct Source<'a> {
     created_ms: u64,
 }
 
-fn report(done: &Done, is_check: bool, format: Format) -> Report {
+fn report(done: &Done, is_check: bool, prompt: &Prompt, format: Format) -> Report {
     let (headers, totals) = match &done.end {
         Ok(end) => end,
-        Err(failure) => return failure_report(failure, done.imported, is_check, format),
+        Err(failure) => return failure_report(failure, done.imported, is_check, prompt, format),
     };
     match format {
         Format::Json => {
@@ -287,7 +293,13 @@ fn report(done: &Done, is_check: bool, format: Format) -> Report {
     }
 }
 
-fn failure_report(failure: &Failure, imported: u64, is_check: bool, format: Format) -> Report {
+fn failure_report(
+    failure: &Failure,
+    imported: u64,
+    is_check: bool,
+    prompt: &Prompt,
+    format: Format,
+) -> Report {
     let before = if is_check {
         format!("{imported} keys before it are whole; nothing was sent")
     } else {
@@ -299,28 +311,28 @@ fn failure_report(failure: &Failure, imported: u64, is_check: bool, format: Form
         Failure::Flaw(flaw) => Report::error(
             Exit::Error,
             format,
-            &format!("{flaw}; {before}"),
-            "dynakv export --all > FILE again, then dynakv import --check < FILE",
+            &format!("{flaw}; {before}; export it again, and look at it before it is imported"),
+            "dynakv import --check < FILE",
         ),
         Failure::Refused { line, bytes, error } => {
             let hint = match error.code() {
                 None if *bytes > LARGE_BYTES => format!(
                     " (this key has {bytes} bytes: does the cluster's value_bytes_max permit its values?)"
                 ),
+                Some(ErrorCode::TooLarge) => {
+                    " (does value_bytes_max of all nodes permit its values?)".to_owned()
+                }
                 _ => String::new(),
             };
             let next = match error.code() {
-                Some(ErrorCode::TooLarge) => {
-                    "raise value_bytes_max on all nodes, then dynakv import again"
-                }
-                Some(ErrorCode::BadRequest) => "dynakv import --help",
-                _ => "dynakv status, then dynakv import again",
+                Some(ErrorCode::BadRequest) => "dynakv import --help".to_owned(),
+                _ => prompt.command("status"),
             };
             let what = format!(
                 "line {line}: {error}{hint}; {imported} keys were imported, and some after this line may \
                  have been; to import all again changes nothing"
             );
-            Report::client_error_as(format, error, &what, next)
+            Report::client_error_as(format, error, &what, &next)
         }
     }
 }
@@ -359,7 +371,7 @@ mod tests {
     fn a_whole_import_has_these_forms() {
         let plain = "imported 3 keys (4 values, 1 tombstones)\n";
         assert_eq!(
-            report(&done(), false, Format::Plain),
+            report(&done(), false, &Prompt::default(), Format::Plain),
             Report::data(Exit::Ok, plain)
         );
         let json = concat!(
@@ -368,7 +380,7 @@ mod tests {
             "\n"
         );
         assert_eq!(
-            report(&done(), false, Format::Json),
+            report(&done(), false, &Prompt::default(), Format::Json),
             Report::data(Exit::Ok, json)
         );
     }
@@ -383,7 +395,7 @@ mod tests {
             imported: 15,
             end: Err(Failure::Flaw(flaw)),
         };
-        let report = report(&done, false, Format::Plain);
+        let report = report(&done, false, &Prompt::default(), Format::Plain);
         assert_eq!(report.exit, Exit::Error);
         for part in ["line 17: it is damaged", "15 keys were imported", "next: "] {
             assert!(report.messages.contains(part), "{}", report.messages);
