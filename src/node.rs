@@ -65,6 +65,7 @@ use crate::runtime::seen::Seen;
 use crate::runtime::store_worker;
 use crate::runtime::tcp::TcpNetwork;
 use crate::runtime::unlocking;
+use crate::runtime::unreachable::Unreachable;
 use crate::runtime::view::View;
 use crate::settings::check_values;
 
@@ -295,6 +296,7 @@ impl Node {
             may_found: config.bootstrap && (is_new_directory || disk.store.totals().versions == 0),
         };
         let others = Arc::new(OtherClusters::default());
+        let unreachable = Arc::new(Unreachable::default());
         let metrics = Metrics::new(config.id.as_str()).map_err(|error| ServeError::System {
             what: "metrics",
             reason: error.to_string(),
@@ -387,6 +389,7 @@ impl Node {
             confirmer: confirmer.clone(),
             seen: seen.clone(),
             others: others.clone(),
+            unreachable: unreachable.clone(),
             events: control_events,
             view: view_in,
             files: disk.files.clone(),
@@ -408,6 +411,7 @@ impl Node {
             intake: intake.clone(),
             events: events_in.clone(),
             seen: seen.clone(),
+            unreachable,
         };
         let mending_rebuilding = rebuilding.clone();
         let coordinator = coordinator::run(coordinator::Parts {

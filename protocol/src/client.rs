@@ -28,6 +28,8 @@ const TAG_REPLACED: u8 = 3;
 /// Of a member's status.
 const TAG_HINTS: u8 = 1;
 const TAG_DISK_HANGS: u8 = 2;
+const TAG_DISK_FULL: u8 = 3;
+const TAG_UNREACHABLE: u8 = 4;
 /// Of the whole status.
 const TAG_LOCKED: u8 = 8;
 const TAG_OTHER_CLUSTERS: u8 = 9;
@@ -144,6 +146,11 @@ pub struct MemberStatus {
     pub hints_waiting: u64,
     /// Its disk does not answer, as it gossiped last: it refuses writes until it does.
     pub disk_hangs: bool,
+    /// Its disk has no room beside its reserve, as it gossiped last: it refuses writes that add a value.
+    pub disk_full: bool,
+    /// The answering node has no link to it on which it answers, and could not dial it: so it is in fact, whatever is
+    /// thought of it.
+    pub unreachable: bool,
 }
 
 /// The cluster as one node sees it.
@@ -399,6 +406,12 @@ impl Wire for MemberStatus {
         if self.disk_hangs {
             put_tag_u8(out, TAG_DISK_HANGS, 1);
         }
+        if self.disk_full {
+            put_tag_u8(out, TAG_DISK_FULL, 1);
+        }
+        if self.unreachable {
+            put_tag_u8(out, TAG_UNREACHABLE, 1);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -416,11 +429,15 @@ impl Wire for MemberStatus {
             rebuilding_segments: reader.u32()?,
             hints_waiting: 0,
             disk_hangs: false,
+            disk_full: false,
+            unreachable: false,
         };
         while let Some((tag, mut field)) = reader.tag()? {
             match tag {
                 TAG_HINTS => member.hints_waiting = field.u64()?,
                 TAG_DISK_HANGS => member.disk_hangs = field.bool("disk hangs")?,
+                TAG_DISK_FULL => member.disk_full = field.bool("disk full")?,
+                TAG_UNREACHABLE => member.unreachable = field.bool("unreachable")?,
                 _ => {}
             }
         }

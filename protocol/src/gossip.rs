@@ -14,6 +14,7 @@ use crate::ring_document::{Member, RingDocument};
 const TAG_RUN: u8 = 1;
 const TAG_HINTS: u8 = 2;
 const TAG_DISK_HANGS: u8 = 3;
+const TAG_DISK_FULL: u8 = 4;
 const TAG_ACCEPTED: u8 = 1;
 const TAG_DECIDED: u8 = 2;
 
@@ -56,6 +57,8 @@ pub struct MemberEntry {
     pub hints_waiting: u64,
     /// Its disk does not come back with a sync or a read: it refuses writes until that ends.
     pub disk_hangs: bool,
+    /// Its disk has no room beside its reserve, and it refuses writes that add a value.
+    pub disk_full: bool,
     /// The directory that holds its data, which the generation counts the starts of: news of another one
     /// than the ring says is news of somebody else. 0 when the sender does not say.
     pub directory_id: DirectoryId,
@@ -80,6 +83,7 @@ impl MemberEntry {
             rebuilding_segments: 0,
             hints_waiting: 0,
             disk_hangs: false,
+            disk_full: false,
             directory_id,
             nonce: 0,
         }
@@ -214,6 +218,9 @@ impl Wire for MemberEntry {
         if self.disk_hangs {
             put_tag_u8(out, TAG_DISK_HANGS, 1);
         }
+        if self.disk_full {
+            put_tag_u8(out, TAG_DISK_FULL, 1);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -231,6 +238,7 @@ impl Wire for MemberEntry {
             rebuilding_segments: u32::try_from(reader.varint()?).unwrap_or(u32::MAX),
             hints_waiting: 0,
             disk_hangs: false,
+            disk_full: false,
             directory_id: DirectoryId::default(),
             nonce: 0,
         };
@@ -242,6 +250,7 @@ impl Wire for MemberEntry {
                 }
                 TAG_HINTS => entry.hints_waiting = field.u64()?,
                 TAG_DISK_HANGS => entry.disk_hangs = field.bool("disk hangs")?,
+                TAG_DISK_FULL => entry.disk_full = field.bool("disk full")?,
                 _ => {}
             }
         }

@@ -277,6 +277,7 @@ fn gossip() -> Gossip {
             rebuilding_segments: 300,
             hints_waiting: 0,
             disk_hangs: false,
+            disk_full: false,
             directory_id: DirectoryId(0),
             nonce: 0,
         }],
@@ -307,6 +308,15 @@ fn gossip_of_a_hanging_disk() -> Gossip {
     let mut gossip = gossip_of_a_run();
     for entry in &mut gossip.entries {
         entry.disk_hangs = true;
+    }
+    gossip
+}
+
+/// The sender's disk is full.
+fn gossip_of_a_full_disk() -> Gossip {
+    let mut gossip = gossip_of_a_run();
+    for entry in &mut gossip.entries {
+        entry.disk_full = true;
     }
     gossip
 }
@@ -598,6 +608,7 @@ fn requests() -> Vec<(&'static str, Request)> {
             "gossip.disk_hangs",
             Request::Gossip(gossip_of_a_hanging_disk()),
         ),
+        ("gossip.disk_full", Request::Gossip(gossip_of_a_full_disk())),
         (
             "probe",
             Request::Probe(Probe {
@@ -777,6 +788,31 @@ fn responses() -> Vec<(&'static str, Response)> {
                     rebuilding_segments: 65_536,
                     hints_waiting: 0,
                     disk_hangs: false,
+                    disk_full: false,
+                    unreachable: false,
+                }],
+                ..status()
+            }),
+        ),
+        (
+            "status.troubled-member",
+            Response::Status(StatusReply {
+                members: vec![MemberStatus {
+                    id: node("node-2"),
+                    address: "127.0.0.1:8081".to_owned(),
+                    state: MemberState::Alive,
+                    state_age_ms: 61_000,
+                    generation: Generation(4),
+                    zone: String::new(),
+                    keys: 150,
+                    disk_bytes: 1_048_576,
+                    owns_basis_points: 3345,
+                    software: "0.1.0".to_owned(),
+                    rebuilding_segments: 0,
+                    hints_waiting: 0,
+                    disk_hangs: true,
+                    disk_full: true,
+                    unreachable: true,
                 }],
                 ..status()
             }),

@@ -6,7 +6,8 @@ use dynakv_client::{
 use dynakv_protocol::NodeId;
 use dynakv_protocol::hash::{SEGMENTS, Segment};
 use dynakv_protocol::placement::Placement;
-use dynakv_protocol::ring_document::Step;
+use dynakv_protocol::ring_document::{Member, Step};
+use dynakv_protocol::shell::quoted;
 use serde::Serialize;
 
 use super::exit::Exit;
@@ -162,7 +163,8 @@ fn health_report(health: &HealthReply, format: Format) -> Report {
 enum Verdict {
     /// Every member is alive.
     Healthy,
-    /// A member is not alive, and every key has its quorums; or keys are locked, or a seed is of another cluster.
+    /// A member is not alive or not in reach, or takes no writes, and every key has its quorums; or keys are locked, or a
+    /// seed is of another cluster.
     Degraded,
     /// Some keys, or all, have no quorum.
     Unavailable,
@@ -186,32 +188,28 @@ impl Verdict {
     }
 }
 
+/// Whether it is alive and can be spoken to, as far as the answering node knows.
+fn is_in_reach(member: &MemberStatus) -> bool {
+    member.state == MemberState::Alive && !member.unreachable
+}
+
+/// Whose disk hangs or is full refuses them.
+fn takes_writes(member: &MemberStatus) -> bool {
+    is_in_reach(member) && !member.disk_hangs && !member.disk_full
+}
+
+/// Who is rebuilding takes writes, but its reads may not count. Whose disk hangs answers only those that need no disk.
+fn answers_reads(member: &MemberStatus) -> bool {
+    is_in_reach(member) && member.rebuilding_segments == 0 && !member.disk_hangs
+}
+
 fn verdict(status: &StatusReply, ring: Option<&RingReply>) -> Verdict {
-    let is_alive = |id| {
-        let mut members = status.members.iter();
-        members.any(|member| &member.id == id && member.state == MemberState::Alive)
-    };
-    // Whose disk hangs refuses writes, and answers only the reads that need no disk.
-    let takes_writes = |id| {
-        let mut members = status.members.iter();
-        is_alive(id) && members.any(|member| &member.id == id && !member.disk_hangs)
-    };
-    // Who is rebuilding takes writes, but its reads may not count.
-    let answers_reads = |id| {
-        let mut members = status.members.iter();
-        is_alive(id)
-            && members.any(|member| {
-                &member.id == id && member.rebuilding_segments == 0 && !member.disk_hangs
-            })
-    };
+    let member_of = |id: &NodeId| status.members.iter().find(|member| member.id == *id);
     if status.ring_version.0 == 0 || status.members.is_empty() {
         return Verdict::Unavailable;
     }
-    if status
-        .members
-        .iter()
-        .all(|member| answers_reads(&member.id))
-    {
+    let mut members = status.members.iter();
+    if members.all(|member| answers_reads(member) && takes_writes(member)) {
         return match status.locked_keys {
             0 if !others::is_astray(status) => Verdict::Healthy,
             _ => Verdict::Degraded,
@@ -225,8 +223,11 @@ fn verdict(status: &StatusReply, ring: Option<&RingReply>) -> Verdict {
     let served = match ring {
         Some(ring) => {
             let members = &ring.document.members;
-            let writable: Vec<bool> = members.iter().map(|it| takes_writes(&it.id)).collect();
-            let readable: Vec<bool> = members.iter().map(|it| answers_reads(&it.id)).collect();
+            let able = |ability: fn(&MemberStatus) -> bool| -> Vec<bool> {
+                let able = |it: &Member| member_of(&it.id).is_some_and(ability);
+                members.iter().map(able).collect()
+            };
+            let (writable, readable) = (able(takes_writes), able(answers_reads));
             let placement = Placement::new(&ring.document);
             (0..=u16::MAX).all(|segment| {
                 let owners = placement.owners(Segment(segment));
@@ -236,8 +237,8 @@ fn verdict(status: &StatusReply, ring: Option<&RingReply>) -> Verdict {
         }
         None => {
             let members = || status.members.iter();
-            let dead = members().filter(|member| !takes_writes(&member.id));
-            let mute = members().filter(|member| !answers_reads(&member.id));
+            let dead = members().filter(|member| !takes_writes(member));
+            let mute = members().filter(|member| !answers_reads(member));
             dead.count() <= owners - w && mute.count() <= owners - r
         }
     };
@@ -279,6 +280,8 @@ struct StatusMember<'a> {
     rebuilt_percent: f64,
     hints_waiting: u64,
     disk_hangs: bool,
+    disk_full: bool,
+    unreachable: bool,
     owns_percent: f64,
     software: &'a str,
 }
@@ -300,6 +303,8 @@ impl<'a> StatusMember<'a> {
             rebuilt_percent: progress.rebuilt_percent(),
             hints_waiting: member.hints_waiting,
             disk_hangs: member.disk_hangs,
+            disk_full: member.disk_full,
+            unreachable: member.unreachable,
             owns_percent: f64::from(member.owns_basis_points) / 100.0,
             software: &member.software,
         }
@@ -366,20 +371,41 @@ impl Rebuilding {
 
 /// The state, and what share of what it owns such a node has lost and not got back.
 fn state_text(member: &MemberStatus, ring: Option<&RingReply>) -> String {
-    let mut state = state_name(member.state).to_owned();
+    let mut state = match member.state {
+        // Nobody has given it up yet, and from here it cannot be spoken to.
+        MemberState::Alive if member.unreachable => "unreachable".to_owned(),
+        state => state_name(state).to_owned(),
+    };
     if member.disk_hangs {
         state += ", disk hangs";
     }
-    if member.rebuilding_segments == 0 {
-        return state;
+    if member.disk_full {
+        state += ", disk full";
     }
-    let progress = Rebuilding::new(member, ring);
-    format!(
-        "{state}, rebuilding {:.1} % ({} of {} segments)",
-        progress.left_percent(),
-        progress.left,
-        progress.of
-    )
+    if member.rebuilding_segments > 0 {
+        let left_percent = Rebuilding::new(member, ring).left_percent();
+        state += &format!(", rebuilding {left_percent:.1} %");
+    }
+    state
+}
+
+/// What does not fit into the table.
+fn remarks(status: &StatusReply, ring: Option<&RingReply>) -> String {
+    let mut text = String::new();
+    for member in &status.members {
+        let (id, seen_by) = (&member.id, &status.node_id);
+        if member.rebuilding_segments > 0 {
+            let Rebuilding { left, of } = Rebuilding::new(member, ring);
+            text += &format!("dynakv: {id} has {left} of {of} segments to rebuild\n");
+        }
+        if member.unreachable {
+            let server = quoted(&member.address);
+            text += &format!(
+                "dynakv: {id} does not answer {seen_by}\n  next: dynakv --server {server} health\n"
+            );
+        }
+    }
+    text
 }
 
 fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format) -> Report {
@@ -430,9 +456,7 @@ fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format)
         ]);
     }
     let alive = status.members.iter();
-    let alive = alive
-        .filter(|member| member.state == MemberState::Alive)
-        .count();
+    let alive = alive.filter(|member| is_in_reach(member)).count();
     let text = match format {
         Format::Table => format!(
             "{}: {alive} of {} members alive (cluster {}, ring {}, n = {}, w = {}, r = {}; seen by {})\n\n{}",
@@ -449,7 +473,7 @@ fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format)
         Format::Json | Format::Plain => format!("{}\n{}", verdict.name(), table.plain()),
     };
     let mut report = Report::data(verdict.exit(), text);
-    report.messages = others::text(status);
+    report.messages = remarks(status, ring) + &others::text(status);
     report
 }
 

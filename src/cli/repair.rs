@@ -5,7 +5,9 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynakv_client::{Client, Error, MemberState, Repair, RepairProgress, StatusReply, Unlocked};
+use dynakv_client::{
+    Client, Error, MemberState, MemberStatus, Repair, RepairProgress, StatusReply, Unlocked,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -171,7 +173,8 @@ fn meaning(status: &StatusReply) -> String {
     let own = status.members.iter().find(|it| it.id == status.node_id);
     let segments = own.map_or(0, |member| member.rebuilding_segments);
     let away = status.members.iter();
-    let away = away.filter(|it| it.state != MemberState::Alive && it.id != status.node_id);
+    let is_away = |it: &&MemberStatus| it.state != MemberState::Alive || it.unreachable;
+    let away = away.filter(|it| is_away(it) && it.id != status.node_id);
     let away: Vec<&str> = away.map(|member| member.id.as_str()).collect();
     let mut text = format!(
         "{} is rebuilding {segments} segments. With --accept-loss those that no member in reach can bring back \
@@ -267,7 +270,7 @@ impl Display {
                 let _nowhere_to_say_so = writeln!(
                     io::stderr(),
                     "dynakv: compared with {} of {} members, {}",
-                    progress.pairs_done,
+                    compared(progress),
                     progress.pairs_total,
                     counted(progress)
                 );
@@ -301,6 +304,11 @@ fn doing(progress: &RepairProgress) -> String {
         }
         None => counted(progress),
     }
+}
+
+/// With how many members the copies were compared; those that could not be are done, too.
+fn compared(progress: &RepairProgress) -> u32 {
+    progress.pairs_done.saturating_sub(progress.pairs_failed)
 }
 
 fn counted(progress: &RepairProgress) -> String {
@@ -370,7 +378,7 @@ fn report(followed: Followed, prompt: &Prompt, format: Format) -> Report {
             }),
         ),
         Format::Table | Format::Plain => {
-            let compared = progress.pairs_done - progress.pairs_failed.min(progress.pairs_done);
+            let compared = compared(&progress);
             let verb = if is_done { "compared" } else { "has compared" };
             let mut text = format!(
                 "{} {verb} with {compared} of {} members: {}\n",

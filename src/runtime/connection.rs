@@ -160,6 +160,10 @@ async fn converse(
         connection: id,
         outbox: outbox.clone(),
         is_peer: is_member,
+        caller: peer
+            .as_ref()
+            .filter(|_| is_member)
+            .map(|peer| peer.node_id.clone()),
     };
     // Also when it is given up before that is over.
     course.is_opened = true;

@@ -32,6 +32,7 @@ use super::rebuilding::Rebuilding;
 use super::repairs::Repairs;
 use super::seen::Seen;
 use super::unlocking::UnlockJob;
+use super::unreachable::Unreachable;
 use super::view::View;
 use crate::engine::layout::{Acceptor, check_later};
 use crate::engine::membership::{Effect, Event, Membership, MembershipConfig, RingMember};
@@ -101,6 +102,8 @@ pub struct Parts {
     pub seen: Arc<Seen>,
     /// Nodes of other clusters that have called.
     pub others: Arc<OtherClusters>,
+    /// Who cannot be spoken to.
+    pub unreachable: Arc<Unreachable>,
     /// Requests and hints.
     pub events: mpsc::Receiver<ControlEvent>,
     /// Where views go.
@@ -177,6 +180,7 @@ pub struct Control {
     joining: Joining,
     seeds: Seeds,
     others: Arc<OtherClusters>,
+    unreachable: Arc<Unreachable>,
     view: watch::Sender<Arc<View>>,
     draining: CancellationToken,
     /// Probes that other nodes have asked for.
@@ -208,6 +212,7 @@ impl Control {
             confirmer,
             seen,
             others,
+            unreachable,
             view,
             files,
             store,
@@ -244,6 +249,7 @@ impl Control {
             joining: Joining::new(now),
             seeds: Seeds::new(&startup.seeds, now),
             others,
+            unreachable,
             me,
             startup,
             calls,

@@ -325,7 +325,13 @@ impl Coordinator {
                 connection,
                 outbox,
                 is_peer,
-            } => self.connections.open(connection, outbox, is_peer),
+                caller,
+            } => {
+                if let Some(id) = &caller {
+                    self.links.on_called(id);
+                }
+                self.connections.open(connection, outbox, is_peer);
+            }
             CoordinatorEvent::Closed { connection } => self.connections.close(connection),
             CoordinatorEvent::Requests { connection, frames } => {
                 for frame in frames {

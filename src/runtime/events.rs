@@ -44,6 +44,8 @@ pub enum CoordinatorEvent {
         outbox: Arc<Outbox>,
         /// Whether a node is at the other end.
         is_peer: bool,
+        /// Which, if it came from elsewhere.
+        caller: Option<NodeId>,
     },
     /// All requests about data that one read brought.
     Requests {

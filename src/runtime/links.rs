@@ -19,6 +19,7 @@ use super::ledger::{Charge, Kind};
 use super::link::{self, Target};
 use super::outbox::Outbox;
 use super::seen::Seen;
+use super::unreachable::Unreachable;
 use super::view::{MemberView, View};
 use crate::engine::preference::{NodeSlot, Preference, Reach, SELF};
 use crate::engine::ring::MemberIndex;
@@ -60,6 +61,8 @@ struct Node {
     state: MemberState,
     /// It says that its disk hangs, and refuses writes.
     disk_hangs: bool,
+    /// As it was noted last.
+    is_unreachable: bool,
     link: State,
     epoch: Epoch,
     /// Encoded requests of this turn, or of the time since a dial began.
@@ -88,6 +91,15 @@ enum State {
         silent_for: Duration,
         pinged: bool,
     },
+}
+
+impl Node {
+    fn note_reach(&mut self, unreachable: &Unreachable, is_unreachable: bool) {
+        if self.is_unreachable != is_unreachable {
+            self.is_unreachable = is_unreachable;
+            unreachable.note(&self.id, is_unreachable);
+        }
+    }
 }
 
 impl State {
@@ -124,6 +136,8 @@ pub struct Dialer {
     pub events: CoordinatorSender,
     /// What was seen of the nodes.
     pub seen: Arc<Seen>,
+    /// Hears who cannot be spoken to.
+    pub unreachable: Arc<Unreachable>,
 }
 
 /// All nodes this process has known, and the links to them.
@@ -162,6 +176,7 @@ impl Links {
             address,
             state: MemberState::Alive,
             disk_hangs: false,
+            is_unreachable: false,
             link: State::Down {
                 retry_at: Instant::now(),
                 backoff: BACKOFF_FIRST,
@@ -311,6 +326,14 @@ impl Links {
         tokio::spawn(link::run(network, slot, node.epoch, target, events));
     }
 
+    /// A node has called, so it may have been started anew: a link to it that is down is dialled with the next tick.
+    pub fn on_called(&mut self, id: &NodeId) {
+        let called = self.nodes.iter_mut().find(|node| node.id == *id);
+        if let Some(State::Down { retry_at, .. }) = called.map(|node| &mut node.link) {
+            *retry_at = Instant::now();
+        }
+    }
+
     /// A dial has succeeded.
     pub fn on_up(&mut self, slot: NodeSlot, epoch: Epoch, outbox: Arc<Outbox>) {
         let node = &mut self.nodes[usize::from(slot.0)];
@@ -323,6 +346,7 @@ impl Links {
             silent_for: Duration::ZERO,
             pinged: false,
         };
+        node.note_reach(&self.dialer.unreachable, false);
         tracing::debug!(node = %node.id, address = %node.address, "connected");
         if !node.staged.is_empty() && !node.is_dirty {
             node.is_dirty = true;
@@ -342,6 +366,7 @@ impl Links {
         {
             *silent_for = Duration::ZERO;
             *pinged = false;
+            node.note_reach(&self.dialer.unreachable, false);
         }
         true
     }
@@ -368,6 +393,8 @@ impl Links {
                 *backoff
             }
         };
+        // Its node may live: the dial that follows at once shows it. Until then what needs it fails.
+        node.note_reach(&self.dialer.unreachable, true);
         node.epoch += 1;
         node.staged.clear();
         node.charge.resize(0);
@@ -402,6 +429,7 @@ impl Links {
                         node.staged.clear();
                         node.charge.resize(0);
                         node.batch = BatchWriter::default();
+                        node.note_reach(&self.dialer.unreachable, true);
                         lost.push((slot, Lost::BeforeAny));
                     }
                 }
@@ -422,6 +450,7 @@ impl Links {
                     } else if node.link.is_silent() {
                         if !was_silent {
                             tracing::info!(node = %node.id, address = %node.address, "silent");
+                            node.note_reach(&self.dialer.unreachable, true);
                             lost.push((slot, Lost::WithRequests));
                         }
                     } else if is_due && !was_pinged {

@@ -113,6 +113,7 @@ impl Local {
             connection,
             outbox: outbox.clone(),
             is_peer: connection == ConnectionId::MENDER,
+            caller: None,
         };
         // Before any request: answers to a connection that is not open are dropped. If the coordinator
         // has ended already, so will `run`.

@@ -68,4 +68,5 @@ pub mod store_worker;
 pub mod systemd;
 pub mod tcp;
 pub mod unlocking;
+pub mod unreachable;
 pub mod view;

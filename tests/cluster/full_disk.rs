@@ -144,6 +144,13 @@ fn a_node_on_a_full_disk_reads_on_and_recovers_without_a_restart() {
             false => Err(page),
         }
     });
+    eventually("status to tell", || {
+        let status = node.run(&["status", "--output", "table"]);
+        match status.code == Some(4) && status.text().contains("alive, disk full  node-1  ") {
+            true => Ok(()),
+            false => Err(format!("{status:?}")),
+        }
+    });
     // It starts on a full disk, too.
     node.kill();
     node.start();

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::harness::{Cluster, Node, eventually, free_port};
@@ -23,6 +24,77 @@ fn founder(root: &Path) -> Node {
     node.start();
     node.wait_ready();
     node
+}
+
+/// What a member is told to be in `status` of a node, and whether that can speak to it.
+fn shown(status: &serde_json::Value, id: &str) -> (String, bool) {
+    let members = status["members"].as_array().cloned().unwrap_or_default();
+    let member = members.into_iter().find(|member| member["id"] == id);
+    let member = member.unwrap_or_else(|| panic!("no {id}: {status}"));
+    let state = member["state"].as_str().unwrap_or_default().to_owned();
+    (state, member["unreachable"] == true)
+}
+
+/// Gossip takes a while to suspect somebody. A write that fails meanwhile is nothing that `status` calls healthy: not
+/// when the owners are gone, and not when they stand still.
+#[test]
+fn status_is_never_healthy_when_a_write_has_just_failed() {
+    for signal in [Signal::KILL, Signal::STOP] {
+        let mut cluster = Cluster::start(3);
+        cluster.seal("key", "value");
+        cluster.wait_healthy();
+        for at in [1, 2] {
+            cluster[at].process_mut().signal(signal);
+        }
+        let put = cluster[0].run(&["put", "key", "value", "--timeout", "3s"]);
+        assert_eq!(put.code, Some(4), "{put:?}");
+        let status = cluster[0].run(&["status", "--output", "json"]).exits(4);
+        let status = status.json();
+        assert_eq!(status["verdict"], "unavailable", "{status}");
+        for id in ["node-2", "node-3"] {
+            let (state, is_unreachable) = shown(&status, id);
+            assert!(is_unreachable || state != "alive", "{status}");
+        }
+        // And as soon as they are back it says so, too.
+        for at in [1, 2] {
+            match signal {
+                Signal::KILL => {
+                    cluster[at].kill();
+                    cluster[at].start();
+                }
+                _ => cluster[at].process_mut().signal(Signal::CONT),
+            }
+        }
+        cluster.wait_healthy();
+        let status = cluster[0].run(&["status", "--output", "json"]).exits(0);
+        for id in ["node-2", "node-3"] {
+            assert_eq!(shown(&status.json(), id), ("alive".to_owned(), false));
+        }
+        cluster[0].run(&["put", "key", "value"]).exits(0);
+    }
+}
+
+/// A member that takes no connections is shown as what it is, with what to type.
+#[test]
+fn a_member_that_is_gone_is_unreachable_before_it_is_suspected() {
+    let mut cluster = Cluster::start(3);
+    cluster.seal("key", "value");
+    cluster.wait_healthy();
+    cluster[2].process_mut().signal(Signal::KILL);
+    let text = eventually("node-1 misses node-3", || {
+        let status = cluster[0].run(&["status", "--output", "table"]);
+        match status.code {
+            Some(6) => Ok(status),
+            _ => Err(format!("{status:?}")),
+        }
+    });
+    // On a slow machine it may be suspected by now.
+    let line = text.text().lines().find(|line| line.contains("  node-3  "));
+    let line = line.unwrap_or_default();
+    assert!(!line.starts_with("alive"), "{}", text.text());
+    assert!(text.text().contains(": 2 of 3 members alive "), "{text:?}");
+    let next = format!("next: dynakv --server {} health", cluster[2].address());
+    text.says("node-3 does not answer node-1").says(&next);
 }
 
 /// Five nodes find each other before the first write; which seed each was given does not matter.

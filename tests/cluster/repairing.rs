@@ -173,7 +173,7 @@ fn rebuilding_shows_how_far_it_is_and_ends_by_an_operator_s_word() {
         let line = lines.find(|line| line.contains("  node-5  "));
         let line = line.unwrap_or_default();
         assert!(
-            line.contains("rebuilding") && line.contains(" segments)"),
+            line.contains(", rebuilding ") && line.contains(" %  node-5 "),
             "{line}"
         );
         let ring = cluster[seen_by].run(&["ring", "--output", "json"]).json();

@@ -343,6 +343,7 @@ fn member_entry() -> impl Strategy<Value = MemberEntry> {
                     rebuilding_segments: incarnation as u32,
                     hints_waiting: heartbeat,
                     disk_hangs: heartbeat % 2 == 1,
+                    disk_full: heartbeat % 3 == 1,
                     directory_id: DirectoryId(keys),
                     // Without a directory it is not sent.
                     nonce: if keys == 0 { 0 } else { heartbeat },
@@ -693,6 +694,8 @@ fn member_status() -> impl Strategy<Value = MemberStatus> {
                 rebuilding_segments: numbers.0 as u32,
                 hints_waiting: numbers.1,
                 disk_hangs: numbers.1 % 2 == 1,
+                disk_full: numbers.1 % 3 == 1,
+                unreachable: numbers.2 % 2 == 1,
             },
         )
 }

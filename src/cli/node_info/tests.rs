@@ -25,6 +25,8 @@ fn status(n: u8, states: &[MemberState]) -> StatusReply {
         rebuilding_segments: 0,
         hints_waiting: number as u64,
         disk_hangs: false,
+        disk_full: false,
+        unreachable: false,
     };
     StatusReply {
         node_id: id(1),
@@ -165,6 +167,50 @@ fn who_is_rebuilding_counts_for_writes_only() {
     assert_eq!(verdict_of(&[65_536, 1, 0]), Verdict::Unavailable);
 }
 
+/// Whoever cannot be spoken to or takes no writes is no part of a quorum, whatever gossip still thinks of it.
+#[test]
+fn the_verdict_follows_what_is_so_and_not_what_is_thought() {
+    let unreachable = |member: &mut MemberStatus| member.unreachable = true;
+    let full = |member: &mut MemberStatus| member.disk_full = true;
+    let hangs = |member: &mut MemberStatus| member.disk_hangs = true;
+    type Befall = fn(&mut MemberStatus);
+    let troubles: [(&str, Befall); 3] = [
+        ("unreachable", unreachable),
+        ("alive, disk full", full),
+        ("alive, disk hangs", hangs),
+    ];
+    for (state, befall) in troubles {
+        let mut status = status(3, &[MemberState::Alive; 3]);
+        let ring = ring(3, 3);
+        for (down, expected) in [(1, Verdict::Degraded), (2, Verdict::Unavailable)] {
+            befall(&mut status.members[down]);
+            assert_eq!(verdict(&status, None), expected, "{state}");
+            assert_eq!(verdict(&status, Some(&ring)), expected, "{state}");
+            let report = status_report(&status, Some(&ring), Format::Table);
+            assert_eq!(report.exit, expected.exit());
+            let text = String::from_utf8(report.data).unwrap();
+            assert_eq!(text.matches(&format!("\n{state} ")).count(), down, "{text}");
+        }
+    }
+    let mut status = status(3, &[MemberState::Alive, MemberState::Alive]);
+    unreachable(&mut status.members[1]);
+    let report = status_report(&status, None, Format::Table);
+    assert_eq!(
+        report.messages,
+        "dynakv: node-2 does not answer node-1\n  next: dynakv --server 127.0.0.1:8081 health\n"
+    );
+    let text = String::from_utf8(report.data).unwrap();
+    assert!(text.contains(": 1 of 2 members alive "), "{text}");
+    // Once gossip knows, its word stands there.
+    status.members[1].state = MemberState::Dead;
+    let text = status_report(&status, None, Format::Plain).data;
+    assert!(
+        String::from_utf8(text)
+            .unwrap()
+            .contains("\ndead\tnode-2\t")
+    );
+}
+
 #[test]
 fn a_node_without_a_ring_is_unavailable() {
     let mut status = status(3, &[MemberState::Alive]);
@@ -181,11 +227,11 @@ fn status_has_these_forms() {
         r#""cluster_id":"000000000000000000000000000000ff","ring_version":3,"n":3,"w":2,"r":2,"#,
         r#""members":[{"id":"node-1","address":"127.0.0.1:8080","state":"alive","#,
         r#""state_age_ms":1500,"generation":2,"zone":"","keys":10,"disk_bytes":2048,"rebuilding_segments":0,"#,
-        r#""rebuilding_of_segments":0,"rebuilt_percent":100.0,"hints_waiting":1,"disk_hangs":false,"#,
+        r#""rebuilding_of_segments":0,"rebuilt_percent":100.0,"hints_waiting":1,"disk_hangs":false,"disk_full":false,"unreachable":false,"#,
         r#""owns_percent":33.33,"software":"0.1.0"},"#,
         r#"{"id":"node-2","address":"127.0.0.1:8081","state":"dead","#,
         r#""state_age_ms":1500,"generation":2,"zone":"","keys":10,"disk_bytes":2048,"rebuilding_segments":0,"#,
-        r#""rebuilding_of_segments":0,"rebuilt_percent":100.0,"hints_waiting":2,"disk_hangs":false,"#,
+        r#""rebuilding_of_segments":0,"rebuilt_percent":100.0,"hints_waiting":2,"disk_hangs":false,"disk_full":false,"unreachable":false,"#,
         r#""owns_percent":33.33,"software":"0.1.0"}],"locked_keys":0,"locked_keys_named":[],"other_clusters":[]}"#,
         "\n"
     );
@@ -267,16 +313,19 @@ fn rebuilding_is_told_with_its_progress() {
     assert!((expected - 0.1..=expected).contains(&percent), "{percent}");
     assert_eq!(json["members"][0]["rebuilding_of_segments"], 0);
     assert_eq!(json["members"][0]["rebuilt_percent"], 100.0);
-    let text = status_report(&status, Some(&ring), Format::Plain).data;
-    let text = String::from_utf8(text).unwrap();
-    let part = format!("(10000 of {of} segments)");
+    let report = status_report(&status, Some(&ring), Format::Plain);
+    let text = String::from_utf8(report.data).unwrap();
+    let left_percent = 1_000_000.0 / of as f64;
+    let part = format!("\nalive, rebuilding {left_percent:.1} %\tnode-2\t");
     assert!(text.contains(&part), "{text}");
+    let expected = format!("dynakv: node-2 has 10000 of {of} segments to rebuild\n");
+    assert_eq!(report.messages, expected);
     // At the beginning it counts what it does not own, too.
     status.members[1].rebuilding_segments = 65_536;
     let text = status_report(&status, Some(&ring), Format::Table).data;
     let text = String::from_utf8(text).unwrap();
     assert!(
-        text.contains("rebuilding 100.0 % (65536 of 65536 segments)"),
+        text.contains("\nalive, rebuilding 100.0 %  node-2  "),
         "{text}"
     );
     let text = ring_text(&ring, &status.members, Format::Table);

@@ -57,6 +57,8 @@ fn what_is_not_whole_is_degraded_and_says_why() {
         last_error: "node-3 is dead".to_owned(),
         ..progress()
     };
+    // The lines on the way there count as the last one does.
+    assert_eq!(compared(&failed), 1);
     let printed = done(failed.clone(), Format::Table);
     assert_eq!(printed.exit, Exit::Degraded);
     assert!(
@@ -154,6 +156,8 @@ fn what_giving_up_means_names_who_is_away() {
         rebuilding_segments,
         hints_waiting: 0,
         disk_hangs: false,
+        disk_full: false,
+        unreachable: false,
     };
     let mut status = StatusReply {
         node_id: id("node-1"),

@@ -66,6 +66,8 @@ pub enum Event {
         rebuilding_segments: u32,
         /// Keys that are kept for other nodes.
         hints_waiting: u64,
+        /// Whether there is no room beside the reserve of its disk.
+        disk_full: bool,
     },
     /// Whether this node's own disk hangs, to be told to others at once.
     LocalDisk {

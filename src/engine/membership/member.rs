@@ -177,6 +177,8 @@ pub struct MemberView {
     pub hints_waiting: u64,
     /// Whether its disk hangs, as it last said.
     pub disk_hangs: bool,
+    /// Whether its disk has no room beside its reserve, as it last said.
+    pub disk_full: bool,
     /// Whether the run that is known was heard of lately, by its heartbeat or directly.
     pub is_heard: bool,
 }
@@ -195,6 +197,7 @@ impl MemberView {
             rebuilding_segments: entry.rebuilding_segments,
             hints_waiting: entry.hints_waiting,
             disk_hangs: entry.disk_hangs,
+            disk_full: entry.disk_full,
             is_heard,
         }
     }

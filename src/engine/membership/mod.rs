@@ -149,11 +149,13 @@ impl Membership {
                 disk_bytes,
                 rebuilding_segments,
                 hints_waiting,
+                disk_full,
             } => {
                 self.me.keys = keys;
                 self.me.disk_bytes = disk_bytes;
                 self.me.rebuilding_segments = rebuilding_segments;
                 self.me.hints_waiting = hints_waiting;
+                self.me.disk_full = disk_full;
             }
             Event::LocalDisk { hangs } => self.set_disk(hangs, effects),
         }

@@ -523,6 +523,7 @@ fn a_reply_says_what_the_asker_does_not_know() {
             disk_bytes: 4,
             rebuilding_segments: 5,
             hints_waiting: 6,
+            disk_full: true,
         },
         0,
     );
@@ -539,6 +540,7 @@ fn a_reply_says_what_the_asker_does_not_know() {
         disk_bytes: 4,
         rebuilding_segments: 5,
         hints_waiting: 6,
+        disk_full: true,
         ..entry("a", 1, 0)
     };
     assert_eq!(

@@ -105,6 +105,8 @@ impl Control {
                 rebuilding_segments: news.rebuilding_segments,
                 hints_waiting: news.hints_waiting,
                 disk_hangs: news.disk_hangs,
+                disk_full: news.disk_full,
+                unreachable: self.unreachable.has(&member.id),
             })
         };
         let view = self.view.borrow();
@@ -180,11 +182,13 @@ impl Control {
     /// Once a second: what the store holds, for gossip and metrics.
     pub(super) fn upkeep(&mut self) {
         let totals = self.store.totals();
+        let store_status = self.store.status();
         self.step(Event::LocalLoad {
             keys: totals.keys,
             disk_bytes: totals.disk_bytes,
             rebuilding_segments: self.rebuilding.left(),
             hints_waiting: self.hints.kept(),
+            disk_full: store_status.refuses_writes,
         });
         let metrics = &self.metrics;
         metrics.store_keys.set(totals.keys as f64);
@@ -197,7 +201,6 @@ impl Control {
             .rebuilding_segments
             .set(f64::from(self.rebuilding.left()));
         let locked_keys = self.rebuilding.locked().count();
-        let store_status = self.store.status();
         metrics.store.update(&totals, &store_status, locked_keys);
         let is_draining = self.draining.is_cancelled();
         let ready = self.ring.is_some() && !is_draining && !self.disk.hangs();
