@@ -3,12 +3,11 @@
 use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::process::{self, Output};
+use std::process::Output;
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, Command, Finished, dynakv, free_port, http_get};
+use crate::harness::{Cluster, Command, Finished, dynakv, free_port, http_get, in_shell};
 
 /// Keys that a shell, a terminal or an option parser could take for something else, with their base64.
 const KEYS: [(&[u8], &str); 16] = [
@@ -32,15 +31,7 @@ const KEYS: [(&[u8], &str); 16] = [
 
 /// What a person pastes, run by a shell.
 fn pasted(command: &str) -> Output {
-    let binary = Path::new(env!("CARGO_BIN_EXE_dynakv"));
-    let folder = binary.parent().unwrap().to_str().unwrap();
-    let path = format!("{folder}:{}", std::env::var("PATH").unwrap());
-    process::Command::new("sh")
-        .args(["-c", command])
-        .env("PATH", path)
-        .env_remove("DYNAKV_SERVERS")
-        .output()
-        .unwrap()
+    in_shell(command).output().unwrap()
 }
 
 /// The command after `next: `, which is on one line.

@@ -22,6 +22,7 @@ mod blackout;
 mod blind_writes;
 mod causality;
 mod command_line;
+mod console;
 mod crashes;
 mod damage;
 mod dashboard;

@@ -35,6 +35,20 @@ pub(crate) fn dynakv<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) ->
     Command::new(arguments).run()
 }
 
+/// What a person types, to be run by a shell that finds the binaries and has no setting of theirs.
+pub(crate) fn in_shell(script: &str) -> process::Command {
+    let folder = Path::new(env!("CARGO_BIN_EXE_dynakv")).parent();
+    let others = std::env::var_os("PATH").unwrap_or_default();
+    let folders = folder
+        .map(Path::to_owned)
+        .into_iter()
+        .chain(std::env::split_paths(&others));
+    let path = std::env::join_paths(folders).expect("no folder has a colon in its name");
+    let mut command = without_settings(Path::new("sh"));
+    command.args(["-c", script]).env("PATH", path);
+    command
+}
+
 /// The binary, with no setting from the environment.
 pub(crate) fn binary() -> process::Command {
     binary_at(Path::new(env!("CARGO_BIN_EXE_dynakv")))
@@ -42,6 +56,10 @@ pub(crate) fn binary() -> process::Command {
 
 /// The same of another version.
 pub(crate) fn binary_at(path: &Path) -> process::Command {
+    without_settings(path)
+}
+
+fn without_settings(path: &Path) -> process::Command {
     let mut command = process::Command::new(path);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("DYNAKV_") {

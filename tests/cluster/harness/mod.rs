@@ -15,7 +15,7 @@ mod wait;
 
 pub(crate) use bad_disk::{BadDisks, Fault};
 pub(crate) use cluster::{Cluster, MENDED_OFTEN, QUICK};
-pub(crate) use command::{Command, Finished, binary, dynakv};
+pub(crate) use command::{Command, Finished, binary, dynakv, in_shell};
 pub(crate) use data::{block_on, client, client_of_one, read_all, write_all};
 pub(crate) use http::http_get;
 pub(crate) use load::under_load;
