@@ -22,7 +22,7 @@ mod scan;
 mod signals;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{
     Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard,
     RwLockWriteGuard,
@@ -89,6 +89,8 @@ struct Shared {
     tables: RwLock<Tables>,
     /// Nothing while it is opened again.
     tree: RwLock<Option<Tree>>,
+    /// It has met the end of the disk since it was opened.
+    tree_failed: AtomicBool,
     room: Room,
     counters: Counters,
     checkpoint_times: CheckpointTimes,
@@ -204,6 +206,7 @@ impl DiskStore {
                 carried: None,
             }),
             tree: RwLock::new(Some(tree)),
+            tree_failed: AtomicBool::new(false),
             room,
             counters,
             checkpoint_times: CheckpointTimes::default(),
@@ -454,7 +457,11 @@ impl Shared {
         self.check_running()?;
         f().inspect_err(|error| {
             if error.is_disk_full() {
-                self.room.drop_ballast();
+                // Who is only refused because a checkpoint waits for room has not met the end of the disk. Given up for
+                // that, the ballast would be somebody else's when it is needed.
+                if self.signals().starved.is_none() {
+                    self.room.drop_ballast();
+                }
             } else if !error.passes() {
                 self.stop(error.to_string());
             }
@@ -464,7 +471,7 @@ impl Shared {
     /// Uses the tree. Refused while it is opened again, which only a full disk or a shortage makes necessary.
     fn in_tree<T>(&self, f: impl FnOnce(&Tree) -> Result<T, StoreError>) -> Result<T, StoreError> {
         match &*self.tree.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(tree) => f(tree),
+            Some(tree) => f(tree).inspect_err(|error| self.note_failed(error)),
             None => {
                 // If it could not be opened again, that is the reason.
                 self.check_running()?;
@@ -472,6 +479,16 @@ impl Shared {
                 let lack = self.signals().starved.unwrap_or(Lack::Room);
                 Err(lack.error(path))
             }
+        }
+    }
+
+    /// sled may write when it reads, and after the end of the disk it does nothing more: then the tree has to be opened
+    /// again, also when there is room and nothing to carry.
+    fn note_failed(&self, error: &StoreError) {
+        if error.is_disk_full() && !self.tree_failed.swap(true, Ordering::Relaxed) {
+            // Under the lock, so that nobody misses it between a look and a wait.
+            let _signals = self.signals();
+            self.changed.notify_all();
         }
     }
 

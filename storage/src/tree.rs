@@ -183,6 +183,16 @@ impl Tree {
         Ok(())
     }
 
+    /// Has sled write what waits in its buffers. It does not complete anything.
+    ///
+    /// sled reads a page whose newest part still waits only after it has written that. So a checkpoint that stops for lack
+    /// of room must leave nothing there, or reads fail once somebody else has taken the rest of the disk.
+    pub(crate) fn write_out(&self) -> Result<(), StoreError> {
+        guarded(&self.directory, || {
+            self.db.flush().map(drop).map_err(self.failure("write"))
+        })
+    }
+
     /// Makes everything durable that was written, and with it what it stands for.
     pub(crate) fn complete(
         &self,

@@ -65,7 +65,18 @@ fn run(shared: &Shared, work: impl FnOnce(&Shared) -> Result<(), StoreError>) {
 
 /// Carries one generation after the other into the tree, until the store is closed.
 fn carry_generations(shared: &Shared) -> Result<(), StoreError> {
-    while let Some(frozen) = next_generation(shared) {
+    loop {
+        let frozen = match next_work(shared) {
+            Work::Generation(frozen) => frozen,
+            Work::OpenAgain => {
+                tracing::error!("a read met the end of the disk: the tree is opened again");
+                match reopen_tree(shared, Lack::Room)? {
+                    true => continue,
+                    false => return Ok(()),
+                }
+            }
+            Work::None => return Ok(()),
+        };
         drop(frozen.forget_previous());
         loop {
             match carry(shared, &frozen) {
@@ -84,7 +95,6 @@ fn carry_generations(shared: &Shared) -> Result<(), StoreError> {
             }
         }
     }
-    Ok(())
 }
 
 /// What a checkpoint that failed was short of.
@@ -113,6 +123,7 @@ fn reopen_tree(shared: &Shared, mut lack: Lack) -> Result<bool, StoreError> {
             match Tree::open(&directory, shared.options.cache_bytes) {
                 Ok((opened, ..)) => {
                     *tree = Some(opened);
+                    shared.tree_failed.store(false, Ordering::Relaxed);
                     shared.room.note_opened();
                     shared.signals().starved = None;
                     return Ok(true);
@@ -148,30 +159,52 @@ fn wait_starved(shared: &Shared, lack: Lack) -> bool {
 }
 
 /// Waits until a checkpoint has room. False when the store is being closed.
-fn wait_for_room(shared: &Shared) -> bool {
+fn wait_for_room(shared: &Shared) -> Result<bool, StoreError> {
     if shared.room.is_enough_for_checkpoint() {
-        return true;
+        return Ok(true);
     }
     tracing::warn!("the disk is nearly full: a checkpoint waits for room");
     while !shared.room.is_enough_for_checkpoint() {
+        // If sled has met the end of the disk after all, it is to be opened anew, not to be waited for.
+        shared.in_tree(Tree::write_out)?;
+        if shared.tree_failed.load(Ordering::Relaxed) {
+            let path = shared.directory.join(TREE_DIRECTORY);
+            return Err(StoreError::DiskFull { path });
+        }
         if !wait_starved(shared, Lack::Room) {
-            return false;
+            return Ok(false);
         }
     }
     shared.signals().starved = None;
-    true
+    Ok(true)
 }
 
-/// Waits for a generation to be frozen; nothing when the store is closed or has failed.
-fn next_generation(shared: &Shared) -> Option<Arc<Frozen>> {
+/// What there is to do.
+enum Work {
+    /// This is to be carried into the tree.
+    Generation(Arc<Frozen>),
+    /// sled does nothing more: a read of its has met the end of the disk.
+    OpenAgain,
+    /// Nothing: the store is closed or has failed.
+    None,
+}
+
+/// Waits for something to do.
+fn next_work(shared: &Shared) -> Work {
     let mut signals = shared.signals();
     loop {
         if signals.closing || shared.stopped.get().is_some() {
-            return None;
+            return Work::None;
+        }
+        if shared.tree_failed.load(Ordering::Relaxed) {
+            return Work::OpenAgain;
         }
         if signals.completed < signals.frozen {
             drop(signals);
-            return shared.tables().frozen.clone();
+            return match shared.tables().frozen.clone() {
+                Some(frozen) => Work::Generation(frozen),
+                None => Work::None,
+            };
         }
         signals = shared
             .changed
@@ -189,7 +222,7 @@ fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
     let mut scratch = Scratch::default();
     let mut carried = 0;
     loop {
-        if !wait_for_room(shared) {
+        if !wait_for_room(shared)? {
             return Ok(false);
         }
         let batch = next_batch(&mut cursor);
