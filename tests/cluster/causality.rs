@@ -52,7 +52,10 @@ fn writers_that_saw_the_same_state_become_siblings_until_reconciled() {
     let plain = cluster[0].run(&["get", "cart", "-r", "3"]).exits(5);
     assert!(plain.stdout.is_empty(), "{plain:?}");
     let plain = plain.says("\"milk\"").says("\"bread\"").says("context: ");
-    plain.says("next: dynakv put");
+    let server = cluster[0].address();
+    plain.says(&format!(
+        "next: dynakv --server {server} put cart MERGED --context "
+    ));
     for node in 0..3 {
         assert_eq!(values_of(&get(node).exits(5)), set(&["bread", "milk"]));
     }

@@ -126,7 +126,8 @@ fn a_node_with_a_damaged_store_starts_empty_and_is_rebuilt_from_the_others() {
         });
         for seen_by in [2, 0] {
             rebuilds(&cluster[seen_by], 65_536);
-            let status = cluster[seen_by].run(&["status"]).exits(6);
+            // With node-2 gone reads lack a quorum, and nobody waits for gossip to say so.
+            let status = cluster[seen_by].run(&["status"]).exits(4);
             assert!(status.text().contains("rebuilding 100.0 %"), "{status:?}");
         }
         let new_actor = eventually("the new actor", || actor_of(&cluster, 0, "node-3"));
