@@ -75,7 +75,7 @@ fn verdict(node: &Node) -> Result<String, String> {
     verdict.ok_or(format!("{status:?}"))
 }
 
-const COMMAND: &str = "dynakv repair --key locked --accept-loss";
+const COMMAND: &str = " repair --key locked --accept-loss";
 
 #[test]
 fn a_key_that_an_earlier_version_locked_is_named_passed_over_and_mended() {

@@ -205,7 +205,7 @@ fn rebuilding_shows_how_far_it_is_and_ends_by_an_operator_s_word() {
         .run(&["repair", "--accept-loss"])
         .exits(2)
         .says("Not in reach: node-2")
-        .says("dynakv repair --accept-loss --yes");
+        .says(" repair --accept-loss --yes");
     assert!(rebuilding_of(&cluster[4], "node-5").unwrap().0 > 0);
     let accepted = eventually("the word to be heard, once node-2 is dead", || {
         let repaired = cluster[4].run(&["repair", "--accept-loss", "--yes", "--output", "json"]);
