@@ -20,6 +20,7 @@ mod options;
 mod pace;
 mod scan;
 mod signals;
+mod use_of_tree;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -466,30 +467,6 @@ impl Shared {
                 self.stop(error.to_string());
             }
         })
-    }
-
-    /// Uses the tree. Refused while it is opened again, which only a full disk or a shortage makes necessary.
-    fn in_tree<T>(&self, f: impl FnOnce(&Tree) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        match &*self.tree.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(tree) => f(tree).inspect_err(|error| self.note_failed(error)),
-            None => {
-                // If it could not be opened again, that is the reason.
-                self.check_running()?;
-                let path = self.directory.join(TREE_DIRECTORY);
-                let lack = self.signals().starved.unwrap_or(Lack::Room);
-                Err(lack.error(path))
-            }
-        }
-    }
-
-    /// sled may write when it reads, and after the end of the disk it does nothing more: then the tree has to be opened
-    /// again, also when there is room and nothing to carry.
-    fn note_failed(&self, error: &StoreError) {
-        if error.is_disk_full() && !self.tree_failed.swap(true, Ordering::Relaxed) {
-            // Under the lock, so that nobody misses it between a look and a wait.
-            let _signals = self.signals();
-            self.changed.notify_all();
-        }
     }
 
     fn stop(&self, reason: String) {

@@ -444,7 +444,7 @@ async fn a_port_that_speaks_something_else_is_named_as_such() {
     });
     let build = Client::builder().seeds([address]).build();
     let error = build.await.unwrap_err().to_string();
-    assert!(error.contains("no dynakv node"), "{error}");
+    assert!(error.contains("answers with HTTP"), "{error}");
 }
 
 #[tokio::test]

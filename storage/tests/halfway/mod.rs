@@ -28,6 +28,8 @@ ssize_t write(int fd, const void *bytes, size_t count) {
         if (length > (ssize_t)end && memcmp(path + length - end, unfinished, end) == 0) {
             syscall(SYS_write, fd, bytes, count / 2);
             kill(getpid(), atoi(signal));
+            /* Another thread may take it first: this one goes no further. */
+            for (;;) pause();
         }
     }
     return syscall(SYS_write, fd, bytes, count);
