@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use dynakv_protocol::shell::quoted;
 use dynakv_storage::{IdentityError, StoreError};
 
 use self::reload::Reload;
@@ -128,7 +129,7 @@ fn end(report: &Report) -> Exit {
 
 /// Where to look after a start that failed.
 fn next_of(error: &ServeError, data_dir: &Path) -> String {
-    let directory = data_dir.display();
+    let directory = quoted(&data_dir.display().to_string());
     let error = match error {
         ServeError::Store(error)
         | ServeError::Open(OpenError::Store(error))

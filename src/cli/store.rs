@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
+use dynakv_protocol::shell::quoted;
 use dynakv_storage::check::Step;
 use dynakv_storage::disk::LOCK_FILE;
 use dynakv_storage::{
@@ -100,6 +101,7 @@ impl Stopped {
 }
 
 fn store_error(error: &StoreError, directory: &str, format: Format) -> Report {
+    let typed = quoted(directory);
     let (what, next) = match error {
         StoreError::Locked { .. } => (
             format!("a node runs on {directory}"),
@@ -107,13 +109,13 @@ fn store_error(error: &StoreError, directory: &str, format: Format) -> Report {
                 .to_owned(),
         ),
         error if error.is_corruption() => {
-            (error.to_string(), format!("dynakv store check {directory}"))
+            (error.to_string(), format!("dynakv store check {typed}"))
         }
         StoreError::DiskFull { .. } => (
             format!("there is no room left beside the store in {directory}"),
-            format!("df -h {directory}"),
+            format!("df -h {typed}"),
         ),
-        error => (error.to_string(), format!("ls -la {directory}")),
+        error => (error.to_string(), format!("ls -la {typed}")),
     };
     Report::error(Exit::Error, format, &what, &next)
 }
@@ -282,17 +284,18 @@ fn rewrite(given: &Path, format: Format) -> Report {
 }
 
 fn rewrite_error(error: &RewriteError, directory: &str, format: Format) -> Report {
+    let typed = quoted(directory);
     let (what, next) = match error {
         RewriteError::Store(error) => return store_error(error, directory, format),
         RewriteError::NoRoom { .. } => (
             format!("{error}; nothing was changed"),
-            format!("df -h {directory}"),
+            format!("df -h {typed}"),
         ),
         error => (
             format!(
                 "the store does not hold what was written into it, so it was left as it is: {error}"
             ),
-            format!("dynakv store check {directory}"),
+            format!("dynakv store check {typed}"),
         ),
     };
     Report::error(Exit::Error, format, &what, &next)

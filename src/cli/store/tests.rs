@@ -235,3 +235,19 @@ fn a_rewrite_says_what_it_saved_and_the_store_is_clean() {
     assert!(document["bytes_before"].as_u64() >= document["bytes_after"].as_u64());
     assert_eq!(check(root.path(), Format::Plain).exit, Exit::Ok);
 }
+
+#[test]
+fn a_directory_with_any_name_can_be_pasted() {
+    let path = PathBuf::from("/data/it's mine");
+    let quoted = r"'/data/it'\''s mine'";
+    let full = StoreError::DiskFull { path: path.clone() };
+    let corrupt = StoreError::CorruptStore {
+        path,
+        reason: "torn".to_owned(),
+    };
+    for (error, next) in [(full, "df -h"), (corrupt, "dynakv store check")] {
+        let report = store_error(&error, "/data/it's mine", Format::Plain);
+        let expected = format!("next: {next} {quoted}\n");
+        assert!(report.messages.ends_with(&expected), "{}", report.messages);
+    }
+}
