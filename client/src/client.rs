@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::answer::Fetched;
 use crate::builder::{Builder, check_address};
 use crate::error::Error;
-use crate::execute::{self, unexpected};
+use crate::execute;
 use crate::many::{GetManyRequest, PutManyRequest};
 use crate::node::DialSettings;
 use crate::node_client::NodeClient;
@@ -204,11 +204,7 @@ impl Client {
     /// # Errors
     /// [`Error`], when no seed answers within the client's timeout, which they share.
     pub async fn stats(&self) -> Result<StatsReply, Error> {
-        let extract = |response| match response {
-            Response::Stats(stats) => Some(stats),
-            _ => None,
-        };
-        self.ask_a_seed(&Request::Stats, extract).await
+        self.ask_a_seed(async |seed| seed.stats().await).await
     }
 
     /// Whether a seed is ready: the one that has answered so far, or the next while it does not.
@@ -216,11 +212,7 @@ impl Client {
     /// # Errors
     /// [`Error`], when no seed answers within the client's timeout, which they share.
     pub async fn health(&self) -> Result<HealthReply, Error> {
-        let extract = |response| match response {
-            Response::Health(health) => Some(health),
-            _ => None,
-        };
-        self.ask_a_seed(&Request::Health, extract).await
+        self.ask_a_seed(async |seed| seed.health().await).await
     }
 
     /// The cluster as a seed sees it: the one that has answered so far, or the next while it does not.
@@ -228,11 +220,7 @@ impl Client {
     /// # Errors
     /// [`Error`], when no seed answers within the client's timeout, which they share.
     pub async fn status(&self) -> Result<StatusReply, Error> {
-        let extract = |response| match response {
-            Response::Status(status) => Some(status),
-            _ => None,
-        };
-        self.ask_a_seed(&Request::Status, extract).await
+        self.ask_a_seed(async |seed| seed.status().await).await
     }
 
     /// The ring as a seed knows it: the one that has answered so far, or the next while it does not.
@@ -240,11 +228,7 @@ impl Client {
     /// # Errors
     /// [`Error`], when no seed answers within the client's timeout, which they share.
     pub async fn ring(&self) -> Result<RingReply, Error> {
-        let extract = |response| match response {
-            Response::Ring(ring) => Some(ring),
-            _ => None,
-        };
-        self.ask_a_seed(&Request::Ring, extract).await
+        self.ask_a_seed(async |seed| seed.ring().await).await
     }
 
     /// The address of the seed that answers for the cluster: the one that has answered so far.
@@ -266,8 +250,7 @@ impl Client {
     /// is remembered.
     async fn ask_a_seed<T>(
         &self,
-        request: &Request,
-        extract: impl Fn(Response) -> Option<T>,
+        ask: impl AsyncFn(NodeClient) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let deadline = Instant::now() + self.inner.timeout;
         let seeds = self.routing().seeds();
@@ -279,10 +262,11 @@ impl Client {
                 continue;
             };
             let attempt = attempt_deadline(deadline, turn + 1 < seeds.len());
-            match seed.call(request, attempt).await {
-                Ok(response) => {
+            let time = attempt.saturating_duration_since(Instant::now());
+            match ask(NodeClient::new(Arc::clone(seed), time)).await {
+                Ok(answer) => {
                     self.inner.answering.store(index, Ordering::Relaxed);
-                    return extract(response).ok_or_else(|| unexpected(seed, false));
+                    return Ok(answer);
                 }
                 Err(error) if retry::decide(&error) == Decision::GiveUp => return Err(error),
                 Err(error) => failures.push(error),

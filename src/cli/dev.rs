@@ -1,6 +1,5 @@
 //! `dev`: a whole cluster on this machine, one process per node, until Ctrl-C.
 
-use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -9,6 +8,7 @@ use std::time::Duration;
 use dynakv_client::{Client, RingReply};
 use dynakv_protocol::shell::quoted;
 use dynakv_storage::disk::LOCK_FILE;
+use dynakv_storage::{DirectoryLock, StoreError};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -336,15 +336,14 @@ fn take_directory(args: &DevArgs, plans: &[Plan]) -> Result<(), DevError> {
 }
 
 /// The lock that a node holds in its directory while it runs, if there is a directory.
-fn lock_unused(node: &Plan, args: &DevArgs) -> Result<Option<File>, DevError> {
-    let Ok(lock) = File::open(node.data_dir.join(LOCK_FILE)) else {
-        return Ok(None);
-    };
-    match lock.try_lock() {
-        Ok(()) => Ok(Some(lock)),
-        Err(_) => Err(DevError::InUse {
+fn lock_unused(node: &Plan, args: &DevArgs) -> Result<Option<DirectoryLock>, DevError> {
+    match DirectoryLock::take(&node.data_dir, LOCK_FILE) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(StoreError::Locked { .. }) => Err(DevError::InUse {
             directory: args.data_dir.clone(),
         }),
+        // Where it cannot be opened, nothing can be moved either, and that says why.
+        Err(_) => Ok(None),
     }
 }
 

@@ -163,7 +163,7 @@ fn write_sloppily(block: &[Typed]) -> String {
     let explained = cluster[0].run(&["explain", "cart:7", "--output", "json"]);
     let owners = explained.json()["owners"].clone();
     let owners: Vec<String> = (owners.as_array().into_iter().flatten())
-        .filter_map(|owner| owner["id"].as_str().or(owner["node_id"].as_str()))
+        .filter_map(|owner| owner["id"].as_str())
         .map(str::to_owned)
         .collect();
     assert_eq!(owners.len(), 3, "{explained:?}");

@@ -160,22 +160,23 @@ fn wait_starved(shared: &Shared, lack: Lack) -> bool {
 
 /// Waits until a checkpoint has room. False when the store is being closed.
 fn wait_for_room(shared: &Shared) -> Result<bool, StoreError> {
-    if shared.room.is_enough_for_checkpoint() {
-        return Ok(true);
-    }
-    tracing::warn!("the disk is nearly full: a checkpoint waits for room");
+    let mut has_waited = false;
     while !shared.room.is_enough_for_checkpoint() {
+        if !std::mem::replace(&mut has_waited, true) {
+            tracing::warn!("the disk is nearly full: a checkpoint waits for room");
+        }
         // If sled has met the end of the disk after all, it is to be opened anew, not to be waited for.
         shared.in_tree(Tree::write_out)?;
         if shared.tree_failed.load(Ordering::Relaxed) {
-            let path = shared.directory.join(TREE_DIRECTORY);
-            return Err(StoreError::DiskFull { path });
+            return Err(Lack::Room.error(shared.directory.join(TREE_DIRECTORY)));
         }
         if !wait_starved(shared, Lack::Room) {
             return Ok(false);
         }
     }
-    shared.signals().starved = None;
+    if has_waited {
+        shared.signals().starved = None;
+    }
     Ok(true)
 }
 
