@@ -23,6 +23,7 @@ const TAG_REPAIR_FIRST: u8 = 4;
 const TAG_SLOPPY: u8 = 5;
 const TAG_AGAIN: u8 = 6;
 const TAG_IF_NO_CONFLICT: u8 = 7;
+const TAG_HANDED_ON: u8 = 8;
 /// Of a write's answer.
 const TAG_REPLACED: u8 = 3;
 /// Of a member's status.
@@ -79,6 +80,31 @@ pub struct Write {
     pub again: bool,
     /// Whether a blind write that would replace more than one value is to be refused.
     pub if_no_conflict: bool,
+    /// Of what a node hands on.
+    pub handed_on: Option<HandedOn>,
+}
+
+/// When a write was handed on, and for how long it is of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HandedOn {
+    /// In milliseconds since the sender was welcomed on this connection.
+    pub sent_ms: u64,
+    /// So many milliseconds later it may be given to another node. One without a context is not begun after that.
+    pub within_ms: u32,
+}
+
+impl Wire for HandedOn {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u64(self.sent_ms);
+        out.put_u32(self.within_ms);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            sent_ms: reader.u64()?,
+            within_ms: reader.u32()?,
+        })
+    }
 }
 
 /// One value of a key, as a client sees it.
@@ -271,6 +297,7 @@ impl Write {
             sloppy: false,
             again: false,
             if_no_conflict: false,
+            handed_on: None,
         };
         while let Some((tag, mut field)) = reader.tag()? {
             match tag {
@@ -287,6 +314,7 @@ impl Write {
                 TAG_SLOPPY => write.sloppy = field.bool("sloppy")?,
                 TAG_AGAIN => write.again = field.bool("again")?,
                 TAG_IF_NO_CONFLICT => write.if_no_conflict = field.bool("if no conflict")?,
+                TAG_HANDED_ON => write.handed_on = Some(HandedOn::decode(&mut field)?),
                 _ => {}
             }
         }
@@ -319,12 +347,20 @@ impl Write {
         if self.if_no_conflict {
             put_tag_u8(out, TAG_IF_NO_CONFLICT, 1);
         }
+        if let Some(handed_on) = self.handed_on {
+            Self::add_handed_on(handed_on, out);
+        }
     }
 
-    /// The encoding of a later attempt of an encoded put or delete: the same, and it says so.
-    pub fn encode_again(body: &[u8], out: &mut BytesMut) {
-        out.extend_from_slice(body);
+    /// Adds to an encoded put or delete that this is not its first attempt.
+    pub fn add_again(out: &mut BytesMut) {
         put_tag_u8(out, TAG_AGAIN, 1);
+    }
+
+    /// Adds to an encoded put or delete that it is handed on. What an earlier one said of that is by another clock, and
+    /// counts no more.
+    pub fn add_handed_on(handed_on: HandedOn, out: &mut BytesMut) {
+        put_tag_bytes(out, TAG_HANDED_ON, &handed_on.to_bytes());
     }
 }
 

@@ -16,8 +16,8 @@ use dynakv_protocol::admin::{
 };
 use dynakv_protocol::causal::{Clock, Dot, Incoming, Mark, Value, Versions, context};
 use dynakv_protocol::client::{
-    Fetched, FetchedSibling, Get, HealthReply, MemberStatus, OtherCluster, RingReply, StatsReply,
-    StatusReply, Write, Written,
+    Fetched, FetchedSibling, Get, HandedOn, HealthReply, MemberStatus, OtherCluster, RingReply,
+    StatsReply, StatusReply, Write, Written,
 };
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::frame::{
@@ -356,6 +356,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         sloppy: false,
         again: false,
         if_no_conflict: false,
+        handed_on: None,
     };
     let delete = Write {
         value: None,
@@ -414,6 +415,16 @@ fn requests() -> Vec<(&'static str, Request)> {
             Request::Put(Write {
                 if_no_conflict: true,
                 ..put
+            }),
+        ),
+        (
+            "put.handed-on",
+            Request::Put(Write {
+                handed_on: Some(HandedOn {
+                    sent_ms: 61_000,
+                    within_ms: 900,
+                }),
+                ..plain_put.clone()
             }),
         ),
         (

@@ -52,6 +52,8 @@ pub struct Terms {
     /// Whether this node, which owns no copy, stands in for an owner when none in reach takes it: it is a
     /// sloppy write.
     pub may_stand_in: bool,
+    /// Whether stand-ins may count for it.
+    pub is_sloppy: bool,
 }
 
 /// One request on its way to an owner.
@@ -59,6 +61,7 @@ pub struct Terms {
 pub struct Forward {
     needed: u8,
     is_write: bool,
+    is_sloppy: bool,
     /// Whether this node, which owns no copy, may stand in at the end.
     may_stand_in: bool,
     /// Whether this node, or an owner, has no room for it.
@@ -66,6 +69,8 @@ pub struct Forward {
     /// Whether some owner before the present one was sent the request and may have acted on it.
     was_sent: bool,
     current: Option<NodeSlot>,
+    /// Whether that one has not been sent it yet: there is no link to it.
+    waits: bool,
     /// Whom to try next, the best last.
     spares: SmallVec<[NodeSlot; 4]>,
 }
@@ -85,6 +90,7 @@ impl Forward {
             is_full,
             is_hanging,
             may_stand_in,
+            is_sloppy,
         } = terms;
         let is_able = !is_full && !is_hanging;
         let first = owners.at(first);
@@ -105,10 +111,12 @@ impl Forward {
         let mut forward = Self {
             needed,
             is_write,
+            is_sloppy,
             may_stand_in,
             is_full,
             was_sent: false,
             current: None,
+            waits: false,
             spares,
         };
         match first {
@@ -131,13 +139,13 @@ impl Forward {
                 self.next(effects);
             }
             Event::Failed(_) | Event::NotTaken(_) | Event::Full(_) => {}
-            Event::Slow if self.spares.is_empty() && !self.may_stand_in => {}
+            Event::Slow if !self.may_go_elsewhere() => {}
             Event::Slow => {
-                self.was_sent = true;
+                self.was_sent |= !self.waits;
                 self.next(effects);
             }
             Event::Deadline => {
-                self.was_sent |= self.current.is_some();
+                self.was_sent |= self.current.is_some() && !self.waits;
                 let message = "time is up: no owner of the key answered. See `dynakv status`, or give \
                                it longer with --timeout";
                 self.fail(ErrorCode::Timeout, message, effects);
@@ -155,6 +163,34 @@ impl Forward {
     /// Whether this owner has the request at present.
     pub fn awaits(&self, node: NodeSlot) -> bool {
         self.current == Some(node)
+    }
+
+    /// Whether somebody else is given it when this owner is slow.
+    pub fn may_go_elsewhere(&self) -> bool {
+        !self.spares.is_empty() || self.may_stand_in
+    }
+
+    /// Whether it is left with an owner that has fallen silent, until that is slow: the owner may yet begin it, for as long as
+    /// it was told. Others that took a sloppy write meanwhile may be out of its sight, and so may what replaced it. (Those
+    /// of a strict one are not.)
+    pub fn outlasts_silence(&self) -> bool {
+        self.is_write && self.is_sloppy && self.may_go_elsewhere()
+    }
+
+    /// There is no link to the owner that it is to be sent to. It is sent once there is, if nobody else has it by then:
+    /// what was given up is better not sent at all.
+    pub fn wait(&mut self) {
+        self.waits = true;
+    }
+
+    /// Whether it waits for the link to this owner, or to any.
+    pub fn waits_for(&self, node: NodeSlot) -> bool {
+        self.waits && self.awaits(node)
+    }
+
+    /// It is sent, or about to be.
+    pub fn wait_no_more(&mut self) {
+        self.waits = false;
     }
 
     fn next(&mut self, effects: &mut Vec<Effect>) {
@@ -188,6 +224,7 @@ impl Forward {
 
     fn send(&mut self, node: NodeSlot, effects: &mut Vec<Effect>) {
         self.current = Some(node);
+        self.waits = false;
         effects.push(Effect::Send(node));
     }
 
@@ -267,6 +304,21 @@ mod tests {
         let effects = step(&mut forward, Event::Deadline);
         assert!(
             matches!(&effects[..], [Effect::Answer(error)] if error.maybe_applied),
+            "{effects:?}"
+        );
+    }
+
+    #[test]
+    fn what_waits_for_a_link_was_not_sent() {
+        let (mut forward, _) = start(&[A, B], |_| Reach::Usable);
+        forward.wait();
+        assert!(forward.waits_for(A) && !forward.waits_for(B));
+        assert_eq!(step(&mut forward, Event::Slow), [Effect::Send(B)]);
+        assert!(!forward.waits_for(A) && !forward.waits_for(B));
+        forward.wait();
+        let effects = step(&mut forward, Event::Deadline);
+        assert!(
+            matches!(&effects[..], [Effect::Answer(error)] if !error.maybe_applied),
             "{effects:?}"
         );
     }

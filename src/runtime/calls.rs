@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::environment::WriteHalf;
 use super::frame_reader::FrameReader;
-use super::link::{DIAL_TIMEOUT, DialError, dial};
+use super::link::{DIAL_TIMEOUT, DialError, Greeted, dial};
 use super::outgoing::Outgoing;
 
 /// How many idle connections are kept for each address.
@@ -165,7 +165,12 @@ impl Calls {
             ..
         } = &self.outgoing;
         let dialled = dial(&**network, address, &hello, seen, intake);
-        let (mut reader, write, welcome) = dialled.await?;
+        let Greeted {
+            mut reader,
+            write,
+            welcome,
+            ..
+        } = dialled.await?;
         reader.decoder = FrameDecoder::new(self.answer_bytes_max);
         Ok(Idle {
             reader,

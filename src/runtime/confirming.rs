@@ -211,7 +211,7 @@ impl Confirmer {
             &self.outgoing.intake,
         );
         match timeout(ANSWER_TIMEOUT, greeted).await {
-            Ok(Ok((_, _, welcome))) => There::Process(Process::from(&welcome)),
+            Ok(Ok(greeted)) => There::Process(Process::from(&greeted.welcome)),
             Ok(Err(DialError::Refused(error))) => match error.code {
                 ErrorCode::WrongCluster => There::Nobody,
                 _ => There::Busy,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynakv_protocol::admin::{Explain, Import};
 use dynakv_protocol::causal::{Clock, Value, Versions, context};
-use dynakv_protocol::client::{Get, Write};
+use dynakv_protocol::client::{Get, HandedOn, Write};
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::frame::Frame;
 use dynakv_protocol::limits::{KEY_BYTES_MAX, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX};
@@ -41,6 +41,8 @@ pub struct DataRequest {
     pub timeout: Duration,
     /// Which owner may coordinate it.
     pub access: Access,
+    /// When it was handed on, by the clock of whoever did.
+    pub handed_on: Option<HandedOn>,
     /// The rest.
     pub action: Action,
 }
@@ -135,6 +137,7 @@ fn explain(explain: Explain) -> Result<DataRequest, ErrorReply> {
     check_key(&explain.key)?;
     Ok(DataRequest {
         timeout: timeout(explain.timeout_ms),
+        handed_on: None,
         access: Access::AnyOwner,
         action: Action::Explain,
         key: explain.key,
@@ -161,6 +164,7 @@ fn import(import: Import, bounds: Limits) -> Result<DataRequest, ErrorReply> {
     }
     Ok(DataRequest {
         timeout: timeout(import.timeout_ms),
+        handed_on: None,
         access: Access::AnyOwner,
         action: Action::Import {
             w: quorum("w", import.w, bounds.w, bounds.effective_n)?,
@@ -174,6 +178,7 @@ fn read(get: Get, limits: Limits) -> Result<DataRequest, ErrorReply> {
     check_key(&get.key)?;
     Ok(DataRequest {
         timeout: timeout(get.timeout_ms),
+        handed_on: None,
         access: Access::AnyOwner,
         action: Action::Get {
             r: quorum("r", get.r, limits.r, limits.effective_n)?,
@@ -206,6 +211,7 @@ fn write(write: Write, limits: Limits) -> Result<DataRequest, ErrorReply> {
     };
     Ok(DataRequest {
         timeout: timeout(write.timeout_ms),
+        handed_on: write.handed_on,
         access,
         action: Action::Put {
             w: quorum("w", write.w, limits.w, limits.effective_n)?,
@@ -310,6 +316,7 @@ mod tests {
             sloppy: false,
             again: false,
             if_no_conflict: false,
+            handed_on: None,
         }
     }
 

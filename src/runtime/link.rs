@@ -10,7 +10,7 @@ use dynakv_protocol::handshake::{Hello, Welcome};
 use dynakv_protocol::limits::{FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX};
 use dynakv_protocol::message::{Request, Response};
 use tokio::io::AsyncWriteExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::environment::{Network, WriteHalf};
 use super::events::{CoordinatorEvent, CoordinatorSender, Epoch};
@@ -85,6 +85,18 @@ pub enum DialError {
     },
 }
 
+/// A connection over which hands were shaken.
+pub struct Greeted {
+    /// Takes what comes.
+    pub reader: FrameReader,
+    /// Takes what goes.
+    pub write: WriteHalf,
+    /// What the node said of itself.
+    pub welcome: Welcome,
+    /// When that came.
+    pub since: Instant,
+}
+
 /// Dials and shakes hands, as any side may. What answers there is taken at its word, and nothing is kept of it.
 /// What comes over the connection is entered in `intake`.
 ///
@@ -95,7 +107,7 @@ pub async fn greet(
     address: &str,
     hello: &Hello,
     intake: &Intake,
-) -> Result<(FrameReader, WriteHalf, Welcome), DialError> {
+) -> Result<Greeted, DialError> {
     let (read, mut write) = network.dial(address).await?;
     let request = Request::Hello(hello.clone());
     let mut out = BytesMut::new();
@@ -115,7 +127,12 @@ pub async fn greet(
         Err(error) => return Err(DialError::Malformed(error.to_string())),
     };
     match Response::decode(frame.header.kind, &frame.body) {
-        Ok(Response::Welcome(welcome)) => Ok((reader, write, welcome)),
+        Ok(Response::Welcome(welcome)) => Ok(Greeted {
+            reader,
+            write,
+            welcome,
+            since: Instant::now(),
+        }),
         Ok(Response::Error(error)) => Err(DialError::Refused(error)),
         Ok(_) => Err(DialError::Malformed("no welcome".into())),
         Err(error) => Err(DialError::Malformed(error.to_string())),
@@ -134,16 +151,16 @@ pub async fn dial(
     hello: &Hello,
     seen: &Seen,
     intake: &Intake,
-) -> Result<(FrameReader, WriteHalf, Welcome), DialError> {
+) -> Result<Greeted, DialError> {
     let handshake = async {
-        let (reader, write, welcome) = greet(network, address, hello, intake).await?;
-        match seen.see(&Process::from(&welcome))? {
-            Sighting::Known | Sighting::News => Ok((reader, write, welcome)),
+        let greeted = greet(network, address, hello, intake).await?;
+        match seen.see(&Process::from(&greeted.welcome))? {
+            Sighting::Known | Sighting::News => Ok(greeted),
             Sighting::Outdated => Err(DialError::Outdated {
-                node: welcome.node_id,
+                node: greeted.welcome.node_id,
             }),
             Sighting::Impossible(impossible) => Err(DialError::Impossible {
-                node: welcome.node_id,
+                node: greeted.welcome.node_id,
                 impossible,
             }),
         }
@@ -189,7 +206,12 @@ async fn connect_and_read(
         ..
     } = &target;
     let dialled = dial(network, address, hello, seen, intake);
-    let (mut reader, write, welcome) = dialled.await?;
+    let Greeted {
+        mut reader,
+        write,
+        welcome,
+        since,
+    } = dialled.await?;
     if welcome.node_id != target.node_id {
         return Err(DialError::AnotherNode {
             expected: target.node_id,
@@ -203,6 +225,7 @@ async fn connect_and_read(
         node,
         epoch,
         outbox: outbox.clone(),
+        since,
     };
     if coordinator.send(up).await.is_err() {
         return Ok(());

@@ -15,6 +15,7 @@ use dynakv_protocol::limits::SIBLINGS_WARN;
 use dynakv_protocol::{Actor, ErrorCode, ErrorReply};
 use dynakv_storage::{Footprint, Mutation, Store, StoreError};
 use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::disk_progress::DiskProgress;
 use super::environment::{Disk, Stall, StoreThreads, WallClock};
@@ -23,6 +24,7 @@ use super::ledger::Ledger;
 use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
 use crate::engine::beside::stands_beside;
+use crate::engine::lateness;
 use crate::engine::mint::Minter;
 
 mod applied;
@@ -349,7 +351,12 @@ impl Writer {
                 seen,
                 catches_up,
                 cluster_id,
+                begin_by,
             } => {
+                // It may have waited for the disk.
+                if begin_by.is_some_and(|by| by <= Instant::now()) {
+                    return Err(lateness::refusal());
+                }
                 let write = ToMint {
                     intent,
                     seen,

@@ -3,9 +3,10 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use dynakv_protocol::client::{Get, Write as WriteRequest};
+use dynakv_protocol::client::{Get, HandedOn, Write as WriteRequest};
 use dynakv_protocol::frame::{Frame, FrameDecoder, Header, KIND_BATCH, put_frame};
 use dynakv_protocol::handshake::{Hello, Welcome};
 use dynakv_protocol::limits::{
@@ -124,7 +125,11 @@ fn batch(items: &[(u8, u64, Vec<u8>)]) -> Vec<u8> {
 }
 
 fn put(key: &str, value_bytes: usize) -> Request {
-    Request::Put(WriteRequest {
+    Request::Put(write(key, value_bytes))
+}
+
+fn write(key: &str, value_bytes: usize) -> WriteRequest {
+    WriteRequest {
         timeout_ms: 30_000,
         write_id: WriteId(fastrand::u128(..)),
         key: Bytes::from(key.to_owned()),
@@ -135,7 +140,8 @@ fn put(key: &str, value_bytes: usize) -> Request {
         sloppy: false,
         again: false,
         if_no_conflict: false,
-    })
+        handed_on: None,
+    }
 }
 
 fn get(key: &str) -> Request {
@@ -374,4 +380,64 @@ fn needed_is_the_quorum_that_was_asked_for() {
         };
         assert_eq!(needed, Some(3), "{response:?}");
     }
+}
+
+/// A node hands a write on and gives it to another owner some time later. What comes late all the same would replace what
+/// was written since: it is not begun. (The client below plays a node whose clock is far ahead.)
+#[test]
+fn a_blind_write_that_comes_late_is_not_begun() {
+    const CLOCK_MS: u64 = 100_000;
+    let cluster = Cluster::start(1);
+    let mut client = Raw::client(&cluster[0]);
+    let mut id = 0;
+    let mut answer = |request: &Request| {
+        id += 1;
+        client.send(&frame(id, request));
+        client.answers(1).remove(0).1
+    };
+    let handed_on = |value: &'static str, sent_ms| WriteRequest {
+        value: Some(Bytes::from_static(value.as_bytes())),
+        handed_on: Some(HandedOn {
+            sent_ms,
+            within_ms: 900,
+        }),
+        ..write("key", 0)
+    };
+    let began = Instant::now();
+    let fetched = |answer: &mut dyn FnMut(&Request) -> Response| match answer(&get("key")) {
+        Response::Fetched(fetched) => {
+            let values = fetched.siblings.iter();
+            let values: Vec<_> = values.map(|it| it.value.clone()).collect();
+            (values, fetched.context)
+        }
+        other => panic!("{other:?}"),
+    };
+    let in_time = answer(&Request::Put(handed_on("in time", CLOCK_MS)));
+    assert!(matches!(in_time, Response::Put(_)), "{in_time:?}");
+    // By the same clock, two seconds ago.
+    let past = || CLOCK_MS + began.elapsed().as_millis() as u64 - 2_000;
+    for again in [false, true] {
+        let late = WriteRequest {
+            again,
+            ..handed_on("late", past())
+        };
+        match answer(&Request::Put(late)) {
+            Response::Error(error) => {
+                assert_eq!(error.code, ErrorCode::Timeout);
+                assert!(error.retryable && !error.maybe_applied, "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let (values, context) = fetched(&mut answer);
+    assert_eq!(values, [Bytes::from_static(b"in time")]);
+    // What replaces only what it names may come when it comes.
+    let late = WriteRequest {
+        context: Some(context),
+        ..handed_on("late, with a context", past())
+    };
+    let response = answer(&Request::Put(late));
+    assert!(matches!(response, Response::Put(_)), "{response:?}");
+    let (values, _) = fetched(&mut answer);
+    assert_eq!(values, [Bytes::from_static(b"late, with a context")]);
 }

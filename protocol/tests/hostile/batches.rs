@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use dynakv_protocol::causal::context::CONTEXT_BYTES_MAX;
 use dynakv_protocol::causal::{Clock, Dot};
-use dynakv_protocol::client::Write;
+use dynakv_protocol::client::{HandedOn, Write};
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::frame::{
     BatchWriter, Frame, FrameDecoder, FrameError, Header, KIND_BATCH, split_batch,
@@ -96,6 +96,10 @@ fn the_fullest_batch_fits_into_a_frame() {
                 sloppy: true,
                 again: true,
                 if_no_conflict: true,
+                handed_on: Some(HandedOn {
+                    sent_ms: u64::MAX,
+                    within_ms: u32::MAX,
+                }),
             }),
             Request::Merge(MergeVersions {
                 ring_version: RingVersion(1),

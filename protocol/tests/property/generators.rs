@@ -7,8 +7,8 @@ use dynakv_protocol::admin::{
 };
 use dynakv_protocol::causal::{Clock, Dot, Sibling, Value, Versions};
 use dynakv_protocol::client::{
-    Fetched, FetchedSibling, Get, HealthReply, MemberStatus, OtherCluster, RingReply, StatsReply,
-    StatusReply, Write, Written,
+    Fetched, FetchedSibling, Get, HandedOn, HealthReply, MemberStatus, OtherCluster, RingReply,
+    StatsReply, StatusReply, Write, Written,
 };
 use dynakv_protocol::codec::{Wire, put_varint};
 use dynakv_protocol::gossip::{
@@ -264,6 +264,10 @@ fn get() -> impl Strategy<Value = Get> {
         })
 }
 
+fn handed_on() -> impl Strategy<Value = HandedOn> {
+    (number(), any::<u32>()).prop_map(|(sent_ms, within_ms)| HandedOn { sent_ms, within_ms })
+}
+
 fn write(value: impl Strategy<Value = Option<Bytes>>) -> impl Strategy<Value = Write> {
     (
         any::<u32>(),
@@ -272,7 +276,7 @@ fn write(value: impl Strategy<Value = Option<Bytes>>) -> impl Strategy<Value = W
         value,
         option::of(octets(64)),
         option::of(any::<u8>()),
-        option::of(number()),
+        (option::of(number()), option::of(handed_on())),
         any::<[bool; 3]>(),
     )
         .prop_map(
@@ -283,7 +287,7 @@ fn write(value: impl Strategy<Value = Option<Bytes>>) -> impl Strategy<Value = W
                 value,
                 context,
                 w,
-                ttl_ms,
+                (ttl_ms, handed_on),
                 [sloppy, again, if_no_conflict],
             )| {
                 Write {
@@ -297,6 +301,7 @@ fn write(value: impl Strategy<Value = Option<Bytes>>) -> impl Strategy<Value = W
                     sloppy,
                     again,
                     if_no_conflict,
+                    handed_on,
                 }
             },
         )

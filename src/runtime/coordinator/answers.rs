@@ -240,10 +240,14 @@ impl Coordinator {
         self.pace.lost(node);
         for id in self.operations.ids() {
             let operation = self.operations.get_mut(id);
-            let is_forward = operation.is_some_and(|it| matches!(it.work, Work::Forward(_)));
-            match how {
-                Lost::BeforeAny if is_forward => self.on_not_taken(id, node),
-                Lost::BeforeAny | Lost::WithRequests => {
+            let forward = operation.and_then(|it| match &it.work {
+                Work::Forward(forward) => Some(forward),
+                _ => None,
+            });
+            match (how, forward) {
+                (Lost::BeforeAny, Some(_)) => self.on_not_taken(id, node),
+                (Lost::InDoubt, Some(forward)) if forward.outlasts_silence() => {}
+                (Lost::BeforeAny | Lost::InDoubt | Lost::WithRequests, _) => {
                     self.on_replica_failed_with(id, node, reason);
                 }
             }

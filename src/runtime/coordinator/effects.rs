@@ -256,6 +256,8 @@ impl Coordinator {
                 seen,
                 catches_up,
                 cluster_id,
+                // What was begun in time is brought to its end.
+                begin_by: operation.requester.begin_by.filter(|_| !is_again),
             },
         });
     }

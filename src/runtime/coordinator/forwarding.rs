@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use dynakv_protocol::ErrorCode;
 use dynakv_protocol::ErrorReply;
-use dynakv_protocol::client::Write;
+use dynakv_protocol::client::{HandedOn, Write};
 use dynakv_protocol::frame::{FLAG_FORWARDED, Frame, Header};
 use dynakv_protocol::message::{Response, kind};
 use tokio::time::Instant;
@@ -15,13 +15,17 @@ use super::{
     Bytes, Coordinator, NodeSlot, Operation, OperationId, Preference, Purpose, Requester, Work,
 };
 use crate::engine::forward::{self, Forward};
-use crate::runtime::dispatch::data_request;
+use crate::engine::preference::Strictness;
+use crate::runtime::dispatch::{Action, DataRequest, data_request};
 
 /// How much longer a body becomes by a tag of one byte: the tag, its length, and that byte.
 const TAG_BYTES: usize = 3;
 
 /// How long an owner may take over a forwarded request before the next is tried.
 const SLOW_FORWARD: Duration = Duration::from_millis(1000);
+
+/// The last part of that time in which nothing is begun any more: one in so many.
+const SPARED: u32 = 10;
 
 impl Coordinator {
     pub(super) fn forward(
@@ -58,30 +62,17 @@ impl Coordinator {
         while let Some(effect) = effects.pop() {
             match effect {
                 forward::Effect::Send(to) => {
-                    let now = self.now;
-                    let Some(operation) = self.operations.get_mut(id) else {
-                        continue;
-                    };
-                    let slow_at = slow_forward_at(&operation.requester, now);
-                    let again = operation.requester.is_attempted();
-                    operation.requester.handed_on = operation.requester.handed_on.saturating_add(1);
-                    let Frame { header, body } = operation.frame.clone();
-                    let header = Header {
-                        flags: header.flags | FLAG_FORWARDED,
-                        request_id: id.message(Purpose::Forward),
-                        ..header
-                    };
-                    self.operations.set_slow_at(id, slow_at);
-                    let sent = self.links.send(to, header, |out| match again {
-                        true => Write::encode_again(&body, out),
-                        false => out.extend_from_slice(&body),
-                    });
-                    if !sent
-                        && let Some(operation) = self.operations.get_mut(id)
-                        && let Work::Forward(forward) = &mut operation.work
-                    {
-                        operation.requester.handed_on -= 1;
-                        forward.step(forward::Event::NotTaken(to), &mut effects);
+                    self.await_forward(id);
+                    let waits = self.links.is_dialled(to);
+                    if waits || !self.hand_on(id, to) {
+                        let operation = self.operations.get_mut(id);
+                        match operation.map(|operation| &mut operation.work) {
+                            Some(Work::Forward(forward)) if waits => forward.wait(),
+                            Some(Work::Forward(forward)) => {
+                                forward.step(forward::Event::NotTaken(to), &mut effects);
+                            }
+                            Some(_) | None => {}
+                        }
                     }
                 }
                 forward::Effect::TakeOver => self.take_over(id),
@@ -90,6 +81,89 @@ impl Coordinator {
             }
         }
         self.forward_effects = effects;
+    }
+
+    /// The next owner is tried some time from now.
+    fn await_forward(&mut self, id: OperationId) {
+        let now = self.now;
+        if let Some(operation) = self.operations.get_mut(id) {
+            let slow_at = slow_forward_at(&operation.requester, now);
+            self.operations.set_slow_at(id, slow_at);
+        }
+    }
+
+    /// Sends a request to an owner of its key. False when the link does not take it.
+    fn hand_on(&mut self, id: OperationId, to: NodeSlot) -> bool {
+        let Some(operation) = self.operations.get_mut(id) else {
+            return false;
+        };
+        let again = operation.requester.is_attempted();
+        let Frame { header, body } = operation.frame.clone();
+        let header = Header {
+            flags: header.flags | FLAG_FORWARDED,
+            request_id: id.message(Purpose::Forward),
+            ..header
+        };
+        let may_go_elsewhere = match &operation.work {
+            Work::Forward(forward) => forward.may_go_elsewhere(),
+            _ => false,
+        };
+        let is_dated = may_go_elsewhere && matches!(header.kind, kind::PUT | kind::DELETE);
+        let patience = slow_forward_at(&operation.requester, self.now) - self.now;
+        let handed_on = is_dated.then(|| HandedOn {
+            sent_ms: self.links.since_welcome_ms(to, self.now),
+            // A second at most.
+            within_ms: (patience - patience / SPARED).as_millis() as u32,
+        });
+        let is_taken = self.links.send(to, header, |out| {
+            out.extend_from_slice(&body);
+            if again {
+                Write::add_again(out);
+            }
+            if let Some(handed_on) = handed_on {
+                Write::add_handed_on(handed_on, out);
+            }
+        });
+        if is_taken {
+            let handed_on = operation.requester.handed_on;
+            operation.requester.handed_on = handed_on.saturating_add(1);
+        }
+        is_taken
+    }
+
+    /// There is a link to a node: what has waited for it is sent.
+    pub(super) fn on_link_up(&mut self, node: NodeSlot) {
+        for id in self.operations.ids() {
+            let operation = self.operations.get_mut(id);
+            if let Some(Work::Forward(forward)) = operation.map(|operation| &mut operation.work)
+                && forward.waits_for(node)
+            {
+                forward.wait_no_more();
+                self.await_forward(id);
+                if !self.hand_on(id, node) {
+                    self.step_forward(id, forward::Event::NotTaken(node));
+                }
+            }
+        }
+    }
+
+    /// Until when a blind write may be minted that another node has handed on: that gives it to the next one some time
+    /// later.
+    pub(super) fn begin_by(
+        &mut self,
+        requester: &Requester,
+        request: &DataRequest,
+    ) -> Option<Instant> {
+        let HandedOn { sent_ms, within_ms } = request.handed_on?;
+        let Action::Put { intent, .. } = &request.action else {
+            return None;
+        };
+        let came = requester.arrived;
+        let late = self
+            .connections
+            .lateness(requester.connection, sent_ms, came)?;
+        let left = Duration::from_millis(within_ms.into()).saturating_sub(late);
+        intent.context.is_none().then(|| came + left)
     }
 
     /// The owner before this one can't be reached: coordinates the request here after all.
@@ -118,7 +192,15 @@ impl Coordinator {
         let ring = self.view.ring.as_ref();
         // It was of its form when it came.
         let request = ring.and_then(|ring| data_request(&frame, self.limits(ring)).ok());
-        let needed = request.map_or(self.view.w, |request| request.action.needed());
+        let action = request.map(|request| request.action);
+        let needed = action.as_ref().map_or(self.view.w, Action::needed);
+        let is_sloppy = matches!(
+            action,
+            Some(Action::Put {
+                strictness: Strictness::Sloppy,
+                ..
+            })
+        );
         let owners = ring.map(|ring| self.owners(ring, &key));
         let others = owners.filter(|_| !frame.header.is_forwarded());
         let next = others.and_then(|owners| {
@@ -132,6 +214,7 @@ impl Coordinator {
                     is_write: true,
                     is_full: error.code == ErrorCode::DiskFull,
                     is_hanging: error.code != ErrorCode::DiskFull,
+                    is_sloppy,
                     may_stand_in: false,
                 };
                 self.forward(requester, frame, key, &owners, (place, terms));
@@ -145,6 +228,7 @@ impl Coordinator {
         if let Some(operation) = self.operations.get_mut(id)
             && let Work::Forward(forward) = &operation.work
             && forward.awaits(node)
+            && !forward.waits_for(node)
         {
             let handed_on = operation.requester.handed_on;
             operation.requester.handed_on = handed_on.saturating_sub(1);
@@ -156,11 +240,11 @@ impl Coordinator {
     pub(super) fn on_forwarded(&mut self, id: OperationId, from: NodeSlot, frame: Frame) {
         // Of a write only the last attempt's answer counts: that one stands for the copies that earlier
         // attempts left, and they do not stand for its own.
-        let is_heard = match self.operations.get_mut(id).map(|operation| &operation.work) {
-            Some(Work::Forward(forward)) => forward.hears(from),
-            Some(_) | None => false,
+        let Some(operation) = self.operations.get_mut(id) else {
+            return;
         };
-        if !is_heard {
+        let is_write = operation.requester.is_write();
+        if !matches!(&operation.work, Work::Forward(forward) if forward.hears(from)) {
             return;
         }
         if frame.header.kind == kind::ERROR
@@ -182,6 +266,10 @@ impl Coordinator {
                 | ErrorCode::Overloaded => {
                     return self.step_forward(id, forward::Event::Failed(from));
                 }
+                // So it is with what came too late there, while there is time left.
+                ErrorCode::Timeout if !error.maybe_applied && is_write => {
+                    return self.on_not_taken(id, from);
+                }
                 ErrorCode::DiskFull if !error.maybe_applied => {
                     return self.step_forward(id, forward::Event::Full(from));
                 }
@@ -200,7 +288,8 @@ impl Coordinator {
 pub(super) fn say_again(requester: &Requester, frame: &mut Frame) {
     if requester.is_attempted() {
         let mut body = BytesMut::with_capacity(frame.body.len() + TAG_BYTES);
-        Write::encode_again(&frame.body, &mut body);
+        body.extend_from_slice(&frame.body);
+        Write::add_again(&mut body);
         frame.body = body.freeze();
     }
 }

@@ -7,6 +7,7 @@ use dynakv_protocol::causal::Clock;
 use dynakv_protocol::peer::Digest;
 use dynakv_protocol::{ClusterId, ErrorReply};
 use dynakv_storage::StoreError;
+use tokio::time::Instant;
 
 use super::Scanned;
 use crate::engine::mint::Intent;
@@ -52,6 +53,8 @@ pub enum WriteWork {
         catches_up: bool,
         /// For the context of the answer.
         cluster_id: ClusterId,
+        /// After this it is not minted any more.
+        begin_by: Option<Instant>,
     },
     /// Another replica's versions.
     Merge {
