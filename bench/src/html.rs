@@ -71,7 +71,7 @@ fn fill(template: &str, values: &[(&str, &str)]) -> String {
     page
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

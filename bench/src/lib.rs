@@ -12,5 +12,6 @@ pub mod history;
 pub mod html;
 mod http;
 pub mod load;
+pub mod picture;
 pub mod replicas;
 pub mod report;

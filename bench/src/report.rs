@@ -30,6 +30,9 @@ pub struct Report {
     pub loading: Option<Loading>,
     /// One point a second.
     pub timeline: Vec<TimelinePoint>,
+    /// What was done to the nodes meanwhile.
+    #[serde(default)]
+    pub events: Vec<Event>,
     /// The machine the generator ran on.
     pub host: Host,
     /// The nodes that were measured.
@@ -86,6 +89,15 @@ pub struct TimelinePoint {
     pub at_seconds: f64,
     /// By kind of operation, those of `Report::by_op`.
     pub by_op: BTreeMap<String, TimelineOp>,
+}
+
+/// What was done to a node in the measured part.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Event {
+    /// When, counted from its start.
+    pub at_seconds: f64,
+    /// What: `node-3 killed`, `node-3 started again`.
+    pub what: String,
 }
 
 /// One kind of operation in one second.

@@ -68,6 +68,7 @@ pub(super) fn report(plan: &Plan, measured: Measured) -> Report {
         servers: cost.servers(&measured.members),
         by_op: measured.recorded.by_op,
         timeline: measured.recorded.timeline,
+        events: Vec::new(),
         host: measured.host,
     }
 }

@@ -1,16 +1,23 @@
 //! `local`: the same on a cluster of its own, which is gone afterwards.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use super::host::file_system;
 use super::measure::Target;
-use super::options::{LoadOptions, Plan};
+use super::options::{InvalidOption, LoadOptions, Plan, parse_duration};
 use super::output::say;
 use super::stop::StopSignals;
 use super::{EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Failure, finish, measured};
 use crate::cluster::{Cluster, ClusterError, ClusterOptions};
-use crate::report::Report;
+use crate::report::{Event, Report};
 
 /// `dynakv-bench local`.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
@@ -24,6 +31,12 @@ pub struct LocalArgs {
     /// Where data and logs live, kept afterwards [default: a temporary directory, removed]
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
+    /// Kill the last node (kill -9) so long after the measured part began
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    kill_at: Option<Duration>,
+    /// Start the killed node again after so long
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "kill_at")]
+    restart_after: Option<Duration>,
     #[command(flatten)]
     load: LoadOptions,
 }
@@ -37,26 +50,105 @@ pub fn local(args: &LocalArgs) -> ExitCode {
             directory: args.directory.clone(),
             serve_arguments: Vec::new(),
         };
-        on_own_cluster(options, plan, stop).await
+        let outage = outage(args, plan)
+            .map_err(|error| Failure::new(EXIT_USAGE, error, "dynakv-bench help local"))?;
+        on_own_cluster(options, plan, outage, stop).await
     })
+}
+
+/// A node is gone for a while.
+#[derive(Debug, Clone, Copy)]
+struct Outage {
+    kill_at: Duration,
+    restart_at: Option<Duration>,
+}
+
+fn outage(args: &LocalArgs, plan: &Plan) -> Result<Option<Outage>, InvalidOption> {
+    let Some(kill_at) = args.kill_at else {
+        return Ok(None);
+    };
+    let restart_at = args
+        .restart_after
+        .map(|after| kill_at.saturating_add(after));
+    for (option, at) in [
+        ("--kill-at", Some(kill_at)),
+        ("--restart-after", restart_at),
+    ] {
+        if at.is_some_and(|at| at >= plan.duration) {
+            let why = format!("{option}: the run is over by then, see --duration");
+            return Err(InvalidOption(why));
+        }
+    }
+    Ok(Some(Outage {
+        kill_at,
+        restart_at,
+    }))
+}
+
+/// Kills the last node and starts it again. What was done is noted at once: a run may end before all is.
+async fn carry_out(
+    outage: Outage,
+    cluster: &mut Cluster,
+    begun: &Notify,
+    events: &RefCell<Vec<Event>>,
+) -> Result<(), ClusterError> {
+    begun.notified().await;
+    let start = Instant::now();
+    let victim = cluster.size() - 1;
+    let id = cluster.id(victim).to_owned();
+    let note = |what: &str| {
+        let what = format!("{id} {what}");
+        say(&format!("dynakv-bench: {what}\n"));
+        events.borrow_mut().push(Event {
+            at_seconds: start.elapsed().as_secs_f64(),
+            what,
+        });
+    };
+    sleep_until(start + outage.kill_at).await;
+    note("killed");
+    cluster.kill(victim).await?;
+    if let Some(at) = outage.restart_at {
+        sleep_until(start + at).await;
+        note("started again");
+        cluster.restart_without_waiting(victim)?;
+    }
+    Ok(())
 }
 
 async fn on_own_cluster(
     options: ClusterOptions,
     plan: &Plan,
+    outage: Option<Outage>,
     stop: &mut StopSignals,
 ) -> Result<Report, Failure> {
     // Complete before the first write, which settles who the members are.
-    let cluster = tokio::select! {
+    let mut cluster = tokio::select! {
         cluster = Cluster::start(options) => cluster.map_err(|error| failure(&error))?,
         () = stop.received() => return Err(Failure::new(EXIT_INTERRUPTED, "interrupted", "")),
     };
     let target = Target {
         servers: cluster.addresses(),
         metrics: cluster.http_addresses(),
+        begun: Rc::default(),
     };
     let in_memory = file_system(cluster.directory()).is_some_and(|kind| kind == "tmpfs");
-    let mut outcome = measured(plan, &target, stop).await;
+    let events = RefCell::default();
+    let mut outcome = {
+        let mut measuring = pin!(measured(plan, &target, stop));
+        match outage {
+            None => measuring.await,
+            Some(outage) => tokio::select! {
+                outcome = &mut measuring => outcome,
+                done = carry_out(outage, &mut cluster, &target.begun, &events) => match done {
+                    Ok(()) => measuring.await,
+                    Err(error) => Err(failure(&error)),
+                },
+            },
+        }
+    };
+    if let Ok(report) = &mut outcome {
+        report.events = events.into_inner();
+    }
     if let Ok(report) = &mut outcome
         && in_memory
     {

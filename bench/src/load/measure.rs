@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use dynakv_client::{Client, Error};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at};
 
@@ -37,6 +38,8 @@ pub(super) struct Target {
     pub(super) servers: Vec<String>,
     /// Where the nodes' metrics are; empty for the usual places.
     pub(super) metrics: Vec<String>,
+    /// Is told when the measured part begins.
+    pub(super) begun: Rc<Notify>,
 }
 
 /// Why there is no report.
@@ -89,6 +92,7 @@ pub(super) async fn measure(
     let cpu_before = process_cpu();
     let started_at = SystemTime::now();
     let shared = Rc::new(share(plan)?);
+    target.begun.notify_one();
     let interrupted = run_callers(plan, &clients, &shared, stop).await?;
     let duration = shared.pace.start().elapsed();
     let client_cpu = process_cpu().saturating_sub(cpu_before);

@@ -25,18 +25,20 @@ mod values;
 mod workload;
 
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use dynakv_client::check_address;
 use tokio::task::LocalSet;
 
 use measure::{MeasureError, Target, measure};
 use options::{LoadOptions, Plan};
-use output::say;
+use output::{Files, say};
 use stop::StopSignals;
 
 use crate::report::Report;
 
 pub use local::{LocalArgs, local};
+pub(crate) use text::grouped;
 
 const SERVER_DEFAULT: &str = "127.0.0.1:8080";
 
@@ -89,6 +91,7 @@ pub fn run(args: &RunArgs) -> ExitCode {
         let target = Target {
             servers: addresses(&args.servers, SERVER_DEFAULT)?,
             metrics: addresses(&args.metrics, "")?,
+            begun: Rc::default(),
         };
         measured(plan, &target, stop).await
     })
@@ -123,8 +126,12 @@ fn outcome(
     let help = format!("dynakv-bench help {command}");
     let usage = |error: &dyn std::fmt::Display| Failure::new(EXIT_USAGE, error, help.clone());
     let plan = options.plan().map_err(|error| usage(&error))?;
-    let (json, html) = (options.json.as_deref(), options.html.as_deref());
-    output::check(json, html).map_err(|error| usage(&error))?;
+    let files = Files {
+        json: options.json.as_deref(),
+        html: options.html.as_deref(),
+        svg: options.svg.as_deref(),
+    };
+    output::check(files).map_err(|error| usage(&error))?;
     let no_runtime = |error: std::io::Error| {
         let what = format!("the operating system gives this process no event queue: {error}");
         Failure::new(EXIT_FAILED, what, "ulimit -n")
@@ -140,7 +147,7 @@ fn outcome(
         let mut stop = StopSignals::new().map_err(no_runtime)?;
         work(&plan, &mut stop).await
     })?;
-    let written = output::write(&report, json, html);
+    let written = output::write(&report, files);
     written.map_err(|error| Failure::new(EXIT_FAILED, error, "df -h"))?;
     Ok(report)
 }

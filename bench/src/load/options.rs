@@ -70,6 +70,9 @@ pub(super) struct LoadOptions {
     /// Write the result as a page
     #[arg(long, value_name = "FILE")]
     pub(super) html: Option<PathBuf>,
+    /// Write the course of the run as a picture
+    #[arg(long, value_name = "FILE")]
+    pub(super) svg: Option<PathBuf>,
 }
 
 /// A run as it is going to be.
@@ -102,7 +105,7 @@ pub(super) struct Plan {
 /// An option cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct InvalidOption(String);
+pub(super) struct InvalidOption(pub(super) String);
 
 impl LoadOptions {
     /// Checks the options and fills in the defaults.
@@ -204,7 +207,7 @@ impl Plan {
     }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error}: write a number with a unit, such as 500ms, 30s or 10m"))
 }

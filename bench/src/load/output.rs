@@ -6,7 +6,17 @@ use std::path::{Path, PathBuf};
 
 use super::text;
 use crate::html;
+use crate::picture::picture;
 use crate::report::Report;
+
+/// Where results go besides the terminal.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Files<'a> {
+    /// `-` is standard output.
+    pub(super) json: Option<&'a Path>,
+    pub(super) html: Option<&'a Path>,
+    pub(super) svg: Option<&'a Path>,
+}
 
 /// A result could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -25,8 +35,9 @@ pub(super) fn say(message: &str) {
 ///
 /// # Errors
 /// [`OutputError`] for the first that cannot.
-pub(super) fn check(json: Option<&Path>, html: Option<&Path>) -> Result<(), OutputError> {
-    let files = [json.filter(|path| !is_standard_output(path)), html];
+pub(super) fn check(files: Files<'_>) -> Result<(), OutputError> {
+    let json = files.json.filter(|path| !is_standard_output(path));
+    let files = [json, files.html, files.svg];
     for path in files.into_iter().flatten() {
         let opened = fs::File::options().create(true).append(true).open(path);
         opened.map_err(|source| failed(path, source))?;
@@ -38,11 +49,8 @@ pub(super) fn check(json: Option<&Path>, html: Option<&Path>) -> Result<(), Outp
 ///
 /// # Errors
 /// [`OutputError`] for the first file that could not be written; the others are.
-pub(super) fn write(
-    report: &Report,
-    json: Option<&Path>,
-    html: Option<&Path>,
-) -> Result<(), OutputError> {
+pub(super) fn write(report: &Report, files: Files<'_>) -> Result<(), OutputError> {
+    let Files { json, html, svg } = files;
     let text = text::render(report);
     let document = json.map(|_| json_document(report));
     if json.is_some_and(is_standard_output) {
@@ -56,13 +64,17 @@ pub(super) fn write(
     }
     let to_file = json.filter(|path| !is_standard_output(path)).zip(document);
     let page = html.map(|path| (path, html::page(report)));
-    let written = [to_file, page].into_iter().flatten().map(|(path, text)| {
-        let outcome = fs::write(path, text).map_err(|source| failed(path, source));
-        if outcome.is_ok() {
-            say(&format!("wrote {}\n", path.display()));
-        }
-        outcome
-    });
+    let picture = svg.map(|path| (path, picture(report)));
+    let written = [to_file, page, picture]
+        .into_iter()
+        .flatten()
+        .map(|(path, text)| {
+            let outcome = fs::write(path, text).map_err(|source| failed(path, source));
+            if outcome.is_ok() {
+                say(&format!("wrote {}\n", path.display()));
+            }
+            outcome
+        });
     let outcomes: Vec<_> = written.collect();
     outcomes.into_iter().collect()
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::recorder::Second;
-use crate::report::{OpReport, Report};
+use crate::report::{Event, OpReport, Report};
 
 /// What stands on the screen at the end.
 pub(super) fn render(report: &Report) -> String {
@@ -35,6 +35,9 @@ pub(super) fn render(report: &Report) -> String {
         for (kind, count) in &op.errors_by_kind {
             let _ = writeln!(out, "{name} failed {} times: {kind}", grouped(*count));
         }
+    }
+    for Event { at_seconds, what } in &report.events {
+        let _ = writeln!(out, "after {at_seconds:.1} s: {what}");
     }
     out.push('\n');
     let servers = match report.server_cpu_us_per_op {
@@ -71,7 +74,7 @@ pub(super) fn live_line(second: &Second) -> String {
 }
 
 /// A number with its thousands apart.
-pub(super) fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
