@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -94,7 +94,19 @@ fn carry_generations(shared: &Shared) -> Result<(), StoreError> {
                 Err(error) => return Err(error),
             }
         }
+        // It is carried, whatever becomes of its log: a second time it would take the place of the next one.
+        remove_log(shared, &frozen)?;
     }
+}
+
+/// Removes the log of a generation that was carried. What cannot be removed for now goes with that of the next one: there
+/// are file systems that need room to remove.
+fn remove_log(shared: &Shared, frozen: &Frozen) -> Result<(), StoreError> {
+    match remove_below(&shared.directory.join(LOG_DIRECTORY), frozen.log_next) {
+        Err(error) if error.passes() => tracing::warn!(%error, "old log files stay for now"),
+        result => result?,
+    }
+    Ok(())
 }
 
 /// What a checkpoint that failed was short of.
@@ -117,12 +129,11 @@ fn reopen_tree(shared: &Shared, mut lack: Lack) -> Result<bool, StoreError> {
     loop {
         // Until then the present one serves reads.
         if shared.room.is_enough_to_open() {
-            let mut tree = shared.tree.write().unwrap_or_else(PoisonError::into_inner);
-            // Its lock must be given up first.
-            *tree = None;
+            // Its lock must be given up first. Opening takes long: who reads meanwhile is refused and does not wait.
+            drop(tree_of(shared).take());
             match Tree::open(&directory, shared.options.cache_bytes) {
                 Ok((opened, ..)) => {
-                    *tree = Some(opened);
+                    *tree_of(shared) = Some(opened);
                     shared.tree_failed.store(false, Ordering::Relaxed);
                     shared.room.note_opened();
                     shared.signals().starved = None;
@@ -133,6 +144,10 @@ fn reopen_tree(shared: &Shared, mut lack: Lack) -> Result<bool, StoreError> {
                     lack = lack_of(&error);
                     tracing::error!(%error, "the tree cannot be opened again yet");
                 }
+                // The directory is this process's own: sled still waits for the disk somewhere.
+                Err(error @ StoreError::Locked { .. }) => {
+                    tracing::error!(%error, "the tree cannot be opened again yet");
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -140,6 +155,10 @@ fn reopen_tree(shared: &Shared, mut lack: Lack) -> Result<bool, StoreError> {
             return Ok(false);
         }
     }
+}
+
+fn tree_of(shared: &Shared) -> RwLockWriteGuard<'_, Option<Tree>> {
+    shared.tree.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits a little for what is lacking; writers that need this checkpoint are refused meanwhile. False
@@ -204,7 +223,10 @@ fn next_work(shared: &Shared) -> Work {
             drop(signals);
             return match shared.tables().frozen.clone() {
                 Some(frozen) => Work::Generation(frozen),
-                None => Work::None,
+                None => {
+                    shared.stop("a generation left memory before it was carried".to_owned());
+                    Work::None
+                }
             };
         }
         signals = shared
@@ -214,7 +236,7 @@ fn next_work(shared: &Shared) -> Work {
     }
 }
 
-/// Carries a generation into the tree, then lets go of its memory and its log. False when the store was
+/// Carries a generation into the tree, then lets go of its memory. False when the store was
 /// closed meanwhile.
 fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
     let began = Instant::now();
@@ -244,11 +266,6 @@ fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
         let mut tables = shared.tables_mut();
         tables.frozen = None;
         tables.carried = Some(frozen.table.clone());
-    }
-    match remove_below(&shared.directory.join(LOG_DIRECTORY), frozen.log_next) {
-        // The tree has them. They go with those of the next generation.
-        Err(error) if error.is_shortage() => tracing::warn!(%error, "old log files stay for now"),
-        result => result?,
     }
     tracing::debug!(
         entries,
