@@ -1,4 +1,4 @@
-# `make` lists the targets; each line that begins with "name: ## text" is one.
+# `make` lists the targets: each line that begins with "name: ## text" is one, and "##@ text" begins a group.
 
 CARGO ?= cargo
 # Set by `make CARGO_FLAGS=--offline ...`; the lock file is always followed.
@@ -7,14 +7,25 @@ LOCKED := --locked $(CARGO_FLAGS)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test sim gossip crash powercut flip memory mend run bench audit lint fix deny clean
+.PHONY: help build run clean test lint fix doc deny sim audit mend gossip crash powercut flip memory bench bench-storage profile
+
+##@ Start
 
 help: ## list the targets
 	@echo "dynakv: make TARGET"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  %-13s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 build: ## build everything, optimised
 	$(CARGO) build --workspace --release $(LOCKED)
+
+run: ## start a cluster of three nodes on this machine; Ctrl-C ends it
+	$(CARGO) build --workspace --release --bin dynakv $(LOCKED)
+	$(TARGET_DIR)/release/dynakv dev
+
+clean: ## remove what was built (data directories stay)
+	$(CARGO) clean
+
+##@ Before a change lands
 
 # Tests note there what they leave out.
 SKIPPED_FILE := $(abspath $(TARGET_DIR))/skipped
@@ -28,6 +39,22 @@ test: ## run all tests (those marked "ignore" name a target of their own)
 	SKIPPED_FILE=$(SKIPPED_FILE) $(CARGO) test --workspace $(LOCKED)
 	@echo "==> skipped for want of something on this machine: $$(wc -l < $(SKIPPED_FILE))"
 	@sed 's/^/    /' $(SKIPPED_FILE)
+
+lint: ## check the formatting and the lints, as CI does
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets $(LOCKED) -- -D warnings
+
+fix: ## format, and mend what the linter can mend
+	$(CARGO) clippy --workspace --all-targets $(LOCKED) --fix --allow-dirty --allow-staged
+	$(CARGO) fmt --all
+
+doc: ## build the documentation of the crates; warnings are errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps $(LOCKED)
+
+deny: ## check licences, sources and advisories of the dependencies (needs cargo-deny)
+	$(CARGO) deny check
+
+##@ Look for faults, longer
 
 SEEDS ?= 200
 FROM ?= 1
@@ -43,13 +70,13 @@ audit: ## kill nodes of a real cluster for DURATION=40s and prove that no acknow
 	$(CARGO) build --workspace --release --bin dynakv --bin dynakv-bench $(LOCKED)
 	$(TARGET_DIR)/release/dynakv-bench audit --nodes 3 --kill-every 3s --duration $(DURATION)
 
-gossip: ## gossip of 100 members for a simulated day of losses (tens of minutes)
-	$(CARGO) test --release $(LOCKED) -p dynakv --lib --no-run
-	$(CARGO) test --release $(LOCKED) -p dynakv --lib engine::membership::simulation -- --ignored --nocapture
-
 mend: ## kill one of five nodes every 3 s for two minutes, and again with sloppy writes: do all copies become the same without a read?
 	$(CARGO) build --workspace --release --bin dynakv $(LOCKED)
 	$(CARGO) test --workspace --release --test mend $(LOCKED) -- --ignored --nocapture --test-threads 1
+
+gossip: ## gossip of 100 members for a simulated day of losses (tens of minutes)
+	$(CARGO) test --release $(LOCKED) -p dynakv --lib --no-run
+	$(CARGO) test --release $(LOCKED) -p dynakv --lib engine::membership::simulation -- --ignored --nocapture
 
 ROUNDS ?= 100
 
@@ -70,9 +97,7 @@ flip: ## flip each byte of a small store in turn and look for wrong answers
 memory: ## overwrite a store millions of times, and look at its memory and disk (minutes, some GB of disk)
 	$(CARGO) test $(LOCKED) --release -p dynakv-storage --test memory -- --ignored --nocapture
 
-run: ## start a cluster of three nodes on this machine; Ctrl-C ends it
-	$(CARGO) build --workspace --release --bin dynakv $(LOCKED)
-	$(TARGET_DIR)/release/dynakv dev
+##@ Measure
 
 BENCH ?= --workload write --keys 100000 --duration 10s
 
@@ -80,16 +105,13 @@ bench: ## measure a short run on a cluster of its own; other options with BENCH=
 	$(CARGO) build --workspace --release --bin dynakv --bin dynakv-bench $(LOCKED)
 	$(TARGET_DIR)/release/dynakv-bench local $(BENCH)
 
-lint: ## check the formatting and the lints, as CI does
-	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets $(LOCKED) -- -D warnings
+# With the features of the whole workspace, so that what `make build` has built is used again.
+bench-storage: ## measure the store alone: processor time per operation, beside sled (minutes)
+	$(CARGO) bench --workspace --bench store $(LOCKED)
 
-fix: ## format, and mend what the linter can mend
-	$(CARGO) clippy --workspace --all-targets $(LOCKED) --fix --allow-dirty --allow-staged
-	$(CARGO) fmt --all
+PROFILE ?= --workload write --keys 100000 --duration 10s
 
-deny: ## check licences, sources and advisories of the dependencies (needs cargo-deny)
-	$(CARGO) deny check
-
-clean: ## remove what was built (data directories stay)
-	$(CARGO) clean
+profile: ## record with perf what a node does under load; other load with PROFILE="--workload read"
+	@command -v perf >/dev/null || { echo "skipped: perf is not installed (Debian: apt-get install linux-perf)"; exit 0; }; \
+	$(CARGO) build --workspace --release --bin dynakv --bin dynakv-bench $(LOCKED) && \
+	bench/profile $(TARGET_DIR)/release $(TARGET_DIR)/profile $(PROFILE)
