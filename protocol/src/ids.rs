@@ -122,7 +122,7 @@ number_id! {
 number_id! {
     /// Who mints dots: a random id of a node's present generation.
     ///
-    /// An actor never outlives doubt about its own past (DESIGN.md, "Actors"): a node takes a new one
+    /// An actor never outlives doubt about its own past (docs/design/causality.md, "Actors"): a node takes a new one
     /// after every unclean start, so two values can never share a dot.
     Actor(u64), put_u64, u64
 }

@@ -3,7 +3,7 @@
 //!
 //! It mints too, for sloppy writes that no owner could be reached for. What it mints lies nowhere but in
 //! its hint, so its actor is one of its own, new after every start and after any hint was given up: an
-//! actor must never mint where an earlier write of it is missing (rule of the actors in DESIGN.md).
+//! actor must never mint where an earlier write of it is missing (docs/design/causality.md, "Actors").
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,23 +1,45 @@
-//! The README, typed: every command of its `console` blocks does and prints what stands there.
+//! The documents, typed: every command of their `console` blocks does and prints what stands there.
 
 mod likeness;
+mod scenes;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::fs;
 use std::path::Path;
 use std::process::Output;
 
 use self::likeness::Contexts;
-use crate::harness::{Cluster, Node, eventually, in_shell};
+use crate::harness::{Cluster, eventually, in_shell};
 
-const README: &str = include_str!("../../README.md");
-
-/// The servers of the README, which are those of `make run`.
+/// The servers of the documents, which are those of `make run`.
 const PORTS: [u16; 3] = [8080, 8081, 8082];
 
 /// The only command of the block that shows the conflict from within.
 const EXPLANATION: &str = "dynakv explain cart";
 
-/// One command as the README shows it.
+macro_rules! typed {
+    ($($name:ident: $path:literal;)*) => {
+        /// The documents with blocks, each typed in a test of its own, from the top to the bottom.
+        const DOCUMENTS: &[&str] = &[$($path),*];
+
+        $(#[test]
+        fn $name() {
+            type_document($path);
+        })*
+    };
+}
+
+typed! {
+    the_readme_can_be_typed: "README.md";
+    the_command_line_can_be_typed: "docs/cli.md";
+    consistency_can_be_typed: "docs/consistency.md";
+    failures_can_be_typed: "docs/failures.md";
+    operating_can_be_typed: "docs/operating.md";
+    performance_can_be_typed: "docs/performance.md";
+}
+
+/// One command as a document shows it.
 #[derive(Debug, Clone, Default)]
 struct Typed {
     command: String,
@@ -27,10 +49,10 @@ struct Typed {
 }
 
 /// The commands of each `console` block.
-fn blocks() -> Vec<Vec<Typed>> {
+fn blocks(text: &str) -> Vec<Vec<Typed>> {
     let mut blocks: Vec<Vec<Typed>> = Vec::new();
     let mut is_inside = false;
-    for line in README.lines() {
+    for line in text.lines() {
         if line.starts_with("```") {
             is_inside = line == "```console";
             if is_inside {
@@ -58,7 +80,7 @@ fn blocks() -> Vec<Vec<Typed>> {
     blocks
 }
 
-/// Whoever reads the README with a cluster before him.
+/// Whoever reads a document with a cluster before him.
 struct Reader {
     cluster: Cluster,
     contexts: Contexts,
@@ -145,6 +167,11 @@ impl Reader {
         }
     }
 
+    /// Ends a node as Ctrl-C does.
+    fn end(&mut self, at: usize) {
+        self.cluster[at].stop();
+    }
+
     fn status_exits(&self, code: i32) {
         eventually("status to notice", || {
             let status = self.cluster[0].run(&["status"]);
@@ -156,96 +183,26 @@ impl Reader {
     }
 }
 
-/// Five nodes, of which one owner of the key of the block is down.
-fn write_sloppily(block: &[Typed]) -> String {
-    let cluster = Cluster::start(5);
-    cluster.seal("first", "value");
-    let explained = cluster[0].run(&["explain", "cart:7", "--output", "json"]);
-    let owners = explained.json()["owners"].clone();
-    let owners: Vec<String> = (owners.as_array().into_iter().flatten())
-        .filter_map(|owner| owner["id"].as_str())
-        .map(str::to_owned)
-        .collect();
-    assert_eq!(owners.len(), 3, "{explained:?}");
-    let mut reader = Reader::of(cluster);
-    let is_owner = |node: &Node| owners.contains(&node.id);
-    let down: Vec<usize> = (1..5)
-        .filter(|&at| is_owner(&reader.cluster[at]))
-        .take(2)
-        .collect();
-    assert_eq!(down.len(), 2);
-    for at in down {
-        reader.cluster[at].kill();
-    }
-    reader.status_exits(4);
-    reader.type_all(block);
-    reader.surprises
-}
-
-/// A node that has set its store aside, because a file of it was lost.
-fn look_after_stores(block: &[Typed]) -> String {
-    let mut cluster = Cluster::start(3);
-    cluster.seal("key", "value");
-    cluster[2].stop();
-    let store = cluster[2].data_dir().join("store");
-    std::fs::remove_file(store.join("format")).unwrap();
-    cluster[2].start();
-    cluster.wait_healthy();
-    let set_aside = std::fs::read_dir(cluster[2].data_dir()).unwrap();
-    let mut set_aside = set_aside.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let set_aside = set_aside.find(|name| name.starts_with("store.damaged-"));
-    let set_aside = set_aside.expect("the store was set aside");
-    let mut reader = Reader::of(cluster);
-    for typed in block {
-        let mut typed = typed.clone();
-        if let Some((before, _)) = typed.command.split_once("store.damaged-") {
-            typed.command = format!("{before}{set_aside}");
-        } else if reader.cluster[2].runs() {
-            reader.cluster[2].stop();
-        }
-        let output = reader.run(&typed.command);
-        // What they print is in no document, and so only how they end is.
-        if output.status.code() != Some(typed.exit_code) {
-            let _ = writeln!(reader.surprises, "$ {}\n{output:?}", typed.command);
-        }
-    }
-    reader.surprises
-}
-
-/// What takes minutes, or a cluster of the reader's own: the options exist, and so do the targets.
-fn know_the_words(block: &[Typed]) -> String {
-    let mut surprises = String::new();
-    for typed in block {
-        let command = if typed.command.starts_with("make ") {
-            format!("{} --dry-run --silent", typed.command)
-        } else {
-            format!("{} --help", typed.command)
-        };
-        let mut shell = in_shell(&command);
-        shell.current_dir(env!("CARGO_MANIFEST_DIR"));
-        let output = shell.output().expect("there is a shell");
-        if !output.status.success() {
-            let _ = writeln!(surprises, "$ {command}\n{output:?}");
-        }
-    }
-    surprises
-}
-
 /// Every block is typed; of one that is new it must be said here what it is typed at.
-#[test]
-fn the_readme_can_be_typed() {
-    let mut reader = Reader::of(Cluster::start(3));
+fn type_document(path: &str) {
+    let text = fs::read_to_string(root().join(path)).unwrap();
+    let blocks = blocks(&text);
+    assert!(!blocks.is_empty(), "{path} has no blocks any more");
+    // Most are typed at one cluster, in which the ones find what the others have left.
+    let mut usual: Option<Reader> = None;
+    let (mut strong, mut available): (Option<Reader>, Option<Reader>) = (None, None);
     let mut surprises = String::new();
-    let blocks = blocks();
-    assert!(blocks.len() >= 5, "{}", blocks.len());
     for block in &blocks {
         let first = block.first().expect("a block has a command");
-        let mut words = first.command.split_whitespace();
-        let begins: Vec<&str> = words.by_ref().take(3).collect();
-        match begins[..] {
-            ["dynakv", "put", "user:1"] => reader.type_all(block),
+        let start = || Reader::of(Cluster::start(3));
+        match &first.command[..] {
+            "dynakv put greeting hello" => usual.get_or_insert_with(start).type_all(block),
+            command if command.starts_with("dynakv put user:1 ") => {
+                usual.get_or_insert_with(start).type_all(block);
+            }
             // What explains the conflict does it before the merge, with which the block ends.
-            ["dynakv", "put", "cart"] => {
+            "dynakv put cart empty" => {
+                let reader = usual.get_or_insert_with(start);
                 let is_explanation = |block: &&Vec<Typed>| block[0].command == EXPLANATION;
                 let explanation = blocks.iter().find(is_explanation);
                 let (before, merge) = block.split_at(block.len() - 2);
@@ -253,9 +210,35 @@ fn the_readme_can_be_typed() {
                 reader.type_all(explanation.expect("a block with an explanation"));
                 reader.type_all(merge);
             }
-            _ if first.command == EXPLANATION => {}
+            EXPLANATION => {}
+            "dynakv put profile:1 Alice" => {
+                let reader = usual.get_or_insert_with(start);
+                reader.end(2);
+                reader.type_all(block);
+            }
+            "dynakv put stock:1 7" => {
+                let reader = strong.insert(Reader::of(scenes::cluster_of("3", "1")));
+                reader.type_all(block);
+            }
+            "dynakv put stock:1 6" => {
+                let reader = strong.as_mut().expect("the block before it");
+                reader.end(2);
+                reader.status_exits(4);
+                reader.type_all(block);
+            }
+            "dynakv put basket:1 milk" => {
+                let reader = available.insert(Reader::of(scenes::cluster_of("1", "1")));
+                reader.type_all(block);
+            }
+            "dynakv put basket:1 'milk, bread'" => {
+                let reader = available.as_mut().expect("the block before it");
+                reader.end(1);
+                reader.end(2);
+                reader.type_all(block);
+            }
             // Two nodes are down, and what was written before is at all.
-            ["dynakv", "put", "user:3"] => {
+            "dynakv put user:3 Carol" => {
+                let reader = usual.get_or_insert_with(start);
                 let bob = ["put", "user:2", "Bob", "-w", "3"];
                 reader.cluster[0].run(&bob).exits(0);
                 for at in [1, 2] {
@@ -264,18 +247,52 @@ fn the_readme_can_be_typed() {
                 reader.status_exits(4);
                 reader.type_all(block);
             }
-            ["dynakv", "put", "cart:7"] => surprises += &write_sloppily(block),
-            ["dynakv", "store", "check"] => surprises += &look_after_stores(block),
-            ["dynakv-bench" | "make", ..] => {
+            command if command.starts_with("dynakv put cart:7 ") => {
+                surprises += &scenes::write_sloppily(block);
+            }
+            command if command.starts_with("dynakv store check ") => {
+                surprises += &scenes::look_after_stores(block);
+            }
+            command if command.starts_with("dynakv-bench ") || command.starts_with("make ") => {
                 let bench = Path::new(env!("CARGO_BIN_EXE_dynakv")).with_file_name("dynakv-bench");
                 match bench.exists() {
-                    true => surprises += &know_the_words(block),
+                    true => surprises += &scenes::know_the_words(block),
                     false => skipped!("dynakv-bench is not built: cargo test --workspace"),
                 }
             }
-            _ => panic!("nobody says how this block is typed: {first:?}"),
+            _ => panic!("{path}: nobody says how this block is typed: {first:?}"),
         }
     }
-    surprises += &reader.surprises;
-    assert!(surprises.is_empty(), "it went otherwise:\n{surprises}");
+    for reader in [usual, strong, available].into_iter().flatten() {
+        surprises += &reader.surprises;
+    }
+    assert!(surprises.is_empty(), "{path} went otherwise:\n{surprises}");
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The documents below a folder that have blocks.
+fn with_blocks(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            with_blocks(&path, found);
+        } else if path.extension().is_some_and(|it| it == "md") {
+            let text = fs::read_to_string(&path).unwrap();
+            if text.lines().any(|line| line == "```console") {
+                let path = path.strip_prefix(root()).unwrap();
+                found.insert(path.to_str().unwrap().to_owned());
+            }
+        }
+    }
+}
+
+#[test]
+fn no_document_with_blocks_is_left_out() {
+    let mut found = BTreeSet::from(["README.md".to_owned()]);
+    with_blocks(&root().join("docs"), &mut found);
+    let typed: BTreeSet<String> = DOCUMENTS.iter().map(|&path| path.to_owned()).collect();
+    assert_eq!(typed, found);
 }

@@ -87,15 +87,15 @@ fn metrics_agree_with_stats() {
 
 /// Who looks for a metric looks there.
 #[test]
-fn the_readme_names_every_metric() {
-    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-    let readme = std::fs::read_to_string(readme).unwrap();
+fn the_document_of_metrics_names_every_metric() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+    let document = std::fs::read_to_string(path).unwrap();
     let is_named = |name: &str| {
         let short = name.strip_prefix("dynakv_").unwrap_or(name);
         ["`", "{"]
             .map(|end| format!("`{short}{end}"))
             .iter()
-            .any(|it| readme.contains(it))
+            .any(|it| document.contains(it))
     };
     assert!(!is_named("dynakv_no_such_total"));
     let cluster = Cluster::start(1);
@@ -107,7 +107,7 @@ fn the_readme_names_every_metric() {
     let names: Vec<_> = names.collect();
     assert!(names.len() > 50, "{names:?}");
     let missing: Vec<_> = names.into_iter().filter(|name| !is_named(name)).collect();
-    assert!(missing.is_empty(), "not in the README: {missing:?}");
+    assert!(missing.is_empty(), "not in docs/metrics.md: {missing:?}");
 }
 
 fn numbers_in(value: &serde_json::Value) -> usize {

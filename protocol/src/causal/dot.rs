@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use crate::codec::{DecodeError, Reader, Wire, put_varint};
 use crate::ids::Actor;
 
-/// The name of one write. No two writes ever share a dot (DESIGN.md, "Actors").
+/// The name of one write. No two writes ever share a dot (docs/design/causality.md, "Actors").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Dot {
     /// Who minted it.
