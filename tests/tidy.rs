@@ -7,8 +7,12 @@
 
 #[path = "tidy/documents.rs"]
 mod documents;
+#[path = "tidy/links.rs"]
+mod links;
 #[path = "tidy/source.rs"]
 mod source;
+#[path = "tidy/tables.rs"]
+mod tables;
 
 use std::collections::BTreeSet;
 use std::fmt;
