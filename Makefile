@@ -48,8 +48,9 @@ fix: ## format, and mend what the linter can mend
 	$(CARGO) clippy --workspace --all-targets $(LOCKED) --fix --allow-dirty --allow-staged
 	$(CARGO) fmt --all
 
-doc: ## build the documentation of the crates; warnings are errors
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps $(LOCKED)
+# With what is private: the tables of rooms lead there.
+doc: ## build the documentation of the crates, private parts too; warnings are errors
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --workspace --no-deps --document-private-items $(LOCKED)
 
 deny: ## check licences, sources and advisories of the dependencies (needs cargo-deny)
 	$(CARGO) deny check

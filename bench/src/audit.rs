@@ -11,7 +11,7 @@
 //! | [`hints`] | waits until nobody keeps anything for others |
 //! | [`converge`] | waits until all owners hold the same, before anybody reads |
 //! | [`verify`] | the last reads, of all keys from all owners |
-//! | [`verdict`] | the lines at the end, and the exit code |
+//! | [`mod@verdict`] | the lines at the end, and the exit code |
 
 use std::convert::Infallible;
 use std::fs::File;

@@ -19,7 +19,7 @@ const FILTER_VARIABLE: &str = "RUST_LOG";
 /// How long an ending process waits for whoever reads its log.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the process has installed: for [`reload`] and [`say`].
+/// What the process has installed: for [`reload()`] and [`say`].
 static INSTALLED: OnceLock<(LogLines, reload::Handle<EnvFilter, Registry>)> = OnceLock::new();
 
 /// Installs the log for the whole process, with what the settings say is logged; later calls do nothing.

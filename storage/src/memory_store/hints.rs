@@ -17,7 +17,7 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// What a power cut does: see [`MemoryDisk::crash_keeping`].
+    /// What a power cut does: see [`MemoryDisk::crash_keeping`](super::MemoryDisk::crash_keeping).
     pub(super) fn lose_unsynced(&mut self, kept: usize) {
         // A prime, so that the end lies anywhere in a record.
         const STEP_BYTES: usize = 37;
@@ -28,7 +28,7 @@ impl Content {
     }
 }
 
-/// The [`AppendFile`] of hints on a [`MemoryDisk`].
+/// The [`AppendFile`] of hints on a [`MemoryDisk`](super::MemoryDisk).
 #[derive(Debug)]
 pub struct MemoryHints(pub(super) Handle);
 
