@@ -1,5 +1,6 @@
 //! The HTTP port: what scrapers and orchestrators see.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
@@ -85,29 +86,54 @@ fn metrics_agree_with_stats() {
     assert!(puts >= 20.0, "{puts} puts were counted");
 }
 
-/// Who looks for a metric looks there.
+/// The rows of the document of metrics: name, kind, and what it means.
+fn documented(text: &str) -> BTreeMap<&str, (&str, &str)> {
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
+    let rows = rows.filter_map(|row| {
+        let (name, rest) = row.split_once("` | ")?;
+        let (kind, means) = rest.split_once(" | ")?;
+        let name = name.split('{').next()?;
+        Some((name, (kind, means.trim_end_matches(" |"))))
+    });
+    rows.filter(|(name, _)| !name.starts_with('/')).collect()
+}
+
+/// Who looks for a metric looks there, and finds it told as the node itself tells it.
 #[test]
 fn the_document_of_metrics_names_every_metric() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
     let document = std::fs::read_to_string(path).unwrap();
-    let is_named = |name: &str| {
-        let short = name.strip_prefix("dynakv_").unwrap_or(name);
-        ["`", "{"]
-            .map(|end| format!("`{short}{end}"))
-            .iter()
-            .any(|it| document.contains(it))
-    };
-    assert!(!is_named("dynakv_no_such_total"));
+    let documented = documented(&document);
     let cluster = Cluster::start(1);
     let page = cluster[0].page("/metrics").unwrap().body;
-    let names = page.lines().filter_map(|line| {
-        let (name, _kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
-        Some(name)
-    });
-    let names: Vec<_> = names.collect();
-    assert!(names.len() > 50, "{names:?}");
-    let missing: Vec<_> = names.into_iter().filter(|name| !is_named(name)).collect();
-    assert!(missing.is_empty(), "not in docs/metrics.md: {missing:?}");
+    let about = |word: &str| {
+        let lines = page.lines().filter_map(|line| line.strip_prefix(word));
+        let pairs = lines.filter_map(|line| line.split_once(' '));
+        pairs.collect::<BTreeMap<&str, &str>>()
+    };
+    let (kinds, helps) = (about("# TYPE "), about("# HELP "));
+    assert!(kinds.len() > 50, "{kinds:?}");
+    let mut wrong = Vec::new();
+    for (name, kind) in &kinds {
+        match documented.get(name) {
+            None => wrong.push(format!("{name} is lacking")),
+            Some((shown, means)) if shown != kind || !means.starts_with(helps[name]) => {
+                wrong.push(format!("{name} is a {kind}: {}", helps[name]));
+            }
+            Some(_) => {}
+        }
+    }
+    let invented = documented.keys().filter(|name| !kinds.contains_key(*name));
+    wrong.extend(invented.map(|name| format!("there is no {name}")));
+    assert!(wrong.is_empty(), "docs/metrics.md:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn rows_of_the_document_of_metrics_are_read() {
+    let text = "| Metric | Kind | Means |\n|---|---|---|\n| `/metrics` | text | x |\n\
+                | `dynakv_a{op}` | counter | How many. op: `get`. |\nprose `dynakv_b` | x";
+    let expected = [("dynakv_a", ("counter", "How many. op: `get`."))];
+    assert_eq!(documented(text), expected.into());
 }
 
 fn numbers_in(value: &serde_json::Value) -> usize {
