@@ -499,22 +499,25 @@ fn every_alert_stands_in_the_table_of_alerts() {
     assert!(lacking.is_empty(), "deploy/README.md lacks {lacking:?}");
 }
 
+/// The names of all tests.
+fn all_tests() -> BTreeSet<String> {
+    let mut paths = Vec::new();
+    let is_rust = |path: &Path| path.extension().is_some_and(|it| it == "rs");
+    find(&root(), &is_rust, &mut paths);
+    let mut tests = BTreeSet::new();
+    for path in paths {
+        tests.extend(documents::tests_in(&fs::read_to_string(path).unwrap()));
+    }
+    tests
+}
+
 /// A rule whose test was renamed or is gone would be held by nobody.
 #[test]
 fn what_the_table_of_safety_rules_names_is_there() {
     let text = fs::read_to_string(root().join(SAFETY)).unwrap();
     let mentioned = documents::mentioned(&text);
     assert!(mentioned.functions.len() > 100, "the table is found");
-    let mut paths = Vec::new();
-    find(
-        &root(),
-        &|path| path.extension().is_some_and(|it| it == "rs"),
-        &mut paths,
-    );
-    let mut tests = BTreeSet::new();
-    for path in paths {
-        tests.extend(documents::tests_in(&fs::read_to_string(path).unwrap()));
-    }
+    let tests = all_tests();
     let objection = |line: usize, advice: String| Objection {
         path: SAFETY.to_owned(),
         line,

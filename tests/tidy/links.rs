@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use super::{Objection, assert_none, find, make_targets, relative, root};
+use super::{Objection, all_tests, assert_none, find, make_targets, relative, root};
 
 /// The front page is one screen, and what one scrolls to find the way on.
 const README_LINES_MAX: usize = 150;
@@ -180,6 +180,26 @@ fn check_targets(document: &Document, targets: &BTreeSet<String>) -> Vec<Objecti
     objections
 }
 
+/// A name of so many words is a test's: settings and metrics are shorter, or begin with a prefix.
+const UNDERSCORES_OF_TESTS_MIN: usize = 4;
+
+/// Tests that are named exist.
+fn check_tests(document: &Document, tests: &BTreeSet<String>) -> Vec<Objection> {
+    let mut objections = Vec::new();
+    for (number, line) in document.prose() {
+        for name in line.split('`').skip(1).step_by(2) {
+            let is_test = name.matches('_').count() >= UNDERSCORES_OF_TESTS_MIN
+                && name.chars().all(|it| it.is_ascii_lowercase() || it == '_')
+                && !name.starts_with("dynakv_");
+            if is_test && !tests.contains(name) {
+                let advice = format!("no test is called {name}");
+                objections.push(document.objection(number, advice));
+            }
+        }
+    }
+    objections
+}
+
 /// Lines of prose can be read in a terminal. Rows of tables, and addresses of links, cannot be broken.
 fn check_columns(document: &Document) -> Vec<Objection> {
     let prose = document.prose().filter(|(_, line)| !line.starts_with('|'));
@@ -245,15 +265,17 @@ fn links_of_documents_lead_somewhere() {
 
 /// A changelog tells of what there was, and other folders speak of their own.
 #[test]
-fn files_and_targets_that_documents_name_are_there() {
+fn what_documents_name_is_there() {
     let documents = documents();
     let told = documents.iter().filter(|it| {
         it.path.starts_with("docs/") || ["README.md", "CONTRIBUTING.md"].contains(&&*it.path)
     });
     let targets = make_targets(&fs::read_to_string(root().join("Makefile")).unwrap());
+    let tests = all_tests();
     let check = |document| {
         let mut objections = check_paths(document, &exists);
         objections.extend(check_targets(document, &targets));
+        objections.extend(check_tests(document, &tests));
         objections
     };
     assert_none(&told.flat_map(check).collect::<Vec<_>>());
@@ -331,6 +353,15 @@ mod rules_can_object {
         let text = "`make run`, `make sim SEEDS=9`, `make NAME`\n`make coffee`\n$ make tea # hot\nmake room";
         let objections = check_targets(&page("docs/page.md", text), &targets);
         assert_eq!(lines(&objections), [2, 3], "{objections:?}");
+    }
+
+    #[test]
+    fn to_tests_that_are_gone() {
+        let tests = ["a_node_that_is_killed_comes_back".to_owned()].into();
+        let text = "`a_node_that_is_killed_comes_back` and `requests_in_flight_max`\n\
+                    `a_node_that_was_killed_comes_back`\n`dynakv_requests_in_flight_bytes`";
+        let objections = check_tests(&page("docs/page.md", text), &tests);
+        assert_eq!(lines(&objections), [2], "{objections:?}");
     }
 
     #[test]
