@@ -23,6 +23,32 @@ fn check(root: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Finishe
     command.run()
 }
 
+/// Who looks for a setting looks there: under its names, and with what `config check` says is permitted.
+#[test]
+fn the_table_of_settings_is_what_config_check_tells() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/settings.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let document = check(root.path(), &["--id", "a", "--output", "json"], &[]);
+    let document = document.exits(0).json();
+    let mut lacking = Vec::new();
+    for setting in document["settings"].as_array().unwrap() {
+        let name = setting["name"].as_str().unwrap();
+        let permitted = setting["permitted"].as_str().unwrap();
+        let begin = format!("| `{name}` | `DYNAKV_{}` |", name.to_uppercase());
+        let row = text.lines().find(|line| line.starts_with(&begin));
+        let shown = row.and_then(|row| row.split('|').map(str::trim).nth(5));
+        if shown != Some(permitted) {
+            lacking.push(format!("{begin} … | {permitted} |: {row:?}"));
+        }
+    }
+    assert!(
+        lacking.is_empty(),
+        "docs/settings.md:\n{}",
+        lacking.join("\n")
+    );
+}
+
 #[test]
 fn every_setting_says_where_it_comes_from() {
     let root = tempfile::tempdir().unwrap();
