@@ -523,7 +523,7 @@ impl Coordinator {
                     is_write: requester.is_write(),
                     is_full: false,
                     is_hanging: false,
-                    is_sloppy: strictness == Strictness::Sloppy,
+                    is_sloppy: request.action.is_sloppy(),
                     may_stand_in: strictness == Strictness::Sloppy
                         && owners.place_of(SELF).is_none(),
                 };

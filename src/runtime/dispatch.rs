@@ -86,6 +86,17 @@ impl Action {
             Self::Explain => 0,
         }
     }
+
+    /// Whether stand-ins may count for it.
+    pub fn is_sloppy(&self) -> bool {
+        matches!(
+            self,
+            Self::Put {
+                strictness: Strictness::Sloppy,
+                ..
+            }
+        )
+    }
 }
 
 /// Decodes and checks a request about data.

@@ -432,9 +432,7 @@ mod tests {
         let terms = Terms {
             needed: 2,
             is_write: true,
-            is_full: false,
-            is_hanging: false,
-            may_stand_in: false,
+            ..Terms::default()
         };
         let owners = Preference::new([NodeSlot(1)]);
         let forward = Forward::start(&owners, 0, terms, |_| Reach::Usable, &mut Vec::new());

@@ -62,6 +62,7 @@ impl Coordinator {
                     needed: request.action.needed(),
                     is_write: true,
                     is_hanging: true,
+                    is_sloppy: request.action.is_sloppy(),
                     ..forward::Terms::default()
                 };
                 let key = request.key.clone();

@@ -15,7 +15,6 @@ use super::{
     Bytes, Coordinator, NodeSlot, Operation, OperationId, Preference, Purpose, Requester, Work,
 };
 use crate::engine::forward::{self, Forward};
-use crate::engine::preference::Strictness;
 use crate::runtime::dispatch::{Action, DataRequest, data_request};
 
 /// How much longer a body becomes by a tag of one byte: the tag, its length, and that byte.
@@ -194,13 +193,7 @@ impl Coordinator {
         let request = ring.and_then(|ring| data_request(&frame, self.limits(ring)).ok());
         let action = request.map(|request| request.action);
         let needed = action.as_ref().map_or(self.view.w, Action::needed);
-        let is_sloppy = matches!(
-            action,
-            Some(Action::Put {
-                strictness: Strictness::Sloppy,
-                ..
-            })
-        );
+        let is_sloppy = action.as_ref().is_some_and(Action::is_sloppy);
         let owners = ring.map(|ring| self.owners(ring, &key));
         let others = owners.filter(|_| !frame.header.is_forwarded());
         let next = others.and_then(|owners| {
