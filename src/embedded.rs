@@ -165,6 +165,7 @@ impl LocalClient {
                 sloppy: false,
                 again: false,
                 if_no_conflict: false,
+                sent_ms: None,
             },
         }
     }

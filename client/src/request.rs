@@ -124,6 +124,7 @@ impl WriteRequest {
             sloppy: false,
             again: false,
             if_no_conflict: false,
+            sent_ms: None,
         };
         Self {
             client,

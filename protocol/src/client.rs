@@ -23,6 +23,7 @@ const TAG_REPAIR_FIRST: u8 = 4;
 const TAG_SLOPPY: u8 = 5;
 const TAG_AGAIN: u8 = 6;
 const TAG_IF_NO_CONFLICT: u8 = 7;
+const TAG_SENT: u8 = 8;
 /// Of a write's answer.
 const TAG_REPLACED: u8 = 3;
 /// Of a member's status.
@@ -79,6 +80,8 @@ pub struct Write {
     pub again: bool,
     /// Whether a blind write that would replace more than one value is to be refused.
     pub if_no_conflict: bool,
+    /// When a node handed it on, in milliseconds since it was welcomed on this connection.
+    pub sent_ms: Option<u64>,
 }
 
 /// One value of a key, as a client sees it.
@@ -271,6 +274,7 @@ impl Write {
             sloppy: false,
             again: false,
             if_no_conflict: false,
+            sent_ms: None,
         };
         while let Some((tag, mut field)) = reader.tag()? {
             match tag {
@@ -287,6 +291,7 @@ impl Write {
                 TAG_SLOPPY => write.sloppy = field.bool("sloppy")?,
                 TAG_AGAIN => write.again = field.bool("again")?,
                 TAG_IF_NO_CONFLICT => write.if_no_conflict = field.bool("if no conflict")?,
+                TAG_SENT => write.sent_ms = Some(field.u64()?),
                 _ => {}
             }
         }
@@ -319,12 +324,20 @@ impl Write {
         if self.if_no_conflict {
             put_tag_u8(out, TAG_IF_NO_CONFLICT, 1);
         }
+        if let Some(sent_ms) = self.sent_ms {
+            put_tag_u64(out, TAG_SENT, sent_ms);
+        }
     }
 
-    /// The encoding of a later attempt of an encoded put or delete: the same, and it says so.
-    pub fn encode_again(body: &[u8], out: &mut BytesMut) {
-        out.extend_from_slice(body);
+    /// Adds to an encoded put or delete that this is not its first attempt.
+    pub fn add_again(out: &mut BytesMut) {
         put_tag_u8(out, TAG_AGAIN, 1);
+    }
+
+    /// Adds to an encoded put or delete when it is handed on, in milliseconds since the sender was welcomed. What an
+    /// earlier one said of that is by another clock, and counts no more.
+    pub fn add_sent(sent_ms: u64, out: &mut BytesMut) {
+        put_tag_u64(out, TAG_SENT, sent_ms);
     }
 }
 

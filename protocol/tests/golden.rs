@@ -356,6 +356,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         sloppy: false,
         again: false,
         if_no_conflict: false,
+        sent_ms: None,
     };
     let delete = Write {
         value: None,
@@ -414,6 +415,13 @@ fn requests() -> Vec<(&'static str, Request)> {
             Request::Put(Write {
                 if_no_conflict: true,
                 ..put
+            }),
+        ),
+        (
+            "put.handed-on",
+            Request::Put(Write {
+                sent_ms: Some(61_000),
+                ..plain_put.clone()
             }),
         ),
         (

@@ -66,6 +66,8 @@ pub struct Forward {
     /// Whether some owner before the present one was sent the request and may have acted on it.
     was_sent: bool,
     current: Option<NodeSlot>,
+    /// Whether that one has not been sent it yet: there is no link to it.
+    waits: bool,
     /// Whom to try next, the best last.
     spares: SmallVec<[NodeSlot; 4]>,
 }
@@ -109,6 +111,7 @@ impl Forward {
             is_full,
             was_sent: false,
             current: None,
+            waits: false,
             spares,
         };
         match first {
@@ -133,11 +136,11 @@ impl Forward {
             Event::Failed(_) | Event::NotTaken(_) | Event::Full(_) => {}
             Event::Slow if self.spares.is_empty() && !self.may_stand_in => {}
             Event::Slow => {
-                self.was_sent = true;
+                self.was_sent |= !self.waits;
                 self.next(effects);
             }
             Event::Deadline => {
-                self.was_sent |= self.current.is_some();
+                self.was_sent |= self.current.is_some() && !self.waits;
                 let message = "time is up: no owner of the key answered. See `dynakv status`, or give \
                                it longer with --timeout";
                 self.fail(ErrorCode::Timeout, message, effects);
@@ -155,6 +158,22 @@ impl Forward {
     /// Whether this owner has the request at present.
     pub fn awaits(&self, node: NodeSlot) -> bool {
         self.current == Some(node)
+    }
+
+    /// There is no link to the owner that it is to be sent to. It is sent once there is, if nobody else has it by then:
+    /// what was given up is better not sent at all.
+    pub fn wait(&mut self) {
+        self.waits = true;
+    }
+
+    /// Whether it waits for the link to this owner, or to any.
+    pub fn waits_for(&self, node: NodeSlot) -> bool {
+        self.waits && self.awaits(node)
+    }
+
+    /// It is sent, or about to be.
+    pub fn wait_no_more(&mut self) {
+        self.waits = false;
     }
 
     fn next(&mut self, effects: &mut Vec<Effect>) {
@@ -188,6 +207,7 @@ impl Forward {
 
     fn send(&mut self, node: NodeSlot, effects: &mut Vec<Effect>) {
         self.current = Some(node);
+        self.waits = false;
         effects.push(Effect::Send(node));
     }
 
@@ -267,6 +287,21 @@ mod tests {
         let effects = step(&mut forward, Event::Deadline);
         assert!(
             matches!(&effects[..], [Effect::Answer(error)] if error.maybe_applied),
+            "{effects:?}"
+        );
+    }
+
+    #[test]
+    fn what_waits_for_a_link_was_not_sent() {
+        let (mut forward, _) = start(&[A, B], |_| Reach::Usable);
+        forward.wait();
+        assert!(forward.waits_for(A) && !forward.waits_for(B));
+        assert_eq!(step(&mut forward, Event::Slow), [Effect::Send(B)]);
+        assert!(!forward.waits_for(A) && !forward.waits_for(B));
+        forward.wait();
+        let effects = step(&mut forward, Event::Deadline);
+        assert!(
+            matches!(&effects[..], [Effect::Answer(error)] if !error.maybe_applied),
             "{effects:?}"
         );
     }

@@ -39,6 +39,7 @@ pub mod hedge;
 pub mod hybrid_clock;
 pub mod import;
 pub mod key_words;
+pub mod lateness;
 pub mod layout;
 pub mod limits;
 pub mod log_pace;

@@ -10,7 +10,7 @@ use dynakv_protocol::limits::{FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX};
 use dynakv_protocol::message::{Request, Response, kind};
 use dynakv_protocol::oversize::Refused;
 use dynakv_protocol::{ErrorCode, ErrorReply};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::farewell::{idle, makes_room};
@@ -147,7 +147,7 @@ async fn converse(
         greeted = timeout(HANDSHAKE_TIMEOUT, shake_hands(reader, outbox, place, shared, course)) => greeted,
         () = place.is_wanted() => return Some(makes_room()),
     };
-    let (peer, knows_goaway) = match greeted {
+    let (peer, knows_goaway, since) = match greeted {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(end)) => return end,
         Err(_) => return Some(malformed("no hello within 5 s")),
@@ -164,6 +164,7 @@ async fn converse(
             .as_ref()
             .filter(|_| is_member)
             .map(|peer| peer.node_id.clone()),
+        since,
     };
     // Also when it is given up before that is over.
     course.is_opened = true;
@@ -198,7 +199,7 @@ async fn shake_hands(
     place: &Place,
     shared: &Shared,
     course: &mut Course,
-) -> Result<(Option<Arc<PeerIdentity>>, bool), End> {
+) -> Result<(Option<Arc<PeerIdentity>>, bool, Instant), End> {
     let frame = match reader.next_frame().await {
         Ok(Some(frame)) => frame,
         Ok(None) => return Err(None),
@@ -222,8 +223,9 @@ async fn shake_hands(
     match admitted.and_then(|welcome| greet().map(|()| welcome)) {
         Ok(mut welcome) => {
             welcome.limits = hello.peer.is_none().then_some(shared.limits);
+            let since = Instant::now();
             outbox.respond(request_id, &Response::Welcome(welcome));
-            Ok((hello.peer.map(Arc::new), hello.knows_goaway))
+            Ok((hello.peer.map(Arc::new), hello.knows_goaway, since))
         }
         Err(error) => {
             shared.metrics.hellos_refused.increment(1);

@@ -15,11 +15,16 @@ use tokio::time::Instant;
 use super::events::ConnectionId;
 use super::ledger::{Kind, Ledger};
 use super::outbox::{Outbox, UNREAD_BYTES};
+use crate::engine::lateness::Lateness;
 
 /// Answers to one client or node.
 struct Connection {
     outbox: Arc<Outbox>,
     is_peer: bool,
+    /// When it was welcomed: what it says of times it counts from there.
+    since: Instant,
+    /// How long what it dates is on its way.
+    lateness: Lateness,
     staged: BytesMut,
     /// Nodes get batches; clients get a frame each, so that the simplest client can read them.
     batch: BatchWriter,
@@ -80,10 +85,12 @@ impl Connections {
     }
 
     /// Takes a connection in.
-    pub fn open(&mut self, id: ConnectionId, outbox: Arc<Outbox>, is_peer: bool) {
+    pub fn open(&mut self, id: ConnectionId, outbox: Arc<Outbox>, is_peer: bool, since: Instant) {
         let connection = Connection {
             outbox,
             is_peer,
+            since,
+            lateness: Lateness::default(),
             staged: BytesMut::new(),
             batch: BatchWriter::default(),
             is_dirty: false,
@@ -93,6 +100,15 @@ impl Connections {
             seen_written: None,
         };
         self.by_id.insert(id, connection);
+    }
+
+    /// For how long a message was on its way, at most, that came at this moment and says when it was sent.
+    pub fn lateness(&mut self, id: ConnectionId, sent_ms: u64, came: Instant) -> Option<Duration> {
+        let connection = self.by_id.get_mut(&id)?;
+        let came_ms = came.saturating_duration_since(connection.since).as_millis();
+        let came_ms = u64::try_from(came_ms).unwrap_or(u64::MAX);
+        let late_ms = connection.lateness.of(sent_ms, came_ms);
+        Some(Duration::from_millis(late_ms))
     }
 
     /// Forgets a connection; answers to it are dropped from now on.

@@ -46,7 +46,7 @@ use crate::engine::pace::Pace;
 use crate::engine::preference::{NodeSlot, Preference, Reach, Route, SELF, Strictness};
 use crate::engine::put::{self, Put};
 use crate::engine::ring::Ring;
-use crate::engine::{explain, import};
+use crate::engine::{explain, import, lateness};
 
 mod admin;
 mod answers;
@@ -326,11 +326,12 @@ impl Coordinator {
                 outbox,
                 is_peer,
                 caller,
+                since,
             } => {
                 if let Some(id) = &caller {
                     self.links.on_called(id);
                 }
-                self.connections.open(connection, outbox, is_peer);
+                self.connections.open(connection, outbox, is_peer, since);
             }
             CoordinatorEvent::Closed { connection } => self.connections.close(connection),
             CoordinatorEvent::Requests { connection, frames } => {
@@ -342,7 +343,11 @@ impl Coordinator {
                 node,
                 epoch,
                 outbox,
-            } => self.links.on_up(node, epoch, outbox),
+            } => {
+                if self.links.on_up(node, epoch, outbox) {
+                    self.on_link_up(node);
+                }
+            }
             CoordinatorEvent::LinkFrames {
                 node,
                 epoch,
@@ -404,6 +409,7 @@ impl Coordinator {
             // Replaced by the request's own once that is known.
             deadline: self.now,
             handed_on: 0,
+            begin_by: None,
         };
         let in_hand = self.operations.len() + self.replica_jobs + self.parking.len();
         let share = match self.connections.is_peer(connection) {
@@ -459,6 +465,10 @@ impl Coordinator {
         if requester.deadline <= self.now {
             let error = ErrorReply::new(ErrorCode::Timeout, "time was up before the request began");
             return self.end(requester, Err(error.retryable()));
+        }
+        requester.begin_by = self.begin_by(&requester, &request);
+        if requester.begin_by.is_some_and(|by| by <= self.now) {
+            return self.end(requester, Err(lateness::refusal()));
         }
         let is_write = matches!(request.action, Action::Put { .. } | Action::Import { .. });
         if is_write && ring.document().step == Step::Open {

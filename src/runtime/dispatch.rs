@@ -41,6 +41,8 @@ pub struct DataRequest {
     pub timeout: Duration,
     /// Which owner may coordinate it.
     pub access: Access,
+    /// When it was handed on, by the clock of whoever did.
+    pub sent_ms: Option<u64>,
     /// The rest.
     pub action: Action,
 }
@@ -135,6 +137,7 @@ fn explain(explain: Explain) -> Result<DataRequest, ErrorReply> {
     check_key(&explain.key)?;
     Ok(DataRequest {
         timeout: timeout(explain.timeout_ms),
+        sent_ms: None,
         access: Access::AnyOwner,
         action: Action::Explain,
         key: explain.key,
@@ -161,6 +164,7 @@ fn import(import: Import, bounds: Limits) -> Result<DataRequest, ErrorReply> {
     }
     Ok(DataRequest {
         timeout: timeout(import.timeout_ms),
+        sent_ms: None,
         access: Access::AnyOwner,
         action: Action::Import {
             w: quorum("w", import.w, bounds.w, bounds.effective_n)?,
@@ -174,6 +178,7 @@ fn read(get: Get, limits: Limits) -> Result<DataRequest, ErrorReply> {
     check_key(&get.key)?;
     Ok(DataRequest {
         timeout: timeout(get.timeout_ms),
+        sent_ms: None,
         access: Access::AnyOwner,
         action: Action::Get {
             r: quorum("r", get.r, limits.r, limits.effective_n)?,
@@ -206,6 +211,7 @@ fn write(write: Write, limits: Limits) -> Result<DataRequest, ErrorReply> {
     };
     Ok(DataRequest {
         timeout: timeout(write.timeout_ms),
+        sent_ms: write.sent_ms,
         access,
         action: Action::Put {
             w: quorum("w", write.w, limits.w, limits.effective_n)?,
@@ -310,6 +316,7 @@ mod tests {
             sloppy: false,
             again: false,
             if_no_conflict: false,
+            sent_ms: None,
         }
     }
 

@@ -8,6 +8,7 @@ use dynakv_protocol::handshake::PeerIdentity;
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::{NodeId, RingVersion};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::outbox::Outbox;
 use crate::engine::preference::NodeSlot;
@@ -46,6 +47,8 @@ pub enum CoordinatorEvent {
         is_peer: bool,
         /// Which, if it came from elsewhere.
         caller: Option<NodeId>,
+        /// When it was welcomed.
+        since: Instant,
     },
     /// All requests about data that one read brought.
     Requests {

@@ -18,9 +18,10 @@ use tokio::sync::{mpsc, watch};
 use super::disk_progress::DiskProgress;
 use super::environment::{Disk, Stall, StoreThreads, WallClock};
 use super::metrics::Metrics;
-use super::store_worker::{StoreEvent, Token};
+use super::store_worker::{StoreEvent, Token, is_past};
 use crate::engine::answer::sealed;
 use crate::engine::handoff::{Hint, HintBook};
+use crate::engine::lateness;
 use crate::engine::mint::Minter;
 use crate::engine::put::Replaced;
 
@@ -371,6 +372,7 @@ impl Worker {
                 owed,
                 needed,
                 cluster_id,
+                begin_by,
             } => {
                 let hint = Hint {
                     versions: None,
@@ -378,7 +380,10 @@ impl Worker {
                     needed,
                     kept_at_ms: now_unix_ms,
                 };
-                let minted = self.mint(&key, *intent, hint, now_unix_ms);
+                let minted = match is_past(begin_by) {
+                    true => Err(lateness::refusal()),
+                    false => self.mint(&key, *intent, hint, now_unix_ms),
+                };
                 let result = minted.map(|versions| {
                     self.send(vec![StoreEvent::Minted {
                         token,

@@ -88,6 +88,8 @@ enum State {
     },
     Up {
         outbox: Arc<Outbox>,
+        /// Since it was welcomed.
+        since: Instant,
         silent_for: Duration,
         pinged: bool,
     },
@@ -304,6 +306,24 @@ impl Links {
         true
     }
 
+    /// Whether a node is being dialled, which begins with this if it is due, and may soon be spoken to.
+    pub fn is_dialled(&mut self, slot: NodeSlot) -> bool {
+        self.dial_if_down(slot);
+        let link = &self.nodes[usize::from(slot.0)].link;
+        matches!(link, State::Dialing { .. }) && !link.is_silent()
+    }
+
+    /// How long after it was welcomed by a node that was, in milliseconds; 0 if it was before, or there is no link. By this
+    /// clock what is handed on says when it was sent.
+    pub fn since_welcome_ms(&self, slot: NodeSlot, when: Instant) -> u64 {
+        let since = match &self.nodes[usize::from(slot.0)].link {
+            State::Up { since, .. } => *since,
+            State::Dialing { .. } | State::Down { .. } => return 0,
+        };
+        let after = when.saturating_duration_since(since);
+        u64::try_from(after.as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn dial_if_down(&mut self, slot: NodeSlot) {
         let node = &mut self.nodes[usize::from(slot.0)];
         let State::Down { backoff, .. } = node.link else {
@@ -334,15 +354,16 @@ impl Links {
         }
     }
 
-    /// A dial has succeeded.
-    pub fn on_up(&mut self, slot: NodeSlot, epoch: Epoch, outbox: Arc<Outbox>) {
+    /// A dial has succeeded. False when it was not the present one.
+    pub fn on_up(&mut self, slot: NodeSlot, epoch: Epoch, outbox: Arc<Outbox>) -> bool {
         let node = &mut self.nodes[usize::from(slot.0)];
         if node.epoch != epoch {
             outbox.close();
-            return;
+            return false;
         }
         node.link = State::Up {
             outbox,
+            since: Instant::now(),
             silent_for: Duration::ZERO,
             pinged: false,
         };
@@ -352,6 +373,7 @@ impl Links {
             node.is_dirty = true;
             self.dirty.push(slot);
         }
+        true
     }
 
     /// News came over a link. False when it is of an old connection and must be ignored.
@@ -437,6 +459,7 @@ impl Links {
                     silent_for,
                     pinged,
                     outbox,
+                    ..
                 } => {
                     *silent_for += passed;
                     let silent_for = *silent_for;

@@ -114,6 +114,7 @@ impl Local {
             outbox: outbox.clone(),
             is_peer: connection == ConnectionId::MENDER,
             caller: None,
+            since: Instant::now(),
         };
         // Before any request: answers to a connection that is not open are dropped. If the coordinator
         // has ended already, so will `run`.

@@ -34,6 +34,8 @@ pub struct Requester {
     /// How many owners were given it to coordinate and may have acted on it. What a later one says, or this node when it takes
     /// over, is no word about an earlier one: that may have written it and not be able to say so.
     pub handed_on: u8,
+    /// When it may be minted at the latest, if there is such a time: see [`LATE`](crate::engine::lateness::LATE).
+    pub begin_by: Option<Instant>,
 }
 
 impl Requester {
@@ -425,6 +427,7 @@ mod tests {
             arrived: now,
             deadline: now + Duration::from_millis(deadline_ms),
             handed_on: 0,
+            begin_by: None,
         };
         let terms = Terms {
             needed: 2,

@@ -23,6 +23,7 @@ use super::ledger::Ledger;
 use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
 use crate::engine::beside::stands_beside;
+use crate::engine::lateness;
 use crate::engine::mint::Minter;
 
 mod applied;
@@ -36,7 +37,7 @@ mod scanner;
 mod waiting;
 
 use self::applied::{Applied, Written};
-pub use self::jobs::{ReadJob, StoreEvent, Token, WriteJob, WriteWork};
+pub use self::jobs::{ReadJob, StoreEvent, Token, WriteJob, WriteWork, is_past};
 use self::minting::{Outcome, ToMint};
 use self::reader::{Reader, SharedLines};
 use self::scanner::Scanner;
@@ -349,7 +350,11 @@ impl Writer {
                 seen,
                 catches_up,
                 cluster_id,
+                begin_by,
             } => {
+                if is_past(begin_by) {
+                    return Err(lateness::refusal());
+                }
                 let write = ToMint {
                     intent,
                     seen,

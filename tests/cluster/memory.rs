@@ -47,6 +47,7 @@ fn put(key: &'static str, value: Vec<u8>) -> Vec<u8> {
         sloppy: false,
         again: false,
         if_no_conflict: false,
+        sent_ms: None,
     }))
 }
 

@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use dynakv_protocol::client::{Get, Write as WriteRequest};
@@ -124,7 +125,11 @@ fn batch(items: &[(u8, u64, Vec<u8>)]) -> Vec<u8> {
 }
 
 fn put(key: &str, value_bytes: usize) -> Request {
-    Request::Put(WriteRequest {
+    Request::Put(write(key, value_bytes))
+}
+
+fn write(key: &str, value_bytes: usize) -> WriteRequest {
+    WriteRequest {
         timeout_ms: 30_000,
         write_id: WriteId(fastrand::u128(..)),
         key: Bytes::from(key.to_owned()),
@@ -135,7 +140,8 @@ fn put(key: &str, value_bytes: usize) -> Request {
         sloppy: false,
         again: false,
         if_no_conflict: false,
-    })
+        sent_ms: None,
+    }
 }
 
 fn get(key: &str) -> Request {
@@ -373,5 +379,71 @@ fn needed_is_the_quorum_that_was_asked_for() {
             panic!("{response:?}");
         };
         assert_eq!(needed, Some(3), "{response:?}");
+    }
+}
+
+/// A node hands a write on and gives it to another owner a second later. What comes late all the same would replace what
+/// was written since: it is not begun. (The client below plays a node whose clock is far ahead.)
+#[test]
+fn a_first_attempt_that_comes_late_is_not_begun() {
+    const CLOCK_MS: u64 = 100_000;
+    let cluster = Cluster::start(1);
+    let mut client = Raw::client(&cluster[0]);
+    let mut id = 0;
+    let mut answer = |request: &Request| {
+        id += 1;
+        client.send(&frame(id, request));
+        client.answers(1).remove(0).1
+    };
+    let handed_on = |value: &'static str, sent_ms| WriteRequest {
+        value: Some(Bytes::from_static(value.as_bytes())),
+        sent_ms: Some(sent_ms),
+        ..write("key", 0)
+    };
+    let began = Instant::now();
+    let fetched = |answer: &mut dyn FnMut(&Request) -> Response| match answer(&get("key")) {
+        Response::Fetched(fetched) => {
+            let values = fetched.siblings.iter();
+            let values: Vec<_> = values.map(|it| it.value.clone()).collect();
+            (values, fetched.context)
+        }
+        other => panic!("{other:?}"),
+    };
+    let in_time = answer(&Request::Put(handed_on("in time", CLOCK_MS)));
+    assert!(matches!(in_time, Response::Put(_)), "{in_time:?}");
+    // By the same clock, two seconds ago.
+    let past = || CLOCK_MS + began.elapsed().as_millis() as u64 - 2_000;
+    match answer(&Request::Put(handed_on("late", past()))) {
+        Response::Error(error) => {
+            assert_eq!(error.code, ErrorCode::Timeout);
+            assert!(error.retryable && !error.maybe_applied, "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let (values, context) = fetched(&mut answer);
+    assert_eq!(values, [Bytes::from_static(b"in time")]);
+    // What replaces only what it names, or is known to be a later attempt, may come when it comes.
+    for (value, write) in [
+        (
+            "late, with a context",
+            WriteRequest {
+                context: Some(context),
+                ..handed_on("late, with a context", past())
+            },
+        ),
+        (
+            "late, and again",
+            WriteRequest {
+                again: true,
+                ..handed_on("late, and again", past())
+            },
+        ),
+    ] {
+        let response = answer(&Request::Put(write));
+        assert!(
+            matches!(response, Response::Put(_)),
+            "{value}: {response:?}"
+        );
+        assert_eq!(fetched(&mut answer).0, [Bytes::from(value)]);
     }
 }

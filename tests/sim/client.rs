@@ -256,5 +256,6 @@ pub(crate) fn write(key: &str, id: WriteId, value: Option<Bytes>, timeout: Durat
         sloppy: false,
         again: false,
         if_no_conflict: false,
+        sent_ms: None,
     }
 }

@@ -8,6 +8,7 @@ use crate::invariants::{
     bounded_siblings, fresh_read, no_lost_write, no_resurrection, sequential_blind_writes,
     unique_dots,
 };
+use crate::late;
 use crate::machine::{Flaw, Quorums};
 use crate::plan::Plan;
 use crate::seeds::{for_each_seed, replayed};
@@ -115,6 +116,11 @@ fn hearing_an_owner_that_was_given_up_undoes_nothing() {
     for_each_seed(1, test, |seed| {
         blind::given_up(seed, Flaw::HearsWhoWasGivenUp).into_result()
     });
+}
+
+#[test]
+fn beginning_what_comes_late_is_noticed() {
+    expect_noticed(Flaw::BeginsLate, &[no_lost_write::NAME], late::late);
 }
 
 #[test]

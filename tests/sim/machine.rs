@@ -55,6 +55,8 @@ pub(crate) enum Flaw {
     HidesBeside,
     /// Rule 6: a node that has handed a write on to a second owner hears the first one all the same.
     HearsWhoWasGivenUp,
+    /// Rule 6: who hands a write on does not say when, so an attempt that comes late is begun.
+    BeginsLate,
     /// Rule 6: what an owner says counts although it has lost its data and is still fetching it back.
     CountsRebuilding,
     /// A node mints over a context without what stands under it: of the owners that it reads because it lacks

@@ -40,6 +40,7 @@ mod hanging;
 mod hints;
 mod history;
 mod invariants;
+mod late;
 mod lost_disk;
 mod machine;
 mod network;

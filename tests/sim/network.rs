@@ -58,7 +58,7 @@ impl SimulatedNetwork {
             second: to.and_then(|to| self.resender.connection(to)),
             rewriting: match to {
                 // Answers leave over the others.
-                Some(_) => None,
+                Some(_) => Rewriting::of_requests(self.flaw),
                 None => Rewriting::of(self.flaw),
             },
             outgoing,

@@ -1,4 +1,4 @@
-//! Answers that leave a machine as others than its node gave: rules of safety that are broken on purpose
+//! Messages that leave a machine as others than its node gave: rules of safety that are broken on purpose
 //! ([`Flaw`]), and that no disk, setting or directory could break.
 //!
 //! Answers to other nodes leave over connections that those have dialled, in frames of their own or in
@@ -9,7 +9,7 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::frame::{
     BatchWriter, Frame, FrameDecoder, KIND_BATCH, put_frame, split_batch,
 };
-use dynakv_protocol::message::kind;
+use dynakv_protocol::message::{Request, kind};
 use dynakv_protocol::peer::{Merged, VersionsReply};
 
 use crate::machine::Flaw;
@@ -36,14 +36,23 @@ impl Rewriting {
             flaw,
             Flaw::VotesWhileRebuilding | Flaw::CountsRebuilding | Flaw::HidesBeside
         );
-        is_made_here.then(|| Self {
+        is_made_here.then(|| Self::new(flaw))
+    }
+
+    /// The same of what is written to a connection that was dialled.
+    pub(crate) fn of_requests(flaw: Flaw) -> Option<Self> {
+        (flaw == Flaw::BeginsLate).then(|| Self::new(flaw))
+    }
+
+    fn new(flaw: Flaw) -> Self {
+        Self {
             flaw,
             // The largest frame that nodes accept is smaller.
             decoder: FrameDecoder::new(u32::MAX as usize),
             seen: BytesMut::new(),
             waiting: BytesMut::new(),
             taken: 0,
-        })
+        }
     }
 
     /// The node has written this.
@@ -93,6 +102,16 @@ impl Rewriting {
                     merged.beside.get_or_insert_default();
                 }
                 frame.body = merged.to_bytes();
+            }
+            (Flaw::BeginsLate, kind::PUT | kind::DELETE) => {
+                let request = Request::decode(frame.header.kind, &frame.body);
+                let mut request = request.expect("a node sends what can be read");
+                if let Request::Put(write) | Request::Delete(write) = &mut request {
+                    write.sent_ms = None;
+                }
+                let mut body = BytesMut::new();
+                request.encode(&mut body);
+                frame.body = body.freeze();
             }
             _ => {}
         }

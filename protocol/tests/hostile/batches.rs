@@ -96,6 +96,7 @@ fn the_fullest_batch_fits_into_a_frame() {
                 sloppy: true,
                 again: true,
                 if_no_conflict: true,
+                sent_ms: None,
             }),
             Request::Merge(MergeVersions {
                 ring_version: RingVersion(1),

@@ -272,7 +272,7 @@ fn write(value: impl Strategy<Value = Option<Bytes>>) -> impl Strategy<Value = W
         value,
         option::of(octets(64)),
         option::of(any::<u8>()),
-        option::of(number()),
+        (option::of(number()), option::of(number())),
         any::<[bool; 3]>(),
     )
         .prop_map(
@@ -283,7 +283,7 @@ fn write(value: impl Strategy<Value = Option<Bytes>>) -> impl Strategy<Value = W
                 value,
                 context,
                 w,
-                ttl_ms,
+                (ttl_ms, sent_ms),
                 [sloppy, again, if_no_conflict],
             )| {
                 Write {
@@ -297,6 +297,7 @@ fn write(value: impl Strategy<Value = Option<Bytes>>) -> impl Strategy<Value = W
                     sloppy,
                     again,
                     if_no_conflict,
+                    sent_ms,
                 }
             },
         )

@@ -256,6 +256,7 @@ impl Coordinator {
                 seen,
                 catches_up,
                 cluster_id,
+                begin_by: operation.requester.begin_by,
             },
         });
     }

@@ -15,13 +15,16 @@ use super::{
     Bytes, Coordinator, NodeSlot, Operation, OperationId, Preference, Purpose, Requester, Work,
 };
 use crate::engine::forward::{self, Forward};
-use crate::runtime::dispatch::data_request;
+use crate::engine::lateness::LATE;
+use crate::runtime::dispatch::{Action, DataRequest, data_request};
 
 /// How much longer a body becomes by a tag of one byte: the tag, its length, and that byte.
 const TAG_BYTES: usize = 3;
 
 /// How long an owner may take over a forwarded request before the next is tried.
 const SLOW_FORWARD: Duration = Duration::from_millis(1000);
+
+const _: () = assert!(LATE.as_millis() < SLOW_FORWARD.as_millis());
 
 impl Coordinator {
     pub(super) fn forward(
@@ -63,25 +66,17 @@ impl Coordinator {
                         continue;
                     };
                     let slow_at = slow_forward_at(&operation.requester, now);
-                    let again = operation.requester.is_attempted();
-                    operation.requester.handed_on = operation.requester.handed_on.saturating_add(1);
-                    let Frame { header, body } = operation.frame.clone();
-                    let header = Header {
-                        flags: header.flags | FLAG_FORWARDED,
-                        request_id: id.message(Purpose::Forward),
-                        ..header
-                    };
                     self.operations.set_slow_at(id, slow_at);
-                    let sent = self.links.send(to, header, |out| match again {
-                        true => Write::encode_again(&body, out),
-                        false => out.extend_from_slice(&body),
-                    });
-                    if !sent
-                        && let Some(operation) = self.operations.get_mut(id)
-                        && let Work::Forward(forward) = &mut operation.work
-                    {
-                        operation.requester.handed_on -= 1;
-                        forward.step(forward::Event::NotTaken(to), &mut effects);
+                    let waits = self.links.is_dialled(to);
+                    if waits || !self.hand_on(id, to) {
+                        let operation = self.operations.get_mut(id);
+                        match operation.map(|operation| &mut operation.work) {
+                            Some(Work::Forward(forward)) if waits => forward.wait(),
+                            Some(Work::Forward(forward)) => {
+                                forward.step(forward::Event::NotTaken(to), &mut effects);
+                            }
+                            Some(_) | None => {}
+                        }
                     }
                 }
                 forward::Effect::TakeOver => self.take_over(id),
@@ -90,6 +85,69 @@ impl Coordinator {
             }
         }
         self.forward_effects = effects;
+    }
+
+    /// Sends a request to an owner of its key. False when the link does not take it.
+    fn hand_on(&mut self, id: OperationId, to: NodeSlot) -> bool {
+        let Some(operation) = self.operations.get_mut(id) else {
+            return false;
+        };
+        let again = operation.requester.is_attempted();
+        let Frame { header, body } = operation.frame.clone();
+        let header = Header {
+            flags: header.flags | FLAG_FORWARDED,
+            request_id: id.message(Purpose::Forward),
+            ..header
+        };
+        let is_write = matches!(header.kind, kind::PUT | kind::DELETE);
+        let sent_ms = self.links.since_welcome_ms(to, self.now);
+        let is_taken = self.links.send(to, header, |out| {
+            out.extend_from_slice(&body);
+            if again {
+                Write::add_again(out);
+            }
+            if is_write {
+                Write::add_sent(sent_ms, out);
+            }
+        });
+        if is_taken {
+            let handed_on = operation.requester.handed_on;
+            operation.requester.handed_on = handed_on.saturating_add(1);
+        }
+        is_taken
+    }
+
+    /// There is a link to a node: what has waited for it is sent.
+    pub(super) fn on_link_up(&mut self, node: NodeSlot) {
+        for id in self.operations.ids() {
+            let operation = self.operations.get_mut(id);
+            if let Some(Work::Forward(forward)) = operation.map(|operation| &mut operation.work)
+                && forward.waits_for(node)
+            {
+                forward.wait_no_more();
+                if !self.hand_on(id, node) {
+                    self.step_forward(id, forward::Event::NotTaken(node));
+                }
+            }
+        }
+    }
+
+    /// Until when a write may be minted that another node has handed on: that gives it to the next one some time later.
+    pub(super) fn begin_by(
+        &mut self,
+        requester: &Requester,
+        request: &DataRequest,
+    ) -> Option<Instant> {
+        let sent_ms = request.sent_ms?;
+        let Action::Put { intent, .. } = &request.action else {
+            return None;
+        };
+        let came = requester.arrived;
+        let late = self
+            .connections
+            .lateness(requester.connection, sent_ms, came)?;
+        let is_first_blind = !intent.again && intent.context.is_none();
+        is_first_blind.then(|| came + LATE.saturating_sub(late))
     }
 
     /// The owner before this one can't be reached: coordinates the request here after all.
@@ -145,6 +203,7 @@ impl Coordinator {
         if let Some(operation) = self.operations.get_mut(id)
             && let Work::Forward(forward) = &operation.work
             && forward.awaits(node)
+            && !forward.waits_for(node)
         {
             let handed_on = operation.requester.handed_on;
             operation.requester.handed_on = handed_on.saturating_sub(1);
@@ -200,7 +259,8 @@ impl Coordinator {
 pub(super) fn say_again(requester: &Requester, frame: &mut Frame) {
     if requester.is_attempted() {
         let mut body = BytesMut::with_capacity(frame.body.len() + TAG_BYTES);
-        Write::encode_again(&frame.body, &mut body);
+        body.extend_from_slice(&frame.body);
+        Write::add_again(&mut body);
         frame.body = body.freeze();
     }
 }

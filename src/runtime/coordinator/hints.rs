@@ -164,6 +164,7 @@ impl Coordinator {
             owed,
             needed: put.w(),
             cluster_id,
+            begin_by: operation.requester.begin_by,
         });
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use dynakv_protocol::{ClusterId, NodeId};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::engine::handoff::{Hint, Revision, Word};
 use crate::engine::mint::Intent;
@@ -37,6 +38,8 @@ pub enum HintJob {
         needed: u8,
         /// For the context of the answer.
         cluster_id: ClusterId,
+        /// After this it is not minted any more.
+        begin_by: Option<Instant>,
     },
     /// These owners may lack what this node's own store has of these keys. Nobody waits.
     Remind {

@@ -91,6 +91,7 @@ fn mint(token: u64, key: &'static str, value: &'static str) -> HintJob {
         owed: owners(),
         needed: 2,
         cluster_id: ClusterId(1),
+        begin_by: None,
     }
 }
 
@@ -341,6 +342,26 @@ fn a_hint_that_is_too_large_is_refused_and_others_are_kept() {
         kept.handle.send(vec![mint(2, "other", "v")]);
         minted(&mut kept).await;
         assert_eq!(next(&kept, "a").await.len(), 2);
+    });
+}
+
+#[test]
+fn what_has_waited_for_too_long_is_not_begun() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut kept = started(&memory);
+        let mut job = mint(1, "k", "late");
+        if let HintJob::Mint { begin_by, .. } = &mut job {
+            *begin_by = Some(tokio::time::Instant::now());
+        }
+        kept.handle.send(vec![job]);
+        let events = kept.events.recv().await.unwrap();
+        assert!(
+            matches!(&events[..], [StoreEvent::Refused { error, .. }]
+                if error.code == ErrorCode::Timeout && error.retryable && !error.maybe_applied),
+            "{events:?}"
+        );
+        assert!(next(&kept, "a").await.is_empty());
     });
 }
 

@@ -7,6 +7,7 @@ use dynakv_protocol::causal::Clock;
 use dynakv_protocol::peer::Digest;
 use dynakv_protocol::{ClusterId, ErrorReply};
 use dynakv_storage::StoreError;
+use tokio::time::Instant;
 
 use super::Scanned;
 use crate::engine::mint::Intent;
@@ -52,6 +53,8 @@ pub enum WriteWork {
         catches_up: bool,
         /// For the context of the answer.
         cluster_id: ClusterId,
+        /// After this it is not minted any more.
+        begin_by: Option<Instant>,
     },
     /// Another replica's versions.
     Merge {
@@ -163,4 +166,9 @@ impl StoreEvent {
             | Self::Failed(_) => 0,
         }
     }
+}
+
+/// Whether it is later than that by now. It is looked at when a job is begun, which may have waited for a disk.
+pub fn is_past(begin_by: Option<Instant>) -> bool {
+    begin_by.is_some_and(|by| by <= Instant::now())
 }

@@ -30,6 +30,7 @@ fn mint(token: u64, key: &'static str, value: &'static str, context: Option<Cloc
             seen: None,
             catches_up: true,
             cluster_id: ClusterId(1),
+            begin_by: None,
         },
     }
 }
@@ -138,6 +139,48 @@ fn what_the_writer_has_not_begun_can_be_taken_back_and_is_never_done() {
         assert!(events.len() == 1 && is_first(&events[0]), "{events:?}");
         drop(running.handle);
         assert_eq!(running.finished.await.unwrap().position(), (Actor(5), 1));
+    });
+}
+
+/// The disk hangs, shorter than it takes to notice that, and goes on when another owner has done the write.
+#[test]
+fn what_has_waited_for_too_long_is_not_begun() {
+    run(async {
+        let (memory, stall) = (MemoryDisk::new(), Stall::default());
+        stall.set(true);
+        let mut running = started_on(&memory, stall.clone());
+        running.handle.write(vec![mint(1, "k", "begun", None)]);
+        let events = running.events.recv().await.unwrap();
+        assert!(matches!(&events[..], [StoreEvent::Minted { .. }]));
+        for (number, within_ms) in [(2, 700), (3, 900)] {
+            let mut job = mint(number, "k", "waits", None);
+            if let WriteWork::Mint { begin_by, .. } = &mut job.work {
+                *begin_by = Some(tokio::time::Instant::now() + Duration::from_millis(within_ms));
+            }
+            running.handle.write(vec![job]);
+        }
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        stall.set(false);
+        let events = running.events.recv().await.unwrap();
+        assert!(matches!(&events[..], [StoreEvent::Durable { .. }]));
+        let (mut refused, mut minted) = (Vec::new(), Vec::new());
+        while refused.is_empty() || minted.is_empty() {
+            for event in running.events.recv().await.unwrap() {
+                match event {
+                    StoreEvent::Refused { token, error } => {
+                        assert_eq!(error.code, ErrorCode::Timeout);
+                        assert!(error.retryable && !error.maybe_applied, "{error}");
+                        refused.push(token);
+                    }
+                    StoreEvent::Minted { token, .. } => minted.push(token),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!(
+            (refused, minted),
+            (vec![Token::Operation(2)], vec![Token::Operation(3)])
+        );
     });
 }
 
