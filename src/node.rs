@@ -32,7 +32,7 @@ use crate::config::Config;
 use crate::descriptors;
 use crate::embedded::LocalClient;
 use crate::engine::membership::MembershipConfig;
-use crate::engine::mint::Minter;
+use crate::engine::write::mint::Minter;
 use crate::runtime::admission::{Admission, Myself};
 use crate::runtime::asking::Asker;
 use crate::runtime::calls::Calls;

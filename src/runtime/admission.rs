@@ -15,7 +15,7 @@ use super::other_clusters::OtherClusters;
 use super::seen::Seen;
 use super::view::View;
 use crate::engine::counters::Impossible;
-use crate::engine::generations::{Finding, Process, Sighting};
+use crate::engine::membership::generations::{Finding, Process, Sighting};
 
 /// Who this process is; settled when it starts.
 #[derive(Debug, Clone)]

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use super::link::{DialError, greet};
 use super::outgoing::Outgoing;
-use crate::engine::generations::{Finding, Judgement, Process};
+use crate::engine::membership::generations::{Finding, Judgement, Process};
 
 /// How long a member may take to say that it is still there. Shorter than a dial, so that whoever waits for the
 /// outcome hears it.

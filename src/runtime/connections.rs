@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::events::ConnectionId;
 use super::ledger::{Kind, Ledger};
 use super::outbox::{Outbox, UNREAD_BYTES};
-use crate::engine::lateness::Lateness;
+use crate::engine::write::lateness::Lateness;
 
 /// Answers to one client or node.
 struct Connection {

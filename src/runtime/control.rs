@@ -36,7 +36,7 @@ use super::unreachable::Unreachable;
 use super::view::View;
 use crate::engine::layout::{Acceptor, check_later};
 use crate::engine::membership::{Effect, Event, Membership, MembershipConfig, RingMember};
-use crate::engine::ring::Ring;
+use crate::engine::placement::ring::Ring;
 
 mod decisions;
 mod error;

@@ -13,9 +13,9 @@ use dynakv_protocol::message::Request;
 use dynakv_protocol::{ClusterId, DecodeError, ErrorCode, ErrorReply};
 
 use crate::engine::limits;
-use crate::engine::mint::Intent;
-use crate::engine::plausible;
-use crate::engine::preference::{Access, Strictness};
+use crate::engine::placement::preference::{Access, Strictness};
+use crate::engine::write::mint::Intent;
+use crate::engine::write::plausible;
 
 /// The bounds that a client's request is held against.
 #[derive(Debug, Clone, Copy)]

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::outbox::Outbox;
-use crate::engine::preference::NodeSlot;
+use crate::engine::placement::preference::NodeSlot;
 
 /// How many events may wait for the coordinator; connections wait before they read more.
 pub const COORDINATOR_EVENTS_MAX: usize = 1024;

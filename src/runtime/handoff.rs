@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::asking::{Asker, Unreachable};
 use super::hint_worker::{Confirmation, Due, HintHandle, HintJob, Owed};
 use super::view::{MemberView, View};
-use crate::engine::handoff::{Revision, Word};
+use crate::engine::anti_entropy::handoff::{Revision, Word};
 
 /// How often it looks whether somebody is there again.
 const TICK: Duration = Duration::from_millis(500);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::operations::OperationId;
-use crate::engine::hedge::DELAYS;
+use crate::engine::read::hedge::DELAYS;
 
 /// The most reads that wait in one queue. What is beyond is left to the rule for late reads.
 const WAITING_MAX: usize = 64 * 1024;

@@ -19,11 +19,11 @@ use super::disk_progress::DiskProgress;
 use super::environment::{Disk, Stall, StoreThreads, WallClock};
 use super::metrics::Metrics;
 use super::store_worker::{StoreEvent, Token, is_past};
-use crate::engine::answer::sealed;
-use crate::engine::handoff::{Hint, HintBook};
-use crate::engine::lateness;
-use crate::engine::mint::Minter;
-use crate::engine::put::Replaced;
+use crate::engine::anti_entropy::handoff::{Hint, HintBook};
+use crate::engine::read::answer::sealed;
+use crate::engine::write::lateness;
+use crate::engine::write::mint::Minter;
+use crate::engine::write::put::Replaced;
 
 mod jobs;
 mod keeping;

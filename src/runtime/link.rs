@@ -19,8 +19,8 @@ use super::ledger::Kind;
 use super::outbox::Outbox;
 use super::seen::Seen;
 use crate::engine::counters::Impossible;
-use crate::engine::generations::{Process, Sighting};
-use crate::engine::preference::NodeSlot;
+use crate::engine::membership::generations::{Process, Sighting};
+use crate::engine::placement::preference::NodeSlot;
 
 /// How long dialling and shaking hands may take together.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(2);

@@ -21,8 +21,8 @@ use super::outbox::Outbox;
 use super::seen::Seen;
 use super::unreachable::Unreachable;
 use super::view::{MemberView, View};
-use crate::engine::preference::{NodeSlot, Preference, Reach, SELF};
-use crate::engine::ring::MemberIndex;
+use crate::engine::placement::preference::{NodeSlot, Preference, Reach, SELF};
+use crate::engine::placement::ring::MemberIndex;
 
 /// The first pause before a link is dialled again; doubled up to the longest, with jitter.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);

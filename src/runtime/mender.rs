@@ -3,8 +3,8 @@
 //!
 //! It asks this node in the same words as the others, over a connection of its own, so that all it does is
 //! merging versions, durably, with the checks and in the order of any other write. What it decides stands
-//! in [`engine::mending`](crate::engine::mending), [`engine::sources`](crate::engine::sources) and
-//! [`engine::repairs`](crate::engine::repairs).
+//! in [`engine::mending`](crate::engine::anti_entropy::mending), [`engine::sources`](crate::engine::anti_entropy::sources) and
+//! [`engine::repairs`](crate::engine::anti_entropy::repairs).
 //!
 //! It takes a share of the time at most, and a bounded part of a segment at a time. A segment that cannot
 //! be compared does not keep it from the others.
@@ -25,9 +25,9 @@ use super::rebuilding::{Copy, Rebuilding};
 use super::repairs::Repairs;
 use super::store_worker::Recounter;
 use super::view::View;
-use crate::engine::repairs::Schedule;
-use crate::engine::ring::Ring;
-use crate::engine::sources::Sources;
+use crate::engine::anti_entropy::repairs::Schedule;
+use crate::engine::anti_entropy::sources::Sources;
+use crate::engine::placement::ring::Ring;
 use counting::Count;
 
 mod comparing;

@@ -10,13 +10,13 @@ use tokio::time::Instant;
 
 use super::events::ConnectionId;
 use super::metrics::Op;
-use crate::engine::explain::Explain;
-use crate::engine::forward::Forward;
-use crate::engine::get::Get;
-use crate::engine::import::Import;
-use crate::engine::mint::Intent;
-use crate::engine::preference::NodeSlot;
-use crate::engine::put::{Put, Round};
+use crate::engine::placement::preference::NodeSlot;
+use crate::engine::read::explain::Explain;
+use crate::engine::read::get::Get;
+use crate::engine::write::forward::Forward;
+use crate::engine::write::import::Import;
+use crate::engine::write::mint::Intent;
+use crate::engine::write::put::{Put, Round};
 
 /// Whom an operation is for.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +34,7 @@ pub struct Requester {
     /// How many owners were given it to coordinate and may have acted on it. What a later one says, or this node when it takes
     /// over, is no word about an earlier one: that may have written it and not be able to say so.
     pub handed_on: u8,
-    /// When it may be minted at the latest, if there is such a time: see [`LATE`](crate::engine::lateness::LATE).
+    /// When it may be minted at the latest, if there is such a time: see [`LATE`](crate::engine::write::lateness::LATE).
     pub begin_by: Option<Instant>,
 }
 
@@ -416,8 +416,8 @@ mod tests {
     use dynakv_protocol::frame::Header;
 
     use super::*;
-    use crate::engine::forward::{Forward, Terms};
-    use crate::engine::preference::{Preference, Reach};
+    use crate::engine::placement::preference::{Preference, Reach};
+    use crate::engine::write::forward::{Forward, Terms};
 
     fn insert(table: &mut Operations, now: Instant, slow_ms: u64, deadline_ms: u64) -> OperationId {
         let requester = Requester {

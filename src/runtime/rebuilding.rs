@@ -11,7 +11,7 @@ use dynakv_storage::{SmallFiles, StoreError, load_document, save_document};
 pub use self::locked::{Copy, LockedKeys};
 use self::recount::Recount;
 use self::shown::Shown;
-use crate::engine::rebuilding::SegmentSet;
+use crate::engine::anti_entropy::rebuilding::SegmentSet;
 
 mod locked;
 mod recount;

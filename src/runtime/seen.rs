@@ -10,7 +10,7 @@ use dynakv_protocol::handshake::{PeerIdentity, Welcome};
 use dynakv_protocol::ring_document::RingDocument;
 use dynakv_storage::{SmallFiles, StoreError, load_document, save_document};
 
-use crate::engine::generations::{Finding, Generations, Judgement, Process, Sighting};
+use crate::engine::membership::generations::{Finding, Generations, Judgement, Process, Sighting};
 
 /// The document that holds them; there is none before the first other member was seen.
 const DOCUMENT: &str = "generations";

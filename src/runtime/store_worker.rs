@@ -22,9 +22,9 @@ use super::events::ConnectionId;
 use super::ledger::Ledger;
 use super::metrics::Metrics;
 use super::rebuilding::Rebuilding;
-use crate::engine::beside::stands_beside;
-use crate::engine::lateness;
-use crate::engine::mint::Minter;
+use crate::engine::write::beside::stands_beside;
+use crate::engine::write::lateness;
+use crate::engine::write::mint::Minter;
 
 mod applied;
 mod jobs;

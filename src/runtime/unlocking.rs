@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::asking::Asker;
 use super::events::Responder;
 use super::view::{MemberView, View};
-use crate::engine::unlock::unlock;
+use crate::engine::anti_entropy::unlock::unlock;
 
 /// How many may wait for their turn. Each holds a key and no more.
 pub const WAITING_MAX: usize = 16;

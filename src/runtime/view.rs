@@ -9,7 +9,7 @@ use dynakv_protocol::handshake::PeerIdentity;
 use dynakv_protocol::ring_document::RingDocument;
 use dynakv_protocol::{ClusterId, ErrorCode, ErrorReply, NodeId, RingVersion};
 
-use crate::engine::ring::Ring;
+use crate::engine::placement::ring::Ring;
 
 /// One member as seen from here.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,8 +14,8 @@ use dynakv_storage::save_document;
 use tokio::time::Instant;
 
 use super::{ACCEPTOR, CallEnd, Control, Responder};
-use crate::engine::generations::Process;
 use crate::engine::layout::{Acceptor, Answer, Effect, JoinRefusal, Phase, Proposer, admit, seal};
+use crate::engine::membership::generations::Process;
 use crate::runtime::confirming::There;
 
 /// How long the members may take over one phase.

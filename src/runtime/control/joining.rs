@@ -1,7 +1,7 @@
 //! How a node gets its first ring: it founds a cluster, or asks seeds until one lets it in.
 //!
 //! A cluster is founded only by a node that has an empty directory and no seeds, or by one with `--bootstrap`
-//! after all of its seeds have said that they are in none ([`founding`](crate::engine::founding)). Without an
+//! after all of its seeds have said that they are in none ([`founding`](crate::engine::layout::founding)). Without an
 //! answer from a seed nothing is ever decided.
 
 use std::collections::BTreeMap;
@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use super::seeds::{self, Asked, AskedEnd, label, shortened};
 use super::{CallEnd, Control, ControlError, Quorums};
-use crate::engine::founding::{self, Said, Verdict};
 use crate::engine::layout::found;
+use crate::engine::layout::founding::{self, Said, Verdict};
 use crate::runtime::link::DialError;
 use crate::settings::{N_DEFAULT, R_DEFAULT, W_DEFAULT};
 

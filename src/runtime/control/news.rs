@@ -8,7 +8,7 @@ use dynakv_protocol::{DirectoryId, ErrorCode, ErrorReply, NodeId, RingVersion};
 use tokio::time::Instant;
 
 use super::{CALL_TIMEOUT, CallEnd, Control, ControlError, Responder};
-use crate::engine::generations::{Judgement, Process};
+use crate::engine::membership::generations::{Judgement, Process};
 use crate::engine::membership::{Effect, Event};
 use crate::runtime::link::DialError;
 

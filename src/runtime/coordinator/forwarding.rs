@@ -14,8 +14,8 @@ use super::effects::Reply;
 use super::{
     Bytes, Coordinator, NodeSlot, Operation, OperationId, Preference, Purpose, Requester, Work,
 };
-use crate::engine::forward::{self, Forward};
-use crate::engine::lateness::LATE;
+use crate::engine::write::forward::{self, Forward};
+use crate::engine::write::lateness::LATE;
 use crate::runtime::dispatch::{Action, DataRequest, data_request};
 
 /// How much longer a body becomes by a tag of one byte: the tag, its length, and that byte.

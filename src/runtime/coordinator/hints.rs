@@ -12,9 +12,9 @@ use super::{
     By, Bytes, ConnectionId, Coordinator, ErrorCode, ErrorReply, HintJob, Kind, NodeId, NodeSlot,
     Operation, OperationId, Purpose, Reach, Request, SLOW_WRITE, Segment, Token, Work, put,
 };
-use crate::engine::handoff::Hint;
-use crate::engine::mint::Intent;
-use crate::engine::preference::SELF;
+use crate::engine::anti_entropy::handoff::Hint;
+use crate::engine::placement::preference::SELF;
+use crate::engine::write::mint::Intent;
 use crate::runtime::dispatch::{Limits, data_request};
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::client::Written;

@@ -6,9 +6,9 @@ use super::{
     Bytes, Coordinator, Duration, ErrorCode, ErrorReply, Frame, Get, Hedging, Instant, Kind,
     NodeSlot, OperationId, Preference, Requester, Work, get,
 };
-use crate::engine::get::{Hedge, Plan};
-use crate::engine::hedge::LATE;
-use crate::engine::preference::Reach;
+use crate::engine::placement::preference::Reach;
+use crate::engine::read::get::{Hedge, Plan};
+use crate::engine::read::hedge::LATE;
 
 /// Encoded versions of more bytes than this are first asked for as a digest. Hashing them at both ends
 /// costs less than sending them from here on, and a second question is seldom.

@@ -7,8 +7,8 @@ use dynakv_protocol::{ClusterId, NodeId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::engine::handoff::{Hint, Revision, Word};
-use crate::engine::mint::Intent;
+use crate::engine::anti_entropy::handoff::{Hint, Revision, Word};
+use crate::engine::write::mint::Intent;
 use crate::runtime::store_worker::Token;
 
 /// One job.

@@ -7,9 +7,9 @@ use dynakv_protocol::{ErrorCode, ErrorReply, NodeId};
 use dynakv_storage::{Change, HintLog, StoreError};
 
 use super::{Confirmation, Due, MEMORY_PER_KEY_BYTES, Worker, read_book};
-use crate::engine::handoff::{Confirmed, Hint, Word, fits};
+use crate::engine::anti_entropy::handoff::{Confirmed, Hint, Word, fits};
 use crate::engine::limits;
-use crate::engine::mint::Intent;
+use crate::engine::write::mint::Intent;
 use crate::runtime::store_worker::{StoreEvent, refusal};
 
 impl Worker {

@@ -10,8 +10,8 @@ use dynakv_storage::hint_log::HINT_BYTES_MAX;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::engine::handoff::Word;
-use crate::engine::mint::Intent;
+use crate::engine::anti_entropy::handoff::Word;
+use crate::engine::write::mint::Intent;
 use crate::runtime::environment::WallClock;
 use crate::runtime::events::ConnectionId;
 

@@ -6,8 +6,8 @@ use tokio::time::{Instant, sleep};
 
 use super::segments::{Direction, Mended, Sizes};
 use super::{BUSY_PAUSE, MISSES_MAX, MendError, Mender, REST_PER_COMPARING, SEGMENTS_AT_ONCE};
-use crate::engine::mending::differing;
-use crate::engine::ring::Ring;
+use crate::engine::anti_entropy::mending::differing;
+use crate::engine::placement::ring::Ring;
 use crate::runtime::view::MemberView;
 
 /// How often what failed is tried again within one comparison.

@@ -10,7 +10,7 @@ use dynakv_protocol::{ErrorCode, RingVersion};
 use tokio::time::sleep;
 
 use super::{BUSY_ATTEMPTS_MAX, BUSY_PAUSE, BUSY_PAUSE_MAX, LIST_BYTES, MendError, Mender};
-use crate::engine::ring::Ring;
+use crate::engine::placement::ring::Ring;
 use crate::runtime::view::MemberView;
 
 /// What came of each question, in the order of the questions.

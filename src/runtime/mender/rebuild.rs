@@ -10,9 +10,9 @@ use super::segments::{Direction, Sizes};
 use super::{
     MISSES_MAX, MendError, Mender, REST_PER_REBUILDING, RETRY, RETRY_MAX, SEGMENTS_AT_ONCE, State,
 };
-use crate::engine::mending::segments_of_page;
-use crate::engine::ring::{MemberIndex, Ring};
-use crate::engine::sources::{Sources, Wanted};
+use crate::engine::anti_entropy::mending::segments_of_page;
+use crate::engine::anti_entropy::sources::{Sources, Wanted};
+use crate::engine::placement::ring::{MemberIndex, Ring};
 use crate::runtime::environment::StoreThreads;
 use crate::runtime::view::{MemberView, View};
 

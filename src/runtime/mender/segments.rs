@@ -9,8 +9,8 @@ use dynakv_protocol::limits::VALUE_BYTES_DEFAULT;
 use super::Copy;
 use super::questions::Had;
 use super::{BYTES_AT_ONCE, KEYS_AT_ONCE, MendError, Mender};
-use crate::engine::mending::{Difference, difference};
-use crate::engine::ring::Ring;
+use crate::engine::anti_entropy::mending::{Difference, difference};
+use crate::engine::placement::ring::Ring;
 use crate::runtime::view::MemberView;
 
 /// How large versions are, as far as was seen: decides how many keys are mended at a time.

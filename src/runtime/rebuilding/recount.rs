@@ -7,7 +7,7 @@ use dynakv_protocol::hash::Segment;
 use dynakv_storage::{SmallFiles, StoreError, load_document, save_document};
 
 use super::decode;
-use crate::engine::rebuilding::SegmentSet;
+use crate::engine::anti_entropy::rebuilding::SegmentSet;
 
 /// The document that says that the store is to be counted anew, and which hashes are wrong. Empty for all.
 const RECOUNT: &str = "recount";

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use dynakv_protocol::hash::Segment;
 
-use crate::engine::rebuilding::{SegmentSet, WORDS, place_of};
+use crate::engine::anti_entropy::rebuilding::{SegmentSet, WORDS, place_of};
 
 /// A set of segments that one changes and many look at.
 pub(super) struct Shown {

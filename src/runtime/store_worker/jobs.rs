@@ -10,8 +10,8 @@ use dynakv_storage::StoreError;
 use tokio::time::Instant;
 
 use super::Scanned;
-use crate::engine::mint::Intent;
-use crate::engine::put::{Replaced, Seen};
+use crate::engine::write::mint::Intent;
+use crate::engine::write::put::{Replaced, Seen};
 use crate::runtime::events::ConnectionId;
 
 /// Who waits for a job.

@@ -6,9 +6,9 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::{ClusterId, ErrorReply};
 
 use super::{StoreEvent, Token, Writer};
-use crate::engine::answer::sealed;
-use crate::engine::mint::{Intent, Minted};
-use crate::engine::put::Seen;
+use crate::engine::read::answer::sealed;
+use crate::engine::write::mint::{Intent, Minted};
+use crate::engine::write::put::Seen;
 
 /// A client's write on its way to a dot.
 pub(super) struct ToMint {

@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::limits::note_read;
 use super::{ConnectionId, StoreEvent, note_damage, refusal};
-use crate::engine::mending::compared;
-use crate::engine::ring::{MemberIndex, Ring};
+use crate::engine::anti_entropy::mending::compared;
+use crate::engine::placement::ring::{MemberIndex, Ring};
 use crate::runtime::ledger::{Kind, Ledger};
 use crate::runtime::rebuilding::Rebuilding;
 

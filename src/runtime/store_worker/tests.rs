@@ -1,7 +1,7 @@
 //! The writer against the in-memory disk: what is reported, and when.
 
-use crate::engine::mint::Intent;
-use crate::engine::put::{Beside, Replaced, Seen};
+use crate::engine::write::mint::Intent;
+use crate::engine::write::put::{Beside, Replaced, Seen};
 use dynakv_protocol::ClusterId;
 use dynakv_protocol::causal::{Clock, Dot, Incoming, Value};
 use dynakv_protocol::hash::Segment;

@@ -7,8 +7,8 @@
 use dynakv_protocol::{ErrorCode, ErrorReply};
 use smallvec::SmallVec;
 
-use super::preference::{NodeSlot, Preference, Reach, SELF};
-use super::quorum::Place;
+use crate::engine::placement::preference::{NodeSlot, Preference, Reach, SELF};
+use crate::engine::quorum::Place;
 
 /// What the coordinator is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]

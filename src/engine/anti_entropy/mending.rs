@@ -10,7 +10,7 @@ use dynakv_protocol::hash::{Position, Segment, versions_hash};
 use dynakv_protocol::mend::{Compared, Listed, ListedKey, PAGE_SEGMENTS};
 
 use super::rebuilding::SegmentSet;
-use super::ring::{MemberIndex, Ring};
+use crate::engine::placement::ring::{MemberIndex, Ring};
 
 /// The hashes that a node answers: of all pages, or of one page's segments. `members` are this node and
 /// who asks; `doubts` are the segments that this node rebuilds, and those whose hash is not sure.

@@ -10,9 +10,9 @@ use dynakv_protocol::{Actor, ErrorCode, ErrorReply, WriteId};
 use smallvec::SmallVec;
 
 use super::hybrid_clock::HybridClock;
-use super::limits::check_write;
 use super::plausible;
 use super::put::{Beside, Replaced};
+use crate::engine::limits::check_write;
 
 #[cfg(test)]
 mod tests;

@@ -5,8 +5,8 @@
 
 use dynakv_protocol::{ErrorCode, ErrorReply};
 
-use super::preference::{NodeSlot, Preference, SELF};
-use super::quorum::{Outcome, Quorum};
+use crate::engine::placement::preference::{NodeSlot, Preference, SELF};
+use crate::engine::quorum::{Outcome, Quorum};
 
 /// What the coordinator is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use dynakv_protocol::admin::OwnerState;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 
-use super::limits;
-use super::preference::{NodeSlot, Preference, SELF};
+use crate::engine::limits;
+use crate::engine::placement::preference::{NodeSlot, Preference, SELF};
 
 /// What an owner has, or why it did not say.
 pub type Answer = Result<OwnerState, String>;

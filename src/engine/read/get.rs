@@ -15,10 +15,10 @@ use dynakv_protocol::peer::Digest;
 use dynakv_protocol::{DecodeError, ErrorCode, ErrorReply};
 use smallvec::SmallVec;
 
-use super::limits;
 use super::pace::Pace;
-use super::preference::{NodeSlot, Preference, Reach};
-use super::quorum::{Outcome, Place, Quorum, bit};
+use crate::engine::limits;
+use crate::engine::placement::preference::{NodeSlot, Preference, Reach};
+use crate::engine::quorum::{Outcome, Place, Quorum, bit};
 
 /// What the coordinator is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]

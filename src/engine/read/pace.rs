@@ -11,8 +11,8 @@
 
 use std::time::Duration;
 
-use super::preference::NodeSlot;
-use super::quorum::Place;
+use crate::engine::placement::preference::NodeSlot;
+use crate::engine::quorum::Place;
 
 /// An answer moves the estimate by 1/16 of the difference: the mean is over about one batch of answers.
 const WEIGHT: u64 = 16;

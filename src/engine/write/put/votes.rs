@@ -6,7 +6,7 @@ use dynakv_protocol::codec::Wire;
 use smallvec::SmallVec;
 
 use super::{Effect, NodeSlot, Outcome, Phase, Place, Put, Said};
-use crate::engine::beside::stands_beside;
+use crate::engine::write::beside::stands_beside;
 
 impl Put {
     /// An owner, or a stand-in, has a durable copy and says what it had.

@@ -37,8 +37,8 @@ use dynakv_protocol::causal::{Clock, Versions};
 use smallvec::SmallVec;
 
 use super::beside::votes_needed;
-use super::preference::{NodeSlot, Preference, Reach, SELF};
-use super::quorum::{Outcome, Place, Quorum, bit};
+use crate::engine::placement::preference::{NodeSlot, Preference, Reach, SELF};
+use crate::engine::quorum::{Outcome, Place, Quorum, bit};
 
 mod catching_up;
 mod exchange;

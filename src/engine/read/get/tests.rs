@@ -4,8 +4,8 @@ use dynakv_protocol::Actor;
 use dynakv_protocol::causal::{Clock, Dot, Incoming, Value};
 use dynakv_protocol::ids::WriteId;
 
-use super::super::preference::SELF;
 use super::*;
+use crate::engine::placement::preference::SELF;
 
 const B: NodeSlot = NodeSlot(1);
 const C: NodeSlot = NodeSlot(2);

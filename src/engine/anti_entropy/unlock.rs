@@ -17,7 +17,7 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::limits::{CLOCK_ENTRIES_SOFT_MAX, SIBLINGS_MAX, versions_bytes_soft_max};
 use dynakv_protocol::{Actor, DecodeError, WriteId};
 
-use super::limits;
+use crate::engine::limits;
 
 /// The state that takes the place of a locked one, and what it gives up.
 #[derive(Debug, Clone, PartialEq, Eq)]

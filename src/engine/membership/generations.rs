@@ -11,7 +11,7 @@ use dynakv_protocol::codec::{Reader, Wire, put_varint};
 use dynakv_protocol::limits::MEMBERS_MAX;
 use dynakv_protocol::{DecodeError, DirectoryId, Generation, NodeId};
 
-use super::counters::{self, Impossible};
+use crate::engine::counters::{self, Impossible};
 
 /// How many directories are remembered that are no member's: of nodes that are about to join.
 const STRANGERS_MAX: usize = 4 * MEMBERS_MAX;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use dynakv_protocol::RingVersion;
 use dynakv_protocol::hash::Segment;
 
-use super::ring::MemberIndex;
+use crate::engine::placement::ring::MemberIndex;
 
 /// From how many other owners a segment must be fetched until its reads count again: so many that every
 /// write acknowledged by the smallest quorum promised, `w` of `n`, is at one of them even if this node's

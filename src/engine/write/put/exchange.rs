@@ -5,7 +5,7 @@ use dynakv_protocol::ErrorReply;
 use dynakv_protocol::causal::{Clock, Dot, Versions};
 use smallvec::SmallVec;
 
-use crate::engine::preference::NodeSlot;
+use crate::engine::placement::preference::NodeSlot;
 use crate::engine::quorum::Place;
 
 /// A blind write that other owners have older or concurrent versions beside is minted twice. What is said

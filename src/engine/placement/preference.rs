@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::quorum::Place;
+use crate::engine::quorum::Place;
 
 /// A node as this process knows it: a small number, never reused while the process lives.
 ///
