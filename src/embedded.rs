@@ -19,7 +19,7 @@ use dynakv_protocol::{ErrorCode, WriteId};
 use tokio::time::{Instant, sleep_until};
 
 use crate::node::Node;
-use crate::runtime::local::{Local, LocalCause};
+use crate::runtime::net::local::{Local, LocalCause};
 
 pub use dynakv_client::{Conflict, Context, Error, Fetched, FetchedSibling, Written};
 

@@ -16,7 +16,7 @@ use super::logging;
 use super::output::{Format, Report};
 use crate::config::Config;
 use crate::node::{self, ServeError};
-use crate::runtime::quarantine::OpenError;
+use crate::runtime::store::quarantine::OpenError;
 use crate::settings::{self, Filter, Layer, Layers, SettingsError, Syncs};
 
 /// `dynakv serve`. Every flag wins over its `DYNAKV_*` variable, which wins over the settings file.

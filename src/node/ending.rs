@@ -8,7 +8,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
 
 use super::{Node, ServeError, system};
-use crate::runtime::coordinator::End;
+use crate::runtime::data::coordinator::End;
 
 /// How long answers that are on their way may take to leave.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);

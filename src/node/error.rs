@@ -7,7 +7,7 @@ use dynakv_storage::{IdentityError, StoreError};
 
 use crate::descriptors::TooFewDescriptors;
 use crate::runtime::control::ControlError;
-use crate::runtime::quarantine::OpenError;
+use crate::runtime::store::quarantine::OpenError;
 
 /// Why a node could not start, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{ACCEPTOR, CallEnd, Control, Responder};
 use crate::engine::layout::{Acceptor, Answer, Effect, JoinRefusal, Phase, Proposer, admit, seal};
 use crate::engine::membership::generations::Process;
-use crate::runtime::confirming::There;
+use crate::runtime::net::confirming::There;
 
 /// How long the members may take over one phase.
 const PHASE_TIMEOUT: Duration = Duration::from_secs(2);

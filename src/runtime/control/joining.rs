@@ -18,7 +18,7 @@ use super::seeds::{self, Asked, AskedEnd, label, shortened};
 use super::{CallEnd, Control, ControlError, Quorums};
 use crate::engine::layout::found;
 use crate::engine::layout::founding::{self, Said, Verdict};
-use crate::runtime::link::DialError;
+use crate::runtime::net::link::DialError;
 use crate::settings::{N_DEFAULT, R_DEFAULT, W_DEFAULT};
 
 /// How long a seed may take over a join: a decision of the cluster's majority is in it.

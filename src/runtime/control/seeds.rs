@@ -19,9 +19,9 @@ use tokio::time::Instant;
 
 use super::{CALL_TIMEOUT, CallEnd, Control};
 use crate::engine::membership::Event;
-use crate::runtime::calls::Calls;
-use crate::runtime::link::DialError;
-use crate::runtime::view::MemberView;
+use crate::runtime::net::calls::Calls;
+use crate::runtime::net::link::DialError;
+use crate::runtime::shared::view::MemberView;
 
 /// The pause between two rounds of a member: after one that missed somebody, doubled up to the longest; jittered.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
