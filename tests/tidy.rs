@@ -105,7 +105,7 @@ const WALLS: &[Wall] = &[
         instead: "the store is blocking code on threads: the runtime makes it asynchronous",
     },
     Wall {
-        room: "client/src/",
+        room: "clients/rust/src/",
         banned: &["sled", "dynakv", "dynakv_storage"],
         instead: "the client speaks the protocol and nothing else",
     },
@@ -212,7 +212,7 @@ fn check_forced(source: &Source) -> Vec<Objection> {
         "src/engine/",
         "protocol/src/",
         "storage/src/",
-        "client/src/",
+        "clients/rust/src/",
     ];
     if !rooms.iter().any(|room| source.path.starts_with(room)) {
         return Vec::new();
@@ -420,7 +420,7 @@ fn each_source(check: impl Fn(&Source) -> Vec<Objection>) {
         "src/runtime/",
         "protocol/src/",
         "storage/src/",
-        "client/src/",
+        "clients/rust/src/",
     ] {
         let seen = sources.iter().any(|source| source.path.starts_with(room));
         assert!(
@@ -680,7 +680,7 @@ mod rules_can_object {
         );
         assert_eq!(manifest("dynakv-new", ""), [1]);
         assert_eq!(
-            manifest("dynakv", "dynakv-client = { path = \"client\" }"),
+            manifest("dynakv", "dynakv-client = { path = \"clients/rust\" }"),
             []
         );
         let tests_only = "[dev-dependencies]\ntokio = \"1\"";

@@ -14,7 +14,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! `client/examples/` holds six programs to run against a cluster; `dynakv dev` starts one.
+//! `clients/rust/examples/` holds six programs to run against a cluster; `dynakv dev` starts one.
 //!
 //! # Requests
 //! [`Client::get`], [`put`](Client::put) and [`delete`](Client::delete) make a request that `.await`
