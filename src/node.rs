@@ -4,9 +4,12 @@ mod beginning;
 mod directory;
 mod ending;
 mod error;
+mod operations;
 mod pages;
 mod readiness;
+mod release;
 mod serving;
+mod task;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,8 +29,10 @@ pub use self::readiness::NotReady;
 pub use self::serving::serve;
 
 use self::beginning::{begin_run, hello};
-use self::ending::{Directory, Task};
+use self::error::system;
 use self::pages::NodePages;
+use self::release::Directory;
+use self::task::Task;
 use crate::config::Config;
 use crate::descriptors;
 use crate::embedded::LocalClient;
@@ -54,6 +59,7 @@ use crate::runtime::net::tcp::TcpNetwork;
 use crate::runtime::observe::http;
 use crate::runtime::observe::metrics::Metrics;
 use crate::runtime::observe::process::descriptors_max;
+use crate::runtime::shared::data_directory::list_set_aside;
 use crate::runtime::shared::disk_progress::DiskProgress;
 use crate::runtime::shared::environment::{Disk, Environment, StoreThreads, SystemClock};
 use crate::runtime::shared::events::ConnectionId;
@@ -64,7 +70,7 @@ use crate::runtime::shared::unreachable::Unreachable;
 use crate::runtime::shared::view::View;
 use crate::runtime::store::hint_worker::{self, HintBounds, KeptHints};
 use crate::runtime::store::power;
-use crate::runtime::store::quarantine::{list_set_aside, open_store};
+use crate::runtime::store::quarantine::open_store;
 use crate::runtime::store::rebuilding::Rebuilding;
 use crate::runtime::store::store_worker;
 use crate::settings::check_values;
@@ -574,11 +580,6 @@ impl Node {
 
 fn check(config: &Config) -> Result<(), ServeError> {
     check_values(config).map_err(|(name, reason)| ServeError::Setting { name, reason })
-}
-
-fn system(what: &'static str, reason: &str) -> ServeError {
-    let reason = reason.to_owned();
-    ServeError::System { what, reason }
 }
 
 /// Port + 1000 unless told otherwise; a free one beside a free port.

@@ -65,3 +65,9 @@ pub enum ServeError {
         reason: String,
     },
 }
+
+/// The operating system refused something.
+pub(super) fn system(what: &'static str, reason: &str) -> ServeError {
+    let reason = reason.to_owned();
+    ServeError::System { what, reason }
+}

@@ -28,9 +28,10 @@ use crate::runtime::shared::environment::StoreThreads;
 use crate::runtime::shared::view::View;
 use crate::runtime::store::rebuilding::{Copy, Rebuilding};
 use crate::runtime::store::store_worker::Recounter;
-use counting::Count;
+use count::Count;
 
 mod comparing;
+mod count;
 mod counting;
 mod questions;
 mod rebuild;

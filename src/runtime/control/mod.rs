@@ -5,21 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dynakv_protocol::codec::Wire;
-use dynakv_protocol::gossip::{Gossip, MemberEntry};
+use dynakv_protocol::gossip::MemberEntry;
 use dynakv_protocol::handshake::PeerIdentity;
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::ring_document::{Member, RingDocument};
-use dynakv_protocol::{ErrorCode, ErrorReply, NodeId};
+use dynakv_protocol::{ErrorCode, ErrorReply};
 use dynakv_storage::{SmallFiles, Store, load_document, save_document};
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::decisions::{Decisions, VoteFrom};
-use self::joining::{JoinTried, Joining};
-use self::seeds::{Asked, Seeds};
-use self::strangers::is_of_members;
+use self::state::{CallEnd, Decisions, Joining, Seeds};
 use crate::engine::layout::{Acceptor, check_later};
 use crate::engine::membership::{Effect, Event, Membership, MembershipConfig, RingMember};
 use crate::engine::placement::ring::Ring;
@@ -30,6 +27,7 @@ use crate::runtime::net::calls::Calls;
 use crate::runtime::net::confirming::Confirmer;
 use crate::runtime::net::other_clusters::OtherClusters;
 use crate::runtime::observe::metrics::Metrics;
+use crate::runtime::shared::data_directory::{ACCEPTOR, RING};
 use crate::runtime::shared::disk_progress::DiskProgress;
 use crate::runtime::shared::events::{ControlEvent, Responder};
 use crate::runtime::shared::seen::Seen;
@@ -45,6 +43,7 @@ mod news;
 mod report;
 mod running;
 mod seeds;
+mod state;
 mod strangers;
 
 pub use self::running::{Runner, prepare, run};
@@ -63,12 +62,6 @@ const UPKEEP: Duration = Duration::from_secs(1);
 
 /// How long gossip, pings and fetches may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The document that holds the ring.
-pub(crate) const RING: &str = "ring";
-
-/// The document that holds what this node has promised and accepted.
-const ACCEPTOR: &str = "acceptor";
 
 /// N, W and R where they were given.
 pub type Quorums = (Option<u8>, Option<u8>, Option<u8>);
@@ -130,32 +123,6 @@ pub struct Parts {
     pub draining: CancellationToken,
     /// Ends the task.
     pub shutdown: CancellationToken,
-}
-
-/// What a call came to.
-enum CallEnd {
-    Gossip(NodeId, Option<Gossip>),
-    /// Another node knows a newer process of this node.
-    Outdated(ErrorReply),
-    /// What somebody told of a member, when the member says so, too.
-    Confirmed(Option<Box<MemberEntry>>),
-    /// Another node, who was asked, knows none.
-    NotOutdated,
-    Pinged(NodeId, bool),
-    ProbedVia {
-        via: NodeId,
-        target: NodeId,
-        alive: bool,
-    },
-    Ring(Option<RingDocument>),
-    Vote(VoteFrom),
-    Join(JoinTried),
-    /// What the seeds of a node say that may found a cluster.
-    Founding(Vec<Asked>),
-    /// What the seeds of a member say.
-    Seeds(Vec<Asked>),
-    /// Who answers where the holder of a name is known to be.
-    Holder(decisions::HolderTried),
 }
 
 /// The task's state.
@@ -382,7 +349,7 @@ impl Control {
     ) {
         let is_member = |peer: &PeerIdentity| self.view.borrow().has_member(peer);
         if let Some(stranger) = peer.as_ref().filter(|peer| !is_member(peer))
-            && is_of_members(&request)
+            && Self::is_of_members(&request)
         {
             return responder.respond(&self.answer_to_stranger(&request, stranger));
         }

@@ -10,12 +10,13 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::frame::Frame;
 use dynakv_protocol::limits::{KEY_BYTES_MAX, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX};
 use dynakv_protocol::message::Request;
-use dynakv_protocol::{ClusterId, DecodeError, ErrorCode, ErrorReply};
+use dynakv_protocol::{ClusterId, ErrorCode, ErrorReply};
 
 use crate::engine::limits;
 use crate::engine::placement::preference::{Access, Strictness};
 use crate::engine::write::mint::Intent;
 use crate::engine::write::plausible;
+use crate::runtime::net::undecodable::undecodable;
 
 /// The bounds that a client's request is held against.
 #[derive(Debug, Clone, Copy)]
@@ -115,21 +116,6 @@ pub fn check_form(frame: &Frame) -> Result<(), ErrorReply> {
         | Ok(Request::Import(Import { key, .. })) => check_key(&key),
         Ok(_) => Ok(()),
         Err(error) => Err(undecodable(&error)),
-    }
-}
-
-/// What is answered to a body that cannot be decoded, whatever its kind.
-pub fn undecodable(error: &DecodeError) -> ErrorReply {
-    match error {
-        DecodeError::TooLong { what, length, max } => ErrorReply::new(
-            ErrorCode::TooLarge,
-            format!("the {what} has length {length}, the limit is {max}"),
-        ),
-        DecodeError::UnknownKind { kind } => ErrorReply::new(
-            ErrorCode::UnknownKind,
-            format!("this node does not know the message kind 0x{kind:02x}"),
-        ),
-        error => bad(&error.to_string()),
     }
 }
 
@@ -279,6 +265,7 @@ fn bad(message: &str) -> ErrorReply {
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
+    use dynakv_protocol::DecodeError;
     use dynakv_protocol::causal::{Clock, Dot, Sibling};
     use dynakv_protocol::frame::Header;
     use dynakv_protocol::{Actor, WriteId};

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use self::farewell::{idle, makes_room};
 use super::admission::{Admission, no_more};
 use super::frame_reader::{FrameReader, Intake, ReadError, Source, malformed};
-use crate::runtime::data::dispatch::undecodable;
+use crate::runtime::net::undecodable::undecodable;
 use crate::runtime::observe::http::sent_to_data_port;
 use crate::runtime::observe::metrics::Metrics;
 use crate::runtime::shared::disk_progress::{DiskProgress, HANGING};

@@ -16,7 +16,7 @@ use metrics::Counter;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::runtime::data::dispatch::undecodable;
+use crate::runtime::net::undecodable::undecodable;
 use crate::runtime::shared::environment::ReadHalf;
 use crate::runtime::shared::ledger::{Arrival, Charge, Kind, Ledger};
 

@@ -5,7 +5,7 @@
 //! | [`tcp`] | the real network |
 //! | [`listener`], [`connection`] | connections that come in |
 //! | [`admission`], [`other_clusters`] | who is let in, and who belongs elsewhere |
-//! | [`frame_reader`] | frames on their way in |
+//! | [`frame_reader`], [`undecodable`] | frames on their way in, and what is said of broken ones |
 //! | [`local`] | the connection of the program that the node runs in |
 //! | [`outgoing`], [`link`], [`calls`] | connections that go out: dialled, for data, for one call |
 //! | [`confirming`] | calling a member where it is said to be, before that is believed |
@@ -23,3 +23,4 @@ pub mod local;
 pub mod other_clusters;
 pub mod outgoing;
 pub mod tcp;
+pub mod undecodable;

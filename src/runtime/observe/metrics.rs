@@ -7,24 +7,24 @@
 use std::path::Path;
 use std::time::Duration;
 
-use metrics::{
-    Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit,
-};
+use metrics::{Counter, Gauge, Histogram, Unit};
 use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
 use super::process;
-use crate::runtime::store::quarantine::list_set_aside;
+use crate::runtime::shared::data_directory::list_set_aside;
 
 mod held;
 mod hints;
 mod reads;
+mod registry;
 mod store;
 
 use held::HeldMetrics;
 use hints::HintMetrics;
 use reads::ReadMetrics;
+use registry::Registry;
 use store::StoreMetrics;
 
 const REQUEST_SECONDS: &str = "dynakv_request_duration_seconds";
@@ -56,8 +56,6 @@ const BYTES_BUCKETS: &[f64] = &[
     4_194_304.0,
     16_777_216.0,
 ];
-
-const METADATA: Metadata<'static> = Metadata::new("dynakv", Level::INFO, None);
 
 /// What a client asked for, as a metric's label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -461,54 +459,6 @@ impl Metrics {
 impl std::fmt::Debug for Metrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Metrics")
-    }
-}
-
-/// Registers and describes in one go: promtool refuses metrics without a help text.
-struct Registry<'a> {
-    recorder: &'a PrometheusRecorder,
-}
-
-type Labels = [(&'static str, &'static str)];
-
-impl Registry<'_> {
-    fn key(name: &'static str, labels: &Labels) -> Key {
-        let labels = labels.iter().map(|&(key, value)| Label::new(key, value));
-        Key::from_parts(name, labels.collect::<Vec<_>>())
-    }
-
-    fn counter_of(&self, name: &'static str, help: &'static str, labels: &Labels) -> Counter {
-        let (name_of, help) = (KeyName::from(name), SharedString::from(help));
-        self.recorder.describe_counter(name_of, None, help);
-        let counter = self
-            .recorder
-            .register_counter(&Self::key(name, labels), &METADATA);
-        // Present from the first scrape on, at zero.
-        counter.increment(0);
-        counter
-    }
-
-    fn gauge_of(&self, name: &'static str, help: &'static str, labels: &Labels) -> Gauge {
-        let (name_of, help) = (KeyName::from(name), SharedString::from(help));
-        self.recorder.describe_gauge(name_of, None, help);
-        let gauge = self
-            .recorder
-            .register_gauge(&Self::key(name, labels), &METADATA);
-        gauge.set(0.0);
-        gauge
-    }
-
-    fn histogram(
-        &self,
-        name: &'static str,
-        unit: Unit,
-        help: &'static str,
-        labels: &Labels,
-    ) -> Histogram {
-        let (name_of, help) = (KeyName::from(name), SharedString::from(help));
-        self.recorder.describe_histogram(name_of, Some(unit), help);
-        self.recorder
-            .register_histogram(&Self::key(name, labels), &METADATA)
     }
 }
 

@@ -3,6 +3,7 @@
 //! | File | What it is |
 //! |---|---|
 //! | [`environment`] | the network, the clock and the randomness, behind seams |
+//! | [`data_directory`] | the names in a data directory |
 //! | [`view`] | the snapshot of ring and members that the control task publishes |
 //! | [`events`], [`outbox`] | what connections tell the tasks, and what the tasks answer |
 //! | [`ledger`], [`places`] | how many bytes are held for others, and how many connections |
@@ -12,6 +13,7 @@
 //! | [`alarm`] | one timer, set to the next time that matters |
 
 pub mod alarm;
+pub mod data_directory;
 pub mod disk_progress;
 pub mod environment;
 pub mod events;

@@ -17,13 +17,7 @@ use dynakv_storage::{
 };
 
 use super::rebuilding::Rebuilding;
-use crate::runtime::control::RING;
-
-/// Where the store lives in the data directory.
-pub const STORE_DIRECTORY: &str = "store";
-
-/// What the name of a store that was set aside begins with; a time follows.
-pub(crate) const SET_ASIDE: &str = "store.damaged-";
+use crate::runtime::shared::data_directory::{RING, SET_ASIDE, STORE_DIRECTORY};
 
 /// Why there is no store to run on.
 #[derive(Debug, thiserror::Error)]
@@ -185,17 +179,6 @@ fn set_aside(data_dir: &Path, store: &Path) -> Result<PathBuf, StoreError> {
     Ok(path)
 }
 
-/// The names of the stores that were set aside in this data directory.
-pub fn list_set_aside(data_dir: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(data_dir) else {
-        return Vec::new();
-    };
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut names: Vec<_> = names.filter(|name| name.starts_with(SET_ASIDE)).collect();
-    names.sort();
-    names
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -209,6 +192,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::runtime::shared::data_directory::list_set_aside;
 
     /// A data directory that was stopped cleanly, with one key, in a ring of so many members.
     fn stopped(members: usize) -> tempfile::TempDir {

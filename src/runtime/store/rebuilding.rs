@@ -3,19 +3,20 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
-use dynakv_protocol::codec::Reader;
+use bytes::BytesMut;
 use dynakv_protocol::hash::{SEGMENTS, Segment};
 use dynakv_storage::{SmallFiles, StoreError, load_document, save_document};
 
 pub use self::locked::{Copy, LockedKeys};
 use self::recount::Recount;
 use self::shown::Shown;
+use self::stored::decode;
 use crate::engine::anti_entropy::rebuilding::SegmentSet;
 
 mod locked;
 mod recount;
 mod shown;
+mod stored;
 
 /// The document that holds the set. There is none while nothing is being rebuilt.
 const DOCUMENT: &str = "rebuilding";
@@ -246,14 +247,10 @@ fn save(files: &dyn SmallFiles, segments: &SegmentSet) -> Result<(), StoreError>
     save_document(files, DOCUMENT, &bytes)
 }
 
-fn decode(bytes: &Bytes) -> Option<SegmentSet> {
-    let mut reader = Reader::new(bytes);
-    let segments = SegmentSet::decode(&mut reader).ok()?;
-    (reader.left() == 0).then_some(segments)
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use dynakv_storage::{DirectoryFiles, MemoryDisk};
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::limits::SIBLINGS_WARN;
-use dynakv_protocol::{Actor, ErrorCode, ErrorReply};
+use dynakv_protocol::{Actor, ErrorReply};
 use dynakv_storage::{Footprint, Mutation, Store, StoreError};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -23,7 +23,6 @@ use crate::engine::write::mint::Minter;
 use crate::runtime::observe::metrics::Metrics;
 use crate::runtime::shared::disk_progress::DiskProgress;
 use crate::runtime::shared::environment::{Disk, Stall, StoreThreads, WallClock};
-use crate::runtime::shared::events::ConnectionId;
 use crate::runtime::shared::ledger::Ledger;
 
 mod applied;
@@ -34,14 +33,16 @@ mod reader;
 mod replacing;
 mod room;
 mod scanner;
+mod trouble;
 mod waiting;
 
-use self::applied::{Applied, Written};
-pub use self::jobs::{ReadJob, StoreEvent, Token, WriteJob, WriteWork, is_past};
-use self::minting::{Outcome, ToMint};
+use self::applied::{Applied, Outcome, ToMint, Written};
+pub use self::jobs::{Part, ReadJob, Scanned, StoreEvent, Token, WriteJob, WriteWork, is_past};
 use self::reader::{Reader, SharedLines};
 use self::scanner::Scanner;
-pub use self::scanner::{Recounter, ScanJob, ScanWork, Scanned};
+pub use self::scanner::{Recounter, ScanJob, ScanWork};
+pub(crate) use self::trouble::refusal;
+use self::trouble::{is_damaged_value, note_damage, received};
 use self::waiting::{Waiting, next_waiting, take_back};
 
 /// The most jobs that share one sync: bounds how long the first of them waits.
@@ -376,7 +377,7 @@ impl Writer {
                 versions: theirs,
                 tell_beside,
             } => {
-                let received = limits::received(&key, &theirs)?;
+                let received = received(&key, &theirs)?;
                 self.minter.heed(received.clock());
                 // The usual case is a newer version of the same history: then the bytes are good as
                 // they came.
@@ -530,44 +531,6 @@ fn replaces(received: &Versions, stored: &Versions) -> bool {
             .siblings()
             .iter()
             .all(|sibling| is_news(sibling.dot))
-}
-
-/// Whether it is this one value that cannot be read, and not the store.
-fn is_damaged_value(error: &StoreError) -> bool {
-    matches!(error, StoreError::Corrupt { .. })
-}
-
-/// From now on, and after every restart, this node's reads around the key do not count.
-fn note_damage(rebuilding: &Rebuilding, key: &[u8], error: &StoreError) -> Result<(), ErrorReply> {
-    match rebuilding.begin(key) {
-        Ok(true) => {
-            tracing::error!(
-                key = %key.escape_ascii(),
-                %error,
-                "a stored value is damaged: its segment is to be rebuilt from the other owners"
-            );
-            Ok(())
-        }
-        Ok(false) => Ok(()),
-        Err(error) => Err(refusal(&error)),
-    }
-}
-
-/// What is said of a store that does not take something.
-pub(crate) fn refusal(error: &StoreError) -> ErrorReply {
-    let code = match error {
-        error if error.is_disk_full() => ErrorCode::DiskFull,
-        // It goes away by itself, and another node may have what this one lacks.
-        error if error.is_shortage() => ErrorCode::Overloaded,
-        StoreError::TooLarge { .. } => ErrorCode::TooLarge,
-        _ => ErrorCode::Storage,
-    };
-    let refusal = ErrorReply::new(code, error.to_string());
-    match code {
-        // The next time it is as large.
-        ErrorCode::TooLarge => refusal,
-        _ => refusal.retryable(),
-    }
 }
 
 #[cfg(test)]

@@ -1,22 +1,13 @@
 //! Counting the store anew, after something took the place of damaged values.
 
-use bytes::Bytes;
 use dynakv_storage::StoreError;
 use tokio::time::Instant;
 
+use super::count::Count;
 use super::{Mender, REST_PER_COMPARING, State};
 
 /// How many parts are counted before other work has its turn.
 const PARTS_PER_TURN: usize = 64;
-
-/// A count that is under way.
-pub(super) struct Count {
-    /// Behind which key it goes on.
-    after_key: Option<Bytes>,
-    /// How many damaged values had been replaced when it began.
-    replaced: u64,
-    corrected_segments: u32,
-}
 
 impl Mender {
     /// Counts on, if there is reason to. Only once all is rebuilt that can be: each value that comes back

@@ -179,7 +179,7 @@ impl Coordinator {
                 });
             }
             Ok(_) => ErrorReply::new(ErrorCode::BadRequest, "this is no request about data"),
-            Err(error) => crate::runtime::data::dispatch::undecodable(&error),
+            Err(error) => crate::runtime::net::undecodable::undecodable(&error),
         };
         self.connections.refuse(connection, request_id, refusal);
     }

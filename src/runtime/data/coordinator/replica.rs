@@ -5,7 +5,7 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::mend::Compare;
 use dynakv_protocol::peer::Merged;
 
-use crate::runtime::data::dispatch::undecodable;
+use crate::runtime::net::undecodable::undecodable;
 
 use super::{
     Bytes, ConnectionId, ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, Kind, ReadJob,

@@ -2,7 +2,7 @@
 
 use metrics::{Counter, Gauge};
 
-use super::Registry;
+use super::registry::Registry;
 use crate::runtime::shared::ledger::Kind;
 
 /// Handles to what is shown of the node's books.

@@ -2,7 +2,7 @@
 
 use metrics::{Counter, Gauge};
 
-use super::Registry;
+use super::registry::Registry;
 
 /// Handles to what is counted of hints.
 pub struct HintMetrics {

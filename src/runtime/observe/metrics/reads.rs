@@ -2,7 +2,7 @@
 
 use metrics::Counter;
 
-use super::Registry;
+use super::registry::Registry;
 
 /// Handles to what the coordinator counts of its reads.
 pub struct ReadMetrics {

@@ -3,7 +3,7 @@
 use dynakv_storage::{StoreStatus, Totals};
 use metrics::{Counter, Gauge};
 
-use super::Registry;
+use super::registry::Registry;
 
 /// Handles to what the store says of itself when it is asked.
 pub struct StoreMetrics {

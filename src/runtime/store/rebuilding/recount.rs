@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use dynakv_protocol::hash::Segment;
 use dynakv_storage::{SmallFiles, StoreError, load_document, save_document};
 
-use super::decode;
+use super::stored::decode;
 use crate::engine::anti_entropy::rebuilding::SegmentSet;
 
 /// The document that says that the store is to be counted anew, and which hashes are wrong. Empty for all.

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use dynakv_protocol::admin::ExportedItem;
 use dynakv_protocol::causal::Clock;
+use dynakv_protocol::message::Response;
 use dynakv_protocol::peer::Digest;
 use dynakv_protocol::{ClusterId, ErrorReply};
 use dynakv_storage::StoreError;
 use tokio::time::Instant;
 
-use super::Scanned;
 use crate::engine::write::mint::Intent;
 use crate::engine::write::put::{Replaced, Seen};
 use crate::runtime::shared::events::ConnectionId;
@@ -171,4 +172,46 @@ impl StoreEvent {
 /// Whether it is later than that by now. It is looked at when a job is begun, which may have waited for a disk.
 pub fn is_past(begin_by: Option<Instant>) -> bool {
     begin_by.is_some_and(|by| by <= Instant::now())
+}
+
+/// What was read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Scanned {
+    /// A part of an export.
+    Exported(Part),
+    /// The answer, as it goes out.
+    Answer(Box<Response>),
+}
+
+impl Scanned {
+    /// About how many bytes it has.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Exported(part) => {
+                let items = part.items.iter();
+                items.map(|item| item.key.len() + item.versions.len()).sum()
+            }
+            Self::Answer(answer) => match &**answer {
+                Response::Listed(listed) => {
+                    let keys = listed.keys.iter();
+                    keys.map(|key| key.key.len() + key.versions.len()).sum()
+                }
+                // Hashes, and no values.
+                _ => 0,
+            },
+        }
+    }
+}
+
+/// One part of an export.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Keys and their versions, in ring order.
+    pub items: Vec<ExportedItem>,
+    /// Keys whose value is damaged or locked.
+    pub damaged: Vec<Bytes>,
+    /// Those of them that are locked.
+    pub locked: Vec<Bytes>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<Bytes>,
 }

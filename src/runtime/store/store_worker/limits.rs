@@ -4,21 +4,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dynakv_protocol::causal::Versions;
-use dynakv_protocol::codec::Wire;
-use dynakv_protocol::limits::{
-    CLOCK_ENTRIES_SOFT_MAX, CLOCK_ENTRIES_WARN, SIBLINGS_DECODED_MAX, VERSIONS_ENCODED_BYTES_MAX,
-};
+use dynakv_protocol::limits::CLOCK_ENTRIES_WARN;
 use dynakv_protocol::{DecodeError, ErrorCode, ErrorReply};
 
 use super::Writer;
 use crate::engine::limits;
-use crate::runtime::store::rebuilding::{Copy, Rebuilding};
+use crate::runtime::store::rebuilding::Copy;
 
 /// How often at most the log warns of long clocks: a node that is killed again and again has many.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
-
-/// The smallest encoding of a sibling, in bytes: actor, counter, write id, timestamp, flags.
-const SIBLING_BYTES_MIN: usize = 8 + 1 + 16 + 8 + 1;
 
 impl Writer {
     /// Refuses what no node could read again, before anything changes.
@@ -87,32 +81,4 @@ impl Writer {
     fn note_locked(&self, key: &[u8], why: &str) {
         self.rebuilding.locked().note(key, why, Copy::Whole);
     }
-}
-
-/// Notes a key whose stored versions show that it is locked. Readers and scanners decode nothing, so this looks at the
-/// beginning, and at all only where there are very many bytes.
-pub(super) fn note_read(rebuilding: &Rebuilding, key: &[u8], encoded: &Bytes) {
-    let entries = Versions::clock_entries_of(encoded).unwrap_or_default();
-    if entries >= CLOCK_ENTRIES_SOFT_MAX as u64 {
-        let why = format!("its clock has {entries} entries");
-        rebuilding.locked().note(key, &why, Copy::Whole);
-    } else if encoded.len() > VERSIONS_ENCODED_BYTES_MAX {
-        let why = format!("its versions have {} bytes", encoded.len());
-        rebuilding.locked().note(key, &why, Copy::Whole);
-    } else if encoded.len() > SIBLINGS_DECODED_MAX * SIBLING_BYTES_MIN
-        && let Err(error) = Versions::from_bytes(encoded)
-        && limits::is_beyond(&error)
-    {
-        rebuilding
-            .locked()
-            .note(key, &error.to_string(), Copy::Whole);
-    }
-}
-
-/// Decodes what another node sent.
-pub(super) fn received(key: &[u8], versions: &Bytes) -> Result<Versions, ErrorReply> {
-    Versions::from_bytes(versions).map_err(|error| match limits::is_beyond(&error) {
-        true => limits::locked(key, &format!("what another node has of it: {error}")),
-        false => ErrorReply::new(ErrorCode::BadRequest, format!("versions: {error}")),
-    })
 }

@@ -1,32 +1,16 @@
 //! The writer's part of a client's write: minting it over what is stored, and over what other owners had.
 
 use bytes::Bytes;
+use dynakv_protocol::ErrorReply;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
-use dynakv_protocol::{ClusterId, ErrorReply};
 
-use super::{StoreEvent, Token, Writer};
+use super::Writer;
+use super::applied::{Outcome, ToMint};
+use super::jobs::{StoreEvent, Token};
 use crate::engine::read::answer::sealed;
-use crate::engine::write::mint::{Intent, Minted};
+use crate::engine::write::mint::Minted;
 use crate::engine::write::put::Seen;
-
-/// A client's write on its way to a dot.
-pub(super) struct ToMint {
-    pub(super) intent: Box<Intent>,
-    pub(super) seen: Option<Box<Seen>>,
-    pub(super) catches_up: bool,
-    pub(super) cluster_id: ClusterId,
-}
-
-/// What came of it.
-pub(super) enum Outcome {
-    /// It has a dot, or needs none: to be told once the state is applied.
-    Minted(StoreEvent),
-    /// Nothing happened: to be told at once.
-    Behind(StoreEvent),
-    /// It is refused; what others had is merged all the same, and kept.
-    Refused(ErrorReply),
-}
 
 impl Writer {
     /// Mints a write into a key's versions.

@@ -11,12 +11,11 @@ use dynakv_storage::Store;
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 
-use super::limits::note_read;
-use super::{
-    ConnectionId, ReadJob, StoreEvent, Waiting, is_damaged_value, next_waiting, note_damage,
-    refusal,
-};
+use super::jobs::{ReadJob, StoreEvent};
+use super::trouble::{is_damaged_value, note_damage, note_read, refusal};
+use super::waiting::{Waiting, next_waiting};
 use crate::runtime::shared::disk_progress::DiskProgress;
+use crate::runtime::shared::events::ConnectionId;
 use crate::runtime::shared::ledger::{Kind, Ledger};
 use crate::runtime::store::rebuilding::Rebuilding;
 

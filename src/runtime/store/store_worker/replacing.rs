@@ -7,7 +7,9 @@ use dynakv_protocol::peer::Digest;
 use dynakv_protocol::{ErrorCode, ErrorReply};
 use dynakv_storage::{Footprint, Mutation};
 
-use super::{Applied, Writer, limits, refusal};
+use super::Writer;
+use super::applied::Applied;
+use super::trouble::{received, refusal};
 
 impl Writer {
     /// Puts versions in the place of the expected ones.
@@ -28,7 +30,7 @@ impl Writer {
             let message = "this copy of the key has changed meanwhile";
             return Err(ErrorReply::new(ErrorCode::NotReady, message).retryable());
         }
-        let received = limits::received(key, &versions)?;
+        let received = received(key, &versions)?;
         self.check_limits(key, &received, &versions)?;
         self.minter.heed(received.clock());
         let before = match &stored {

@@ -5,7 +5,9 @@ use dynakv_protocol::causal::{Value, Versions};
 use dynakv_protocol::codec::Wire;
 use dynakv_storage::Change;
 
-use super::{WriteWork, Writer, refusal};
+use super::Writer;
+use super::jobs::WriteWork;
+use super::trouble::refusal;
 
 impl Writer {
     /// Refuses what the disk has no room for, before anything of it is decided.

@@ -14,10 +14,11 @@ use dynakv_protocol::message::Response;
 use dynakv_storage::{Page, PageLimit, PositionRange, Recounted, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
-use super::limits::note_read;
-use super::{ConnectionId, StoreEvent, note_damage, refusal};
+use super::jobs::{Part, Scanned, StoreEvent};
+use super::trouble::{note_damage, note_read, refusal};
 use crate::engine::anti_entropy::mending::compared;
 use crate::engine::placement::ring::{MemberIndex, Ring};
+use crate::runtime::shared::events::ConnectionId;
 use crate::runtime::shared::ledger::{Kind, Ledger};
 use crate::runtime::store::rebuilding::Rebuilding;
 
@@ -93,48 +94,6 @@ impl Recounter {
         self.scans.upgrade()?.send(job).ok()?;
         recounted.await.ok()
     }
-}
-
-/// What was read.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Scanned {
-    /// A part of an export.
-    Exported(Part),
-    /// The answer, as it goes out.
-    Answer(Box<Response>),
-}
-
-impl Scanned {
-    /// About how many bytes it has.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Exported(part) => {
-                let items = part.items.iter();
-                items.map(|item| item.key.len() + item.versions.len()).sum()
-            }
-            Self::Answer(answer) => match &**answer {
-                Response::Listed(listed) => {
-                    let keys = listed.keys.iter();
-                    keys.map(|key| key.key.len() + key.versions.len()).sum()
-                }
-                // Hashes, and no values.
-                _ => 0,
-            },
-        }
-    }
-}
-
-/// One part of an export.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Part {
-    /// Keys and their versions, in ring order.
-    pub items: Vec<ExportedItem>,
-    /// Keys whose value is damaged or locked.
-    pub damaged: Vec<Bytes>,
-    /// Those of them that are locked.
-    pub locked: Vec<Bytes>,
-    /// Where to go on; `None` at the end.
-    pub next: Option<Bytes>,
 }
 
 pub(super) struct Scanner {

@@ -7,11 +7,12 @@ use dynakv_protocol::causal::{Clock, Dot, Incoming, Value};
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::limits::{CLOCK_ENTRIES_MAX, CLOCK_ENTRIES_WARN};
 use dynakv_protocol::peer::Digest;
-use dynakv_protocol::{Actor, WriteId};
+use dynakv_protocol::{Actor, ErrorCode, WriteId};
 use dynakv_storage::MemoryDisk;
 
 use super::*;
 use crate::runtime::shared::environment::SystemClock;
+use crate::runtime::shared::events::ConnectionId;
 
 fn mint(token: u64, key: &'static str, value: &'static str, context: Option<Clock>) -> WriteJob {
     WriteJob {
