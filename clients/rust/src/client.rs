@@ -4,23 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use dynakv_protocol::WriteId;
 use dynakv_protocol::client::{HealthReply, RingReply, StatsReply, StatusReply};
 use dynakv_protocol::message::{Request, Response};
 use tokio::time::Instant;
 
-use crate::answer::Fetched;
-use crate::builder::{Builder, check_address};
+use crate::checks::check_address;
 use crate::error::Error;
 use crate::execute;
-use crate::many::{GetManyRequest, PutManyRequest};
 use crate::node::DialSettings;
 use crate::node_client::NodeClient;
-use crate::request::{DeleteRequest, GetRequest, PutRequest};
 use crate::retry::{self, Decision};
 use crate::routing::{Access, Routing, attempt_deadline};
-use crate::update::{Update, UpdateRequest};
 
 /// A connection to a cluster. Cheap to clone; all clones share the connections.
 ///
@@ -43,13 +38,13 @@ struct Inner {
 }
 
 impl Client {
-    /// Begins a client; give it at least one seed.
-    pub fn builder() -> Builder {
-        Builder::new()
-    }
-
-    pub(crate) async fn connect(options: Builder, settings: DialSettings) -> Result<Self, Error> {
-        let deadline = Instant::now() + options.timeout;
+    pub(crate) async fn connect(
+        timeout: Duration,
+        seeds: &[String],
+        ring_routing: bool,
+        settings: DialSettings,
+    ) -> Result<Self, Error> {
+        let deadline = Instant::now() + timeout;
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|error| {
             Error::invalid(format!(
@@ -58,15 +53,15 @@ impl Client {
         })?;
         let client = Self {
             inner: Arc::new(Inner {
-                timeout: options.timeout,
-                routing: Routing::new(&options.seeds, options.ring_routing, settings),
+                timeout,
+                routing: Routing::new(seeds, ring_routing, settings),
                 answering: AtomicUsize::new(0),
                 writer: u64::from_be_bytes(random),
                 writes: AtomicU64::new(0),
             }),
         };
         let routing = client.routing();
-        let first_request = if options.ring_routing {
+        let first_request = if ring_routing {
             Request::Ring
         } else {
             Request::Ping
@@ -89,97 +84,6 @@ impl Client {
             return Ok(client);
         }
         Err(Error::of_all(failures))
-    }
-
-    /// Reads a key. Await the request, or set its options first:
-    /// `client.get("k").r(1).await?`.
-    pub fn get(&self, key: impl AsRef<[u8]>) -> GetRequest {
-        GetRequest::new(self.clone(), Bytes::copy_from_slice(key.as_ref()))
-    }
-
-    /// Stores a value. Await the request, or set its options first:
-    /// `client.put("k", "v").context(fetched.context).w(3).await?`.
-    pub fn put(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> PutRequest {
-        let key = Bytes::copy_from_slice(key.as_ref());
-        PutRequest::new(self.clone(), key, value.into())
-    }
-
-    /// Deletes a key; deleting an absent one succeeds. Takes the same options as a put, but for a
-    /// time to live.
-    pub fn delete(&self, key: impl AsRef<[u8]>) -> DeleteRequest {
-        DeleteRequest::new(self.clone(), Bytes::copy_from_slice(key.as_ref()))
-    }
-
-    /// Reads a key, has `change` make one value of what is there, and writes it with the read's
-    /// context; again, a bounded number of times, while other writers leave siblings beside it. See
-    /// [`UpdateRequest`] for what `change` has to hold to.
-    ///
-    /// ```no_run
-    /// # async fn example(client: dynakv_client::Client) -> Result<(), dynakv_client::Error> {
-    /// use std::collections::BTreeSet;
-    /// use dynakv_client::Update;
-    ///
-    /// // A set of words, one a line. The union of all siblings loses nobody's word.
-    /// let updated = client
-    ///     .update("words", |found| {
-    ///         let mut words: BTreeSet<String> = found
-    ///             .siblings
-    ///             .iter()
-    ///             .flat_map(|sibling| String::from_utf8_lossy(&sibling.value).into_owned()
-    ///                 .lines().map(str::to_owned).collect::<Vec<_>>())
-    ///             .collect();
-    ///         words.insert("dynamo".to_owned());
-    ///         Update::put(words.into_iter().collect::<Vec<_>>().join("\n"))
-    ///     })
-    ///     .await?;
-    /// println!("stored after {} rounds", updated.rounds);
-    /// # Ok(()) }
-    /// ```
-    pub fn update<'f>(
-        &self,
-        key: impl AsRef<[u8]>,
-        change: impl FnMut(&Fetched) -> Update + Send + 'f,
-    ) -> UpdateRequest<'f> {
-        UpdateRequest::new(self.clone(), Bytes::copy_from_slice(key.as_ref()), change)
-    }
-
-    /// Reads many keys; each has a result of its own, in the order of the keys.
-    ///
-    /// ```no_run
-    /// # async fn example(client: dynakv_client::Client) -> Result<(), dynakv_client::Error> {
-    /// let results = client.get_many(["a", "b", "c"]).await?;
-    /// for (key, result) in ["a", "b", "c"].iter().zip(results) {
-    ///     match result {
-    ///         Ok(fetched) => println!("{key}: {} values", fetched.siblings.len()),
-    ///         Err(error) => println!("{key}: {error}"),
-    ///     }
-    /// }
-    /// # Ok(()) }
-    /// ```
-    pub fn get_many<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> GetManyRequest {
-        let keys = keys.into_iter();
-        let keys = keys.map(|key| Bytes::copy_from_slice(key.as_ref()));
-        GetManyRequest::new(self.clone(), keys.collect())
-    }
-
-    /// Stores many values, each with a result of its own, in the order of the pairs. The writes are
-    /// blind, and two for the same key may take effect in either order.
-    ///
-    /// ```no_run
-    /// # async fn example(client: dynakv_client::Client) -> Result<(), dynakv_client::Error> {
-    /// let pairs = (0..100_000).map(|number| (format!("key-{number}"), "value"));
-    /// let results = client.put_many(pairs).timeout(std::time::Duration::from_secs(30)).await?;
-    /// let failed = results.iter().filter(|result| result.is_err()).count();
-    /// println!("{failed} of {} failed", results.len());
-    /// # Ok(()) }
-    /// ```
-    pub fn put_many<K: AsRef<[u8]>, V: Into<Bytes>>(
-        &self,
-        pairs: impl IntoIterator<Item = (K, V)>,
-    ) -> PutManyRequest {
-        let pairs = pairs.into_iter();
-        let pairs = pairs.map(|(key, value)| (Bytes::copy_from_slice(key.as_ref()), value.into()));
-        PutManyRequest::new(self.clone(), pairs.collect())
     }
 
     /// One node of the cluster, for the questions that only it can answer. An address that is no

@@ -26,13 +26,9 @@ use tokio::sync::{Notify, Semaphore, TryAcquireError, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::addresses::resolve;
-use crate::dial::{DialError, dial_any, network, read_welcome};
-use crate::unasked::{connection_error, goaway};
-
-/// The handshake's request id. Requests count from 1 on, so an error that answers no request of ours
-/// but the connection as a whole is told apart.
-pub(crate) const CONNECTION_ID: u64 = 0;
+use crate::addresses::{first_of, resolve};
+use crate::dial::{DialError, network, read_welcome};
+use crate::unasked::{CONNECTION_ID, connection_error, goaway};
 
 /// A request takes one place in the window, and one more for each of these bytes.
 const WINDOW_PLACE_BYTES: usize = 64 * 1024;
@@ -555,4 +551,14 @@ fn request_bytes(request: &Request) -> usize {
         // The other requests that a client sends are small.
         _ => 0,
     }
+}
+
+/// A connection to whichever of these addresses shakes hands first. The others need not even take connections.
+pub(crate) async fn dial_any(
+    addresses: &[SocketAddr],
+    hello: &Hello,
+    window: u32,
+) -> Result<Connection, DialError> {
+    let dialled = first_of(addresses, |at| Connection::dial_one(at, hello, window));
+    dialled.await.map_err(DialError::of_all)
 }

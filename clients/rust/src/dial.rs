@@ -6,14 +6,12 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use dynakv_protocol::ErrorReply;
 use dynakv_protocol::frame::FrameDecoder;
-use dynakv_protocol::handshake::{Hello, Welcome};
+use dynakv_protocol::handshake::Welcome;
 use dynakv_protocol::limits::HANDSHAKE_FRAME_BYTES_MAX;
 use dynakv_protocol::message::Response;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::addresses::first_of;
-use crate::connection::Connection;
 use crate::wrong_port;
 
 /// A read asks for this much room.
@@ -32,7 +30,7 @@ pub(crate) enum DialError {
 
 impl DialError {
     /// Of all addresses of a name. What a node said tells more than that nobody answers.
-    fn of_all(mut failed: Vec<(SocketAddr, Self)>) -> Self {
+    pub(crate) fn of_all(mut failed: Vec<(SocketAddr, Self)>) -> Self {
         let refused = failed
             .iter()
             .position(|it| matches!(it.1, Self::Refused(_)))
@@ -52,16 +50,6 @@ impl DialError {
 
 pub(crate) fn network(error: std::io::Error) -> DialError {
     DialError::Network(error.to_string().into())
-}
-
-/// A connection to whichever of these addresses shakes hands first. The others need not even take connections.
-pub(crate) async fn dial_any(
-    addresses: &[SocketAddr],
-    hello: &Hello,
-    window: u32,
-) -> Result<Connection, DialError> {
-    let dialled = first_of(addresses, |at| Connection::dial_one(at, hello, window));
-    dialled.await.map_err(DialError::of_all)
 }
 
 /// Reads the answer to a hello; what has come behind it stays in the buffer.
@@ -107,12 +95,14 @@ mod tests {
 
     use bytes::BytesMut;
     use dynakv_protocol::frame::{Header, put_frame};
+    use dynakv_protocol::handshake::Hello;
     use dynakv_protocol::{ClusterId, DirectoryId, ErrorCode, Generation, NodeId, RingVersion};
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
     use tokio::time::timeout;
 
     use super::*;
+    use crate::connection::dial_any;
 
     /// Answers every hello with this, or not at all.
     async fn server(answer: Option<Response>) -> SocketAddr {

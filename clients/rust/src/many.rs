@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::answer::{Fetched, Written};
-use crate::builder::check_timeout;
+use crate::checks::check_timeout;
 use crate::client::Client;
 use crate::error::Error;
 use crate::request::{GetRequest, PutRequest, Sending};

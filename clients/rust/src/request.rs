@@ -11,7 +11,7 @@ use dynakv_protocol::message::{Request, Response};
 use tokio::time::Instant;
 
 use crate::answer::{Context, Fetched, Written};
-use crate::builder::check_timeout;
+use crate::checks::check_timeout;
 use crate::client::Client;
 use crate::error::Error;
 use crate::routing::Access;

@@ -5,7 +5,9 @@ use dynakv_protocol::frame::Frame;
 use dynakv_protocol::handshake::GoAway;
 use dynakv_protocol::message::{Response, kind};
 
-use crate::connection::CONNECTION_ID;
+/// The handshake's request id. Requests count from 1 on, so an error that answers no request of ours
+/// but the connection as a whole is told apart.
+pub(crate) const CONNECTION_ID: u64 = 0;
 
 /// The node takes no more requests over this connection.
 pub(crate) fn goaway(frame: &Frame) -> Option<GoAway> {

@@ -8,7 +8,7 @@ use dynakv_protocol::ErrorCode;
 use tokio::time::{Instant, sleep_until};
 
 use crate::answer::{Context, Fetched, Written};
-use crate::builder::check_timeout;
+use crate::checks::check_timeout;
 use crate::client::Client;
 use crate::error::Error;
 use crate::request::{GetRequest, Sending, WriteRequest};

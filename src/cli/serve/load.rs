@@ -13,79 +13,79 @@ use crate::settings::{self, Filter, Layer, Layers, SettingsError, Syncs};
 pub(crate) struct ServeArgs {
     /// The node's name, for ever: letters, digits, '.', '_', '-'
     #[arg(long, value_name = "ID")]
-    pub(in crate::cli) id: Option<String>,
+    pub(crate) id: Option<String>,
     /// Where to listen; 0 takes a free port [default: 8080]
     #[arg(long)]
-    pub(in crate::cli) port: Option<u16>,
+    pub(crate) port: Option<u16>,
     /// Replicas of each key [default: the cluster's, 3 for a new one]
     #[arg(short, value_name = "N")]
-    pub(in crate::cli) n: Option<u8>,
+    pub(crate) n: Option<u8>,
     /// How many replicas a write waits for [default: the cluster's, 2 for a new one]
     #[arg(short, value_name = "N")]
-    pub(in crate::cli) w: Option<u8>,
+    pub(crate) w: Option<u8>,
     /// How many replicas a read waits for [default: the cluster's, 2 for a new one]
     #[arg(short, value_name = "N")]
-    pub(in crate::cli) r: Option<u8>,
+    pub(crate) r: Option<u8>,
     /// The address to listen on [default: 127.0.0.1]
     #[arg(long, value_name = "ADDRESS")]
-    pub(in crate::cli) host: Option<IpAddr>,
+    pub(crate) host: Option<IpAddr>,
     /// A node of the cluster to join; repeatable or comma-separated
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
-    pub(in crate::cli) seed: Vec<String>,
+    pub(crate) seed: Vec<String>,
     /// Where the data lives [default: ./dynakv-data/ID]
     #[arg(long, value_name = "DIR")]
-    pub(in crate::cli) data_dir: Option<PathBuf>,
+    pub(crate) data_dir: Option<PathBuf>,
     /// The port for metrics and health [default: port + 1000]
     #[arg(long, value_name = "PORT")]
-    pub(in crate::cli) http_port: Option<u16>,
+    pub(crate) http_port: Option<u16>,
     /// The address of that port [default: 127.0.0.1]
     #[arg(long, value_name = "ADDRESS")]
-    pub(in crate::cli) http_host: Option<IpAddr>,
+    pub(crate) http_host: Option<IpAddr>,
     /// A settings file (TOML)
     #[arg(long, value_name = "FILE", env = "DYNAKV_CONFIG")]
-    pub(in crate::cli) config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// The cluster's name [default: dynakv]
     #[arg(long, value_name = "NAME")]
-    pub(in crate::cli) cluster: Option<String>,
+    pub(crate) cluster: Option<String>,
     /// Where others reach this node [default: host and port]
     #[arg(long, value_name = "HOST:PORT")]
-    pub(in crate::cli) advertise: Option<String>,
+    pub(crate) advertise: Option<String>,
     /// Replicas of a key go to distinct zones first
     #[arg(long)]
-    pub(in crate::cli) zone: Option<String>,
+    pub(crate) zone: Option<String>,
     /// Multiplies the node's share of the data, 1 to 100 [default: 1]
     #[arg(long)]
-    pub(in crate::cli) weight: Option<u16>,
+    pub(crate) weight: Option<u16>,
     /// Found a new cluster although seeds are given, if all of them say that they are in none
     #[arg(long)]
-    pub(in crate::cli) bootstrap: bool,
+    pub(crate) bootstrap: bool,
     /// When a write counts as on disk: `sync` (a power cut loses nothing), or `interval:100ms` (it loses
     /// what was acknowledged in that time, on this node) [default: sync]
     #[arg(long, value_name = "sync|interval:TIME")]
-    pub(in crate::cli) durability: Option<Syncs>,
+    pub(crate) durability: Option<Syncs>,
     /// What this node has counts as all there is, and nothing is rebuilt: what only it had is lost for
     /// good. A store that is damaged beyond opening is replaced by an empty one. For this start only
     #[arg(long)]
-    pub(in crate::cli) accept_loss: bool,
+    pub(crate) accept_loss: bool,
     /// End when standard input ends: for a process that starts nodes and must not leave them behind
     #[arg(long, hide = true)]
-    pub(in crate::cli) ends_with_stdin: bool,
+    pub(crate) ends_with_stdin: bool,
 }
 
 /// Settings that a node can start with, and where they come from.
 #[derive(Debug)]
-pub(in crate::cli) struct Loaded {
+pub(crate) struct Loaded {
     /// Checked.
-    pub(in crate::cli) config: Config,
+    pub(crate) config: Config,
     /// About variables that are none of ours.
-    pub(in crate::cli) warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
     /// Before they were merged.
-    pub(in crate::cli) layers: Layers,
+    pub(crate) layers: Layers,
 }
 
 impl Loaded {
     /// What is to be logged, where the file or a variable of ours says it.
-    pub(in crate::cli) fn log(&self) -> Option<&str> {
+    pub(crate) fn log(&self) -> Option<&str> {
         let layers = &self.layers;
         let log = layers.environment.log.as_ref().or(layers.file.log.as_ref());
         log.map(Filter::as_str)
@@ -93,7 +93,7 @@ impl Loaded {
 }
 
 /// The variables of this process.
-pub(in crate::cli) fn environment() -> VarsOs {
+pub(crate) fn environment() -> VarsOs {
     std::env::vars_os()
 }
 
@@ -101,7 +101,7 @@ pub(in crate::cli) fn environment() -> VarsOs {
 ///
 /// # Errors
 /// [`SettingsError`].
-pub(in crate::cli) fn load<N: Into<OsString>, V: Into<OsString>>(
+pub(crate) fn load<N: Into<OsString>, V: Into<OsString>>(
     args: ServeArgs,
     variables: impl IntoIterator<Item = (N, V)>,
 ) -> Result<Loaded, SettingsError> {
