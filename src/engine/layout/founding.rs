@@ -6,6 +6,13 @@
 
 use dynakv_protocol::NodeId;
 
+/// The number of copies of a new cluster that was told none: the balanced preset.
+pub(crate) const N_DEFAULT: u8 = 3;
+/// Its write quorum.
+pub(crate) const W_DEFAULT: u8 = 2;
+/// Its read quorum.
+pub(crate) const R_DEFAULT: u8 = 2;
+
 /// What is known of one address of a seed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Said {

@@ -18,9 +18,8 @@ use super::seeds;
 use super::state::{Asked, AskedEnd, CallEnd, JoinTried, Trouble, label};
 use super::{Control, ControlError, Quorums};
 use crate::engine::layout::found;
-use crate::engine::layout::founding::{self, Said, Verdict};
+use crate::engine::layout::founding::{self, N_DEFAULT, R_DEFAULT, Said, Verdict, W_DEFAULT};
 use crate::runtime::net::link::DialError;
-use crate::settings::{N_DEFAULT, R_DEFAULT, W_DEFAULT};
 
 /// How long a seed may take over a join: a decision of the cluster's majority is in it.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
