@@ -6,12 +6,12 @@
 //! | [`repairs`] | when a node compares its copies with which other one |
 //! | [`mending`] | where two replicas differ |
 //! | [`rebuilding`] | which segments a node has lost, where its reads do not count |
-//! | [`sources`] | who has given what was lost, and when a segment is whole again |
+//! | [`rebuild_sources`] | who has given what was lost, and when a segment is whole again |
 //! | [`unlock`] | what becomes of a state that is beyond a limit |
 
 pub mod handoff;
 pub mod mending;
+pub mod rebuild_sources;
 pub mod rebuilding;
 pub mod repairs;
-pub mod sources;
 pub mod unlock;

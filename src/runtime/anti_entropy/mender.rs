@@ -3,7 +3,7 @@
 //!
 //! It asks this node in the same words as the others, over a connection of its own, so that all it does is
 //! merging versions, durably, with the checks and in the order of any other write. What it decides stands
-//! in [`engine::mending`](crate::engine::anti_entropy::mending), [`engine::sources`](crate::engine::anti_entropy::sources) and
+//! in [`engine::mending`](crate::engine::anti_entropy::mending), [`engine::rebuild_sources`](crate::engine::anti_entropy::rebuild_sources) and
 //! [`engine::repairs`](crate::engine::anti_entropy::repairs).
 //!
 //! It takes a share of the time at most, and a bounded part of a segment at a time. A segment that cannot
@@ -19,8 +19,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::repairs::Repairs;
+use crate::engine::anti_entropy::rebuild_sources::Sources;
 use crate::engine::anti_entropy::repairs::Schedule;
-use crate::engine::anti_entropy::sources::Sources;
 use crate::engine::placement::ring::Ring;
 use crate::runtime::net::asking::{Asker, Unreachable};
 use crate::runtime::observe::metrics::Metrics;

@@ -11,7 +11,7 @@ use super::{
     MISSES_MAX, MendError, Mender, REST_PER_REBUILDING, RETRY, RETRY_MAX, SEGMENTS_AT_ONCE, State,
 };
 use crate::engine::anti_entropy::mending::segments_of_page;
-use crate::engine::anti_entropy::sources::{Sources, Wanted};
+use crate::engine::anti_entropy::rebuild_sources::{Sources, Wanted};
 use crate::engine::placement::ring::{MemberIndex, Ring};
 use crate::runtime::shared::environment::StoreThreads;
 use crate::runtime::shared::view::{MemberView, View};
