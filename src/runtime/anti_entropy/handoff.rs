@@ -22,7 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::anti_entropy::handoff::{Revision, Word};
-use crate::runtime::net::asking::{Asker, Unreachable};
+use crate::runtime::net::replica_rpc::{Asker, Unreachable};
 use crate::runtime::shared::view::{MemberView, View};
 use crate::runtime::store::hint_worker::{Confirmation, Due, HintHandle, HintJob, Owed};
 

@@ -22,7 +22,7 @@ use super::repairs::Repairs;
 use crate::engine::anti_entropy::rebuild_sources::Sources;
 use crate::engine::anti_entropy::repairs::Schedule;
 use crate::engine::placement::ring::Ring;
-use crate::runtime::net::asking::{Asker, Unreachable};
+use crate::runtime::net::replica_rpc::{Asker, Unreachable};
 use crate::runtime::observe::metrics::Metrics;
 use crate::runtime::shared::environment::StoreThreads;
 use crate::runtime::shared::view::View;

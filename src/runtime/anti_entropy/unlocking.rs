@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::anti_entropy::unlock::unlock;
-use crate::runtime::net::asking::Asker;
+use crate::runtime::net::replica_rpc::Asker;
 use crate::runtime::shared::events::Responder;
 use crate::runtime::shared::view::{MemberView, View};
 

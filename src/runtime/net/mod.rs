@@ -9,10 +9,9 @@
 //! | [`local`] | the connection of the program that the node runs in |
 //! | [`outgoing`], [`link`], [`calls`] | connections that go out: dialled, for data, for one call |
 //! | [`confirming`] | calling a member where it is said to be, before that is believed |
-//! | [`asking`] | questions to the owners of keys, this node among them |
+//! | [`replica_rpc`] | questions to the owners of keys, this node among them |
 
 pub mod admission;
-pub mod asking;
 pub mod calls;
 pub mod confirming;
 pub mod connection;
@@ -22,5 +21,6 @@ pub mod listener;
 pub mod local;
 pub mod other_clusters;
 pub mod outgoing;
+pub mod replica_rpc;
 pub mod tcp;
 pub mod undecodable;

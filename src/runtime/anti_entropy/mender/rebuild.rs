@@ -366,7 +366,7 @@ mod tests {
     use dynakv_protocol::NodeId;
 
     use super::*;
-    use crate::runtime::net::asking::Unreachable;
+    use crate::runtime::net::replica_rpc::Unreachable;
 
     #[test]
     fn who_swallows_every_question_is_not_asked_for_each_page() {
