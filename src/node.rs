@@ -64,8 +64,8 @@ use crate::runtime::shared::disk_progress::DiskProgress;
 use crate::runtime::shared::environment::{Disk, Environment, StoreThreads, SystemClock};
 use crate::runtime::shared::events::ConnectionId;
 use crate::runtime::shared::events::{CONTROL_EVENTS_MAX, COORDINATOR_EVENTS_MAX};
+use crate::runtime::shared::known_processes::KnownProcesses;
 use crate::runtime::shared::ledger::Ledger;
-use crate::runtime::shared::seen::Seen;
 use crate::runtime::shared::unreachable::Unreachable;
 use crate::runtime::shared::view::View;
 use crate::runtime::store::hint_worker::{self, HintBounds, KeptHints};
@@ -315,7 +315,7 @@ impl Node {
                 "this node has lost data and is rebuilding: it takes writes, its reads do not count there"
             );
         }
-        let seen = Arc::new(Seen::load(disk.files.clone())?);
+        let seen = Arc::new(KnownProcesses::load(disk.files.clone())?);
         let repairs = Arc::new(Repairs::new(config.id.clone()));
         let end = EndReason::default();
         let stop = Stop {

@@ -30,7 +30,7 @@ use crate::runtime::observe::metrics::Metrics;
 use crate::runtime::shared::data_directory::{ACCEPTOR, RING};
 use crate::runtime::shared::disk_progress::DiskProgress;
 use crate::runtime::shared::events::{ControlEvent, Responder};
-use crate::runtime::shared::seen::Seen;
+use crate::runtime::shared::known_processes::KnownProcesses;
 use crate::runtime::shared::unreachable::Unreachable;
 use crate::runtime::shared::view::View;
 use crate::runtime::store::hint_worker::HintHandle;
@@ -92,7 +92,7 @@ pub struct Parts {
     /// Asks members about themselves.
     pub confirmer: Arc<Confirmer>,
     /// What was seen of them.
-    pub seen: Arc<Seen>,
+    pub seen: Arc<KnownProcesses>,
     /// Nodes of other clusters that have called.
     pub others: Arc<OtherClusters>,
     /// Who cannot be spoken to.
@@ -131,7 +131,7 @@ pub struct Control {
     startup: Startup,
     calls: Arc<Calls>,
     confirmer: Arc<Confirmer>,
-    seen: Arc<Seen>,
+    seen: Arc<KnownProcesses>,
     files: Arc<dyn SmallFiles>,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,

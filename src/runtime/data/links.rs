@@ -18,9 +18,9 @@ use crate::runtime::net::frame_reader::Intake;
 use crate::runtime::net::link::{self, Target};
 use crate::runtime::shared::environment::Network;
 use crate::runtime::shared::events::{CoordinatorSender, Epoch};
+use crate::runtime::shared::known_processes::KnownProcesses;
 use crate::runtime::shared::ledger::{Charge, Kind};
 use crate::runtime::shared::outbox::Outbox;
-use crate::runtime::shared::seen::Seen;
 use crate::runtime::shared::unreachable::Unreachable;
 use crate::runtime::shared::view::{MemberView, View};
 
@@ -137,7 +137,7 @@ pub struct Dialer {
     /// Where news goes.
     pub events: CoordinatorSender,
     /// What was seen of the nodes.
-    pub seen: Arc<Seen>,
+    pub seen: Arc<KnownProcesses>,
     /// Hears who cannot be spoken to.
     pub unreachable: Arc<Unreachable>,
 }

@@ -14,7 +14,7 @@ use super::confirming::{Confirmer, Outcome};
 use super::other_clusters::OtherClusters;
 use crate::engine::counters::Impossible;
 use crate::engine::membership::generations::{Finding, Process, Sighting};
-use crate::runtime::shared::seen::Seen;
+use crate::runtime::shared::known_processes::KnownProcesses;
 use crate::runtime::shared::view::View;
 
 /// Who this process is; settled when it starts.
@@ -42,7 +42,7 @@ pub struct Admission {
     me: Myself,
     view: watch::Receiver<Arc<View>>,
     confirmer: Arc<Confirmer>,
-    seen: Arc<Seen>,
+    seen: Arc<KnownProcesses>,
     others: Arc<OtherClusters>,
     draining: CancellationToken,
 }
@@ -54,7 +54,7 @@ impl Admission {
         me: Myself,
         view: watch::Receiver<Arc<View>>,
         confirmer: Arc<Confirmer>,
-        seen: Arc<Seen>,
+        seen: Arc<KnownProcesses>,
         others: Arc<OtherClusters>,
         draining: CancellationToken,
     ) -> Self {
@@ -334,7 +334,7 @@ mod tests {
             ..View::default()
         };
         let (_, view) = watch::channel(Arc::new(now));
-        let seen = Arc::new(Seen::load(Arc::new(disk.files())).unwrap());
+        let seen = Arc::new(KnownProcesses::load(Arc::new(disk.files())).unwrap());
         let intake = Intake {
             malformed: metrics::Counter::noop(),
             ledger: Arc::new(Ledger::new(1 << 20)),

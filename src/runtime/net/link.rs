@@ -18,9 +18,9 @@ use crate::engine::membership::generations::{Process, Sighting};
 use crate::engine::placement::preference::NodeSlot;
 use crate::runtime::shared::environment::{Network, WriteHalf};
 use crate::runtime::shared::events::{CoordinatorEvent, CoordinatorSender, Epoch};
+use crate::runtime::shared::known_processes::KnownProcesses;
 use crate::runtime::shared::ledger::Kind;
 use crate::runtime::shared::outbox::Outbox;
-use crate::runtime::shared::seen::Seen;
 
 /// How long dialling and shaking hands may take together.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ pub struct Target {
     /// What to say first.
     pub hello: Hello,
     /// What was seen of the nodes.
-    pub seen: Arc<Seen>,
+    pub seen: Arc<KnownProcesses>,
     /// Into what answers are taken.
     pub intake: Intake,
 }
@@ -132,7 +132,7 @@ pub async fn dial(
     network: &dyn Network,
     address: &str,
     hello: &Hello,
-    seen: &Seen,
+    seen: &KnownProcesses,
     intake: &Intake,
 ) -> Result<(FrameReader, WriteHalf, Welcome), DialError> {
     let handshake = async {

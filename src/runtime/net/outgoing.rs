@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::frame_reader::Intake;
 use crate::runtime::shared::environment::Network;
-use crate::runtime::shared::seen::Seen;
+use crate::runtime::shared::known_processes::KnownProcesses;
 use crate::runtime::shared::view::View;
 
 /// How this node calls others. Cheap to clone.
@@ -17,7 +17,7 @@ pub struct Outgoing {
     /// Which cluster it is in, and where members are.
     pub view: watch::Receiver<Arc<View>>,
     /// What was seen of members: who is older than that gets no call.
-    pub seen: Arc<Seen>,
+    pub seen: Arc<KnownProcesses>,
     /// In which books what comes back is entered.
     pub intake: Intake,
 }

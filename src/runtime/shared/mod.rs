@@ -7,7 +7,7 @@
 //! | [`view`] | the snapshot of ring and members that the control task publishes |
 //! | [`events`], [`outbox`] | what connections tell the tasks, and what the tasks answer |
 //! | [`ledger`], [`places`] | how many bytes are held for others, and how many connections |
-//! | [`seen`] | the newest process seen of each node, on both ends of a connection |
+//! | [`known_processes`] | the newest process seen of each node, on both ends of a connection |
 //! | [`unreachable`] | which nodes no call has reached, and why |
 //! | [`disk_progress`] | how far the disk's threads are, and whether the disk hangs |
 //! | [`alarm`] | one timer, set to the next time that matters |
@@ -17,9 +17,9 @@ pub mod data_directory;
 pub mod disk_progress;
 pub mod environment;
 pub mod events;
+pub mod known_processes;
 pub mod ledger;
 pub mod outbox;
 pub mod places;
-pub mod seen;
 pub mod unreachable;
 pub mod view;

@@ -17,7 +17,7 @@ const DOCUMENT: &str = "generations";
 
 /// The newest process seen of each node: an older one is not let back in, also after this node was started
 /// again.
-pub struct Seen {
+pub struct KnownProcesses {
     files: Arc<dyn SmallFiles>,
     state: Mutex<State>,
 }
@@ -28,13 +28,13 @@ struct State {
     is_unsaved: bool,
 }
 
-impl std::fmt::Debug for Seen {
+impl std::fmt::Debug for KnownProcesses {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Seen").finish_non_exhaustive()
+        f.debug_struct("KnownProcesses").finish_non_exhaustive()
     }
 }
 
-impl Seen {
+impl KnownProcesses {
     /// What earlier runs have seen. A damaged document counts as none: what it said is seen anew as
     /// nodes speak to each other, and until then an old copy may pass.
     ///
@@ -203,8 +203,8 @@ mod tests {
         }
     }
 
-    fn load(files: &MemoryFiles) -> Seen {
-        let seen = Seen::load(Arc::new(files.clone())).unwrap();
+    fn load(files: &MemoryFiles) -> KnownProcesses {
+        let seen = KnownProcesses::load(Arc::new(files.clone())).unwrap();
         seen.follow(&ring()).unwrap();
         seen
     }
