@@ -5,12 +5,12 @@ use std::ops::RangeInclusive;
 use bytes::Bytes;
 use dynakv_protocol::hash::Segment;
 
+use crate::disk_reserve::Change;
 use crate::error::StoreError;
 use crate::footprint::Totals;
 use crate::items::{Mutation, Page, PageLimit, PositionRange};
 use crate::log_place::LogPlace;
 use crate::recount::Recounted;
-use crate::room::Change;
 use crate::status::StoreStatus;
 
 /// A durable map from keys to encoded [`Versions`](dynakv_protocol::causal::Versions), in ring order.
