@@ -126,7 +126,7 @@ pub enum End {
 
 /// As what this node coordinates a request.
 #[derive(Debug, Clone, Copy)]
-struct By {
+struct Role {
     /// Whose place it fills.
     place: u8,
     /// It owns no copy.
@@ -504,14 +504,14 @@ impl Coordinator {
         };
         match route {
             Route::Here { place } => {
-                let by = By {
+                let by = Role {
                     place,
                     is_stand_in: false,
                 };
                 self.coordinate(requester, frame, request, owners, by);
             }
             Route::StandIn { place } => {
-                let by = By {
+                let by = Role {
                     place,
                     is_stand_in: true,
                 };
@@ -544,9 +544,9 @@ impl Coordinator {
         frame: Frame,
         request: DataRequest,
         owners: Preference,
-        by: By,
+        by: Role,
     ) {
-        let By { place, .. } = by;
+        let Role { place, .. } = by;
         match request.action {
             Action::Get { r, repair_first } => {
                 let how = (r, repair_first);

@@ -9,8 +9,8 @@ use smallvec::SmallVec;
 use super::effects::{Reply, remaining_ms};
 use super::forwarding::say_again;
 use super::{
-    By, Bytes, ConnectionId, Coordinator, ErrorCode, ErrorReply, HintJob, Kind, NodeId, NodeSlot,
-    Operation, OperationId, Purpose, Reach, Request, SLOW_WRITE, Segment, Token, Work, put,
+    Bytes, ConnectionId, Coordinator, ErrorCode, ErrorReply, HintJob, Kind, NodeId, NodeSlot,
+    Operation, OperationId, Purpose, Reach, Request, Role, SLOW_WRITE, Segment, Token, Work, put,
 };
 use crate::engine::anti_entropy::handoff::Hint;
 use crate::engine::placement::preference::SELF;
@@ -60,7 +60,7 @@ impl Coordinator {
                     frame,
                     request,
                     owners,
-                    By {
+                    Role {
                         place: 0,
                         is_stand_in: true,
                     },
