@@ -38,8 +38,8 @@ use crate::descriptors;
 use crate::embedded::LocalClient;
 use crate::engine::membership::MembershipConfig;
 use crate::engine::write::mint::Minter;
+use crate::runtime::anti_entropy;
 use crate::runtime::anti_entropy::handoff;
-use crate::runtime::anti_entropy::mender;
 use crate::runtime::anti_entropy::repairs::Repairs;
 use crate::runtime::anti_entropy::unlocking;
 use crate::runtime::control::{self, ControlError, Startup};
@@ -471,7 +471,7 @@ impl Node {
         .await;
         tokio::spawn(local.clone().run());
         let mending = Local::open(
-            ConnectionId::MENDER,
+            ConnectionId::ANTI_ENTROPY,
             events_in.clone(),
             control_in.clone(),
             (bounds, ledger.clone()),
@@ -498,7 +498,7 @@ impl Node {
             jobs: unlock_jobs,
         };
         tasks.spawn(unlocking::run(unlocker, stop.draining.clone()));
-        let mender = mender::Parts {
+        let comparing = anti_entropy::Parts {
             asker,
             view: view.clone(),
             rebuilding: mending_rebuilding,
@@ -509,7 +509,7 @@ impl Node {
             random: random.fork(),
             metrics: metrics.clone(),
         };
-        tasks.spawn(mender::run(mender, stop.draining.clone()));
+        tasks.spawn(anti_entropy::run(comparing, stop.draining.clone()));
         let client = LocalClient::new(local, me.address.clone(), random.u64(..));
         let draining = stop.draining.clone();
         let admission = Admission::new(me, view.clone(), confirmer, seen, others, draining);

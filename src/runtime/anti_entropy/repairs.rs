@@ -1,4 +1,4 @@
-//! Between those who ask for a repair and the mender: what is wanted, and how far it is.
+//! Between those who ask for a repair and anti-entropy: what is wanted, and how far it is.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use dynakv_protocol::repair::{Repair, RepairProgress};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// What is wanted of the mender, and what it says.
+/// What is wanted of anti-entropy, and what it says.
 #[derive(Debug)]
 pub struct Repairs {
     state: Mutex<State>,

@@ -109,7 +109,7 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Where this node has lost versions.
     pub rebuilding: Arc<Rebuilding>,
-    /// What operators want of the mender.
+    /// What operators want of anti-entropy.
     pub repairs: Arc<Repairs>,
     /// What is kept for other nodes.
     pub hints: HintHandle,

@@ -129,7 +129,7 @@ impl Control {
         })
     }
 
-    /// Has the mender do what is wanted, and tells how far it is.
+    /// Has anti-entropy do what is wanted, and tells how far it is.
     pub(super) fn repair(&self, repair: Repair) -> Response {
         if self.ring.is_none() {
             return self.not_joined();

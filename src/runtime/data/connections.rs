@@ -118,7 +118,7 @@ impl Connections {
 
     /// How many have come in.
     pub fn count(&self) -> usize {
-        let own = [ConnectionId::LOCAL, ConnectionId::MENDER];
+        let own = [ConnectionId::LOCAL, ConnectionId::ANTI_ENTROPY];
         let own = own.iter().filter(|id| self.by_id.contains_key(id)).count();
         self.by_id.len() - own
     }
@@ -248,7 +248,7 @@ impl Connections {
         for id in self.dirty.drain(..) {
             if let Some(connection) = self.by_id.get_mut(&id) {
                 connection.batch.finish(&mut connection.staged);
-                if connection.is_peer && id != ConnectionId::MENDER {
+                if connection.is_peer && id != ConnectionId::ANTI_ENTROPY {
                     peer_bytes += connection.staged.len();
                 }
                 let reads = std::mem::take(&mut connection.reads_ended);

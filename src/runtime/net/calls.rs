@@ -1,4 +1,4 @@
-//! Calls to other nodes, of the control task and of the mender: one question, or some at once, over
+//! Calls to other nodes, of the control task and of anti-entropy: one question, or some at once, over
 //! pooled connections.
 //!
 //! There are few of them, so each has a connection to itself while it lasts.

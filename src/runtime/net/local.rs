@@ -97,7 +97,7 @@ struct State {
 
 impl Local {
     /// Opens a connection to these tasks. Its answers arrive only while [`run`](Self::run) does. The
-    /// mender's may ask what nodes ask of each other.
+    /// anti-entropy's may ask what nodes ask of each other.
     pub async fn open(
         connection: ConnectionId,
         coordinator: CoordinatorSender,
@@ -112,7 +112,7 @@ impl Local {
         let opened = CoordinatorEvent::Opened {
             connection,
             outbox: outbox.clone(),
-            is_peer: connection == ConnectionId::MENDER,
+            is_peer: connection == ConnectionId::ANTI_ENTROPY,
             caller: None,
             since: Instant::now(),
         };
@@ -204,7 +204,7 @@ impl Local {
                 let mut body = BytesMut::new();
                 request.encode(&mut body);
                 let kind = match self.connection {
-                    ConnectionId::MENDER => Kind::PeerRequests,
+                    ConnectionId::ANTI_ENTROPY => Kind::PeerRequests,
                     _ => Kind::ClientRequests,
                 };
                 let frame = Frame {

@@ -28,7 +28,7 @@ impl ConnectionId {
     pub const LOCAL: Self = Self(0);
 
     /// The connection over which the node mends its own copies.
-    pub const MENDER: Self = Self(u64::MAX);
+    pub const ANTI_ENTROPY: Self = Self(u64::MAX);
 }
 
 /// How often a link to a node has been dialled: tells late news of an old connection from news.

@@ -112,7 +112,7 @@ impl Coordinator {
             Ok(Request::Compare(compare)) => {
                 let work = self.comparison(&compare);
                 // The node that asks itself has nothing to learn from it.
-                let is_other = connection != ConnectionId::MENDER;
+                let is_other = connection != ConnectionId::ANTI_ENTROPY;
                 if work.is_ok() && compare.page.is_none() && is_other {
                     self.repairs.note_asked_by(&compare.node_id);
                 }

@@ -70,7 +70,7 @@ pub enum ScanWork {
     },
 }
 
-/// How the mender has the store counted anew. Does not keep the store's threads from ending.
+/// How anti-entropy has the store counted anew. Does not keep the store's threads from ending.
 #[derive(Debug)]
 pub struct Recounter {
     scans: mpsc::WeakUnboundedSender<ScanJob>,
@@ -87,7 +87,7 @@ impl Recounter {
     pub async fn recount(&self, after_key: Option<Bytes>) -> Option<Result<Recounted, StoreError>> {
         let (reply, recounted) = oneshot::channel();
         let job = ScanJob {
-            connection: ConnectionId::MENDER,
+            connection: ConnectionId::ANTI_ENTROPY,
             request_id: 0,
             work: ScanWork::Recount { after_key, reply },
         };
@@ -140,7 +140,7 @@ impl Scanner {
         let is_mending = !matches!(job.work, ScanWork::Export(_));
         let result = match job.work {
             ScanWork::Recount { after_key, reply } => {
-                // A mender that is gone has no use for it.
+                // An anti-entropy that is gone has no use for it.
                 let _ = reply.send(self.recount(after_key.as_deref()));
                 return;
             }

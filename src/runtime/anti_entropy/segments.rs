@@ -8,7 +8,7 @@ use dynakv_protocol::limits::VALUE_BYTES_DEFAULT;
 
 use super::Copy;
 use super::questions::Had;
-use super::{BYTES_AT_ONCE, KEYS_AT_ONCE, MendError, Mender};
+use super::{AntiEntropy, BYTES_AT_ONCE, KEYS_AT_ONCE, MendError};
 use crate::engine::anti_entropy::mending::{Difference, difference};
 use crate::engine::placement::ring::Ring;
 use crate::runtime::shared::view::MemberView;
@@ -116,7 +116,7 @@ struct Key {
     is_theirs: bool,
 }
 
-impl Mender {
+impl AntiEntropy {
     /// Mends some segments, each as far as it goes. As many outcomes as there are segments. `sizes` are
     /// those that the caller has seen.
     pub(super) async fn mend_segments(

@@ -1,4 +1,4 @@
-//! What the mender asks: of other nodes over the network, of its own without.
+//! What anti-entropy asks: of other nodes over the network, of its own without.
 
 use bytes::Bytes;
 use dynakv_protocol::hash::Segment;
@@ -9,7 +9,7 @@ use dynakv_protocol::peer::{MergeVersions, ReadVersions};
 use dynakv_protocol::{ErrorCode, RingVersion};
 use tokio::time::sleep;
 
-use super::{BUSY_ATTEMPTS_MAX, BUSY_PAUSE, BUSY_PAUSE_MAX, LIST_BYTES, MendError, Mender};
+use super::{AntiEntropy, BUSY_ATTEMPTS_MAX, BUSY_PAUSE, BUSY_PAUSE_MAX, LIST_BYTES, MendError};
 use crate::engine::placement::ring::Ring;
 use crate::runtime::shared::view::MemberView;
 
@@ -25,7 +25,7 @@ pub(super) struct Had {
 }
 
 /// In each of these no member means this node.
-impl Mender {
+impl AntiEntropy {
     /// A part of each segment's keys, from behind a key on.
     pub(super) async fn lists(
         &self,

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::segments::{Direction, Sizes};
 use super::{
-    MISSES_MAX, MendError, Mender, REST_PER_REBUILDING, RETRY, RETRY_MAX, SEGMENTS_AT_ONCE, State,
+    AntiEntropy, MISSES_MAX, MendError, REST_PER_REBUILDING, RETRY, RETRY_MAX, SEGMENTS_AT_ONCE,
+    State,
 };
 use crate::engine::anti_entropy::mending::segments_of_page;
 use crate::engine::anti_entropy::rebuild_sources::{Sources, Wanted};
@@ -68,7 +69,7 @@ impl Misses {
     }
 }
 
-impl Mender {
+impl AntiEntropy {
     pub(super) async fn go_on_rebuilding(&self, ring: &Ring, state: &mut State) {
         let segments_before = self.0.rebuilding.left();
         state.sources.follow(ring.version());

@@ -4,12 +4,12 @@ use dynakv_storage::StoreError;
 use tokio::time::Instant;
 
 use super::count::Count;
-use super::{Mender, REST_PER_COMPARING, State};
+use super::{AntiEntropy, REST_PER_COMPARING, State};
 
 /// How many parts are counted before other work has its turn.
 const PARTS_PER_TURN: usize = 64;
 
-impl Mender {
+impl AntiEntropy {
     /// Counts on, if there is reason to. Only once all is rebuilt that can be: each value that comes back
     /// would be one more reason.
     pub(super) async fn go_on_counting(&self, state: &mut State) {

@@ -5,7 +5,7 @@ use dynakv_protocol::mend::PAGE_SEGMENTS;
 use tokio::time::{Instant, sleep};
 
 use super::segments::{Direction, Mended, Sizes};
-use super::{BUSY_PAUSE, MISSES_MAX, MendError, Mender, REST_PER_COMPARING, SEGMENTS_AT_ONCE};
+use super::{AntiEntropy, BUSY_PAUSE, MISSES_MAX, MendError, REST_PER_COMPARING, SEGMENTS_AT_ONCE};
 use crate::engine::anti_entropy::mending::differing;
 use crate::engine::placement::ring::Ring;
 use crate::runtime::shared::view::MemberView;
@@ -44,7 +44,7 @@ impl Comparing<'_> {
     }
 }
 
-impl Mender {
+impl AntiEntropy {
     /// Compares all that both own, and mends it on both sides. How many keys differed.
     pub(super) async fn compare(
         &self,
