@@ -96,8 +96,8 @@ struct State {
 }
 
 impl Local {
-    /// Opens a connection to these tasks. Its answers arrive only while [`run`](Self::run) does. The
-    /// anti-entropy's may ask what nodes ask of each other.
+    /// Opens a connection to these tasks. Its answers arrive only while [`run`](Self::run) does. That of
+    /// anti-entropy may ask what nodes ask of each other.
     pub async fn open(
         connection: ConnectionId,
         coordinator: CoordinatorSender,
