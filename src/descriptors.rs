@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::runtime::http;
-use crate::runtime::places::Places;
+use crate::runtime::observe::http;
+use crate::runtime::shared::places::Places;
 
 /// Those that are nobody's connection: standard streams, the runtime's own, listeners, what the store, the
 /// hints and the data directory hold open (about 30), and what is opened in passing for a new log file, a

@@ -18,8 +18,7 @@ use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::{ErrorCode, WriteId};
 use tokio::time::{Instant, sleep_until};
 
-use crate::node::Node;
-use crate::runtime::local::{Local, LocalCause};
+use crate::runtime::net::local::{Local, LocalCause};
 
 pub use dynakv_client::{Conflict, Context, Error, Fetched, FetchedSibling, Written};
 
@@ -259,29 +258,6 @@ impl LocalClient {
                 maybe_applied,
             },
         })
-    }
-}
-
-/// The operations of [`LocalClient`], on the node itself.
-impl Node {
-    /// Reads a key: see [`LocalClient::get`].
-    pub fn get(&self, key: impl AsRef<[u8]>) -> GetRequest {
-        self.client().get(key)
-    }
-
-    /// Stores a value: see [`LocalClient::put`].
-    pub fn put(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> PutRequest {
-        self.client().put(key, value)
-    }
-
-    /// The same as [`put`](Self::put), by the name that it has in other embedded stores.
-    pub fn set(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> PutRequest {
-        self.client().put(key, value)
-    }
-
-    /// Deletes a key: see [`LocalClient::delete`].
-    pub fn delete(&self, key: impl AsRef<[u8]>) -> DeleteRequest {
-        self.client().delete(key)
     }
 }
 

@@ -4,9 +4,12 @@ mod beginning;
 mod directory;
 mod ending;
 mod error;
+mod operations;
 mod pages;
 mod readiness;
+mod release;
 mod serving;
+mod task;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,47 +29,50 @@ pub use self::readiness::NotReady;
 pub use self::serving::serve;
 
 use self::beginning::{begin_run, hello};
-use self::ending::{Directory, Task};
+use self::error::system;
 use self::pages::NodePages;
+use self::release::Directory;
+use self::task::Task;
 use crate::config::Config;
 use crate::descriptors;
 use crate::embedded::LocalClient;
 use crate::engine::membership::MembershipConfig;
-use crate::engine::mint::Minter;
-use crate::runtime::admission::{Admission, Myself};
-use crate::runtime::asking::Asker;
-use crate::runtime::calls::Calls;
-use crate::runtime::confirming::Confirmer;
-use crate::runtime::connection::Shared;
+use crate::engine::write::mint::Minter;
+use crate::runtime::anti_entropy;
+use crate::runtime::anti_entropy::handoff;
+use crate::runtime::anti_entropy::repairs::Repairs;
+use crate::runtime::anti_entropy::unlocking;
 use crate::runtime::control::{self, ControlError, Startup};
-use crate::runtime::coordinator::{self, Bounds, End};
-use crate::runtime::disk_progress::DiskProgress;
-use crate::runtime::environment::{Disk, Environment, StoreThreads, SystemClock};
-use crate::runtime::events::ConnectionId;
-use crate::runtime::events::{CONTROL_EVENTS_MAX, COORDINATOR_EVENTS_MAX};
-use crate::runtime::frame_reader::Intake;
-use crate::runtime::handoff;
-use crate::runtime::hint_worker::{self, HintBounds, KeptHints};
-use crate::runtime::http;
-use crate::runtime::ledger::Ledger;
-use crate::runtime::links::{Dialer, Links};
-use crate::runtime::listener;
-use crate::runtime::local::{EndReason, Local, LocalBounds};
-use crate::runtime::mender;
-use crate::runtime::metrics::Metrics;
-use crate::runtime::other_clusters::OtherClusters;
-use crate::runtime::outgoing::Outgoing;
-use crate::runtime::power;
-use crate::runtime::process::descriptors_max;
-use crate::runtime::quarantine::{list_set_aside, open_store};
-use crate::runtime::rebuilding::Rebuilding;
-use crate::runtime::repairs::Repairs;
-use crate::runtime::seen::Seen;
-use crate::runtime::store_worker;
-use crate::runtime::tcp::TcpNetwork;
-use crate::runtime::unlocking;
-use crate::runtime::unreachable::Unreachable;
-use crate::runtime::view::View;
+use crate::runtime::data::coordinator::{self, Bounds, End};
+use crate::runtime::data::links::{Dialer, Links};
+use crate::runtime::net::admission::{Admission, Myself};
+use crate::runtime::net::calls::Calls;
+use crate::runtime::net::confirming::Confirmer;
+use crate::runtime::net::connection::Shared;
+use crate::runtime::net::frame_reader::Intake;
+use crate::runtime::net::listener;
+use crate::runtime::net::local::{EndReason, Local, LocalBounds};
+use crate::runtime::net::other_clusters::OtherClusters;
+use crate::runtime::net::outgoing::Outgoing;
+use crate::runtime::net::replica_rpc::Asker;
+use crate::runtime::net::tcp::TcpNetwork;
+use crate::runtime::observe::http;
+use crate::runtime::observe::metrics::Metrics;
+use crate::runtime::observe::process::descriptors_max;
+use crate::runtime::shared::data_directory::list_set_aside;
+use crate::runtime::shared::disk_progress::DiskProgress;
+use crate::runtime::shared::environment::{Disk, Environment, StoreThreads, SystemClock};
+use crate::runtime::shared::events::ConnectionId;
+use crate::runtime::shared::events::{CONTROL_EVENTS_MAX, COORDINATOR_EVENTS_MAX};
+use crate::runtime::shared::known_processes::KnownProcesses;
+use crate::runtime::shared::ledger::Ledger;
+use crate::runtime::shared::unreachable::Unreachable;
+use crate::runtime::shared::view::View;
+use crate::runtime::store::hint_worker::{self, HintBounds, KeptHints};
+use crate::runtime::store::power;
+use crate::runtime::store::quarantine::open_store;
+use crate::runtime::store::rebuilding::Rebuilding;
+use crate::runtime::store::store_worker;
 use crate::settings::check_values;
 
 /// A running node. Dropping it stops it as a crash would; use [`shutdown`](Self::shutdown).
@@ -309,7 +315,7 @@ impl Node {
                 "this node has lost data and is rebuilding: it takes writes, its reads do not count there"
             );
         }
-        let seen = Arc::new(Seen::load(disk.files.clone())?);
+        let seen = Arc::new(KnownProcesses::load(disk.files.clone())?);
         let repairs = Arc::new(Repairs::new(config.id.clone()));
         let end = EndReason::default();
         let stop = Stop {
@@ -465,7 +471,7 @@ impl Node {
         .await;
         tokio::spawn(local.clone().run());
         let mending = Local::open(
-            ConnectionId::MENDER,
+            ConnectionId::ANTI_ENTROPY,
             events_in.clone(),
             control_in.clone(),
             (bounds, ledger.clone()),
@@ -492,7 +498,7 @@ impl Node {
             jobs: unlock_jobs,
         };
         tasks.spawn(unlocking::run(unlocker, stop.draining.clone()));
-        let mender = mender::Parts {
+        let comparing = anti_entropy::Parts {
             asker,
             view: view.clone(),
             rebuilding: mending_rebuilding,
@@ -503,7 +509,7 @@ impl Node {
             random: random.fork(),
             metrics: metrics.clone(),
         };
-        tasks.spawn(mender::run(mender, stop.draining.clone()));
+        tasks.spawn(anti_entropy::run(comparing, stop.draining.clone()));
         let client = LocalClient::new(local, me.address.clone(), random.u64(..));
         let draining = stop.draining.clone();
         let admission = Admission::new(me, view.clone(), confirmer, seen, others, draining);
@@ -574,11 +580,6 @@ impl Node {
 
 fn check(config: &Config) -> Result<(), ServeError> {
     check_values(config).map_err(|(name, reason)| ServeError::Setting { name, reason })
-}
-
-fn system(what: &'static str, reason: &str) -> ServeError {
-    let reason = reason.to_owned();
-    ServeError::System { what, reason }
 }
 
 /// Port + 1000 unless told otherwise; a free one beside a free port.

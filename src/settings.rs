@@ -30,7 +30,7 @@ pub use self::effective::{Effective, Layers, Origin, effective};
 pub use self::environment::read_environment;
 pub use self::file::{KeyLines, read_file};
 pub use self::kinds::{Filter, Span, Syncs};
-pub(crate) use self::values::{N_DEFAULT, R_DEFAULT, W_DEFAULT, check_founding, check_values};
+pub(crate) use self::values::{check_founding, check_values};
 
 use self::bounds::{DAY, KIB, MIB, TIB};
 use self::kinds::{FromText, Measured};

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use dynakv::embedded::{Error, Fetched, LocalClient};
 use dynakv::node::{NotReady, ServeError};
-use dynakv::runtime::environment::{Disk, Environment, StoreThreads, SystemClock};
-use dynakv::runtime::tcp::TcpNetwork;
+use dynakv::runtime::net::tcp::TcpNetwork;
+use dynakv::runtime::shared::environment::{Disk, Environment, StoreThreads, SystemClock};
 use dynakv::{Config, Node, NodeId};
 use dynakv_client::{Client, Context, ErrorCode};
 use dynakv_storage::MemoryDisk;

@@ -7,8 +7,12 @@
 
 #[path = "tidy/documents.rs"]
 mod documents;
+#[path = "tidy/imports.rs"]
+mod imports;
 #[path = "tidy/links.rs"]
 mod links;
+#[path = "tidy/rooms.rs"]
+mod rooms;
 #[path = "tidy/source.rs"]
 mod source;
 #[path = "tidy/tables.rs"]
@@ -19,6 +23,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use imports::Arrow;
 use source::{Named, Source};
 
 /// A file may have this many lines without its tests.
@@ -111,7 +116,7 @@ const WALLS: &[Wall] = &[
         instead: "the store is blocking code on threads: the runtime makes it asynchronous",
     },
     Wall {
-        room: "client/src/",
+        room: "clients/rust/src/",
         banned: &["sled", "dynakv", "dynakv_storage"],
         instead: "the client speaks the protocol and nothing else",
     },
@@ -218,7 +223,7 @@ fn check_forced(source: &Source) -> Vec<Objection> {
         "src/engine/",
         "protocol/src/",
         "storage/src/",
-        "client/src/",
+        "clients/rust/src/",
     ];
     if !rooms.iter().any(|room| source.path.starts_with(room)) {
         return Vec::new();
@@ -373,6 +378,29 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// The crates of the workspace, and where their sources are.
+const CRATES: &[(&str, &str)] = &[
+    ("dynakv_protocol", "protocol/src/"),
+    ("dynakv_storage", "storage/src/"),
+    ("dynakv_client", "clients/rust/src/"),
+    ("dynakv_bench", "bench/src/"),
+    ("dynakv", "src/"),
+];
+
+/// Files that need each other can only be read, moved and changed together.
+fn check_circles(arrows: &[Arrow]) -> Vec<Objection> {
+    let circles = imports::on_circles(arrows).into_iter();
+    let object = |arrow: &Arrow| Objection {
+        path: arrow.from.clone(),
+        line: arrow.line,
+        advice: format!(
+            "uses {}, which leads back here: move what both need into a file of its own",
+            arrow.to
+        ),
+    };
+    circles.map(object).collect()
+}
+
 /// All files of this extension or name, below the root, but for what is built or stored.
 fn find(folder: &Path, wanted: &dyn Fn(&Path) -> bool, found: &mut Vec<PathBuf>) {
     let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
@@ -426,7 +454,7 @@ fn each_source(check: impl Fn(&Source) -> Vec<Objection>) {
         "src/runtime/",
         "protocol/src/",
         "storage/src/",
-        "client/src/",
+        "clients/rust/src/",
     ] {
         let seen = sources.iter().any(|source| source.path.starts_with(room));
         assert!(
@@ -440,6 +468,30 @@ fn each_source(check: impl Fn(&Source) -> Vec<Objection>) {
 #[test]
 fn imports_run_one_way() {
     each_source(check_walls);
+}
+
+#[test]
+fn no_files_go_round_in_a_circle() {
+    let sources = sources();
+    let mut objections = Vec::new();
+    for (name, folder) in CRATES {
+        let arrows = imports::arrows(name, folder, &sources);
+        assert!(arrows.len() > 20, "{folder} has no imports: was it moved?");
+        objections.extend(check_circles(&arrows));
+    }
+    assert_none(&objections);
+}
+
+#[test]
+fn rooms_use_only_what_stands_below_them() {
+    let sources = sources();
+    let arrows = imports::arrows("dynakv", "src/", &sources);
+    assert_none(&rooms::check(&arrows));
+    let empty = rooms::without_files(&sources);
+    assert!(
+        empty.is_empty(),
+        "tests/tidy/rooms.rs names {empty:?}, and there are no such folders"
+    );
 }
 
 #[test]
@@ -608,6 +660,19 @@ mod rules_can_object {
     }
 
     #[test]
+    fn to_circles() {
+        let sources = [
+            Source::new("src/a.rs", "\nuse crate::b::B;"),
+            Source::new("src/b.rs", "use crate::a::A; use crate::c::C;"),
+            Source::new("src/c.rs", "struct C;"),
+        ];
+        let objections = check_circles(&imports::arrows("dynakv", "src/", &sources));
+        assert_eq!(lines(&objections), [2, 1]);
+        let without = check_circles(&imports::arrows("dynakv", "src/", &sources[1..]));
+        assert_eq!(lines(&without), []);
+    }
+
+    #[test]
     fn to_clocks_and_dice() {
         let path = "src/engine/get.rs";
         for offender in [
@@ -691,7 +756,7 @@ mod rules_can_object {
         );
         assert_eq!(manifest("dynakv-new", ""), [1]);
         assert_eq!(
-            manifest("dynakv", "dynakv-client = { path = \"client\" }"),
+            manifest("dynakv", "dynakv-client = { path = \"clients/rust\" }"),
             []
         );
         let tests_only = "[dev-dependencies]\ntokio = \"1\"";

@@ -176,7 +176,7 @@ impl Cluster {
         let mut cluster = Self {
             nodes: Vec::with_capacity(options.nodes),
             dynakv,
-            has_setpriv: binary::is_in_path("setpriv"),
+            has_setpriv: is_in_path("setpriv"),
             serve_arguments: options.serve_arguments,
             directory,
             temporary,
@@ -501,4 +501,10 @@ impl Node {
             source,
         }
     }
+}
+
+/// Whether a program of this name can be started.
+fn is_in_path(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
 }

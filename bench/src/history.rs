@@ -16,6 +16,9 @@ mod sequence;
 
 pub use sequence::OutOfSequence;
 
+/// So many records may pile up before it is worth to look.
+const CROWD: usize = 32;
+
 /// What a write replaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Replaces<Id> {
@@ -87,7 +90,7 @@ impl<Id> Default for History<Id> {
     fn default() -> Self {
         Self {
             writes: BTreeMap::new(),
-            crowded_at: forget::CROWD,
+            crowded_at: CROWD,
         }
     }
 }

@@ -4,16 +4,16 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::causal::{Clock, Dot, Value, Versions};
+use crate::codec::skip_tags;
 use crate::codec::{
     DecodeError, Reader, Wire, put_bool, put_bytes, put_string, put_tag_bytes, put_tag_u8,
     put_varint,
 };
 use crate::gossip::MemberState;
-use crate::handshake::skip_tags;
 use crate::hash::checksum;
 use crate::ids::{Actor, ClusterId, NAME_BYTES_MAX, NodeId, RingVersion, WriteId};
+use crate::limits::N_MAX;
 use crate::limits::{KEY_BYTES_MAX, SIBLINGS_DECODED_MAX};
-use crate::ring_document::N_MAX;
 
 /// How much of a value a [`SiblingDigest`] shows, in bytes.
 pub const PREVIEW_BYTES_MAX: usize = 64;

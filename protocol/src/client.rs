@@ -4,12 +4,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::causal::Dot;
 use crate::causal::context::CONTEXT_BYTES_MAX;
+use crate::codec::skip_tags;
 use crate::codec::{
     DecodeError, Reader, Wire, put_bool, put_bytes, put_string, put_tag_bytes, put_tag_u8,
     put_tag_u64, put_varint,
 };
 use crate::gossip::MemberState;
-use crate::handshake::skip_tags;
 use crate::ids::{ClusterId, Generation, NAME_BYTES_MAX, NodeId, RingVersion, WriteId};
 use crate::limits::{KEY_BYTES_MAX, MEMBERS_MAX, SIBLINGS_DECODED_MAX, VALUE_BYTES_MAX};
 use crate::ring_document::RingDocument;

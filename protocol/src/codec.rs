@@ -343,6 +343,15 @@ pub fn put_tag_u64(out: &mut BytesMut, tag: u8, value: u64) {
     put_tag_bytes(out, tag, &value.to_be_bytes());
 }
 
+/// Steps over tagged fields that a newer version has added.
+///
+/// # Errors
+/// [`DecodeError`] when what is left is no row of tagged fields.
+pub(crate) fn skip_tags(reader: &mut Reader<'_>) -> Result<(), DecodeError> {
+    while reader.tag()?.is_some() {}
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,6 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::codec::{DecodeError, Reader};
 use crate::limits::{BATCH_BYTES_SOFT_MAX, BATCH_ITEMS_MAX};
-use crate::oversize::too_many_items;
 
 /// The protocol version of this crate, in every frame after the handshake.
 pub const PROTOCOL_VERSION: u8 = 1;
@@ -397,6 +396,15 @@ impl BatchWriter {
             close_frame(out, start);
         }
         self.items = 0;
+    }
+}
+
+/// What is said of a batch with more items than one may have.
+pub(crate) fn too_many_items() -> DecodeError {
+    DecodeError::TooLong {
+        what: "batch",
+        length: BATCH_ITEMS_MAX as u64 + 1,
+        max: BATCH_ITEMS_MAX,
     }
 }
 

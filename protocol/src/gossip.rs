@@ -2,11 +2,11 @@
 
 use bytes::{BufMut, BytesMut};
 
+use crate::codec::skip_tags;
 use crate::codec::{
     DecodeError, Reader, Wire, put_bool, put_bytes, put_string, put_tag_bytes, put_tag_u8,
     put_tag_u64, put_varint,
 };
-use crate::handshake::skip_tags;
 use crate::ids::{DirectoryId, Generation, NAME_BYTES_MAX, NodeId, RingVersion};
 use crate::limits::MEMBERS_MAX;
 use crate::ring_document::{Member, RingDocument};

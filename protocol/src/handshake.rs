@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use crate::codec::{DecodeError, Reader, Wire, put_string, put_tag_bytes, put_tag_u8};
+use crate::codec::{DecodeError, Reader, Wire, put_string, put_tag_bytes, put_tag_u8, skip_tags};
 use crate::frame::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
 use crate::ids::{ClusterId, DirectoryId, Generation, NAME_BYTES_MAX, NodeId, RingVersion};
 
@@ -327,13 +327,4 @@ impl Wire for GoAway {
         skip_tags(reader)?;
         Ok(goaway)
     }
-}
-
-/// Steps over tagged fields that a newer version has added.
-///
-/// # Errors
-/// [`DecodeError`] when what is left is no row of tagged fields.
-pub(crate) fn skip_tags(reader: &mut Reader<'_>) -> Result<(), DecodeError> {
-    while reader.tag()?.is_some() {}
-    Ok(())
 }

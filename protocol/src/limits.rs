@@ -3,9 +3,6 @@
 //! The configurable ones (value size, siblings) live in the node's settings; these are the hard
 //! maxima that no setting can exceed.
 
-use crate::causal::RETIRED_MAX;
-use crate::ring_document::N_MAX;
-
 /// The longest key, in bytes. A key has at least one byte.
 pub const KEY_BYTES_MAX: usize = 4 * 1024;
 
@@ -62,6 +59,13 @@ pub const CLOCK_ENTRIES_WARN: usize = 64;
 /// The most entries of a clock to which client writes may add one. Writes of actors that stand in the clock already
 /// go on.
 pub const CLOCK_ENTRIES_SOFT_MAX: usize = 256;
+
+/// The most replicas a ring can keep of each key.
+pub const N_MAX: u8 = 32;
+
+/// How many retired writes a key remembers, the newest. More would be needed only if so many writes in a
+/// row were sent more than once, and an old copy of the first came to light after all of them.
+pub const RETIRED_MAX: usize = 8;
 
 /// The most entries of a clock that an import brings: what as many owners as a key can have came to, merged.
 pub const CLOCK_ENTRIES_IMPORTED_MAX: usize = N_MAX as usize * CLOCK_ENTRIES_SOFT_MAX;

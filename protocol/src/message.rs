@@ -8,10 +8,11 @@ use crate::admin::{Explain, Explained, Export, Exported, Import, Imported};
 use crate::client::{
     Fetched, Get, HealthReply, RingReply, StatsReply, StatusReply, Write, Written,
 };
+use crate::codec::skip_tags;
 use crate::codec::{DecodeError, Reader, Wire};
 use crate::error::ErrorReply;
 use crate::gossip::{Accept, Gossip, Join, Prepare, Probe, Probed, Vote};
-use crate::handshake::{GoAway, Hello, Welcome, skip_tags};
+use crate::handshake::{GoAway, Hello, Welcome};
 use crate::mend::{Compare, Compared, List, Listed};
 use crate::peer::{KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
 use crate::repair::{Repair, RepairProgress};

@@ -11,6 +11,7 @@ use crate::codec::DecodeError;
 use crate::error::{ErrorCode, ErrorReply};
 use crate::frame::{
     FRAME_HEADER_BYTES, FrameError, Header, KIND_BATCH, LENGTH_MIN, PROTOCOL_VERSION,
+    too_many_items,
 };
 use crate::limits::BATCH_ITEMS_MAX;
 
@@ -197,14 +198,6 @@ impl Items {
             return Err(DecodeError::Invalid { what }.into());
         }
         Ok(std::mem::take(&mut self.refused))
-    }
-}
-
-pub(crate) fn too_many_items() -> DecodeError {
-    DecodeError::TooLong {
-        what: "batch",
-        length: BATCH_ITEMS_MAX as u64 + 1,
-        max: BATCH_ITEMS_MAX,
     }
 }
 

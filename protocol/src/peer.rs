@@ -5,15 +5,15 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::codec::skip_tags;
 use crate::codec::{
     DecodeError, Reader, Wire, put_bool, put_bytes, put_tag_bytes, put_tag_u8, put_tag_u64,
     put_varint,
 };
-use crate::handshake::skip_tags;
 use crate::hash;
 use crate::ids::{Actor, NodeId, RingVersion};
 use crate::limits::KEY_BYTES_MAX;
-use crate::ring_document::N_MAX;
+use crate::limits::N_MAX;
 
 /// Merge these versions into what you have and make it durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +117,7 @@ pub struct KeepHint {
     /// Encoded [`Versions`](crate::causal::Versions); the receiver decodes and checks them.
     pub versions: Bytes,
     /// The owners that are to be given them: at least one, at most
-    /// [`N_MAX`].
+    /// [`N_MAX`](crate::limits::N_MAX).
     pub owed: Vec<NodeId>,
     /// How many owners must have them durably before the hint may be dropped: the W of the write that
     /// counts this hint. 0 for a hint that counts for nothing.

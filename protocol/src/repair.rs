@@ -3,10 +3,10 @@
 
 use bytes::{BufMut, BytesMut};
 
+use crate::codec::skip_tags;
 use crate::codec::{
     DecodeError, Reader, Wire, put_bool, put_string, put_tag_bytes, put_tag_u64, put_varint,
 };
-use crate::handshake::skip_tags;
 use crate::ids::NodeId;
 
 /// The longest [`RepairProgress::last_error`], in bytes; what is longer is cut off.

@@ -5,17 +5,15 @@
 
 use bytes::{BufMut, BytesMut};
 
+use crate::codec::skip_tags;
 use crate::codec::{DecodeError, Reader, Wire, put_string, put_varint};
-use crate::handshake::skip_tags;
 use crate::hash::VIRTUAL_NODES_PER_NODE;
 use crate::ids::{ClusterId, DirectoryId, NAME_BYTES_MAX, NodeId, RingVersion};
 use crate::limits::MEMBERS_MAX;
+pub use crate::limits::N_MAX;
 
 /// The largest weight of a node: the number of its virtual nodes is 150 times this.
 pub const WEIGHT_MAX: u16 = 100;
-
-/// The most replicas a ring can keep of each key.
-pub const N_MAX: u8 = 32;
 
 /// Where the ring stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

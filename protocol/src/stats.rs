@@ -2,8 +2,8 @@
 
 use bytes::{BufMut, BytesMut};
 
+use crate::codec::skip_tags;
 use crate::codec::{DecodeError, Reader, Wire, put_bool, put_string};
-use crate::handshake::skip_tags;
 use crate::ids::{NAME_BYTES_MAX, NodeId, RingVersion};
 
 /// A node's statistics.

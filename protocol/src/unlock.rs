@@ -2,8 +2,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::codec::skip_tags;
 use crate::codec::{DecodeError, Reader, Wire, put_bytes, put_varint};
-use crate::handshake::skip_tags;
 use crate::ids::{NodeId, RingVersion};
 use crate::limits::KEY_BYTES_MAX;
 use crate::peer::Digest;

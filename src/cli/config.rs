@@ -7,7 +7,7 @@ use super::output::{Format, Heading, Report, Table, json_line};
 use super::serve::{self, Loaded, ServeArgs};
 use crate::descriptors;
 use crate::node;
-use crate::runtime::process::descriptors_possible;
+use crate::runtime::observe::process::descriptors_possible;
 use crate::settings::{SettingsError, effective};
 
 /// `dynakv config`.

@@ -9,12 +9,12 @@ use dynakv_client::{Context, Error, Fetched, FetchedSibling, Written};
 use dynakv_protocol::limits::VALUE_BYTES_MAX;
 use serde::Serialize;
 
+use super::duration::parse_duration;
 use super::exit::Exit;
 use super::key::{KeyArgs, KeyFields, bytes_of, parse_base64, shown};
 use super::output::{
     EncodedValue, Format, Report, context_text, json_line, parse_context, preview,
 };
-use super::parse_duration;
 use super::prompt::{Prompt, Session};
 use crate::engine::key_words;
 

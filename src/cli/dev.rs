@@ -1,32 +1,34 @@
 //! `dev`: a whole cluster on this machine, one process per node, until Ctrl-C.
 
-use std::io;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use dynakv_client::{Client, RingReply};
-use dynakv_protocol::shell::quoted;
 use dynakv_storage::disk::LOCK_FILE;
 use dynakv_storage::{DirectoryLock, StoreError};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::blocking::{block_on, runtime_error};
 use super::exit::Exit;
 use super::node_info::{RingSummary, ring_text};
 use super::output::{Format, Heading, Report, Table, json_line};
 
+mod arguments;
+mod error;
 mod parent;
+mod plan;
 mod processes;
 mod shape;
 
+pub(crate) use arguments::DevArgs;
+use error::{DevError, READY_TIMEOUT};
 pub(super) use parent::end_with_stdin;
+use plan::Plan;
 use processes::{Running, StopSignals, ended_early, say, start_all, stop_all, watch};
 use shape::{Found, Shape};
-
-/// How long the cluster may take to form.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often a node that is not ready yet is asked again.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -34,187 +36,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How far a node's HTTP port is from its port.
 const HTTP_PORT_OFFSET: u16 = 1000;
 
-/// Where data and logs live unless told otherwise.
-const DATA_DIR: &str = "./dynakv-data/dev";
-
-/// `dynakv dev`.
-#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
-pub(crate) struct DevArgs {
-    /// How many nodes
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=50))]
-    nodes: u16,
-    /// The port of the first node; the others follow
-    #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
-    base_port: u16,
-    /// Where data and logs live, kept between runs
-    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
-    data_dir: PathBuf,
-    /// Replicas of each key
-    #[arg(short, value_name = "N")]
-    n: Option<u8>,
-    /// How many replicas a write waits for
-    #[arg(short, value_name = "N")]
-    w: Option<u8>,
-    /// How many replicas a read waits for
-    #[arg(short, value_name = "N")]
-    r: Option<u8>,
-    /// Begin anew: the cluster that was in the directory is moved into a directory of its own there
-    #[arg(long)]
-    fresh: bool,
-}
-
-impl DevArgs {
-    fn shape(&self) -> Shape {
-        Shape {
-            nodes: self.nodes,
-            base_port: self.base_port,
-            n: self.n,
-            w: self.w,
-            r: self.r,
-        }
-    }
-
-    /// The directory as an option, where it is not the default one.
-    fn data_dir_option(&self) -> String {
-        if self.data_dir == Path::new(DATA_DIR) {
-            return String::new();
-        }
-        let directory = self.data_dir.display().to_string();
-        format!(" --data-dir {}", quoted(&directory))
-    }
-}
-
-/// Why a cluster did not come up.
-#[derive(Debug, thiserror::Error)]
-enum DevError {
-    #[error(
-        "{nodes} nodes from port {base_port} on do not fit: ports and HTTP ports (+ 1000) end at 65535"
-    )]
-    PortsTooHigh { nodes: u16, base_port: u16 },
-    #[error("port {port} overlaps: with so many nodes ports and HTTP ports (+ 1000) meet")]
-    PortsOverlap { port: u16 },
-    #[error("port {port} is in use ({source})")]
-    PortBusy { port: u16, source: io::Error },
-    #[error("cannot write to {}: {source}", path.display())]
-    Directory { path: PathBuf, source: io::Error },
-    #[error(
-        "{} holds a cluster made with {}: start it as it was made, or begin anew with --fresh (what is there is kept \
-         beside it)",
-        directory.display(), made.options()
-    )]
-    OtherShape { directory: PathBuf, made: Shape },
-    #[error("{} holds {found} nodes that dev has not marked as its own, and this asks for {asked}", directory.display())]
-    OtherNumber {
-        directory: PathBuf,
-        found: u16,
-        asked: u16,
-    },
-    #[error(
-        "{} holds nodes that dev has not marked as its own, and does not move: take another directory",
-        directory.display()
-    )]
-    NotOurs { directory: PathBuf },
-    #[error("cannot move what is in {} aside: {source}", directory.display())]
-    Aside {
-        directory: PathBuf,
-        source: io::Error,
-    },
-    #[error("a node in {} is in use: stop it first", directory.display())]
-    InUse { directory: PathBuf },
-    #[error("cannot start {id}: {source}")]
-    Spawn { id: String, source: io::Error },
-    #[error("{id} ended ({status}) before the cluster was ready; its log, {}, ends with:\n{tail}", log.display())]
-    NodeEnded {
-        id: String,
-        status: String,
-        log: PathBuf,
-        tail: String,
-    },
-    #[error("the cluster was not ready within {READY_TIMEOUT:?}: {reason}; the logs are in {}", directory.display())]
-    NotReady { reason: String, directory: PathBuf },
-    #[error("cannot listen for signals: {0}")]
-    Signals(io::Error),
-}
-
-impl DevError {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::PortsTooHigh { .. }
-            | Self::PortsOverlap { .. }
-            | Self::OtherShape { .. }
-            | Self::OtherNumber { .. }
-            | Self::NotOurs { .. } => Exit::Usage,
-            Self::PortBusy { .. }
-            | Self::Aside { .. }
-            | Self::InUse { .. }
-            | Self::Directory { .. }
-            | Self::Spawn { .. }
-            | Self::NodeEnded { .. }
-            | Self::NotReady { .. }
-            | Self::Signals(_) => Exit::Error,
-        }
-    }
-
-    fn next(&self, args: &DevArgs) -> String {
-        match self {
-            Self::PortsTooHigh { .. } => "dynakv dev --base-port 8080".to_owned(),
-            Self::PortsOverlap { .. } => "dynakv dev --nodes 3".to_owned(),
-            Self::PortBusy { .. } => {
-                let other = if args.base_port == 18080 {
-                    28080
-                } else {
-                    18080
-                };
-                // What is in the directory has its ports already.
-                let directory = match shape::look(&args.data_dir) {
-                    Ok(Found::Nothing) => args.data_dir_option(),
-                    Ok(Found::Cluster(_) | Found::Unmarked(_)) | Err(_) => {
-                        let directory = format!("{}-{other}", args.data_dir.display());
-                        format!(" --data-dir {}", quoted(&directory))
-                    }
-                };
-                format!("dynakv dev --base-port {other}{directory}")
-            }
-            Self::Directory { .. } => "dynakv dev --data-dir DIR".to_owned(),
-            Self::OtherShape { made, .. } => {
-                format!("dynakv dev {}{}", made.options(), args.data_dir_option())
-            }
-            Self::OtherNumber { found, .. } => {
-                format!("dynakv dev --nodes {found}{}", args.data_dir_option())
-            }
-            Self::NotOurs { .. } | Self::Aside { .. } => "dynakv dev --data-dir DIR".to_owned(),
-            Self::InUse { directory } => {
-                format!("tail {}/*.log", quoted(&directory.display().to_string()))
-            }
-            Self::NodeEnded { log, .. } => format!("cat {}", quoted(&log.display().to_string())),
-            Self::NotReady { directory, .. } => {
-                format!("tail {}/*.log", quoted(&directory.display().to_string()))
-            }
-            Self::Spawn { .. } | Self::Signals(_) => "dynakv serve --help".to_owned(),
-        }
-    }
-}
-
-/// A node of the cluster, as planned.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Plan {
-    id: String,
-    port: u16,
-    http_port: u16,
-    seeds: Vec<String>,
-    data_dir: PathBuf,
-    log: PathBuf,
-}
-
-impl Plan {
-    fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-}
-
 /// Runs the cluster until Ctrl-C, SIGTERM or SIGHUP.
 pub(crate) fn run(args: DevArgs, format: Format) -> Exit {
-    let outcome = super::block_on(async {
+    let outcome = block_on(async {
         match dev(&args, format).await {
             Ok(exit) => exit,
             Err(error) => {
@@ -223,7 +47,7 @@ pub(crate) fn run(args: DevArgs, format: Format) -> Exit {
             }
         }
     });
-    outcome.unwrap_or_else(|error| super::runtime_error(format, &error).print())
+    outcome.unwrap_or_else(|error| runtime_error(format, &error).print())
 }
 
 async fn dev(args: &DevArgs, format: Format) -> Result<Exit, DevError> {

@@ -10,7 +10,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
-use crate::runtime::log_lines::{Form, LogLines, Paced};
+use crate::runtime::observe::log_lines::{Form, LogLines, Paced};
 use crate::settings::LOG_DEFAULT;
 
 /// Says what is logged where the settings don't.

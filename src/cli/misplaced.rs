@@ -4,9 +4,7 @@
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, Error};
-
-use super::Cli;
+use clap::{ArgMatches, Command, Error};
 
 /// Commands that talk to no node that somebody could name, or for as long as somebody could say.
 const ALONE: [&str; 5] = ["serve", "dev", "store", "config", "completions"];
@@ -14,11 +12,11 @@ const ALONE: [&str; 5] = ["serve", "dev", "store", "config", "completions"];
 /// What only says something to the other commands: the name in the definition, and the option.
 const OF_CLIENTS: [(&str, &str); 2] = [("servers", "--server"), ("timeout", "--timeout")];
 
-/// Refuses such an option. `DYNAKV_SERVERS` may be there: it is set for the other commands.
+/// Refuses such an option; `definition` is that of the whole command line. `DYNAKV_SERVERS` may be there: it is set for the other commands.
 ///
 /// # Errors
 /// A usage error that names the option that may have been meant.
-pub(super) fn refuse(matches: &ArgMatches) -> Result<(), Error> {
+pub(super) fn refuse(matches: &ArgMatches, definition: fn() -> Command) -> Result<(), Error> {
     let Some((command, _)) = matches.subcommand() else {
         return Ok(());
     };
@@ -47,16 +45,19 @@ pub(super) fn refuse(matches: &ArgMatches) -> Result<(), Error> {
         "{option} is for commands that ask a running node, and {command} asks none{meant}\n  \
          next: dynakv {command} --help\n"
     );
-    Err(Cli::command().error(ErrorKind::ArgumentConflict, message))
+    Err(definition().error(ErrorKind::ArgumentConflict, message))
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+    use crate::cli::Cli;
 
     fn parse(line: &str) -> Result<(), Error> {
         let matches = Cli::command().try_get_matches_from(line.split(' '));
-        refuse(&matches.unwrap())
+        refuse(&matches.unwrap(), Cli::command)
     }
 
     #[test]

@@ -3,9 +3,11 @@
 //! Scripts depend on it: data goes to standard output and messages to standard error, exit codes are
 //! those of [`exit`], and `--output json` has one form per command, pinned by tests.
 
+mod blocking;
 mod config;
 mod data;
 mod dev;
+mod duration;
 mod exit;
 mod explain;
 mod key;
@@ -19,8 +21,6 @@ mod serve;
 mod store;
 mod transfer;
 
-use std::future::Future;
-use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ use bytes::Bytes;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use dynakv_client::{Client, Error};
 
+use blocking::{block_on, runtime_error};
+use duration::parse_duration;
 use exit::Exit;
 use output::{Format, Report};
 use prompt::Session;
@@ -119,7 +121,7 @@ enum Command {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let parsed = Cli::command().try_get_matches().and_then(|matches| {
-        misplaced::refuse(&matches)?;
+        misplaced::refuse(&matches, Cli::command)?;
         Cli::from_arg_matches(&matches)
     });
     let cli = match parsed {
@@ -229,19 +231,6 @@ fn with_client(
     report.print()
 }
 
-/// Runs a future on a runtime of one thread.
-fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    Ok(runtime.block_on(future))
-}
-
-fn runtime_error(format: Format, error: &io::Error) -> Report {
-    let what = format!("the operating system gives this process no event queue: {error}");
-    Report::error(Exit::Error, format, &what, "ulimit -n")
-}
-
 /// An empty list, or an empty variable, stands for the default.
 fn servers(given: Vec<String>) -> Vec<String> {
     let trimmed = given.iter().map(|server| server.trim());
@@ -254,12 +243,6 @@ fn servers(given: Vec<String>) -> Vec<String> {
     } else {
         servers
     }
-}
-
-/// `500ms`, `5s`, `10m`, `1h 30m`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("{error}: write a number with a unit, such as 500ms, 5s or 10m"))
 }
 
 #[cfg(test)]

@@ -1,87 +1,22 @@
 //! `serve`: settings from everywhere, then a node until a signal ends it.
 
+mod load;
 mod reload;
 
-use std::env::VarsOs;
-use std::ffi::OsString;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use dynakv_protocol::shell::quoted;
 use dynakv_storage::{IdentityError, StoreError};
 
+pub(crate) use self::load::ServeArgs;
+pub(super) use self::load::{Loaded, environment, load};
 use self::reload::Reload;
 use super::exit::Exit;
 use super::logging;
 use super::output::{Format, Report};
-use crate::config::Config;
 use crate::node::{self, ServeError};
-use crate::runtime::quarantine::OpenError;
-use crate::settings::{self, Filter, Layer, Layers, SettingsError, Syncs};
-
-/// `dynakv serve`. Every flag wins over its `DYNAKV_*` variable, which wins over the settings file.
-#[derive(Debug, Clone, PartialEq, Eq, Default, clap::Args)]
-pub(crate) struct ServeArgs {
-    /// The node's name, for ever: letters, digits, '.', '_', '-'
-    #[arg(long, value_name = "ID")]
-    id: Option<String>,
-    /// Where to listen; 0 takes a free port [default: 8080]
-    #[arg(long)]
-    port: Option<u16>,
-    /// Replicas of each key [default: the cluster's, 3 for a new one]
-    #[arg(short, value_name = "N")]
-    n: Option<u8>,
-    /// How many replicas a write waits for [default: the cluster's, 2 for a new one]
-    #[arg(short, value_name = "N")]
-    w: Option<u8>,
-    /// How many replicas a read waits for [default: the cluster's, 2 for a new one]
-    #[arg(short, value_name = "N")]
-    r: Option<u8>,
-    /// The address to listen on [default: 127.0.0.1]
-    #[arg(long, value_name = "ADDRESS")]
-    host: Option<IpAddr>,
-    /// A node of the cluster to join; repeatable or comma-separated
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
-    seed: Vec<String>,
-    /// Where the data lives [default: ./dynakv-data/ID]
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// The port for metrics and health [default: port + 1000]
-    #[arg(long, value_name = "PORT")]
-    http_port: Option<u16>,
-    /// The address of that port [default: 127.0.0.1]
-    #[arg(long, value_name = "ADDRESS")]
-    http_host: Option<IpAddr>,
-    /// A settings file (TOML)
-    #[arg(long, value_name = "FILE", env = "DYNAKV_CONFIG")]
-    config: Option<PathBuf>,
-    /// The cluster's name [default: dynakv]
-    #[arg(long, value_name = "NAME")]
-    cluster: Option<String>,
-    /// Where others reach this node [default: host and port]
-    #[arg(long, value_name = "HOST:PORT")]
-    advertise: Option<String>,
-    /// Replicas of a key go to distinct zones first
-    #[arg(long)]
-    zone: Option<String>,
-    /// Multiplies the node's share of the data, 1 to 100 [default: 1]
-    #[arg(long)]
-    weight: Option<u16>,
-    /// Found a new cluster although seeds are given, if all of them say that they are in none
-    #[arg(long)]
-    bootstrap: bool,
-    /// When a write counts as on disk: `sync` (a power cut loses nothing), or `interval:100ms` (it loses
-    /// what was acknowledged in that time, on this node) [default: sync]
-    #[arg(long, value_name = "sync|interval:TIME")]
-    durability: Option<Syncs>,
-    /// What this node has counts as all there is, and nothing is rebuilt: what only it had is lost for
-    /// good. A store that is damaged beyond opening is replaced by an empty one. For this start only
-    #[arg(long)]
-    accept_loss: bool,
-    /// End when standard input ends: for a process that starts nodes and must not leave them behind
-    #[arg(long, hide = true)]
-    ends_with_stdin: bool,
-}
+use crate::runtime::store::quarantine::OpenError;
+use crate::settings::SettingsError;
 
 /// Runs a node until SIGTERM or Ctrl-C.
 pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
@@ -148,31 +83,6 @@ fn next_of(error: &ServeError, data_dir: &Path) -> String {
     }
 }
 
-/// Settings that a node can start with, and where they come from.
-#[derive(Debug)]
-pub(super) struct Loaded {
-    /// Checked.
-    pub(super) config: Config,
-    /// About variables that are none of ours.
-    pub(super) warnings: Vec<String>,
-    /// Before they were merged.
-    pub(super) layers: Layers,
-}
-
-impl Loaded {
-    /// What is to be logged, where the file or a variable of ours says it.
-    pub(super) fn log(&self) -> Option<&str> {
-        let layers = &self.layers;
-        let log = layers.environment.log.as_ref().or(layers.file.log.as_ref());
-        log.map(Filter::as_str)
-    }
-}
-
-/// The variables of this process.
-pub(super) fn environment() -> VarsOs {
-    std::env::vars_os()
-}
-
 /// What is said of settings that do not go with what is in the data directory.
 pub(super) fn directory_error(error: &ServeError, format: Format) -> Report {
     let what = error.to_string();
@@ -189,70 +99,17 @@ pub(super) fn settings_error(error: &SettingsError, format: Format) -> Report {
     )
 }
 
-/// Reads all settings and checks them.
-///
-/// # Errors
-/// [`SettingsError`].
-pub(super) fn load<N: Into<OsString>, V: Into<OsString>>(
-    args: ServeArgs,
-    variables: impl IntoIterator<Item = (N, V)>,
-) -> Result<Loaded, SettingsError> {
-    let path = args.config.clone();
-    let (file, lines) = match &path {
-        Some(path) => settings::read_file(path)?,
-        None => Default::default(),
-    };
-    let (environment, warnings) = settings::read_environment(variables)?;
-    // For this start only, and therefore neither in the file nor in the environment.
-    let accept_loss = args.accept_loss;
-    let layers = Layers {
-        flags: args.into(),
-        environment,
-        file,
-        path,
-        lines,
-    };
-    let mut config = settings::check(layers.clone().merged())?;
-    config.accept_loss = accept_loss;
-    Ok(Loaded {
-        config,
-        warnings,
-        layers,
-    })
-}
-
-impl From<ServeArgs> for Layer {
-    fn from(args: ServeArgs) -> Self {
-        Self {
-            id: args.id,
-            cluster: args.cluster,
-            host: args.host,
-            port: args.port,
-            advertise: args.advertise,
-            http_host: args.http_host,
-            http_port: args.http_port,
-            seed: (!args.seed.is_empty()).then_some(args.seed),
-            bootstrap: args.bootstrap.then_some(true),
-            data_dir: args.data_dir,
-            n: args.n,
-            w: args.w,
-            r: args.r,
-            zone: args.zone,
-            weight: args.weight,
-            durability: args.durability,
-            ..Self::default()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+    use std::path::PathBuf;
     use std::time::Duration;
 
     use clap::Parser;
     use dynakv_storage::Durability;
 
     use super::*;
+    use crate::config::Config;
 
     const NONE: [(&str, &str); 0] = [];
 

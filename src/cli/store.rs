@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{Format, Heading, Report, Table, bytes_text, json_line};
-use crate::runtime::quarantine::{SET_ASIDE, STORE_DIRECTORY};
+use crate::runtime::shared::data_directory::{SET_ASIDE, STORE_DIRECTORY};
 
 /// How many findings are shown to people; JSON has more.
 const FINDINGS_SHOWN: usize = 50;

@@ -7,7 +7,7 @@
 //! counted since; it is wide enough for whoever was cut off for weeks, and so narrow that jumping to the greatest
 //! takes long. To a heartbeat's it takes 2^8 messages, which end with the run they speak of; to an incarnation's or
 //! a round's more than can be sent. To a generation's it takes 2^22 jumps, and as each is looked at a second after
-//! the one before it at the earliest (`runtime/confirming.rs`), that is 48 days in which the member is down.
+//! the one before it at the earliest (`runtime/net/confirming.rs`), that is 48 days in which the member is down.
 
 use dynakv_protocol::gossip::{Ballot, MemberEntry};
 use dynakv_protocol::{Generation, RingVersion};

@@ -6,7 +6,7 @@
 //!
 //! A key is *locked* when it cannot be read, when its copies cannot be merged, when a new actor cannot write it any
 //! more, or when it has more siblings than any cluster comes to, so that no import would take it. What is locked is refused and named, changes nothing, and is mended by an operator's word
-//! ([`unlock`](super::unlock)).
+//! ([`unlock`](crate::engine::anti_entropy::unlock)).
 
 use dynakv_protocol::causal::{Clock, Versions};
 use dynakv_protocol::limits::{
@@ -172,7 +172,7 @@ mod tests {
     use dynakv_protocol::limits::{CLOCK_ENTRIES_WARN, VALUE_BYTES_DEFAULT};
 
     use super::*;
-    use crate::engine::mint::{Intent, Minted, Minter};
+    use crate::engine::write::mint::{Intent, Minted, Minter};
 
     fn clock(entries: usize) -> Clock {
         let dot = |actor| Dot {
@@ -287,7 +287,8 @@ mod tests {
                     assert_eq!(key, before, "refused before anything changes");
                     assert!(error.message.contains("dynakv repair --key"), "{error}");
                     // What the operator then types.
-                    let unlocked = crate::engine::unlock::unlock(&[key.to_bytes()], usize::MAX);
+                    let unlocked =
+                        crate::engine::anti_entropy::unlock::unlock(&[key.to_bytes()], usize::MAX);
                     key = unlocked.unwrap().versions;
                 }
             }

@@ -6,9 +6,9 @@ use dynakv_storage::{Identity, RunNote, Started};
 
 use super::ServeError;
 use crate::config::Config;
-use crate::runtime::admission::Myself;
-use crate::runtime::environment::Disk;
-use crate::runtime::hint_worker::KeptHints;
+use crate::runtime::net::admission::Myself;
+use crate::runtime::shared::environment::Disk;
+use crate::runtime::store::hint_worker::KeptHints;
 
 /// Begins a run of the directory. What outlives a run outside of the small files is told first.
 pub(super) fn begin_run(

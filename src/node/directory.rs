@@ -6,7 +6,8 @@ use dynakv_storage::peek_document;
 
 use super::ServeError;
 use crate::config::Config;
-use crate::runtime::control::{RING, StartedWith};
+use crate::runtime::control::StartedWith;
+use crate::runtime::shared::data_directory::RING;
 use crate::settings::check_founding;
 
 /// Holds settings against the data directory before anything is touched: against its ring where it has one,

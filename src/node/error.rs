@@ -7,7 +7,7 @@ use dynakv_storage::{IdentityError, StoreError};
 
 use crate::descriptors::TooFewDescriptors;
 use crate::runtime::control::ControlError;
-use crate::runtime::quarantine::OpenError;
+use crate::runtime::store::quarantine::OpenError;
 
 /// Why a node could not start, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -64,4 +64,10 @@ pub enum ServeError {
         /// Why.
         reason: String,
     },
+}
+
+/// The operating system refused something.
+pub(super) fn system(what: &'static str, reason: &str) -> ServeError {
+    let reason = reason.to_owned();
+    ServeError::System { what, reason }
 }

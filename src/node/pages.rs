@@ -6,10 +6,10 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::runtime::disk_progress::{DiskProgress, HANGING};
-use crate::runtime::http::Pages;
-use crate::runtime::metrics::Metrics;
-use crate::runtime::view::View;
+use crate::runtime::observe::http::Pages;
+use crate::runtime::observe::metrics::Metrics;
+use crate::runtime::shared::disk_progress::{DiskProgress, HANGING};
+use crate::runtime::shared::view::View;
 
 /// What the HTTP port shows of a node.
 pub(super) struct NodePages {

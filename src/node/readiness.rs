@@ -6,7 +6,7 @@ use dynakv_protocol::gossip::MemberState;
 use tokio::time::timeout_at;
 
 use super::Node;
-use crate::runtime::view::View;
+use crate::runtime::shared::view::View;
 
 /// Why a node is not, or not yet, what was waited for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

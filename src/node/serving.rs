@@ -8,8 +8,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Node, ServeError, system};
 use crate::config::Config;
-use crate::runtime::process::raise_descriptors;
-use crate::runtime::systemd::{self, Notifier};
+use crate::runtime::observe::process::raise_descriptors;
+use crate::runtime::observe::systemd::{self, Notifier};
 
 /// Runs a node until SIGTERM or Ctrl-C. SIGHUP ends it at no time: `reload` runs then, on a thread of its
 /// own, for it may read files.

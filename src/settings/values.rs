@@ -7,13 +7,7 @@ use dynakv_protocol::ids::check_name;
 
 use super::{Layer, Span, Syncs};
 use crate::config::Config;
-
-/// The number of copies of a new cluster that was told none: the balanced preset.
-pub(crate) const N_DEFAULT: u8 = 3;
-/// Its write quorum.
-pub(crate) const W_DEFAULT: u8 = 2;
-/// Its read quorum.
-pub(crate) const R_DEFAULT: u8 = 2;
+use crate::engine::layout::founding::N_DEFAULT;
 
 impl Layer {
     /// A config as a layer that says everything. What is not listed here is no setting: the compiler

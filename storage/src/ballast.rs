@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::disk::sync_directory;
+use crate::directory::sync_directory;
 use crate::error::StoreError;
 use crate::tree::{file_bytes, snapshot_bytes};
 

@@ -18,10 +18,11 @@ use crate::ballast;
 use crate::disk::{DirectoryLock, LOCK_FILE};
 use crate::disk_store::{DiskOptions, DiskStore, LOG_DIRECTORY, TREE_DIRECTORY, mend_constants};
 use crate::error::StoreError;
+use crate::footprint::{Footprint, Totals};
 use crate::hint_log::check_hints;
+use crate::items::{PageLimit, PositionRange};
 use crate::log;
-use crate::store::{PageLimit, PositionRange, Store};
-use crate::totals::{Footprint, Totals};
+use crate::store::Store;
 use crate::tree::{Tree, wait_until_closed};
 use crate::witness;
 

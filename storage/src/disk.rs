@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use crate::directory::{OpenDirectory, parent_of, sync_directory};
 use crate::error::StoreError;
 use crate::hint_log::DiskAppendFile;
 
@@ -178,16 +179,6 @@ pub(crate) fn create_directory(directory: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The directory that a path lies in: for a relative path of one part the working directory.
-pub(crate) fn parent_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        Some(_) => Path::new("."),
-        // The root lies in itself.
-        None => path,
-    }
-}
-
 /// The file, if it is there and has a content that `is_good` does not take.
 pub(crate) fn damaged_file(
     path: PathBuf,
@@ -207,40 +198,6 @@ pub(crate) fn damaged_file(
 pub fn rename_directory(from: &Path, to: &Path) -> Result<(), StoreError> {
     fs::rename(from, to).map_err(StoreError::io("rename", from))?;
     sync_directory(parent_of(to))
-}
-
-/// A directory that is held open: what is created, renamed or removed in it can be made durable without
-/// another descriptor, which may be lacking by then.
-#[derive(Debug)]
-pub(crate) struct OpenDirectory {
-    file: File,
-    path: PathBuf,
-}
-
-impl OpenDirectory {
-    pub(crate) fn open(directory: &Path) -> Result<Self, StoreError> {
-        let file = File::open(directory).map_err(StoreError::io("open", directory))?;
-        let path = directory.to_owned();
-        Ok(Self { file, path })
-    }
-
-    /// Makes the creation, renaming and removal of its entries durable.
-    pub(crate) fn sync(&self) -> Result<(), StoreError> {
-        self.file
-            .sync_all()
-            .map_err(StoreError::sync_failed(&self.path))
-    }
-}
-
-/// Makes the creation, renaming and removal of a directory's entries durable.
-pub(crate) fn sync_directory(directory: &Path) -> Result<(), StoreError> {
-    sync_path(directory)
-}
-
-/// Makes a file's content, or a directory's entries, durable.
-pub(crate) fn sync_path(path: &Path) -> Result<(), StoreError> {
-    let file = File::open(path).map_err(StoreError::io("open", path))?;
-    file.sync_all().map_err(StoreError::sync_failed(path))
 }
 
 #[cfg(test)]

@@ -19,45 +19,38 @@ mod layout;
 mod options;
 mod pace;
 mod scan;
+mod shared;
 mod signals;
 mod use_of_tree;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{
-    Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard,
-    RwLockWriteGuard,
-};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, RwLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
 
-use self::lack::Lack;
 pub(crate) use self::layout::mend_constants;
+pub(crate) use self::layout::{LOG_DIRECTORY, TREE_DIRECTORY};
 use self::layout::{RUN_DOCUMENT, check_format, check_lengths};
 pub use self::options::{DiskOptions, Durability};
-use self::signals::Signals;
+use self::shared::{Shared, Tables};
 use crate::disk::{DirectoryFiles, create_directory};
+use crate::disk_reserve::{Change, DiskSpace, Room};
 use crate::document::{load_document, save_document};
 use crate::error::StoreError;
+use crate::footprint::{Sums, Totals};
+use crate::items::{Mutation, Page, PageLimit, PositionRange};
 use crate::log::{self, LogWriter};
+use crate::log_place::LogPlace;
 use crate::memtable::{Memtable, Pair};
 use crate::recount::Recounted;
-use crate::room::{Change, DiskSpace, Room};
-use crate::run_note::LogPlace;
-use crate::segments::HashSnapshot;
 use crate::status::{CheckpointTimes, StoreStatus};
-use crate::store::{Mutation, Page, PageLimit, PositionRange, Store};
-use crate::totals::{Counters, Sums, Totals};
+use crate::store::Store;
+use crate::totals::Counters;
 use crate::tree::Tree;
-
-pub(crate) const LOG_DIRECTORY: &str = "log";
-pub(crate) const TREE_DIRECTORY: &str = "sled";
-
-/// A generation ends when its log has this many files, even small ones: each start begins one.
-const GENERATION_FILES_MAX: u64 = 64;
 
 /// A [`Store`] in a directory of its own.
 ///
@@ -76,76 +69,6 @@ impl std::fmt::Debug for DiskStore {
             .field("directory", &self.shared.directory)
             .field("totals", &self.totals())
             .finish_non_exhaustive()
-    }
-}
-
-/// What the caller's threads and those of the store share.
-///
-/// Locks are taken in this order: `log`, `tree`, `tables`, `signals`. The last two are not held while
-/// anyone waits for the disk.
-struct Shared {
-    directory: PathBuf,
-    options: DiskOptions,
-    log: Mutex<LogWriter>,
-    tables: RwLock<Tables>,
-    /// Nothing while it is opened again.
-    tree: RwLock<Option<Tree>>,
-    /// It has met the end of the disk since it was opened.
-    tree_failed: AtomicBool,
-    room: Room,
-    counters: Counters,
-    checkpoint_times: CheckpointTimes,
-    /// The bytes of the active generation's log.
-    generation_bytes: AtomicU64,
-    /// Odd while a sync is under way that no caller waits for.
-    sync_progress: AtomicU64,
-    /// The first failure of a write.
-    stopped: OnceLock<String>,
-    signals: Mutex<Signals>,
-    changed: Condvar,
-    /// Holds the lock of the directory. The last field: given up when all else is closed.
-    files: DirectoryFiles,
-}
-
-/// Where a key may be, newest first; the tree comes last.
-struct Tables {
-    active: Arc<Memtable>,
-    frozen: Option<Arc<Frozen>>,
-    /// The generation that the tree got last, while none is on its way: the same values, found faster.
-    /// What was written lately is what is read and overwritten next, and the memory is there.
-    carried: Option<Arc<Memtable>>,
-}
-
-impl Tables {
-    fn get(&self, position: Position, key: &[u8]) -> Option<Bytes> {
-        let frozen = self.frozen.as_ref().map(|frozen| &frozen.table);
-        let older = frozen.or(self.carried.as_ref());
-        self.active
-            .get(position, key)
-            .or_else(|| older?.get(position, key))
-    }
-}
-
-/// A generation on its way into the tree.
-struct Frozen {
-    table: Arc<Memtable>,
-    /// What the store held when it was frozen.
-    sums: Sums,
-    /// The segments' hashes that changed with it.
-    hashes: HashSnapshot,
-    /// The first log file of the next generation.
-    log_next: u64,
-    /// The bytes of this one's log.
-    log_bytes: u64,
-    /// The generation before it, which is of no use any more: freed by the checkpoint's thread, because
-    /// that takes a while.
-    previous: Mutex<Option<Arc<Memtable>>>,
-}
-
-impl Frozen {
-    fn forget_previous(&self) -> Option<Arc<Memtable>> {
-        let mut previous = self.previous.lock().unwrap_or_else(PoisonError::into_inner);
-        previous.take()
     }
 }
 
@@ -439,148 +362,6 @@ impl Store for DiskStore {
 
     fn segment_hash(&self, segment: Segment) -> u128 {
         self.shared.counters.hashes().get(segment)
-    }
-}
-
-impl Shared {
-    fn check_running(&self) -> Result<(), StoreError> {
-        match self.stopped.get() {
-            Some(reason) => Err(StoreError::Stopped {
-                reason: reason.clone(),
-            }),
-            None => Ok(()),
-        }
-    }
-
-    /// Runs a write, unless one has failed before; its failure is the last one, except on a full disk
-    /// or in a shortage: then nothing has changed that the next write would not make good.
-    fn write<T>(&self, f: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-        self.check_running()?;
-        f().inspect_err(|error| {
-            if error.is_disk_full() {
-                // Who is only refused because a checkpoint waits for room has not met the end of the disk. Given up for
-                // that, the ballast would be somebody else's when it is needed.
-                if self.signals().starved.is_none() {
-                    self.room.drop_ballast();
-                }
-            } else if !error.passes() {
-                self.stop(error.to_string());
-            }
-        })
-    }
-
-    fn stop(&self, reason: String) {
-        if self.stopped.set(reason).is_ok() {
-            // Under the lock, so that nobody misses it between a look and a wait.
-            let _signals = self.signals();
-            self.changed.notify_all();
-        }
-    }
-
-    /// Whether the active generation has reached its bounds.
-    fn is_full(&self, active: &Memtable, log: &LogWriter) -> bool {
-        let is_over = active.bytes() >= self.options.memtable_bytes
-            || log.generation_bytes() >= self.options.log_bytes
-            || log.generation_files() >= GENERATION_FILES_MAX;
-        is_over && active.entries() > 0
-    }
-
-    /// Freezes the active generation if it is full, unless another one is still on its way.
-    fn freeze_if_full(&self, log: &mut LogWriter) -> Result<(), StoreError> {
-        let active = self.active();
-        if self.is_full(&active, log) && self.tables().frozen.is_none() {
-            return self.freeze(log);
-        }
-        log.begin_file_if_large()?;
-        self.note_log_size(log);
-        Ok(())
-    }
-
-    /// The same, after what counts is done: if the disk is full, or something is short, it waits.
-    fn freeze_if_full_and_room(&self, log: &mut LogWriter) -> Result<(), StoreError> {
-        match self.freeze_if_full(log) {
-            Err(error) if error.passes() => {
-                tracing::warn!(%error, "the log cannot begin a new file yet");
-                Ok(())
-            }
-            result => result,
-        }
-    }
-
-    /// Freezes the active generation, which is then durable, and begins the next, in the memtable and in
-    /// the log: one step, as whoever appends holds the log. No other one may be on its way.
-    fn freeze(&self, log: &mut LogWriter) -> Result<(), StoreError> {
-        log.sync()?;
-        let log_bytes = log.generation_bytes();
-        let log_next = log.begin_generation()?;
-        let sums = self.counters.sums();
-        let hashes = self.counters.hashes().snapshot();
-        {
-            let mut tables = self.tables_mut();
-            let table = std::mem::replace(&mut tables.active, Arc::new(Memtable::new()));
-            let previous = Mutex::new(tables.carried.take());
-            tables.frozen = Some(Arc::new(Frozen {
-                table,
-                sums,
-                hashes,
-                log_next,
-                log_bytes,
-                previous,
-            }));
-        }
-        self.note_log_size(log);
-        self.signals().frozen += 1;
-        self.changed.notify_all();
-        Ok(())
-    }
-
-    /// Waits until no generation is on its way into the tree. Does not wait for room on the disk.
-    fn wait_until_thawed(&self) -> Result<(), StoreError> {
-        let mut signals = self.signals();
-        while signals.completed < signals.frozen {
-            self.check_running()?;
-            if signals.closing {
-                return Err(StoreError::Stopped {
-                    reason: "the store is being closed".to_owned(),
-                });
-            }
-            if let Some(lack) = signals.starved {
-                return Err(lack.error(self.directory.clone()));
-            }
-            signals = self
-                .changed
-                .wait(signals)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        self.check_running()
-    }
-
-    fn note_log_size(&self, log: &LogWriter) {
-        self.generation_bytes
-            .store(log.generation_bytes(), Ordering::Relaxed);
-    }
-
-    // A thread that panicked under one of these locks was the writer; nothing is written after it,
-    // because the checkpoint reports its own panic and the caller's writer is gone.
-
-    fn log(&self) -> MutexGuard<'_, LogWriter> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn active(&self) -> Arc<Memtable> {
-        self.tables().active.clone()
-    }
-
-    fn tables(&self) -> RwLockReadGuard<'_, Tables> {
-        self.tables.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn tables_mut(&self) -> RwLockWriteGuard<'_, Tables> {
-        self.tables.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn signals(&self) -> MutexGuard<'_, Signals> {
-        self.signals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

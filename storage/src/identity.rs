@@ -22,8 +22,10 @@ use dynakv_protocol::{Actor, DirectoryId, Generation, NodeId};
 use crate::disk::SmallFiles;
 use crate::document::{damaged, load_document, save_document};
 use crate::error::{Damage, StoreError};
-use crate::run_note::{LogPlace, Run, RunNote, StoreOrigin};
-use crate::store::{PageLimit, PositionRange, Store};
+use crate::items::{PageLimit, PositionRange};
+use crate::log_place::LogPlace;
+use crate::run_note::{Run, RunNote, StoreOrigin};
+use crate::store::Store;
 
 /// The document that holds the [`Identity`].
 const IDENTITY: &str = "identity";

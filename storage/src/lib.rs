@@ -25,44 +25,50 @@
 mod ballast;
 pub mod check;
 mod chunks;
+mod directory;
 pub mod disk;
+pub mod disk_reserve;
 pub mod disk_store;
 pub mod document;
 pub mod error;
 #[cfg(target_os = "linux")]
 pub mod flush_override;
+mod footprint;
 mod format;
 mod hash_pages;
 pub mod hint_log;
 pub mod identity;
+mod items;
 mod log;
+mod log_place;
 pub mod memory_store;
 mod memtable;
 pub mod recount;
 pub mod rewrite;
-pub mod room;
 pub mod run_note;
 mod segments;
 pub mod status;
 pub mod store;
-pub mod totals;
+mod totals;
 mod tree;
 mod witness;
 
 pub use check::{Checked, Finding, check_directory, check_store};
 pub use disk::{DirectoryFiles, DirectoryLock, SmallFiles, rename_directory};
+pub use disk_reserve::{Change, DiskSpace};
 pub use disk_store::{DiskOptions, DiskStore, Durability};
 pub use document::{load_document, peek_document, save_document};
 pub use error::{Damage, StoreError};
+pub use footprint::{Footprint, Tally, Totals};
 pub use hint_log::{
     AppendFile, DiskAppendFile, HINTS_FILE, HintLog, HintsChecked, Opened, check_hints,
 };
 pub use identity::{Identity, IdentityError, LastStop, Started};
+pub use items::{Item, Mutation, Page, PageLimit, PositionRange};
+pub use log_place::LogPlace;
 pub use memory_store::{MemoryDisk, MemoryFiles, MemoryHints, MemoryStore};
 pub use recount::Recounted;
 pub use rewrite::{RewriteError, Rewritten, rewrite_directory};
-pub use room::{Change, DiskSpace};
-pub use run_note::{LogPlace, Run, RunNote, StoreOrigin};
+pub use run_note::{Run, RunNote, StoreOrigin};
 pub use status::StoreStatus;
-pub use store::{Item, Mutation, Page, PageLimit, PositionRange, Store};
-pub use totals::{Footprint, Tally, Totals};
+pub use store::Store;

@@ -5,6 +5,7 @@
 //! read, and a [crash](MemoryDisk::crash) undoes it. Handles taken before a crash are dead afterwards,
 //! so that no task of a node that was killed can write on the disk of the one that came after it.
 
+mod content;
 mod hints;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,10 +18,12 @@ use dynakv_protocol::hash::{Position, Segment};
 
 use crate::disk::{SmallFiles, check_file_name};
 use crate::error::{Damage, StoreError};
+use crate::footprint::{Footprint, Totals};
 use crate::hint_log::AppendFile;
+use crate::items::{Item, Mutation, Page, PageBuilder, PageLimit, PositionRange};
 use crate::recount::Recounted;
-use crate::store::{Item, Mutation, Page, PageBuilder, PageLimit, PositionRange, Store};
-use crate::totals::{Counters, Footprint, Totals};
+use crate::store::Store;
+use crate::totals::Counters;
 
 pub use hints::MemoryHints;
 
@@ -39,7 +42,7 @@ struct State {
     /// How to undo what was applied since the last sync, in the order in which it was applied.
     pending: Vec<Undo>,
     files: BTreeMap<String, Bytes>,
-    hints: hints::Content,
+    hints: content::Content,
     /// What cannot be read until it is written anew.
     damaged: BTreeSet<Place>,
     counters: Counters,
@@ -209,7 +212,7 @@ impl MemoryDisk {
         self.wipe_store();
         let mut state = self.state();
         state.files.clear();
-        state.hints = hints::Content::default();
+        state.hints = content::Content::default();
     }
 
     /// All data vanish, and the small files and the hints stay: as if somebody had emptied the store beside them, and
@@ -379,7 +382,7 @@ impl SmallFiles for MemoryFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::totals::Tally;
+    use crate::footprint::Tally;
 
     const ALL: PageLimit = PageLimit {
         items_max: usize::MAX,

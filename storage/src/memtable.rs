@@ -14,7 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use bytes::Bytes;
 use dynakv_protocol::hash::Position;
 
-use crate::store::PositionRange;
+use crate::items::PositionRange;
 
 /// How many arcs; a power of two. With the default bound an arc has a dozen or two.
 const SHARDS: usize = 16_384;

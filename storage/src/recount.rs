@@ -12,9 +12,9 @@ use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::hash::{Position, Segment, versions_hash};
 
+use crate::footprint::{Footprint, Sums, Tally};
+use crate::items::{Item, Mutation};
 use crate::segments::SegmentHashes;
-use crate::store::{Item, Mutation};
-use crate::totals::{Footprint, Sums, Tally};
 
 /// What came of one part of a recount.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -13,13 +13,15 @@ use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 
 use crate::check::{Progress, Step, check_store, list};
-use crate::disk::{DirectoryLock, LOCK_FILE, parent_of, sync_directory, sync_path};
+use crate::directory::{parent_of, sync_directory, sync_path};
+use crate::disk::{DirectoryLock, LOCK_FILE};
+use crate::disk_reserve::DiskSpace;
 use crate::disk_store::{DiskOptions, DiskStore, TREE_DIRECTORY};
 use crate::error::{Damage, StoreError};
-use crate::room::DiskSpace;
+use crate::footprint::Footprint;
+use crate::items::{Mutation, PageLimit, PositionRange};
 use crate::run_note::RunNote;
-use crate::store::{Mutation, PageLimit, PositionRange, Store};
-use crate::totals::Footprint;
+use crate::store::Store;
 use crate::tree::wait_until_closed;
 
 /// What the name of the store that is being made ends with.

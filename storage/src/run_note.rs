@@ -4,10 +4,11 @@
 //! the store of another node. Each looks whole by itself; only together they tell.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use dynakv_protocol::codec::{DecodeError, Reader, Wire, put_bool, put_varint};
+use dynakv_protocol::codec::{DecodeError, Reader, Wire, put_bool};
 use dynakv_protocol::{DirectoryId, Generation, NodeId};
 
 use crate::error::StoreError;
+use crate::log_place::LogPlace;
 use crate::store::Store;
 
 /// The form of a note.
@@ -20,15 +21,6 @@ pub struct Run {
     pub generation: Generation,
     /// Random: two runs of one generation, on copies, differ in it.
     pub nonce: u64,
-}
-
-/// A place in the log of a store. It only ever grows, in one store.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LogPlace {
-    /// The number of a log file; 0 for none.
-    pub file: u64,
-    /// How many bytes of it.
-    pub position: u64,
 }
 
 /// Which run wrote a store, or a file of hints, last.
@@ -113,20 +105,6 @@ impl Wire for Run {
         Ok(Self {
             generation: Generation::decode(reader)?,
             nonce: reader.u64()?,
-        })
-    }
-}
-
-impl Wire for LogPlace {
-    fn encode(&self, out: &mut BytesMut) {
-        put_varint(out, self.file);
-        put_varint(out, self.position);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            file: reader.varint()?,
-            position: reader.varint()?,
         })
     }
 }

@@ -3,14 +3,15 @@
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use dynakv_protocol::hash::{Position, Segment};
+use dynakv_protocol::hash::Segment;
 
+use crate::disk_reserve::Change;
 use crate::error::StoreError;
+use crate::footprint::Totals;
+use crate::items::{Mutation, Page, PageLimit, PositionRange};
+use crate::log_place::LogPlace;
 use crate::recount::Recounted;
-use crate::room::Change;
-use crate::run_note::LogPlace;
 use crate::status::StoreStatus;
-use crate::totals::{Footprint, Totals};
 
 /// A durable map from keys to encoded [`Versions`](dynakv_protocol::causal::Versions), in ring order.
 ///
@@ -140,127 +141,5 @@ pub trait Store: Send + Sync + 'static {
         segments
             .map(|number| self.segment_hash(Segment(number)))
             .collect()
-    }
-}
-
-/// The new state of one key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mutation {
-    /// The key.
-    pub key: Bytes,
-    /// Encoded [`Versions`](dynakv_protocol::causal::Versions); replaces what is there.
-    pub versions: Bytes,
-    /// What the key added to the totals and to its segment's hash until now.
-    pub before: Footprint,
-    /// What it adds from now on.
-    pub after: Footprint,
-}
-
-/// An arc of the ring that does not wrap around.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PositionRange {
-    /// The first position in it.
-    pub start: Position,
-    /// The first position behind it; `None` for the end of the ring.
-    pub end: Option<Position>,
-}
-
-impl PositionRange {
-    /// The whole ring.
-    pub const ALL: Self = Self {
-        start: Position(0),
-        end: None,
-    };
-
-    /// The positions of one segment.
-    pub fn of_segment(segment: Segment) -> Self {
-        Self {
-            start: segment.start(),
-            end: segment.0.checked_add(1).map(|next| Segment(next).start()),
-        }
-    }
-
-    /// Whether a position lies in it.
-    pub fn contains(self, position: Position) -> bool {
-        position >= self.start && self.end.is_none_or(|end| position < end)
-    }
-}
-
-/// How large a page may grow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PageLimit {
-    /// The most items; 0 counts as 1, so that every page gets on.
-    pub items_max: usize,
-    /// The most bytes of keys and versions. The first item is given whatever its size.
-    pub bytes_max: usize,
-}
-
-/// One key and what is stored under it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Item {
-    /// The key.
-    pub key: Bytes,
-    /// Encoded [`Versions`](dynakv_protocol::causal::Versions).
-    pub versions: Bytes,
-}
-
-/// A part of a range, in ring order.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Page {
-    /// The items, by position, then by key.
-    pub items: Vec<Item>,
-    /// Where to go on (the `after_key` of the next page); `None` when the range is finished.
-    pub next: Option<Bytes>,
-}
-
-/// Fills pages: the rule of when one is full, the same for every store.
-pub(crate) struct PageBuilder {
-    limit: PageLimit,
-    bytes: usize,
-    items: Vec<Item>,
-}
-
-impl PageBuilder {
-    /// An empty page.
-    pub(crate) fn new(limit: PageLimit) -> Self {
-        Self {
-            limit,
-            bytes: 0,
-            items: Vec::new(),
-        }
-    }
-
-    /// Whether nothing is on it yet.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.items.is_empty()
-    }
-
-    /// Puts one more item on the page, or gives it back when the page is full.
-    pub(crate) fn push(&mut self, item: Item) -> Result<(), Item> {
-        let bytes = item.key.len() + item.versions.len();
-        let room = self.items.len() < self.limit.items_max
-            && self.bytes.saturating_add(bytes) <= self.limit.bytes_max;
-        if !self.items.is_empty() && !room {
-            return Err(item);
-        }
-        self.bytes += bytes;
-        self.items.push(item);
-        Ok(())
-    }
-
-    /// The page; there is more of the range behind it.
-    pub(crate) fn with_more(self) -> Page {
-        Page {
-            next: self.items.last().map(|item| item.key.clone()),
-            items: self.items,
-        }
-    }
-
-    /// The page; the range ends with it.
-    pub(crate) fn last(self) -> Page {
-        Page {
-            items: self.items,
-            next: None,
-        }
     }
 }

@@ -26,17 +26,18 @@ pub(crate) use self::opening::{
     SEGMENT_BYTES, file_bytes, mend_parameters, snapshot_bytes, wait_until_closed,
 };
 use crate::chunks::Chunks;
-use crate::disk::{OpenDirectory, create_directory, sync_directory, sync_path};
+use crate::directory::{OpenDirectory, sync_directory, sync_path};
+use crate::disk::create_directory;
 use crate::error::{Damage, StoreError};
+use crate::footprint::Sums;
 use crate::format::{
     self, ChunkedValue, INLINE_BYTES_MAX, Record, encode_chunked, encode_inline, key_of_record,
     put_record_key, record_key,
 };
 use crate::hash_pages::{HashPages, Written};
+use crate::items::PositionRange;
 use crate::memtable::Entry;
 use crate::segments::HashSnapshot;
-use crate::store::PositionRange;
-use crate::totals::Sums;
 use crate::witness::{Checkpoint, Witness, WitnessError};
 
 /// How many damaged keys are told apart; beyond, they are counted no more.

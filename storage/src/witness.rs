@@ -19,7 +19,7 @@ use bytes::{Buf, BufMut};
 
 use crate::disk::damaged_file;
 use crate::error::StoreError;
-use crate::totals::Sums;
+use crate::footprint::Sums;
 
 /// The file beside sled's own: number (u64, big-endian), crc32 of these eight bytes (u32, big-endian).
 const FILE: &str = "synced";

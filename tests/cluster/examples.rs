@@ -27,7 +27,7 @@ fn executables() -> Vec<PathBuf> {
         .map(|(name, _)| directory.join("examples").join(name));
     let paths: Vec<PathBuf> = paths.collect();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let rooms = ["client/examples", "client/src", "protocol/src"];
+    let rooms = ["clients/rust/examples", "clients/rust/src", "protocol/src"];
     let changed = rooms.iter().map(|room| newest(&root.join(room))).max();
     if !paths.iter().all(|path| modified(path) >= changed) {
         let mut command = Command::new(env!("CARGO"));
@@ -69,7 +69,7 @@ fn run(executable: &Path, address: &str) -> Output {
 
 #[test]
 fn every_example_of_the_client_works_and_fails_as_it_should() {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("client/examples");
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/rust/examples");
     let sources = sources.read_dir().expect("the sources are there");
     let names: BTreeSet<String> = sources
         .map(|entry| entry.expect("the sources are there").path())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use dynakv::runtime::environment::WallClock;
+use dynakv::runtime::shared::environment::WallClock;
 
 /// When every simulation begins, in milliseconds since 1970: never the present, or no run could be
 /// replayed.

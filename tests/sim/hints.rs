@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use dynakv::engine::handoff::Hint;
+use dynakv::engine::anti_entropy::handoff::Hint;
 use dynakv_protocol::codec::Wire;
 use dynakv_storage::{AppendFile, HintLog, StoreError};
 

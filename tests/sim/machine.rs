@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynakv::config::Config;
 use dynakv::node::Node;
-use dynakv::runtime::environment::{Disk, Environment, Stall, StoreThreads};
-use dynakv::runtime::rebuilding::Rebuilding;
+use dynakv::runtime::shared::environment::{Disk, Environment, Stall, StoreThreads};
+use dynakv::runtime::store::rebuilding::Rebuilding;
 use dynakv_protocol::NodeId;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
@@ -229,7 +229,7 @@ impl Machine {
         }
     }
 
-    /// The store is set aside and an empty one is in its place, as `runtime/quarantine.rs` leaves it. The
+    /// The store is set aside and an empty one is in its place, as `runtime/store/quarantine.rs` leaves it. The
     /// power is off.
     pub(crate) fn lose_store(&self) {
         let files = self.disk.files();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
-use dynakv::runtime::environment::{BoxFuture, Listener, Network, ReadHalf, WriteHalf};
+use dynakv::runtime::shared::environment::{BoxFuture, Listener, Network, ReadHalf, WriteHalf};
 use tokio::io::AsyncWrite;
 use turmoil::net::tcp::OwnedWriteHalf;
 use turmoil::net::{TcpListener, TcpStream};

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
-use dynakv::runtime::environment::ReadHalf;
+use dynakv::runtime::shared::environment::ReadHalf;
 use dynakv_protocol::causal::{Sibling, Versions};
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::frame::{

@@ -26,6 +26,8 @@ pub(crate) struct Named {
     pub(crate) line: usize,
     pub(crate) segments: Vec<String>,
     pub(crate) imported: bool,
+    /// Whether it is imported for others, too.
+    pub(crate) public: bool,
 }
 
 impl Named {
@@ -64,6 +66,21 @@ impl Source {
     pub(crate) fn product_lines(&self) -> impl Iterator<Item = (usize, &str)> {
         let lines = self.code.iter().map(String::as_str).enumerate();
         lines.filter(|(line, _)| !self.test[*line])
+    }
+
+    /// Whether there is nothing but tests in it.
+    pub(crate) fn is_test(&self) -> bool {
+        self.test.iter().all(|test| *test)
+    }
+
+    /// The modules inside this file that a line stands in, from the outermost.
+    pub(crate) fn inline_modules(&self, line: usize) -> Vec<String> {
+        let around = self.code.iter().enumerate().take(line + 1);
+        let opened = around.filter_map(|(from, code)| {
+            let name = code.trim().strip_suffix('{')?.rsplit_once("mod ")?.1;
+            (item_end(&self.code, from) > line).then(|| name.trim().to_owned())
+        });
+        opened.collect()
     }
 
     /// How many lines the file has without its tests.
@@ -288,9 +305,19 @@ fn paths(text: &str) -> Vec<Named> {
         let word = text[at..].split(|c| !is_word(c)).next().unwrap_or_default();
         if word == "use" {
             let tree = text[at + 3..].split(';').next().unwrap_or_default();
+            let public = is_public(&text[..at]);
+            let first = named.len();
             expand(tree, &[], line, &mut named);
+            named[first..]
+                .iter_mut()
+                .for_each(|named| named.public = public);
             line += tree.matches('\n').count();
             at += 3 + tree.len();
+            continue;
+        }
+        // What follows says who may see something, and uses nothing.
+        if text[at..].starts_with("pub(in ") {
+            at += text[at..].find(')').unwrap_or(word.len());
             continue;
         }
         let (segments, length) = path_at(&text[at..]);
@@ -298,11 +325,22 @@ fn paths(text: &str) -> Vec<Named> {
             line,
             segments,
             imported: false,
+            public: false,
         });
         line += text[at..at + length].matches('\n').count();
         at += length;
     }
     named
+}
+
+/// Whether what comes behind this text is for others, too: it ends with `pub`, or with `pub(…)`.
+fn is_public(before: &str) -> bool {
+    let before = before.trim_end();
+    let before = match before.rsplit_once('(') {
+        Some((word, range)) if range.ends_with(')') && !range.contains(';') => word,
+        _ => before,
+    };
+    before.ends_with("pub")
 }
 
 /// The path that begins here, and its length in bytes.
@@ -359,6 +397,7 @@ fn expand(tree: &str, prefix: &[String], line: usize, named: &mut Vec<Named>) {
             line,
             segments,
             imported: true,
+            public: false,
         });
         return;
     };

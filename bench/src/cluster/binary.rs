@@ -23,12 +23,6 @@ pub fn find_dynakv(given: Option<&Path>) -> Result<PathBuf, ClusterError> {
     }
 }
 
-/// Whether a program of this name can be started.
-pub(super) fn is_in_path(name: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

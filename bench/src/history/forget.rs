@@ -18,10 +18,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{History, Outcome, Record, Replaces};
-
-/// So many records may pile up before it is worth to look.
-pub(super) const CROWD: usize = 32;
+use super::{CROWD, History, Outcome, Record, Replaces};
 
 /// So many deletes are kept at least.
 const DELETES_KEPT: usize = 8;

@@ -246,21 +246,13 @@ fn a_long_history_stays_small() {
         story = story.delete(id + 2, read(&[id + 1]));
         story.history.forget_if_crowded();
     }
-    assert!(
-        story.history.len() <= 2 * forget::CROWD,
-        "{}",
-        story.history.len()
-    );
+    assert!(story.history.len() <= 2 * CROWD, "{}", story.history.len());
     let mut blind = Story::default();
     for id in 0..1000 {
         blind = blind.write(id, BLIND);
         blind.history.forget_if_crowded();
     }
-    assert!(
-        blind.history.len() <= 2 * forget::CROWD,
-        "{}",
-        blind.history.len()
-    );
+    assert!(blind.history.len() <= 2 * CROWD, "{}", blind.history.len());
     assert_eq!(blind.missing(&[999]), NONE);
     assert_eq!(blind.missing(&[998]), [999]);
 }

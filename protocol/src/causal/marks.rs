@@ -13,10 +13,7 @@ use smallvec::SmallVec;
 
 use super::{Dot, Sibling, Value, Versions};
 use crate::ids::WriteId;
-
-/// How many retired writes a key remembers, the newest. More would be needed only if so many writes in a
-/// row were sent more than once, and an old copy of the first came to light after all of them.
-pub const RETIRED_MAX: usize = 8;
+use crate::limits::RETIRED_MAX;
 
 /// The dates of expiry that make a delete a mark: milliseconds since 1970, and so before any write.
 const RETIRED_EXPIRES_AT_MS: u64 = 0;

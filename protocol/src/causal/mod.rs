@@ -12,7 +12,8 @@ mod dot;
 mod marks;
 mod versions;
 
+pub use crate::limits::RETIRED_MAX;
 pub use clock::Clock;
 pub use dot::Dot;
-pub use marks::{Mark, RETIRED_MAX, RetiredIds};
+pub use marks::{Mark, RetiredIds};
 pub use versions::{Incoming, Sibling, Value, Versions};

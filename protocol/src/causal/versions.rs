@@ -151,7 +151,7 @@ impl Versions {
     /// the context and the new dot.
     ///
     /// The dot must be new: its counter above every one of its actor that the clock and the context
-    /// hold. Callers mint it so (`engine/mint.rs`).
+    /// hold. Callers mint it so (`engine/write/mint.rs`).
     pub fn write(&mut self, context: &Clock, dot: Dot, incoming: Incoming) {
         self.siblings.retain(|sibling| !context.covers(sibling.dot));
         self.clock.join(context);

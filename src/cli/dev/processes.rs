@@ -12,8 +12,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::arguments::DevArgs;
+use super::error::DevError;
 use super::parent::ENDS_WITH_STDIN;
-use super::{DevArgs, DevError, Plan};
+use super::plan::Plan;
 use crate::cli::exit::Exit;
 
 /// How long the nodes get to end by themselves: more than their own shutdown deadline.

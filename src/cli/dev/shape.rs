@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Plan;
+use super::plan::Plan;
+use crate::cli::output::json_line;
 
 /// The mark in the directory.
 const MARK: &str = "dev.json";
@@ -89,7 +90,7 @@ pub(super) fn mark(directory: &Path, shape: &Shape) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     let new = directory.join(".dev.json.new");
     let mut file = File::create(&new)?;
-    file.write_all(super::json_line(shape).as_bytes())?;
+    file.write_all(json_line(shape).as_bytes())?;
     file.sync_all()?;
     fs::rename(&new, directory.join(MARK))
 }

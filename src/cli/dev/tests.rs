@@ -3,6 +3,8 @@
 use dynakv_protocol::ring_document::{Member, RingDocument, Step};
 use dynakv_protocol::{ClusterId, DirectoryId, NodeId, RingVersion};
 
+use std::path::PathBuf;
+
 use super::*;
 
 fn args(nodes: u16, base_port: u16) -> DevArgs {

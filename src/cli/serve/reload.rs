@@ -1,7 +1,7 @@
 //! What a running node takes from its settings after SIGHUP: the log filter. Everything else that has
 //! changed is named, so that nobody believes it was taken.
 
-use super::{Loaded, ServeArgs, environment, load};
+use super::load::{Loaded, ServeArgs, environment, load};
 use crate::cli::logging;
 use crate::settings::{Effective, effective};
 

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | [`document`] | which ring may follow which: founding, joining, sealing |
 //! | [`decide`] | which of several proposed rings becomes the next version |
+//! | [`founding`] | whether a node that finds no cluster may found one |
 //!
-//! The two are apart on purpose. [`document`] knows nothing of votes: it is a function from one ring
+//! The first two are apart on purpose. [`document`] knows nothing of votes: it is a function from one ring
 //! to the next. [`decide`] hardly looks into a ring: it would decide on any value.
 
 pub mod decide;
 pub mod document;
+pub mod founding;
 
 pub use decide::{Acceptor, Answer, Effect, ImpossibleBallot, Phase, Proposer};
 pub use document::{InvalidStep, JoinRefusal, admit, check_later, check_next, found, seal};

@@ -44,6 +44,7 @@ use self::rotation::Rotation;
 
 mod config;
 mod event;
+pub mod generations;
 mod gossip;
 mod member;
 mod probe;

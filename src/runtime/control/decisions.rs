@@ -1,6 +1,5 @@
 //! Deciding the next ring: what is wished for, one attempt at a time, and this node's own votes.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,15 +7,18 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::gossip::{Accept, Join, MemberState, Prepare, Vote};
 use dynakv_protocol::handshake::PeerIdentity;
 use dynakv_protocol::message::{Request, Response};
-use dynakv_protocol::ring_document::{Member, RingDocument, Step};
+use dynakv_protocol::ring_document::{RingDocument, Step};
 use dynakv_protocol::{DirectoryId, ErrorCode, ErrorReply, NodeId, RingVersion};
 use dynakv_storage::save_document;
 use tokio::time::Instant;
 
-use super::{ACCEPTOR, CallEnd, Control, Responder};
-use crate::engine::generations::Process;
-use crate::engine::layout::{Acceptor, Answer, Effect, JoinRefusal, Phase, Proposer, admit, seal};
-use crate::runtime::confirming::There;
+use super::Control;
+use super::state::{CallEnd, HolderTried, JoinWish, VoteFrom};
+use crate::engine::layout::{Answer, Effect, JoinRefusal, Phase, Proposer, admit, seal};
+use crate::engine::membership::generations::Process;
+use crate::runtime::net::confirming::There;
+use crate::runtime::shared::data_directory::ACCEPTOR;
+use crate::runtime::shared::events::Responder;
 
 /// How long the members may take over one phase.
 const PHASE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,76 +34,6 @@ const PAUSE_MAX: Duration = Duration::from_millis(300);
 
 /// The most wishes at once, with those whose name's holder is being called.
 const WISHES_MAX: usize = 256;
-
-/// A node that wants to be let in.
-pub(super) struct JoinWish {
-    join: Join,
-    nonce: u64,
-    responder: Responder,
-    until: Instant,
-    /// The directory of the former holder of its name, if that was called and found gone.
-    gone: Option<DirectoryId>,
-}
-
-/// What was found where the holder of a name is known to be.
-pub(super) struct HolderTried {
-    holder: Member,
-    there: Vec<There>,
-}
-
-/// A vote, and what it is about.
-pub(super) struct VoteFrom {
-    attempt: u64,
-    from: NodeId,
-    phase: Phase,
-    /// Nothing when the node could not be asked.
-    vote: Option<Vote>,
-}
-
-/// Everything about the next ring.
-pub(super) struct Decisions {
-    acceptor: Acceptor,
-    /// What it has accepted for the next version, for the view.
-    next: Option<Arc<RingDocument>>,
-    /// Whether it has promised what is not durable, so that no vote of it may leave.
-    is_unsaved: bool,
-    joins: VecDeque<JoinWish>,
-    /// Wishes for names whose holders are being called: one for each name.
-    trying: BTreeMap<NodeId, JoinWish>,
-    seal_until: Option<Instant>,
-    proposer: Option<Proposer>,
-    /// Tells late votes of an earlier attempt from votes.
-    attempt: u64,
-    phase_deadline: Instant,
-    /// No attempt before this.
-    pause_until: Option<Instant>,
-    next_round: u64,
-}
-
-impl Decisions {
-    pub(super) fn new(acceptor: Acceptor) -> Self {
-        Self {
-            next: None,
-            acceptor,
-            is_unsaved: false,
-            joins: VecDeque::new(),
-            trying: BTreeMap::new(),
-            seal_until: None,
-            proposer: None,
-            attempt: 0,
-            phase_deadline: Instant::now(),
-            pause_until: None,
-            next_round: 1,
-        }
-    }
-}
-
-impl Decisions {
-    /// What was accepted for the version after the present one.
-    pub(super) fn next(&self) -> Option<Arc<RingDocument>> {
-        self.next.clone()
-    }
-}
 
 impl Control {
     /// Looks again what was accepted for the version after the ring.

@@ -1,7 +1,7 @@
 //! How a node gets its first ring: it founds a cluster, or asks seeds until one lets it in.
 //!
 //! A cluster is founded only by a node that has an empty directory and no seeds, or by one with `--bootstrap`
-//! after all of its seeds have said that they are in none ([`founding`]). Without an
+//! after all of its seeds have said that they are in none ([`founding`](crate::engine::layout::founding)). Without an
 //! answer from a seed nothing is ever decided.
 
 use std::collections::BTreeMap;
@@ -14,82 +14,18 @@ use dynakv_protocol::ring_document::RingDocument;
 use dynakv_protocol::{ClusterId, ErrorCode, ErrorReply, NodeId};
 use tokio::time::Instant;
 
-use super::seeds::{self, Asked, AskedEnd, label, shortened};
-use super::{CallEnd, Control, ControlError, Quorums};
-use crate::engine::founding::{self, Said, Verdict};
+use super::seeds;
+use super::state::{Asked, AskedEnd, CallEnd, JoinTried, Trouble, label};
+use super::{Control, ControlError, Quorums};
 use crate::engine::layout::found;
-use crate::runtime::link::DialError;
-use crate::settings::{N_DEFAULT, R_DEFAULT, W_DEFAULT};
+use crate::engine::layout::founding::{self, N_DEFAULT, R_DEFAULT, Said, Verdict, W_DEFAULT};
+use crate::runtime::net::link::DialError;
 
 /// How long a seed may take over a join: a decision of the cluster's majority is in it.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The pause between two attempts; jittered.
 const PAUSE: Duration = Duration::from_millis(250);
-
-/// Every so many attempts in vain are worth a line in the log.
-const ATTEMPTS_PER_LINE: usize = 20;
-
-/// Where a node without a ring stands with its seeds.
-pub(super) struct Joining {
-    attempts: usize,
-    is_asking: bool,
-    due: Instant,
-    /// What each seed has said last, for people.
-    troubles: BTreeMap<String, Trouble>,
-    /// Why it does not found a cluster, if it may.
-    founds_not: String,
-}
-
-/// Why a seed did not let this node in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Trouble {
-    text: String,
-    /// It is of another cluster, and so will not let it in later, either.
-    is_strange: bool,
-}
-
-/// What came of asking a seed to be let in, at each of its addresses that was tried.
-pub(super) struct JoinTried {
-    seed: String,
-    ends: Vec<(String, Result<Response, DialError>)>,
-}
-
-impl Joining {
-    pub(super) fn new(now: Instant) -> Self {
-        Self {
-            attempts: 0,
-            is_asking: false,
-            due: now,
-            troubles: BTreeMap::new(),
-            founds_not: String::new(),
-        }
-    }
-
-    /// What keeps the node from joining, for people.
-    pub(super) fn trouble(&self) -> String {
-        let seeds = self.troubles.iter();
-        let seeds = seeds.map(|(seed, trouble)| format!("the seed {seed}: {}", trouble.text));
-        let mut parts: Vec<String> = seeds.collect();
-        if !self.founds_not.is_empty() {
-            parts.insert(0, self.founds_not.clone());
-        }
-        match parts.is_empty() {
-            true => "joining".to_owned(),
-            false => shortened(parts.join("; ")),
-        }
-    }
-
-    /// Notes what a seed has said. True when it is another thing than before.
-    fn note(&mut self, seed: &str, trouble: Trouble) -> bool {
-        let before = self.troubles.insert(seed.to_owned(), trouble.clone());
-        before.as_ref() != Some(&trouble)
-    }
-
-    fn is_line_due(&self) -> bool {
-        self.attempts.is_multiple_of(ATTEMPTS_PER_LINE)
-    }
-}
 
 /// What a node was started with, as far as a ring says it, too.
 pub(crate) struct StartedWith<'a> {

@@ -8,9 +8,9 @@ use dynakv_protocol::{DirectoryId, ErrorCode, ErrorReply, NodeId, RingVersion};
 use tokio::time::Instant;
 
 use super::{CALL_TIMEOUT, CallEnd, Control, ControlError, Responder};
-use crate::engine::generations::{Judgement, Process};
+use crate::engine::membership::generations::{Judgement, Process};
 use crate::engine::membership::{Effect, Event};
-use crate::runtime::link::DialError;
+use crate::runtime::net::link::DialError;
 
 /// How many members are asked at once for a newer ring.
 const RING_ASKED_MAX: usize = 8;

@@ -13,10 +13,10 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
 
 use super::{Control, Event};
-use crate::runtime::disk_progress::HANGING;
-use crate::runtime::events::Responder;
-use crate::runtime::unlocking::UnlockJob;
-use crate::runtime::view::{MemberView, View};
+use crate::runtime::anti_entropy::unlocking::UnlockJob;
+use crate::runtime::shared::disk_progress::HANGING;
+use crate::runtime::shared::events::Responder;
+use crate::runtime::shared::view::{MemberView, View};
 
 impl Control {
     pub(super) fn members_in_order(&self, document: &RingDocument) -> Vec<MemberView> {
@@ -129,7 +129,7 @@ impl Control {
         })
     }
 
-    /// Has the mender do what is wanted, and tells how far it is.
+    /// Has anti-entropy do what is wanted, and tells how far it is.
     pub(super) fn repair(&self, repair: Repair) -> Response {
         if self.ring.is_none() {
             return self.not_joined();

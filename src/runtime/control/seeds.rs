@@ -4,12 +4,11 @@
 //! where it is now, and hears from them; and a seed of another cluster was not meant to be one. It asks often while it
 //! does not hear of some member, and now and then otherwise. Names are resolved anew each time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dynakv_protocol::client::{OTHER_CLUSTERS_MAX, OtherCluster};
 use dynakv_protocol::gossip::{Gossip, MemberState};
 use dynakv_protocol::handshake::Welcome;
 use dynakv_protocol::message::{Request, Response};
@@ -17,96 +16,17 @@ use dynakv_protocol::{DirectoryId, ErrorCode};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{CALL_TIMEOUT, CallEnd, Control};
+use super::state::{Asked, AskedEnd, CallEnd, PAUSE_FIRST, label};
+use super::{CALL_TIMEOUT, Control};
 use crate::engine::membership::Event;
-use crate::runtime::calls::Calls;
-use crate::runtime::link::DialError;
-use crate::runtime::view::MemberView;
+use crate::runtime::net::calls::Calls;
+use crate::runtime::net::link::DialError;
+use crate::runtime::shared::view::MemberView;
 
-/// The pause between two rounds of a member: after one that missed somebody, doubled up to the longest; jittered.
-const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-
-/// The longest text about what seeds have said, in bytes.
-const TEXT_BYTES_MAX: usize = 2048;
 
 /// How many addresses of one name are asked.
 const ADDRESSES_MAX: usize = 256;
-
-/// What came of asking one address of a seed.
-pub(super) struct Asked {
-    /// Which of the seeds.
-    pub(super) seed: usize,
-    /// As it was given, or one address of that name.
-    pub(super) address: String,
-    /// What was answered.
-    pub(super) end: AskedEnd,
-}
-
-pub(super) enum AskedEnd {
-    /// It is this node's own address.
-    Own,
-    /// There is an answer, if anything was asked, and who gave it.
-    Answered(Option<Response>, Box<Welcome>),
-    /// There is none.
-    Failed(DialError),
-}
-
-/// What a node knows of its seeds.
-pub(super) struct Seeds {
-    /// As they were given.
-    pub(super) names: Vec<String>,
-    /// Those that are in other clusters, and what they have said.
-    strange: BTreeMap<String, String>,
-    is_asking: bool,
-    due: Instant,
-    pause: Duration,
-    /// How many members were not heard of at the last look.
-    missed: usize,
-}
-
-impl Seeds {
-    pub(super) fn new(names: &[String], now: Instant) -> Self {
-        Self {
-            names: names.to_vec(),
-            strange: BTreeMap::new(),
-            is_asking: false,
-            due: now,
-            pause: PAUSE_FIRST,
-            missed: 0,
-        }
-    }
-
-    /// A seed refuses this node as one of another cluster. It is said once.
-    pub(super) fn note_strange(&mut self, seed: &str, reason: &str) {
-        let reason = shortened(reason.to_owned());
-        let known = self.strange.insert(seed.to_owned(), reason.clone());
-        if known.is_none() {
-            tracing::error!(seed, "the seed {seed} is in another cluster: {reason}");
-        }
-    }
-
-    /// A seed has said something else.
-    pub(super) fn note_usual(&mut self, seed: &str) {
-        if self.strange.remove(seed).is_some() {
-            tracing::info!(seed, "the seed is in another cluster no more");
-        }
-    }
-
-    /// Those that are in other clusters, for `status`.
-    pub(super) fn strange(&self) -> Vec<OtherCluster> {
-        let told = self.strange.iter().take(OTHER_CLUSTERS_MAX / 2);
-        let told = told.map(|(seed, reason)| OtherCluster {
-            is_seed: true,
-            address: seed.clone(),
-            reason: format!(
-                "{reason}. Take it out of --seed to stay in this cluster; to join the other one, start with an \
-                 empty --data-dir"
-            ),
-        });
-        told.collect()
-    }
-}
 
 /// Asks every address of these seeds, all at once, and nothing but who is there when there is no request.
 pub(super) async fn ask_all(
@@ -267,25 +187,5 @@ impl Control {
             gossip,
             is_reply: true,
         });
-    }
-}
-
-/// What others have said goes into logs and answers in bounds.
-pub(super) fn shortened(mut text: String) -> String {
-    if text.len() > TEXT_BYTES_MAX {
-        let end = (0..=TEXT_BYTES_MAX)
-            .rev()
-            .find(|at| text.is_char_boundary(*at));
-        text.truncate(end.unwrap_or(0));
-        text.push('…');
-    }
-    text
-}
-
-/// A seed, for people: with the address, where the name has others, too.
-pub(super) fn label(name: &str, address: &str) -> String {
-    match name == address {
-        true => name.to_owned(),
-        false => format!("{name} ({address})"),
     }
 }

@@ -6,19 +6,19 @@ use dynakv_protocol::message::{Request, Response};
 
 use super::Control;
 
-/// Whether only a member may ask this. Who is none yet may ask to join.
-pub(super) fn is_of_members(request: &Request) -> bool {
-    matches!(
-        request,
-        Request::Gossip(_)
-            | Request::Probe(_)
-            | Request::FetchRing
-            | Request::Prepare(_)
-            | Request::Accept(_)
-    )
-}
-
 impl Control {
+    /// Whether only a member may ask this. Who is none yet may ask to join.
+    pub(super) fn is_of_members(request: &Request) -> bool {
+        matches!(
+            request,
+            Request::Gossip(_)
+                | Request::Probe(_)
+                | Request::FetchRing
+                | Request::Prepare(_)
+                | Request::Accept(_)
+        )
+    }
+
     /// What is answered to a node that is no member: who asks for what only members may ask. Nothing of what it
     /// says is taken in. Under the name of a member it may be the process on the directory that the member had
     /// before; that is told of the ring, and ends.

@@ -7,12 +7,15 @@ use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::lack::Lack;
+use super::layout::{LOG_DIRECTORY, TREE_DIRECTORY};
+use super::options::Durability;
 use super::pace::{self, Progress};
-use super::{Durability, Frozen, LOG_DIRECTORY, Lack, Shared, TREE_DIRECTORY};
+use super::shared::{Frozen, Shared};
 use crate::error::StoreError;
+use crate::items::PositionRange;
 use crate::log::remove_below;
 use crate::memtable::{Cursor, Entry};
-use crate::store::PositionRange;
 use crate::tree::{Scratch, Tree};
 
 /// After so many records or bytes the checkpoint looks up: it may have to pause, or to end.

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use dynakv_protocol::hash::{Segment, versions_hash};
 
-use super::{Shared, TREE_DIRECTORY};
+use super::layout::TREE_DIRECTORY;
+use super::shared::Shared;
 use crate::error::StoreError;
-use crate::store::{PageLimit, PositionRange};
+use crate::items::{PageLimit, PositionRange};
 
 /// How much is read at a time to count the hashes of a damaged page.
 const COUNT_PAGE: PageLimit = PageLimit {

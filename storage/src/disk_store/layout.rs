@@ -5,12 +5,16 @@ use std::path::Path;
 
 use bytes::Buf;
 
-use super::{LOG_DIRECTORY, TREE_DIRECTORY};
 use crate::disk::DirectoryFiles;
 use crate::document::{load_document, save_document};
 use crate::error::StoreError;
-use crate::store::Mutation;
+use crate::items::Mutation;
 use crate::tree::mend_parameters;
+
+/// Where the commit log lies in it.
+pub(crate) const LOG_DIRECTORY: &str = "log";
+/// Where the tree lies in it.
+pub(crate) const TREE_DIRECTORY: &str = "sled";
 
 /// The document that says whose the store is, and who wrote it last.
 pub(super) const RUN_DOCUMENT: &str = "run";

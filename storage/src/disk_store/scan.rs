@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::Shared;
 use crate::error::StoreError;
 use crate::format::{key_of_record, position_of_record};
+use crate::items::{Item, Page, PageBuilder, PageLimit, PositionRange};
 use crate::memtable::{Cursor, Entry};
-use crate::store::{Item, Page, PageBuilder, PageLimit, PositionRange};
 use crate::tree::TreeCursor;
 
 /// Walks that go on side by side, the newest first: of several values of a key the first one counts.

@@ -3,8 +3,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::layout::{FORMAT, FORMAT_DOCUMENT, VERSIONS_BYTES_MAX};
+use std::path::PathBuf;
+
 use super::*;
-use crate::totals::{Footprint, Tally};
+use crate::footprint::{Footprint, Tally};
 use dynakv_protocol::hash::versions_hash;
 
 const OPTIONS: DiskOptions = DiskOptions {

@@ -3,7 +3,9 @@
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use super::{Lack, Shared, TREE_DIRECTORY};
+use super::lack::Lack;
+use super::layout::TREE_DIRECTORY;
+use super::shared::Shared;
 use crate::error::StoreError;
 use crate::tree::Tree;
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::Entry;
+use super::entry::Entry;
 use super::file::AppendFile;
 use super::record::{self, FILE_HEADER_BYTES, FileHeader, Kind, put_record};
 use super::scan::Window;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::disk::{OpenDirectory, parent_of, sync_directory};
+use crate::directory::{OpenDirectory, parent_of, sync_directory};
 use crate::error::StoreError;
 
 /// Gives the new content of a file piece by piece, `None` at its end.

@@ -16,6 +16,7 @@
 //! | `inspect` | names all damage, for a report |
 
 mod compact;
+mod entry;
 mod file;
 mod inspect;
 mod record;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use self::compact::Compaction;
+use self::entry::Entry;
 use self::record::{FILE_HEADER_BYTES, Kind, put_record, record_bytes};
 use self::scan::{Scanned, Window, scan};
 use crate::error::{Damage, StoreError};
@@ -61,32 +63,6 @@ pub struct Opened {
     /// How many bytes a crash left that nobody was told of; they were removed. Damage to what the last sync
     /// before a crash wrote cannot be told from that.
     pub torn_bytes: u64,
-}
-
-/// Where the document of a key lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Entry {
-    /// Where its record begins. What waits begins where the file ends.
-    offset: u64,
-    /// In bytes; [`HINT_BYTES_MAX`] fits.
-    document_bytes: u32,
-    /// It was found damaged, and its bytes are not there any more.
-    is_lost: bool,
-}
-
-impl Entry {
-    fn new(offset: u64, document_bytes: usize, is_lost: bool) -> Self {
-        Self {
-            offset,
-            document_bytes: document_bytes as u32,
-            is_lost,
-        }
-    }
-
-    /// The size of its record, in bytes, for a key of this length.
-    fn record_bytes(&self, key_bytes: usize) -> u64 {
-        record_bytes(key_bytes, self.document_bytes as usize)
-    }
 }
 
 /// The log of hints. It belongs to one thread.

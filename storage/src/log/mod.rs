@@ -33,7 +33,7 @@ mod writer;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::disk::sync_directory;
+use crate::directory::sync_directory;
 use crate::error::StoreError;
 
 pub(crate) use inspect::{damaged_mark, inspect};

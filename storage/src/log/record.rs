@@ -19,9 +19,9 @@ use dynakv_protocol::codec::{Reader, put_varint};
 use dynakv_protocol::hash::Segment;
 
 use crate::error::Damage;
+use crate::footprint::{Sums, Tally};
+use crate::items::Mutation;
 use crate::recount::Correction;
-use crate::store::Mutation;
-use crate::totals::{Sums, Tally};
 
 const MAGIC: &[u8; 8] = b"dynaklog";
 const FORMAT: u32 = 1;

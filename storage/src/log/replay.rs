@@ -9,7 +9,7 @@ use super::mark::{Mark, Place};
 use super::record::{self, Change, FILE_HEADER_BYTES, FileHeader};
 use super::{FIRST_FILE, list, path_of, remove_below};
 use crate::error::{Damage, StoreError};
-use crate::run_note::LogPlace;
+use crate::log_place::LogPlace;
 
 /// What was found, and where the log goes on.
 #[derive(Debug)]

@@ -7,8 +7,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::error::Damage;
-use crate::store::Mutation;
-use crate::totals::{Footprint, Tally};
+use crate::footprint::{Footprint, Tally};
+use crate::items::Mutation;
 
 type Found = Vec<(Bytes, Bytes)>;
 

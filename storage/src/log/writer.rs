@@ -11,11 +11,11 @@ use super::mark::{Mark, Place};
 use super::path_of;
 use super::record::{self, FILE_HEADER_BYTES, FileHeader};
 use super::replay::Replayed;
-use crate::disk::OpenDirectory;
+use crate::directory::OpenDirectory;
 use crate::error::StoreError;
+use crate::items::Mutation;
+use crate::log_place::LogPlace;
 use crate::recount::Correction;
-use crate::run_note::LogPlace;
-use crate::store::Mutation;
 
 /// When a record has this many bytes it is written, without waiting for its sync.
 const RECORD_BYTES: usize = 1024 * 1024;

@@ -5,30 +5,11 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 use super::Handle;
+use super::content::Content;
 use crate::error::StoreError;
 use crate::hint_log::{AppendFile, HINTS_FILE, Pieces};
 
-/// What the file has.
-#[derive(Debug, Default)]
-pub(super) struct Content {
-    bytes: Vec<u8>,
-    /// How much of it a power cut leaves.
-    synced: usize,
-}
-
-impl Content {
-    /// What a power cut does: see [`MemoryDisk::crash_keeping`](super::MemoryDisk::crash_keeping).
-    pub(super) fn lose_unsynced(&mut self, kept: usize) {
-        // A prime, so that the end lies anywhere in a record.
-        const STEP_BYTES: usize = 37;
-        let unsynced = self.bytes.len() - self.synced;
-        let stays = kept.wrapping_mul(STEP_BYTES) % (unsynced + 1);
-        self.bytes.truncate(self.synced + stays);
-        self.synced = self.bytes.len();
-    }
-}
-
-/// The [`AppendFile`] of hints on a [`MemoryDisk`](super::MemoryDisk).
+/// The [`AppendFile`] of hints on a [`MemoryDisk`](crate::MemoryDisk).
 #[derive(Debug)]
 pub struct MemoryHints(pub(super) Handle);
 

@@ -1,7 +1,7 @@
 //! **hints_drain**: once all is healed, whatever a node keeps for others is handed over and forgotten within
 //! a bounded time: hints that counted towards W, and reminders, which count for nothing.
 
-use dynakv::engine::handoff::Hint;
+use dynakv::engine::anti_entropy::handoff::Hint;
 
 pub(crate) const NAME: &str = "hints_drain";
 

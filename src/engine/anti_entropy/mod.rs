@@ -1,0 +1,17 @@
+//! How copies become the same again without a read.
+//!
+//! | File | What it decides |
+//! |---|---|
+//! | [`handoff`] | what is kept for owners that cannot be reached, and when it may be forgotten |
+//! | [`repairs`] | when a node compares its copies with which other one |
+//! | [`mending`] | where two replicas differ |
+//! | [`rebuilding`] | which segments a node has lost, where its reads do not count |
+//! | [`rebuild_sources`] | who has given what was lost, and when a segment is whole again |
+//! | [`unlock`] | what becomes of a state that is beyond a limit |
+
+pub mod handoff;
+pub mod mending;
+pub mod rebuild_sources;
+pub mod rebuilding;
+pub mod repairs;
+pub mod unlock;

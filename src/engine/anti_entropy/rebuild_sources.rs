@@ -1,0 +1,141 @@
+//! From whom a segment that was lost has come back, and when that is enough.
+//!
+//! What an owner gave stays given: it was at a moment after the loss, and what was acknowledged since has
+//! come to this node as to any owner, or lacks here as at any owner that missed a write. So it does not
+//! matter whether that owner is still there, or has lost everything meanwhile; the others may come one
+//! after the other. Only a loss at this node takes away what was given.
+
+use std::collections::BTreeMap;
+
+use dynakv_protocol::RingVersion;
+use dynakv_protocol::hash::Segment;
+
+use crate::engine::placement::ring::MemberIndex;
+
+/// From how many other owners a segment must be fetched until its reads count again: so many that every
+/// write acknowledged by the smallest quorum promised, `w` of `n`, is at one of them even if this node's
+/// copy was one of the w. With w = 1 no number is enough; then all others are asked.
+pub fn sources_needed(n: usize, w: usize) -> usize {
+    let others = n.saturating_sub(1);
+    // Where there are fewer owners than that, all of them had to acknowledge.
+    (n + 1).saturating_sub(w.min(n)).min(others)
+}
+
+/// What is to be fetched of a segment from an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Nothing, and with that it has given all it has.
+    HasNone,
+    /// All it has; then it has given that.
+    All,
+    /// What it still has, which may not be all it had: it counts for nothing.
+    Rest,
+    /// Nothing for now: it is no source.
+    Nothing,
+}
+
+impl Wanted {
+    /// Of an owner that says that it has nothing there, or that it has lost versions there itself. Before this
+    /// node gives up what it lost it takes what is left of that anywhere.
+    pub fn of(is_empty: bool, is_rebuilding: bool, accept_loss: bool) -> Self {
+        match (is_rebuilding, is_empty) {
+            (false, true) => Self::HasNone,
+            (false, false) => Self::All,
+            (true, false) if accept_loss => Self::Rest,
+            (true, _) => Self::Nothing,
+        }
+    }
+}
+
+/// Which members have given all they have of which segments.
+#[derive(Debug, Default)]
+pub struct Sources {
+    ring_version: RingVersion,
+    given: BTreeMap<Segment, Vec<MemberIndex>>,
+}
+
+impl Sources {
+    /// Follows a ring. With another one other members may be owners.
+    pub fn follow(&mut self, ring_version: RingVersion) {
+        if self.ring_version != ring_version {
+            self.ring_version = ring_version;
+            self.given.clear();
+        }
+    }
+
+    /// Takes note that a member has given all it has; false when it had before.
+    pub fn give(&mut self, segment: Segment, member: MemberIndex) -> bool {
+        let given = self.given.entry(segment).or_default();
+        let is_news = !given.contains(&member);
+        if is_news {
+            given.push(member);
+        }
+        is_news
+    }
+
+    /// Whether a member has given all it has.
+    pub fn has_given(&self, segment: Segment, member: MemberIndex) -> bool {
+        let given = self.given.get(&segment);
+        given.is_some_and(|given| given.contains(&member))
+    }
+
+    /// Forgets what was given for a segment: it is whole, or more of it was lost.
+    pub fn forget(&mut self, segment: Segment) {
+        self.given.remove(&segment);
+    }
+
+    /// Whether enough was given for a segment with so many owners, this node among them.
+    pub fn is_whole(&self, segment: Segment, owners: usize, w: usize) -> bool {
+        let given = self.given.get(&segment).map_or(0, Vec::len);
+        // Alone, there is nobody to bring it back: that takes an operator's word.
+        owners > 1 && given >= sources_needed(owners, w)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn enough_sources_are_asked_to_meet_every_write_quorum() {
+        assert_eq!(sources_needed(3, 2), 2);
+        assert_eq!(sources_needed(3, 3), 1);
+        assert_eq!(sources_needed(3, 1), 2);
+        assert_eq!(sources_needed(5, 3), 3);
+        assert_eq!(sources_needed(2, 2), 1);
+        // A ring of two members that was promised three copies.
+        assert_eq!(sources_needed(2, 3), 1);
+        assert_eq!(sources_needed(1, 1), 0);
+    }
+
+    #[test]
+    fn what_one_has_that_lost_some_itself_is_taken_only_before_it_is_given_up() {
+        for accept_loss in [false, true] {
+            assert_eq!(Wanted::of(true, false, accept_loss), Wanted::HasNone);
+            assert_eq!(Wanted::of(false, false, accept_loss), Wanted::All);
+            assert_eq!(Wanted::of(true, true, accept_loss), Wanted::Nothing);
+        }
+        assert_eq!(Wanted::of(false, true, false), Wanted::Nothing);
+        assert_eq!(Wanted::of(false, true, true), Wanted::Rest);
+    }
+
+    #[test]
+    fn sources_may_give_one_after_the_other_and_count_once() {
+        let mut sources = Sources::default();
+        let (segment, other) = (Segment(7), Segment(8));
+        sources.follow(RingVersion(1));
+        assert!(sources.give(segment, MemberIndex(1)));
+        assert!(!sources.give(segment, MemberIndex(1)));
+        assert!(!sources.is_whole(segment, 3, 2));
+        sources.follow(RingVersion(1));
+        assert!(sources.has_given(segment, MemberIndex(1)));
+        sources.give(segment, MemberIndex(2));
+        assert!(sources.is_whole(segment, 3, 2) && !sources.is_whole(other, 3, 2));
+        sources.forget(segment);
+        assert!(!sources.is_whole(segment, 3, 2));
+        assert!(!sources.is_whole(segment, 1, 1), "nobody gave anything");
+        sources.give(other, MemberIndex(1));
+        sources.follow(RingVersion(2));
+        assert!(!sources.has_given(other, MemberIndex(1)));
+    }
+}

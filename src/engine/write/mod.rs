@@ -1,0 +1,20 @@
+//! Writes, from their start to their answer.
+//!
+//! | File | What it decides |
+//! |---|---|
+//! | [`put`] | one write: its copies, its stand-ins and its answer |
+//! | [`mint`], [`hybrid_clock`] | how a write becomes a version |
+//! | [`beside`] | what the owners have beside a new version |
+//! | [`plausible`] | what a clock from outside may claim |
+//! | [`forward`] | which owner a request is handed on to |
+//! | [`lateness`] | which attempts come too late to be begun |
+//! | [`import`] | merging given versions into a key |
+
+pub mod beside;
+pub mod forward;
+pub mod hybrid_clock;
+pub mod import;
+pub mod lateness;
+pub mod mint;
+pub mod plausible;
+pub mod put;

@@ -1,0 +1,528 @@
+//! Requests about nodes: gossip, probes, joins, decisions about the ring, status. One task owns all of
+//! it, publishes views, and never waits: every call to another node is a task that reports back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dynakv_protocol::codec::Wire;
+use dynakv_protocol::gossip::MemberEntry;
+use dynakv_protocol::handshake::PeerIdentity;
+use dynakv_protocol::message::{Request, Response};
+use dynakv_protocol::ring_document::{Member, RingDocument};
+use dynakv_protocol::{ErrorCode, ErrorReply};
+use dynakv_storage::{SmallFiles, Store, load_document, save_document};
+use rustc_hash::FxHashMap;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::state::{CallEnd, Decisions, Joining, Seeds};
+use crate::engine::layout::{Acceptor, check_later};
+use crate::engine::membership::{Effect, Event, Membership, MembershipConfig, RingMember};
+use crate::engine::placement::ring::Ring;
+use crate::runtime::anti_entropy::repairs::Repairs;
+use crate::runtime::anti_entropy::unlocking::UnlockJob;
+use crate::runtime::net::admission::Myself;
+use crate::runtime::net::calls::Calls;
+use crate::runtime::net::confirming::Confirmer;
+use crate::runtime::net::other_clusters::OtherClusters;
+use crate::runtime::observe::metrics::Metrics;
+use crate::runtime::shared::data_directory::{ACCEPTOR, RING};
+use crate::runtime::shared::disk_progress::DiskProgress;
+use crate::runtime::shared::events::{ControlEvent, Responder};
+use crate::runtime::shared::known_processes::KnownProcesses;
+use crate::runtime::shared::unreachable::Unreachable;
+use crate::runtime::shared::view::View;
+use crate::runtime::store::hint_worker::HintHandle;
+use crate::runtime::store::rebuilding::Rebuilding;
+
+mod decisions;
+mod error;
+mod joining;
+mod news;
+mod report;
+mod running;
+mod seeds;
+mod state;
+mod strangers;
+
+pub use self::running::{Runner, prepare, run};
+
+pub use self::error::ControlError;
+pub(crate) use self::joining::StartedWith;
+
+/// How many probes for others are under way at once: every member may ask about another one.
+const PROBES_MAX: usize = 1024;
+
+/// How often the engine is told that time has passed.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How often the store's totals are looked at and histograms tidied.
+const UPKEEP: Duration = Duration::from_secs(1);
+
+/// How long gossip, pings and fetches may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// N, W and R where they were given.
+pub type Quorums = (Option<u8>, Option<u8>, Option<u8>);
+
+/// What a node was told about its cluster when it was started.
+#[derive(Debug, Clone)]
+pub struct Startup {
+    /// Nodes to ask.
+    pub seeds: Vec<String>,
+    /// N, W and R where they were given.
+    pub quorums: Quorums,
+    /// The node's own entry in the ring.
+    pub member: Member,
+    /// Whether the directory has never been part of a cluster.
+    pub is_new_directory: bool,
+}
+
+/// What the control task is given.
+pub struct Parts {
+    /// Who this node is.
+    pub me: Myself,
+    /// How it was started.
+    pub startup: Startup,
+    /// Gossip and failure detection.
+    pub membership: MembershipConfig,
+    /// Calls to other nodes.
+    pub calls: Arc<Calls>,
+    /// Asks members about themselves.
+    pub confirmer: Arc<Confirmer>,
+    /// What was seen of them.
+    pub seen: Arc<KnownProcesses>,
+    /// Nodes of other clusters that have called.
+    pub others: Arc<OtherClusters>,
+    /// Who cannot be spoken to.
+    pub unreachable: Arc<Unreachable>,
+    /// Requests and hints.
+    pub events: mpsc::Receiver<ControlEvent>,
+    /// Where views go.
+    pub view: watch::Sender<Arc<View>>,
+    /// Small durable state.
+    pub files: Arc<dyn SmallFiles>,
+    /// For its totals.
+    pub store: Arc<dyn Store>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Where this node has lost versions.
+    pub rebuilding: Arc<Rebuilding>,
+    /// What operators want of anti-entropy.
+    pub repairs: Arc<Repairs>,
+    /// What is kept for other nodes.
+    pub hints: HintHandle,
+    /// Whether the disk hangs.
+    pub disk: Arc<DiskProgress>,
+    /// Where locked keys are mended.
+    pub unlocks: mpsc::Sender<UnlockJob>,
+    /// All randomness.
+    pub random: fastrand::Rng,
+    /// Not ready from now on.
+    pub draining: CancellationToken,
+    /// Ends the task.
+    pub shutdown: CancellationToken,
+}
+
+/// The task's state.
+pub struct Control {
+    me: Myself,
+    startup: Startup,
+    calls: Arc<Calls>,
+    confirmer: Arc<Confirmer>,
+    seen: Arc<KnownProcesses>,
+    files: Arc<dyn SmallFiles>,
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    rebuilding: Arc<Rebuilding>,
+    repairs: Arc<Repairs>,
+    hints: HintHandle,
+    disk: Arc<DiskProgress>,
+    unlocks: mpsc::Sender<UnlockJob>,
+    random: fastrand::Rng,
+    membership: Membership,
+    ring: Option<Arc<Ring>>,
+    decisions: Decisions,
+    joining: Joining,
+    seeds: Seeds,
+    others: Arc<OtherClusters>,
+    unreachable: Arc<Unreachable>,
+    view: watch::Sender<Arc<View>>,
+    draining: CancellationToken,
+    /// Probes that other nodes have asked for.
+    probes: FxHashMap<u64, Responder>,
+    next_probe: u64,
+    /// When the ring may be fetched again.
+    fetch_due: Instant,
+    /// How many members are being asked whether what is told of them is so.
+    confirming: usize,
+    /// When it may be asked again whether this node is an old copy.
+    doubt_due: Instant,
+    started: Instant,
+    ends: mpsc::UnboundedSender<CallEnd>,
+    effects: Vec<Effect>,
+    end: Option<ControlError>,
+}
+
+impl Control {
+    /// Loads what the directory knows, and founds a cluster where that is due.
+    ///
+    /// # Errors
+    /// [`ControlError`] says what to do.
+    fn load(parts: Parts, ends: mpsc::UnboundedSender<CallEnd>) -> Result<Self, ControlError> {
+        let Parts {
+            me,
+            startup,
+            membership,
+            calls,
+            confirmer,
+            seen,
+            others,
+            unreachable,
+            view,
+            files,
+            store,
+            metrics,
+            rebuilding,
+            repairs,
+            hints,
+            disk,
+            unlocks,
+            mut random,
+            draining,
+            ..
+        } = parts;
+        let entry = MemberEntry {
+            generation: me.generation,
+            software: env!("CARGO_PKG_VERSION").to_owned(),
+            rebuilding_segments: rebuilding.left(),
+            nonce: me.nonce,
+            ..MemberEntry::new(me.node_id.clone(), me.address.clone(), me.directory_id)
+        };
+        let mut acceptor = load_wire(&*files, ACCEPTOR)?
+            .unwrap_or_else(|| Acceptor::new(me.node_id.clone(), me.directory_id));
+        if acceptor.forget_impossible()? {
+            tracing::warn!(
+                "an earlier version of dynakv has promised its vote on the ring to somebody who is no member, in a \
+                 round that no member can come to: that is forgotten, nothing need be done"
+            );
+        }
+        let now = Instant::now();
+        let mut control = Self {
+            membership: Membership::new(membership, entry, random.fork(), 0),
+            ring: None,
+            decisions: Decisions::new(acceptor),
+            joining: Joining::new(now),
+            seeds: Seeds::new(&startup.seeds, now),
+            others,
+            unreachable,
+            me,
+            startup,
+            calls,
+            confirmer,
+            seen,
+            files,
+            store,
+            metrics,
+            rebuilding,
+            repairs,
+            hints,
+            disk,
+            unlocks,
+            random,
+            view,
+            draining,
+            probes: FxHashMap::default(),
+            next_probe: 0,
+            fetch_due: now,
+            confirming: 0,
+            doubt_due: now,
+            started: now,
+            ends,
+            effects: Vec::new(),
+            end: None,
+        };
+        match load_wire::<RingDocument>(&*control.files, RING)? {
+            Some(document) => {
+                control.check_settings(&document)?;
+                control.follow(document);
+            }
+            None => control.found_if_due()?,
+        }
+        control.upkeep();
+        control.publish();
+        Ok(control)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// Follows a ring that is on disk already.
+    fn follow(&mut self, document: RingDocument) {
+        let version = document.version;
+        let members = document.members.iter().map(|member| RingMember {
+            id: member.id.clone(),
+            directory_id: member.directory_id,
+            address: member.address.clone(),
+        });
+        let members = members.collect();
+        if let Err(error) = self.seen.follow(&document) {
+            // Tried again with the next news.
+            tracing::warn!(%error, "could not note which runs of the members were seen");
+        }
+        tracing::info!(
+            version = version.0,
+            members = document.members.len(),
+            step = ?document.step,
+            "ring"
+        );
+        self.ring = Some(Arc::new(Ring::new(document)));
+        self.note_accepted();
+        self.step(Event::RingMembers(members));
+        self.step(Event::RingVersion(version));
+    }
+
+    /// Takes over a ring that was decided, once it is durable.
+    fn adopt(&mut self, document: RingDocument) {
+        if let Some(own) = self.ring.as_ref().map(|ring| ring.document())
+            && let Err(error) = check_later(own, &document)
+        {
+            // Most often it is this ring again.
+            tracing::debug!(%error, version = document.version.0, "not followed");
+            return;
+        }
+        let entry = document.member(&self.me.node_id);
+        if entry.is_some_and(|entry| entry.directory_id != self.me.directory_id) {
+            self.end = Some(ControlError::Replaced {
+                id: self.me.node_id.clone(),
+            });
+            return;
+        }
+        match save_document(&*self.files, RING, &document.to_bytes()) {
+            Ok(()) => {}
+            // Gossip names its version again, and it is fetched again.
+            Err(error) if error.is_shortage() => {
+                tracing::warn!(%error, version = document.version.0, "the ring is not followed yet");
+                return;
+            }
+            Err(error) => {
+                self.end = Some(error.into());
+                return;
+            }
+        }
+        self.follow(document);
+        self.publish();
+        self.announce();
+    }
+
+    fn spawn(&self, call: impl Future<Output = CallEnd> + Send + 'static) {
+        let ends = self.ends.clone();
+        tokio::spawn(async move {
+            // A control task that is gone needs no telling.
+            // What comes of calls waits in no bound of its own: there is one for each call, and those are so many
+            // as there are members, wishes and probes.
+            let _ = ends.send(call.await);
+        });
+    }
+
+    fn on_event(&mut self, event: ControlEvent) {
+        match event {
+            ControlEvent::Request {
+                request,
+                body: _,
+                peer,
+                responder,
+            } => self.on_request(*request, peer, responder),
+            ControlEvent::SealWanted => self.wish_to_seal(),
+            ControlEvent::NewerRingSeen { version } => self.look_for_ring(version),
+            ControlEvent::LinkLost { node } => self.step(Event::ConnectionLost { node }),
+        }
+    }
+
+    fn on_request(
+        &mut self,
+        request: Request,
+        peer: Option<Arc<PeerIdentity>>,
+        responder: Responder,
+    ) {
+        let is_member = |peer: &PeerIdentity| self.view.borrow().has_member(peer);
+        if let Some(stranger) = peer.as_ref().filter(|peer| !is_member(peer))
+            && Self::is_of_members(&request)
+        {
+            return responder.respond(&self.answer_to_stranger(&request, stranger));
+        }
+        match (request, peer) {
+            (Request::Stats, _) => responder.respond(&self.stats()),
+            (Request::Health, _) => responder.respond(&self.health()),
+            (Request::Status, _) => responder.respond(&self.status()),
+            (Request::Ring, _) => responder.respond(&self.ring_reply()),
+            (Request::Repair(repair), _) => responder.respond(&self.repair(repair)),
+            (Request::Unlock(unlock), _) => self.unlock(unlock, responder),
+            (Request::Gossip(mut gossip), Some(peer)) => {
+                self.sift(&mut gossip, None);
+                let event = Event::GossipReceived {
+                    from: peer.node_id.clone(),
+                    gossip,
+                    is_reply: false,
+                };
+                self.step_answering(event, Some(&responder));
+            }
+            (Request::Probe(_), Some(_)) if self.probes.len() >= PROBES_MAX => {
+                let message = "this node probes as many others as it takes on; ask another one";
+                let error = ErrorReply::new(ErrorCode::Overloaded, message).retryable();
+                responder.respond(&Response::Error(error));
+            }
+            (Request::Probe(probe), Some(peer)) => {
+                self.next_probe += 1;
+                self.probes.insert(self.next_probe, responder);
+                self.step(Event::ProbeRequested {
+                    token: self.next_probe,
+                    target: probe.target,
+                    from: peer.node_id.clone(),
+                });
+            }
+            (Request::Join(join), Some(peer)) => self.on_join(join, &peer, responder),
+            (Request::FetchRing, Some(_)) => responder.respond(&match &self.ring {
+                Some(ring) => Response::RingDocument(ring.document().clone()),
+                None => self.not_joined(),
+            }),
+            (Request::Prepare(prepare), Some(_)) => self.on_prepare(&prepare, &responder),
+            (Request::Accept(accept), Some(_)) => self.on_accept(&accept, &responder),
+            (
+                Request::Gossip(_)
+                | Request::Probe(_)
+                | Request::Join(_)
+                | Request::FetchRing
+                | Request::Prepare(_)
+                | Request::Accept(_),
+                None,
+            ) => {
+                let message = "only nodes may ask this; say so in the hello";
+                let error = ErrorReply::new(ErrorCode::BadRequest, message);
+                responder.respond(&Response::Error(error));
+            }
+            // The connection keeps these to itself or gives them to the coordinator.
+            (
+                Request::Hello(_)
+                | Request::Ping
+                | Request::Get(_)
+                | Request::Put(_)
+                | Request::Delete(_)
+                | Request::Explain(_)
+                | Request::Export(_)
+                | Request::Import(_)
+                | Request::Merge(_)
+                | Request::Read(_)
+                | Request::Compare(_)
+                | Request::List(_)
+                | Request::Hint(_)
+                | Request::Replace(_),
+                _,
+            ) => {
+                let error = ErrorReply::new(ErrorCode::BadRequest, "unexpected in this place");
+                responder.respond(&Response::Error(error));
+            }
+        }
+    }
+
+    fn not_joined(&self) -> Response {
+        let message = format!(
+            "this node has not joined a cluster yet: {}",
+            self.joining.trouble()
+        );
+        Response::Error(ErrorReply::new(ErrorCode::NotReady, message).retryable())
+    }
+
+    fn on_call_end(&mut self, end: CallEnd) {
+        match end {
+            CallEnd::Gossip(from, Some(mut gossip)) => {
+                self.sift(&mut gossip, Some(&from));
+                self.step(Event::GossipReceived {
+                    from,
+                    gossip,
+                    is_reply: true,
+                });
+            }
+            CallEnd::Confirmed(entry) => self.on_confirmed(entry),
+            CallEnd::Outdated(error) => self.end_as_outdated(error),
+            // Silence is what the failure detector lives on.
+            CallEnd::Gossip(_, None) | CallEnd::Ring(None) | CallEnd::NotOutdated => {}
+            CallEnd::Pinged(target, alive) => self.step(Event::ProbeAnswered {
+                target,
+                via: None,
+                alive,
+            }),
+            CallEnd::ProbedVia { via, target, alive } => self.step(Event::ProbeAnswered {
+                target,
+                via: Some(via),
+                alive,
+            }),
+            CallEnd::Ring(Some(document)) => {
+                // Nodes that have not joined take a ring only as the answer to their own join.
+                if self.ring.is_some() {
+                    self.adopt(document);
+                }
+            }
+            CallEnd::Vote(vote) => self.on_vote(vote),
+            CallEnd::Join(tried) => self.on_join_tried(tried),
+            CallEnd::Founding(asked) => self.on_founding(&asked),
+            CallEnd::Seeds(asked) => self.on_seeds(asked),
+            CallEnd::Holder(tried) => self.on_holder_tried(tried),
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        let hangs = self.disk.hangs();
+        self.step(Event::LocalDisk { hangs });
+        self.step(Event::Tick);
+        self.join_if_due(now);
+        self.ask_seeds_if_due(now);
+        self.decide_if_due(now);
+        self.publish();
+    }
+
+    /// Publishes a new view when anything in it has changed.
+    fn publish(&mut self) {
+        let ring = self.ring.clone();
+        let members = match &ring {
+            Some(ring) => self.members_in_order(ring.document()),
+            None => Vec::new(),
+        };
+        let (_, w, r) = self.startup.quorums;
+        let document = ring.as_ref().map(|ring| ring.document());
+        let next = View {
+            next: self.decisions.next(),
+            cluster_id: document.map_or_else(Default::default, |d| d.cluster_id),
+            w: w.or(document.map(|d| d.w)).unwrap_or(0),
+            r: r.or(document.map(|d| d.r)).unwrap_or(0),
+            members,
+            ring: ring.clone(),
+        };
+        let is_news = {
+            let last = self.view.borrow();
+            let accepted = |view: &View| view.next.as_ref().map(Arc::as_ptr);
+            last.ring_version() != next.ring_version()
+                || last.members != next.members
+                || accepted(&last) != accepted(&next)
+        };
+        if is_news {
+            self.report_members(&next);
+            self.view.send_replace(Arc::new(next));
+        }
+    }
+}
+
+fn load_wire<T: Wire>(
+    files: &dyn SmallFiles,
+    name: &'static str,
+) -> Result<Option<T>, ControlError> {
+    let Some(bytes) = load_document(files, name)? else {
+        return Ok(None);
+    };
+    let decoded = T::from_bytes(&bytes);
+    let decoded = decoded.map_err(|error| ControlError::Document { name, error })?;
+    Ok(Some(decoded))
+}

@@ -1,0 +1,250 @@
+//! Sloppy writes and what is kept for owners that miss one.
+
+use std::collections::BTreeSet;
+
+use dynakv_protocol::codec::Wire;
+use dynakv_protocol::peer::KeepHint;
+use smallvec::SmallVec;
+
+use super::effects::{Reply, remaining_ms};
+use super::forwarding::say_again;
+use super::{
+    Bytes, ConnectionId, Coordinator, ErrorCode, ErrorReply, HintJob, Kind, NodeId, NodeSlot,
+    Operation, OperationId, Purpose, Reach, Request, Role, SLOW_WRITE, Segment, Token, Work, put,
+};
+use crate::engine::anti_entropy::handoff::Hint;
+use crate::engine::placement::preference::SELF;
+use crate::engine::write::mint::Intent;
+use crate::runtime::data::dispatch::{Limits, data_request};
+use dynakv_protocol::causal::Versions;
+use dynakv_protocol::client::Written;
+
+/// How many nodes may at most be asked to stand in for the owners of one key.
+const STAND_INS_MAX: usize = 8;
+
+impl Coordinator {
+    /// Who may stand in for owners of a key, the nearest first: who is in reach and owns no copy.
+    pub(super) fn stand_ins(&self, key: &[u8]) -> SmallVec<[NodeSlot; 4]> {
+        let Some(ring) = &self.view.ring else {
+            return SmallVec::new();
+        };
+        let successors = ring.successors(Segment::of_key(key));
+        let in_reach = successors
+            .map(|member| self.links.slot_of(member))
+            .filter(|&node| node != SELF && self.links.reach(node) == Reach::Usable);
+        in_reach.take(STAND_INS_MAX).collect()
+    }
+
+    /// No owner takes a sloppy write: this node stands in for the first of them.
+    pub(super) fn stand_in(&mut self, id: OperationId) {
+        // Before the operation is taken out: whoever waits for it must be answered. It was there when the
+        // request began, and rings are only ever replaced.
+        let Some(ring) = self.view.ring.clone() else {
+            return;
+        };
+        let Some(Operation {
+            requester,
+            key,
+            mut frame,
+            ..
+        }) = self.operations.remove(id)
+        else {
+            return;
+        };
+        say_again(&requester, &mut frame);
+        let owners = self.owners(&ring, &key);
+        match data_request(&frame, self.limits(&ring)) {
+            Ok(request) => {
+                self.coordinate(
+                    requester,
+                    frame,
+                    request,
+                    owners,
+                    Role {
+                        place: 0,
+                        is_stand_in: true,
+                    },
+                );
+            }
+            // It was checked when it came, under the same settings.
+            Err(error) => self.end(requester, Err(error)),
+        }
+    }
+
+    /// What requests of clients are held against.
+    pub(super) fn limits(&self, ring: &super::Ring) -> Limits {
+        Limits {
+            value_bytes_max: self.bounds.value_bytes_max,
+            // N is at most 32.
+            effective_n: ring.document().effective_n() as u8,
+            w: self.view.w,
+            r: self.view.r,
+            cluster_id: self.view.cluster_id,
+        }
+    }
+
+    /// Another node asks this one to keep versions for owners.
+    pub(super) fn keep_hint(
+        &mut self,
+        connection: ConnectionId,
+        request_id: u64,
+        hint: KeepHint,
+    ) -> Result<(), ErrorReply> {
+        if hint.key.is_empty() {
+            let message = "a hint needs a key";
+            return Err(ErrorReply::new(ErrorCode::BadRequest, message));
+        }
+        let ring = self.view.ring.as_ref();
+        let is_member = |node| ring.is_some_and(|ring| ring.index_of(node).is_some());
+        if let Some(stranger) = hint.owed.iter().find(|&node| !is_member(node)) {
+            let message =
+                format!("{stranger} is no member of the ring: nothing can be kept for it");
+            return Err(ErrorReply::new(ErrorCode::BadRequest, message));
+        }
+        let versions = Versions::from_bytes(&hint.versions).map_err(|error| {
+            ErrorReply::new(ErrorCode::BadRequest, format!("versions: {error}"))
+        })?;
+        self.replica_jobs += 1;
+        self.hint_jobs.push(HintJob::Keep {
+            token: Token::Hint(connection, request_id),
+            key: hint.key,
+            hint: Box::new(Hint {
+                versions: Some(versions),
+                owed: hint.owed.into_iter().collect(),
+                needed: hint.needed,
+                kept_at_ms: self.clock.unix_ms(),
+            }),
+        });
+        Ok(())
+    }
+
+    pub(super) fn send_hint(
+        &mut self,
+        id: OperationId,
+        purpose: Purpose,
+        to: NodeSlot,
+        versions: Bytes,
+    ) {
+        let (ring_version, now) = (self.view.ring_version(), self.now);
+        let Some(operation) = self.operations.get_mut(id) else {
+            return;
+        };
+        let Work::Put { put, .. } = &operation.work else {
+            return;
+        };
+        let owed = put.owners().iter().map(|slot| self.links.id(slot).clone());
+        let request = Request::Hint(KeepHint {
+            ring_version,
+            timeout_ms: remaining_ms(&operation.requester, now),
+            key: operation.key.clone(),
+            versions,
+            owed: owed.collect(),
+            needed: put.w(),
+        });
+        self.send(id, purpose, to, &request);
+    }
+
+    pub(super) fn mint_as_stand_in(&mut self, id: OperationId, intent: Box<Intent>) {
+        let cluster_id = self.view.cluster_id;
+        let Some(operation) = self.operations.get_mut(id) else {
+            return;
+        };
+        let Work::Put { put, .. } = &operation.work else {
+            return;
+        };
+        let owed: BTreeSet<NodeId> = put
+            .owners()
+            .iter()
+            .map(|slot| self.links.id(slot).clone())
+            .collect();
+        self.hint_jobs.push(HintJob::Mint {
+            token: Token::Operation(id.message(Purpose::Write)),
+            key: operation.key.clone(),
+            intent,
+            owed,
+            needed: put.w(),
+            cluster_id,
+        });
+    }
+
+    /// An owner has missed an acknowledged write of this key.
+    pub(super) fn remind(&mut self, id: OperationId, owner: NodeSlot) {
+        let owner = self.links.id(owner).clone();
+        if let Some(operation) = self.operations.get_mut(id) {
+            self.reminders.push((operation.key.clone(), owner));
+        }
+    }
+
+    /// A write takes longer than it should: others are asked besides, and again while that is of no help.
+    pub(super) fn on_slow_write(&mut self, id: OperationId) {
+        self.step_put(id, put::Event::Slow);
+        let again_at = self.now + SLOW_WRITE;
+        if let Some(operation) = self.operations.get_mut(id)
+            && let Work::Put { put, .. } = &operation.work
+            && put.passes_by()
+        {
+            self.operations.set_slow_at(id, again_at);
+        }
+    }
+
+    /// Answers the client of a write. The operation stays while owners may still answer.
+    pub(super) fn answer_put(
+        &mut self,
+        id: OperationId,
+        result: Result<put::Acknowledged, ErrorReply>,
+    ) {
+        let Some(requester) = self.operations.get_mut(id).map(|it| it.requester) else {
+            return;
+        };
+        let reply = result.map(|acknowledged| {
+            if acknowledged.is_sloppy {
+                self.metrics.hints.sloppy_writes.increment(1);
+            }
+            Reply::Written(Written {
+                context: acknowledged.context,
+                effective_w: acknowledged.effective_w,
+                sloppy: acknowledged.is_sloppy,
+                replaced: match acknowledged.replaced {
+                    0 | 1 => 0,
+                    values => values as u64,
+                },
+            })
+        });
+        self.end(requester, reply);
+    }
+
+    /// Forgets a write of which nothing more will come, and answered ones where too many wait.
+    pub(super) fn forget_if_over(&mut self, id: OperationId) {
+        let Some(Operation {
+            work: Work::Put { put, .. },
+            ..
+        }) = self.operations.get_mut(id)
+        else {
+            return;
+        };
+        let is_over = put.is_over();
+        let is_answered = put.is_answered();
+        // Each holds what it wrote: large ones must not take the room of requests.
+        let has_room = self.operations.results() <= self.ledger.bytes_max(Kind::Results) / 2;
+        if is_over
+            || is_answered
+                && !self.operations.is_tail(id)
+                && !(has_room && self.operations.begin_tail(id))
+        {
+            self.operations.remove(id);
+        }
+    }
+
+    pub(super) fn flush_hints(&mut self) {
+        if !self.hint_jobs.is_empty() {
+            self.hints.send(std::mem::take(&mut self.hint_jobs));
+        }
+        if !self.reminders.is_empty() {
+            let dropped = self.hints.remind(std::mem::take(&mut self.reminders));
+            self.metrics
+                .hints
+                .dropped_at_bound
+                .increment(dropped as u64);
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Requests about data.
+//!
+//! | File | What it carries out |
+//! |---|---|
+//! | [`coordinator`] | the one task that owns every request about data |
+//! | [`dispatch`] | from a client's frame to a checked request |
+//! | [`operations`], [`parking`], [`hedges`] | requests under way, those that wait, and reads that may ask one more |
+//! | [`connections`] | who is answered |
+//! | [`links`] | one data link to each other node |
+
+pub mod connections;
+pub mod coordinator;
+pub mod dispatch;
+pub mod hedges;
+pub mod links;
+pub mod operations;
+pub mod parking;

@@ -1,0 +1,502 @@
+//! The table of requests that this node coordinates or forwards.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynakv_protocol::frame::Frame;
+use slab::Slab;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use crate::engine::placement::preference::NodeSlot;
+use crate::engine::read::explain::Explain;
+use crate::engine::read::get::Get;
+use crate::engine::write::forward::Forward;
+use crate::engine::write::import::Import;
+use crate::engine::write::mint::Intent;
+use crate::engine::write::put::{Put, Round};
+use crate::runtime::observe::metrics::Op;
+use crate::runtime::shared::events::ConnectionId;
+
+/// Whom an operation is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Requester {
+    /// Where the answer goes.
+    pub connection: ConnectionId,
+    /// Under which id.
+    pub request_id: u64,
+    /// What was asked.
+    pub op: Op,
+    /// When it arrived.
+    pub arrived: Instant,
+    /// When its sender stops waiting.
+    pub deadline: Instant,
+    /// How many owners were given it to coordinate and may have acted on it. What a later one says, or this node when it takes
+    /// over, is no word about an earlier one: that may have written it and not be able to say so.
+    pub handed_on: u8,
+    /// When it may be minted at the latest, if there is such a time: see [`lateness`](crate::engine::write::lateness).
+    pub begin_by: Option<Instant>,
+}
+
+impl Requester {
+    /// Whether it is a client's write that somebody was given and may have acted on: the next attempt has
+    /// to say that it is not the first. (An import is a merge, which is one and the same however often.)
+    pub fn is_attempted(&self) -> bool {
+        matches!(self.op, Op::Put | Op::Delete) && self.handed_on > 0
+    }
+
+    /// Whether it is a write.
+    pub fn is_write(&self) -> bool {
+        match self.op {
+            Op::Put | Op::Delete | Op::Import => true,
+            Op::Get | Op::Explain => false,
+        }
+    }
+}
+
+/// What a message about an operation is for. It travels in the request id, so that a late answer of
+/// one phase is not taken for an answer of the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Purpose {
+    /// Can the node be reached?
+    Ping = 1,
+    /// Read its versions.
+    Read = 2,
+    /// Write or merge, and be durable.
+    Write = 3,
+    /// Mend it.
+    Repair = 4,
+    /// Coordinate the request.
+    Forward = 5,
+    /// Keep it for an owner.
+    Hint = 6,
+    /// Write a blind write's second dot, and be durable.
+    Rewrite = 7,
+    /// Keep that for an owner.
+    Rehint = 8,
+}
+
+impl Purpose {
+    /// In which round a write is sent and kept.
+    pub fn round(self) -> Round {
+        match self {
+            Self::Rewrite | Self::Rehint => Round::Second,
+            Self::Ping | Self::Read | Self::Write | Self::Repair | Self::Forward | Self::Hint => {
+                Round::First
+            }
+        }
+    }
+
+    /// Writing in this round.
+    pub fn write(round: Round) -> Self {
+        match round {
+            Round::First => Self::Write,
+            Round::Second => Self::Rewrite,
+        }
+    }
+
+    /// Keeping for an owner in this round.
+    pub fn hint(round: Round) -> Self {
+        match round {
+            Round::First => Self::Hint,
+            Round::Second => Self::Rehint,
+        }
+    }
+}
+
+/// An operation and what one message about it is for: a request id towards replicas and the store.
+///
+/// `purpose u8 ‖ generation u24 ‖ index u32`: an index is used again, with another generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OperationId(u64);
+
+/// How many answered writes are kept until their last owners have answered. A node that is silent leaves
+/// each write of some seconds behind; anti-entropy finds what is forgotten.
+const TAILS_MAX: usize = 16_384;
+
+/// From so many bytes on an answered write lets go of its request at once; a copy of the key costs nothing
+/// beside them.
+const LARGE_REQUEST_BYTES: usize = 4096;
+
+/// Answered writes that time is up for are ended this far apart, in one go.
+const TAILS_TOGETHER: Duration = Duration::from_millis(250);
+
+/// After how long all of them are looked at again at the latest.
+const LOOK_MAX: Duration = Duration::from_secs(1);
+
+const GENERATION_MASK: u64 = (1 << 24) - 1;
+
+impl OperationId {
+    fn new(index: usize, generation: u64) -> Self {
+        Self((generation & GENERATION_MASK) << 32 | index as u64 & 0xffff_ffff)
+    }
+
+    fn index(self) -> usize {
+        (self.0 & 0xffff_ffff) as usize
+    }
+
+    /// The id of a message for this purpose.
+    pub fn message(self, purpose: Purpose) -> u64 {
+        self.0 | (purpose as u64) << 56
+    }
+
+    /// Takes a message's id apart. `None` when it is none of ours.
+    pub fn parse(message: u64) -> Option<(Self, Purpose)> {
+        let purpose = match message >> 56 {
+            1 => Purpose::Ping,
+            2 => Purpose::Read,
+            3 => Purpose::Write,
+            4 => Purpose::Repair,
+            5 => Purpose::Forward,
+            6 => Purpose::Hint,
+            7 => Purpose::Rewrite,
+            8 => Purpose::Rehint,
+            _ => return None,
+        };
+        Some((Self(message & !(0xff << 56)), purpose))
+    }
+}
+
+/// What is being done.
+#[derive(Debug)]
+pub enum Work {
+    /// A write coordinated here.
+    Put {
+        /// Its state.
+        put: Put,
+        /// The write, until the store takes it.
+        intent: Option<Box<Intent>>,
+    },
+    /// A read coordinated here.
+    Get(Get),
+    /// A request handed on to an owner.
+    Forward(Forward),
+    /// A key explained.
+    Explain(Explain),
+    /// Versions merged into a key.
+    Import {
+        /// Its state.
+        import: Import,
+        /// What is merged, encoded.
+        versions: Bytes,
+    },
+}
+
+/// One request in hand.
+#[derive(Debug)]
+pub struct Operation {
+    /// Whom it is for.
+    pub requester: Requester,
+    /// Its key.
+    pub key: Bytes,
+    /// As it came, for forwarding it or beginning again.
+    pub frame: Frame,
+    /// What is being done.
+    pub work: Work,
+    /// When another node is to be tried besides; `None` when no other may be.
+    slow_at: Option<Instant>,
+    /// Whether its client has been answered: it only waits for the last owners.
+    is_tail: bool,
+    /// Whether its key is a slice of all that came with it.
+    holds_request: bool,
+    /// Bytes of versions that it holds.
+    results: usize,
+    /// Who was sent something last, and how many microseconds after the arrival.
+    sent: SmallVec<[(NodeSlot, u32); 4]>,
+    id: OperationId,
+}
+
+impl Operation {
+    /// Copies the key, so that the rest of what it came with can go.
+    fn let_go_of_request(&mut self) {
+        self.key = Bytes::copy_from_slice(&self.key);
+        self.holds_request = false;
+    }
+
+    /// Takes note that a node is sent something now.
+    pub fn note_sent(&mut self, to: NodeSlot, now: Instant) {
+        let after = now.saturating_duration_since(self.requester.arrived);
+        // Deadlines are at most a minute away.
+        let after_us = after.as_micros() as u32;
+        match self.sent.iter_mut().find(|(node, _)| *node == to) {
+            Some((_, at)) => *at = after_us,
+            None => self.sent.push((to, after_us)),
+        }
+    }
+
+    /// Who was sent something, and how long ago.
+    pub fn sent(&self, now: Instant) -> impl Iterator<Item = (NodeSlot, Duration)> + '_ {
+        let since = now.saturating_duration_since(self.requester.arrived);
+        let ago =
+            move |after_us: u32| since - Duration::from_micros(u64::from(after_us)).min(since);
+        self.sent.iter().map(move |&(node, at)| (node, ago(at)))
+    }
+}
+
+/// All requests in hand.
+#[derive(Debug)]
+pub struct Operations {
+    table: Slab<Operation>,
+    generation: u64,
+    results: usize,
+    tails: usize,
+    /// Before this nothing is due: looking at all of them costs, once thousands are in hand.
+    due_at: Instant,
+    started_at: Instant,
+}
+
+impl Operations {
+    /// None yet.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            table: Slab::new(),
+            generation: 0,
+            results: 0,
+            tails: 0,
+            due_at: now,
+            started_at: now,
+        }
+    }
+
+    /// How many are in hand; those that are answered do not count.
+    pub fn len(&self) -> usize {
+        self.table.len() - self.tails
+    }
+
+    /// True when nothing is in hand.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Keeps an answered operation, without its request, until its last owners have answered too. False
+    /// when so many are kept already that this one must be forgotten.
+    pub fn begin_tail(&mut self, id: OperationId) -> bool {
+        let has_room = self.tails < TAILS_MAX;
+        let Some(operation) = self.get_mut(id).filter(|it| has_room && !it.is_tail) else {
+            return false;
+        };
+        operation.is_tail = true;
+        operation.slow_at = None;
+        let request = std::mem::take(&mut operation.frame.body);
+        if request.len() >= LARGE_REQUEST_BYTES {
+            operation.let_go_of_request();
+        }
+        self.tails += 1;
+        true
+    }
+
+    /// Bytes of versions that operations hold. Their requests are counted where they came in.
+    pub fn results(&self) -> usize {
+        self.results
+    }
+
+    /// An operation holds so many bytes of versions more, until it ends.
+    pub fn gather(&mut self, id: OperationId, bytes: usize) {
+        if let Some(operation) = self.get_mut(id) {
+            operation.results += bytes;
+            self.results += bytes;
+        }
+    }
+
+    /// Takes an operation in.
+    pub fn insert(
+        &mut self,
+        requester: Requester,
+        key: Bytes,
+        frame: Frame,
+        work: Work,
+        slow_at: Instant,
+    ) -> OperationId {
+        self.generation += 1;
+        let entry = self.table.vacant_entry();
+        let id = OperationId::new(entry.key(), self.generation);
+        let operation = Operation {
+            requester,
+            key,
+            frame,
+            work,
+            slow_at: Some(slow_at),
+            is_tail: false,
+            holds_request: true,
+            results: 0,
+            sent: SmallVec::new(),
+            id,
+        };
+        self.due_at = self.due_at.min(slow_at).min(requester.deadline);
+        entry.insert(operation);
+        id
+    }
+
+    /// Another node is to be tried at this time if an operation is still in hand.
+    pub fn set_slow_at(&mut self, id: OperationId, slow_at: Instant) {
+        if let Some(operation) = self.get_mut(id) {
+            operation.slow_at = Some(slow_at);
+            self.due_at = self.due_at.min(slow_at);
+        }
+    }
+
+    /// Whether an operation is still in hand.
+    pub fn contains(&self, id: OperationId) -> bool {
+        let operation = self.table.get(id.index());
+        operation.is_some_and(|operation| operation.id == id)
+    }
+
+    /// An operation that is still in hand.
+    pub fn get_mut(&mut self, id: OperationId) -> Option<&mut Operation> {
+        let operation = self.table.get_mut(id.index())?;
+        (operation.id == id).then_some(operation)
+    }
+
+    /// Whether an operation only waits for its last owners.
+    pub fn is_tail(&mut self, id: OperationId) -> bool {
+        self.get_mut(id).is_some_and(|operation| operation.is_tail)
+    }
+
+    /// Takes an operation out.
+    pub fn remove(&mut self, id: OperationId) -> Option<Operation> {
+        self.get_mut(id)?;
+        let operation = self.table.remove(id.index());
+        self.results -= operation.results;
+        self.tails -= usize::from(operation.is_tail);
+        Some(operation)
+    }
+
+    /// The ids of all operations, in the order of the table.
+    pub fn ids(&self) -> Vec<OperationId> {
+        self.table
+            .iter()
+            .map(|(_, operation)| operation.id)
+            .collect()
+    }
+
+    /// The operations whose deadline has passed, and those that have become slow (which is then no
+    /// longer due).
+    pub fn due(&mut self, now: Instant) -> (Vec<OperationId>, Vec<OperationId>) {
+        let (mut expired, mut slow) = (Vec::new(), Vec::new());
+        if now < self.due_at {
+            return (expired, slow);
+        }
+        // As far as anything that is there says; what comes says more.
+        let mut next = now + LOOK_MAX;
+        for (_, operation) in &mut self.table {
+            let deadline = operation.requester.deadline;
+            let ends_at = match operation.is_tail {
+                true => together(self.started_at, deadline),
+                false => deadline,
+            };
+            if ends_at <= now {
+                expired.push(operation.id);
+                continue;
+            }
+            // Most are gone long before somebody looks; the rest lets go of what it came with.
+            if operation.is_tail && operation.holds_request {
+                operation.let_go_of_request();
+            }
+            if operation.slow_at.is_some_and(|at| at <= now) {
+                operation.slow_at = None;
+                slow.push(operation.id);
+            }
+            next = next.min(operation.slow_at.unwrap_or(ends_at)).min(ends_at);
+        }
+        self.due_at = next;
+        (expired, slow)
+    }
+}
+
+/// When what ends at this time is ended, together with all that ends at about then.
+fn together(since: Instant, deadline: Instant) -> Instant {
+    let steps = deadline.saturating_duration_since(since).as_nanos() / TAILS_TOGETHER.as_nanos();
+    // Deadlines are at most a minute away; 2^32 steps are 30 years.
+    since + TAILS_TOGETHER * (steps as u32).saturating_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use dynakv_protocol::frame::Header;
+
+    use super::*;
+    use crate::engine::placement::preference::{Preference, Reach};
+    use crate::engine::write::forward::{Forward, Terms};
+
+    fn insert(table: &mut Operations, now: Instant, slow_ms: u64, deadline_ms: u64) -> OperationId {
+        let requester = Requester {
+            connection: ConnectionId(1),
+            request_id: 1,
+            op: Op::Put,
+            arrived: now,
+            deadline: now + Duration::from_millis(deadline_ms),
+            handed_on: 0,
+            begin_by: None,
+        };
+        let terms = Terms {
+            needed: 2,
+            is_write: true,
+            ..Terms::default()
+        };
+        let owners = Preference::new([NodeSlot(1)]);
+        let forward = Forward::start(&owners, 0, terms, |_| Reach::Usable, &mut Vec::new());
+        let body = Bytes::from_static(b"a request with a key");
+        let key = body.slice(17..);
+        let header = Header::new(1, 1);
+        let slow_at = now + Duration::from_millis(slow_ms);
+        let work = Work::Forward(forward);
+        table.insert(requester, key, Frame { header, body }, work, slow_at)
+    }
+
+    #[test]
+    fn each_is_slow_and_expires_when_it_is_due_and_once() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut table = Operations::new(start);
+        let first = insert(&mut table, start, 500, 5000);
+        let none = (Vec::new(), Vec::new());
+        assert_eq!(table.due(at(499)), none);
+        // What comes later may be due earlier.
+        let second = insert(&mut table, start, 20, 600);
+        assert_eq!(table.due(at(19)), none);
+        assert_eq!(table.due(at(20)), (vec![], vec![second]));
+        assert_eq!(table.due(at(30)), none);
+        table.set_slow_at(second, at(40));
+        assert_eq!(table.due(at(39)), none);
+        assert_eq!(table.due(at(41)), (vec![], vec![second]));
+        assert_eq!(table.due(at(510)), (vec![], vec![first]));
+        assert_eq!(table.due(at(600)), (vec![second], vec![]));
+        table.remove(second);
+        assert_eq!(table.due(at(4999)), none);
+        assert_eq!(table.due(at(5000)), (vec![first], vec![]));
+    }
+
+    #[test]
+    fn answered_writes_end_together_and_a_little_late() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut table = Operations::new(start);
+        let ids = [1010, 1100, 1240].map(|ms| insert(&mut table, start, 500, ms));
+        for id in ids {
+            assert!(table.begin_tail(id) && !table.begin_tail(id));
+        }
+        assert_eq!(table.len(), 0);
+        for ms in [500, 1010, 1100, 1249] {
+            assert_eq!(table.due(at(ms)), (vec![], vec![]), "{ms}");
+        }
+        assert_eq!(table.due(at(1250)), (ids.to_vec(), vec![]));
+    }
+
+    #[test]
+    fn message_ids_say_what_they_are_for() {
+        let id = OperationId::new(77, 0xab_cdef);
+        for purpose in [
+            Purpose::Ping,
+            Purpose::Read,
+            Purpose::Write,
+            Purpose::Repair,
+            Purpose::Forward,
+            Purpose::Hint,
+        ] {
+            assert_eq!(OperationId::parse(id.message(purpose)), Some((id, purpose)));
+        }
+        assert_eq!(OperationId::parse(0), None);
+        assert_eq!(OperationId::parse(u64::MAX), None);
+    }
+}

@@ -1,0 +1,174 @@
+//! What is under way in the store: its memtables, log, checkpoints and growth.
+
+use dynakv_storage::{StoreStatus, Totals};
+use metrics::{Counter, Gauge};
+
+use super::registry::Registry;
+
+/// Handles to what the store says of itself when it is asked.
+pub struct StoreMetrics {
+    memtable_bytes: Gauge,
+    memtable_entries: Gauge,
+    log_bytes: Gauge,
+    checkpoints: Counter,
+    checkpoint_last_seconds: Gauge,
+    checkpoints_seconds: Gauge,
+    amplification: Gauge,
+    damaged_reads: Counter,
+    /// Merges that met two values of one write.
+    pub contradicted_dots: Counter,
+    /// Whether the disk answers: 0 while it hangs.
+    pub usable: Gauge,
+    /// How often it hung.
+    pub hangs: Counter,
+    /// Writes that left a longer clock than is good.
+    pub long_clocks: Counter,
+    locked_keys: Gauge,
+    disk_free_bytes: Gauge,
+    disk_reserve_bytes: Gauge,
+}
+
+impl StoreMetrics {
+    pub(super) fn register(make: &Registry<'_>) -> Self {
+        let gauge = |name, help| make.gauge_of(name, help, &[]);
+        let counter = |name, help| make.counter_of(name, help, &[]);
+        let usable = gauge(
+            "dynakv_store_usable",
+            "1 while the disk answers, 0 while it hangs and this node takes no writes.",
+        );
+        usable.set(1.0);
+        Self {
+            usable,
+            hangs: counter(
+                "dynakv_store_hangs_total",
+                "How often the disk did not come back with a sync or a read for a second.",
+            ),
+            memtable_bytes: gauge(
+                "dynakv_store_memtable_bytes",
+                "Memory of what was written and is not in the tree yet.",
+            ),
+            memtable_entries: gauge(
+                "dynakv_store_memtable_entries",
+                "Keys that were written and are not in the tree yet.",
+            ),
+            log_bytes: gauge("dynakv_store_log_bytes", "Size of the commit log."),
+            checkpoints: counter(
+                "dynakv_store_checkpoints_total",
+                "Memtables that were carried into the tree.",
+            ),
+            checkpoint_last_seconds: gauge(
+                "dynakv_store_checkpoint_last_seconds",
+                "How long the last checkpoint took, its pauses included.",
+            ),
+            // A gauge, because counters hold whole numbers here.
+            checkpoints_seconds: gauge(
+                "dynakv_store_checkpoints_seconds",
+                "How long all checkpoints took together, their pauses included.",
+            ),
+            amplification: gauge(
+                "dynakv_store_amplification_ratio",
+                "Bytes on disk for each byte of live values; 0 while there are none.",
+            ),
+            damaged_reads: counter(
+                "dynakv_store_damaged_reads_total",
+                "Reads that met a damaged value, which was not served.",
+            ),
+            contradicted_dots: counter(
+                "dynakv_store_contradicted_dots_total",
+                "Merges that met two values of one write, which takes damage or two nodes under one name.",
+            ),
+            long_clocks: counter(
+                "dynakv_long_clocks_total",
+                "Writes that added to a clock of 64 entries or more; each unclean start of an owner adds one.",
+            ),
+            locked_keys: gauge(
+                "dynakv_locked_keys",
+                "Keys known to be beyond a limit: not readable, or not writable by new actors, until they are mended.",
+            ),
+            disk_free_bytes: gauge(
+                "dynakv_disk_free_bytes",
+                "Bytes free on the disk that holds the store.",
+            ),
+            disk_reserve_bytes: gauge(
+                "dynakv_disk_reserve_bytes",
+                "Bytes kept free there: below them writes are refused, and reads go on.",
+            ),
+        }
+    }
+
+    /// Takes over what the store says.
+    pub fn update(&self, totals: &Totals, status: &StoreStatus, locked_keys: usize) {
+        self.locked_keys.set(locked_keys as f64);
+        self.memtable_bytes.set(status.memtable_bytes as f64);
+        self.memtable_entries.set(status.memtable_entries as f64);
+        self.log_bytes.set(status.log_bytes as f64);
+        self.checkpoints.absolute(status.checkpoints);
+        let last = status.last_checkpoint.as_secs_f64();
+        self.checkpoint_last_seconds.set(last);
+        let all = status.checkpoints_time.as_secs_f64();
+        self.checkpoints_seconds.set(all);
+        let amplification = match totals.live_bytes {
+            0 => 0.0,
+            live_bytes => totals.disk_bytes as f64 / live_bytes as f64,
+        };
+        self.amplification.set(amplification);
+        self.damaged_reads.absolute(status.damaged_reads);
+        self.disk_free_bytes.set(status.disk_free_bytes as f64);
+        self.disk_reserve_bytes
+            .set(status.disk_reserve_bytes as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use dynakv_storage::{StoreStatus, Totals};
+
+    use crate::runtime::observe::metrics::Metrics;
+
+    #[test]
+    fn what_the_store_says_is_what_is_shown() {
+        let metrics = Metrics::new("node-1").unwrap();
+        let totals = Totals {
+            live_bytes: 100,
+            disk_bytes: 450,
+            ..Totals::default()
+        };
+        let status = StoreStatus {
+            memtable_bytes: 1,
+            memtable_entries: 2,
+            log_bytes: 3,
+            checkpoints: 4,
+            last_checkpoint: Duration::from_millis(1500),
+            checkpoints_time: Duration::from_millis(7000),
+            damaged_reads: 5,
+            disk_free_bytes: 6,
+            disk_reserve_bytes: 7,
+            refuses_writes: true,
+        };
+        metrics.store.update(&totals, &status, 8);
+        let text = metrics.render(Path::new("."));
+        assert!(text.contains("dynakv_locked_keys{node=\"node-1\"} 8\n"));
+        for (name, value) in [
+            ("memtable_bytes", "1"),
+            ("memtable_entries", "2"),
+            ("log_bytes", "3"),
+            ("checkpoints_total", "4"),
+            ("checkpoint_last_seconds", "1.5"),
+            ("checkpoints_seconds", "7"),
+            ("amplification_ratio", "4.5"),
+            ("damaged_reads_total", "5"),
+        ] {
+            let expected = format!("dynakv_store_{name}{{node=\"node-1\"}} {value}");
+            assert!(
+                text.lines().any(|line| line == expected),
+                "{expected}\n{text}"
+            );
+        }
+        metrics.store.update(&Totals::default(), &status, 0);
+        let text = metrics.render(Path::new("."));
+        assert!(text.contains("dynakv_store_amplification_ratio{node=\"node-1\"} 0\n"));
+    }
+}

@@ -1,0 +1,397 @@
+//! The segments that this node is rebuilding, for all its tasks and threads to see, and durable before
+//! anyone does.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::BytesMut;
+use dynakv_protocol::hash::{SEGMENTS, Segment};
+use dynakv_storage::{SmallFiles, StoreError, load_document, save_document};
+
+pub use self::locked::{Copy, LockedKeys};
+use self::recount::Recount;
+use self::shown::Shown;
+use self::stored::decode;
+use crate::engine::anti_entropy::rebuilding::SegmentSet;
+
+mod locked;
+mod recount;
+mod shown;
+mod stored;
+
+/// The document that holds the set. There is none while nothing is being rebuilt.
+const DOCUMENT: &str = "rebuilding";
+
+/// What is lost. Who changes it holds the lock until that is durable; who only looks does not come here.
+struct Lost {
+    segments: SegmentSet,
+    /// Where something was lost again since an attempt to rebuild asked.
+    again: SegmentSet,
+    /// The last change is not on disk.
+    is_unsaved: bool,
+}
+
+/// The segments that this node is rebuilding.
+pub struct Rebuilding {
+    files: Arc<dyn SmallFiles>,
+    lost: Mutex<Lost>,
+    shown: Shown,
+    recount: Recount,
+    locked: LockedKeys,
+}
+
+impl std::fmt::Debug for Rebuilding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Rebuilding({} segments)", self.left())
+    }
+}
+
+impl Rebuilding {
+    /// What an earlier run has left to do.
+    ///
+    /// # Errors
+    /// When the document cannot be read, other than for damage. The node must not start then: it says
+    /// what is missing.
+    pub fn load(files: Arc<dyn SmallFiles>) -> Result<Self, StoreError> {
+        // Where the document is damaged: taking all segments for lost is always right.
+        let segments = match load_document(&*files, DOCUMENT) {
+            Ok(Some(bytes)) => decode(&bytes).unwrap_or_else(SegmentSet::all),
+            Ok(None) => SegmentSet::default(),
+            Err(error) if error.is_corruption() => SegmentSet::all(),
+            Err(error) => return Err(error),
+        };
+        Ok(Self {
+            recount: Recount::load(files.clone())?,
+            locked: LockedKeys::default(),
+            shown: Shown::new(&segments),
+            lost: Mutex::new(Lost {
+                segments,
+                again: SegmentSet::default(),
+                is_unsaved: false,
+            }),
+            files,
+        })
+    }
+
+    /// Notes, durably, that all segments are to be rebuilt.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn note_all(files: &dyn SmallFiles) -> Result<(), StoreError> {
+        save(files, &SegmentSet::all())
+    }
+
+    /// Notes, durably, that nothing is to be rebuilt.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn note_none(files: &dyn SmallFiles) -> Result<(), StoreError> {
+        files.remove_durable(DOCUMENT)
+    }
+
+    // For all who look. None of these waits for the disk.
+
+    /// How many segments are being rebuilt.
+    pub fn left(&self) -> u32 {
+        self.shown.len()
+    }
+
+    /// Whether this node's versions of the key may lack something that it acknowledged. Of what is read
+    /// from the store this is to be asked before as well as afterwards: in between a segment may come to
+    /// be rebuilt, and what was read is older than that, or be lost.
+    pub fn covers(&self, key: &[u8]) -> bool {
+        (self.left() > 0 && self.contains(Segment::of_key(key))) || self.locked.is_incomplete(key)
+    }
+
+    /// The keys whose versions are beyond a limit.
+    pub fn locked(&self) -> &LockedKeys {
+        &self.locked
+    }
+
+    /// Whether this segment is being rebuilt; see [`covers`](Self::covers).
+    pub fn contains(&self, segment: Segment) -> bool {
+        self.shown.contains(segment)
+    }
+
+    /// The segments that are being rebuilt.
+    pub fn segments(&self) -> SegmentSet {
+        self.shown.segments()
+    }
+
+    /// Whether all segments are.
+    pub fn is_all(&self) -> bool {
+        self.left() as usize == SEGMENTS
+    }
+
+    // Something is lost.
+
+    /// Begins to rebuild all segments. Durable when it returns.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn begin_all(&self) -> Result<(), StoreError> {
+        let mut lost = self.lost();
+        lost.segments = SegmentSet::all();
+        lost.again = SegmentSet::all();
+        self.shown.show(&lost.segments);
+        self.save(&mut lost)
+    }
+
+    /// Begins to rebuild the segment of this key. Durable when it returns; true when that is news.
+    ///
+    /// A damaged value tells of itself whenever it is met, so one in a segment that is being rebuilt
+    /// already is no news to whoever rebuilds that.
+    ///
+    /// # Errors
+    /// What the disk says. The segment counts as being rebuilt all the same, until the process ends.
+    pub fn begin(&self, key: &[u8]) -> Result<bool, StoreError> {
+        self.insert(&mut self.lost(), Segment::of_key(key))
+    }
+
+    /// Something is about to take the place of a damaged value, which then tells of itself no more: the
+    /// segment is to be rebuilt, from the start when it was begun before; and the store is to be counted
+    /// anew, now and after every restart. Durable when it returns.
+    ///
+    /// # Errors
+    /// What the disk says. Nothing may be replaced then.
+    pub fn note_replaced(&self, key: &[u8]) -> Result<(), StoreError> {
+        let segment = Segment::of_key(key);
+        let mut lost = self.lost();
+        lost.again.insert(segment);
+        // Also when it was begun for the damage: an attempt may have ended it since.
+        self.insert(&mut lost, segment)?;
+        drop(lost);
+        self.recount.note_replaced(segment)
+    }
+
+    // It is brought back.
+
+    /// Those of these segments in which something was lost since this was asked before: what others gave
+    /// for them may have gone with it.
+    pub fn take_begun_again(&self, segments: &[Segment]) -> Vec<Segment> {
+        let mut lost = self.lost();
+        let segments = segments.iter().copied();
+        segments.filter(|&it| lost.again.remove(it)).collect()
+    }
+
+    /// Ends the rebuilding of these segments, except where something was lost since
+    /// [`take_begun_again`](Self::take_begun_again): reads count there again. Durable before anybody
+    /// sees it. Which these are.
+    ///
+    /// # Errors
+    /// What the disk says. Nothing has ended then.
+    pub fn finish(&self, finished: &[Segment]) -> Result<Vec<Segment>, StoreError> {
+        let mut lost = self.lost();
+        let mut left = lost.segments.clone();
+        let finished = finished.iter().copied();
+        let finished: Vec<_> = finished.filter(|&it| !lost.again.contains(it)).collect();
+        for &segment in &finished {
+            left.remove(segment);
+        }
+        match left.is_empty() {
+            true => self.files.remove_durable(DOCUMENT)?,
+            false => save(&*self.files, &left)?,
+        }
+        lost.is_unsaved = false;
+        lost.segments = left;
+        self.shown.show(&lost.segments);
+        Ok(finished)
+    }
+
+    // The store is counted anew.
+
+    /// The segments whose hash the store may have wrong, because something took a damaged value's place
+    /// there and the store was not counted anew since.
+    pub fn unsure(&self) -> SegmentSet {
+        self.recount.unsure()
+    }
+
+    /// How many damaged values were replaced when a count begins, if there is reason for one.
+    pub fn recount_due(&self) -> Option<u64> {
+        self.recount.due()
+    }
+
+    /// The store was counted anew, begun when so many had been replaced. False when there were more since,
+    /// so that it has to be counted once more.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn end_recount(&self, replaced: u64) -> Result<bool, StoreError> {
+        self.recount.end(replaced)
+    }
+
+    fn insert(&self, lost: &mut Lost, segment: Segment) -> Result<bool, StoreError> {
+        let is_news = lost.segments.insert(segment);
+        if is_news || lost.is_unsaved {
+            self.shown.show(&lost.segments);
+            self.save(lost)?;
+        }
+        Ok(is_news)
+    }
+
+    fn save(&self, lost: &mut Lost) -> Result<(), StoreError> {
+        lost.is_unsaved = true;
+        save(&*self.files, &lost.segments)?;
+        lost.is_unsaved = false;
+        Ok(())
+    }
+
+    fn lost(&self) -> MutexGuard<'_, Lost> {
+        // The sets are whole between any two operations.
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn save(files: &dyn SmallFiles, segments: &SegmentSet) -> Result<(), StoreError> {
+    let mut bytes = BytesMut::new();
+    segments.encode(&mut bytes);
+    save_document(files, DOCUMENT, &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use dynakv_storage::{DirectoryFiles, MemoryDisk};
+
+    #[test]
+    fn what_is_to_be_rebuilt_survives_restarts() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Arc::new(DirectoryFiles::open(directory.path()).unwrap());
+        let rebuilding = Rebuilding::load(files.clone()).unwrap();
+        assert!(!rebuilding.covers(b"a") && rebuilding.left() == 0);
+        assert!(rebuilding.begin(b"a").unwrap());
+        assert!(!rebuilding.begin(b"a").unwrap());
+        assert!(rebuilding.covers(b"a") && !rebuilding.covers(b"b"));
+        let again = Rebuilding::load(files.clone()).unwrap();
+        assert!(again.covers(b"a") && again.left() == 1);
+        Rebuilding::note_all(&*files).unwrap();
+        let again = Rebuilding::load(files).unwrap();
+        assert!(again.covers(b"b") && again.left() == 65_536);
+    }
+
+    #[test]
+    fn a_count_that_is_due_is_remembered_until_it_is_done() {
+        let files = Arc::new(MemoryDisk::new().files());
+        let rebuilding = Rebuilding::load(files.clone()).unwrap();
+        assert_eq!(rebuilding.recount_due(), None);
+        rebuilding.note_replaced(b"a").unwrap();
+        assert_eq!(rebuilding.recount_due(), Some(1));
+        let again = Rebuilding::load(files.clone()).unwrap();
+        assert_eq!(again.recount_due(), Some(0));
+        assert_eq!((again.unsure().len(), again.left()), (1, 1));
+        assert!(again.unsure().contains(Segment::of_key(b"a")));
+        again.note_replaced(b"a").unwrap();
+        assert!(!again.end_recount(0).unwrap(), "there was one more");
+        assert!(again.end_recount(1).unwrap());
+        assert_eq!(again.recount_due(), None);
+        assert!(again.unsure().is_empty());
+        assert_eq!(Rebuilding::load(files).unwrap().recount_due(), None);
+    }
+
+    /// An earlier version did not note where.
+    #[test]
+    fn an_empty_note_of_a_count_makes_no_hash_sure() {
+        let files = Arc::new(MemoryDisk::new().files());
+        save_document(&*files, "recount", b"").unwrap();
+        let rebuilding = Rebuilding::load(files).unwrap();
+        assert_eq!(rebuilding.recount_due(), Some(0));
+        assert_eq!(rebuilding.unsure(), SegmentSet::all());
+    }
+
+    /// An attempt goes on while something is replaced in a segment, and while all is found to be lost.
+    #[test]
+    fn what_is_lost_again_during_an_attempt_is_not_ended_by_it() {
+        let files = Arc::new(MemoryDisk::new().files());
+        let rebuilding = Rebuilding::load(files.clone()).unwrap();
+        rebuilding.begin(b"a").unwrap();
+        rebuilding.begin(b"b").unwrap();
+        let [a, b] = [b"a", b"b"].map(|key| Segment::of_key(key));
+        assert_eq!(rebuilding.take_begun_again(&[a, b]), []);
+        rebuilding.note_replaced(b"a").unwrap();
+        // Damage that is only met tells of itself again.
+        assert!(!rebuilding.begin(b"b").unwrap());
+        assert_eq!(rebuilding.finish(&[a, b]).unwrap(), [b]);
+        assert!(rebuilding.covers(b"a") && !rebuilding.covers(b"b"));
+        assert!(Rebuilding::load(files.clone()).unwrap().covers(b"a"));
+        assert_eq!(rebuilding.take_begun_again(&[a, b]), [a]);
+        rebuilding.begin_all().unwrap();
+        assert_eq!(rebuilding.finish(&[a, b]).unwrap(), []);
+        assert!(Rebuilding::load(files.clone()).unwrap().is_all());
+        assert_eq!(rebuilding.take_begun_again(&[a, b]), [a, b]);
+        assert_eq!(rebuilding.finish(&[a, b]).unwrap(), [a, b]);
+        assert_eq!(rebuilding.left(), 65_534);
+        // It was ended between the finding of the damage and its replacing.
+        rebuilding.note_replaced(b"b").unwrap();
+        assert!(rebuilding.covers(b"b"));
+        assert_eq!(Rebuilding::load(files).unwrap().left(), 65_535);
+    }
+
+    #[test]
+    fn what_could_not_be_noted_is_tried_again_and_ends_nothing() {
+        let disk = MemoryDisk::new();
+        let rebuilding = Rebuilding::load(Arc::new(disk.files())).unwrap();
+        rebuilding.begin(b"b").unwrap();
+        let b = Segment::of_key(b"b");
+        disk.crash();
+        assert!(rebuilding.begin(b"a").is_err());
+        assert!(rebuilding.begin(b"a").is_err(), "it is still not on disk");
+        assert!(rebuilding.finish(&[b]).is_err());
+        assert!(rebuilding.covers(b"a") && rebuilding.covers(b"b"));
+    }
+
+    /// Writes nothing while the test holds the gate.
+    struct Slow {
+        disk: dynakv_storage::MemoryFiles,
+        gate: Arc<Mutex<()>>,
+    }
+
+    impl SmallFiles for Slow {
+        fn read(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+            self.disk.read(name)
+        }
+
+        fn write_durable(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+            let _open = self.gate.lock().unwrap();
+            self.disk.write_durable(name, bytes)
+        }
+
+        fn remove_durable(&self, name: &str) -> Result<(), StoreError> {
+            let _open = self.gate.lock().unwrap();
+            self.disk.remove_durable(name)
+        }
+    }
+
+    #[test]
+    fn who_looks_does_not_wait_for_the_disk_and_sees_what_is_durable() {
+        let gate = Arc::new(Mutex::new(()));
+        let files = Slow {
+            disk: MemoryDisk::new().files(),
+            gate: gate.clone(),
+        };
+        let rebuilding = Arc::new(Rebuilding::load(Arc::new(files)).unwrap());
+        rebuilding.begin(b"a").unwrap();
+        let closed = gate.lock().unwrap();
+        let ends = rebuilding.clone();
+        let end = std::thread::spawn(move || ends.finish(&[Segment::of_key(b"a")]));
+        while rebuilding.lost.try_lock().is_ok() {
+            std::thread::yield_now();
+        }
+        let (looked, look) = std::sync::mpsc::channel();
+        let looks = rebuilding.clone();
+        std::thread::spawn(move || looked.send((looks.covers(b"a"), looks.segments().len())));
+        let patience = std::time::Duration::from_secs(60);
+        let seen = look.recv_timeout(patience);
+        drop(closed);
+        assert_eq!(seen, Ok((true, 1)), "its end is not durable yet");
+        end.join().unwrap().unwrap();
+        assert!(!rebuilding.covers(b"a") && rebuilding.left() == 0);
+    }
+
+    #[test]
+    fn a_set_that_makes_no_sense_stands_for_all() {
+        let files = Arc::new(MemoryDisk::new().files());
+        save_document(&*files, DOCUMENT, b"\x01").unwrap();
+        assert_eq!(Rebuilding::load(files).unwrap().left(), 65_536);
+    }
+}

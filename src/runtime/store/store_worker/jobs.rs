@@ -1,0 +1,212 @@
+//! What the store is asked to do, and what comes of it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dynakv_protocol::admin::ExportedItem;
+use dynakv_protocol::causal::Clock;
+use dynakv_protocol::message::Response;
+use dynakv_protocol::peer::Digest;
+use dynakv_protocol::{ClusterId, ErrorReply};
+use dynakv_storage::StoreError;
+use tokio::time::Instant;
+
+use crate::engine::write::mint::Intent;
+use crate::engine::write::put::{Replaced, Seen};
+use crate::runtime::shared::events::ConnectionId;
+
+/// Who waits for a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Token {
+    /// An operation that this node coordinates.
+    Operation(u64),
+    /// Another node, by its connection and its request.
+    Replica(ConnectionId, u64),
+    /// The same, and it wants to know this node's actor with the answer.
+    Explaining(ConnectionId, u64),
+    /// Another node that puts versions in the place of others here.
+    Replacing(ConnectionId, u64),
+    /// Another node that has a hint kept here.
+    Hint(ConnectionId, u64),
+}
+
+/// What the writer is to do.
+#[derive(Debug)]
+pub struct WriteJob {
+    /// Who waits.
+    pub token: Token,
+    /// The key.
+    pub key: Bytes,
+    /// How.
+    pub work: WriteWork,
+}
+
+/// How a key changes.
+#[derive(Debug)]
+pub enum WriteWork {
+    /// A client's write, coordinated here: it gets its dot now.
+    Mint {
+        /// What to write.
+        intent: Box<Intent>,
+        /// What other owners have and it is minted over as well.
+        seen: Option<Box<Seen>>,
+        /// Whether nothing is minted while its context names what was not seen here.
+        catches_up: bool,
+        /// For the context of the answer.
+        cluster_id: ClusterId,
+        /// After this it is not minted any more.
+        begin_by: Option<Instant>,
+    },
+    /// Another replica's versions.
+    Merge {
+        /// Encoded.
+        versions: Bytes,
+        /// Whether it is to be told what stands here beside them.
+        tell_beside: bool,
+    },
+    /// Versions that take the place of what is there, if that is as expected.
+    Replace {
+        /// Of what is to be there; `None` for nothing.
+        expected: Option<Digest>,
+        /// Encoded.
+        versions: Bytes,
+    },
+}
+
+/// What the reader is to do.
+#[derive(Debug)]
+pub struct ReadJob {
+    /// Who waits.
+    pub token: Token,
+    /// From where it was asked for: those that ask for much take turns with the others.
+    pub connection: ConnectionId,
+    /// The key.
+    pub key: Bytes,
+    /// Of versions of more bytes than this the digest is wanted in their place.
+    pub digest_above: Option<u32>,
+}
+
+/// What came of a job.
+#[derive(Debug)]
+pub enum StoreEvent {
+    /// The write has its dot. It is not durable yet.
+    Minted {
+        /// Who waits.
+        token: Token,
+        /// The key's versions with the write in them.
+        versions: Bytes,
+        /// The context that covers them.
+        context: Bytes,
+        /// Whether the node has lost other versions around this key.
+        rebuilding: bool,
+        /// What a blind write has replaced.
+        replaced: Replaced,
+    },
+    /// Nothing was minted: the context names writes that were not seen here.
+    Behind {
+        /// Who waits.
+        token: Token,
+        /// The newest of them, of each actor.
+        lacks: Clock,
+        /// Whether the node has lost versions around this key.
+        rebuilding: bool,
+    },
+    /// The key's state with this job in it is on disk.
+    Durable {
+        /// Who waits.
+        token: Token,
+        /// Whether the node has lost other versions around this key.
+        rebuilding: bool,
+        /// What stood here beside a write that came from elsewhere, encoded; empty for nothing. `None`
+        /// where that was not asked.
+        beside: Option<Bytes>,
+    },
+    /// The job changed nothing.
+    Refused {
+        /// Who waits.
+        token: Token,
+        /// Why.
+        error: ErrorReply,
+    },
+    /// What is stored; empty for nothing.
+    Read {
+        /// Who waits.
+        token: Token,
+        /// Encoded versions.
+        versions: Bytes,
+        /// What stands for them in their place, where that was wanted.
+        digest: Option<Digest>,
+        /// Whether the node may have lost versions of this key: then "nothing" means nothing.
+        rebuilding: bool,
+    },
+    /// What came of a scan.
+    Scanned {
+        /// From where it was asked for.
+        connection: ConnectionId,
+        /// Under which id.
+        request_id: u64,
+        /// Whether another node wanted it, or this one, to mend its copies.
+        is_mending: bool,
+        /// A part of what is stored, or why there is none.
+        result: Result<Scanned, ErrorReply>,
+    },
+    /// The disk failed: what was written can't be made durable. The node must stop.
+    Failed(Arc<StoreError>),
+}
+
+impl StoreEvent {
+    /// Bytes of what was read.
+    pub fn bytes_read(&self) -> usize {
+        match self {
+            Self::Read { versions, .. } => versions.len(),
+            Self::Scanned { result, .. } => result.as_ref().map_or(0, Scanned::bytes),
+            Self::Minted { .. }
+            | Self::Behind { .. }
+            | Self::Durable { .. }
+            | Self::Refused { .. }
+            | Self::Failed(_) => 0,
+        }
+    }
+}
+
+/// What was read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Scanned {
+    /// A part of an export.
+    Exported(Part),
+    /// The answer, as it goes out.
+    Answer(Box<Response>),
+}
+
+impl Scanned {
+    /// About how many bytes it has.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Exported(part) => {
+                let items = part.items.iter();
+                items.map(|item| item.key.len() + item.versions.len()).sum()
+            }
+            Self::Answer(answer) => match &**answer {
+                Response::Listed(listed) => {
+                    let keys = listed.keys.iter();
+                    keys.map(|key| key.key.len() + key.versions.len()).sum()
+                }
+                // Hashes, and no values.
+                _ => 0,
+            },
+        }
+    }
+}
+
+/// One part of an export.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Keys and their versions, in ring order.
+    pub items: Vec<ExportedItem>,
+    /// Keys whose value is damaged or locked.
+    pub damaged: Vec<Bytes>,
+    /// Those of them that are locked.
+    pub locked: Vec<Bytes>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<Bytes>,
+}
