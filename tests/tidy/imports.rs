@@ -129,10 +129,13 @@ impl<'a> Files<'a> {
         let Some(name) = rest.first().filter(|_| followed < RE_EXPORTS_MAX) else {
             return Some(module);
         };
+        let file = &self.by_module[&module];
         let handed_on = |named: &&Named| {
-            named.imported && named.segments.last() == Some(name) && named.segments.len() > 1
+            let is_it = named.imported && named.segments.last() == Some(name);
+            // What an inline module imports is its own.
+            is_it && named.segments.len() > 1 && file.source.inline_modules(named.line).is_empty()
         };
-        match self.by_module[&module].named.iter().find(handed_on) {
+        match file.named.iter().find(handed_on) {
             Some(import) => self.home_of(&module, &import.segments, followed + 1),
             None => Some(module),
         }
