@@ -2,7 +2,7 @@
 //!
 //! All owners are asked for all they have; their states are merged, whatever their size. Of the merged state the clock
 //! loses the entries under which no value stands, and, where it is still too large, the oldest values go. All owners
-//! then take the result in place of exactly what they had answered ([`Digest`]), or none of it where that has
+//! then take the result in place of exactly what they had answered ([`Digest`](dynakv_protocol::peer::Digest)), or none of it where that has
 //! changed. It is no merge: merged, the entries would come back.
 //!
 //! What an entry covered and somebody else still holds may come back: a hint, a message on its way, an owner that
