@@ -117,7 +117,7 @@ pub struct KeepHint {
     /// Encoded [`Versions`](crate::causal::Versions); the receiver decodes and checks them.
     pub versions: Bytes,
     /// The owners that are to be given them: at least one, at most
-    /// [`N_MAX`](crate::limits::N_MAX).
+    /// [`N_MAX`].
     pub owed: Vec<NodeId>,
     /// How many owners must have them durably before the hint may be dropped: the W of the write that
     /// counts this hint. 0 for a hint that counts for nothing.

@@ -3,7 +3,7 @@
 //! | Room | What it decides |
 //! |---|---|
 //! | [`placement`] | who owns a key, and which owners take part |
-//! | [`write`] | one write, from its start to its answer: versions, copies, stand-ins |
+//! | [`mod@write`] | one write, from its start to its answer: versions, copies, stand-ins |
 //! | [`read`] | one read, from its start to its answer: whom to ask, when to ask one more |
 //! | [`anti_entropy`] | how copies become the same again: hints, comparing, rebuilding |
 //! | [`membership`] | who is alive, and which run of a node is the newest |

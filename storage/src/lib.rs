@@ -7,11 +7,11 @@
 //! | [`disk_store`] | the store on disk: `log` and `memtable` in front of `tree`, and the checkpoints between them |
 //! | `tree` | sled, with `format`, `chunks`, `witness` and [`flush_override`] to make it safe |
 //! | [`memory_store`] | the same in memory, with a power switch, for simulation |
-//! | [`totals`] | how many keys, versions, conflicts and bytes there are, counted as they change |
+//! | `totals` | how many keys, versions, conflicts and bytes there are, counted as they change |
 //! | `segments` | a hash of each segment of the ring, changed with each key; `hash_pages` writes them down |
 //! | [`check`] | holds a store against itself, also a damaged one |
 //! | [`mod@rewrite`] | writes a store anew, only what is live |
-//! | [`room`] | how much of the disk is kept in reserve; `ballast` keeps what opening takes |
+//! | [`disk_reserve`] | how much of the disk is kept in reserve; `ballast` keeps what opening takes |
 //! | [`status`] | how a store is doing: memtables, log, checkpoints |
 //! | [`disk`] | [`SmallFiles`]: small files written all or not at all; the directory's lock |
 //! | [`document`] | small files with a checksum |

@@ -131,7 +131,7 @@ pub trait Store: Send + Sync + 'static {
         LogPlace::default()
     }
 
-    /// The hash of a segment: the XOR of the [footprints](Footprint) of its keys, 0 when it has none.
+    /// The hash of a segment: the XOR of the [footprints](crate::footprint::Footprint) of its keys, 0 when it has none.
     /// Equal for two stores that hold the same there. Sees everything applied; kept as it changes, so
     /// cheap. Exact once the writer rests.
     fn segment_hash(&self, segment: Segment) -> u128;

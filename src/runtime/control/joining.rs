@@ -1,7 +1,7 @@
 //! How a node gets its first ring: it founds a cluster, or asks seeds until one lets it in.
 //!
 //! A cluster is founded only by a node that has an empty directory and no seeds, or by one with `--bootstrap`
-//! after all of its seeds have said that they are in none ([`founding`](crate::engine::layout::founding)). Without an
+//! after all of its seeds have said that they are in none ([`founding`]). Without an
 //! answer from a seed nothing is ever decided.
 
 use std::collections::BTreeMap;

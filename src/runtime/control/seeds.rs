@@ -23,6 +23,7 @@ use crate::runtime::net::calls::Calls;
 use crate::runtime::net::link::DialError;
 use crate::runtime::shared::view::MemberView;
 
+/// The longest pause between two rounds of a member.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// How many addresses of one name are asked.

@@ -17,7 +17,7 @@ use crate::runtime::net::confirming::There;
 use crate::runtime::net::link::DialError;
 use crate::runtime::shared::events::Responder;
 
-/// The pause between two rounds of a member: after one that missed somebody, doubled up to the longest; jittered.
+/// The pause of a member after a round that missed somebody; doubled up to the longest, and jittered.
 pub(super) const PAUSE_FIRST: Duration = Duration::from_secs(1);
 
 /// The longest text about what seeds have said, in bytes.

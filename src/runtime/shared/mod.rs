@@ -8,7 +8,7 @@
 //! | [`events`], [`outbox`] | what connections tell the tasks, and what the tasks answer |
 //! | [`ledger`], [`places`] | how many bytes are held for others, and how many connections |
 //! | [`known_processes`] | the newest process seen of each node, on both ends of a connection |
-//! | [`unreachable`] | which nodes no call has reached, and why |
+//! | [`mod@unreachable`] | which nodes no call has reached, and why |
 //! | [`disk_progress`] | how far the disk's threads are, and whether the disk hangs |
 //! | [`alarm`] | one timer, set to the next time that matters |
 

@@ -9,7 +9,7 @@ use super::content::Content;
 use crate::error::StoreError;
 use crate::hint_log::{AppendFile, HINTS_FILE, Pieces};
 
-/// The [`AppendFile`] of hints on a [`MemoryDisk`](crate::MemoryDisk).
+/// The [`AppendFile`] of hints on a [`MemoryDisk`](super::MemoryDisk).
 #[derive(Debug)]
 pub struct MemoryHints(pub(super) Handle);
 
