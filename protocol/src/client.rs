@@ -14,6 +14,7 @@ use crate::ids::{ClusterId, Generation, NAME_BYTES_MAX, NodeId, RingVersion, Wri
 use crate::limits::{KEY_BYTES_MAX, MEMBERS_MAX, SIBLINGS_DECODED_MAX, VALUE_BYTES_MAX};
 use crate::ring_document::RingDocument;
 
+pub use crate::handed_on::HandedOn;
 pub use crate::stats::{HealthReply, StatsReply};
 
 const TAG_QUORUM: u8 = 1;
@@ -82,29 +83,6 @@ pub struct Write {
     pub if_no_conflict: bool,
     /// Of what a node hands on.
     pub handed_on: Option<HandedOn>,
-}
-
-/// When a write was handed on, and for how long it is of use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HandedOn {
-    /// In milliseconds since the sender was welcomed on this connection.
-    pub sent_ms: u64,
-    /// So many milliseconds later it may be given to another node. One without a context is not begun after that.
-    pub within_ms: u32,
-}
-
-impl Wire for HandedOn {
-    fn encode(&self, out: &mut BytesMut) {
-        out.put_u64(self.sent_ms);
-        out.put_u32(self.within_ms);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            sent_ms: reader.u64()?,
-            within_ms: reader.u32()?,
-        })
-    }
 }
 
 /// One value of a key, as a client sees it.

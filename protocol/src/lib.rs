@@ -26,6 +26,7 @@ pub mod codec;
 pub mod error;
 pub mod frame;
 pub mod gossip;
+mod handed_on;
 pub mod handshake;
 pub mod hash;
 pub mod ids;
