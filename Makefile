@@ -7,7 +7,7 @@ LOCKED := --locked $(CARGO_FLAGS)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run clean test lint fix doc deny sim audit mend gossip crash powercut flip memory bench bench-storage profile
+.PHONY: help build run clean test lint fix doc deny sim audit mend gossip crash powercut flip memory bench picture bench-storage profile
 
 ##@ Start
 
@@ -105,6 +105,11 @@ BENCH ?= --workload write --keys 100000 --duration 10s
 bench: ## measure a short run on a cluster of its own; other options with BENCH="--workload a"
 	$(CARGO) build --workspace --release --bin dynakv --bin dynakv-bench $(LOCKED)
 	$(TARGET_DIR)/release/dynakv-bench local $(BENCH)
+
+picture: ## draw docs/one-node-killed.svg anew, from a run in which a node is killed under load
+	$(CARGO) build --workspace --release --bin dynakv --bin dynakv-bench $(LOCKED)
+	$(TARGET_DIR)/release/dynakv-bench local --workload a --rate 20000 --keys 20000 --duration 30s \
+		--kill-at 10s --restart-after 10s --svg docs/one-node-killed.svg
 
 # With the features of the whole workspace, so that what `make build` has built is used again.
 bench-storage: ## measure the store alone: processor time per operation, beside sled (minutes)

@@ -18,6 +18,8 @@ const LATENCY: Panel = Panel {
     top: 300.0,
     bottom: 380.0,
 };
+/// No scale ends higher: what lies above is drawn at its top.
+const SCALE_MAX: f64 = 1e12;
 /// Lines across a panel, besides its foot.
 const LINES: u32 = 2;
 
@@ -186,6 +188,7 @@ fn slowest(point: &TimelinePoint, value: impl Fn(&TimelineOp) -> f64) -> f64 {
 /// The upper end of a scale: 1, 2 or 5 times a power of ten that is no less than all values.
 fn most(report: &Report, value: impl Fn(&TimelinePoint) -> f64) -> f64 {
     let largest = report.timeline.iter().map(value).fold(0.0, f64::max);
+    let largest = largest.min(SCALE_MAX);
     let power = 10_f64.powf(largest.max(1.0).log10().floor());
     let fits = [1.0, 2.0, 5.0].map(|times| times * power);
     let fits = fits.into_iter().find(|most| *most >= largest);
@@ -241,11 +244,19 @@ mod tests {
         for op in report.by_op.values_mut() {
             op.errors = 0;
         }
+        for point in &mut report.timeline {
+            for op in point.by_op.values_mut() {
+                op.errors = 0;
+            }
+        }
         let whole = picture(&report);
         assert!(whole.contains("&lt;node-3&gt; killed under load: none of "));
-        assert!(!whole.contains("class=\"failed\"><title>"));
+        assert!(!whole.contains("<circle"));
         report.by_op.values_mut().next().unwrap().errors = 3;
-        assert!(picture(&report).contains(": 3 of "));
+        let point = report.timeline[0].by_op.values_mut().next();
+        point.unwrap().errors = 3;
+        let some_failed = picture(&report);
+        assert!(some_failed.contains(": 3 of ") && some_failed.contains("<circle"));
         report.events.clear();
         assert!(picture(&report).contains("workload "));
     }
