@@ -115,6 +115,8 @@ impl Script {
         sleep_until(Instant::now() + (BEGIN + OFF / 2).saturating_sub(clock::now())).await;
         turmoil::hold(&*ends.0, &*ends.1);
         sleep(OFF * 2).await;
+        // The connection of before is broken.
+        self.client.get(RESTARTED, get("first", TIMEOUT)).await.ok();
         let began = Instant::now();
         let link = async {
             sleep(Duration::from_millis(300)).await;
