@@ -16,7 +16,7 @@ use crate::clock;
 use crate::history::{History, Promise, Replaces, Writes, value_of};
 use crate::invariants::Heard;
 use crate::machine::{Flaw, machine_name};
-use crate::plan::{Fault, Plan};
+use crate::plan::Plan;
 use crate::seeds::for_each_seed;
 use crate::settle::settle;
 use crate::verdict::Verdict;
@@ -28,10 +28,6 @@ const ROUNDS: usize = 5;
 /// When the first round begins.
 const BEGIN: Duration = Duration::from_secs(4);
 
-/// Which machine is started again, and for how long it is off.
-const RESTARTED: usize = 4;
-const OFF: Duration = Duration::from_millis(500);
-
 /// Enough for two owners, one after the other, and for one to be found silent.
 const TIMEOUT: Duration = Duration::from_millis(4500);
 
@@ -39,31 +35,6 @@ const TIMEOUT: Duration = Duration::from_millis(4500);
 fn an_attempt_that_comes_late_replaces_nothing() {
     let test = "an_attempt_that_comes_late_replaces_nothing";
     for_each_seed(2, test, |seed| late(seed, Flaw::None).into_result());
-}
-
-/// A node that has been started again dials the first owner of a key, and the dial stalls for less than the second after
-/// which the next owner would be tried.
-#[test]
-fn what_waits_for_a_link_is_sent_once_there_is_one() {
-    let test = "what_waits_for_a_link_is_sent_once_there_is_one";
-    for_each_seed(2, test, |seed| {
-        let mut world = World::new(seed, MACHINES, Flaw::None);
-        let random = world.fork();
-        let history = Rc::new(RefCell::new(History::default()));
-        let mut plan = Plan::default();
-        plan.add(BEGIN, Fault::power_cut(RESTARTED, 100));
-        plan.add(BEGIN + OFF, Fault::Start { node: RESTARTED });
-        world.add_client("script", |client| {
-            let script = Script {
-                client,
-                random,
-                history: history.clone(),
-                writes: 0,
-            };
-            script.dial_that_stalls()
-        });
-        Verdict::of(world, &plan, &history).into_result()
-    });
 }
 
 /// Runs one seed.
@@ -98,41 +69,6 @@ impl Script {
         for number in 0..ROUNDS {
             self.round(&format!("key-{number}")).await;
         }
-        let now = clock::now();
-        settle(self.client, self.history, now).await
-    }
-
-    async fn dial_that_stalls(mut self) -> turmoil::Result {
-        self.client.wait_for_cluster().await;
-        self.write(0, "first", None).await;
-        let mut names = (0..).map(|number| format!("key-{number}"));
-        let key = names.find(|key| !self.client.owners(key).contains(&RESTARTED));
-        let key = key.expect("five nodes, three owners");
-        let ends = (
-            machine_name(RESTARTED),
-            machine_name(self.client.owners(&key)[0]),
-        );
-        sleep_until(Instant::now() + (BEGIN + OFF / 2).saturating_sub(clock::now())).await;
-        turmoil::hold(&*ends.0, &*ends.1);
-        sleep(OFF * 2).await;
-        // The connection of before is broken.
-        self.client.get(RESTARTED, get("first", TIMEOUT)).await.ok();
-        let began = Instant::now();
-        let link = async {
-            sleep(Duration::from_millis(300)).await;
-            turmoil::release(&*ends.0, &*ends.1);
-        };
-        let (written, ()) = tokio::join!(self.write(RESTARTED, &key, None), link);
-        written.expect("the first owner takes it");
-        let took = began.elapsed();
-        assert!(
-            took >= Duration::from_millis(300),
-            "nothing stalled: {took:?}"
-        );
-        assert!(
-            took < Duration::from_millis(900),
-            "it was left to the next owner: {took:?}"
-        );
         let now = clock::now();
         settle(self.client, self.history, now).await
     }
