@@ -183,14 +183,16 @@ impl Forward {
         self.waits = true;
     }
 
-    /// Whether it waits for the link to this owner, or to any.
+    /// Whether it waits for the link to this owner.
     pub fn waits_for(&self, node: NodeSlot) -> bool {
         self.waits && self.awaits(node)
     }
 
-    /// It is sent, or about to be.
-    pub fn wait_no_more(&mut self) {
-        self.waits = false;
+    /// There is a link to this owner. Whether it has waited for that: then it is to be sent now.
+    pub fn take_up(&mut self, node: NodeSlot) -> bool {
+        let has_waited = self.waits_for(node);
+        self.waits &= !has_waited;
+        has_waited
     }
 
     fn next(&mut self, effects: &mut Vec<Effect>) {
@@ -314,7 +316,9 @@ mod tests {
         forward.wait();
         assert!(forward.waits_for(A) && !forward.waits_for(B));
         assert_eq!(step(&mut forward, Event::Slow), [Effect::Send(B)]);
-        assert!(!forward.waits_for(A) && !forward.waits_for(B));
+        assert!(!forward.take_up(A) && !forward.take_up(B));
+        forward.wait();
+        assert!(forward.take_up(B) && !forward.take_up(B));
         forward.wait();
         let effects = step(&mut forward, Event::Deadline);
         assert!(

@@ -135,9 +135,8 @@ impl Coordinator {
         for id in self.operations.ids() {
             let operation = self.operations.get_mut(id);
             if let Some(Work::Forward(forward)) = operation.map(|operation| &mut operation.work)
-                && forward.waits_for(node)
+                && forward.take_up(node)
             {
-                forward.wait_no_more();
                 self.await_forward(id);
                 if !self.hand_on(id, node) {
                     self.step_forward(id, forward::Event::NotTaken(node));

@@ -118,15 +118,21 @@ fn minted_comes_before_durable_and_durable_means_synced() {
     });
 }
 
+/// A store whose disk hangs in the sync of a first write.
+async fn stalled_in_a_write() -> (Stall, Running) {
+    let (memory, stall) = (MemoryDisk::new(), Stall::default());
+    stall.set(true);
+    let mut running = started_on(&memory, stall.clone());
+    running.handle.write(vec![mint(1, "k", "begun", None)]);
+    let events = running.events.recv().await.unwrap();
+    assert!(matches!(&events[..], [StoreEvent::Minted { .. }]));
+    (stall, running)
+}
+
 #[test]
 fn what_the_writer_has_not_begun_can_be_taken_back_and_is_never_done() {
     run(async {
-        let (memory, stall) = (MemoryDisk::new(), Stall::default());
-        stall.set(true);
-        let mut running = started_on(&memory, stall.clone());
-        running.handle.write(vec![mint(1, "k", "begun", None)]);
-        let events = running.events.recv().await.unwrap();
-        assert!(matches!(&events[..], [StoreEvent::Minted { .. }]));
+        let (stall, mut running) = stalled_in_a_write().await;
         for number in 2..5 {
             running.handle.write(vec![mint(number, "k", "waits", None)]);
         }
@@ -147,12 +153,7 @@ fn what_the_writer_has_not_begun_can_be_taken_back_and_is_never_done() {
 #[test]
 fn what_has_waited_for_too_long_is_not_begun() {
     run(async {
-        let (memory, stall) = (MemoryDisk::new(), Stall::default());
-        stall.set(true);
-        let mut running = started_on(&memory, stall.clone());
-        running.handle.write(vec![mint(1, "k", "begun", None)]);
-        let events = running.events.recv().await.unwrap();
-        assert!(matches!(&events[..], [StoreEvent::Minted { .. }]));
+        let (stall, mut running) = stalled_in_a_write().await;
         for (number, within_ms) in [(2, 700), (3, 900)] {
             let mut job = mint(number, "k", "waits", None);
             if let WriteWork::Mint { begin_by, .. } = &mut job.work {
