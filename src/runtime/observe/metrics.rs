@@ -15,17 +15,25 @@ use metrics_exporter_prometheus::{
 use super::process;
 use crate::runtime::shared::data_directory::list_set_aside;
 
+mod cluster;
+mod doors;
 mod held;
 mod hints;
+mod mending;
 mod reads;
 mod registry;
 mod store;
+mod totals;
 
+use cluster::ClusterMetrics;
+use doors::DoorMetrics;
 use held::HeldMetrics;
 use hints::HintMetrics;
+use mending::MendingMetrics;
 use reads::ReadMetrics;
 use registry::Registry;
 use store::StoreMetrics;
+use totals::TotalMetrics;
 
 const REQUEST_SECONDS: &str = "dynakv_request_duration_seconds";
 const REPLICA_SECONDS: &str = "dynakv_replica_duration_seconds";
@@ -139,71 +147,20 @@ pub struct Metrics {
     pub in_flight: Gauge,
     /// Bytes of requests in hand.
     pub in_flight_bytes: Gauge,
-    /// Comparisons with another node that came to their end.
-    pub mending_passes: Counter,
-    /// Keys that were brought up to date here, found by comparing or while rebuilding.
-    pub mended_here: Counter,
-    /// Keys that were brought up to date at another node.
-    pub mended_there: Counter,
-    /// Comparisons that did not come to their end, or not with all.
-    pub mending_failures: Counter,
-    /// Segments that differed when they were compared.
-    pub segments_differing: Counter,
-    /// 1 while copies are compared or a repair is under way.
-    pub mending_running: Gauge,
-    /// How long ago all members in reach had been compared with.
-    pub mending_age_seconds: Gauge,
-    /// Segments that were rebuilt.
-    pub segments_rebuilt: Counter,
-    /// Of these, those that an operator's word ended.
-    pub losses_accepted: Counter,
     /// Writes refused because only the reserve is left on the disk.
     pub refused_for_disk: Counter,
     /// How many requests may be in hand before clients are refused.
     pub in_flight_max: Gauge,
     /// How many bytes of them.
     pub in_flight_bytes_max: Gauge,
-    /// Connections that came in.
-    pub connections: Gauge,
-    /// Connections refused, or closed in favour of others, because there were too many.
-    pub connections_refused: Counter,
-    /// Hellos that were refused: of another cluster, another version, or somebody who may not come in.
-    pub hellos_refused: Counter,
-    /// Frames that were damaged or none at all, on connections of either direction: each ended its
-    /// connection.
-    pub malformed_frames: Counter,
-    /// Links to other nodes that stand.
-    pub links: Gauge,
-    /// Members by state: alive, suspected, dead.
-    pub members: [Gauge; 3],
-    /// The ring the node follows.
-    pub ring_version: Gauge,
-    /// Members of the ring.
-    pub ring_nodes: Gauge,
-    /// Virtual nodes of the whole ring.
-    pub ring_virtual_nodes: Gauge,
-    /// Virtual nodes of a member of weight 1.
-    pub ring_virtual_nodes_per_node: Gauge,
-    /// N, W and R.
-    pub quorum: [Gauge; 3],
-    /// Whether the node is ready.
-    pub ready: Gauge,
-    /// Keys with a live value.
-    pub store_keys: Gauge,
-    /// Live siblings.
-    pub store_versions: Gauge,
-    /// Keys in conflict.
-    pub store_conflict_keys: Gauge,
-    /// Bytes of live values.
-    pub store_live_bytes: Gauge,
-    /// Bytes on disk.
-    pub store_disk_bytes: Gauge,
-    /// Damaged values found.
-    pub store_corrupt_keys: Gauge,
-    /// Segments in which this node has lost versions.
-    pub rebuilding_segments: Gauge,
-    /// Damaged stores that were set aside and are still there.
-    pub stores_set_aside: Gauge,
+    /// What comparing, mending and rebuilding come to.
+    pub mending: MendingMetrics,
+    /// Who comes in, and who is not let in.
+    pub doors: DoorMetrics,
+    /// What this node knows of its cluster.
+    pub cluster: ClusterMetrics,
+    /// What this node has, and what it has lost.
+    pub totals: TotalMetrics,
     /// Bytes that are held for others.
     pub held: HeldMetrics,
     /// What is kept for other nodes.
@@ -259,14 +216,6 @@ impl Metrics {
                 "From the sending of a request to another owner to its answer, at the coordinator.";
             make.histogram(REPLICA_SECONDS, Unit::Seconds, help, &[("op", op)])
         };
-        let members = |state| {
-            let help = "Members of the ring by what this node thinks of them.";
-            make.gauge_of("dynakv_members", help, &[("state", state)])
-        };
-        let quorum = |setting| {
-            let help = "Replicas of each key (n) and the default quorums (w, r).";
-            make.gauge_of("dynakv_quorum", help, &[("setting", setting)])
-        };
         let gauge = |name, help| make.gauge_of(name, help, &[]);
         let counter = |name, help| make.counter_of(name, help, &[]);
         let histogram = |name, unit, help| make.histogram(name, unit, help, &[]);
@@ -307,42 +256,6 @@ impl Metrics {
                 "dynakv_requests_forwarded_total",
                 "Requests handed on to an owner of their key.",
             ),
-            mending_passes: counter(
-                "dynakv_anti_entropy_passes_total",
-                "Comparisons of all copies with another node that came to their end.",
-            ),
-            mended_here: counter(
-                "dynakv_anti_entropy_keys_fetched_total",
-                "Keys whose copy here was brought up to date, by comparing or while rebuilding.",
-            ),
-            mended_there: counter(
-                "dynakv_anti_entropy_keys_sent_total",
-                "Keys whose copy at another node was brought up to date, found by comparing.",
-            ),
-            mending_failures: counter(
-                "dynakv_anti_entropy_failures_total",
-                "Comparisons with another node that could not be made in whole; they are tried again.",
-            ),
-            segments_differing: counter(
-                "dynakv_anti_entropy_segments_differing_total",
-                "Segments that differed when they were compared with another node.",
-            ),
-            mending_running: gauge(
-                "dynakv_anti_entropy_running",
-                "1 while this node compares its copies with another node's.",
-            ),
-            mending_age_seconds: gauge(
-                "dynakv_anti_entropy_last_full_pass_age_seconds",
-                "How long ago this node's copies had been compared with those of every living member.",
-            ),
-            segments_rebuilt: counter(
-                "dynakv_rebuilt_segments_total",
-                "Segments that this node had lost and that were brought back, or given up.",
-            ),
-            losses_accepted: counter(
-                "dynakv_rebuilding_losses_accepted_total",
-                "Segments whose rebuilding an operator ended although too few owners had everything.",
-            ),
             refused_for_disk: counter(
                 "dynakv_disk_writes_refused_total",
                 "Writes refused because only the reserve is left on the disk.",
@@ -364,65 +277,10 @@ impl Metrics {
                 "dynakv_requests_in_flight_bytes_max",
                 "How many bytes of requests may be in hand before clients are refused.",
             ),
-            connections: gauge("dynakv_connections", "Connections of clients and nodes."),
-            connections_refused: counter(
-                "dynakv_connections_refused_total",
-                "Connections refused, or closed because they said nothing, as this node had as many as it takes.",
-            ),
-            hellos_refused: counter(
-                "dynakv_hellos_refused_total",
-                "Connections refused for what they said of themselves: another cluster, an unknown node.",
-            ),
-            malformed_frames: counter(
-                "dynakv_malformed_frames_total",
-                "Frames that were damaged or none at all; each ended its connection.",
-            ),
-            links: gauge("dynakv_links", "Data links to other nodes that stand."),
-            members: ["alive", "suspected", "dead"].map(members),
-            ring_version: gauge(
-                "dynakv_ring_version",
-                "The version of the ring this node follows.",
-            ),
-            ring_nodes: gauge("dynakv_ring_nodes", "Members of the ring."),
-            ring_virtual_nodes: gauge(
-                "dynakv_ring_virtual_nodes",
-                "Virtual nodes of the whole ring.",
-            ),
-            ring_virtual_nodes_per_node: gauge(
-                "dynakv_ring_virtual_nodes_per_node",
-                "Virtual nodes of a member of weight 1.",
-            ),
-            quorum: ["n", "w", "r"].map(quorum),
-            ready: gauge("dynakv_ready", "1 when this node can coordinate requests."),
-            store_keys: gauge(
-                "dynakv_store_keys",
-                "Keys with a live value in this node's store.",
-            ),
-            store_versions: gauge(
-                "dynakv_store_versions",
-                "Live siblings in this node's store.",
-            ),
-            store_conflict_keys: gauge(
-                "dynakv_store_conflict_keys",
-                "Keys with more than one live sibling in this node's store.",
-            ),
-            store_live_bytes: gauge("dynakv_store_live_bytes", "Bytes of live values."),
-            store_disk_bytes: gauge(
-                "dynakv_store_disk_bytes",
-                "Bytes that the store occupies on disk.",
-            ),
-            rebuilding_segments: gauge(
-                "dynakv_rebuilding_segments",
-                "Segments of 65,536 in which this node has lost versions; its reads do not count there.",
-            ),
-            stores_set_aside: gauge(
-                "dynakv_stores_set_aside",
-                "Damaged stores that were set aside in the data directory.",
-            ),
-            store_corrupt_keys: gauge(
-                "dynakv_store_corrupt_keys",
-                "Damaged values that were met since the store was opened and not written anew.",
-            ),
+            mending: MendingMetrics::register(&make),
+            doors: DoorMetrics::register(&make),
+            cluster: ClusterMetrics::register(&make),
+            totals: TotalMetrics::register(&make),
             held: HeldMetrics::register(&make),
             hints: HintMetrics::register(&make),
             store: StoreMetrics::register(&make),
@@ -446,7 +304,7 @@ impl Metrics {
     /// included.
     pub fn render(&self, data_dir: &Path) -> String {
         let set_aside = list_set_aside(data_dir).len();
-        self.stores_set_aside.set(set_aside as f64);
+        self.totals.stores_set_aside.set(set_aside as f64);
         self.handle.render() + &process::render(&self.node, data_dir)
     }
 

@@ -1,0 +1,55 @@
+//! What this node knows of its cluster.
+
+use metrics::Gauge;
+
+use super::registry::Registry;
+
+/// What this node knows of its cluster.
+pub struct ClusterMetrics {
+    /// Members by state: alive, suspected, dead.
+    pub members: [Gauge; 3],
+    /// The ring the node follows.
+    pub ring_version: Gauge,
+    /// Members of the ring.
+    pub ring_nodes: Gauge,
+    /// Virtual nodes of the whole ring.
+    pub ring_virtual_nodes: Gauge,
+    /// Virtual nodes of a member of weight 1.
+    pub ring_virtual_nodes_per_node: Gauge,
+    /// N, W and R.
+    pub quorum: [Gauge; 3],
+    /// Whether the node is ready.
+    pub ready: Gauge,
+}
+
+impl ClusterMetrics {
+    pub(super) fn register(make: &Registry<'_>) -> Self {
+        let members = |state| {
+            let help = "Members of the ring by what this node thinks of them.";
+            make.gauge_of("dynakv_members", help, &[("state", state)])
+        };
+        let quorum = |setting| {
+            let help = "Replicas of each key (n) and the default quorums (w, r).";
+            make.gauge_of("dynakv_quorum", help, &[("setting", setting)])
+        };
+        let gauge = |name, help| make.gauge_of(name, help, &[]);
+        Self {
+            members: ["alive", "suspected", "dead"].map(members),
+            ring_version: gauge(
+                "dynakv_ring_version",
+                "The version of the ring this node follows.",
+            ),
+            ring_nodes: gauge("dynakv_ring_nodes", "Members of the ring."),
+            ring_virtual_nodes: gauge(
+                "dynakv_ring_virtual_nodes",
+                "Virtual nodes of the whole ring.",
+            ),
+            ring_virtual_nodes_per_node: gauge(
+                "dynakv_ring_virtual_nodes_per_node",
+                "Virtual nodes of a member of weight 1.",
+            ),
+            quorum: ["n", "w", "r"].map(quorum),
+            ready: gauge("dynakv_ready", "1 when this node can coordinate requests."),
+        }
+    }
+}
