@@ -182,7 +182,7 @@ impl Ground {
         let seen = Arc::new(KnownProcesses::load(files.clone())?);
         let ledger = Arc::new(Ledger::new(config.bytes_in_flight_max));
         let intake = Intake {
-            malformed: metrics.malformed_frames.clone(),
+            malformed: metrics.doors.malformed_frames.clone(),
             ledger: ledger.clone(),
         };
         let (view_in, view) = watch::channel(Arc::new(View::default()));

@@ -113,6 +113,7 @@ impl AntiEntropy {
         };
         self.0
             .metrics
+            .mending
             .segments_differing
             .increment(places.len() as u64);
         let mut is_whole = true;

@@ -236,7 +236,7 @@ impl AntiEntropy {
         self.compare_with_next(&view, &ring, state).await;
         let age_ms = state.schedule.age_ms(state.now_ms());
         let metrics = &self.0.metrics;
-        metrics.mending_age_seconds.set(age_ms as f64 / 1000.0);
+        metrics.mending.age_seconds.set(age_ms as f64 / 1000.0);
         if !state.schedule.wants_any()
             && let Some(done) = self.0.repairs.finish()
         {
@@ -250,7 +250,7 @@ impl AntiEntropy {
             );
         }
         let running = self.0.repairs.is_running();
-        metrics.mending_running.set(f64::from(u8::from(running)));
+        metrics.mending.running.set(f64::from(u8::from(running)));
     }
 
     /// Who is there, who has begun to compare, and what operators want.
@@ -288,7 +288,7 @@ impl AntiEntropy {
             return;
         };
         let repairs = &self.0.repairs;
-        self.0.metrics.mending_running.set(1.0);
+        self.0.metrics.mending.running.set(1.0);
         if next.is_wanted {
             repairs.update(|progress| {
                 progress.comparing_with = Some(next.node.clone());
@@ -302,13 +302,13 @@ impl AntiEntropy {
         };
         match &result {
             Ok(keys) => {
-                self.0.metrics.mending_passes.increment(1);
+                self.0.metrics.mending.passes.increment(1);
                 if *keys > 0 {
                     tracing::info!(node = %next.node, keys, "copies that differed are mended");
                 }
             }
             Err(error) if next.is_alive => {
-                self.0.metrics.mending_failures.increment(1);
+                self.0.metrics.mending.failures.increment(1);
                 tracing::info!(node = %next.node, %error, "a comparison is not complete; it is tried again");
             }
             Err(_) => {}

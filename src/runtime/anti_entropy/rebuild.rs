@@ -87,7 +87,11 @@ impl AntiEntropy {
         let segments_left = self.0.rebuilding.left();
         if attempt.accepted > 0 {
             let accepted = attempt.accepted;
-            self.0.metrics.losses_accepted.increment(accepted.into());
+            self.0
+                .metrics
+                .mending
+                .losses_accepted
+                .increment(accepted.into());
             self.0
                 .repairs
                 .update(|progress| progress.accepted_segments += accepted);
@@ -203,7 +207,7 @@ impl AntiEntropy {
             };
             attempt.accepted += count(&accepted) as u32;
             let count = count(&ended) as u64;
-            self.0.metrics.segments_rebuilt.increment(count);
+            self.0.metrics.mending.segments_rebuilt.increment(count);
             // Something was lost again meanwhile in those that did not end.
             let is_again = |it: &Segment| !finished.contains(it);
             owned = ended.into_iter().filter(is_again).collect();

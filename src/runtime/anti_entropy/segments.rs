@@ -264,7 +264,7 @@ impl AntiEntropy {
             match merged {
                 Ok(()) if direction != Direction::Both => {
                     walks[keys[at].walk].outcome.mended.fetched += 1;
-                    self.0.metrics.mended_here.increment(1);
+                    self.0.metrics.mending.keys_fetched.increment(1);
                 }
                 Ok(()) => {}
                 Err(error) => fail(at, error, walks),
@@ -285,7 +285,7 @@ impl AntiEntropy {
                 Ok(ours) if ours != theirs[at] && !ours.is_empty() => to_send.push((at, ours)),
                 Ok(_) => {
                     outcome.mended.fetched += 1;
-                    self.0.metrics.mended_here.increment(1);
+                    self.0.metrics.mending.keys_fetched.increment(1);
                 }
                 Err(error) => self.failed(key, error, direction, outcome),
             }
@@ -299,7 +299,7 @@ impl AntiEntropy {
             match merged {
                 Ok(()) => {
                     outcome.mended.sent += 1;
-                    self.0.metrics.mended_there.increment(1);
+                    self.0.metrics.mending.keys_sent.increment(1);
                 }
                 Err(error) => self.failed(&keys[at], error, direction, outcome),
             }

@@ -191,20 +191,24 @@ impl Control {
             disk_full: store_status.refuses_writes,
         });
         let metrics = &self.metrics;
-        metrics.store_keys.set(totals.keys as f64);
-        metrics.store_versions.set(totals.versions as f64);
-        metrics.store_conflict_keys.set(totals.conflict_keys as f64);
-        metrics.store_live_bytes.set(totals.live_bytes as f64);
-        metrics.store_disk_bytes.set(totals.disk_bytes as f64);
-        metrics.store_corrupt_keys.set(totals.corrupt_keys as f64);
+        metrics.totals.keys.set(totals.keys as f64);
+        metrics.totals.versions.set(totals.versions as f64);
         metrics
+            .totals
+            .conflict_keys
+            .set(totals.conflict_keys as f64);
+        metrics.totals.live_bytes.set(totals.live_bytes as f64);
+        metrics.totals.disk_bytes.set(totals.disk_bytes as f64);
+        metrics.totals.corrupt_keys.set(totals.corrupt_keys as f64);
+        metrics
+            .totals
             .rebuilding_segments
             .set(f64::from(self.rebuilding.left()));
         let locked_keys = self.rebuilding.locked().count();
         metrics.store.update(&totals, &store_status, locked_keys);
         let is_draining = self.draining.is_cancelled();
         let ready = self.ring.is_some() && !is_draining && !self.disk.hangs();
-        metrics.ready.set(f64::from(u8::from(ready)));
+        metrics.cluster.ready.set(f64::from(u8::from(ready)));
         metrics.upkeep();
     }
 
@@ -215,7 +219,7 @@ impl Control {
             MemberState::Dead,
         ]
         .into_iter()
-        .zip(&self.metrics.members)
+        .zip(&self.metrics.cluster.members)
         {
             let count = view
                 .members
@@ -228,17 +232,22 @@ impl Control {
             return;
         };
         let document = ring.document();
-        self.metrics.ring_version.set(document.version.0 as f64);
-        self.metrics.ring_nodes.set(ring.len() as f64);
         self.metrics
+            .cluster
+            .ring_version
+            .set(document.version.0 as f64);
+        self.metrics.cluster.ring_nodes.set(ring.len() as f64);
+        self.metrics
+            .cluster
             .ring_virtual_nodes
             .set(f64::from(document.virtual_nodes()));
         self.metrics
+            .cluster
             .ring_virtual_nodes_per_node
             .set(f64::from(VIRTUAL_NODES_PER_NODE));
         for (value, gauge) in [document.n, view.w, view.r]
             .into_iter()
-            .zip(&self.metrics.quorum)
+            .zip(&self.metrics.cluster.quorum)
         {
             gauge.set(f64::from(value));
         }

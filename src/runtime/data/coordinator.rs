@@ -185,69 +185,13 @@ pub struct Coordinator {
 
 /// Runs until drained or the disk fails.
 pub async fn run(parts: Parts) -> End {
-    let Parts {
-        links,
-        store,
-        hints,
+    let (mut coordinator, inputs) = Coordinator::new(parts);
+    let Inputs {
         mut store_events,
         mut events,
-        control,
         mut view,
-        bounds,
-        clock,
-        ledger,
-        metrics,
-        rebuilding,
-        repairs,
-        disk,
         draining,
-    } = parts;
-    let mut coordinator = Coordinator {
-        links,
-        connections: Connections::new(bounds.connection_bytes_max, ledger.clone()),
-        operations: Operations::new(Instant::now()),
-        parking: Parking::default(),
-        store,
-        hints,
-        control,
-        view: view.borrow_and_update().clone(),
-        bounds,
-        clock,
-        ledger,
-        metrics,
-        rebuilding,
-        repairs,
-        disk,
-        hang: Hang::default(),
-        is_draining: false,
-        writes: Vec::new(),
-        reads: Vec::new(),
-        hint_jobs: Vec::new(),
-        reminders: Vec::new(),
-        replica_jobs: 0,
-        scans: 0,
-        mending_scans: 0,
-        turn: 0,
-        now: Instant::now(),
-        started: Instant::now(),
-        pace: Pace::default(),
-        hedging: Hedging::default(),
-        hedges: Hedges::default(),
-        unsent: Vec::new(),
-        put_effects: Vec::new(),
-        get_effects: Vec::new(),
-        forward_effects: Vec::new(),
-        due: Vec::new(),
-    };
-    coordinator.links.follow(&coordinator.view);
-    let metrics = &coordinator.metrics;
-    metrics.in_flight_max.set(bounds.requests_max as f64);
-    let bytes_max = coordinator.ledger.bytes_max(Kind::ClientRequests);
-    metrics.in_flight_bytes_max.set(bytes_max as f64);
-    for kind in Kind::ALL {
-        let bytes_max = coordinator.ledger.bytes_max(kind);
-        metrics.held.bytes_max[kind as usize].set(bytes_max as f64);
-    }
+    } = inputs;
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut news = Vec::with_capacity(EVENTS_PER_TURN_MAX);
@@ -305,7 +249,89 @@ pub async fn run(parts: Parts) -> End {
     }
 }
 
+/// What a coordinator hears.
+struct Inputs {
+    store_events: mpsc::UnboundedReceiver<Vec<StoreEvent>>,
+    events: mpsc::Receiver<CoordinatorEvent>,
+    view: watch::Receiver<Arc<View>>,
+    draining: CancellationToken,
+}
+
 impl Coordinator {
+    /// One that has heard nothing yet.
+    fn new(parts: Parts) -> (Self, Inputs) {
+        let Parts {
+            links,
+            store,
+            hints,
+            store_events,
+            events,
+            control,
+            mut view,
+            bounds,
+            clock,
+            ledger,
+            metrics,
+            rebuilding,
+            repairs,
+            disk,
+            draining,
+        } = parts;
+        let mut coordinator = Self {
+            links,
+            connections: Connections::new(bounds.connection_bytes_max, ledger.clone()),
+            operations: Operations::new(Instant::now()),
+            parking: Parking::default(),
+            store,
+            hints,
+            control,
+            view: view.borrow_and_update().clone(),
+            bounds,
+            clock,
+            ledger,
+            metrics,
+            rebuilding,
+            repairs,
+            disk,
+            hang: Hang::default(),
+            is_draining: false,
+            writes: Vec::new(),
+            reads: Vec::new(),
+            hint_jobs: Vec::new(),
+            reminders: Vec::new(),
+            replica_jobs: 0,
+            scans: 0,
+            mending_scans: 0,
+            turn: 0,
+            now: Instant::now(),
+            started: Instant::now(),
+            pace: Pace::default(),
+            hedging: Hedging::default(),
+            hedges: Hedges::default(),
+            unsent: Vec::new(),
+            put_effects: Vec::new(),
+            get_effects: Vec::new(),
+            forward_effects: Vec::new(),
+            due: Vec::new(),
+        };
+        coordinator.links.follow(&coordinator.view);
+        let metrics = &coordinator.metrics;
+        metrics.in_flight_max.set(bounds.requests_max as f64);
+        let bytes_max = coordinator.ledger.bytes_max(Kind::ClientRequests);
+        metrics.in_flight_bytes_max.set(bytes_max as f64);
+        for kind in Kind::ALL {
+            let bytes_max = coordinator.ledger.bytes_max(kind);
+            metrics.held.bytes_max[kind as usize].set(bytes_max as f64);
+        }
+        let inputs = Inputs {
+            store_events,
+            events,
+            view,
+            draining,
+        };
+        (coordinator, inputs)
+    }
+
     fn is_idle(&self) -> bool {
         self.operations.is_empty()
             && self.parking.is_empty()

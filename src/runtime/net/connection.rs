@@ -90,7 +90,7 @@ pub async fn serve(
         })
     };
     let intake = Intake {
-        malformed: shared.metrics.malformed_frames.clone(),
+        malformed: shared.metrics.doors.malformed_frames.clone(),
         ledger: shared.ledger.clone(),
     };
     let mut reader = FrameReader::new(read, HANDSHAKE_FRAME_BYTES_MAX, intake, Source::Client);
@@ -228,7 +228,7 @@ async fn shake_hands(
             Ok((hello.peer.map(Arc::new), hello.knows_goaway, since))
         }
         Err(error) => {
-            shared.metrics.hellos_refused.increment(1);
+            shared.metrics.doors.hellos_refused.increment(1);
             tracing::info!(reason = %error, "connection refused");
             outbox.respond(request_id, &Response::Error(error));
             Err(None)

@@ -47,7 +47,7 @@ pub async fn run(
         };
         shortage.is_over();
         let Some(Taken { place, made_room }) = places.take(shared.admission.members()) else {
-            shared.metrics.connections_refused.increment(1);
+            shared.metrics.doors.refused.increment(1);
             if let Ok(permit) = refusals.clone().try_acquire_owned() {
                 let refusal = places.full();
                 tasks.spawn(async move {
@@ -60,7 +60,7 @@ pub async fn run(
         next_id += 1;
         let (id, shared) = (ConnectionId(next_id), shared.clone());
         if made_room {
-            shared.metrics.connections_refused.increment(1);
+            shared.metrics.doors.refused.increment(1);
         }
         tasks.spawn(connection::serve(id, read, write, place, shared));
         if made_room {

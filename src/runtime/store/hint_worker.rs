@@ -15,7 +15,7 @@ use dynakv_protocol::{ErrorReply, NodeId};
 use dynakv_storage::{AppendFile, HintLog, Opened, RunNote, Store, StoreError};
 use tokio::sync::{mpsc, watch};
 
-use super::store_worker::{StoreEvent, Token};
+use super::store_worker::{JobOutcome, StoreEvent, Token};
 use crate::engine::anti_entropy::handoff::{Hint, HintBook};
 use crate::engine::read::answer::sealed;
 use crate::engine::write::mint::Minter;
@@ -380,12 +380,14 @@ impl Worker {
                 };
                 let minted = self.mint(&key, *intent, hint, now_unix_ms);
                 let result = minted.map(|versions| {
-                    self.send(vec![StoreEvent::Minted {
+                    self.send(vec![StoreEvent::Job {
                         token,
-                        versions: versions.to_bytes(),
-                        context: sealed(cluster_id, &key, &versions),
-                        rebuilding: false,
-                        replaced: Replaced::new(),
+                        outcome: JobOutcome::Minted {
+                            versions: versions.to_bytes(),
+                            context: sealed(cluster_id, &key, &versions),
+                            rebuilding: false,
+                            replaced: Replaced::new(),
+                        },
                     }]);
                 });
                 self.answer_later(token, result)
@@ -447,7 +449,10 @@ impl Worker {
                 true
             }
             Err(error) => {
-                self.send(vec![StoreEvent::Refused { token, error }]);
+                self.send(vec![StoreEvent::Job {
+                    token,
+                    outcome: JobOutcome::Refused(error),
+                }]);
                 false
             }
         }
@@ -468,10 +473,12 @@ impl Worker {
         }
         if must_sync {
             let written = std::mem::take(&mut self.written).into_iter();
-            let durable = written.map(|token| StoreEvent::Durable {
+            let durable = written.map(|token| StoreEvent::Job {
                 token,
-                rebuilding: false,
-                beside: None,
+                outcome: JobOutcome::Durable {
+                    rebuilding: false,
+                    beside: None,
+                },
             });
             self.send(durable.collect());
         }

@@ -38,7 +38,7 @@ mod trouble;
 mod waiting;
 
 use self::applied::{Applied, Outcome, ToMint, Written};
-pub use self::jobs::{Part, ReadJob, Scanned, StoreEvent, Token, WriteJob, WriteWork};
+pub use self::jobs::{JobOutcome, Part, ReadJob, Scanned, StoreEvent, Token, WriteJob, WriteWork};
 use self::reader::{Reader, SharedLines};
 use self::scanner::Scanner;
 pub use self::scanner::{Recounter, ScanJob, ScanWork};
@@ -313,7 +313,10 @@ impl Writer {
                 applied.bytes
             }
             Err(error) => {
-                events.push(StoreEvent::Refused { token, error });
+                events.push(StoreEvent::Job {
+                    token,
+                    outcome: JobOutcome::Refused(error),
+                });
                 0
             }
         }
@@ -501,9 +504,9 @@ impl Writer {
             // It is all still there, and durable once there is room and something more is written.
             Err(error) if error.passes() => {
                 let error = refusal(&error).maybe_applied(true);
-                let refused = |written: Written| StoreEvent::Refused {
+                let refused = |written: Written| StoreEvent::Job {
                     token: written.token,
-                    error: error.clone(),
+                    outcome: JobOutcome::Refused(error.clone()),
                 };
                 let events = self.written.drain(..).map(refused).collect();
                 self.send(events);

@@ -9,6 +9,7 @@ use super::{
 };
 
 use crate::runtime::data::links::Lost;
+use crate::runtime::store::store_worker::JobOutcome;
 
 impl Coordinator {
     /// An answer came over a link.
@@ -256,141 +257,111 @@ impl Coordinator {
 
     pub(super) fn on_stored(&mut self, event: StoreEvent) {
         match event {
-            StoreEvent::Minted {
-                token: Token::Operation(message),
-                versions,
-                context,
-                rebuilding,
-                replaced,
-            } => {
-                if let Some((id, purpose)) = OperationId::parse(message) {
-                    self.operations.gather(id, versions.len());
-                    let minted = put::Event::Minted {
-                        round: purpose.round(),
-                        versions,
-                        context,
-                        rebuilding,
-                        replaced,
-                    };
-                    self.step_put(id, minted);
+            StoreEvent::Job { token, outcome } => match token {
+                Token::Operation(message) => {
+                    if let Some((id, purpose)) = OperationId::parse(message) {
+                        self.on_own_outcome(id, purpose, outcome);
+                    }
                 }
-            }
-            StoreEvent::Behind {
-                token: Token::Operation(message),
-                lacks,
-                rebuilding,
-            } => {
-                if let Some((id, _)) = OperationId::parse(message) {
-                    self.step_put(id, put::Event::Behind { lacks, rebuilding });
+                Token::Replica(connection, request_id)
+                | Token::Explaining(connection, request_id)
+                | Token::Replacing(connection, request_id)
+                | Token::Hint(connection, request_id) => {
+                    if let Some(answer) = self.answer_of(token, outcome) {
+                        self.answer_replica(connection, request_id, &answer);
+                    }
                 }
-            }
-            StoreEvent::Durable {
-                token: Token::Operation(message),
-                ..
-            } => match OperationId::parse(message) {
-                Some((id, Purpose::Repair)) => self.step_get(id, get::Event::Repaired(SELF)),
-                Some((id, purpose)) => self.on_durable(id, purpose.round()),
-                None => {}
             },
-            StoreEvent::Refused {
-                token: Token::Operation(message),
-                error,
-            } => {
-                if let Some((id, purpose)) = OperationId::parse(message) {
-                    self.on_refused(id, purpose, error);
-                }
-            }
-            StoreEvent::Read {
-                token: Token::Operation(message),
-                versions,
-                digest,
-                rebuilding,
-            } => {
-                if let Some((id, _)) = OperationId::parse(message) {
-                    let reply = VersionsReply {
-                        rebuilding,
-                        versions,
-                        actor: self.own_actor(),
-                        digest,
-                    };
-                    self.on_replica_read(id, SELF, reply);
-                }
-            }
-            StoreEvent::Durable {
-                token: Token::Replica(connection, request_id),
-                rebuilding,
-                beside,
-            } => {
-                let merged = Response::Merged(Merged { rebuilding, beside });
-                self.answer_replica(connection, request_id, &merged);
-            }
-            StoreEvent::Durable {
-                token: Token::Hint(connection, request_id),
-                ..
-            } => self.answer_replica(connection, request_id, &Response::HintKept),
-            StoreEvent::Durable {
-                token: Token::Replacing(connection, request_id),
-                ..
-            } => self.answer_replica(connection, request_id, &Response::Replaced),
-            StoreEvent::Read {
-                token: Token::Replica(connection, request_id),
-                versions,
-                digest,
-                rebuilding,
-            } => {
-                let reply = Response::Versions(VersionsReply {
-                    rebuilding,
-                    versions,
-                    actor: None,
-                    digest,
-                });
-                self.answer_replica(connection, request_id, &reply);
-            }
-            StoreEvent::Read {
-                token: Token::Explaining(connection, request_id),
-                versions,
-                digest,
-                rebuilding,
-            } => {
-                let reply = Response::Versions(VersionsReply {
-                    rebuilding,
-                    versions,
-                    actor: self.own_actor(),
-                    digest,
-                });
-                self.answer_replica(connection, request_id, &reply);
-            }
             StoreEvent::Scanned {
                 connection,
                 request_id,
                 is_mending,
                 result,
             } => self.on_scanned(connection, request_id, is_mending, result),
-            StoreEvent::Refused {
-                token:
-                    Token::Replica(connection, request_id)
-                    | Token::Explaining(connection, request_id)
-                    | Token::Replacing(connection, request_id)
-                    | Token::Hint(connection, request_id),
-                error,
-            } => self.answer_replica(connection, request_id, &Response::Error(error)),
-            // Replicas mint nothing, and a failed disk ends the loop before it gets here.
-            StoreEvent::Minted {
-                token:
-                    Token::Replica(..) | Token::Explaining(..) | Token::Replacing(..) | Token::Hint(..),
-                ..
-            }
-            | StoreEvent::Behind { .. }
-            | StoreEvent::Read {
-                token: Token::Hint(..) | Token::Replacing(..),
-                ..
-            }
-            | StoreEvent::Durable {
-                token: Token::Explaining(..),
-                ..
-            }
-            | StoreEvent::Failed(_) => {}
+            // It ends the loop before it gets here.
+            StoreEvent::Failed(_) => {}
         }
+    }
+
+    /// This node's store has done its part of an operation.
+    fn on_own_outcome(&mut self, id: OperationId, purpose: Purpose, outcome: JobOutcome) {
+        match outcome {
+            JobOutcome::Minted {
+                versions,
+                context,
+                rebuilding,
+                replaced,
+            } => {
+                self.operations.gather(id, versions.len());
+                let minted = put::Event::Minted {
+                    round: purpose.round(),
+                    versions,
+                    context,
+                    rebuilding,
+                    replaced,
+                };
+                self.step_put(id, minted);
+            }
+            JobOutcome::Behind { lacks, rebuilding } => {
+                self.step_put(id, put::Event::Behind { lacks, rebuilding });
+            }
+            JobOutcome::Durable { .. } if purpose == Purpose::Repair => {
+                self.step_get(id, get::Event::Repaired(SELF));
+            }
+            JobOutcome::Durable { .. } => self.on_durable(id, purpose.round()),
+            JobOutcome::Refused(error) => self.on_refused(id, purpose, error),
+            JobOutcome::Read {
+                versions,
+                digest,
+                rebuilding,
+            } => {
+                let reply = VersionsReply {
+                    rebuilding,
+                    versions,
+                    actor: self.own_actor(),
+                    digest,
+                };
+                self.on_replica_read(id, SELF, reply);
+            }
+        }
+    }
+
+    /// What another node is told of a job of its own; nothing of what no node asks for.
+    fn answer_of(&self, token: Token, outcome: JobOutcome) -> Option<Response> {
+        let answer = match (outcome, token) {
+            (JobOutcome::Refused(error), _) => Response::Error(error),
+            (JobOutcome::Durable { rebuilding, beside }, Token::Replica(..)) => {
+                Response::Merged(Merged { rebuilding, beside })
+            }
+            (JobOutcome::Durable { .. }, Token::Hint(..)) => Response::HintKept,
+            (JobOutcome::Durable { .. }, Token::Replacing(..)) => Response::Replaced,
+            (
+                JobOutcome::Read {
+                    versions,
+                    digest,
+                    rebuilding,
+                },
+                Token::Replica(..) | Token::Explaining(..),
+            ) => Response::Versions(VersionsReply {
+                rebuilding,
+                versions,
+                actor: match token {
+                    Token::Explaining(..) => self.own_actor(),
+                    _ => None,
+                },
+                digest,
+            }),
+            // Replicas mint nothing, and keep and replace without reading.
+            (JobOutcome::Minted { .. } | JobOutcome::Behind { .. }, _)
+            | (JobOutcome::Durable { .. }, Token::Operation(_) | Token::Explaining(..))
+            | (
+                JobOutcome::Read { .. },
+                Token::Operation(_) | Token::Replacing(..) | Token::Hint(..),
+            ) => {
+                return None;
+            }
+        };
+        Some(answer)
     }
 
     /// This node's store refused its part of an operation.

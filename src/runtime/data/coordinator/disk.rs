@@ -9,6 +9,7 @@ use super::{
 };
 use crate::engine::hang::{Change, Lane};
 use crate::runtime::shared::disk_progress::HANGING;
+use crate::runtime::store::store_worker::JobOutcome;
 
 impl Coordinator {
     /// Looks how far those are that work with the disk.
@@ -142,7 +143,10 @@ impl Coordinator {
 
 fn refused(token: Token) -> StoreEvent {
     let error = hanging();
-    StoreEvent::Refused { token, error }
+    StoreEvent::Job {
+        token,
+        outcome: JobOutcome::Refused(error),
+    }
 }
 
 /// The refusal of what was not done.

@@ -48,10 +48,9 @@ impl Coordinator {
             let bytes = self.ledger.held(kind);
             self.metrics.held.bytes[kind as usize].set(bytes as f64);
         }
-        self.metrics
-            .connections
-            .set(self.connections.count() as f64);
-        self.metrics.links.set(self.links.up() as f64);
+        let connections = self.connections.count();
+        self.metrics.doors.connections.set(connections as f64);
+        self.metrics.doors.links.set(self.links.up() as f64);
     }
 
     /// The turn is over: hands on everything that came of it.

@@ -10,7 +10,7 @@ use super::{Confirmation, Due, MEMORY_PER_KEY_BYTES, Worker, read_book};
 use crate::engine::anti_entropy::handoff::{Confirmed, Hint, Word, fits};
 use crate::engine::limits;
 use crate::engine::write::mint::Intent;
-use crate::runtime::store::store_worker::{StoreEvent, refusal};
+use crate::runtime::store::store_worker::{JobOutcome, StoreEvent, refusal};
 
 impl Worker {
     /// Adds to what is kept of a key; gives what is kept now.
@@ -84,9 +84,9 @@ impl Worker {
         }
         let refusal = refusal(&error).maybe_applied(true);
         let waiting = std::mem::take(&mut self.written).into_iter();
-        let refused = waiting.map(|token| StoreEvent::Refused {
+        let refused = waiting.map(|token| StoreEvent::Job {
             token,
-            error: refusal.clone(),
+            outcome: JobOutcome::Refused(refusal.clone()),
         });
         self.send(refused.collect());
         // A dot may be gone that others have seen.

@@ -97,7 +97,12 @@ fn mint(token: u64, key: &'static str, value: &'static str) -> HintJob {
 async fn minted(kept: &mut Kept) -> Versions {
     let events = kept.events.recv().await.unwrap();
     match &events[..] {
-        [StoreEvent::Minted { versions, .. }] => Versions::from_bytes(versions).unwrap(),
+        [
+            StoreEvent::Job {
+                outcome: JobOutcome::Minted { versions, .. },
+                ..
+            },
+        ] => Versions::from_bytes(versions).unwrap(),
         other => panic!("{other:?}"),
     }
 }
@@ -176,13 +181,24 @@ fn a_hint_that_no_node_could_read_is_refused_and_what_was_kept_stays() {
         kept.handle.send(vec![keep(&first)]);
         let events = kept.events.recv().await.unwrap();
         assert!(
-            matches!(events[0], StoreEvent::Durable { .. }),
+            matches!(
+                events[0],
+                StoreEvent::Job {
+                    outcome: JobOutcome::Durable { .. },
+                    ..
+                }
+            ),
             "{events:?}"
         );
         kept.handle.send(vec![keep(&state(most + 1..=most + 2))]);
         let events = kept.events.recv().await.unwrap();
         match &events[..] {
-            [StoreEvent::Refused { error, .. }] => assert_eq!(error.code, ErrorCode::TooLarge),
+            [
+                StoreEvent::Job {
+                    outcome: JobOutcome::Refused(error),
+                    ..
+                },
+            ] => assert_eq!(error.code, ErrorCode::TooLarge),
             other => panic!("{other:?}"),
         }
         let due = next(&kept, "a").await;
@@ -198,7 +214,13 @@ fn what_is_said_to_be_kept_survives_a_power_cut_and_is_owed_to_all_owners() {
         kept.handle.send(vec![mint(1, "k", "v")]);
         let versions = minted(&mut kept).await;
         let events = kept.events.recv().await.unwrap();
-        assert!(matches!(&events[..], [StoreEvent::Durable { .. }]));
+        assert!(matches!(
+            &events[..],
+            [StoreEvent::Job {
+                outcome: JobOutcome::Durable { .. },
+                ..
+            }]
+        ));
         // Not said to be kept yet when the power goes.
         kept.handle.send(vec![mint(2, "late", "v")]);
         minted(&mut kept).await;
@@ -249,7 +271,13 @@ fn what_changed_on_its_way_is_owed_again() {
         kept.handle.send(vec![mint(2, "k", "newer")]);
         let newer = loop {
             let events = kept.events.recv().await.unwrap();
-            if let [StoreEvent::Minted { versions, .. }] = &events[..] {
+            if let [
+                StoreEvent::Job {
+                    outcome: JobOutcome::Minted { versions, .. },
+                    ..
+                },
+            ] = &events[..]
+            {
                 break Versions::from_bytes(versions).unwrap();
             }
         };
@@ -310,7 +338,13 @@ fn a_hint_that_is_too_large_is_refused_and_others_are_kept() {
         kept.handle.send(vec![mint(1, "k", "v")]);
         let mut versions = minted(&mut kept).await;
         let events = kept.events.recv().await.unwrap();
-        assert!(matches!(&events[..], [StoreEvent::Durable { .. }]));
+        assert!(matches!(
+            &events[..],
+            [StoreEvent::Job {
+                outcome: JobOutcome::Durable { .. },
+                ..
+            }]
+        ));
         let dot = Dot {
             actor: Actor(8),
             counter: 1,
@@ -333,7 +367,13 @@ fn a_hint_that_is_too_large_is_refused_and_others_are_kept() {
             }),
         }]);
         let events = kept.events.recv().await.unwrap();
-        let [StoreEvent::Refused { error, .. }] = &events[..] else {
+        let [
+            StoreEvent::Job {
+                outcome: JobOutcome::Refused(error),
+                ..
+            },
+        ] = &events[..]
+        else {
             panic!("{events:?}");
         };
         assert_eq!(error.code, ErrorCode::TooLarge, "{error}");
@@ -359,7 +399,13 @@ fn an_actor_is_given_up_with_the_first_hint_that_is() {
         kept.handle.send(vec![mint(2, "k", "w")]);
         let second = loop {
             let events = kept.events.recv().await.unwrap();
-            if let [StoreEvent::Minted { versions, .. }] = &events[..] {
+            if let [
+                StoreEvent::Job {
+                    outcome: JobOutcome::Minted { versions, .. },
+                    ..
+                },
+            ] = &events[..]
+            {
                 break Versions::from_bytes(versions).unwrap();
             }
         };
@@ -419,8 +465,18 @@ fn at_the_bound_a_hint_that_counts_is_refused_and_none_is_dropped() {
         let refused = loop {
             let events = kept.events.recv().await.unwrap();
             match &events[..] {
-                [StoreEvent::Refused { error, .. }] => break error.clone(),
-                [StoreEvent::Durable { .. }] => {}
+                [
+                    StoreEvent::Job {
+                        outcome: JobOutcome::Refused(error),
+                        ..
+                    },
+                ] => break error.clone(),
+                [
+                    StoreEvent::Job {
+                        outcome: JobOutcome::Durable { .. },
+                        ..
+                    },
+                ] => {}
                 other => panic!("{other:?}"),
             }
         };
@@ -464,7 +520,10 @@ fn another_nodes_hint_is_answered_after_a_sync_also_when_it_is_no_news() {
         while durable.len() < 2 {
             for event in kept.events.recv().await.unwrap() {
                 match event {
-                    StoreEvent::Durable { token, .. } => durable.push(token),
+                    StoreEvent::Job {
+                        token,
+                        outcome: JobOutcome::Durable { .. },
+                    } => durable.push(token),
                     other => panic!("{other:?}"),
                 }
             }

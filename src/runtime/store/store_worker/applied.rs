@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use dynakv_protocol::{ClusterId, ErrorReply};
 
-use super::jobs::{StoreEvent, Token};
+use super::jobs::{JobOutcome, StoreEvent, Token};
 use crate::engine::write::mint::Intent;
 use crate::engine::write::put::Seen;
 
@@ -20,11 +20,16 @@ impl Written {
     pub(super) fn durable(self) -> StoreEvent {
         let token = self.token;
         match self.refused {
-            Some(error) => StoreEvent::Refused { token, error },
-            None => StoreEvent::Durable {
+            Some(error) => StoreEvent::Job {
                 token,
-                rebuilding: self.rebuilding,
-                beside: self.beside,
+                outcome: JobOutcome::Refused(error),
+            },
+            None => StoreEvent::Job {
+                token,
+                outcome: JobOutcome::Durable {
+                    rebuilding: self.rebuilding,
+                    beside: self.beside,
+                },
             },
         }
     }

@@ -88,11 +88,9 @@ pub struct ReadJob {
 
 /// What came of a job.
 #[derive(Debug)]
-pub enum StoreEvent {
+pub enum JobOutcome {
     /// The write has its dot. It is not durable yet.
     Minted {
-        /// Who waits.
-        token: Token,
         /// The key's versions with the write in them.
         versions: Bytes,
         /// The context that covers them.
@@ -104,8 +102,6 @@ pub enum StoreEvent {
     },
     /// Nothing was minted: the context names writes that were not seen here.
     Behind {
-        /// Who waits.
-        token: Token,
         /// The newest of them, of each actor.
         lacks: Clock,
         /// Whether the node has lost versions around this key.
@@ -113,8 +109,6 @@ pub enum StoreEvent {
     },
     /// The key's state with this job in it is on disk.
     Durable {
-        /// Who waits.
-        token: Token,
         /// Whether the node has lost other versions around this key.
         rebuilding: bool,
         /// What stood here beside a write that came from elsewhere, encoded; empty for nothing. `None`
@@ -122,22 +116,27 @@ pub enum StoreEvent {
         beside: Option<Bytes>,
     },
     /// The job changed nothing.
-    Refused {
-        /// Who waits.
-        token: Token,
-        /// Why.
-        error: ErrorReply,
-    },
-    /// What is stored; empty for nothing.
+    Refused(ErrorReply),
+    /// What is stored.
     Read {
-        /// Who waits.
-        token: Token,
-        /// Encoded versions.
+        /// Encoded versions; empty for nothing.
         versions: Bytes,
         /// What stands for them in their place, where that was wanted.
         digest: Option<Digest>,
         /// Whether the node may have lost versions of this key: then "nothing" means nothing.
         rebuilding: bool,
+    },
+}
+
+/// What the store has to tell.
+#[derive(Debug)]
+pub enum StoreEvent {
+    /// A job came to something.
+    Job {
+        /// Who waits.
+        token: Token,
+        /// What it came to.
+        outcome: JobOutcome,
     },
     /// What came of a scan.
     Scanned {
@@ -158,13 +157,15 @@ impl StoreEvent {
     /// Bytes of what was read.
     pub fn bytes_read(&self) -> usize {
         match self {
-            Self::Read { versions, .. } => versions.len(),
+            Self::Job { outcome, .. } => match outcome {
+                JobOutcome::Read { versions, .. } => versions.len(),
+                JobOutcome::Minted { .. }
+                | JobOutcome::Behind { .. }
+                | JobOutcome::Durable { .. }
+                | JobOutcome::Refused(_) => 0,
+            },
             Self::Scanned { result, .. } => result.as_ref().map_or(0, Scanned::bytes),
-            Self::Minted { .. }
-            | Self::Behind { .. }
-            | Self::Durable { .. }
-            | Self::Refused { .. }
-            | Self::Failed(_) => 0,
+            Self::Failed(_) => 0,
         }
     }
 }

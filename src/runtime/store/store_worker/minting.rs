@@ -7,7 +7,7 @@ use dynakv_protocol::codec::Wire;
 
 use super::Writer;
 use super::applied::{Outcome, ToMint};
-use super::jobs::{StoreEvent, Token};
+use super::jobs::{JobOutcome, StoreEvent, Token};
 use crate::engine::read::answer::sealed;
 use crate::engine::write::mint::Minted;
 use crate::engine::write::put::Seen;
@@ -45,17 +45,18 @@ impl Writer {
             }
         };
         match minted {
-            Ok(Minted::Behind { lacks }) => Ok(Outcome::Behind(StoreEvent::Behind {
+            Ok(Minted::Behind { lacks }) => Ok(Outcome::Behind(StoreEvent::Job {
                 token,
-                lacks,
-                rebuilding,
+                outcome: JobOutcome::Behind { lacks, rebuilding },
             })),
-            Ok(minted) => Ok(Outcome::Minted(StoreEvent::Minted {
+            Ok(minted) => Ok(Outcome::Minted(StoreEvent::Job {
                 token,
-                versions: versions.to_bytes(),
-                context: sealed(cluster_id, key, versions),
-                rebuilding,
-                replaced: minted.replaced(),
+                outcome: JobOutcome::Minted {
+                    versions: versions.to_bytes(),
+                    context: sealed(cluster_id, key, versions),
+                    rebuilding,
+                    replaced: minted.replaced(),
+                },
             })),
             Err(error) => {
                 self.note_refused(key, versions, &error);

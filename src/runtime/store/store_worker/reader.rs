@@ -11,7 +11,7 @@ use dynakv_storage::Store;
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 
-use super::jobs::{ReadJob, StoreEvent};
+use super::jobs::{JobOutcome, ReadJob, StoreEvent};
 use super::trouble::{is_damaged_value, note_damage, note_read, refusal};
 use super::waiting::{Waiting, next_waiting};
 use crate::runtime::shared::disk_progress::DiskProgress;
@@ -192,14 +192,19 @@ impl Reader {
                     bytes += versions.len();
                     let is_large = most.is_some_and(|most| versions.len() > most as usize);
                     let digest = is_large.then(|| Digest::of(&std::mem::take(&mut versions)));
-                    StoreEvent::Read {
+                    StoreEvent::Job {
                         token,
-                        versions,
-                        digest,
-                        rebuilding,
+                        outcome: JobOutcome::Read {
+                            versions,
+                            digest,
+                            rebuilding,
+                        },
                     }
                 }
-                Err(error) => StoreEvent::Refused { token, error },
+                Err(error) => StoreEvent::Job {
+                    token,
+                    outcome: JobOutcome::Refused(error),
+                },
             };
             events.push(event);
             self.progress.reader.step();

@@ -110,10 +110,22 @@ fn minted_comes_before_durable_and_durable_means_synced() {
         let mut running = started(&memory, 1000);
         running.handle.write(vec![mint(1, "k", "v", None)]);
         let events = running.events.recv().await.unwrap();
-        assert!(matches!(&events[..], [StoreEvent::Minted { .. }]));
+        assert!(matches!(
+            &events[..],
+            [StoreEvent::Job {
+                outcome: JobOutcome::Minted { .. },
+                ..
+            }]
+        ));
         assert_eq!(memory.pending(), 1);
         let events = running.events.recv().await.unwrap();
-        assert!(matches!(&events[..], [StoreEvent::Durable { .. }]));
+        assert!(matches!(
+            &events[..],
+            [StoreEvent::Job {
+                outcome: JobOutcome::Durable { .. },
+                ..
+            }]
+        ));
         assert_eq!(memory.pending(), 0);
     });
 }
@@ -125,7 +137,13 @@ async fn stalled_in_a_write() -> (Stall, Running) {
     let mut running = started_on(&memory, stall.clone());
     running.handle.write(vec![mint(1, "k", "begun", None)]);
     let events = running.events.recv().await.unwrap();
-    assert!(matches!(&events[..], [StoreEvent::Minted { .. }]));
+    assert!(matches!(
+        &events[..],
+        [StoreEvent::Job {
+            outcome: JobOutcome::Minted { .. },
+            ..
+        }]
+    ));
     (stall, running)
 }
 
@@ -142,7 +160,7 @@ fn what_the_writer_has_not_begun_can_be_taken_back_and_is_never_done() {
         assert_eq!(tokens(running.handle.take_back_writes()), []);
         stall.set(false);
         let events = running.events.recv().await.unwrap();
-        let is_first = |event: &StoreEvent| matches!(event, StoreEvent::Durable { token, .. } if *token == Token::Operation(1));
+        let is_first = |event: &StoreEvent| matches!(event, StoreEvent::Job { token, outcome: JobOutcome::Durable { .. } } if *token == Token::Operation(1));
         assert!(events.len() == 1 && is_first(&events[0]), "{events:?}");
         drop(running.handle);
         assert_eq!(running.finished.await.unwrap().position(), (Actor(5), 1));
@@ -164,17 +182,29 @@ fn what_has_waited_for_too_long_is_not_begun() {
         tokio::time::sleep(Duration::from_millis(800)).await;
         stall.set(false);
         let events = running.events.recv().await.unwrap();
-        assert!(matches!(&events[..], [StoreEvent::Durable { .. }]));
+        assert!(matches!(
+            &events[..],
+            [StoreEvent::Job {
+                outcome: JobOutcome::Durable { .. },
+                ..
+            }]
+        ));
         let (mut refused, mut minted) = (Vec::new(), Vec::new());
         while refused.is_empty() || minted.is_empty() {
             for event in running.events.recv().await.unwrap() {
                 match event {
-                    StoreEvent::Refused { token, error } => {
+                    StoreEvent::Job {
+                        token,
+                        outcome: JobOutcome::Refused(error),
+                    } => {
                         assert_eq!(error.code, ErrorCode::Timeout);
                         assert!(error.retryable && !error.maybe_applied, "{error}");
                         refused.push(token);
                     }
-                    StoreEvent::Minted { token, .. } => minted.push(token),
+                    StoreEvent::Job {
+                        token,
+                        outcome: JobOutcome::Minted { .. },
+                    } => minted.push(token),
                     other => panic!("{other:?}"),
                 }
             }
@@ -200,13 +230,23 @@ fn one_sync_serves_all_that_wait_and_same_keys_build_on_each_other() {
         let mut minted = Vec::new();
         let durable = loop {
             let events = running.events.recv().await.unwrap();
-            if matches!(events[0], StoreEvent::Durable { .. }) {
+            if matches!(
+                events[0],
+                StoreEvent::Job {
+                    outcome: JobOutcome::Durable { .. },
+                    ..
+                }
+            ) {
                 break events.len();
             }
             minted.extend(events);
         };
         assert_eq!((minted.len(), durable), (3, 3));
-        let StoreEvent::Minted { versions, .. } = &minted[1] else {
+        let StoreEvent::Job {
+            outcome: JobOutcome::Minted { versions, .. },
+            ..
+        } = &minted[1]
+        else {
             panic!("{minted:?}");
         };
         assert_eq!(Versions::from_bytes(versions).unwrap().siblings().len(), 2);
@@ -222,7 +262,11 @@ fn merging_is_idempotent_but_answered_only_after_a_sync() {
         let mut running = started(&memory, 1000);
         running.handle.write(vec![mint(1, "k", "v", None)]);
         let events = running.events.recv().await.unwrap();
-        let StoreEvent::Minted { versions, .. } = &events[0] else {
+        let StoreEvent::Job {
+            outcome: JobOutcome::Minted { versions, .. },
+            ..
+        } = &events[0]
+        else {
             panic!("{events:?}");
         };
         // A duplicate arrives while the first copy waits for its sync.
@@ -234,15 +278,19 @@ fn merging_is_idempotent_but_answered_only_after_a_sync() {
         let events = running.events.recv().await.unwrap();
         assert!(matches!(
             &events[..],
-            [StoreEvent::Durable {
+            [StoreEvent::Job {
                 token: Token::Operation(1),
-                rebuilding: false,
-                ..
+                outcome: JobOutcome::Durable {
+                    rebuilding: false,
+                    ..
+                }
             }]
         ));
         let events = running.events.recv().await.unwrap();
         let token = Token::Replica(ConnectionId(9), 7);
-        assert!(matches!(&events[..], [StoreEvent::Durable { token: t, .. }] if *t == token));
+        assert!(
+            matches!(&events[..], [StoreEvent::Job { token: t, outcome: JobOutcome::Durable { .. } }] if *t == token)
+        );
     });
 }
 
@@ -292,7 +340,13 @@ fn what_a_write_has_not_seen_is_told_as_it_was_before_it_came() {
                 work: merge_work(versions),
             }]);
             let events = running.events.recv().await.unwrap();
-            let [StoreEvent::Durable { beside, .. }] = &events[..] else {
+            let [
+                StoreEvent::Job {
+                    outcome: JobOutcome::Durable { beside, .. },
+                    ..
+                },
+            ] = &events[..]
+            else {
                 panic!("{events:?}");
             };
             assert_eq!(*beside, expected, "{number}");
@@ -308,7 +362,10 @@ fn what_a_write_has_not_seen_is_told_as_it_was_before_it_came() {
         let events = running.events.recv().await.unwrap();
         assert!(matches!(
             &events[..],
-            [StoreEvent::Durable { beside: None, .. }]
+            [StoreEvent::Job {
+                outcome: JobOutcome::Durable { beside: None, .. },
+                ..
+            }]
         ));
     });
 }
@@ -362,13 +419,27 @@ fn garbage_is_refused_and_a_broken_disk_stops_everything() {
             work: merge_work(Bytes::from_static(b"no versions")),
         }]);
         let events = running.events.recv().await.unwrap();
-        assert!(matches!(&events[..], [StoreEvent::Refused { .. }]));
+        assert!(matches!(
+            &events[..],
+            [StoreEvent::Job {
+                outcome: JobOutcome::Refused(_),
+                ..
+            }]
+        ));
         memory.break_writes();
         running
             .handle
             .write(vec![mint(1, "k", "v", None), mint(2, "k2", "v", None)]);
         let events = running.events.recv().await.unwrap();
-        let refused = |event: &&StoreEvent| matches!(event, StoreEvent::Refused { .. });
+        let refused = |event: &&StoreEvent| {
+            matches!(
+                event,
+                StoreEvent::Job {
+                    outcome: JobOutcome::Refused(_),
+                    ..
+                }
+            )
+        };
         assert_eq!(events.iter().filter(refused).count(), 2, "{events:?}");
         let events = running.events.recv().await.unwrap();
         assert!(matches!(&events[..], [StoreEvent::Failed(_)]), "{events:?}");
@@ -403,7 +474,13 @@ fn without_values(actors: std::ops::RangeInclusive<u64>) -> Versions {
 /// What came of the last job, once the writer rests.
 async fn last_event(running: &mut Running) -> StoreEvent {
     let mut events = running.events.recv().await.unwrap();
-    if matches!(events.last(), Some(StoreEvent::Minted { .. })) {
+    if matches!(
+        events.last(),
+        Some(StoreEvent::Job {
+            outcome: JobOutcome::Minted { .. },
+            ..
+        })
+    ) {
         events = running.events.recv().await.unwrap();
     }
     events.pop().unwrap()
@@ -424,7 +501,10 @@ fn what_no_node_could_read_is_refused_before_anything_changes() {
             .write(vec![merge("k", &without_values(1000..=most))]);
         assert!(matches!(
             last_event(&mut running).await,
-            StoreEvent::Durable { .. }
+            StoreEvent::Job {
+                outcome: JobOutcome::Durable { .. },
+                ..
+            }
         ));
         assert_eq!(
             rebuilding.locked().first(9),
@@ -436,7 +516,11 @@ fn what_no_node_could_read_is_refused_before_anything_changes() {
         running
             .handle
             .write(vec![merge("k", &without_values(most + 1..=2 * most))]);
-        let StoreEvent::Refused { error, .. } = last_event(&mut running).await else {
+        let StoreEvent::Job {
+            outcome: JobOutcome::Refused(error),
+            ..
+        } = last_event(&mut running).await
+        else {
             panic!("it was merged");
         };
         assert_eq!((error.code, error.retryable), (ErrorCode::TooLarge, false));
@@ -444,7 +528,16 @@ fn what_no_node_could_read_is_refused_before_anything_changes() {
         let forged = mint(2, "k", "w", Some(clock(most + 1..=2 * most)));
         running.handle.write(vec![forged]);
         let refused = last_event(&mut running).await;
-        assert!(matches!(refused, StoreEvent::Refused { .. }), "{refused:?}");
+        assert!(
+            matches!(
+                refused,
+                StoreEvent::Job {
+                    outcome: JobOutcome::Refused(_),
+                    ..
+                }
+            ),
+            "{refused:?}"
+        );
         assert_eq!(memory.store().get(b"k").unwrap(), before);
         assert_eq!(memory.store().segment_hash(Segment::of_key(b"k")), hash);
         let stored = Versions::from_bytes(&before.unwrap()).unwrap();
@@ -452,7 +545,16 @@ fn what_no_node_could_read_is_refused_before_anything_changes() {
         // It is written on by who stands in its clock.
         running.handle.write(vec![mint(3, "k", "x", None)]);
         let written = last_event(&mut running).await;
-        assert!(matches!(written, StoreEvent::Durable { .. }), "{written:?}");
+        assert!(
+            matches!(
+                written,
+                StoreEvent::Job {
+                    outcome: JobOutcome::Durable { .. },
+                    ..
+                }
+            ),
+            "{written:?}"
+        );
     });
 }
 
@@ -477,7 +579,11 @@ fn a_state_is_replaced_only_if_it_is_the_one_that_was_seen() {
         };
         for other in [None, Some(Digest::of(&without_values(1..=4999).to_bytes()))] {
             running.handle.write(vec![replace(other)]);
-            let StoreEvent::Refused { error, .. } = last_event(&mut running).await else {
+            let StoreEvent::Job {
+                outcome: JobOutcome::Refused(error),
+                ..
+            } = last_event(&mut running).await
+            else {
                 panic!("it was replaced");
             };
             assert!(error.retryable, "{error}");
@@ -488,7 +594,13 @@ fn a_state_is_replaced_only_if_it_is_the_one_that_was_seen() {
         running.handle.write(vec![replace(Some(seen))]);
         let replaced = last_event(&mut running).await;
         assert!(
-            matches!(replaced, StoreEvent::Durable { .. }),
+            matches!(
+                replaced,
+                StoreEvent::Job {
+                    outcome: JobOutcome::Durable { .. },
+                    ..
+                }
+            ),
             "{replaced:?}"
         );
         assert_eq!(memory.store().get(b"k").unwrap(), Some(mended.to_bytes()));
@@ -536,7 +648,11 @@ fn a_hash_is_not_trusted_after_a_damaged_value_was_replaced() {
         let mut running = started_with(&memory, 0, rebuilding.clone());
         running.handle.write(vec![mint(1, "k", "v", None)]);
         let events = running.events.recv().await.unwrap();
-        let StoreEvent::Minted { versions, .. } = &events[0] else {
+        let StoreEvent::Job {
+            outcome: JobOutcome::Minted { versions, .. },
+            ..
+        } = &events[0]
+        else {
             panic!("{events:?}");
         };
         running.events.recv().await.unwrap();
@@ -552,8 +668,11 @@ fn a_hash_is_not_trusted_after_a_damaged_value_was_replaced() {
         let events = running.events.recv().await.unwrap();
         let is_told = matches!(
             &events[..],
-            [StoreEvent::Durable {
-                rebuilding: true,
+            [StoreEvent::Job {
+                outcome: JobOutcome::Durable {
+                    rebuilding: true,
+                    ..
+                },
                 ..
             }]
         );
@@ -602,7 +721,11 @@ fn what_a_refused_second_round_has_seen_is_kept_and_is_durable_when_it_is_refuse
         }
         running.handle.write(vec![job]);
         let refused = last_event(&mut running).await;
-        let StoreEvent::Refused { error, .. } = refused else {
+        let StoreEvent::Job {
+            outcome: JobOutcome::Refused(error),
+            ..
+        } = refused
+        else {
             panic!("{refused:?}");
         };
         assert!(error.maybe_applied && error.retryable, "{error}");
@@ -630,8 +753,12 @@ fn what_lacks_something_of_its_context_is_told_so_at_once_and_nothing_is_written
         running.handle.write(vec![behind()]);
         let events = running.events.recv().await.unwrap();
         let [
-            StoreEvent::Behind {
-                lacks, rebuilding, ..
+            StoreEvent::Job {
+                outcome:
+                    JobOutcome::Behind {
+                        lacks, rebuilding, ..
+                    },
+                ..
             },
         ] = &events[..]
         else {
@@ -646,12 +773,24 @@ fn what_lacks_something_of_its_context_is_told_so_at_once_and_nothing_is_written
         running.handle.write(vec![job]);
         let events = running.events.recv().await.unwrap();
         assert!(
-            matches!(&events[..], [StoreEvent::Minted { .. }]),
+            matches!(
+                &events[..],
+                [StoreEvent::Job {
+                    outcome: JobOutcome::Minted { .. },
+                    ..
+                }]
+            ),
             "{events:?}"
         );
         let events = running.events.recv().await.unwrap();
         assert!(
-            matches!(&events[..], [StoreEvent::Durable { .. }]),
+            matches!(
+                &events[..],
+                [StoreEvent::Job {
+                    outcome: JobOutcome::Durable { .. },
+                    ..
+                }]
+            ),
             "{events:?}"
         );
         // One that stands in has no more than its hints.
@@ -662,7 +801,13 @@ fn what_lacks_something_of_its_context_is_told_so_at_once_and_nothing_is_written
         running.handle.write(vec![job]);
         let events = running.events.recv().await.unwrap();
         assert!(
-            matches!(&events[..], [StoreEvent::Minted { .. }]),
+            matches!(
+                &events[..],
+                [StoreEvent::Job {
+                    outcome: JobOutcome::Minted { .. },
+                    ..
+                }]
+            ),
             "{events:?}"
         );
     });
