@@ -6,6 +6,7 @@
 //! | [`mod@write`] | one write, from its start to its answer: versions, copies, stand-ins |
 //! | [`read`] | one read, from its start to its answer: whom to ask, when to ask one more |
 //! | [`anti_entropy`] | how copies become the same again: hints, comparing, rebuilding |
+//! | [`operation`] | one request in hand, whatever it is: what the coordinator speaks with |
 //! | [`membership`] | who is alive, and which run of a node is the newest |
 //! | [`layout`] | founding, the next ring document, and how a majority agrees on it |
 //!
@@ -27,6 +28,7 @@ pub mod layout;
 pub mod limits;
 pub mod log_pace;
 pub mod membership;
+pub mod operation;
 pub mod placement;
 pub mod quorum;
 pub mod read;

@@ -22,6 +22,15 @@ const ROOMS: &[(&str, &[&str])] = &[
         "src/engine/anti_entropy/",
         &["src/engine/", "src/engine/placement/"],
     ),
+    (
+        "src/engine/operation/",
+        &[
+            "src/engine/",
+            "src/engine/placement/",
+            "src/engine/read/",
+            "src/engine/write/",
+        ],
+    ),
     ("src/runtime/", &[]),
     ("src/runtime/shared/", &[]),
     ("src/runtime/observe/", &["src/runtime/shared/"]),

@@ -4,9 +4,12 @@
 //! is an owner, the doubtful ones last. A write keeps its id on the way, so an owner that had taken it
 //! without being able to say so does no harm.
 
+use dynakv_protocol::frame::Frame;
+use dynakv_protocol::message::{Response, kind};
 use dynakv_protocol::{ErrorCode, ErrorReply};
 use smallvec::SmallVec;
 
+use super::attempts::Attempts;
 use crate::engine::placement::preference::{NodeSlot, Preference, Reach, SELF};
 use crate::engine::quorum::Place;
 
@@ -19,19 +22,25 @@ pub enum Effect {
     TakeOver,
     /// Stand in for an owner: none can be reached, and the quorum may be sloppy.
     StandIn,
-    /// Nobody could be reached.
+    /// Hand the owner's answer to the client as it came.
+    PassOn(Frame),
+    /// It failed.
     Answer(ErrorReply),
 }
 
 /// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
+    /// The owner has been sent it.
+    Sent(NodeSlot),
+    /// There is a link to this owner.
+    LinkUp(NodeSlot),
+    /// An owner has answered.
+    Answered(NodeSlot, Frame),
     /// The owner is lost, and may have acted on the request before.
     Failed(NodeSlot),
     /// The owner has certainly not acted on it: it could not be reached at all, or says so.
     NotTaken(NodeSlot),
-    /// The owner has no room on its disk.
-    Full(NodeSlot),
     /// It takes longer than it should: the next owner is tried.
     Slow,
     /// Time is up.
@@ -54,6 +63,8 @@ pub struct Terms {
     pub may_stand_in: bool,
     /// Whether stand-ins may count for it.
     pub is_sloppy: bool,
+    /// Who was given it before.
+    pub attempts: Attempts,
 }
 
 /// One request on its way to an owner.
@@ -66,11 +77,11 @@ pub struct Forward {
     may_stand_in: bool,
     /// Whether this node, or an owner, has no room for it.
     is_full: bool,
-    /// Whether some owner before the present one was sent the request and may have acted on it.
-    was_sent: bool,
+    attempts: Attempts,
     current: Option<NodeSlot>,
-    /// Whether that one has not been sent it yet: there is no link to it.
-    waits: bool,
+    /// Whether that one has been sent it. Where there is no link yet it waits for one: what is given up before
+    /// there is one is better not sent at all.
+    is_sent: bool,
     /// Whom to try next, the best last.
     spares: SmallVec<[NodeSlot; 4]>,
 }
@@ -91,6 +102,7 @@ impl Forward {
             is_hanging,
             may_stand_in,
             is_sloppy,
+            attempts,
         } = terms;
         let is_able = !is_full && !is_hanging;
         let first = owners.at(first);
@@ -114,9 +126,9 @@ impl Forward {
             is_sloppy,
             may_stand_in,
             is_full,
-            was_sent: false,
+            attempts,
             current: None,
-            waits: false,
+            is_sent: false,
             spares,
         };
         match first {
@@ -129,23 +141,26 @@ impl Forward {
     /// Takes in what happened.
     pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
-            Event::Failed(node) if self.current == Some(node) => {
-                self.was_sent = true;
-                self.next(effects);
+            Event::Sent(node) if self.awaits(node) && !self.is_sent => {
+                self.is_sent = true;
+                self.attempts.begin();
             }
-            Event::NotTaken(node) if self.current == Some(node) => self.next(effects),
-            Event::Full(node) if self.current == Some(node) => {
-                self.is_full = true;
-                self.next(effects);
+            Event::LinkUp(node) if self.awaits(node) && !self.is_sent => {
+                effects.push(Effect::Send(node));
             }
-            Event::Failed(_) | Event::NotTaken(_) | Event::Full(_) => {}
+            Event::Answered(from, frame) if self.hears(from) => {
+                self.on_answer(from, frame, effects);
+            }
+            Event::Failed(node) if self.awaits(node) => self.next(effects),
+            Event::NotTaken(node) if self.awaits(node) => self.on_not_taken(effects),
+            Event::Sent(_)
+            | Event::LinkUp(_)
+            | Event::Answered(..)
+            | Event::Failed(_)
+            | Event::NotTaken(_) => {}
             Event::Slow if !self.may_go_elsewhere() => {}
-            Event::Slow => {
-                self.was_sent |= !self.waits;
-                self.next(effects);
-            }
+            Event::Slow => self.next(effects),
             Event::Deadline => {
-                self.was_sent |= self.current.is_some() && !self.waits;
                 let message = "time is up: no owner of the key answered. See `dynakv status`, or give \
                                it longer with --timeout";
                 self.fail(ErrorCode::Timeout, message, effects);
@@ -153,16 +168,9 @@ impl Forward {
         }
     }
 
-    /// Whether what this owner answers is the answer. Of a write only the last one asked counts: that an
-    /// owner which was given up has it says nothing of what the next one writes over. Any owner may answer a
-    /// read.
-    pub fn hears(&self, node: NodeSlot) -> bool {
-        !self.is_write || self.awaits(node)
-    }
-
-    /// Whether this owner has the request at present.
-    pub fn awaits(&self, node: NodeSlot) -> bool {
-        self.current == Some(node)
+    /// Who was given it and may have acted on it.
+    pub fn attempts(&self) -> Attempts {
+        self.attempts
     }
 
     /// Whether somebody else is given it when this owner is slow.
@@ -170,29 +178,61 @@ impl Forward {
         !self.spares.is_empty() || self.may_stand_in
     }
 
-    /// Whether it is left with an owner that has fallen silent, until that is slow: the owner may yet begin it, for as long as
-    /// it was told. Others that took a sloppy write meanwhile may be out of its sight, and so may what replaced it. (Those
-    /// of a strict one are not.)
+    /// Whether it is left with an owner that has fallen silent, until that is slow: the owner may yet begin
+    /// it, for as long as it was told. Others that took a sloppy write meanwhile may be out of its sight, and
+    /// so may what replaced it. (Those of a strict one are not.)
     pub fn outlasts_silence(&self) -> bool {
         self.is_write && self.is_sloppy && self.may_go_elsewhere()
     }
 
-    /// There is no link to the owner that it is to be sent to. It is sent once there is, if nobody else has it by then:
-    /// what was given up is better not sent at all.
-    pub fn wait(&mut self) {
-        self.waits = true;
+    /// Whether what this owner answers is the answer. Of a write only the last one asked counts: that an
+    /// owner which was given up has it says nothing of what the next one writes over. Any owner may answer a
+    /// read.
+    fn hears(&self, node: NodeSlot) -> bool {
+        !self.is_write || self.awaits(node)
     }
 
-    /// Whether it waits for the link to this owner.
-    pub fn waits_for(&self, node: NodeSlot) -> bool {
-        self.waits && self.awaits(node)
+    /// Whether this owner has the request at present, or is about to.
+    fn awaits(&self, node: NodeSlot) -> bool {
+        self.current == Some(node)
     }
 
-    /// There is a link to this owner. Whether it has waited for that: then it is to be sent now.
-    pub fn take_up(&mut self, node: NodeSlot) -> bool {
-        let has_waited = self.waits_for(node);
-        self.waits &= !has_waited;
-        has_waited
+    fn on_answer(&mut self, from: NodeSlot, frame: Frame, effects: &mut Vec<Effect>) {
+        let error = match frame.header.kind {
+            kind::ERROR => match Response::decode(kind::ERROR, &frame.body) {
+                Ok(Response::Error(error)) => Some(error),
+                Ok(_) | Err(_) => None,
+            },
+            _ => None,
+        };
+        let Some(error) = error else {
+            return effects.push(Effect::PassOn(frame));
+        };
+        match (refusal(&error, self.is_write), self.awaits(from)) {
+            (Refusal::OfTheRequest, _) => {
+                // It speaks for itself only.
+                if self.is_write && self.attempts.any_earlier() {
+                    return effects.push(Effect::Answer(error.maybe_applied(true)));
+                }
+                effects.push(Effect::PassOn(frame));
+            }
+            // Another one has it by now.
+            (_, false) => {}
+            (Refusal::NotTaken, true) => self.on_not_taken(effects),
+            (Refusal::Full, true) => {
+                self.is_full = true;
+                self.on_not_taken(effects);
+            }
+            (Refusal::InDoubt, true) => self.next(effects),
+        }
+    }
+
+    /// The owner that has it has certainly not acted on it.
+    fn on_not_taken(&mut self, effects: &mut Vec<Effect>) {
+        if self.is_sent {
+            self.attempts.take_back();
+        }
+        self.next(effects);
     }
 
     fn next(&mut self, effects: &mut Vec<Effect>) {
@@ -213,7 +253,7 @@ impl Forward {
                 self.fail(ErrorCode::DiskFull, message, effects);
             }
             None => {
-                let message = match self.is_write && !self.was_sent {
+                let message = match self.is_write && !self.attempts.any() {
                     true => {
                         "no owner of the key can be reached; nothing was written. See `dynakv status`"
                     }
@@ -226,16 +266,44 @@ impl Forward {
 
     fn send(&mut self, node: NodeSlot, effects: &mut Vec<Effect>) {
         self.current = Some(node);
-        self.waits = false;
+        self.is_sent = false;
         effects.push(Effect::Send(node));
     }
 
     fn fail(&mut self, code: ErrorCode, message: &str, effects: &mut Vec<Effect>) {
         let error = ErrorReply::new(code, message)
             .with_quorum(self.needed, 0)
-            .maybe_applied(self.is_write && self.was_sent)
+            .maybe_applied(self.is_write && self.attempts.any())
             .retryable();
         effects.push(Effect::Answer(error));
+    }
+}
+
+/// What an owner's error says of the request.
+enum Refusal {
+    /// It has certainly not acted on it, and another one may take it.
+    NotTaken,
+    /// The same: its disk has no room.
+    Full,
+    /// It cannot take it now, and may have acted on it before.
+    InDoubt,
+    /// No owner would do otherwise, or it has acted on it.
+    OfTheRequest,
+}
+
+fn refusal(error: &ErrorReply, is_write: bool) -> Refusal {
+    match error.code {
+        ErrorCode::NotOwner
+        | ErrorCode::StaleRing
+        | ErrorCode::NotReady
+        | ErrorCode::Overloaded => match error.maybe_applied {
+            true => Refusal::InDoubt,
+            false => Refusal::NotTaken,
+        },
+        // It came too late there; there may be time left.
+        ErrorCode::Timeout if !error.maybe_applied && is_write => Refusal::NotTaken,
+        ErrorCode::DiskFull if !error.maybe_applied => Refusal::Full,
+        _ => Refusal::OfTheRequest,
     }
 }
 
@@ -267,76 +335,193 @@ mod tests {
         effects
     }
 
+    /// Steps, and the owners that are to be sent it have been.
+    fn step_and_send(forward: &mut Forward, event: Event) -> Vec<Effect> {
+        let effects = step(forward, event);
+        for effect in &effects {
+            if let Effect::Send(to) = effect {
+                assert_eq!(step(forward, Event::Sent(*to)), []);
+            }
+        }
+        effects
+    }
+
+    /// One that its first owner has been sent.
+    fn sent(owners: &[NodeSlot], terms: Terms) -> Forward {
+        let mut effects = Vec::new();
+        let owners = Preference::new(owners.iter().copied());
+        let mut forward = Forward::start(&owners, 0, terms, |_| Reach::Usable, &mut effects);
+        let [Effect::Send(first)] = effects[..] else {
+            panic!("expected to send, got {effects:?}");
+        };
+        assert_eq!(step(&mut forward, Event::Sent(first)), []);
+        forward
+    }
+
+    fn answer(response: &Response) -> Frame {
+        let mut body = bytes::BytesMut::new();
+        response.encode(&mut body);
+        let header = dynakv_protocol::frame::Header::new(response.kind(), 1);
+        Frame {
+            header,
+            body: body.freeze(),
+        }
+    }
+
+    fn refused(code: ErrorCode) -> ErrorReply {
+        ErrorReply::new(code, "no")
+    }
+
+    fn says(from: NodeSlot, error: ErrorReply) -> Event {
+        Event::Answered(from, answer(&Response::Error(error)))
+    }
+
+    fn error_of(effects: &[Effect]) -> &ErrorReply {
+        match effects {
+            [Effect::Answer(error)] => error,
+            other => panic!("expected an error, got {other:?}"),
+        }
+    }
+
     #[test]
     fn the_next_owner_is_tried_and_only_once() {
-        let (mut forward, effects) = start(&[A, B], |_| Reach::Usable);
-        assert_eq!(effects, [Effect::Send(A)]);
-        assert_eq!(step(&mut forward, Event::Failed(A)), [Effect::Send(B)]);
+        let mut forward = sent(&[A, B], write());
+        assert_eq!(
+            step_and_send(&mut forward, Event::Failed(A)),
+            [Effect::Send(B)]
+        );
         assert_eq!(step(&mut forward, Event::Failed(A)), []);
         let effects = step(&mut forward, Event::Failed(B));
-        let [Effect::Answer(error)] = &effects[..] else {
-            panic!("expected an error, got {effects:?}");
-        };
+        let error = error_of(&effects);
         assert_eq!(error.code, ErrorCode::QuorumUnavailable);
         assert!(error.maybe_applied);
     }
 
     #[test]
     fn what_nobody_took_is_not_applied() {
-        let (mut forward, _) = start(&[A, B], |_| Reach::Doubtful);
-        assert_eq!(step(&mut forward, Event::NotTaken(A)), [Effect::Send(B)]);
+        let mut forward = sent(&[A, B], write());
+        assert_eq!(
+            step_and_send(&mut forward, Event::NotTaken(A)),
+            [Effect::Send(B)]
+        );
         let effects = step(&mut forward, Event::NotTaken(B));
-        let [Effect::Answer(error)] = &effects[..] else {
-            panic!("expected an error, got {effects:?}");
-        };
+        let error = error_of(&effects);
         assert!(!error.maybe_applied, "{error}");
         assert!(error.message.contains("nothing was written"), "{error}");
 
         // One that was lost with the request counts, whoever comes after it.
         for lost in [Event::Failed(A), Event::Slow] {
-            let (mut forward, _) = start(&[A, B], |_| Reach::Usable);
-            assert_eq!(step(&mut forward, lost), [Effect::Send(B)]);
-            let effects = step(&mut forward, Event::NotTaken(B));
-            let [Effect::Answer(error)] = &effects[..] else {
-                panic!("expected an error, got {effects:?}");
-            };
-            assert!(error.maybe_applied, "{lost:?}: {error}");
+            let mut forward = sent(&[A, B], write());
+            assert_eq!(step_and_send(&mut forward, lost), [Effect::Send(B)]);
+            assert!(error_of(&step(&mut forward, Event::NotTaken(B))).maybe_applied);
         }
-        let (mut forward, _) = start(&[A], |_| Reach::Usable);
-        let effects = step(&mut forward, Event::Deadline);
-        assert!(
-            matches!(&effects[..], [Effect::Answer(error)] if error.maybe_applied),
-            "{effects:?}"
-        );
+        let mut forward = sent(&[A], write());
+        assert!(error_of(&step(&mut forward, Event::Deadline)).maybe_applied);
+        // Nor is what was given to others before this began.
+        let mut attempts = Attempts::default();
+        attempts.begin();
+        let terms = Terms {
+            attempts,
+            ..write()
+        };
+        let mut forward = sent(&[A], terms);
+        assert!(error_of(&step(&mut forward, Event::NotTaken(A))).maybe_applied);
     }
 
     #[test]
     fn what_waits_for_a_link_was_not_sent() {
-        let (mut forward, _) = start(&[A, B], |_| Reach::Usable);
-        forward.wait();
-        assert!(forward.waits_for(A) && !forward.waits_for(B));
+        let (mut forward, effects) = start(&[A, B], |_| Reach::Usable);
+        assert_eq!(effects, [Effect::Send(A)]);
         assert_eq!(step(&mut forward, Event::Slow), [Effect::Send(B)]);
-        assert!(!forward.take_up(A) && !forward.take_up(B));
-        forward.wait();
-        assert!(forward.take_up(B) && !forward.take_up(B));
-        forward.wait();
-        let effects = step(&mut forward, Event::Deadline);
-        assert!(
-            matches!(&effects[..], [Effect::Answer(error)] if !error.maybe_applied),
-            "{effects:?}"
+        // Who was given up is not sent it once there is a link.
+        assert_eq!(step(&mut forward, Event::LinkUp(A)), []);
+        assert_eq!(step(&mut forward, Event::LinkUp(B)), [Effect::Send(B)]);
+        assert!(!error_of(&step(&mut forward, Event::Deadline)).maybe_applied);
+
+        let (mut forward, _) = start(&[A], |_| Reach::Usable);
+        assert_eq!(
+            step_and_send(&mut forward, Event::LinkUp(A)),
+            [Effect::Send(A)]
         );
+        assert_eq!(step(&mut forward, Event::LinkUp(A)), []);
+        assert!(error_of(&step(&mut forward, Event::Deadline)).maybe_applied);
+    }
+
+    #[test]
+    fn an_answer_is_passed_on_as_it_came_and_of_a_write_only_the_last_owners() {
+        let done = answer(&Response::HintKept);
+        let mut forward = sent(&[A, B], write());
+        assert_eq!(step_and_send(&mut forward, Event::Slow), [Effect::Send(B)]);
+        assert_eq!(step(&mut forward, Event::Answered(A, done.clone())), []);
+        let effects = step(&mut forward, Event::Answered(B, done.clone()));
+        assert_eq!(effects, [Effect::PassOn(done.clone())]);
+
+        let read = Terms {
+            is_write: false,
+            ..write()
+        };
+        let mut forward = sent(&[A, B], read);
+        step_and_send(&mut forward, Event::Slow);
+        let effects = step(&mut forward, Event::Answered(A, done.clone()));
+        assert_eq!(effects, [Effect::PassOn(done)]);
+    }
+
+    #[test]
+    fn refusals_of_an_owner_go_to_the_next_and_those_of_the_request_to_the_client() {
+        for code in [
+            ErrorCode::NotOwner,
+            ErrorCode::StaleRing,
+            ErrorCode::NotReady,
+            ErrorCode::Overloaded,
+            ErrorCode::Timeout,
+            ErrorCode::DiskFull,
+        ] {
+            let mut forward = sent(&[A, B], write());
+            let effects = step_and_send(&mut forward, says(A, refused(code)));
+            assert_eq!(effects, [Effect::Send(B)], "{code:?}");
+            // It has certainly not acted on it.
+            assert!(!forward.attempts().any_earlier(), "{code:?}");
+        }
+        for code in [ErrorCode::BadRequest, ErrorCode::Conflict] {
+            let mut forward = sent(&[A, B], write());
+            let said = answer(&Response::Error(refused(code)));
+            let effects = step(&mut forward, Event::Answered(A, said.clone()));
+            assert_eq!(effects, [Effect::PassOn(said)], "{code:?}");
+        }
+        // A late refusal of a read is the client's: no time is left for another owner.
+        let read = Terms {
+            is_write: false,
+            ..write()
+        };
+        let mut forward = sent(&[A, B], read);
+        let said = answer(&Response::Error(refused(ErrorCode::Timeout)));
+        let effects = step(&mut forward, Event::Answered(A, said.clone()));
+        assert_eq!(effects, [Effect::PassOn(said)]);
+    }
+
+    #[test]
+    fn a_refusal_in_doubt_leaves_its_attempt_behind() {
+        let mut forward = sent(&[A, B], write());
+        let doubt = refused(ErrorCode::NotReady).maybe_applied(true);
+        assert_eq!(
+            step_and_send(&mut forward, says(A, doubt)),
+            [Effect::Send(B)]
+        );
+        // So what the next one refuses may have been written all the same.
+        let effects = step(&mut forward, says(B, refused(ErrorCode::Conflict)));
+        let error = error_of(&effects);
+        assert!(error.code == ErrorCode::Conflict && error.maybe_applied);
     }
 
     #[test]
     fn owners_without_room_are_passed_by_and_named_in_the_end() {
-        let (mut forward, _) = start(&[A, B], |_| Reach::Usable);
-        assert_eq!(step(&mut forward, Event::Full(B)), []);
-        assert_eq!(step(&mut forward, Event::Full(A)), [Effect::Send(B)]);
-        let effects = step(&mut forward, Event::Full(B));
-        let [Effect::Answer(error)] = &effects[..] else {
-            panic!("expected an error, got {effects:?}");
-        };
-        assert_eq!(error.code, ErrorCode::DiskFull);
+        let full = |from| says(from, refused(ErrorCode::DiskFull));
+        let mut forward = sent(&[A, B], write());
+        assert_eq!(step(&mut forward, full(B)), []);
+        assert_eq!(step_and_send(&mut forward, full(A)), [Effect::Send(B)]);
+        let effects = step(&mut forward, full(B));
+        let error = error_of(&effects);
+        assert!(error.code == ErrorCode::DiskFull && !error.maybe_applied);
     }
 
     #[test]
@@ -386,7 +571,8 @@ mod tests {
             may_stand_in: true,
             ..write()
         };
-        for end in [Event::Failed(A), Event::Slow, Event::Full(A)] {
+        let full = says(A, refused(ErrorCode::DiskFull));
+        for end in [Event::Failed(A), Event::Slow, full] {
             let mut effects = Vec::new();
             let owners = Preference::new([A, B]);
             let mut forward = Forward::start(&owners, 0, terms, reach, &mut effects);

@@ -6,11 +6,12 @@
 //! | [`mint`], [`hybrid_clock`] | how a write becomes a version |
 //! | [`beside`] | what the owners have beside a new version |
 //! | [`plausible`] | what a clock from outside may claim |
-//! | [`forward`] | which owner a request is handed on to |
+//! | [`forward`], [`attempts`] | which owner a request is handed on to, and who may have acted on it |
 //! | [`lateness`] | which attempts come too late to be begun |
 //! | [`outcome`] | what is told of a job of the store |
 //! | [`import`] | merging given versions into a key |
 
+pub mod attempts;
 pub mod beside;
 pub mod forward;
 pub mod hybrid_clock;

@@ -83,8 +83,8 @@ impl Hedges {
 
 #[cfg(test)]
 mod tests {
-    use super::super::operations::Purpose;
     use super::*;
+    use crate::engine::operation::Purpose;
 
     fn id(number: u64) -> OperationId {
         let message = number | (Purpose::Read as u64) << 56;

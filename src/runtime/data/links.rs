@@ -12,6 +12,7 @@ use dynakv_protocol::limits::FRAME_BYTES_MAX;
 use dynakv_protocol::message::kind;
 use tokio::time::Instant;
 
+use crate::engine::operation::Lost;
 use crate::engine::placement::preference::{NodeSlot, Preference, Reach, SELF};
 use crate::engine::placement::ring::MemberIndex;
 use crate::runtime::net::frame_reader::Intake;
@@ -115,17 +116,6 @@ impl State {
             Self::Down { .. } => false,
         }
     }
-}
-
-/// What a link that is down has taken with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lost {
-    /// Requests that the node may have seen.
-    WithRequests,
-    /// Requests that the node may have seen, and may yet see: it is silent.
-    InDoubt,
-    /// None: it never stood, so nothing that waited for it was sent.
-    BeforeAny,
 }
 
 /// How links are made.

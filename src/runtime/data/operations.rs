@@ -8,13 +8,9 @@ use slab::Slab;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use crate::engine::operation::{Operation, Purpose};
 use crate::engine::placement::preference::NodeSlot;
-use crate::engine::read::explain::Explain;
-use crate::engine::read::get::Get;
-use crate::engine::write::forward::Forward;
-use crate::engine::write::import::Import;
-use crate::engine::write::mint::Intent;
-use crate::engine::write::put::{Put, Round};
+use crate::engine::write::attempts::Attempts;
 use crate::runtime::observe::metrics::Op;
 use crate::runtime::shared::events::ConnectionId;
 
@@ -31,9 +27,8 @@ pub struct Requester {
     pub arrived: Instant,
     /// When its sender stops waiting.
     pub deadline: Instant,
-    /// How many owners were given it to coordinate and may have acted on it. What a later one says, or this node when it takes
-    /// over, is no word about an earlier one: that may have written it and not be able to say so.
-    pub handed_on: u8,
+    /// Who was given it to coordinate and may have acted on it.
+    pub attempts: Attempts,
     /// When it may be minted at the latest, if there is such a time: see [`lateness`](crate::engine::write::lateness).
     pub begin_by: Option<Instant>,
 }
@@ -42,7 +37,7 @@ impl Requester {
     /// Whether it is a client's write that somebody was given and may have acted on: the next attempt has
     /// to say that it is not the first. (An import is a merge, which is one and the same however often.)
     pub fn is_attempted(&self) -> bool {
-        matches!(self.op, Op::Put | Op::Delete) && self.handed_on > 0
+        matches!(self.op, Op::Put | Op::Delete) && self.attempts.any()
     }
 
     /// Whether it is a write.
@@ -50,57 +45,6 @@ impl Requester {
         match self.op {
             Op::Put | Op::Delete | Op::Import => true,
             Op::Get | Op::Explain => false,
-        }
-    }
-}
-
-/// What a message about an operation is for. It travels in the request id, so that a late answer of
-/// one phase is not taken for an answer of the next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Purpose {
-    /// Can the node be reached?
-    Ping = 1,
-    /// Read its versions.
-    Read = 2,
-    /// Write or merge, and be durable.
-    Write = 3,
-    /// Mend it.
-    Repair = 4,
-    /// Coordinate the request.
-    Forward = 5,
-    /// Keep it for an owner.
-    Hint = 6,
-    /// Write a blind write's second dot, and be durable.
-    Rewrite = 7,
-    /// Keep that for an owner.
-    Rehint = 8,
-}
-
-impl Purpose {
-    /// In which round a write is sent and kept.
-    pub fn round(self) -> Round {
-        match self {
-            Self::Rewrite | Self::Rehint => Round::Second,
-            Self::Ping | Self::Read | Self::Write | Self::Repair | Self::Forward | Self::Hint => {
-                Round::First
-            }
-        }
-    }
-
-    /// Writing in this round.
-    pub fn write(round: Round) -> Self {
-        match round {
-            Round::First => Self::Write,
-            Round::Second => Self::Rewrite,
-        }
-    }
-
-    /// Keeping for an owner in this round.
-    pub fn hint(round: Round) -> Self {
-        match round {
-            Round::First => Self::Hint,
-            Round::Second => Self::Rehint,
         }
     }
 }
@@ -143,57 +87,22 @@ impl OperationId {
 
     /// Takes a message's id apart. `None` when it is none of ours.
     pub fn parse(message: u64) -> Option<(Self, Purpose)> {
-        let purpose = match message >> 56 {
-            1 => Purpose::Ping,
-            2 => Purpose::Read,
-            3 => Purpose::Write,
-            4 => Purpose::Repair,
-            5 => Purpose::Forward,
-            6 => Purpose::Hint,
-            7 => Purpose::Rewrite,
-            8 => Purpose::Rehint,
-            _ => return None,
-        };
+        let purpose = Purpose::from_number((message >> 56) as u8)?;
         Some((Self(message & !(0xff << 56)), purpose))
     }
 }
 
-/// What is being done.
+/// One request in hand, with what the network and the clock have to do with it.
 #[derive(Debug)]
-pub enum Work {
-    /// A write coordinated here.
-    Put {
-        /// Its state.
-        put: Put,
-        /// The write, until the store takes it.
-        intent: Option<Box<Intent>>,
-    },
-    /// A read coordinated here.
-    Get(Get),
-    /// A request handed on to an owner.
-    Forward(Forward),
-    /// A key explained.
-    Explain(Explain),
-    /// Versions merged into a key.
-    Import {
-        /// Its state.
-        import: Import,
-        /// What is merged, encoded.
-        versions: Bytes,
-    },
-}
-
-/// One request in hand.
-#[derive(Debug)]
-pub struct Operation {
+pub struct InHand {
     /// Whom it is for.
     pub requester: Requester,
     /// Its key.
     pub key: Bytes,
     /// As it came, for forwarding it or beginning again.
     pub frame: Frame,
-    /// What is being done.
-    pub work: Work,
+    /// What is decided about it.
+    pub operation: Operation,
     /// When another node is to be tried besides; `None` when no other may be.
     slow_at: Option<Instant>,
     /// Whether its client has been answered: it only waits for the last owners.
@@ -207,7 +116,7 @@ pub struct Operation {
     id: OperationId,
 }
 
-impl Operation {
+impl InHand {
     /// Copies the key, so that the rest of what it came with can go.
     fn let_go_of_request(&mut self) {
         self.key = Bytes::copy_from_slice(&self.key);
@@ -237,7 +146,7 @@ impl Operation {
 /// All requests in hand.
 #[derive(Debug)]
 pub struct Operations {
-    table: Slab<Operation>,
+    table: Slab<InHand>,
     generation: u64,
     results: usize,
     tails: usize,
@@ -273,14 +182,14 @@ impl Operations {
     /// when so many are kept already that this one must be forgotten.
     pub fn begin_tail(&mut self, id: OperationId) -> bool {
         let has_room = self.tails < TAILS_MAX;
-        let Some(operation) = self.get_mut(id).filter(|it| has_room && !it.is_tail) else {
+        let Some(in_hand) = self.get_mut(id).filter(|it| has_room && !it.is_tail) else {
             return false;
         };
-        operation.is_tail = true;
-        operation.slow_at = None;
-        let request = std::mem::take(&mut operation.frame.body);
+        in_hand.is_tail = true;
+        in_hand.slow_at = None;
+        let request = std::mem::take(&mut in_hand.frame.body);
         if request.len() >= LARGE_REQUEST_BYTES {
-            operation.let_go_of_request();
+            in_hand.let_go_of_request();
         }
         self.tails += 1;
         true
@@ -293,8 +202,8 @@ impl Operations {
 
     /// An operation holds so many bytes of versions more, until it ends.
     pub fn gather(&mut self, id: OperationId, bytes: usize) {
-        if let Some(operation) = self.get_mut(id) {
-            operation.results += bytes;
+        if let Some(in_hand) = self.get_mut(id) {
+            in_hand.results += bytes;
             self.results += bytes;
         }
     }
@@ -305,17 +214,17 @@ impl Operations {
         requester: Requester,
         key: Bytes,
         frame: Frame,
-        work: Work,
+        operation: Operation,
         slow_at: Instant,
     ) -> OperationId {
         self.generation += 1;
         let entry = self.table.vacant_entry();
         let id = OperationId::new(entry.key(), self.generation);
-        let operation = Operation {
+        let in_hand = InHand {
             requester,
             key,
             frame,
-            work,
+            operation,
             slow_at: Some(slow_at),
             is_tail: false,
             holds_request: true,
@@ -324,50 +233,50 @@ impl Operations {
             id,
         };
         self.due_at = self.due_at.min(slow_at).min(requester.deadline);
-        entry.insert(operation);
+        entry.insert(in_hand);
         id
     }
 
     /// Another node is to be tried at this time if an operation is still in hand.
     pub fn set_slow_at(&mut self, id: OperationId, slow_at: Instant) {
-        if let Some(operation) = self.get_mut(id) {
-            operation.slow_at = Some(slow_at);
+        if let Some(in_hand) = self.get_mut(id) {
+            in_hand.slow_at = Some(slow_at);
             self.due_at = self.due_at.min(slow_at);
         }
     }
 
     /// Whether an operation is still in hand.
     pub fn contains(&self, id: OperationId) -> bool {
-        let operation = self.table.get(id.index());
-        operation.is_some_and(|operation| operation.id == id)
+        let in_hand = self.table.get(id.index());
+        in_hand.is_some_and(|in_hand| in_hand.id == id)
     }
 
     /// An operation that is still in hand.
-    pub fn get_mut(&mut self, id: OperationId) -> Option<&mut Operation> {
-        let operation = self.table.get_mut(id.index())?;
-        (operation.id == id).then_some(operation)
+    pub fn get_mut(&mut self, id: OperationId) -> Option<&mut InHand> {
+        let in_hand = self.table.get_mut(id.index())?;
+        (in_hand.id == id).then_some(in_hand)
     }
 
     /// Whether an operation only waits for its last owners.
     pub fn is_tail(&mut self, id: OperationId) -> bool {
-        self.get_mut(id).is_some_and(|operation| operation.is_tail)
+        self.get_mut(id).is_some_and(|in_hand| in_hand.is_tail)
     }
 
-    /// Takes an operation out.
-    pub fn remove(&mut self, id: OperationId) -> Option<Operation> {
+    /// Takes an operation out; its requester knows by then who may have acted on it.
+    pub fn remove(&mut self, id: OperationId) -> Option<InHand> {
         self.get_mut(id)?;
-        let operation = self.table.remove(id.index());
-        self.results -= operation.results;
-        self.tails -= usize::from(operation.is_tail);
-        Some(operation)
+        let mut in_hand = self.table.remove(id.index());
+        self.results -= in_hand.results;
+        self.tails -= usize::from(in_hand.is_tail);
+        if let Some(attempts) = in_hand.operation.attempts() {
+            in_hand.requester.attempts = attempts;
+        }
+        Some(in_hand)
     }
 
     /// The ids of all operations, in the order of the table.
     pub fn ids(&self) -> Vec<OperationId> {
-        self.table
-            .iter()
-            .map(|(_, operation)| operation.id)
-            .collect()
+        self.table.iter().map(|(_, in_hand)| in_hand.id).collect()
     }
 
     /// The operations whose deadline has passed, and those that have become slow (which is then no
@@ -379,25 +288,25 @@ impl Operations {
         }
         // As far as anything that is there says; what comes says more.
         let mut next = now + LOOK_MAX;
-        for (_, operation) in &mut self.table {
-            let deadline = operation.requester.deadline;
-            let ends_at = match operation.is_tail {
+        for (_, in_hand) in &mut self.table {
+            let deadline = in_hand.requester.deadline;
+            let ends_at = match in_hand.is_tail {
                 true => together(self.started_at, deadline),
                 false => deadline,
             };
             if ends_at <= now {
-                expired.push(operation.id);
+                expired.push(in_hand.id);
                 continue;
             }
             // Most are gone long before somebody looks; the rest lets go of what it came with.
-            if operation.is_tail && operation.holds_request {
-                operation.let_go_of_request();
+            if in_hand.is_tail && in_hand.holds_request {
+                in_hand.let_go_of_request();
             }
-            if operation.slow_at.is_some_and(|at| at <= now) {
-                operation.slow_at = None;
-                slow.push(operation.id);
+            if in_hand.slow_at.is_some_and(|at| at <= now) {
+                in_hand.slow_at = None;
+                slow.push(in_hand.id);
             }
-            next = next.min(operation.slow_at.unwrap_or(ends_at)).min(ends_at);
+            next = next.min(in_hand.slow_at.unwrap_or(ends_at)).min(ends_at);
         }
         self.due_at = next;
         (expired, slow)
@@ -416,8 +325,9 @@ mod tests {
     use dynakv_protocol::frame::Header;
 
     use super::*;
+    use crate::engine::operation::Effects;
     use crate::engine::placement::preference::{Preference, Reach};
-    use crate::engine::write::forward::{Forward, Terms};
+    use crate::engine::write::forward::Terms;
 
     fn insert(table: &mut Operations, now: Instant, slow_ms: u64, deadline_ms: u64) -> OperationId {
         let requester = Requester {
@@ -426,7 +336,7 @@ mod tests {
             op: Op::Put,
             arrived: now,
             deadline: now + Duration::from_millis(deadline_ms),
-            handed_on: 0,
+            attempts: Attempts::default(),
             begin_by: None,
         };
         let terms = Terms {
@@ -435,13 +345,14 @@ mod tests {
             ..Terms::default()
         };
         let owners = Preference::new([NodeSlot(1)]);
-        let forward = Forward::start(&owners, 0, terms, |_| Reach::Usable, &mut Vec::new());
+        let effects = &mut Effects::default();
+        let operation = Operation::forward(&owners, 0, terms, |_| Reach::Usable, effects);
         let body = Bytes::from_static(b"a request with a key");
         let key = body.slice(17..);
         let header = Header::new(1, 1);
         let slow_at = now + Duration::from_millis(slow_ms);
-        let work = Work::Forward(forward);
-        table.insert(requester, key, Frame { header, body }, work, slow_at)
+        let frame = Frame { header, body };
+        table.insert(requester, key, frame, operation, slow_at)
     }
 
     #[test]
@@ -486,14 +397,7 @@ mod tests {
     #[test]
     fn message_ids_say_what_they_are_for() {
         let id = OperationId::new(77, 0xab_cdef);
-        for purpose in [
-            Purpose::Ping,
-            Purpose::Read,
-            Purpose::Write,
-            Purpose::Repair,
-            Purpose::Forward,
-            Purpose::Hint,
-        ] {
+        for purpose in Purpose::ALL {
             assert_eq!(OperationId::parse(id.message(purpose)), Some((id, purpose)));
         }
         assert_eq!(OperationId::parse(0), None);

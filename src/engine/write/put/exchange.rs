@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use dynakv_protocol::ErrorReply;
 use dynakv_protocol::causal::{Clock, Dot, Versions};
+use dynakv_protocol::codec::Wire;
+use dynakv_protocol::peer::Merged;
 use smallvec::SmallVec;
 
 use crate::engine::placement::preference::NodeSlot;
@@ -138,6 +140,40 @@ pub enum Said {
     Rebuilding,
     /// Beside the write it has these versions, or none.
     Beside(Option<Box<Versions>>),
+}
+
+impl Said {
+    /// What the answer to a merge says.
+    pub fn of(merged: &Merged) -> Self {
+        match &merged.beside {
+            // Before all else: what it has is not all that it had.
+            _ if merged.rebuilding => Self::Rebuilding,
+            None => Self::Nothing,
+            Some(beside) if beside.is_empty() => Self::Beside(None),
+            Some(beside) => match Versions::from_bytes(beside) {
+                Ok(beside) => Self::Beside(Some(Box::new(beside))),
+                // It has something, and nobody can tell what.
+                Err(_) => Self::Rebuilding,
+            },
+        }
+    }
+}
+
+impl Event {
+    /// What an owner has: encoded, empty for nothing.
+    pub fn read(from: NodeSlot, versions: &Bytes, rebuilding: bool) -> Self {
+        if rebuilding {
+            return Self::Read(from, None);
+        }
+        let versions = match versions.is_empty() {
+            true => Ok(Versions::new()),
+            false => Versions::from_bytes(versions),
+        };
+        match versions {
+            Ok(versions) => Self::Read(from, Some(Box::new(versions))),
+            Err(_) => Self::Failed(from),
+        }
+    }
 }
 
 /// What happened.

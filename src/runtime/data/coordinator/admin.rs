@@ -1,16 +1,13 @@
 //! What operators ask about data: explaining a key, importing one, exporting what this node holds.
 
-use dynakv_protocol::Actor;
-use dynakv_protocol::admin::{Explained, ExplainedOwner, Exported, Imported};
-use dynakv_protocol::gossip::MemberState;
+use dynakv_protocol::admin::Exported;
 
-use super::effects::{Reply, remaining_ms};
 use super::{
-    Bytes, ConnectionId, Coordinator, ErrorCode, ErrorReply, Frame, NodeSlot, OperationId,
-    Preference, Purpose, ReadVersions, Request, Requester, Response, Work, WriteJob, WriteWork,
-    explain, import,
+    Bytes, ConnectionId, Coordinator, ErrorCode, ErrorReply, Frame, Preference, Request, Requester,
+    Response,
 };
-use crate::runtime::store::store_worker::{ScanJob, ScanWork, Scanned, Token};
+use crate::engine::operation::Operation;
+use crate::runtime::store::store_worker::{ScanJob, ScanWork, Scanned};
 
 /// How many parts of exports may be under way at once: each is read on one thread, and its bytes wait
 /// in memory until they are sent.
@@ -28,72 +25,10 @@ impl Coordinator {
         key: Bytes,
         owners: &Preference,
     ) {
-        let mut effects = Vec::new();
-        let work = Work::Explain(explain::Explain::start(owners, &mut effects));
+        let mut effects = std::mem::take(&mut self.effects);
+        let operation = Operation::explain(owners, &mut effects);
         let never_slow = requester.deadline;
-        let id = self
-            .operations
-            .insert(requester, key, frame, work, never_slow);
-        self.carry_out_explain(id, effects);
-    }
-
-    pub(super) fn step_explain(&mut self, id: OperationId, event: explain::Event) {
-        if let Some(operation) = self.operations.get_mut(id)
-            && let Work::Explain(explain) = &mut operation.work
-        {
-            let mut effects = Vec::new();
-            explain.step(event, &mut effects);
-            self.carry_out_explain(id, effects);
-        }
-    }
-
-    fn carry_out_explain(&mut self, id: OperationId, effects: Vec<explain::Effect>) {
-        for effect in effects {
-            match effect {
-                explain::Effect::ReadLocal => self.read_local(id),
-                explain::Effect::Read(to) => {
-                    let (ring_version, now) = (self.view.ring_version(), self.now);
-                    let Some(operation) = self.operations.get_mut(id) else {
-                        return;
-                    };
-                    let request = Request::Read(ReadVersions {
-                        ring_version,
-                        timeout_ms: remaining_ms(&operation.requester, now),
-                        key: operation.key.clone(),
-                        tell_actor: true,
-                        digest_above: None,
-                    });
-                    self.send(id, Purpose::Read, to, &request);
-                }
-                explain::Effect::Answer(answers) => {
-                    let owners = answers.into_iter();
-                    let owners = owners.map(|(slot, answer)| self.explained_owner(slot, answer));
-                    let explained = Explained {
-                        node_id: self.links.id(super::SELF).clone(),
-                        ring_version: self.view.ring_version(),
-                        now_unix_ms: self.clock.unix_ms(),
-                        owners: owners.collect(),
-                    };
-                    self.finish(id, Ok(Reply::Explained(explained)));
-                }
-            }
-        }
-    }
-
-    fn explained_owner(&self, slot: NodeSlot, answer: explain::Answer) -> ExplainedOwner {
-        let id = self.links.id(slot).clone();
-        let member = self.view.members.iter().find(|member| member.id == id);
-        ExplainedOwner {
-            address: member.map_or_else(String::new, |member| member.address.clone()),
-            state: member.map_or(MemberState::Alive, |member| member.state),
-            answer,
-            id,
-        }
-    }
-
-    /// What this node tells of itself when it explains a key.
-    pub(super) fn own_actor(&self) -> Option<Actor> {
-        Some(self.store.actor())
+        self.take_in(requester, (frame, key), operation, never_slow, effects);
     }
 
     pub(super) fn import(
@@ -104,53 +39,10 @@ impl Coordinator {
         owners: Preference,
         w: u8,
     ) {
-        let mut effects = Vec::new();
-        let import = import::Import::start(owners, w, &mut effects);
-        let work = Work::Import { import, versions };
+        let mut effects = std::mem::take(&mut self.effects);
+        let operation = Operation::import(owners, w, versions, &mut effects);
         let never_slow = requester.deadline;
-        let id = self
-            .operations
-            .insert(requester, key, frame, work, never_slow);
-        self.carry_out_import(id, effects);
-    }
-
-    pub(super) fn step_import(&mut self, id: OperationId, event: import::Event) {
-        if let Some(operation) = self.operations.get_mut(id)
-            && let Work::Import { import, .. } = &mut operation.work
-        {
-            let mut effects = Vec::new();
-            import.step(event, &mut effects);
-            self.carry_out_import(id, effects);
-        }
-    }
-
-    fn carry_out_import(&mut self, id: OperationId, effects: Vec<import::Effect>) {
-        for effect in effects {
-            let Some(operation) = self.operations.get_mut(id) else {
-                return;
-            };
-            let Work::Import { versions, .. } = &operation.work else {
-                return;
-            };
-            let (key, versions) = (operation.key.clone(), versions.clone());
-            match effect {
-                import::Effect::MergeLocal => self.writes.push(WriteJob {
-                    token: Token::Operation(id.message(Purpose::Write)),
-                    key,
-                    work: WriteWork::Merge {
-                        versions,
-                        tell_beside: false,
-                    },
-                }),
-                import::Effect::Merge(to) => {
-                    self.send_merge(id, Purpose::Write, to, (versions, false));
-                }
-                import::Effect::Answer(result) => {
-                    let reply = result.map(|effective_w| Reply::Imported(Imported { effective_w }));
-                    self.finish(id, reply);
-                }
-            }
-        }
+        self.take_in(requester, (frame, key), operation, never_slow, effects);
     }
 
     /// Reads a part of what is stored here, whoever owns it.

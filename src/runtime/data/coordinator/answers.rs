@@ -3,13 +3,11 @@
 use dynakv_protocol::peer::{Merged, VersionsReply};
 
 use super::{
-    ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, NodeSlot, Operation, OperationId,
-    Purpose, ReplicaOp, Response, RingVersion, SELF, StoreEvent, Token, Wait, Work, explain,
-    forward, get, import, put, replica,
+    ControlEvent, Coordinator, ErrorCode, Frame, NodeSlot, OperationId, ReplicaOp, Response,
+    StoreEvent, Token,
 };
-
+use crate::engine::operation::{Event, Lost, Purpose};
 use crate::engine::write::outcome::JobOutcome;
-use crate::runtime::data::links::Lost;
 
 impl Coordinator {
     /// An answer came over a link.
@@ -18,220 +16,76 @@ impl Coordinator {
             return;
         };
         let now = self.now;
-        let operation = self.operations.get_mut(id);
-        let took = operation.as_ref().and_then(|operation| {
-            let mut sent = operation.sent(now);
+        let in_hand = self.operations.get_mut(id);
+        let is_in_hand = in_hand.is_some();
+        let took = in_hand.and_then(|in_hand| {
+            let mut sent = in_hand.sent(now);
             sent.find(|(node, _)| *node == from).map(|(_, ago)| ago)
         });
-        let is_forwarded = operation.map(|operation| matches!(operation.work, Work::Forward(_)));
         if purpose == Purpose::Read {
             self.on_read_answer(from, took, frame.header.kind);
         }
-        match is_forwarded {
-            Some(true) => return self.on_forwarded(id, from, frame),
-            Some(false) => {}
-            None => return,
+        if !is_in_hand {
+            return;
         }
         let replica_op = match purpose {
-            Purpose::Ping => Some(ReplicaOp::Ping),
-            Purpose::Read => Some(ReplicaOp::Read),
-            Purpose::Write | Purpose::Rewrite => Some(ReplicaOp::Write),
-            Purpose::Repair => Some(ReplicaOp::Repair),
-            Purpose::Hint | Purpose::Rehint => Some(ReplicaOp::Hint),
-            Purpose::Forward => None,
+            Purpose::Ping => ReplicaOp::Ping,
+            Purpose::Read => ReplicaOp::Read,
+            Purpose::Write | Purpose::Rewrite => ReplicaOp::Write,
+            Purpose::Repair => ReplicaOp::Repair,
+            Purpose::Hint | Purpose::Rehint => ReplicaOp::Hint,
+            // It goes on as it came.
+            Purpose::Forward => {
+                return self.step(
+                    id,
+                    Event::Coordinated {
+                        from,
+                        answer: frame,
+                    },
+                );
+            }
         };
-        if let (Some(replica_op), Some(took)) = (replica_op, took) {
+        if let Some(took) = took {
             self.metrics.replica_answered(replica_op, took);
         }
         let response = match Response::decode(frame.header.kind, &frame.body) {
             Ok(response) => response,
             Err(error) => {
                 tracing::warn!(node = %self.links.id(from), %error, "an answer that can't be read");
-                return self.on_replica_failed(id, from);
+                return self.on_failed(id, from);
             }
         };
-        match (purpose, response) {
-            (Purpose::Ping, Response::Pong) => self.step_put(id, put::Event::Reached(from)),
-            (Purpose::Read, Response::Versions(reply)) => self.on_replica_read(id, from, reply),
-            (Purpose::Write | Purpose::Rewrite, Response::Merged(merged)) => {
-                let said = replica::said(&merged);
-                self.on_copied(id, from, purpose.round(), said);
-            }
-            (Purpose::Hint | Purpose::Rehint, Response::HintKept) => {
-                self.on_copied(id, from, purpose.round(), put::Said::Nothing);
-            }
-            (Purpose::Repair, Response::Merged(_)) => self.step_get(id, get::Event::Repaired(from)),
-            (_, Response::Error(error)) => {
-                if error.code == ErrorCode::StaleRing
-                    && let Some(version) = error.ring_version
-                {
-                    return self.on_stale_ring(id, from, version);
-                }
+        match &response {
+            Response::Error(error) if error.code != ErrorCode::StaleRing => {
                 tracing::debug!(node = %self.links.id(from), %error, "a replica refused");
-                self.on_declined(id, from, purpose, &error);
             }
-            (_, _) => self.on_replica_failed(id, from),
-        }
-    }
-
-    /// A replica follows a newer ring. What has put nothing anywhere yet begins again under that ring.
-    pub(super) fn on_stale_ring(&mut self, id: OperationId, from: NodeSlot, version: RingVersion) {
-        let _ = self
-            .control
-            .try_send(ControlEvent::NewerRingSeen { version });
-        let may_begin_again = match self.operations.get_mut(id).map(|operation| &operation.work) {
-            Some(Work::Get(get)) => !get.is_answered(),
-            Some(Work::Put { put, .. }) => !put.maybe_applied() && !put.is_answered(),
-            Some(Work::Explain(explain)) => !explain.is_answered(),
-            // Merging twice is merging once.
-            Some(Work::Import { import, .. }) => !import.is_answered(),
-            Some(Work::Forward(_)) | None => false,
-        };
-        if !may_begin_again {
-            return self.on_replica_failed(id, from);
-        }
-        if let Some(Operation {
-            requester, frame, ..
-        }) = self.operations.remove(id)
-        {
-            if self.view.ring_version() >= version {
-                self.begin(requester, frame);
-            } else {
-                self.parking.park(requester, frame, Wait::ForRing(version));
-            }
-        }
-    }
-
-    pub(super) fn on_replica_read(
-        &mut self,
-        id: OperationId,
-        from: NodeSlot,
-        reply: VersionsReply,
-    ) {
-        let VersionsReply {
-            rebuilding,
-            versions,
-            actor,
-            digest,
-        } = reply;
-        if !self.gather(id, versions.len()) {
-            return;
-        }
-        match self.operations.get_mut(id).map(|operation| &operation.work) {
-            Some(Work::Get(_)) => {
-                let event = match digest {
-                    Some(digest) => get::Event::Digest {
-                        from,
-                        digest,
-                        rebuilding,
-                    },
-                    None => get::Event::Read {
-                        from,
-                        versions,
-                        rebuilding,
-                    },
-                };
-                if digest.is_some() {
+            Response::Versions(reply) => {
+                if !self.gather(id, reply.versions.len()) {
+                    return;
+                }
+                if reply.digest.is_some() {
                     self.metrics.reads.digests.increment(1);
                 }
-                self.step_get(id, event);
             }
-            // Nobody else asked for one, and taken for versions it would mean "absent".
-            Some(_) if digest.is_some() => self.on_replica_failed(id, from),
-            Some(Work::Put { .. }) => {
-                let event = match replica::decode_read(&versions, rebuilding) {
-                    Ok(versions) => put::Event::Read(from, versions),
-                    Err(_) => put::Event::Failed(from),
-                };
-                self.step_put(id, event);
-            }
-            Some(Work::Explain(_)) => {
-                let event = explain::Event::Read {
-                    from,
-                    versions,
-                    rebuilding,
-                    actor,
-                };
-                self.step_explain(id, event);
-            }
-            Some(Work::Forward(_) | Work::Import { .. }) | None => {}
+            _ => {}
         }
+        self.step(
+            id,
+            Event::Answered {
+                from,
+                purpose,
+                response,
+            },
+        );
     }
 
-    /// A copy is on another node's disk.
-    fn on_copied(&mut self, id: OperationId, from: NodeSlot, round: put::Round, said: put::Said) {
-        match self.operations.get_mut(id).map(|operation| &operation.work) {
-            Some(Work::Import { .. }) => self.step_import(id, import::Event::Merged(from)),
-            Some(Work::Put { .. }) => {
-                self.step_put(id, put::Event::Merged { from, round, said });
-            }
-            Some(Work::Get(_) | Work::Forward(_) | Work::Explain(_)) | None => {}
-        }
+    /// What was asked of a node for this operation will not be answered.
+    pub(super) fn on_failed(&mut self, id: OperationId, node: NodeSlot) {
+        let reason = "it cannot be asked";
+        self.step(id, Event::Failed { node, reason });
     }
 
-    /// The own copy is on disk.
-    fn on_durable(&mut self, id: OperationId, round: put::Round) {
-        match self.operations.get_mut(id).map(|operation| &operation.work) {
-            Some(Work::Import { .. }) => self.step_import(id, import::Event::Merged(SELF)),
-            Some(Work::Put { .. }) => self.step_put(id, put::Event::Durable(round)),
-            Some(Work::Get(_) | Work::Forward(_) | Work::Explain(_)) | None => {}
-        }
-    }
-
-    /// A node refused what it was asked for this operation.
-    fn on_declined(
-        &mut self,
-        id: OperationId,
-        from: NodeSlot,
-        purpose: Purpose,
-        error: &ErrorReply,
-    ) {
-        let round = purpose.round();
-        match (
-            self.operations.get_mut(id).map(|operation| &operation.work),
-            purpose,
-        ) {
-            // What it has, beside the write or of what its context names, stays unknown.
-            (Some(Work::Put { .. }), Purpose::Read) => {
-                self.step_put(id, put::Event::Read(from, None));
-            }
-            (
-                Some(Work::Put { .. }),
-                Purpose::Write | Purpose::Rewrite | Purpose::Hint | Purpose::Rehint,
-            ) => self.step_put(id, put::Event::Declined { from, round }),
-            (_, _) => self.on_replica_refused(id, from, error),
-        }
-    }
-
-    /// What was asked of this node for this operation will not be answered.
-    pub(super) fn on_replica_failed(&mut self, id: OperationId, node: NodeSlot) {
-        self.on_replica_failed_with(id, node, "it cannot be asked");
-    }
-
-    /// The same, with the reason for people.
-    fn on_replica_failed_with(&mut self, id: OperationId, node: NodeSlot, reason: &str) {
-        match self.operations.get_mut(id).map(|operation| &operation.work) {
-            Some(Work::Get(_)) => self.step_get(id, get::Event::Failed(node)),
-            Some(Work::Put { .. }) => self.step_put(id, put::Event::Failed(node)),
-            Some(Work::Forward(_)) => self.step_forward(id, forward::Event::Failed(node)),
-            Some(Work::Explain(_)) => {
-                self.step_explain(id, explain::Event::Failed(node, reason.to_owned()));
-            }
-            Some(Work::Import { .. }) => self.step_import(id, import::Event::Failed(node)),
-            None => {}
-        }
-    }
-
-    /// The same, with what it said.
-    fn on_replica_refused(&mut self, id: OperationId, node: NodeSlot, error: &ErrorReply) {
-        let work = self.operations.get_mut(id).map(|operation| &operation.work);
-        if error.code == ErrorCode::DiskFull && matches!(work, Some(Work::Import { .. })) {
-            return self.step_import(id, import::Event::Full(node));
-        }
-        self.on_replica_failed_with(id, node, &error.to_string());
-    }
-
-    /// A link is gone: everything that waits for the node has failed.
+    /// A link is gone, or in doubt: everything that waits for the node hears of it.
     pub(super) fn on_node_lost(&mut self, node: NodeSlot, reason: &str, how: Lost) {
         let lost = ControlEvent::LinkLost {
             node: self.links.id(node).clone(),
@@ -240,18 +94,7 @@ impl Coordinator {
         let _ = self.control.try_send(lost);
         self.pace.lost(node);
         for id in self.operations.ids() {
-            let operation = self.operations.get_mut(id);
-            let forward = operation.and_then(|it| match &it.work {
-                Work::Forward(forward) => Some(forward),
-                _ => None,
-            });
-            match (how, forward) {
-                (Lost::BeforeAny, Some(_)) => self.on_not_taken(id, node),
-                (Lost::InDoubt, Some(forward)) if forward.outlasts_silence() => {}
-                (Lost::BeforeAny | Lost::InDoubt | Lost::WithRequests, _) => {
-                    self.on_replica_failed_with(id, node, reason);
-                }
-            }
+            self.step(id, Event::Lost { node, how, reason });
         }
     }
 
@@ -285,45 +128,24 @@ impl Coordinator {
 
     /// This node's store has done its part of an operation.
     fn on_own_outcome(&mut self, id: OperationId, purpose: Purpose, outcome: JobOutcome) {
-        match outcome {
-            JobOutcome::Minted {
-                versions,
-                context,
-                rebuilding,
-                replaced,
-            } => {
-                self.operations.gather(id, versions.len());
-                let minted = put::Event::Minted {
-                    round: purpose.round(),
-                    versions,
-                    context,
-                    rebuilding,
-                    replaced,
-                };
-                self.step_put(id, minted);
+        match &outcome {
+            JobOutcome::Minted { versions, .. } => self.operations.gather(id, versions.len()),
+            JobOutcome::Read { versions, .. } => {
+                if !self.gather(id, versions.len()) {
+                    return;
+                }
             }
-            JobOutcome::Behind { lacks, rebuilding } => {
-                self.step_put(id, put::Event::Behind { lacks, rebuilding });
-            }
-            JobOutcome::Durable { .. } if purpose == Purpose::Repair => {
-                self.step_get(id, get::Event::Repaired(SELF));
-            }
-            JobOutcome::Durable { .. } => self.on_durable(id, purpose.round()),
-            JobOutcome::Refused(error) => self.on_refused(id, purpose, error),
-            JobOutcome::Read {
-                versions,
-                digest,
-                rebuilding,
-            } => {
-                let reply = VersionsReply {
-                    rebuilding,
-                    versions,
-                    actor: self.own_actor(),
-                    digest,
-                };
-                self.on_replica_read(id, SELF, reply);
-            }
+            JobOutcome::Behind { .. } | JobOutcome::Durable { .. } | JobOutcome::Refused(_) => {}
         }
+        let actor = self.store.actor();
+        self.step(
+            id,
+            Event::Stored {
+                purpose,
+                outcome,
+                actor,
+            },
+        );
     }
 
     /// What another node is told of a job of its own; nothing of what no node asks for.
@@ -346,7 +168,7 @@ impl Coordinator {
                 rebuilding,
                 versions,
                 actor: match token {
-                    Token::Explaining(..) => self.own_actor(),
+                    Token::Explaining(..) => Some(self.store.actor()),
                     _ => None,
                 },
                 digest,
@@ -362,25 +184,5 @@ impl Coordinator {
             }
         };
         Some(answer)
-    }
-
-    /// This node's store refused its part of an operation.
-    fn on_refused(&mut self, id: OperationId, purpose: Purpose, error: ErrorReply) {
-        match self.operations.get_mut(id).map(|operation| &operation.work) {
-            Some(Work::Put { put, .. })
-                if purpose == Purpose::Write
-                    && !put.is_stand_in()
-                    && matches!(error.code, ErrorCode::DiskFull | ErrorCode::Overloaded)
-                    && !error.maybe_applied =>
-            {
-                self.hand_over(id, error);
-            }
-            Some(Work::Put { .. }) if matches!(purpose, Purpose::Write | Purpose::Rewrite) => {
-                let round = purpose.round();
-                self.step_put(id, put::Event::Refused { round, error });
-            }
-            Some(_) => self.on_replica_refused(id, SELF, &error),
-            None => {}
-        }
     }
 }

@@ -4,10 +4,12 @@
 //! whoever asked. What hangs in the disk itself is counted without this node's copy.
 
 use super::{
-    Coordinator, DataRequest, ErrorCode, ErrorReply, Frame, NodeSlot, OperationId, Preference,
-    Requester, SELF, StoreEvent, Token, Work, forward, get,
+    Coordinator, DataRequest, ErrorCode, ErrorReply, Frame, NodeSlot, Preference, Requester,
+    StoreEvent, Token,
 };
 use crate::engine::hang::{Change, Lane};
+use crate::engine::operation::Event;
+use crate::engine::write::forward;
 use crate::engine::write::outcome::JobOutcome;
 use crate::runtime::shared::disk_progress::HANGING;
 
@@ -113,30 +115,16 @@ impl Coordinator {
 
     /// What hangs in the disk may be done at any time, or never: the others' copies have to do.
     fn go_on_without_own_disk(&mut self) {
-        let reads_hang = self.hang.hangs_in(Lane::Reader);
+        let in_reads = self.hang.hangs_in(Lane::Reader);
         for id in self.operations.ids() {
-            match self.operations.get_mut(id).map(|operation| &operation.work) {
-                Some(Work::Put { .. } | Work::Import { .. }) => self.on_replica_failed(id, SELF),
-                Some(Work::Get(_)) if reads_hang => self.step_get(id, get::Event::Failed(SELF)),
-                Some(_) | None => {}
-            }
+            self.step(id, Event::OwnDiskHangs { in_reads });
         }
     }
 
-    /// Another node says that its disk hangs: who waits for its copy counts without it. An answer that
-    /// comes all the same still counts.
+    /// Another node says that its disk hangs: who waits for its copy counts without it.
     pub(super) fn on_disk_of_other_hangs(&mut self, node: NodeSlot) {
-        let waits = |work: &Work| match work {
-            Work::Put { put, .. } => put.maybe_applied(),
-            Work::Import { .. } => true,
-            Work::Get(_) | Work::Forward(_) | Work::Explain(_) => false,
-        };
-        let ids: Vec<OperationId> = self.operations.ids();
-        for id in ids {
-            let operation = self.operations.get_mut(id);
-            if operation.is_some_and(|operation| waits(&operation.work)) {
-                self.on_replica_failed(id, node);
-            }
+        for id in self.operations.ids() {
+            self.step(id, Event::DiskHangs(node));
         }
     }
 }

@@ -1,120 +1,160 @@
-//! Carrying out what the engine decided.
+//! Handing events to operations, and carrying out what they decide.
 
-use dynakv_protocol::admin::{Explained, Imported};
-use dynakv_protocol::client::{Fetched, Written};
-
-use crate::runtime::data::dispatch::{Action, data_request};
+use dynakv_protocol::peer::KeepHint;
 
 use super::{
-    Bytes, Coordinator, ErrorCode, ErrorReply, Frame, Header, MergeVersions, NodeSlot, Op,
-    OperationId, Outcome, Purpose, ReadJob, ReadVersions, Request, Requester, Response, SELF,
-    Token, Work, WriteJob, WriteWork, fetched, get, kind, put, reads::DIGEST_ABOVE_BYTES,
+    Bytes, Coordinator, ErrorReply, Header, MergeVersions, NodeId, NodeSlot, OperationId, Parked,
+    ReadJob, ReadVersions, Request, Requester, RingVersion, SELF, Token, Wait, WriteJob, WriteWork,
+    reads::DIGEST_ABOVE_BYTES,
 };
-
-/// How a request of a client ends.
-pub(super) enum Reply {
-    /// A read's answer.
-    Fetched(Fetched),
-    /// A write's answer.
-    Written(Written),
-    /// How a key stands with its owners.
-    Explained(Explained),
-    /// An import's answer.
-    Imported(Imported),
-    /// The answer of the owner that coordinated it, as it came.
-    Forwarded(Frame),
-}
+use crate::engine::operation::{
+    Answer, Effect, Effects, Event, Mint, Operation, Owed, Purpose, Reading, Rest,
+};
+use crate::engine::write::mint::Intent;
+use crate::engine::write::put::Round;
+use crate::runtime::data::dispatch::{Action, data_request};
+use crate::runtime::data::operations::InHand;
+use crate::runtime::shared::events::ControlEvent;
+use crate::runtime::store::hint_worker::HintJob;
 
 impl Coordinator {
-    pub(super) fn step_put(&mut self, id: OperationId, event: put::Event) {
-        let Some(operation) = self.operations.get_mut(id) else {
+    /// Something happened to an operation, if it is still in hand.
+    pub(super) fn step(&mut self, id: OperationId, event: Event) {
+        let Some(in_hand) = self.operations.get_mut(id) else {
             return;
         };
-        if let Work::Put { put, .. } = &mut operation.work {
-            let mut effects = std::mem::take(&mut self.put_effects);
-            put.step(event, &mut effects);
-            self.carry_out_put(id, effects);
-        }
+        let mut effects = std::mem::take(&mut self.effects);
+        in_hand.operation.step(event, &mut effects);
+        self.carry_out(id, effects);
     }
 
-    pub(super) fn step_get(&mut self, id: OperationId, event: get::Event) {
-        let Some(operation) = self.operations.get_mut(id) else {
-            return;
-        };
-        if let Work::Get(get) = &mut operation.work {
-            let mut effects = std::mem::take(&mut self.get_effects);
-            get.step(event, &mut effects);
-            self.carry_out_get(id, effects);
-        }
+    /// Takes in an operation that has just begun, and carries out its first effects.
+    pub(super) fn take_in(
+        &mut self,
+        requester: Requester,
+        (frame, key): (super::Frame, Bytes),
+        operation: Operation,
+        slow_at: super::Instant,
+        effects: Effects,
+    ) -> OperationId {
+        let id = self
+            .operations
+            .insert(requester, key, frame, operation, slow_at);
+        self.carry_out(id, effects);
+        id
     }
 
-    pub(super) fn carry_out_put(&mut self, id: OperationId, mut effects: Vec<put::Effect>) {
-        for effect in effects.drain(..) {
-            match effect {
-                put::Effect::Ping(to) => self.send(id, Purpose::Ping, to, &Request::Ping),
-                put::Effect::Read(to) => self.send_read(id, to, None),
-                put::Effect::Mint(seen) => self.mint(id, seen),
-                put::Effect::Hint {
-                    to,
-                    round,
-                    versions,
-                } => self.send_hint(id, Purpose::hint(round), to, versions),
-                put::Effect::Remind(owner) => self.remind(id, owner),
-                put::Effect::Merge {
-                    to,
-                    round,
-                    versions,
-                    tell_beside,
-                } => {
-                    let what = (versions, tell_beside);
-                    self.send_merge(id, Purpose::write(round), to, what);
-                }
-                put::Effect::Answer(result) => self.answer_put(id, result),
-            }
-        }
-        self.put_effects = effects;
-        self.forget_if_over(id);
-    }
-
-    pub(super) fn carry_out_get(&mut self, id: OperationId, mut effects: Vec<get::Effect>) {
+    fn carry_out(&mut self, id: OperationId, mut effects: Effects) {
         // Repairs come after the answer, when the operation is out of the table already.
         let mut key = Bytes::new();
-        for effect in effects.drain(..) {
+        for effect in effects.drain() {
             match effect {
-                get::Effect::Read(to) => self.send_read(id, to, Some(DIGEST_ABOVE_BYTES)),
-                get::Effect::ReadFull(to) => self.send_read(id, to, None),
-                get::Effect::ReadAgain(to) => {
-                    self.metrics.reads.digest_misses.increment(1);
-                    self.send_read(id, to, None);
-                }
-                get::Effect::ReadLocal => self.read_local(id),
-                get::Effect::Repair { to, versions } => {
+                Effect::Ping(to) => self.send(id, Purpose::Ping, to, &Request::Ping),
+                Effect::Read { from: SELF, .. } => self.read_local(id),
+                Effect::Read { from, how } => self.send_read(id, from, how),
+                Effect::Mint(mint) => self.mint(id, mint),
+                Effect::MintHint { intent, owed } => self.mint_hint(id, intent, owed),
+                Effect::Merge {
+                    to,
+                    purpose: Purpose::Repair,
+                    versions,
+                    ..
+                } => {
                     self.metrics.read_repairs.increment(1);
-                    if let Some(operation) = self.operations.get_mut(id) {
-                        key = operation.key.clone();
+                    if let Some(in_hand) = self.operations.get_mut(id) {
+                        key = in_hand.key.clone();
                     }
                     self.repair(id, to, key.clone(), versions);
                 }
-                get::Effect::Answer(result) => {
-                    self.on_read_ends(id);
-                    if let Some(operation) = self.operations.get_mut(id) {
-                        key = operation.key.clone();
+                Effect::Merge {
+                    to,
+                    purpose,
+                    versions,
+                    tell_beside,
+                } => self.merge(id, purpose, to, (versions, tell_beside)),
+                Effect::Hint {
+                    to,
+                    round,
+                    versions,
+                    owed,
+                } => self.send_hint(id, Purpose::hint(round), to, (versions, owed)),
+                Effect::Remind(owner) => self.remind(id, owner),
+                Effect::HandOn {
+                    to,
+                    again,
+                    may_go_elsewhere,
+                } => self.hand_on(id, to, (again, may_go_elsewhere)),
+                Effect::TakeOver => self.take_over(id),
+                Effect::StandIn => self.stand_in(id),
+                Effect::HandOver(error) => self.hand_over(id, error),
+                Effect::NewerRing(version) => {
+                    let seen = ControlEvent::NewerRingSeen { version };
+                    // Only a hint; the next answer brings it again.
+                    let _ = self.control.try_send(seen);
+                }
+                Effect::BeginAgain(version) => self.begin_again(id, version),
+                Effect::Answer(result) => {
+                    if let Some(in_hand) = self.operations.get_mut(id) {
+                        key = in_hand.key.clone();
                     }
-                    let reply = result.map(|found| {
-                        let now_unix_ms = self.clock.unix_ms();
-                        let cluster = self.view.cluster_id;
-                        let (versions, r) = (&*found.versions, found.effective_r);
-                        let fetched = fetched(cluster, &key, versions, r, now_unix_ms);
-                        if fetched.siblings.len() > 1 {
-                            self.metrics.conflicts.increment(1);
-                        }
-                        Reply::Fetched(fetched)
-                    });
-                    self.finish(id, reply);
+                    self.on_ends(id, &key, result);
                 }
             }
         }
-        self.get_effects = effects;
+        self.effects = effects;
+        self.forget_if_over(id);
+    }
+
+    /// Answers the client. A write stays while owners may still answer.
+    fn on_ends(&mut self, id: OperationId, key: &[u8], result: Result<Answer, ErrorReply>) {
+        self.on_read_ends(id);
+        let Some(in_hand) = self.operations.get_mut(id) else {
+            return;
+        };
+        let mut requester = in_hand.requester;
+        if let Some(attempts) = in_hand.operation.attempts() {
+            requester.attempts = attempts;
+        }
+        if !matches!(in_hand.operation, Operation::Put { .. }) {
+            self.operations.remove(id);
+        }
+        let reply = result.map(|answer| self.reply(key, answer));
+        self.end(requester, reply);
+    }
+
+    /// Forgets an operation of which nothing more will come, and answered writes where too many wait.
+    fn forget_if_over(&mut self, id: OperationId) {
+        let Some(in_hand) = self.operations.get_mut(id) else {
+            return;
+        };
+        let stays = match in_hand.operation.rest() {
+            Rest::InHand => true,
+            Rest::Over => false,
+            Rest::Tail => {
+                // Each holds what it wrote: large ones must not take the room of requests.
+                let results_max = self.ledger.bytes_max(super::Kind::Results);
+                let has_room = self.operations.results() <= results_max / 2;
+                self.operations.is_tail(id) || has_room && self.operations.begin_tail(id)
+            }
+        };
+        if !stays {
+            self.operations.remove(id);
+        }
+    }
+
+    /// Begins an operation anew under a ring that is newer than the one it began with.
+    fn begin_again(&mut self, id: OperationId, version: RingVersion) {
+        let Some(InHand {
+            requester, frame, ..
+        }) = self.operations.remove(id)
+        else {
+            return;
+        };
+        if self.view.ring_version() >= version {
+            self.begin(requester, frame);
+        } else {
+            self.parking.park(requester, frame, Wait::ForRing(version));
+        }
     }
 
     pub(super) fn send(
@@ -134,28 +174,42 @@ impl Coordinator {
             let now = self.uptime();
             self.pace.asked(to, now);
         }
-        if let Some(operation) = self.operations.get_mut(id) {
-            operation.note_sent(to, self.now);
+        if let Some(in_hand) = self.operations.get_mut(id) {
+            in_hand.note_sent(to, self.now);
         }
     }
 
-    fn send_read(&mut self, id: OperationId, to: NodeSlot, digest_above: Option<u32>) {
+    fn send_read(&mut self, id: OperationId, to: NodeSlot, how: Reading) {
+        if how == Reading::Again {
+            self.metrics.reads.digest_misses.increment(1);
+        }
         let ring_version = self.view.ring_version();
         let now = self.now;
-        let Some(operation) = self.operations.get_mut(id) else {
+        let Some(in_hand) = self.operations.get_mut(id) else {
             return;
         };
         let request = Request::Read(ReadVersions {
             ring_version,
-            timeout_ms: remaining_ms(&operation.requester, now),
-            key: operation.key.clone(),
-            tell_actor: false,
-            digest_above,
+            timeout_ms: remaining_ms(&in_hand.requester, now),
+            key: in_hand.key.clone(),
+            tell_actor: how == Reading::WithActor,
+            digest_above: (how == Reading::OrDigest).then_some(DIGEST_ABOVE_BYTES),
         });
         self.send(id, Purpose::Read, to, &request);
     }
 
-    pub(super) fn send_merge(
+    fn read_local(&mut self, id: OperationId) {
+        if let Some(in_hand) = self.operations.get_mut(id) {
+            self.reads.push(ReadJob {
+                token: Token::Operation(id.message(Purpose::Read)),
+                connection: in_hand.requester.connection,
+                key: in_hand.key.clone(),
+                digest_above: None,
+            });
+        }
+    }
+
+    fn merge(
         &mut self,
         id: OperationId,
         purpose: Purpose,
@@ -164,31 +218,37 @@ impl Coordinator {
     ) {
         let ring_version = self.view.ring_version();
         let now = self.now;
-        let Some(operation) = self.operations.get_mut(id) else {
+        let Some(in_hand) = self.operations.get_mut(id) else {
             return;
         };
+        let key = in_hand.key.clone();
+        if to == SELF {
+            return self.merge_here(id, purpose, key, versions);
+        }
         let request = Request::Merge(MergeVersions {
             ring_version,
-            timeout_ms: remaining_ms(&operation.requester, now),
-            key: operation.key.clone(),
+            timeout_ms: remaining_ms(&in_hand.requester, now),
+            key,
             versions,
             tell_beside,
         });
         self.send(id, purpose, to, &request);
     }
 
+    fn merge_here(&mut self, id: OperationId, purpose: Purpose, key: Bytes, versions: Bytes) {
+        self.writes.push(WriteJob {
+            token: Token::Operation(id.message(purpose)),
+            key,
+            work: WriteWork::Merge {
+                versions,
+                tell_beside: false,
+            },
+        });
+    }
+
     fn repair(&mut self, id: OperationId, to: NodeSlot, key: Bytes, versions: Bytes) {
-        let message = id.message(Purpose::Repair);
         if to == SELF {
-            self.writes.push(WriteJob {
-                token: Token::Operation(message),
-                key,
-                work: WriteWork::Merge {
-                    versions,
-                    tell_beside: false,
-                },
-            });
-            return;
+            return self.merge_here(id, Purpose::Repair, key, versions);
         }
         let request = Request::Merge(MergeVersions {
             ring_version: self.view.ring_version(),
@@ -197,160 +257,118 @@ impl Coordinator {
             versions,
             tell_beside: false,
         });
-        let header = Header::new(request.kind(), message);
+        let header = Header::new(request.kind(), id.message(Purpose::Repair));
         if !self.links.send(to, header, |out| request.encode(out)) {
             // Left to the next read or to anti-entropy; who waits for it need not.
             self.unsent.push((id, to));
         }
     }
 
-    pub(super) fn read_local(&mut self, id: OperationId) {
-        if let Some(operation) = self.operations.get_mut(id) {
-            self.reads.push(ReadJob {
-                token: Token::Operation(id.message(Purpose::Read)),
-                connection: operation.requester.connection,
-                key: operation.key.clone(),
-                digest_above: None,
-            });
-        }
-    }
-
-    fn mint(&mut self, id: OperationId, seen: Option<Box<put::Seen>>) {
-        let cluster_id = self.view.cluster_id;
-        let ring = self.view.ring.clone();
-        let limits = ring.map(|ring| self.limits(&ring));
-        let Some(operation) = self.operations.get_mut(id) else {
+    fn mint(&mut self, id: OperationId, mint: Mint) {
+        let Mint {
+            intent,
+            seen,
+            round,
+            catches_up,
+        } = mint;
+        let Some(intent) = intent.or_else(|| self.intent_again(id)) else {
             return;
         };
-        let Work::Put { intent, put } = &mut operation.work else {
-            return;
-        };
-        let is_again = matches!(seen.as_deref(), Some(put::Seen::Beside(_)));
-        let catches_up = put.catches_up();
-        let intent = match limits.filter(|_| seen.is_some()) {
-            None => intent.take(),
-            // So rare that the first round does not keep it.
-            Some(limits) => match data_request(&operation.frame, limits).map(|it| it.action) {
-                Ok(Action::Put { intent, .. }) => Some(intent),
-                Ok(_) | Err(_) => None,
-            },
-        };
-        // It was decoded when it came: there is one.
-        let Some(intent) = intent else {
-            return;
-        };
-        if put.is_stand_in() {
-            return self.mint_as_stand_in(id, intent);
-        }
-        if is_again {
+        if round == Round::Second {
             self.metrics.minted_again.increment(1);
         }
+        let cluster_id = self.view.cluster_id;
+        let Some(in_hand) = self.operations.get_mut(id) else {
+            return;
+        };
+        let begin_by = in_hand.requester.begin_by;
         self.writes.push(WriteJob {
-            token: Token::Operation(id.message(Purpose::write(match is_again {
-                true => put::Round::Second,
-                false => put::Round::First,
-            }))),
-            key: operation.key.clone(),
+            token: Token::Operation(id.message(Purpose::write(round))),
+            key: in_hand.key.clone(),
             work: WriteWork::Mint {
                 intent,
                 seen,
                 catches_up,
                 cluster_id,
                 // What was begun in time is brought to its end.
-                begin_by: operation.requester.begin_by.filter(|_| !is_again),
+                begin_by: begin_by.filter(|_| round == Round::First),
             },
         });
     }
 
-    /// Answers a client and forgets its request.
-    pub(super) fn finish(&mut self, id: OperationId, reply: Result<Reply, ErrorReply>) {
-        if let Some(operation) = self.operations.remove(id) {
-            self.end(operation.requester, reply);
-        }
-    }
-
-    /// Answers a client.
-    pub(super) fn end(&mut self, requester: Requester, reply: Result<Reply, ErrorReply>) {
-        let Requester {
-            connection,
-            request_id,
-            op,
-            ..
-        } = requester;
-        let outcome = match &reply {
-            Ok(Reply::Forwarded(frame)) => outcome_of_forwarded(frame),
-            Ok(_) => Outcome::Ok,
-            Err(error) => outcome_of(error),
+    fn mint_hint(&mut self, id: OperationId, intent: Option<Box<Intent>>, owed: Owed) {
+        let Some(intent) = intent.or_else(|| self.intent_again(id)) else {
+            return;
         };
-        // One that was handed on has been counted where it was coordinated.
-        if outcome == Outcome::Quorum && reply.is_err() {
-            self.metrics.quorum_failures.increment(1);
-        }
-        self.metrics
-            .ended(op, outcome, self.now - requester.arrived);
-        let is_found = reply.is_ok();
-        match reply {
-            Ok(Reply::Forwarded(Frame { header, body })) => {
-                self.connections
-                    .pass_on(connection, request_id, header.kind, &body);
-            }
-            Ok(Reply::Fetched(fetched)) => {
-                self.connections
-                    .respond(connection, request_id, &Response::Fetched(fetched));
-            }
-            Ok(Reply::Written(written)) => {
-                let response = match op {
-                    Op::Delete => Response::Deleted(written),
-                    _ => Response::Put(written),
-                };
-                self.connections.respond(connection, request_id, &response);
-            }
-            Ok(Reply::Explained(explained)) => {
-                let response = Response::Explained(explained);
-                self.connections.respond(connection, request_id, &response);
-            }
-            Ok(Reply::Imported(imported)) => {
-                let response = Response::Imported(imported);
-                self.connections.respond(connection, request_id, &response);
-            }
-            Err(mut error) => {
-                if requester.is_write() && requester.handed_on > 0 && !error.maybe_applied {
-                    error.maybe_applied = true;
-                    error.message += "; but another owner was asked before, did not answer in time, \
-                                      and may have written it";
-                }
-                self.connections.refuse(connection, request_id, error);
-            }
-        }
-        if op == Op::Get {
-            self.connections.end_read(connection, is_found);
-        }
+        let cluster_id = self.view.cluster_id;
+        let owners = owed.owners.iter();
+        let owners = owners.map(|&slot| self.links.id(slot).clone()).collect();
+        let Some(in_hand) = self.operations.get_mut(id) else {
+            return;
+        };
+        self.hint_jobs.push(HintJob::Mint {
+            token: Token::Operation(id.message(Purpose::Write)),
+            key: in_hand.key.clone(),
+            intent,
+            owed: owners,
+            needed: owed.needed,
+            cluster_id,
+        });
     }
-}
 
-fn outcome_of_forwarded(frame: &Frame) -> Outcome {
-    if frame.header.kind != kind::ERROR {
-        return Outcome::Ok;
+    /// What a write says that is minted once more: so rare that it is not kept for that. It was decoded when it
+    /// came, so there is one.
+    fn intent_again(&mut self, id: OperationId) -> Option<Box<Intent>> {
+        let ring = self.view.ring.clone()?;
+        let limits = self.limits(&ring);
+        let in_hand = self.operations.get_mut(id)?;
+        match data_request(&in_hand.frame, limits).map(|it| it.action) {
+            Ok(Action::Put { intent, .. }) => Some(intent),
+            Ok(_) | Err(_) => None,
+        }
     }
-    match Response::decode(frame.header.kind, &frame.body) {
-        Ok(Response::Error(error)) => outcome_of(&error),
-        Ok(_) | Err(_) => Outcome::Error,
-    }
-}
 
-fn outcome_of(error: &ErrorReply) -> Outcome {
-    match error.code {
-        ErrorCode::QuorumUnavailable => Outcome::Quorum,
-        ErrorCode::Timeout => Outcome::Timeout,
-        ErrorCode::BadRequest
-        | ErrorCode::TooLarge
-        | ErrorCode::TooManySiblings
-        | ErrorCode::Conflict
-        | ErrorCode::Overloaded
-        | ErrorCode::NotReady
-        | ErrorCode::DiskFull
-        | ErrorCode::NotOwner => Outcome::Refused,
-        _ => Outcome::Error,
+    fn send_hint(
+        &mut self,
+        id: OperationId,
+        purpose: Purpose,
+        to: NodeSlot,
+        (versions, owed): (Bytes, Owed),
+    ) {
+        let owners = owed.owners.iter();
+        let owners: Vec<NodeId> = owners.map(|&slot| self.links.id(slot).clone()).collect();
+        let (ring_version, now) = (self.view.ring_version(), self.now);
+        let Some(in_hand) = self.operations.get_mut(id) else {
+            return;
+        };
+        let request = Request::Hint(KeepHint {
+            ring_version,
+            timeout_ms: remaining_ms(&in_hand.requester, now),
+            key: in_hand.key.clone(),
+            versions,
+            owed: owners,
+            needed: owed.needed,
+        });
+        self.send(id, purpose, to, &request);
+    }
+
+    /// An owner has missed an acknowledged write of this key.
+    fn remind(&mut self, id: OperationId, owner: NodeSlot) {
+        let owner = self.links.id(owner).clone();
+        if let Some(in_hand) = self.operations.get_mut(id) {
+            self.reminders.push((in_hand.key.clone(), owner));
+        }
+    }
+
+    /// Requests that have waited for a ring long enough.
+    pub(super) fn end_parked(&mut self) {
+        for Parked {
+            requester, waits, ..
+        } in self.parking.expired(self.now)
+        {
+            let error = ErrorReply::new(super::ErrorCode::Timeout, waits.too_long()).retryable();
+            self.end(requester, Err(error));
+        }
     }
 }
 

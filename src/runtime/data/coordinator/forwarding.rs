@@ -7,15 +7,14 @@ use dynakv_protocol::ErrorCode;
 use dynakv_protocol::ErrorReply;
 use dynakv_protocol::client::{HandedOn, Write};
 use dynakv_protocol::frame::{FLAG_FORWARDED, Frame, Header};
-use dynakv_protocol::message::{Response, kind};
+use dynakv_protocol::message::kind;
 use tokio::time::Instant;
 
-use super::effects::Reply;
-use super::{
-    Bytes, Coordinator, NodeSlot, Operation, OperationId, Preference, Purpose, Requester, Work,
-};
-use crate::engine::write::forward::{self, Forward};
+use super::{Bytes, Coordinator, NodeSlot, OperationId, Preference, Requester};
+use crate::engine::operation::{Event, Operation, Purpose};
+use crate::engine::write::forward;
 use crate::runtime::data::dispatch::{Action, DataRequest, data_request};
+use crate::runtime::data::operations::InHand;
 
 /// How much longer a body becomes by a tag of one byte: the tag, its length, and that byte.
 const TAG_BYTES: usize = 3;
@@ -36,112 +35,83 @@ impl Coordinator {
         (place, terms): (u8, forward::Terms),
     ) {
         self.metrics.forwarded.increment(1);
-        let mut effects = std::mem::take(&mut self.forward_effects);
-        let reach = |node| self.links.reach(node);
-        let forward = Forward::start(owners, place, terms, reach, &mut effects);
-        let work = Work::Forward(forward);
-        let slow_at = slow_forward_at(&requester, self.now);
-        let id = self.operations.insert(requester, key, frame, work, slow_at);
-        self.carry_out_forward(id, effects);
-    }
-
-    pub(super) fn step_forward(&mut self, id: OperationId, event: forward::Event) {
-        let Some(operation) = self.operations.get_mut(id) else {
-            return;
+        let terms = forward::Terms {
+            attempts: requester.attempts,
+            ..terms
         };
-        if let Work::Forward(forward) = &mut operation.work {
-            let mut effects = std::mem::take(&mut self.forward_effects);
-            forward.step(event, &mut effects);
-            self.carry_out_forward(id, effects);
-        }
+        let mut effects = std::mem::take(&mut self.effects);
+        let reach = |node| self.links.reach(node);
+        let operation = Operation::forward(owners, place, terms, reach, &mut effects);
+        let slow_at = slow_forward_at(&requester, self.now);
+        self.take_in(requester, (frame, key), operation, slow_at, effects);
     }
 
-    pub(super) fn carry_out_forward(&mut self, id: OperationId, mut effects: Vec<forward::Effect>) {
-        // Only a send that fails at once leads to another effect.
-        while let Some(effect) = effects.pop() {
-            match effect {
-                forward::Effect::Send(to) => {
-                    self.await_forward(id);
-                    let waits = self.links.is_dialled(to);
-                    if waits || !self.hand_on(id, to) {
-                        let operation = self.operations.get_mut(id);
-                        match operation.map(|operation| &mut operation.work) {
-                            Some(Work::Forward(forward)) if waits => forward.wait(),
-                            Some(Work::Forward(forward)) => {
-                                forward.step(forward::Event::NotTaken(to), &mut effects);
-                            }
-                            Some(_) | None => {}
-                        }
-                    }
-                }
-                forward::Effect::TakeOver => self.take_over(id),
-                forward::Effect::StandIn => self.stand_in(id),
-                forward::Effect::Answer(error) => self.finish(id, Err(error)),
-            }
+    /// Sends a request to an owner of its key, or leaves it waiting for a link to it.
+    pub(super) fn hand_on(
+        &mut self,
+        id: OperationId,
+        to: NodeSlot,
+        (again, may_go_elsewhere): (bool, bool),
+    ) {
+        self.await_forward(id);
+        if self.links.is_dialled(to) {
+            return;
         }
-        self.forward_effects = effects;
+        let event = match self.send_on(id, to, (again, may_go_elsewhere)) {
+            true => Event::HandedOn(to),
+            false => Event::NotTaken(to),
+        };
+        self.step(id, event);
     }
 
     /// The next owner is tried some time from now.
     fn await_forward(&mut self, id: OperationId) {
         let now = self.now;
-        if let Some(operation) = self.operations.get_mut(id) {
-            let slow_at = slow_forward_at(&operation.requester, now);
+        if let Some(in_hand) = self.operations.get_mut(id) {
+            let slow_at = slow_forward_at(&in_hand.requester, now);
             self.operations.set_slow_at(id, slow_at);
         }
     }
 
-    /// Sends a request to an owner of its key. False when the link does not take it.
-    fn hand_on(&mut self, id: OperationId, to: NodeSlot) -> bool {
-        let Some(operation) = self.operations.get_mut(id) else {
+    /// False when the link does not take it.
+    fn send_on(
+        &mut self,
+        id: OperationId,
+        to: NodeSlot,
+        (again, may_go_elsewhere): (bool, bool),
+    ) -> bool {
+        let Some(in_hand) = self.operations.get_mut(id) else {
             return false;
         };
-        let again = operation.requester.is_attempted();
-        let Frame { header, body } = operation.frame.clone();
+        let Frame { header, body } = in_hand.frame.clone();
         let header = Header {
             flags: header.flags | FLAG_FORWARDED,
             request_id: id.message(Purpose::Forward),
             ..header
         };
-        let may_go_elsewhere = match &operation.work {
-            Work::Forward(forward) => forward.may_go_elsewhere(),
-            _ => false,
-        };
-        let is_dated = may_go_elsewhere && matches!(header.kind, kind::PUT | kind::DELETE);
-        let patience = slow_forward_at(&operation.requester, self.now) - self.now;
+        let is_write = matches!(header.kind, kind::PUT | kind::DELETE);
+        let patience = slow_forward_at(&in_hand.requester, self.now) - self.now;
+        let is_dated = is_write && may_go_elsewhere;
         let handed_on = is_dated.then(|| HandedOn {
             sent_ms: self.links.since_welcome_ms(to, self.now),
             // A second at most.
             within_ms: (patience - patience / SPARED).as_millis() as u32,
         });
-        let is_taken = self.links.send(to, header, |out| {
+        self.links.send(to, header, |out| {
             out.extend_from_slice(&body);
-            if again {
+            if is_write && again {
                 Write::add_again(out);
             }
             if let Some(handed_on) = handed_on {
                 Write::add_handed_on(handed_on, out);
             }
-        });
-        if is_taken {
-            let handed_on = operation.requester.handed_on;
-            operation.requester.handed_on = handed_on.saturating_add(1);
-        }
-        is_taken
+        })
     }
 
     /// There is a link to a node: what has waited for it is sent.
     pub(super) fn on_link_up(&mut self, node: NodeSlot) {
         for id in self.operations.ids() {
-            let operation = self.operations.get_mut(id);
-            if let Some(Work::Forward(forward)) = operation.map(|operation| &mut operation.work)
-                && forward.take_up(node)
-            {
-                self.await_forward(id);
-                if !self.hand_on(id, node) {
-                    self.step_forward(id, forward::Event::NotTaken(node));
-                }
-            }
+            self.step(id, Event::LinkUp(node));
         }
     }
 
@@ -165,20 +135,20 @@ impl Coordinator {
     }
 
     /// The owner before this one can't be reached: coordinates the request here after all.
-    fn take_over(&mut self, id: OperationId) {
-        if let Some(operation) = self.operations.remove(id) {
-            let mut frame = operation.frame;
+    pub(super) fn take_over(&mut self, id: OperationId) {
+        if let Some(in_hand) = self.operations.remove(id) {
+            let mut frame = in_hand.frame;
             // It has been forwarded once, even if nobody took it: not again.
             frame.header.flags |= FLAG_FORWARDED;
-            say_again(&operation.requester, &mut frame);
-            self.begin(operation.requester, frame);
+            say_again(&in_hand.requester, &mut frame);
+            self.begin(in_hand.requester, frame);
         }
     }
 
     /// This node's disk has no room for a write that it coordinates, or hangs: another owner may take it,
     /// with this one's copy missing.
     pub(super) fn hand_over(&mut self, id: OperationId, error: ErrorReply) {
-        let Some(Operation {
+        let Some(InHand {
             requester,
             key,
             frame,
@@ -207,72 +177,12 @@ impl Coordinator {
                     is_full: error.code == ErrorCode::DiskFull,
                     is_hanging: error.code != ErrorCode::DiskFull,
                     is_sloppy,
-                    may_stand_in: false,
+                    ..forward::Terms::default()
                 };
                 self.forward(requester, frame, key, &owners, (place, terms));
             }
             None => self.end(requester, Err(error)),
         }
-    }
-
-    /// The owner that a request was handed on to has certainly not acted on it.
-    pub(super) fn on_not_taken(&mut self, id: OperationId, node: NodeSlot) {
-        if let Some(operation) = self.operations.get_mut(id)
-            && let Work::Forward(forward) = &operation.work
-            && forward.awaits(node)
-            && !forward.waits_for(node)
-        {
-            let handed_on = operation.requester.handed_on;
-            operation.requester.handed_on = handed_on.saturating_sub(1);
-        }
-        self.step_forward(id, forward::Event::NotTaken(node));
-    }
-
-    /// The owner that was asked to coordinate a request has answered.
-    pub(super) fn on_forwarded(&mut self, id: OperationId, from: NodeSlot, frame: Frame) {
-        // Of a write only the last attempt's answer counts: that one stands for the copies that earlier
-        // attempts left, and they do not stand for its own.
-        let Some(operation) = self.operations.get_mut(id) else {
-            return;
-        };
-        let is_write = operation.requester.is_write();
-        if !matches!(&operation.work, Work::Forward(forward) if forward.hears(from)) {
-            return;
-        }
-        if frame.header.kind == kind::ERROR
-            && let Ok(Response::Error(error)) = Response::decode(frame.header.kind, &frame.body)
-        {
-            match error.code {
-                // It can't take the request, and has not.
-                ErrorCode::NotOwner
-                | ErrorCode::StaleRing
-                | ErrorCode::NotReady
-                | ErrorCode::Overloaded
-                    if !error.maybe_applied =>
-                {
-                    return self.on_not_taken(id, from);
-                }
-                ErrorCode::NotOwner
-                | ErrorCode::StaleRing
-                | ErrorCode::NotReady
-                | ErrorCode::Overloaded => {
-                    return self.step_forward(id, forward::Event::Failed(from));
-                }
-                // So it is with what came too late there, while there is time left.
-                ErrorCode::Timeout if !error.maybe_applied && is_write => {
-                    return self.on_not_taken(id, from);
-                }
-                ErrorCode::DiskFull if !error.maybe_applied => {
-                    return self.step_forward(id, forward::Event::Full(from));
-                }
-                _ => {}
-            }
-            let requester = self.operations.get_mut(id).map(|known| known.requester);
-            if requester.is_some_and(|known| known.is_write() && known.handed_on > 1) {
-                return self.finish(id, Err(error.maybe_applied(true)));
-            }
-        }
-        self.finish(id, Ok(Reply::Forwarded(frame)));
     }
 }
 

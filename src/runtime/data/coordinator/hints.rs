@@ -1,23 +1,19 @@
 //! Sloppy writes and what is kept for owners that miss one.
 
-use std::collections::BTreeSet;
-
+use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::peer::KeepHint;
 use smallvec::SmallVec;
 
-use super::effects::{Reply, remaining_ms};
 use super::forwarding::say_again;
 use super::{
-    Bytes, ConnectionId, Coordinator, ErrorCode, ErrorReply, HintJob, Kind, NodeId, NodeSlot,
-    Operation, OperationId, Purpose, Reach, Request, Role, SLOW_WRITE, Segment, Token, Work, put,
+    ConnectionId, Coordinator, ErrorCode, ErrorReply, HintJob, NodeSlot, OperationId, Reach, Role,
+    Segment, Token,
 };
 use crate::engine::anti_entropy::handoff::Hint;
 use crate::engine::placement::preference::SELF;
-use crate::engine::write::mint::Intent;
 use crate::runtime::data::dispatch::{Limits, data_request};
-use dynakv_protocol::causal::Versions;
-use dynakv_protocol::client::Written;
+use crate::runtime::data::operations::InHand;
 
 /// How many nodes may at most be asked to stand in for the owners of one key.
 const STAND_INS_MAX: usize = 8;
@@ -42,7 +38,7 @@ impl Coordinator {
         let Some(ring) = self.view.ring.clone() else {
             return;
         };
-        let Some(Operation {
+        let Some(InHand {
             requester,
             key,
             mut frame,
@@ -116,123 +112,6 @@ impl Coordinator {
             }),
         });
         Ok(())
-    }
-
-    pub(super) fn send_hint(
-        &mut self,
-        id: OperationId,
-        purpose: Purpose,
-        to: NodeSlot,
-        versions: Bytes,
-    ) {
-        let (ring_version, now) = (self.view.ring_version(), self.now);
-        let Some(operation) = self.operations.get_mut(id) else {
-            return;
-        };
-        let Work::Put { put, .. } = &operation.work else {
-            return;
-        };
-        let owed = put.owners().iter().map(|slot| self.links.id(slot).clone());
-        let request = Request::Hint(KeepHint {
-            ring_version,
-            timeout_ms: remaining_ms(&operation.requester, now),
-            key: operation.key.clone(),
-            versions,
-            owed: owed.collect(),
-            needed: put.w(),
-        });
-        self.send(id, purpose, to, &request);
-    }
-
-    pub(super) fn mint_as_stand_in(&mut self, id: OperationId, intent: Box<Intent>) {
-        let cluster_id = self.view.cluster_id;
-        let Some(operation) = self.operations.get_mut(id) else {
-            return;
-        };
-        let Work::Put { put, .. } = &operation.work else {
-            return;
-        };
-        let owed: BTreeSet<NodeId> = put
-            .owners()
-            .iter()
-            .map(|slot| self.links.id(slot).clone())
-            .collect();
-        self.hint_jobs.push(HintJob::Mint {
-            token: Token::Operation(id.message(Purpose::Write)),
-            key: operation.key.clone(),
-            intent,
-            owed,
-            needed: put.w(),
-            cluster_id,
-        });
-    }
-
-    /// An owner has missed an acknowledged write of this key.
-    pub(super) fn remind(&mut self, id: OperationId, owner: NodeSlot) {
-        let owner = self.links.id(owner).clone();
-        if let Some(operation) = self.operations.get_mut(id) {
-            self.reminders.push((operation.key.clone(), owner));
-        }
-    }
-
-    /// A write takes longer than it should: others are asked besides, and again while that is of no help.
-    pub(super) fn on_slow_write(&mut self, id: OperationId) {
-        self.step_put(id, put::Event::Slow);
-        let again_at = self.now + SLOW_WRITE;
-        if let Some(operation) = self.operations.get_mut(id)
-            && let Work::Put { put, .. } = &operation.work
-            && put.passes_by()
-        {
-            self.operations.set_slow_at(id, again_at);
-        }
-    }
-
-    /// Answers the client of a write. The operation stays while owners may still answer.
-    pub(super) fn answer_put(
-        &mut self,
-        id: OperationId,
-        result: Result<put::Acknowledged, ErrorReply>,
-    ) {
-        let Some(requester) = self.operations.get_mut(id).map(|it| it.requester) else {
-            return;
-        };
-        let reply = result.map(|acknowledged| {
-            if acknowledged.is_sloppy {
-                self.metrics.hints.sloppy_writes.increment(1);
-            }
-            Reply::Written(Written {
-                context: acknowledged.context,
-                effective_w: acknowledged.effective_w,
-                sloppy: acknowledged.is_sloppy,
-                replaced: match acknowledged.replaced {
-                    0 | 1 => 0,
-                    values => values as u64,
-                },
-            })
-        });
-        self.end(requester, reply);
-    }
-
-    /// Forgets a write of which nothing more will come, and answered ones where too many wait.
-    pub(super) fn forget_if_over(&mut self, id: OperationId) {
-        let Some(Operation {
-            work: Work::Put { put, .. },
-            ..
-        }) = self.operations.get_mut(id)
-        else {
-            return;
-        };
-        let is_over = put.is_over();
-        let is_answered = put.is_answered();
-        // Each holds what it wrote: large ones must not take the room of requests.
-        let has_room = self.operations.results() <= self.ledger.bytes_max(Kind::Results) / 2;
-        if is_over
-            || is_answered
-                && !self.operations.is_tail(id)
-                && !(has_room && self.operations.begin_tail(id))
-        {
-            self.operations.remove(id);
-        }
     }
 
     pub(super) fn flush_hints(&mut self) {

@@ -3,11 +3,12 @@
 use dynakv_protocol::message::kind;
 
 use super::{
-    Bytes, Coordinator, Duration, ErrorCode, ErrorReply, Frame, Get, Hedging, Instant, Kind,
-    NodeSlot, OperationId, Preference, Requester, Work, get,
+    Bytes, Coordinator, Duration, ErrorCode, ErrorReply, Frame, Hedging, Instant, Kind, NodeSlot,
+    OperationId, Preference, Requester, SELF,
 };
+use crate::engine::operation::{Effect, Event, Operation};
 use crate::engine::placement::preference::Reach;
-use crate::engine::read::get::{Hedge, Plan};
+use crate::engine::read::get::{Get, Hedge, Plan};
 use crate::engine::read::hedge::LATE;
 
 /// Encoded versions of more bytes than this are first asked for as a digest. Hashing them at both ends
@@ -38,26 +39,23 @@ impl Coordinator {
             turn: self.turn,
         };
         let now = self.uptime();
-        let mut effects = std::mem::take(&mut self.get_effects);
+        let mut effects = std::mem::take(&mut self.effects);
         let reach = |node| self.links.reach(node);
         let pace = (&mut self.pace, now);
-        let get = Get::start(owners, place, plan, reach, pace, &mut effects);
-        let has_spare = get.next_spare().is_some();
+        let operation = Operation::get(owners, place, plan, reach, pace, &mut effects);
+        let spare = operation.as_get().and_then(Get::next_spare);
         let asked = effects.iter().filter_map(|effect| match effect {
-            get::Effect::Read(node) | get::Effect::ReadFull(node) => Some(self.pace.expects(*node)),
+            Effect::Read { from, .. } if *from != SELF => Some(self.pace.expects(*from)),
             _ => None,
         });
         let slowest = asked.max();
         let late_at = self.now + LATE;
-        let id = self
-            .operations
-            .insert(requester, key, frame, Work::Get(get), late_at);
+        let id = self.take_in(requester, (frame, key), operation, late_at, effects);
         if let Some(expected) = slowest
-            && has_spare
+            && spare.is_some()
         {
             self.hedges.push(Hedging::step(expected), self.now, id);
         }
-        self.carry_out_get(id, effects);
     }
 
     /// Asks one owner more for each read that has waited long enough, as far as the budget goes. An owner
@@ -92,10 +90,10 @@ impl Coordinator {
             return;
         };
         let expected = self.pace.expects(spare);
-        let Some(operation) = self.operations.get_mut(id) else {
+        let Some(in_hand) = self.operations.get_mut(id) else {
             return;
         };
-        let begun = operation.requester.arrived;
+        let begun = in_hand.requester.arrived;
         match Hedging::is_late(self.now - begun, expected) {
             Ok(()) => self.ask_one_more(id),
             Err(late) => self.operations.set_slow_at(id, begun + late),
@@ -103,32 +101,28 @@ impl Coordinator {
     }
 
     fn next_spare(&mut self, id: OperationId) -> Option<NodeSlot> {
-        match self.operations.get_mut(id).map(|operation| &operation.work) {
-            Some(Work::Get(get)) => get.next_spare(),
-            _ => None,
-        }
+        self.read_in_hand(id).and_then(Get::next_spare)
+    }
+
+    /// An operation, where that is a read.
+    fn read_in_hand(&mut self, id: OperationId) -> Option<&Get> {
+        self.operations.get_mut(id)?.operation.as_get()
     }
 
     fn ask_one_more(&mut self, id: OperationId) {
         self.note_overdue(id);
-        if let Some(operation) = self.operations.get_mut(id)
-            && let Work::Get(get) = &operation.work
-            && get.hedge() == Hedge::None
-        {
+        if self.read_in_hand(id).map(Get::hedge) == Some(Hedge::None) {
             self.metrics.reads.hedged.increment(1);
         }
         // With many owners there may be another one after this.
         self.operations.set_slow_at(id, self.now + LATE);
-        self.step_get(id, get::Event::Slow);
+        self.step(id, Event::Slow);
     }
 
     /// A read is about to be answered.
     pub(super) fn on_read_ends(&mut self, id: OperationId) {
         self.note_overdue(id);
-        if let Some(operation) = self.operations.get_mut(id)
-            && let Work::Get(get) = &operation.work
-            && get.hedge() == Hedge::Won
-        {
+        if self.read_in_hand(id).map(Get::hedge) == Some(Hedge::Won) {
             self.metrics.reads.hedges_won.increment(1);
         }
     }
@@ -136,10 +130,10 @@ impl Coordinator {
     /// Owners that have not answered yet take at least as long as that.
     fn note_overdue(&mut self, id: OperationId) {
         let now = self.now;
-        if let Some(operation) = self.operations.get_mut(id)
-            && let Work::Get(get) = &operation.work
+        if let Some(in_hand) = self.operations.get_mut(id)
+            && let Some(get) = in_hand.operation.as_get()
         {
-            for (node, waited) in operation.sent(now) {
+            for (node, waited) in in_hand.sent(now) {
                 if !get.has_answered(node) {
                     self.pace.overdue(node, waited);
                 }
@@ -162,13 +156,15 @@ impl Coordinator {
     pub(super) fn gather(&mut self, id: OperationId, bytes: usize) -> bool {
         let results = self.operations.results();
         let is_over = results > 0 && results + bytes > self.ledger.bytes_max(Kind::Results);
-        let work = self.operations.get_mut(id).map(|operation| &operation.work);
-        if is_over && matches!(work, Some(Work::Get(_) | Work::Explain(_))) {
+        let in_hand = self.operations.get_mut(id);
+        if is_over && in_hand.is_some_and(|it| it.operation.may_be_given_up()) {
             self.metrics.refused.increment(1);
             let message = "what this node has gathered of keys for its clients takes as much memory as it \
                            may; try again in a moment, or at another node";
             let error = ErrorReply::new(ErrorCode::Overloaded, message).retryable();
-            self.finish(id, Err(error));
+            if let Some(in_hand) = self.operations.remove(id) {
+                self.end(in_hand.requester, Err(error));
+            }
             return false;
         }
         self.operations.gather(id, bytes);

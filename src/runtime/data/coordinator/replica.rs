@@ -1,16 +1,12 @@
 //! The replica's side: other nodes ask this one to merge and to read.
 
-use dynakv_protocol::causal::Versions;
-use dynakv_protocol::codec::Wire;
 use dynakv_protocol::mend::Compare;
-use dynakv_protocol::peer::Merged;
 
 use crate::runtime::net::undecodable::undecodable;
 
 use super::{
-    Bytes, ConnectionId, ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, Kind, ReadJob,
-    Request, Response, RingVersion, SELF, Token, WriteJob, WriteWork, admin::MENDING_SCANS_MAX,
-    put,
+    ConnectionId, ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, Kind, ReadJob, Request,
+    Response, RingVersion, SELF, Token, WriteJob, WriteWork, admin::MENDING_SCANS_MAX,
 };
 use crate::runtime::store::store_worker::{ScanJob, ScanWork};
 
@@ -192,33 +188,4 @@ impl Coordinator {
         self.replica_jobs -= 1;
         self.connections.respond(connection, request_id, response);
     }
-}
-
-/// What an owner says of a blind write that it has merged.
-pub(super) fn said(merged: &Merged) -> put::Said {
-    match &merged.beside {
-        // Before all else: what it has is not all that it had.
-        _ if merged.rebuilding => put::Said::Rebuilding,
-        None => put::Said::Nothing,
-        Some(beside) if beside.is_empty() => put::Said::Beside(None),
-        Some(beside) => match Versions::from_bytes(beside) {
-            Ok(beside) => put::Said::Beside(Some(Box::new(beside))),
-            // It has something, and nobody can tell what.
-            Err(_) => put::Said::Rebuilding,
-        },
-    }
-}
-
-/// What an owner has, decoded; `None` when it is rebuilding.
-pub(super) fn decode_read(
-    versions: &Bytes,
-    rebuilding: bool,
-) -> Result<Option<Box<Versions>>, dynakv_protocol::DecodeError> {
-    if rebuilding {
-        return Ok(None);
-    }
-    if versions.is_empty() {
-        return Ok(Some(Box::default()));
-    }
-    Ok(Some(Box::new(Versions::from_bytes(versions)?)))
 }

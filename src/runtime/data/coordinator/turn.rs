@@ -1,8 +1,7 @@
 //! What is done at each tick, and at the end of each turn.
 
-use super::{
-    Coordinator, ErrorCode, ErrorReply, Kind, Parked, Work, explain, forward, get, import, put,
-};
+use super::{Coordinator, Kind, OperationId, SLOW_WRITE};
+use crate::engine::operation::Event;
 
 impl Coordinator {
     /// Looks after deadlines, links and the disk.
@@ -10,30 +9,12 @@ impl Coordinator {
         self.look_at_disk();
         let (expired, slow) = self.operations.due(self.now);
         for id in slow {
-            match self.operations.get_mut(id).map(|operation| &operation.work) {
-                Some(Work::Get(_)) => self.on_late_read(id),
-                Some(Work::Forward(_)) => self.step_forward(id, forward::Event::Slow),
-                Some(Work::Put { .. }) => self.on_slow_write(id),
-                Some(Work::Explain(_) | Work::Import { .. }) | None => {}
-            }
+            self.on_slow(id);
         }
         for id in expired {
-            match self.operations.get_mut(id).map(|operation| &operation.work) {
-                Some(Work::Get(_)) => self.step_get(id, get::Event::Deadline),
-                Some(Work::Put { .. }) => self.step_put(id, put::Event::Deadline),
-                Some(Work::Forward(_)) => self.step_forward(id, forward::Event::Deadline),
-                Some(Work::Explain(_)) => self.step_explain(id, explain::Event::Deadline),
-                Some(Work::Import { .. }) => self.step_import(id, import::Event::Deadline),
-                None => {}
-            }
+            self.step(id, Event::Deadline);
         }
-        for Parked {
-            requester, waits, ..
-        } in self.parking.expired(self.now)
-        {
-            let error = ErrorReply::new(ErrorCode::Timeout, waits.too_long()).retryable();
-            self.end(requester, Err(error));
-        }
+        self.end_parked();
         for (node, how) in self.links.tick(self.now) {
             self.on_node_lost(node, "it is silent", how);
         }
@@ -53,11 +34,28 @@ impl Coordinator {
         self.metrics.doors.links.set(self.links.up() as f64);
     }
 
+    /// An operation takes longer than it should.
+    fn on_slow(&mut self, id: OperationId) {
+        let Some(in_hand) = self.operations.get_mut(id) else {
+            return;
+        };
+        if in_hand.operation.as_get().is_some() {
+            return self.on_late_read(id);
+        }
+        self.step(id, Event::Slow);
+        let again_at = self.now + SLOW_WRITE;
+        if let Some(in_hand) = self.operations.get_mut(id)
+            && in_hand.operation.passes_by()
+        {
+            self.operations.set_slow_at(id, again_at);
+        }
+    }
+
     /// The turn is over: hands on everything that came of it.
     pub(super) fn flush(&mut self) {
         loop {
             while let Some((id, node)) = self.unsent.pop() {
-                self.on_replica_failed(id, node);
+                self.on_failed(id, node);
             }
             if !self.refuse_for_disk() {
                 break;
