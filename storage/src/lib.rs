@@ -45,6 +45,7 @@ pub mod memory_store;
 mod memtable;
 pub mod recount;
 pub mod rewrite;
+mod rewritten;
 pub mod run_note;
 mod segments;
 pub mod status;

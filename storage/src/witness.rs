@@ -10,8 +10,8 @@
 //! The file is not synced. After the death of the process it is exact; after a power cut it may be some
 //! seconds old, and then it vouches for all that is older.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,10 +20,10 @@ use bytes::{Buf, BufMut};
 use crate::disk::damaged_file;
 use crate::error::StoreError;
 use crate::footprint::Sums;
+use crate::rewritten::{Rewritten, is_believable};
 
-/// The file beside sled's own: number (u64, big-endian), crc32 of these eight bytes (u32, big-endian).
+/// The file beside sled's own, of one number.
 const FILE: &str = "synced";
-const FILE_BYTES: usize = 12;
 
 /// The key of the last checkpoint in its tree.
 const LAST: &[u8] = b"last";
@@ -47,8 +47,7 @@ pub(crate) struct Checkpoint {
 /// The number of the last checkpoint, kept in two places.
 pub(crate) struct Witness {
     tree: sled::Tree,
-    file: File,
-    path: PathBuf,
+    file: Rewritten<1>,
     number: AtomicU64,
 }
 
@@ -78,26 +77,8 @@ impl Witness {
         directory: &Path,
         tree: sled::Tree,
     ) -> Result<(Self, Option<Checkpoint>), WitnessError> {
-        let path = directory.join(FILE);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(StoreError::io("open", &path))?;
-        let mut content = Vec::new();
-        file.read_to_end(&mut content)
-            .map_err(StoreError::io("read", &path))?;
-        let promised = match decode(&content) {
-            Some(number) => number,
-            None if content.is_empty() => 0,
-            // Two damages at once are not what this guards against.
-            None => {
-                tracing::warn!(path = %path.display(), "damaged, cannot tell whether sled is complete");
-                0
-            }
-        };
+        let (file, promised) = Rewritten::open(directory.join(FILE), "sled")?;
+        let [promised] = promised.unwrap_or_default();
         let last = match tree.get(LAST)? {
             Some(stored) => {
                 Some(
@@ -121,7 +102,6 @@ impl Witness {
         let witness = Self {
             tree,
             file,
-            path,
             number: AtomicU64::new(known),
         };
         Ok((witness, last.map(|(_, checkpoint)| checkpoint)))
@@ -142,11 +122,7 @@ impl Witness {
 
     /// Takes note that the flush is done.
     pub(crate) fn after_flush(&self) -> Result<(), StoreError> {
-        let content = encode(self.number.load(Ordering::Relaxed));
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(0))
-            .and_then(|_| file.write_all(&content))
-            .map_err(StoreError::io("write", &self.path))
+        self.file.write([self.number()])
     }
 }
 
@@ -203,20 +179,7 @@ pub(crate) fn was_complete(directory: &Path) -> Result<bool, StoreError> {
 
 /// The file, if it is there and says nothing that can be believed.
 pub(crate) fn damaged(directory: &Path) -> Result<Option<PathBuf>, StoreError> {
-    damaged_file(directory.join(FILE), |content| decode(content).is_some())
-}
-
-fn encode(number: u64) -> [u8; FILE_BYTES] {
-    let number = number.to_be_bytes();
-    let mut content = [0; FILE_BYTES];
-    content[..8].copy_from_slice(&number);
-    content[8..].copy_from_slice(&crc32fast::hash(&number).to_be_bytes());
-    content
-}
-
-fn decode(content: &[u8]) -> Option<u64> {
-    let (number, checksum) = content.split_first_chunk::<8>()?;
-    (checksum == crc32fast::hash(number).to_be_bytes()).then(|| u64::from_be_bytes(*number))
+    damaged_file(directory.join(FILE), is_believable::<1>)
 }
 
 #[cfg(test)]
@@ -244,18 +207,5 @@ mod tests {
             assert_eq!(decode_record(&bad), None, "bit {bit}");
         }
         assert_eq!(decode_record(&good[..good.len() - 1]), None);
-    }
-
-    #[test]
-    fn a_number_is_read_as_it_was_written_or_not_at_all() {
-        let good = encode(0x0102_0304_0506_0708);
-        assert_eq!(decode(&good), Some(0x0102_0304_0506_0708));
-        for bit in 0..good.len() * 8 {
-            let mut bad = good;
-            bad[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(decode(&bad), None, "bit {bit}");
-        }
-        assert_eq!(decode(&good[..11]), None);
-        assert_eq!(decode(&[]), None);
     }
 }

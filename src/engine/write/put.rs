@@ -40,9 +40,11 @@ use super::beside::votes_needed;
 use crate::engine::placement::preference::{NodeSlot, Preference, Reach, SELF};
 use crate::engine::quorum::{Outcome, Place, Quorum, bit};
 
+mod asking;
 mod catching_up;
 mod exchange;
 mod refusal;
+mod tail;
 mod votes;
 
 pub use self::exchange::{
@@ -281,27 +283,6 @@ impl Put {
         self.check(effects);
     }
 
-    /// Lets the next node stand in for the owner at this place, if the quorum is sloppy and there is one.
-    fn engage(&mut self, place: Place, effects: &mut Vec<Effect>) {
-        let Some(stand_in) = self.stand_ins.as_mut().and_then(SmallVec::pop) else {
-            return;
-        };
-        self.acting.push((stand_in, place));
-        match &self.phase {
-            // Those that may stand in are in reach.
-            Phase::Connecting => self.quorum.grant(place),
-            Phase::Replicating { versions, .. } => {
-                self.quorum.reopen(place);
-                effects.push(Effect::Hint {
-                    to: stand_in,
-                    round: self.round,
-                    versions: versions.clone(),
-                });
-            }
-            Phase::Minting | Phase::CatchingUp { .. } | Phase::Tail | Phase::Over => {}
-        }
-    }
-
     fn on_reached(&mut self, node: NodeSlot, effects: &mut Vec<Effect>) {
         if self.phase == Phase::Connecting {
             if !self.usable.contains(&node) {
@@ -429,61 +410,6 @@ impl Put {
         self.check(effects);
     }
 
-    /// Lets others stand in for owners that failed, or are not asked, until those asked can make the
-    /// quorum.
-    fn fill(&mut self, effects: &mut Vec<Effect>) {
-        if !matches!(self.phase, Phase::Replicating { .. }) {
-            return;
-        }
-        for place in 0..self.owners.len() {
-            if self.quorum.outcome() == Outcome::Met || self.quorum.lacking() == 0 {
-                return;
-            }
-            if !self.quorum.has_granted(place) && !self.quorum.awaits(place) {
-                self.engage(place, effects);
-            }
-        }
-    }
-
-    /// Silent owners are passed by where somebody may stand in for them, and so are silent stand-ins.
-    fn on_slow(&mut self, effects: &mut Vec<Effect>) {
-        if !self.is_sloppy() {
-            return;
-        }
-        if matches!(self.phase, Phase::Replicating { .. }) {
-            for (place, _) in self.owners.clone().others(self.own, 0) {
-                if self.quorum.awaits(place) {
-                    self.engage(place, effects);
-                }
-            }
-        }
-    }
-
-    /// Asks the doubtful owners too, once those in reach can no longer make the quorum.
-    fn widen(&mut self, effects: &mut Vec<Effect>) {
-        let is_lacking = self.quorum.lacking() > 0 || self.votes.lacking() > 0;
-        let Phase::Replicating { versions, .. } = &self.phase else {
-            // Connecting has asked everyone; minting asks nobody yet.
-            return;
-        };
-        if self.outcome() != Outcome::Pending || !is_lacking {
-            return;
-        }
-        for (place, node) in self.owners.others(self.own, 0) {
-            if self.quorum.is_untouched(place) {
-                self.owners_awaited |= bit(place);
-                effects.push(Effect::Merge {
-                    to: node,
-                    round: self.round,
-                    versions: versions.clone(),
-                    tell_beside: self.asks_beside,
-                });
-                self.quorum.ask(place);
-                self.votes.ask(place);
-            }
-        }
-    }
-
     fn grant(&mut self, node: NodeSlot) {
         if let Some(place) = self.place_of(node) {
             let is_owner = match node {
@@ -531,44 +457,6 @@ impl Put {
                 self.fail(self.unavailable(), effects);
             }
             Phase::Connecting | Phase::Replicating { .. } => {}
-        }
-    }
-
-    /// The client has its answer. Owners that were not asked, or have failed, are owed the key; those
-    /// that may still answer are waited for.
-    fn begin_tail(&mut self, effects: &mut Vec<Effect>) {
-        self.phase = Phase::Tail;
-        for place in 0..self.owners.len() {
-            if !self.quorum.has_granted(place) && !self.quorum.awaits(place) {
-                self.remind(place, effects);
-            }
-        }
-        if self.quorum.outstanding() == 0 {
-            self.phase = Phase::Over;
-        }
-    }
-
-    /// The owner at this place may lack the write. Whoever stands in has been told all owners.
-    fn remind(&self, place: Place, effects: &mut Vec<Effect>) {
-        let owner = self.owners.at(place).filter(|&owner| owner != SELF);
-        if let Some(owner) = owner
-            && !self.stand_in_granted
-            && !self.is_stand_in
-        {
-            effects.push(Effect::Remind(owner));
-        }
-    }
-
-    fn on_deadline(&mut self, effects: &mut Vec<Effect>) {
-        if self.phase == Phase::Tail {
-            for place in 0..self.owners.len() {
-                if self.quorum.awaits(place) {
-                    self.remind(place, effects);
-                }
-            }
-            self.phase = Phase::Over;
-        } else {
-            self.fail(self.timeout(), effects);
         }
     }
 

@@ -8,7 +8,7 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::gossip::MemberEntry;
 use dynakv_protocol::handshake::PeerIdentity;
 use dynakv_protocol::message::{Request, Response};
-use dynakv_protocol::ring_document::{Member, RingDocument};
+use dynakv_protocol::ring_document::RingDocument;
 use dynakv_protocol::{ErrorCode, ErrorReply};
 use dynakv_storage::{SmallFiles, Store, load_document, save_document};
 use rustc_hash::FxHashMap;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::state::{CallEnd, Decisions, Joining, Seeds};
 use crate::engine::layout::{Acceptor, check_later};
-use crate::engine::membership::{Effect, Event, Membership, MembershipConfig, RingMember};
+use crate::engine::membership::{Effect, Event, Membership, RingMember};
 use crate::engine::placement::ring::Ring;
 use crate::runtime::anti_entropy::repairs::Repairs;
 use crate::runtime::anti_entropy::unlocking::UnlockJob;
@@ -40,6 +40,7 @@ mod decisions;
 mod error;
 mod joining;
 mod news;
+mod parts;
 mod report;
 mod running;
 mod seeds;
@@ -50,6 +51,7 @@ pub use self::running::{Runner, prepare, run};
 
 pub use self::error::ControlError;
 pub(crate) use self::joining::StartedWith;
+pub use self::parts::{Parts, Quorums, Startup};
 
 /// How many probes for others are under way at once: every member may ask about another one.
 const PROBES_MAX: usize = 1024;
@@ -62,68 +64,6 @@ const UPKEEP: Duration = Duration::from_secs(1);
 
 /// How long gossip, pings and fetches may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// N, W and R where they were given.
-pub type Quorums = (Option<u8>, Option<u8>, Option<u8>);
-
-/// What a node was told about its cluster when it was started.
-#[derive(Debug, Clone)]
-pub struct Startup {
-    /// Nodes to ask.
-    pub seeds: Vec<String>,
-    /// N, W and R where they were given.
-    pub quorums: Quorums,
-    /// The node's own entry in the ring.
-    pub member: Member,
-    /// Whether the directory has never been part of a cluster.
-    pub is_new_directory: bool,
-}
-
-/// What the control task is given.
-pub struct Parts {
-    /// Who this node is.
-    pub me: Myself,
-    /// How it was started.
-    pub startup: Startup,
-    /// Gossip and failure detection.
-    pub membership: MembershipConfig,
-    /// Calls to other nodes.
-    pub calls: Arc<Calls>,
-    /// Asks members about themselves.
-    pub confirmer: Arc<Confirmer>,
-    /// What was seen of them.
-    pub seen: Arc<KnownProcesses>,
-    /// Nodes of other clusters that have called.
-    pub others: Arc<OtherClusters>,
-    /// Who cannot be spoken to.
-    pub unreachable: Arc<Unreachable>,
-    /// Requests and hints.
-    pub events: mpsc::Receiver<ControlEvent>,
-    /// Where views go.
-    pub view: watch::Sender<Arc<View>>,
-    /// Small durable state.
-    pub files: Arc<dyn SmallFiles>,
-    /// For its totals.
-    pub store: Arc<dyn Store>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-    /// Where this node has lost versions.
-    pub rebuilding: Arc<Rebuilding>,
-    /// What operators want of anti-entropy.
-    pub repairs: Arc<Repairs>,
-    /// What is kept for other nodes.
-    pub hints: HintHandle,
-    /// Whether the disk hangs.
-    pub disk: Arc<DiskProgress>,
-    /// Where locked keys are mended.
-    pub unlocks: mpsc::Sender<UnlockJob>,
-    /// All randomness.
-    pub random: fastrand::Rng,
-    /// Not ready from now on.
-    pub draining: CancellationToken,
-    /// Ends the task.
-    pub shutdown: CancellationToken,
-}
 
 /// The task's state.
 pub struct Control {

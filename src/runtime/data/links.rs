@@ -25,6 +25,10 @@ use crate::runtime::shared::outbox::Outbox;
 use crate::runtime::shared::unreachable::Unreachable;
 use crate::runtime::shared::view::{MemberView, View};
 
+use self::node::{DOUBTFUL_DIAL_MAX, Node, SILENT_DOUBT, State};
+
+mod node;
+
 /// The first pause before a link is dialled again; doubled up to the longest, with jitter.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
@@ -33,16 +37,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// connection, however long the node's queues are.
 const PING_AFTER: Duration = Duration::from_millis(500);
 
-/// A link that is silent for this long although it was asked is in doubt: what waits for it fails, and
-/// nothing more is sent until something comes. A node that is merely busy answers within 750 ms; one that
-/// does not is asked last until it does, which costs nothing.
-const SILENT_DOUBT: Duration = Duration::from_millis(1250);
-
 /// A link that is silent for this long although it was asked is given up.
 const SILENT_MAX: Duration = Duration::from_secs(8);
-
-/// Requests wait for this long for a dial to a node that could not be reached before. The dial goes on.
-const DOUBTFUL_DIAL_MAX: Duration = Duration::from_millis(400);
 
 /// The most bytes that wait for one link. What is over it counts as a failure of that node: a replica
 /// that can't keep up must not take this node's memory.
@@ -54,69 +50,6 @@ const LOOK_MAX: Duration = Duration::from_millis(100);
 
 /// Request ids below this belong to the link itself.
 const PING_REQUEST: u64 = 0;
-
-/// A node that this process has known, alive or not.
-struct Node {
-    id: NodeId,
-    address: String,
-    state: MemberState,
-    /// It says that its disk hangs, and refuses writes.
-    disk_hangs: bool,
-    /// As it was noted last.
-    is_unreachable: bool,
-    link: State,
-    epoch: Epoch,
-    /// Encoded requests of this turn, or of the time since a dial began.
-    staged: BytesMut,
-    batch: BatchWriter,
-    is_dirty: bool,
-    /// What waits for a dial.
-    charge: Charge,
-}
-
-enum State {
-    Down {
-        retry_at: Instant,
-        backoff: Duration,
-    },
-    Dialing {
-        /// What the next back-off is if this dial fails.
-        backoff: Duration,
-        /// Whether any dial to this address has failed before.
-        is_doubtful: bool,
-        /// For how long it has been under way.
-        lasts: Duration,
-    },
-    Up {
-        outbox: Arc<Outbox>,
-        /// Since it was welcomed.
-        since: Instant,
-        silent_for: Duration,
-        pinged: bool,
-    },
-}
-
-impl Node {
-    fn note_reach(&mut self, unreachable: &Unreachable, is_unreachable: bool) {
-        if self.is_unreachable != is_unreachable {
-            self.is_unreachable = is_unreachable;
-            unreachable.note(&self.id, is_unreachable);
-        }
-    }
-}
-
-impl State {
-    /// Whether it is of no use to send anything, although nothing has ended.
-    fn is_silent(&self) -> bool {
-        match self {
-            Self::Up { silent_for, .. } => *silent_for >= SILENT_DOUBT,
-            Self::Dialing {
-                is_doubtful, lasts, ..
-            } => *is_doubtful && *lasts >= DOUBTFUL_DIAL_MAX,
-            Self::Down { .. } => false,
-        }
-    }
-}
 
 /// How links are made.
 pub struct Dialer {
