@@ -8,6 +8,7 @@
 //! | [`plausible`] | what a clock from outside may claim |
 //! | [`forward`] | which owner a request is handed on to |
 //! | [`lateness`] | which attempts come too late to be begun |
+//! | [`outcome`] | what is told of a job of the store |
 //! | [`import`] | merging given versions into a key |
 
 pub mod beside;
@@ -16,5 +17,6 @@ pub mod hybrid_clock;
 pub mod import;
 pub mod lateness;
 pub mod mint;
+pub mod outcome;
 pub mod plausible;
 pub mod put;

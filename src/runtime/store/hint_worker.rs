@@ -15,10 +15,11 @@ use dynakv_protocol::{ErrorReply, NodeId};
 use dynakv_storage::{AppendFile, HintLog, Opened, RunNote, Store, StoreError};
 use tokio::sync::{mpsc, watch};
 
-use super::store_worker::{JobOutcome, StoreEvent, Token};
+use super::store_worker::{StoreEvent, Token};
 use crate::engine::anti_entropy::handoff::{Hint, HintBook};
 use crate::engine::read::answer::sealed;
 use crate::engine::write::mint::Minter;
+use crate::engine::write::outcome::JobOutcome;
 use crate::engine::write::put::Replaced;
 use crate::runtime::observe::metrics::Metrics;
 use crate::runtime::shared::disk_progress::DiskProgress;

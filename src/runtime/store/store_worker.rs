@@ -21,6 +21,7 @@ use super::rebuilding::Rebuilding;
 use crate::engine::write::beside::stands_beside;
 use crate::engine::write::lateness;
 use crate::engine::write::mint::Minter;
+use crate::engine::write::outcome::JobOutcome;
 use crate::runtime::observe::metrics::Metrics;
 use crate::runtime::shared::disk_progress::DiskProgress;
 use crate::runtime::shared::environment::{Disk, Stall, StoreThreads, WallClock};
@@ -38,7 +39,7 @@ mod trouble;
 mod waiting;
 
 use self::applied::{Applied, Outcome, ToMint, Written};
-pub use self::jobs::{JobOutcome, Part, ReadJob, Scanned, StoreEvent, Token, WriteJob, WriteWork};
+pub use self::jobs::{Part, ReadJob, Scanned, StoreEvent, Token, WriteJob, WriteWork};
 use self::reader::{Reader, SharedLines};
 use self::scanner::Scanner;
 pub use self::scanner::{Recounter, ScanJob, ScanWork};

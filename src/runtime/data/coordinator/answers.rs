@@ -8,8 +8,8 @@ use super::{
     forward, get, import, put, replica,
 };
 
+use crate::engine::write::outcome::JobOutcome;
 use crate::runtime::data::links::Lost;
-use crate::runtime::store::store_worker::JobOutcome;
 
 impl Coordinator {
     /// An answer came over a link.

@@ -8,8 +8,8 @@ use super::{
     Requester, SELF, StoreEvent, Token, Work, forward, get,
 };
 use crate::engine::hang::{Change, Lane};
+use crate::engine::write::outcome::JobOutcome;
 use crate::runtime::shared::disk_progress::HANGING;
-use crate::runtime::store::store_worker::JobOutcome;
 
 impl Coordinator {
     /// Looks how far those are that work with the disk.

@@ -10,7 +10,8 @@ use super::{Confirmation, Due, MEMORY_PER_KEY_BYTES, Worker, read_book};
 use crate::engine::anti_entropy::handoff::{Confirmed, Hint, Word, fits};
 use crate::engine::limits;
 use crate::engine::write::mint::Intent;
-use crate::runtime::store::store_worker::{JobOutcome, StoreEvent, refusal};
+use crate::engine::write::outcome::JobOutcome;
+use crate::runtime::store::store_worker::{StoreEvent, refusal};
 
 impl Worker {
     /// Adds to what is kept of a key; gives what is kept now.

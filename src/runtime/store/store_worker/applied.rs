@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use dynakv_protocol::{ClusterId, ErrorReply};
 
-use super::jobs::{JobOutcome, StoreEvent, Token};
+use super::jobs::{StoreEvent, Token};
 use crate::engine::write::mint::Intent;
+use crate::engine::write::outcome::JobOutcome;
 use crate::engine::write::put::Seen;
 
 /// A job that is applied and waits for the sync.

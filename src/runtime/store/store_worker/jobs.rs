@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dynakv_protocol::admin::ExportedItem;
-use dynakv_protocol::causal::Clock;
 use dynakv_protocol::message::Response;
 use dynakv_protocol::peer::Digest;
 use dynakv_protocol::{ClusterId, ErrorReply};
@@ -12,7 +11,8 @@ use dynakv_storage::StoreError;
 use tokio::time::Instant;
 
 use crate::engine::write::mint::Intent;
-use crate::engine::write::put::{Replaced, Seen};
+use crate::engine::write::outcome::JobOutcome;
+use crate::engine::write::put::Seen;
 use crate::runtime::shared::events::ConnectionId;
 
 /// Who waits for a job.
@@ -84,48 +84,6 @@ pub struct ReadJob {
     pub key: Bytes,
     /// Of versions of more bytes than this the digest is wanted in their place.
     pub digest_above: Option<u32>,
-}
-
-/// What came of a job.
-#[derive(Debug)]
-pub enum JobOutcome {
-    /// The write has its dot. It is not durable yet.
-    Minted {
-        /// The key's versions with the write in them.
-        versions: Bytes,
-        /// The context that covers them.
-        context: Bytes,
-        /// Whether the node has lost other versions around this key.
-        rebuilding: bool,
-        /// What a blind write has replaced.
-        replaced: Replaced,
-    },
-    /// Nothing was minted: the context names writes that were not seen here.
-    Behind {
-        /// The newest of them, of each actor.
-        lacks: Clock,
-        /// Whether the node has lost versions around this key.
-        rebuilding: bool,
-    },
-    /// The key's state with this job in it is on disk.
-    Durable {
-        /// Whether the node has lost other versions around this key.
-        rebuilding: bool,
-        /// What stood here beside a write that came from elsewhere, encoded; empty for nothing. `None`
-        /// where that was not asked.
-        beside: Option<Bytes>,
-    },
-    /// The job changed nothing.
-    Refused(ErrorReply),
-    /// What is stored.
-    Read {
-        /// Encoded versions; empty for nothing.
-        versions: Bytes,
-        /// What stands for them in their place, where that was wanted.
-        digest: Option<Digest>,
-        /// Whether the node may have lost versions of this key: then "nothing" means nothing.
-        rebuilding: bool,
-    },
 }
 
 /// What the store has to tell.

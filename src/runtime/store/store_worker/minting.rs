@@ -7,9 +7,10 @@ use dynakv_protocol::codec::Wire;
 
 use super::Writer;
 use super::applied::{Outcome, ToMint};
-use super::jobs::{JobOutcome, StoreEvent, Token};
+use super::jobs::{StoreEvent, Token};
 use crate::engine::read::answer::sealed;
 use crate::engine::write::mint::Minted;
+use crate::engine::write::outcome::JobOutcome;
 use crate::engine::write::put::Seen;
 
 impl Writer {

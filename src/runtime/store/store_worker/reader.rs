@@ -11,9 +11,10 @@ use dynakv_storage::Store;
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 
-use super::jobs::{JobOutcome, ReadJob, StoreEvent};
+use super::jobs::{ReadJob, StoreEvent};
 use super::trouble::{is_damaged_value, note_damage, note_read, refusal};
 use super::waiting::{Waiting, next_waiting};
+use crate::engine::write::outcome::JobOutcome;
 use crate::runtime::shared::disk_progress::DiskProgress;
 use crate::runtime::shared::events::ConnectionId;
 use crate::runtime::shared::ledger::{Kind, Ledger};
