@@ -25,6 +25,7 @@ pub mod causal;
 pub mod client;
 pub mod codec;
 pub mod error;
+mod export;
 pub mod frame;
 pub mod gossip;
 mod handed_on;
@@ -41,6 +42,7 @@ pub mod repair;
 pub mod ring_document;
 pub mod shell;
 pub mod stats;
+mod status;
 pub mod traffic;
 pub mod unlock;
 
