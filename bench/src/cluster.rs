@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use dynakv_client::Client;
@@ -18,12 +18,12 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 mod binary;
+mod error;
 mod ports;
 
 pub use binary::find_dynakv;
-
-/// How long nodes may take until all of them are ready and see each other.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+pub use error::ClusterError;
+use error::READY_TIMEOUT;
 
 /// How long a node gets to end in order: more than its own deadline for that.
 const STOP_TIMEOUT: Duration = Duration::from_secs(25);
@@ -51,72 +51,6 @@ pub struct ClusterOptions {
     pub directory: Option<PathBuf>,
     /// More arguments for each `dynakv serve`, such as `-w` and `1`.
     pub serve_arguments: Vec<String>,
-}
-
-/// Why a cluster is not as it should be.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ClusterError {
-    /// There is no binary to start.
-    #[error("{} does not exist: build it with `cargo build --release --bin dynakv`, or give --dynakv PATH", path.display())]
-    NoBinary {
-        /// Where it was looked for.
-        path: PathBuf,
-    },
-    /// A cluster has at least one node.
-    #[error("a cluster needs 1 to 50 nodes, not {nodes}")]
-    Nodes {
-        /// How many were asked for.
-        nodes: usize,
-    },
-    /// The directory cannot be used.
-    #[error("cannot write to {}: {source}", path.display())]
-    Directory {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A process could not be started, or not be waited for.
-    #[error("cannot run {id}: {source}")]
-    Process {
-        /// Whose.
-        id: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// No port is free.
-    #[error("no two free ports 1,000 apart below {end} for {id}")]
-    NoPort {
-        /// For whom.
-        id: String,
-        /// Where outgoing connections begin to take theirs.
-        end: u16,
-    },
-    /// A node ended by itself.
-    #[error("{id} ended by itself ({status}); its log, {}, ends with:\n{tail}", log.display())]
-    Ended {
-        /// Which.
-        id: String,
-        /// How.
-        status: ExitStatus,
-        /// Its log.
-        log: PathBuf,
-        /// The end of the log.
-        tail: String,
-    },
-    /// The nodes did not become ready.
-    #[error("not ready within {READY_TIMEOUT:?}: {reason}; the log of {id}, {}, ends with:\n{tail}", log.display())]
-    NotReady {
-        /// Which node was waited for.
-        id: String,
-        /// What it said last.
-        reason: String,
-        /// Its log.
-        log: PathBuf,
-        /// The end of the log.
-        tail: String,
-    },
 }
 
 /// A running cluster. Dropping it kills all nodes; [`stop`](Self::stop) ends them in order.

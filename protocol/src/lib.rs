@@ -14,6 +14,7 @@
 //! | [`handshake`], [`client`], [`admin`], [`peer`], [`gossip`] | the messages, by who speaks them |
 //! | [`unlock`] | mending a key that is beyond a limit |
 //! | [`message`] | all of them as one [`message::Request`] and one [`message::Response`] |
+//! | [`traffic`] | the class of traffic that a request belongs to |
 //! | [`ring_document`] | the numbered document that says who the members are |
 //! | [`placement`] | who owns what under it |
 //! | [`limits`] | the bounds that hold before memory is allocated |
@@ -24,6 +25,7 @@ pub mod causal;
 pub mod client;
 pub mod codec;
 pub mod error;
+mod export;
 pub mod frame;
 pub mod gossip;
 mod handed_on;
@@ -40,6 +42,8 @@ pub mod repair;
 pub mod ring_document;
 pub mod shell;
 pub mod stats;
+mod status;
+pub mod traffic;
 pub mod unlock;
 
 pub use codec::DecodeError;

@@ -6,9 +6,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::admin::key_of_tag;
 use crate::codec::skip_tags;
 use crate::codec::{DecodeError, Reader, Wire, put_bool, put_bytes, put_tag_bytes, put_varint};
+use crate::export::key_of_tag;
 use crate::hash::Segment;
 use crate::ids::{NodeId, RingVersion};
 use crate::limits::KEY_BYTES_MAX;

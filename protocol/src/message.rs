@@ -1,4 +1,5 @@
-//! All messages in one place: kind bytes, and the two enums that hold what was decoded.
+//! All messages in one place: kind bytes, the two enums that hold what was decoded, and the kinds of requests, which
+//! tell them apart before that.
 //!
 //! A response's kind is its request's with the top bit set; an [`ErrorReply`] may answer any request.
 
@@ -82,6 +83,10 @@ pub mod kind {
 }
 
 macro_rules! messages {
+    ($(#[$doc:meta])* $enum:ident, by kind $kinds:ident { $($rows:tt)* }) => {
+        messages! { $(#[$doc])* $enum { $($rows)* } }
+        kinds! { $enum, $kinds { $($rows)* } }
+    };
     (
         $(#[$doc:meta])*
         $enum:ident {
@@ -143,9 +148,35 @@ macro_rules! messages {
     }};
 }
 
+/// The same rows as a type that knows the kind of a message and not its body.
+macro_rules! kinds {
+    (
+        $enum:ident, $kinds:ident {
+            $($(#[$doc:meta])* $variant:ident $(($body:ty))? = $kind:expr,
+                $decode:expr, $encode:expr;)*
+        }
+    ) => {
+        #[doc = concat!("What a kind byte says of a [`", stringify!($enum), "`] before its body is decoded.")]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $kinds {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl $kinds {
+            /// The kind of this byte; `None` for bytes that this version does not know.
+            pub fn of(message_kind: u8) -> Option<Self> {
+                match message_kind {
+                    $(k if k == $kind => Some(Self::$variant),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
 messages! {
     /// Everything that one side can ask of another.
-    Request {
+    Request, by kind RequestKind {
         /// First message of every connection.
         Hello(Hello) = kind::HELLO, Hello::decode, Hello::encode;
         /// Is the connection alive?

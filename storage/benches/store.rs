@@ -224,84 +224,97 @@ fn memory_peak() -> String {
     peak.map_or_else(|| "unknown".to_owned(), |peak| peak.trim().to_owned())
 }
 
-fn main() {
-    // `cargo test --benches` runs it too, and only wants to know that it runs.
-    let is_bench = std::env::args().any(|argument| argument == "--bench");
-    let (keys, writes) = if is_bench {
-        (1_000_000, 4_000_000)
-    } else {
-        (2_000, 10_000)
-    };
-    let keys = number("DYNAKV_BENCH_KEYS", keys);
-    let writes = number("DYNAKV_BENCH_WRITES", writes);
-    let reads = writes / 4;
-    let mut random = fastrand::Rng::with_seed(1);
-    let root = tempfile::tempdir().unwrap();
+/// What is measured, the same for the store and for the baseline.
+struct Load {
+    keys: usize,
+    writes: usize,
+    reads: usize,
+    /// All keys, each once.
+    order: Vec<u32>,
+    /// Which keys are written, a few of them very often.
+    skewed: Vec<u32>,
+    /// Which keys are written, all of them alike.
+    even: Vec<u32>,
+}
 
-    let mut order: Vec<u32> = (0..keys as u32).collect();
-    random.shuffle(&mut order);
-    let skewed = zipfian(keys, writes, &mut random);
-    let even = uniform(keys, writes, &mut random);
-    let fewer = |indices: &[u32]| indices[..writes / 8].to_vec();
+impl Load {
+    fn new(keys: usize, writes: usize, random: &mut fastrand::Rng) -> Self {
+        let mut order: Vec<u32> = (0..keys as u32).collect();
+        random.shuffle(&mut order);
+        Self {
+            keys,
+            writes,
+            reads: writes / 4,
+            order,
+            skewed: zipfian(keys, writes, random),
+            even: uniform(keys, writes, random),
+        }
+    }
+}
 
-    println!("{keys} keys of 24 B, values of {VALUE_BYTES} B, {GROUP} writes per sync");
-    println!("| CPU of the process | target | figure | per second | sled alone | ratio |");
-    println!("|---|---|---|---|---|---|");
+/// What the baseline costs.
+struct Plain {
+    load: Cost,
+    skewed: Cost,
+    even: Cost,
+    get: Cost,
+}
 
-    let mut baseline = Baseline::open(&root.path().join("sled"));
-    let plain_load = measure(keys, || baseline.write(&order));
-    let indices = fewer(&skewed);
-    let plain_skewed = measure(indices.len(), || baseline.write(&indices));
-    let indices = fewer(&even);
-    let plain_even = measure(indices.len(), || baseline.write(&indices));
-    let plain_get = measure(reads, || baseline.read(&even[..reads]));
-    drop(baseline);
-    std::fs::remove_dir_all(root.path().join("sled")).unwrap();
+impl Plain {
+    fn measure(load: &Load, directory: &Path) -> Self {
+        let mut baseline = Baseline::open(directory);
+        let fewer = |indices: &[u32]| indices[..load.writes / 8].to_vec();
+        let loaded = measure(load.keys, || baseline.write(&load.order));
+        let indices = fewer(&load.skewed);
+        let skewed = measure(indices.len(), || baseline.write(&indices));
+        let indices = fewer(&load.even);
+        let even = measure(indices.len(), || baseline.write(&indices));
+        let get = measure(load.reads, || baseline.read(&load.even[..load.reads]));
+        drop(baseline);
+        std::fs::remove_dir_all(directory).unwrap();
+        Self {
+            load: loaded,
+            skewed,
+            even,
+            get,
+        }
+    }
+}
 
-    let directory = root.path().join("store");
-    let options = DiskOptions {
-        cache_bytes: CACHE_BYTES,
-        ..DiskOptions::default()
-    };
-    let mut bench = Bench::open(&directory, options);
-    // The checkpoint is part of it: all of it is in the tree then.
-    let load = measure(keys, || {
-        bench.write(&order);
+/// Prints what writes cost. The checkpoint is part of the first ones: all of them are in the tree then.
+fn measure_writes(bench: &mut Bench, load: &Load, plain: &Plain) {
+    let cost = measure(load.keys, || {
+        bench.write(&load.order);
         bench.store.checkpoint().unwrap();
     });
-    line(
-        "first write of a key, tree included",
-        "",
-        load,
-        Some(plain_load),
-    );
+    let what = "first write of a key, tree included";
+    line(what, "", cost, Some(plain.load));
     // A part before it is measured, so that a checkpoint is under way at both ends.
-    bench.write(&skewed[..writes / 4]);
-    let cost = measure(writes, || bench.write(&skewed));
-    line("durable apply, zipfian", "≤ 3 µs", cost, Some(plain_skewed));
-    bench.write(&even[..writes / 4]);
-    let cost = measure(writes, || bench.write(&even));
-    line("durable apply, uniform", "≤ 7 µs", cost, Some(plain_even));
+    bench.write(&load.skewed[..load.writes / 4]);
+    let cost = measure(load.writes, || bench.write(&load.skewed));
+    line("durable apply, zipfian", "≤ 3 µs", cost, Some(plain.skewed));
+    bench.write(&load.even[..load.writes / 4]);
+    let cost = measure(load.writes, || bench.write(&load.even));
+    line("durable apply, uniform", "≤ 7 µs", cost, Some(plain.even));
+}
 
-    bench.store.checkpoint().unwrap();
-    // Opened anew, so that what was carried over last is not found in memory.
-    drop(bench);
-    let mut bench = Bench::open(&directory, options);
-    bench.read(&order);
-    let cost = measure(reads, || bench.read(&even[..reads]));
-    line("get, from the tree", "≤ 3 µs", cost, Some(plain_get));
-    let held = &order[..keys / 10];
+/// Prints what reads and scans cost in a store that was opened anew.
+fn measure_reads(bench: &mut Bench, load: &Load, plain: &Plain, random: &mut fastrand::Rng) {
+    bench.read(&load.order);
+    let cost = measure(load.reads, || bench.read(&load.even[..load.reads]));
+    line("get, from the tree", "≤ 3 µs", cost, Some(plain.get));
+    let held = &load.order[..load.keys / 10];
     bench.write(held);
-    let wanted: Vec<u32> = (0..reads)
+    let wanted: Vec<u32> = (0..load.reads)
         .map(|_| held[random.usize(..held.len())])
         .collect();
-    let cost = measure(reads, || bench.read(&wanted));
+    let cost = measure(load.reads, || bench.read(&wanted));
     line("get, from the memtable", "≤ 0.4 µs", cost, None);
     let limit = PageLimit {
         items_max: 1000,
         bytes_max: 1024 * 1024,
     };
-    let cost = measure(keys, || {
+    let cost = measure(load.keys, || {
         let mut after: Option<Bytes> = None;
         let mut count = 0;
         loop {
@@ -315,36 +328,70 @@ fn main() {
                 break;
             }
         }
-        assert_eq!(count, keys);
+        assert_eq!(count, load.keys);
     });
     line("scan, per key", "", cost, None);
-    let disk = bench.store.totals().disk_bytes;
-    drop(bench);
+}
 
-    // Nothing is carried over, so that the log has all of it.
+/// Prints how long a store takes to open whose log has all of it: nothing is carried over.
+fn measure_opening(load: &Load, directory: &Path, options: DiskOptions) {
     let unbounded = DiskOptions {
         memtable_bytes: usize::MAX,
         log_bytes: u64::MAX,
         ..options
     };
-    let directory = root.path().join("log");
-    let mut bench = Bench::open(&directory, unbounded);
+    let mut bench = Bench::open(directory, unbounded);
     let bytes_per_write = 24 + VALUE_BYTES + 7;
-    let log_writes = (256 * 1024 * 1024 / bytes_per_write).min(writes);
-    bench.write(&even[..log_writes]);
+    let log_writes = (256 * 1024 * 1024 / bytes_per_write).min(load.writes);
+    bench.write(&load.even[..log_writes]);
     drop(bench);
     let log_bytes: u64 = std::fs::read_dir(directory.join("log"))
         .unwrap()
         .map(|entry| entry.unwrap().metadata().unwrap().len())
         .sum();
     let began = Instant::now();
-    let store = DiskStore::open(&directory, unbounded).unwrap();
+    let store = DiskStore::open(directory, unbounded).unwrap();
     println!(
         "\nopen with {} MB of log, {log_writes} writes: {:.2} s (target: ≤ 3 s for 256 MB)",
         log_bytes / 1_000_000,
         began.elapsed().as_secs_f64()
     );
     drop(store);
+}
+
+fn main() {
+    // `cargo test --benches` runs it too, and only wants to know that it runs.
+    let is_bench = std::env::args().any(|argument| argument == "--bench");
+    let (keys, writes) = if is_bench {
+        (1_000_000, 4_000_000)
+    } else {
+        (2_000, 10_000)
+    };
+    let keys = number("DYNAKV_BENCH_KEYS", keys);
+    let writes = number("DYNAKV_BENCH_WRITES", writes);
+    let mut random = fastrand::Rng::with_seed(1);
+    let root = tempfile::tempdir().unwrap();
+    let load = Load::new(keys, writes, &mut random);
+
+    println!("{keys} keys of 24 B, values of {VALUE_BYTES} B, {GROUP} writes per sync");
+    println!("| CPU of the process | target | figure | per second | sled alone | ratio |");
+    println!("|---|---|---|---|---|---|");
+    let plain = Plain::measure(&load, &root.path().join("sled"));
+    let directory = root.path().join("store");
+    let options = DiskOptions {
+        cache_bytes: CACHE_BYTES,
+        ..DiskOptions::default()
+    };
+    let mut bench = Bench::open(&directory, options);
+    measure_writes(&mut bench, &load, &plain);
+    bench.store.checkpoint().unwrap();
+    // Opened anew, so that what was carried over last is not found in memory.
+    drop(bench);
+    let mut bench = Bench::open(&directory, options);
+    measure_reads(&mut bench, &load, &plain, &mut random);
+    let disk = bench.store.totals().disk_bytes;
+    drop(bench);
+    measure_opening(&load, &root.path().join("log"), options);
     println!(
         "disk after all writes: {} MB for {} MB of keys and values; memory at most {}",
         disk / 1_000_000,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use dynakv_client::Explained;
 use dynakv_protocol::Actor;
-use dynakv_protocol::admin::{OwnerState, SiblingDigest, ValueDigest};
+use dynakv_protocol::admin::{ExplainedOwner, OwnerState, SiblingDigest, ValueDigest};
 use dynakv_protocol::causal::{Clock, Dot, Mark};
 
 /// How an owner stands against all that are known.
@@ -378,4 +378,9 @@ pub(super) fn time_text(unix_ms: u64) -> String {
 fn span_text(ms: u64) -> String {
     let text = humantime::format_duration(std::time::Duration::from_millis(ms)).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether it says that it has lost data around the key.
+pub(super) fn is_rebuilding(owner: &ExplainedOwner) -> bool {
+    owner.answer.as_ref().is_ok_and(|state| state.rebuilding)
 }

@@ -1,7 +1,7 @@
 //! Tests of what the informing commands print.
 
 use dynakv_client::OtherCluster;
-use dynakv_protocol::ring_document::{Member, RingDocument};
+use dynakv_protocol::ring_document::{Member, RingDocument, Step};
 use dynakv_protocol::{ClusterId, DirectoryId, Generation, NodeId, RingVersion};
 
 use super::*;

@@ -13,6 +13,7 @@ use dynakv_protocol::frame::{Frame, Header};
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::message::{Request, Response, kind};
 use dynakv_protocol::peer::{MergeVersions, ReadVersions};
+use dynakv_protocol::traffic::TrafficClass;
 use dynakv_protocol::{ErrorCode, ErrorReply, NodeId, RingVersion};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -394,20 +395,15 @@ impl Coordinator {
     }
 
     fn on_request(&mut self, connection: ConnectionId, frame: Frame) {
-        match frame.header.kind {
-            kind::MERGE | kind::READ | kind::HINT | kind::REPLACE
-                if self.connections.is_peer(connection) =>
-            {
-                self.on_replica_request(connection, frame);
-            }
-            kind::COMPARE | kind::LIST if self.connections.is_peer(connection) => {
-                self.on_mending_request(connection, &frame);
-            }
-            kind::GET | kind::PUT | kind::DELETE | kind::EXPLAIN | kind::IMPORT => {
-                self.on_client_request(connection, frame);
-            }
-            kind::EXPORT => self.on_export(connection, &frame),
-            _ => {
+        let class = TrafficClass::of(frame.header.kind);
+        match (class, self.connections.is_peer(connection)) {
+            (Some(TrafficClass::Client), _) => self.on_client_request(connection, frame),
+            (Some(TrafficClass::Replica), true) => self.on_replica_request(connection, frame),
+            (Some(TrafficClass::Mending), true) => self.on_mending_request(connection, &frame),
+            (Some(TrafficClass::Export), _) => self.on_export(connection, &frame),
+            (Some(TrafficClass::Replica | TrafficClass::Mending), false)
+            | (Some(TrafficClass::Handshake | TrafficClass::Liveness), _)
+            | (Some(TrafficClass::Control) | None, _) => {
                 let message = "only nodes of the cluster may send this; say so in the hello";
                 let error = ErrorReply::new(ErrorCode::BadRequest, message);
                 self.connections

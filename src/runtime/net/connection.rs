@@ -9,11 +9,13 @@ use dynakv_protocol::handshake::{ClientLimits, GoAway, Lane, PeerIdentity};
 use dynakv_protocol::limits::{FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX};
 use dynakv_protocol::message::{Request, Response, kind};
 use dynakv_protocol::oversize::Refused;
+use dynakv_protocol::traffic::TrafficClass;
 use dynakv_protocol::{ErrorCode, ErrorReply};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::farewell::{idle, makes_room};
+use self::held::Held;
 use super::admission::{Admission, no_more};
 use super::frame_reader::{FrameReader, Intake, ReadError, Source, malformed};
 use crate::runtime::net::undecodable::undecodable;
@@ -29,6 +31,7 @@ use crate::runtime::shared::outbox::Outbox;
 use crate::runtime::shared::places::Place;
 
 mod farewell;
+mod held;
 
 /// How long the other side may take over its hello.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -247,6 +250,12 @@ struct Asker {
     knows_goaway: bool,
 }
 
+impl Asker {
+    fn is_client(&self) -> bool {
+        self.peer.is_none()
+    }
+}
+
 /// Why no more requests are read.
 enum Leave {
     /// The node is about to end.
@@ -257,6 +266,44 @@ enum Leave {
     Idle,
 }
 
+/// What one read brought, by who takes it.
+#[derive(Default)]
+struct Sorted {
+    /// For the coordinator.
+    data: Vec<Frame>,
+    /// For the control task.
+    control: Vec<Frame>,
+    /// A client sent a request with the id 0.
+    has_no_id: bool,
+}
+
+impl Sorted {
+    /// Takes one in, or answers it right away.
+    fn take(&mut self, frame: Frame, asker: &Asker, outbox: &Outbox, shared: &Shared) {
+        // Id 0 addresses the connection. Nodes ping each other with it.
+        if asker.is_client() && frame.header.request_id == 0 {
+            self.has_no_id = true;
+            return;
+        }
+        match TrafficClass::of(frame.header.kind) {
+            Some(
+                TrafficClass::Client
+                | TrafficClass::Export
+                | TrafficClass::Replica
+                | TrafficClass::Mending,
+            ) => self.data.push(frame),
+            Some(TrafficClass::Liveness) => {
+                let answer = pong(&frame, &asker.peer, shared);
+                outbox.respond(frame.header.request_id, &answer);
+            }
+            // What is out of place, or unknown, is refused there.
+            Some(TrafficClass::Control | TrafficClass::Handshake) | None => {
+                self.control.push(frame);
+            }
+        }
+    }
+}
+
 async fn read_requests(
     asker: Asker,
     reader: &mut FrameReader,
@@ -264,26 +311,20 @@ async fn read_requests(
     place: &Place,
     shared: &Shared,
 ) -> End {
-    let Asker {
-        id,
-        peer,
-        is_member,
-        knows_goaway,
-    } = asker;
-    let is_client = peer.is_none();
+    let (peer, knows_goaway) = (&asker.peer, asker.knows_goaway);
     let mut views = shared.admission.changes();
     views.mark_changed();
     let mut held = Held::default();
-    let mut data = Vec::new();
+    let mut came = Sorted::default();
     loop {
         // What nodes forward for others was held back where it came in.
-        let frames = match is_member {
-            true => std::mem::take(&mut data),
-            false => held.next(&mut data, outbox, shared.waiting_bytes_max),
+        let frames = match asker.is_member {
+            true => std::mem::take(&mut came.data),
+            false => held.next(&mut came.data, outbox, shared.waiting_bytes_max),
         };
         if !frames.is_empty() {
             let requests = CoordinatorEvent::Requests {
-                connection: id,
+                connection: asker.id,
                 frames,
             };
             if shared.coordinator.send(requests).await.is_err() {
@@ -294,27 +335,9 @@ async fn read_requests(
         tokio::select! {
             biased;
             () = outbox.caught_up(shared.waiting_bytes_max) => {}
-            error = reader.displaced() => {
-                shared.metrics.held.closed_displaced.increment(1);
-                return Some(error.into_reply());
-            }
+            error = reader.displaced() => return Some(broken(error, shared)),
         }
-        let mut control = Vec::new();
-        let mut has_no_id = false;
-        let mut sort = |frame: Frame| {
-            // Id 0 addresses the connection. Nodes ping each other with it.
-            if is_client && frame.header.request_id == 0 {
-                has_no_id = true;
-                return;
-            }
-            match frame.header.kind {
-                kind::GET | kind::PUT | kind::DELETE | kind::MERGE | kind::READ => data.push(frame),
-                kind::EXPLAIN | kind::EXPORT | kind::IMPORT => data.push(frame),
-                kind::COMPARE | kind::LIST | kind::HINT | kind::REPLACE => data.push(frame),
-                kind::PING => outbox.respond(frame.header.request_id, &pong(&frame, &peer, shared)),
-                _ => control.push(frame),
-            }
-        };
+        let mut take = |frame: Frame| came.take(frame, &asker, outbox, shared);
         let read = tokio::select! {
             biased;
             // What was taken from the stream is carried out first.
@@ -323,47 +346,47 @@ async fn read_requests(
             }
             () = outbox.room_for_reads(shared.waiting_bytes_max), if !held.is_empty() => continue,
             // Pings are answered meanwhile.
-            read = timeout(IDLE_TIMEOUT, reader.read_frames(&mut sort)), if held.may_grow() => {
+            read = timeout(IDLE_TIMEOUT, reader.read_frames(&mut take)), if held.may_grow() => {
                 read.map_err(|_| Leave::Idle)
             }
             () = place.is_wanted() => Err(Leave::Wanted),
         };
         let more = match read {
             Ok(Ok(more)) => more,
-            Ok(Err(error)) => {
-                match &error {
-                    ReadError::Stalled { .. } => shared.metrics.held.closed_stalled.increment(1),
-                    ReadError::Displaced => shared.metrics.held.closed_displaced.increment(1),
-                    ReadError::Frame(_) | ReadError::Io(_) => {}
-                }
-                return Some(error.into_reply());
-            }
-            Err(leave) => {
-                return go_away(leave, knows_goaway, reader, outbox, shared).await;
-            }
+            Ok(Err(error)) => return Some(broken(error, shared)),
+            Err(leave) => return go_away(leave, knows_goaway, reader, outbox, shared).await,
         };
         place.touch();
         for Refused { header, error } in reader.refused.drain(..) {
-            has_no_id |= is_client && header.request_id == 0;
+            came.has_no_id |= asker.is_client() && header.request_id == 0;
             outbox.respond(header.request_id, &Response::Error(error));
         }
         // A member that the ring has with another directory now is one no more.
-        let member = peer.as_deref().filter(|_| is_member);
+        let member = peer.as_deref().filter(|_| asker.is_member);
         if let Some(refusal) = member.and_then(|member| no_more(member, &mut views)) {
             return Some(refusal);
         }
-        for frame in control {
-            pass_on(frame, &peer, outbox, shared).await;
+        for frame in came.control.drain(..) {
+            pass_on(frame, peer, outbox, shared).await;
         }
-        if has_no_id {
-            return Some(malformed(
-                "a request has the id 0, which addresses the connection",
-            ));
+        if came.has_no_id {
+            let message = "a request has the id 0, which addresses the connection";
+            return Some(malformed(message));
         }
         if !more {
             return None;
         }
     }
+}
+
+/// Counts what broke the stream of requests, and says what is said of it.
+fn broken(error: ReadError, shared: &Shared) -> ErrorReply {
+    match &error {
+        ReadError::Stalled { .. } => shared.metrics.held.closed_stalled.increment(1),
+        ReadError::Displaced => shared.metrics.held.closed_displaced.increment(1),
+        ReadError::Frame(_) | ReadError::Io(_) => {}
+    }
+    error.into_reply()
 }
 
 /// A ping has no body but, one day, tagged fields. It finds out whether this node lives; from a coordinator, over
@@ -424,44 +447,6 @@ async fn go_away(
         if outbox.bytes_waiting() > shared.waiting_bytes_max {
             outbox.below(shared.waiting_bytes_max / 2).await;
         }
-    }
-}
-
-/// How many requests a connection may have waiting because the answers to its reads would be too much at
-/// once. More than clients have under way, so that theirs never keep a ping from being read.
-const HELD_MAX: usize = 4096;
-
-/// Requests of a client that wait behind reads whose answers would be too much at once: a few bytes ask for a
-/// megabyte, and all others would wait for those.
-#[derive(Default)]
-struct Held(Vec<Frame>);
-
-impl Held {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn may_grow(&self) -> bool {
-        self.0.len() < HELD_MAX
-    }
-
-    /// Adds requests; gives those that may go on, in the order in which they came.
-    fn next(&mut self, came: &mut Vec<Frame>, outbox: &Outbox, bytes_max: usize) -> Vec<Frame> {
-        match self.0.is_empty() {
-            true => std::mem::swap(&mut self.0, came),
-            false => self.0.append(came),
-        }
-        let is_read = |frame: &Frame| frame.header.kind == kind::GET;
-        let reads = self.0.iter().filter(|frame| is_read(frame)).count();
-        let begun = match reads {
-            0 => 0,
-            reads => outbox.begin_reads(reads, bytes_max),
-        };
-        // Up to the first read that has to wait.
-        let places = self.0.iter().enumerate().filter(|(_, it)| is_read(it));
-        let waits_at = places.map(|(at, _)| at).nth(begun);
-        let rest = waits_at.map_or_else(Vec::new, |at| self.0.split_off(at));
-        std::mem::replace(&mut self.0, rest)
     }
 }
 

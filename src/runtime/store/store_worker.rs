@@ -8,18 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use dynakv_protocol::causal::Versions;
-use dynakv_protocol::codec::Wire;
-use dynakv_protocol::limits::SIBLINGS_WARN;
-use dynakv_protocol::{Actor, ErrorReply};
-use dynakv_storage::{Footprint, Mutation, Store, StoreError};
+use dynakv_protocol::Actor;
+use dynakv_storage::{Store, StoreError};
 use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::time::Instant;
 
 use super::rebuilding::Rebuilding;
-use crate::engine::write::beside::stands_beside;
-use crate::engine::write::lateness;
 use crate::engine::write::mint::Minter;
 use crate::engine::write::outcome::JobOutcome;
 use crate::runtime::observe::metrics::Metrics;
@@ -27,24 +20,20 @@ use crate::runtime::shared::disk_progress::DiskProgress;
 use crate::runtime::shared::environment::{Disk, Stall, StoreThreads, WallClock};
 use crate::runtime::shared::ledger::Ledger;
 
-mod applied;
+mod applying;
 mod jobs;
 mod limits;
-mod minting;
 mod reader;
-mod replacing;
 mod room;
 mod scanner;
 mod trouble;
 mod waiting;
 
-use self::applied::{Applied, Outcome, ToMint, Written};
 pub use self::jobs::{Part, ReadJob, Scanned, StoreEvent, Token, WriteJob, WriteWork};
 use self::reader::{Reader, SharedLines};
 use self::scanner::Scanner;
 pub use self::scanner::{Recounter, ScanJob, ScanWork};
 pub(crate) use self::trouble::refusal;
-use self::trouble::{is_damaged_value, note_damage, received};
 use self::waiting::{Waiting, next_waiting, take_back};
 
 /// The most jobs that share one sync: bounds how long the first of them waits.
@@ -202,6 +191,13 @@ pub fn start(
     })
 }
 
+/// A job that is applied and waits for the sync that it shares with others.
+struct Written {
+    token: Token,
+    /// What is told of it then.
+    outcome: JobOutcome,
+}
+
 struct Writer {
     store: Arc<dyn Store>,
     minter: Minter,
@@ -211,7 +207,7 @@ struct Writer {
     metrics: Arc<Metrics>,
     rebuilding: Arc<Rebuilding>,
     events: mpsc::UnboundedSender<Vec<StoreEvent>>,
-    /// Who waits for the next sync, and whether the node has lost versions around that key.
+    /// Who waits for the next sync.
     written: Vec<Written>,
     /// Why the disk takes nothing more.
     failed: Option<StoreError>,
@@ -289,196 +285,6 @@ impl Writer {
         }
     }
 
-    /// Applies one job and returns how many bytes it wrote.
-    fn apply(&mut self, job: WriteJob, now_unix_ms: u64, events: &mut Vec<StoreEvent>) -> usize {
-        let token = job.token;
-        let applied = match job.work {
-            WriteWork::Replace { expected, versions } => {
-                self.replace(&job.key, expected, versions).map(Some)
-            }
-            WriteWork::Mint { .. } | WriteWork::Merge { .. } => {
-                self.try_apply(job, now_unix_ms, events)
-            }
-        };
-        match applied {
-            // It is told already, and there is nothing to wait for.
-            Ok(None) => 0,
-            Ok(Some(applied)) => {
-                // Also when nothing changed: what is there may still wait for its sync.
-                self.written.push(Written {
-                    token,
-                    rebuilding: applied.rebuilding,
-                    beside: applied.beside,
-                    refused: applied.refused,
-                });
-                applied.bytes
-            }
-            Err(error) => {
-                events.push(StoreEvent::Job {
-                    token,
-                    outcome: JobOutcome::Refused(error),
-                });
-                0
-            }
-        }
-    }
-
-    /// Applies one job. None when nothing came of it that must become durable.
-    fn try_apply(
-        &mut self,
-        job: WriteJob,
-        now_unix_ms: u64,
-        events: &mut Vec<StoreEvent>,
-    ) -> Result<Option<Applied>, ErrorReply> {
-        let WriteJob { token, key, work } = job;
-        self.admit(&key, &work)?;
-        let was_rebuilding = self.rebuilding.covers(&key);
-        let stored = match self.store.get(&key) {
-            Ok(stored) => stored,
-            Err(error) => self.without_damaged(&key, &error)?,
-        };
-        let rebuilding = was_rebuilding || self.rebuilding.covers(&key);
-        let mut versions = match &stored {
-            Some(stored) => {
-                Versions::from_bytes(stored).map_err(|error| self.undecodable(&key, &error))?
-            }
-            None => Versions::new(),
-        };
-        let before = match &stored {
-            Some(stored) => Footprint::of_encoded(&key, &versions, stored),
-            None => Footprint::default(),
-        };
-        let entries_before = versions.clock().len();
-        let (mut minted, mut beside, mut refused) = (None, None, None);
-        let encoded = match work {
-            WriteWork::Mint {
-                intent,
-                seen,
-                catches_up,
-                cluster_id,
-                begin_by,
-            } => {
-                // It may have waited for the disk.
-                if begin_by.is_some_and(|by| by <= Instant::now()) {
-                    return Err(lateness::refusal());
-                }
-                let write = ToMint {
-                    intent,
-                    seen,
-                    catches_up,
-                    cluster_id,
-                };
-                let (job, at) = ((token, &key), (now_unix_ms, rebuilding));
-                match self.mint(job, &mut versions, write, at)? {
-                    Outcome::Minted(event) => minted = Some(event),
-                    Outcome::Behind(event) => {
-                        events.push(event);
-                        return Ok(None);
-                    }
-                    Outcome::Refused(error) => refused = Some(error),
-                }
-                versions.to_bytes()
-            }
-            WriteWork::Merge {
-                versions: theirs,
-                tell_beside,
-            } => {
-                let received = received(&key, &theirs)?;
-                self.minter.heed(received.clock());
-                // The usual case is a newer version of the same history: then the bytes are good as
-                // they came.
-                if replaces(&received, &versions) {
-                    beside = tell_beside.then(Bytes::new);
-                    versions = received;
-                    theirs
-                } else {
-                    self.look_for_contradiction(&key, &versions, &received);
-                    versions.merge(&received);
-                    if tell_beside {
-                        let is_news = stands_beside(&received, &versions);
-                        beside = Some(stored.clone().filter(|_| is_news).unwrap_or_default());
-                    }
-                    versions.to_bytes()
-                }
-            }
-            // Not a change of what is there, and so not from here.
-            WriteWork::Replace { expected, versions } => {
-                return self.replace(&key, expected, versions).map(Some);
-            }
-        };
-        let mut applied = Applied {
-            bytes: 0,
-            rebuilding,
-            beside,
-            refused,
-        };
-        if stored.as_ref() == Some(&encoded) {
-            events.extend(minted);
-            return Ok(Some(applied));
-        }
-        self.check_limits(&key, &versions, &encoded)?;
-        let after = Footprint::of_encoded(&key, &versions, &encoded);
-        self.metrics
-            .siblings
-            .record(versions.standing().count() as f64);
-        let (live_before, live) = (before.tally.versions, after.tally.versions);
-        if live == SIBLINGS_WARN as u64 && live_before < live {
-            tracing::warn!(
-                key = %key.escape_ascii(),
-                siblings = live,
-                "many concurrent values: does some client write with old contexts?"
-            );
-        }
-        applied.bytes = encoded.len();
-        let mutation = Mutation {
-            key: key.clone(),
-            versions: encoded,
-            before,
-            after,
-        };
-        if let Err(error) = self.store.apply(std::slice::from_ref(&mutation)) {
-            // On a full disk, or in a shortage, it was not applied, and nobody has seen its dot.
-            let passes = error.passes();
-            let refusal = refusal(&error).maybe_applied(!passes);
-            self.failed = (!passes).then_some(error);
-            return Err(refusal);
-        }
-        self.note_stored(&key, entries_before, &versions, applied.bytes);
-        events.extend(minted);
-        Ok(Some(applied))
-    }
-
-    /// One write with two values takes damage that no checksum noticed, or two nodes under one name.
-    fn look_for_contradiction(&self, key: &[u8], stored: &Versions, received: &Versions) {
-        if let Some(dot) = stored.contradiction(received) {
-            self.metrics.store.contradicted_dots.increment(1);
-            tracing::error!(
-                key = %key.escape_ascii(), actor = %dot.actor, counter = dot.counter,
-                "one write has two values: the larger is kept. Damage that no checksum noticed, or \
-                 two nodes that write under one name"
-            );
-        }
-    }
-
-    /// What stands for a value that cannot be read: nothing. What is written takes its place; until the
-    /// segment is rebuilt, no read counts on it, and a blind write over it has no vote of this node.
-    fn without_damaged(
-        &mut self,
-        key: &[u8],
-        error: &StoreError,
-    ) -> Result<Option<Bytes>, ErrorReply> {
-        if !is_damaged_value(error) {
-            return Err(refusal(error));
-        }
-        note_damage(&self.rebuilding, key, error)?;
-        // A dot of the present actor may be among what was lost: the next one under it would cover it.
-        self.minter.renew();
-        self.rebuilding
-            .note_replaced(key)
-            .map_err(|error| refusal(&error))?;
-        Ok(None)
-    }
-
     /// Makes everything applied durable and says so. False when the disk failed.
     fn sync(&mut self) -> bool {
         if let Some(error) = self.failed.take() {
@@ -498,7 +304,11 @@ impl Writer {
             .record(begun.elapsed().as_secs_f64());
         match result {
             Ok(()) => {
-                let events = self.written.drain(..).map(Written::durable).collect();
+                let durable = |written: Written| StoreEvent::Job {
+                    token: written.token,
+                    outcome: written.outcome,
+                };
+                let events = self.written.drain(..).map(durable).collect();
                 self.send(events);
                 true
             }
@@ -526,17 +336,6 @@ impl Writer {
             let _ = self.events.send(events);
         }
     }
-}
-
-/// Whether merging gives just what was received: it has seen all that is here, and each of its values
-/// is news.
-fn replaces(received: &Versions, stored: &Versions) -> bool {
-    let is_news = |dot| !stored.clock().covers(dot);
-    received.clock().dominates(stored.clock())
-        && received
-            .siblings()
-            .iter()
-            .all(|sibling| is_news(sibling.dot))
 }
 
 #[cfg(test)]

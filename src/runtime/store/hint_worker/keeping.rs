@@ -6,7 +6,8 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::{ErrorCode, ErrorReply, NodeId};
 use dynakv_storage::{Change, HintLog, StoreError};
 
-use super::{Confirmation, Due, MEMORY_PER_KEY_BYTES, Worker, read_book};
+use super::kept::read_book;
+use super::{Confirmation, Due, MEMORY_PER_KEY_BYTES, Worker};
 use crate::engine::anti_entropy::handoff::{Confirmed, Hint, Word, fits};
 use crate::engine::limits;
 use crate::engine::write::mint::Intent;

@@ -2,10 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::limits::CLOCK_ENTRIES_WARN;
-use dynakv_protocol::{DecodeError, ErrorCode, ErrorReply};
 
 use super::Writer;
 use crate::engine::limits;
@@ -15,35 +13,6 @@ use crate::runtime::store::rebuilding::Copy;
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Writer {
-    /// Refuses what no node could read again, before anything changes.
-    pub(super) fn check_limits(
-        &self,
-        key: &[u8],
-        versions: &Versions,
-        encoded: &Bytes,
-    ) -> Result<(), ErrorReply> {
-        let checked = limits::check(key, versions, encoded.len());
-        checked.inspect_err(|error| self.note_locked(key, &error.message))
-    }
-
-    /// A client's write was refused: is that because its key is locked?
-    pub(super) fn note_refused(&self, key: &[u8], current: &Versions, error: &ErrorReply) {
-        if error.code == ErrorCode::TooLarge && limits::is_locked(current, 0) {
-            self.note_locked(key, &error.message);
-        }
-    }
-
-    /// Stored versions that cannot be decoded: beyond a limit that writers did not hold once, or damaged.
-    pub(super) fn undecodable(&self, key: &[u8], error: &DecodeError) -> ErrorReply {
-        if limits::is_beyond(error) {
-            let why = error.to_string();
-            self.note_locked(key, &why);
-            return limits::locked(key, &why);
-        }
-        let message = format!("the stored versions of this key can't be read: {error}");
-        ErrorReply::new(ErrorCode::Storage, message).retryable()
-    }
-
     /// A state was stored: does it lock its key, or is it the end of that? Has its clock become long?
     pub(super) fn note_stored(
         &mut self,
@@ -78,7 +47,8 @@ impl Writer {
         }
     }
 
-    fn note_locked(&self, key: &[u8], why: &str) {
+    /// A key shows to be locked.
+    pub(super) fn note_locked(&self, key: &[u8], why: &str) {
         self.rebuilding.locked().note(key, why, Copy::Whole);
     }
 }

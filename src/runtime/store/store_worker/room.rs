@@ -6,20 +6,18 @@ use dynakv_protocol::codec::Wire;
 use dynakv_storage::Change;
 
 use super::Writer;
-use super::jobs::WriteWork;
 use super::trouble::refusal;
+use crate::engine::write::apply::{ToMint, Work};
 
 impl Writer {
     /// Refuses what the disk has no room for, before anything of it is decided.
-    pub(super) fn admit(&self, key: &[u8], work: &WriteWork) -> Result<(), ErrorReply> {
+    pub(super) fn admit(&self, key: &[u8], work: &Work) -> Result<(), ErrorReply> {
         let (value_bytes, is_removal) = match work {
-            WriteWork::Mint { intent, .. } => match &intent.value {
+            Work::Mint(ToMint { intent, .. }) => match &intent.value {
                 Value::Bytes(value) => (value.len(), false),
                 Value::Tombstone => (0, true),
             },
-            WriteWork::Merge { versions, .. } | WriteWork::Replace { versions, .. } => {
-                (versions.len(), false)
-            }
+            Work::Merge { versions, .. } => (versions.len(), false),
         };
         let bytes = key.len() + value_bytes;
         let change = if is_removal {
@@ -31,7 +29,7 @@ impl Writer {
             return Ok(());
         };
         // Looked at only now, because it takes decoding.
-        if let WriteWork::Merge { versions, .. } = work
+        if let Work::Merge { versions, .. } = work
             && Versions::from_bytes(versions).is_ok_and(|it| only_removes(&it))
             && self.store.admit(bytes, Change::Removal).is_ok()
         {

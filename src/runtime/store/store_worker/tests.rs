@@ -1,16 +1,19 @@
 //! The writer against the in-memory disk: what is reported, and when.
 
-use crate::engine::write::mint::Intent;
-use crate::engine::write::put::{Beside, Replaced, Seen};
+use bytes::Bytes;
 use dynakv_protocol::ClusterId;
-use dynakv_protocol::causal::{Clock, Dot, Incoming, Value};
+use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions};
+use dynakv_protocol::codec::Wire;
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::limits::{CLOCK_ENTRIES_MAX, CLOCK_ENTRIES_WARN};
 use dynakv_protocol::peer::Digest;
 use dynakv_protocol::{Actor, ErrorCode, WriteId};
 use dynakv_storage::MemoryDisk;
+use tokio::time::Instant;
 
 use super::*;
+use crate::engine::write::mint::Intent;
+use crate::engine::write::put::{Beside, Replaced, Seen};
 use crate::runtime::shared::environment::SystemClock;
 use crate::runtime::shared::events::ConnectionId;
 

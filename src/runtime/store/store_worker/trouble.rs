@@ -76,11 +76,3 @@ pub(super) fn note_read(rebuilding: &Rebuilding, key: &[u8], encoded: &Bytes) {
             .note(key, &error.to_string(), Copy::Whole);
     }
 }
-
-/// Decodes what another node sent.
-pub(super) fn received(key: &[u8], versions: &Bytes) -> Result<Versions, ErrorReply> {
-    Versions::from_bytes(versions).map_err(|error| match limits::is_beyond(&error) {
-        true => limits::locked(key, &format!("what another node has of it: {error}")),
-        false => ErrorReply::new(ErrorCode::BadRequest, format!("versions: {error}")),
-    })
-}

@@ -1,0 +1,297 @@
+//! What a node says of its cluster: its members as it sees them, and its ring.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::codec::skip_tags;
+use crate::codec::{
+    DecodeError, Reader, Wire, put_bool, put_bytes, put_string, put_tag_bytes, put_tag_u8,
+    put_tag_u64, put_varint,
+};
+use crate::gossip::MemberState;
+use crate::ids::{ClusterId, Generation, NAME_BYTES_MAX, NodeId, RingVersion};
+use crate::limits::{KEY_BYTES_MAX, MEMBERS_MAX};
+use crate::ring_document::RingDocument;
+
+/// Of a member's status.
+const TAG_HINTS: u8 = 1;
+const TAG_DISK_HANGS: u8 = 2;
+const TAG_DISK_FULL: u8 = 3;
+const TAG_UNREACHABLE: u8 = 4;
+/// Of the whole status.
+const TAG_LOCKED: u8 = 8;
+const TAG_OTHER_CLUSTERS: u8 = 9;
+
+/// The most locked keys that a status names.
+pub const LOCKED_KEYS_NAMED_MAX: usize = 16;
+
+/// The most nodes of other clusters that a status names.
+pub const OTHER_CLUSTERS_MAX: usize = 16;
+
+/// The longest address and the longest reason of one of them, in bytes.
+pub const OTHER_CLUSTER_TEXT_BYTES_MAX: usize = 4096;
+
+/// One line of [`StatusReply`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its name.
+    pub id: NodeId,
+    /// Where it is reached.
+    pub address: String,
+    /// What the answering node thinks of it.
+    pub state: MemberState,
+    /// How long it has been so, in milliseconds.
+    pub state_age_ms: u64,
+    /// How often its directory has been started.
+    pub generation: Generation,
+    /// Its zone, empty for none.
+    pub zone: String,
+    /// Live keys in its store, as it gossiped last.
+    pub keys: u64,
+    /// Bytes on its disk, as it gossiped last.
+    pub disk_bytes: u64,
+    /// Its share of primary ownership, in hundredths of a percent.
+    pub owns_basis_points: u16,
+    /// The version of dynakv it runs; empty while unknown.
+    pub software: String,
+    /// In how many segments it lost data and has not got them back, as it gossiped last.
+    pub rebuilding_segments: u32,
+    /// How many keys it keeps for other nodes, as it gossiped last.
+    pub hints_waiting: u64,
+    /// Its disk does not answer, as it gossiped last: it refuses writes until it does.
+    pub disk_hangs: bool,
+    /// Its disk has no room beside its reserve, as it gossiped last: it refuses writes that add a value.
+    pub disk_full: bool,
+    /// The answering node has no link to it on which it answers, and could not dial it: so it is in fact, whatever is
+    /// thought of it.
+    pub unreachable: bool,
+}
+
+/// The cluster as one node sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusReply {
+    /// Who answers.
+    pub node_id: NodeId,
+    /// The cluster's name.
+    pub cluster_name: String,
+    /// The cluster's id; none while the node has not joined.
+    pub cluster_id: ClusterId,
+    /// The ring the node follows; 0 while it has none.
+    pub ring_version: RingVersion,
+    /// Replicas of each key.
+    pub n: u8,
+    /// The answering node's default write quorum.
+    pub w: u8,
+    /// Its default read quorum.
+    pub r: u8,
+    /// Every member.
+    pub members: Vec<MemberStatus>,
+    /// How many keys the answering node knows to be locked: their versions are beyond a limit.
+    pub locked_keys: u64,
+    /// Some of them, at most [`LOCKED_KEYS_NAMED_MAX`].
+    pub locked_keys_named: Vec<Bytes>,
+    /// Nodes that this one and its cluster were taken together with by mistake, at most [`OTHER_CLUSTERS_MAX`].
+    pub other_clusters: Vec<OtherCluster>,
+}
+
+/// A node of another cluster that is among the seeds of the answering one, or has that among its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherCluster {
+    /// Whether it is a seed of the answering node; otherwise it has asked that node.
+    pub is_seed: bool,
+    /// Where it is, as it was given or as it says.
+    pub address: String,
+    /// For people: which cluster that is, and what to do.
+    pub reason: String,
+}
+
+/// The ring, and where its members are reached now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RingReply {
+    /// The numbered document.
+    pub document: RingDocument,
+    /// For each member, in the document's order, its present address.
+    pub addresses: Vec<String>,
+}
+
+impl Wire for MemberStatus {
+    fn encode(&self, out: &mut BytesMut) {
+        self.id.encode(out);
+        put_string(out, &self.address);
+        self.state.encode(out);
+        out.put_u64(self.state_age_ms);
+        self.generation.encode(out);
+        put_string(out, &self.zone);
+        out.put_u64(self.keys);
+        out.put_u64(self.disk_bytes);
+        out.put_u16(self.owns_basis_points);
+        put_string(out, &self.software);
+        out.put_u32(self.rebuilding_segments);
+        if self.hints_waiting > 0 {
+            put_tag_u64(out, TAG_HINTS, self.hints_waiting);
+        }
+        if self.disk_hangs {
+            put_tag_u8(out, TAG_DISK_HANGS, 1);
+        }
+        if self.disk_full {
+            put_tag_u8(out, TAG_DISK_FULL, 1);
+        }
+        if self.unreachable {
+            put_tag_u8(out, TAG_UNREACHABLE, 1);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut member = Self {
+            id: NodeId::decode(reader)?,
+            address: reader.string("address", NAME_BYTES_MAX)?.to_owned(),
+            state: MemberState::decode(reader)?,
+            state_age_ms: reader.u64()?,
+            generation: Generation::decode(reader)?,
+            zone: reader.string("zone", NAME_BYTES_MAX)?.to_owned(),
+            keys: reader.u64()?,
+            disk_bytes: reader.u64()?,
+            owns_basis_points: reader.u16()?,
+            software: reader.string("software", NAME_BYTES_MAX)?.to_owned(),
+            rebuilding_segments: reader.u32()?,
+            hints_waiting: 0,
+            disk_hangs: false,
+            disk_full: false,
+            unreachable: false,
+        };
+        while let Some((tag, mut field)) = reader.tag()? {
+            match tag {
+                TAG_HINTS => member.hints_waiting = field.u64()?,
+                TAG_DISK_HANGS => member.disk_hangs = field.bool("disk hangs")?,
+                TAG_DISK_FULL => member.disk_full = field.bool("disk full")?,
+                TAG_UNREACHABLE => member.unreachable = field.bool("unreachable")?,
+                _ => {}
+            }
+        }
+        Ok(member)
+    }
+}
+
+impl Wire for StatusReply {
+    fn encode(&self, out: &mut BytesMut) {
+        self.node_id.encode(out);
+        put_string(out, &self.cluster_name);
+        self.cluster_id.encode(out);
+        self.ring_version.encode(out);
+        out.put_u8(self.n);
+        out.put_u8(self.w);
+        out.put_u8(self.r);
+        put_varint(out, self.members.len() as u64);
+        for member in &self.members {
+            // Each is counted, so that a newer version may add to it.
+            put_bytes(out, &member.to_bytes());
+        }
+        if self.locked_keys > 0 {
+            let mut field = BytesMut::new();
+            put_varint(&mut field, self.locked_keys);
+            put_varint(&mut field, self.locked_keys_named.len() as u64);
+            for key in &self.locked_keys_named {
+                put_bytes(&mut field, key);
+            }
+            put_tag_bytes(out, TAG_LOCKED, &field);
+        }
+        if !self.other_clusters.is_empty() {
+            let mut field = BytesMut::new();
+            put_varint(&mut field, self.other_clusters.len() as u64);
+            for other in &self.other_clusters {
+                // Each is counted, so that a newer version may add to it.
+                put_bytes(&mut field, &other.to_bytes());
+            }
+            put_tag_bytes(out, TAG_OTHER_CLUSTERS, &field);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut status = Self {
+            node_id: NodeId::decode(reader)?,
+            cluster_name: reader.string("cluster name", NAME_BYTES_MAX)?.to_owned(),
+            cluster_id: ClusterId::decode(reader)?,
+            ring_version: RingVersion::decode(reader)?,
+            n: reader.u8()?,
+            w: reader.u8()?,
+            r: reader.u8()?,
+            members: Vec::new(),
+            locked_keys: 0,
+            locked_keys_named: Vec::new(),
+            other_clusters: Vec::new(),
+        };
+        for _ in 0..reader.count("members", MEMBERS_MAX)? {
+            let length = reader.count("member", usize::MAX)?;
+            let mut part = reader.part(length)?;
+            status.members.push(MemberStatus::decode(&mut part)?);
+        }
+        while let Some((tag, mut field)) = reader.tag()? {
+            if tag == TAG_LOCKED {
+                status.locked_keys = field.varint()?;
+                status.locked_keys_named.clear();
+                for _ in 0..field.count("locked keys", LOCKED_KEYS_NAMED_MAX)? {
+                    status
+                        .locked_keys_named
+                        .push(field.bytes("key", KEY_BYTES_MAX)?);
+                }
+            } else if tag == TAG_OTHER_CLUSTERS {
+                status.other_clusters.clear();
+                for _ in 0..field.count("other clusters", OTHER_CLUSTERS_MAX)? {
+                    let length = field.count("other cluster", usize::MAX)?;
+                    let mut part = field.part(length)?;
+                    status.other_clusters.push(OtherCluster::decode(&mut part)?);
+                }
+            }
+        }
+        Ok(status)
+    }
+}
+
+impl Wire for OtherCluster {
+    fn encode(&self, out: &mut BytesMut) {
+        put_bool(out, self.is_seed);
+        put_string(out, &self.address);
+        put_string(out, &self.reason);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let other = Self {
+            is_seed: reader.bool("is seed")?,
+            address: reader
+                .string("address", OTHER_CLUSTER_TEXT_BYTES_MAX)?
+                .to_owned(),
+            reason: reader
+                .string("reason", OTHER_CLUSTER_TEXT_BYTES_MAX)?
+                .to_owned(),
+        };
+        skip_tags(reader)?;
+        Ok(other)
+    }
+}
+
+impl Wire for RingReply {
+    fn encode(&self, out: &mut BytesMut) {
+        put_bytes(out, &self.document.to_bytes());
+        put_varint(out, self.addresses.len() as u64);
+        for address in &self.addresses {
+            put_string(out, address);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let length = reader.count("ring document", usize::MAX)?;
+        let document = RingDocument::decode(&mut reader.part(length)?)?;
+        let count = reader.count("addresses", MEMBERS_MAX)?;
+        if count != document.members.len() {
+            return Err(DecodeError::Invalid { what: "addresses" });
+        }
+        let mut addresses = Vec::new();
+        for _ in 0..count {
+            addresses.push(reader.string("address", NAME_BYTES_MAX)?.to_owned());
+        }
+        skip_tags(reader)?;
+        Ok(Self {
+            document,
+            addresses,
+        })
+    }
+}
