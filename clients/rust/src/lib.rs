@@ -89,6 +89,7 @@ mod operations;
 mod request;
 pub mod retry;
 mod routing;
+pub mod transport;
 mod unasked;
 mod update;
 mod wrong_port;
@@ -101,6 +102,7 @@ pub use error::Error;
 pub use many::{GetManyRequest, PutManyRequest};
 pub use node_client::NodeClient;
 pub use request::{DeleteRequest, GetRequest, PutRequest};
+pub use transport::Transport;
 pub use update::{Update, UpdateRequest, Updated};
 
 pub use dynakv_protocol::admin::{Explained, Exported, Imported};
