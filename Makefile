@@ -50,7 +50,7 @@ fix: ## format, and mend what the linter can mend
 
 # With what is private: the tables of rooms lead there.
 doc: ## build the documentation of the crates, private parts too; warnings are errors
-	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --workspace --no-deps --document-private-items $(LOCKED)
+	RUSTDOCFLAGS="--cfg dynakv_internals -D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --workspace --no-deps --document-private-items $(LOCKED)
 
 deny: ## check licences, sources and advisories of the dependencies (needs cargo-deny)
 	$(CARGO) deny check

@@ -1,4 +1,4 @@
-//! The `dynakv` binary: see [`dynakv::cli`].
+//! The `dynakv` binary: see `dynakv::cli`.
 
 use std::process::ExitCode;
 

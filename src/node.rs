@@ -23,7 +23,13 @@ use tokio_util::task::TaskTracker;
 pub(crate) use self::directory::check_directory;
 pub use self::error::ServeError;
 pub use self::readiness::NotReady;
+#[cfg_attr(not(dynakv_internals), doc(hidden))]
 pub use self::serving::serve;
+// What the variants of `ServeError` hold.
+pub use crate::descriptors::TooFewDescriptors;
+pub use crate::runtime::control::ControlError;
+pub use crate::runtime::store::quarantine::OpenError;
+pub use dynakv_storage::{IdentityError, StoreError};
 
 use self::beginning::begin_run;
 use self::building::{Doors, Ground, World};
@@ -35,7 +41,6 @@ use crate::config::Config;
 use crate::descriptors;
 use crate::embedded::LocalClient;
 use crate::engine::write::mint::Minter;
-use crate::runtime::control::ControlError;
 use crate::runtime::data::coordinator::End;
 use crate::runtime::net::local::EndReason;
 use crate::runtime::net::tcp::TcpNetwork;
@@ -52,8 +57,8 @@ use crate::settings::check_values;
 
 /// A running node. Dropping it stops it as a crash would; use [`shutdown`](Self::shutdown).
 ///
-/// The program it runs in reads and writes with [`get`](Self::get), [`put`](Self::put) and
-/// [`delete`](Self::delete), or from many tasks through a [`client`](Self::client).
+/// The program it runs in reads and writes with [`get`](Self::get), [`put`](Self::put),
+/// [`update`](Self::update) and their like, or from many tasks through a [`client`](Self::client).
 pub struct Node {
     address: SocketAddr,
     http_address: Option<SocketAddr>,
@@ -205,6 +210,7 @@ impl Node {
     ///
     /// # Errors
     /// As [`start`](Self::start).
+    #[cfg_attr(not(dynakv_internals), doc(hidden))]
     pub async fn start_in(config: Config, environment: Environment) -> Result<Self, ServeError> {
         check(&config)?;
         let Environment {

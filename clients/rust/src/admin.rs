@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::error::Error;
-use crate::routing::Access;
+use crate::transport::Transport;
 
 impl Client {
     /// What each owner of a key has of it. Owners that do not answer are part of the answer; it takes
@@ -25,8 +25,7 @@ impl Client {
             _ => None,
         };
         let deadline = Instant::now() + self.timeout();
-        self.execute(request, Access::AnyOwner, deadline, extract)
-            .await
+        self.execute(request, deadline, extract).await
     }
 
     /// The next part of all that one node holds, the seed that has answered so far, from behind `after_key` on: begin with `None`,
@@ -99,7 +98,6 @@ impl Client {
             _ => None,
         };
         let deadline = Instant::now() + self.timeout();
-        self.execute(request, Access::FirstOwner, deadline, extract)
-            .await
+        self.execute(request, deadline, extract).await
     }
 }

@@ -15,7 +15,8 @@ use crate::execute;
 use crate::node::DialSettings;
 use crate::node_client::NodeClient;
 use crate::retry::{self, Decision};
-use crate::routing::{Access, Routing, attempt_deadline};
+use crate::routing::{Routing, attempt_deadline};
+use crate::transport::Transport;
 
 /// A connection to a cluster. Cheap to clone; all clones share the connections.
 ///
@@ -179,27 +180,28 @@ impl Client {
         Err(Error::of_all(failures))
     }
 
-    pub(crate) fn next_write_id(&self) -> WriteId {
+    fn routing(&self) -> &Routing {
+        &self.inner.routing
+    }
+}
+
+/// Over the network, to one node after the other: [`retry`] has the table.
+impl Transport for Client {
+    fn timeout(&self) -> Duration {
+        self.inner.timeout
+    }
+
+    fn next_write_id(&self) -> WriteId {
         let number = self.inner.writes.fetch_add(1, Ordering::Relaxed);
         WriteId::new(self.inner.writer, number)
     }
 
-    pub(crate) fn timeout(&self) -> Duration {
-        self.inner.timeout
-    }
-
-    /// Runs a data operation.
-    pub(crate) async fn execute<T>(
+    fn execute<A>(
         &self,
         request: Request,
-        access: Access,
         deadline: Instant,
-        extract: impl Fn(Response) -> Option<T>,
-    ) -> Result<T, Error> {
-        execute::execute(self.routing(), request, access, deadline, extract).await
-    }
-
-    fn routing(&self) -> &Routing {
-        &self.inner.routing
+        extract: impl Fn(Response) -> Option<A> + Send,
+    ) -> impl Future<Output = Result<A, Error>> + Send {
+        execute::execute(self.routing(), request, deadline, extract)
     }
 }

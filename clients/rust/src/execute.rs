@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::node::Node;
 use crate::retry::{self, Decision};
 use crate::routing::{Access, Routing, attempt_deadline};
+use crate::transport::begin_attempt;
 
 /// How long before the client's own deadline a coordinator has to give up, so that its answer (which
 /// says more than silence) still arrives. At most this, and at most a tenth of the time left.
@@ -23,22 +24,24 @@ const ANSWER_MARGIN: Duration = Duration::from_millis(50);
 pub(crate) async fn execute<T>(
     routing: &Routing,
     mut request: Request,
-    access: Access,
     deadline: Instant,
     extract: impl Fn(Response) -> Option<T>,
 ) -> Result<T, Error> {
     let mut failures = Failures::new();
     let segment = segment_of(&request);
+    let access = if is_read(&request) {
+        Access::AnyOwner
+    } else {
+        Access::FirstOwner
+    };
     routing.fetch_missing(deadline).await;
     for pass in 0_u32.. {
         let mut nodes = routing.pass(segment, access);
         let mut again = Again::No;
         while let Some((node, others)) = nodes.next() {
             let attempt = attempt_deadline(deadline, others);
-            set_timeout_ms(&mut request, coordinator_timeout_ms(attempt));
-            if failures.maybe_applied {
-                say_again(&mut request);
-            }
+            let timeout_ms = coordinator_timeout_ms(attempt);
+            begin_attempt(&mut request, timeout_ms, failures.maybe_applied);
             let error = match node.call(&request, attempt).await {
                 Ok(response) => match extract(response) {
                     Some(answer) => return Ok(answer),
@@ -149,24 +152,6 @@ fn segment_of(request: &Request) -> Segment {
 /// Whether it changes nothing.
 fn is_read(request: &Request) -> bool {
     matches!(request, Request::Get(_) | Request::Explain(_))
-}
-
-fn set_timeout_ms(request: &mut Request, timeout_ms: u32) {
-    match request {
-        Request::Get(get) => get.timeout_ms = timeout_ms,
-        Request::Put(write) | Request::Delete(write) => write.timeout_ms = timeout_ms,
-        Request::Explain(explain) => explain.timeout_ms = timeout_ms,
-        Request::Import(import) => import.timeout_ms = timeout_ms,
-        _ => {}
-    }
-}
-
-/// Nodes may have copies of the write from an earlier attempt. That one is not listened to any more, and this
-/// one stands for its copies.
-fn say_again(request: &mut Request) {
-    if let Request::Put(write) | Request::Delete(write) = request {
-        write.again = true;
-    }
 }
 
 /// What the coordinator is told.

@@ -67,6 +67,11 @@
 //! their deadline, so a program slows down rather than fill its memory or the node's. Every future may
 //! be dropped at any time and gives its place back; a request that was sent may still be carried out.
 //!
+//! # A node inside the program
+//! A program that runs a node inside itself (the crate `dynakv`) makes the same requests of that node's
+//! `LocalClient`, without a socket. They are the types of this crate with another [`Transport`], which
+//! is [`Client`] where none is named.
+//!
 //! # Runtime
 //! A client needs a tokio runtime with its I/O and time drivers enabled, of either kind. Connections are
 //! tasks of the runtime that first used them.
@@ -89,6 +94,7 @@ mod operations;
 mod request;
 pub mod retry;
 mod routing;
+pub mod transport;
 mod unasked;
 mod update;
 mod wrong_port;
@@ -101,6 +107,7 @@ pub use error::Error;
 pub use many::{GetManyRequest, PutManyRequest};
 pub use node_client::NodeClient;
 pub use request::{DeleteRequest, GetRequest, PutRequest};
+pub use transport::Transport;
 pub use update::{Update, UpdateRequest, Updated};
 
 pub use dynakv_protocol::admin::{Explained, Exported, Imported};

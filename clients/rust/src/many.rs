@@ -20,6 +20,7 @@ use crate::checks::check_timeout;
 use crate::client::Client;
 use crate::error::Error;
 use crate::request::{GetRequest, PutRequest, Sending};
+use crate::transport::Transport;
 
 /// How many requests of one call are under way at once, unless the caller says otherwise. Enough to
 /// keep all nodes busy, and far from what makes a node refuse.
@@ -34,8 +35,8 @@ const KEYS_PER_TURN: usize = 8;
 /// Reads of many keys that have not been sent yet: see [`Client::get_many`].
 #[derive(Debug, Clone)]
 #[must_use = "a request is sent by `.await`"]
-pub struct GetManyRequest {
-    client: Client,
+pub struct GetManyRequest<T = Client> {
+    client: T,
     keys: Vec<Bytes>,
     options: Options,
     repair_first: bool,
@@ -44,8 +45,8 @@ pub struct GetManyRequest {
 /// Puts of many values that have not been sent yet: see [`Client::put_many`].
 #[derive(Debug, Clone)]
 #[must_use = "a request is sent by `.await`"]
-pub struct PutManyRequest {
-    client: Client,
+pub struct PutManyRequest<T = Client> {
+    client: T,
     pairs: Vec<(Bytes, Bytes)>,
     options: Options,
     ttl: Option<Duration>,
@@ -59,7 +60,7 @@ struct Options {
 }
 
 impl Options {
-    fn new(client: &Client) -> Self {
+    fn new(client: &impl Transport) -> Self {
         Self {
             timeout: client.timeout(),
             quorum: None,
@@ -81,7 +82,7 @@ impl Options {
 
 macro_rules! many_options {
     ($name:ident) => {
-        impl $name {
+        impl<T: Transport> $name<T> {
             /// One deadline for all keys together, 60 s at most; the client's timeout when not given.
             /// Keys that it cuts off fail with [`Error::Timeout`].
             pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -89,7 +90,8 @@ macro_rules! many_options {
                 self
             }
 
-            /// How many requests are under way at once: 512 by default, 16,384 at most.
+            /// How many requests are under way at once: 512 by default, 16,384 at most, and no more
+            /// than [the transport takes](Transport::requests_in_flight_max).
             pub fn window(mut self, requests: usize) -> Self {
                 self.options.lanes = requests;
                 self
@@ -101,8 +103,9 @@ macro_rules! many_options {
 many_options!(GetManyRequest);
 many_options!(PutManyRequest);
 
-impl GetManyRequest {
-    pub(crate) fn new(client: Client, keys: Vec<Bytes>) -> Self {
+impl<T: Transport> GetManyRequest<T> {
+    /// Reads of these keys over any transport; [`Client::get_many`] is the one over the network.
+    pub fn new(client: T, keys: Vec<Bytes>) -> Self {
         let options = Options::new(&client);
         Self {
             client,
@@ -137,6 +140,7 @@ impl GetManyRequest {
             options,
             repair_first,
         } = self;
+        let lanes = options.lanes.min(client.requests_in_flight_max());
         let total = keys.len();
         let each = move |index: usize| {
             let mut request = GetRequest::new(client.clone(), Bytes::clone(&keys[index]));
@@ -148,12 +152,14 @@ impl GetManyRequest {
             }
             request.send_by(deadline)
         };
-        Ok(run(total, options.lanes, each).await)
+        Ok(run(total, lanes, each).await)
     }
 }
 
-impl PutManyRequest {
-    pub(crate) fn new(client: Client, pairs: Vec<(Bytes, Bytes)>) -> Self {
+impl<T: Transport> PutManyRequest<T> {
+    /// Puts of these pairs of a key and a value over any transport; [`Client::put_many`] is the one over
+    /// the network.
+    pub fn new(client: T, pairs: Vec<(Bytes, Bytes)>) -> Self {
         let options = Options::new(&client);
         Self {
             client,
@@ -188,6 +194,7 @@ impl PutManyRequest {
             options,
             ttl,
         } = self;
+        let lanes = options.lanes.min(client.requests_in_flight_max());
         let total = pairs.len();
         let each = move |index: usize| {
             let (key, value) = pairs[index].clone();
@@ -200,11 +207,11 @@ impl PutManyRequest {
             }
             request.send_by(deadline)
         };
-        Ok(run(total, options.lanes, each).await)
+        Ok(run(total, lanes, each).await)
     }
 }
 
-impl IntoFuture for GetManyRequest {
+impl<T: Transport> IntoFuture for GetManyRequest<T> {
     type Output = Result<Vec<Result<Fetched, Error>>, Error>;
     type IntoFuture = Sending<'static, Vec<Result<Fetched, Error>>>;
 
@@ -213,7 +220,7 @@ impl IntoFuture for GetManyRequest {
     }
 }
 
-impl IntoFuture for PutManyRequest {
+impl<T: Transport> IntoFuture for PutManyRequest<T> {
     type Output = Result<Vec<Result<Written, Error>>, Error>;
     type IntoFuture = Sending<'static, Vec<Result<Written, Error>>>;
 

@@ -1,4 +1,4 @@
-//! Operations with options: made by the client's methods, sent by `.await`.
+//! Operations with options: made by the methods of a client, sent by `.await` over its [`Transport`].
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use crate::answer::{Context, Fetched, Written};
 use crate::checks::check_timeout;
 use crate::client::Client;
 use crate::error::Error;
-use crate::routing::Access;
+use crate::transport::Transport;
 
 /// What `.await` on a request runs.
 pub(crate) type Sending<'f, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'f>>;
@@ -22,8 +22,8 @@ pub(crate) type Sending<'f, T> = Pin<Box<dyn Future<Output = Result<T, Error>> +
 /// A read that has not been sent yet: see [`Client::get`].
 #[derive(Debug, Clone)]
 #[must_use = "a request is sent by `.await`"]
-pub struct GetRequest {
-    client: Client,
+pub struct GetRequest<T = Client> {
+    client: T,
     timeout: Duration,
     get: Get,
 }
@@ -34,23 +34,24 @@ pub struct GetRequest {
 /// key in the order in which you made them: their ids say which of two came first.
 #[derive(Debug, Clone)]
 #[must_use = "a request is sent by `.await`"]
-pub struct PutRequest(WriteRequest);
+pub struct PutRequest<T = Client>(WriteRequest<T>);
 
 /// A delete that has not been sent yet: see [`Client::delete`].
 #[derive(Debug, Clone)]
 #[must_use = "a request is sent by `.await`"]
-pub struct DeleteRequest(WriteRequest);
+pub struct DeleteRequest<T = Client>(WriteRequest<T>);
 
 #[derive(Debug, Clone)]
-pub(crate) struct WriteRequest {
-    client: Client,
+pub(crate) struct WriteRequest<T> {
+    client: T,
     timeout: Duration,
     ttl: Option<Duration>,
     write: Write,
 }
 
-impl GetRequest {
-    pub(crate) fn new(client: Client, key: Bytes) -> Self {
+impl<T: Transport> GetRequest<T> {
+    /// A read of this key over any transport; [`Client::get`] is the one over the network.
+    pub fn new(client: T, key: Bytes) -> Self {
         let timeout = client.timeout();
         let get = Get {
             timeout_ms: 0,
@@ -89,7 +90,8 @@ impl GetRequest {
     /// Sends it. The same as `.await` on the request, without its allocation.
     ///
     /// # Errors
-    /// [`Error`], after the attempts that [`retry`](crate::retry) lists.
+    /// [`Error`], after all attempts of the transport: [`retry`](crate::retry) lists those over the
+    /// network.
     pub async fn send(self) -> Result<Fetched, Error> {
         check_timeout(self.timeout)?;
         let deadline = Instant::now() + self.timeout;
@@ -104,14 +106,12 @@ impl GetRequest {
             _ => None,
         };
         let Self { client, get, .. } = self;
-        client
-            .execute(Request::Get(get), Access::AnyOwner, deadline, extract)
-            .await
+        client.execute(Request::Get(get), deadline, extract).await
     }
 }
 
-impl WriteRequest {
-    pub(crate) fn new(client: Client, key: Bytes, value: Option<Bytes>) -> Self {
+impl<T: Transport> WriteRequest<T> {
+    pub(crate) fn new(client: T, key: Bytes, value: Option<Bytes>) -> Self {
         let timeout = client.timeout();
         let write = Write {
             timeout_ms: 0,
@@ -192,15 +192,13 @@ impl WriteRequest {
             Response::Deleted(written) if !is_put => Some(Written::from(written)),
             _ => None,
         };
-        client
-            .execute(request, Access::FirstOwner, deadline, extract)
-            .await
+        client.execute(request, deadline, extract).await
     }
 }
 
 macro_rules! write_options {
     ($name:ident) => {
-        impl $name {
+        impl<T: Transport> $name<T> {
             /// Replace exactly what the read that gave this context has seen; what was written
             /// meanwhile stays beside it as a sibling. Without a context the write is blind.
             pub fn context(mut self, context: Context) -> Self {
@@ -241,14 +239,15 @@ macro_rules! write_options {
             /// Sends it. The same as `.await` on the request, without its allocation.
             ///
             /// # Errors
-            /// [`Error`], after the attempts that [`retry`](crate::retry) lists; every attempt
-            /// carries the same write id, and only the answer to the last one counts.
+            /// [`Error`], after all attempts of the transport: [`retry`](crate::retry) lists those
+            /// over the network. Every attempt carries the same write id, and only the answer to the last
+            /// one counts.
             pub async fn send(self) -> Result<Written, Error> {
                 self.0.send().await
             }
         }
 
-        impl IntoFuture for $name {
+        impl<T: Transport> IntoFuture for $name<T> {
             type Output = Result<Written, Error>;
             type IntoFuture = Sending<'static, Written>;
 
@@ -262,8 +261,9 @@ macro_rules! write_options {
 write_options!(PutRequest);
 write_options!(DeleteRequest);
 
-impl PutRequest {
-    pub(crate) fn new(client: Client, key: Bytes, value: Bytes) -> Self {
+impl<T: Transport> PutRequest<T> {
+    /// A put of this value over any transport; [`Client::put`] is the one over the network.
+    pub fn new(client: T, key: Bytes, value: Bytes) -> Self {
         Self(WriteRequest::new(client, key, Some(value)))
     }
 
@@ -279,13 +279,14 @@ impl PutRequest {
     }
 }
 
-impl DeleteRequest {
-    pub(crate) fn new(client: Client, key: Bytes) -> Self {
+impl<T: Transport> DeleteRequest<T> {
+    /// A delete of this key over any transport; [`Client::delete`] is the one over the network.
+    pub fn new(client: T, key: Bytes) -> Self {
         Self(WriteRequest::new(client, key, None))
     }
 }
 
-impl IntoFuture for GetRequest {
+impl<T: Transport> IntoFuture for GetRequest<T> {
     type Output = Result<Fetched, Error>;
     type IntoFuture = Sending<'static, Fetched>;
 

@@ -13,6 +13,7 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::request::{GetRequest, Sending, WriteRequest};
 use crate::retry;
+use crate::transport::Transport;
 
 /// How often an update writes before it gives up, unless the caller says otherwise.
 const ROUNDS_DEFAULT: u32 = 8;
@@ -60,8 +61,8 @@ pub struct Updated {
 /// adding it once: the union of sets, the maximum per counter and client, the newer entry per field. A
 /// bare `+ 1` is not; count per client and add up when reading.
 #[must_use = "a request is sent by `.await`"]
-pub struct UpdateRequest<'f> {
-    client: Client,
+pub struct UpdateRequest<'f, T = Client> {
+    client: T,
     key: Bytes,
     change: Box<dyn FnMut(&Fetched) -> Update + Send + 'f>,
     timeout: Duration,
@@ -76,7 +77,7 @@ fn is_refused(error: &Error) -> bool {
     error.code() == Some(ErrorCode::BadRequest) && !error.maybe_applied()
 }
 
-impl std::fmt::Debug for UpdateRequest<'_> {
+impl<T> std::fmt::Debug for UpdateRequest<'_, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("UpdateRequest")
             .field("key", &self.key)
@@ -86,12 +87,9 @@ impl std::fmt::Debug for UpdateRequest<'_> {
     }
 }
 
-impl<'f> UpdateRequest<'f> {
-    pub(crate) fn new(
-        client: Client,
-        key: Bytes,
-        change: impl FnMut(&Fetched) -> Update + Send + 'f,
-    ) -> Self {
+impl<'f, T: Transport> UpdateRequest<'f, T> {
+    /// An update of this key over any transport; [`Client::update`] is the one over the network.
+    pub fn new(client: T, key: Bytes, change: impl FnMut(&Fetched) -> Update + Send + 'f) -> Self {
         let timeout = client.timeout();
         Self {
             client,
@@ -211,7 +209,7 @@ impl<'f> UpdateRequest<'f> {
 
     // No future borrows the closure: it need not be shareable between threads for this one to be
     // sendable.
-    fn read(&self) -> GetRequest {
+    fn read(&self) -> GetRequest<T> {
         let request = GetRequest::new(self.client.clone(), self.key.clone());
         match self.r {
             Some(r) => request.r(r),
@@ -219,7 +217,7 @@ impl<'f> UpdateRequest<'f> {
         }
     }
 
-    fn write(&self, value: Option<Bytes>, context: Context) -> WriteRequest {
+    fn write(&self, value: Option<Bytes>, context: Context) -> WriteRequest<T> {
         let mut write = WriteRequest::new(self.client.clone(), self.key.clone(), value);
         write.set_context(context);
         write.set_w(self.w);
@@ -229,7 +227,7 @@ impl<'f> UpdateRequest<'f> {
     }
 }
 
-impl<'f> IntoFuture for UpdateRequest<'f> {
+impl<'f, T: Transport> IntoFuture for UpdateRequest<'f, T> {
     type Output = Result<Updated, Error>;
     type IntoFuture = Sending<'f, Updated>;
 

@@ -154,6 +154,11 @@ impl Local {
         }
     }
 
+    /// The most requests that are under way at once; whoever comes beyond it waits.
+    pub fn requests_in_flight_max(&self) -> usize {
+        self.window_units
+    }
+
     /// Sends a request and waits for its answer. May be dropped at any time.
     ///
     /// # Errors
@@ -171,6 +176,10 @@ impl Local {
             Ok(Err(_closed)) => return Err(unsent(self.ended())),
             Err(_elapsed) => return Err(unsent(LocalCause::TimedOut)),
         };
+        // A place that is free at once is given whatever the time is.
+        if Instant::now() >= deadline {
+            return Err(unsent(LocalCause::TimedOut));
+        }
         let (sender, answer) = oneshot::channel();
         let Some(id) = self.enter(sender) else {
             return Err(unsent(self.ended()));
@@ -508,6 +517,20 @@ mod tests {
         assert_eq!(begun, [true, true, true, true, false]);
         assert_eq!(desk.arrived().len(), 4);
         assert!(desk.local.lock().waiting.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_sent_once_the_deadline_has_passed() {
+        let mut desk = desk().await;
+        let late = call(&desk, b"k", Duration::ZERO).await.unwrap();
+        match late {
+            Err(LocalError {
+                begun: false,
+                cause: LocalCause::TimedOut,
+            }) => {}
+            other => panic!("{other:?}"),
+        }
+        assert!(desk.arrived().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,8 @@
 //! Nodes inside a program: the operations without a socket, many nodes in one process, and the examples.
 
+mod many;
+mod updates;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
