@@ -25,7 +25,7 @@ use crate::runtime::shared::outbox::Outbox;
 use crate::runtime::shared::unreachable::Unreachable;
 use crate::runtime::shared::view::{MemberView, View};
 
-use self::node::{DOUBTFUL_DIAL_MAX, Node, SILENT_DOUBT, State};
+use self::node::{Node, State};
 
 mod node;
 
