@@ -9,22 +9,21 @@
 //! |---|---|
 //! | `exchange.rs` | events, effects, answers |
 //! | `purpose.rs` | what a message about an operation is for |
+//! | `begin.rs` | how each begins |
 //! | `step.rs` | what an event means to which operation |
 //! | `translate.rs` | the effects of each, in the common words |
 
 use bytes::Bytes;
 
-use crate::engine::placement::preference::{NodeSlot, Preference, Reach};
-use crate::engine::quorum::Place;
 use crate::engine::read::explain::Explain;
-use crate::engine::read::get::{Get, Plan};
-use crate::engine::read::pace::Pace;
+use crate::engine::read::get::Get;
 use crate::engine::write::attempts::Attempts;
-use crate::engine::write::forward::{self, Forward};
+use crate::engine::write::forward::Forward;
 use crate::engine::write::import::Import;
 use crate::engine::write::mint::Intent;
-use crate::engine::write::put::{self, Put};
+use crate::engine::write::put::Put;
 
+mod begin;
 mod exchange;
 mod purpose;
 mod step;
@@ -70,79 +69,6 @@ pub enum Rest {
 }
 
 impl Operation {
-    /// Begins a write that this node coordinates.
-    pub fn put(
-        owners: Preference,
-        terms: put::Terms,
-        intent: Box<Intent>,
-        reach: impl Fn(NodeSlot) -> Reach,
-        effects: &mut Effects,
-    ) -> Self {
-        let put = Put::start(owners, terms, reach, &mut effects.of_put);
-        let mut operation = Self::Put {
-            put,
-            intent: Some(intent),
-        };
-        operation.tell(effects);
-        operation
-    }
-
-    /// Begins a read that this node coordinates at place `own`, at this time since the process started.
-    pub fn get(
-        owners: Preference,
-        own: Place,
-        plan: Plan,
-        reach: impl Fn(NodeSlot) -> Reach,
-        pace: (&mut Pace, std::time::Duration),
-        effects: &mut Effects,
-    ) -> Self {
-        let mut operation = Self::Get(Get::start(
-            owners,
-            own,
-            plan,
-            reach,
-            pace,
-            &mut effects.of_get,
-        ));
-        operation.tell(effects);
-        operation
-    }
-
-    /// Begins to hand a request on, to the owner at place `first`.
-    pub fn forward(
-        owners: &Preference,
-        first: Place,
-        terms: forward::Terms,
-        reach: impl Fn(NodeSlot) -> Reach,
-        effects: &mut Effects,
-    ) -> Self {
-        let out = &mut effects.of_forward;
-        let mut operation = Self::Forward(Forward::start(owners, first, terms, reach, out));
-        operation.tell(effects);
-        operation
-    }
-
-    /// Begins to ask all owners what they have.
-    pub fn explain(owners: &Preference, effects: &mut Effects) -> Self {
-        let mut out = Vec::new();
-        let operation = Self::Explain(Explain::start(owners, &mut out));
-        effects
-            .list
-            .extend(out.into_iter().map(translate::from_explain));
-        operation
-    }
-
-    /// Begins to merge versions into a key. `w` is capped at the number of owners.
-    pub fn import(owners: Preference, w: u8, versions: Bytes, effects: &mut Effects) -> Self {
-        let mut out = Vec::new();
-        let import = Import::start(owners, w, &mut out);
-        let effects_of_it = out.into_iter();
-        effects
-            .list
-            .extend(effects_of_it.map(|effect| translate::from_import(effect, &versions)));
-        Self::Import { import, versions }
-    }
-
     /// The read that it is.
     pub fn as_get(&self) -> Option<&Get> {
         match self {

@@ -7,9 +7,12 @@ use dynakv_protocol::peer::{Digest, Merged, VersionsReply};
 use dynakv_protocol::{Actor, ErrorCode, ErrorReply, RingVersion, WriteId};
 
 use super::*;
-use crate::engine::placement::preference::SELF;
+use crate::engine::placement::preference::{NodeSlot, Preference, Reach, SELF};
+use crate::engine::read::get::Plan;
+use crate::engine::read::pace::Pace;
+use crate::engine::write::forward;
 use crate::engine::write::outcome::JobOutcome;
-use crate::engine::write::put::{Promised, Replaced, Round};
+use crate::engine::write::put::{self, Promised, Replaced, Round};
 
 const A: NodeSlot = NodeSlot(1);
 const B: NodeSlot = NodeSlot(2);

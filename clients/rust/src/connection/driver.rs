@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::sleep;
 
-use super::Shared;
+use super::shared::Shared;
 use crate::unasked::{connection_error, goaway};
 
 /// A read asks for at least this much room, so that one system call brings many answers.
