@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::causal::{Clock, Dot, Value, Versions};
+use crate::causal::{Clock, Dot, SiblingHead, Value, Versions};
 use crate::codec::skip_tags;
 use crate::codec::{DecodeError, Reader, Wire, put_bool, put_bytes, put_string, put_varint};
 use crate::gossip::MemberState;
@@ -23,9 +23,6 @@ const REASON_BYTES_MAX: usize = 1024;
 
 const OUTCOME_FAILED: u8 = 0;
 const OUTCOME_ANSWERED: u8 = 1;
-
-const FLAG_TOMBSTONE: u8 = 1;
-const FLAG_EXPIRES: u8 = 2;
 
 /// Ask all owners of a key what they have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -255,15 +252,14 @@ impl Wire for OwnerState {
 
 impl Wire for SiblingDigest {
     fn encode(&self, out: &mut BytesMut) {
-        self.dot.encode(out);
-        self.write_id.encode(out);
-        out.put_u64(self.timestamp);
-        let tombstone = matches!(self.value, ValueDigest::Tombstone);
-        let expires = self.expires_at_ms.is_some();
-        out.put_u8(u8::from(tombstone) * FLAG_TOMBSTONE + u8::from(expires) * FLAG_EXPIRES);
-        if let Some(at) = self.expires_at_ms {
-            out.put_u64(at);
-        }
+        let head = SiblingHead {
+            dot: self.dot,
+            write_id: self.write_id,
+            timestamp: self.timestamp,
+            expires_at_ms: self.expires_at_ms,
+            is_tombstone: matches!(self.value, ValueDigest::Tombstone),
+        };
+        head.encode(out);
         if let ValueDigest::Bytes {
             length,
             checksum,
@@ -277,33 +273,20 @@ impl Wire for SiblingDigest {
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let dot = Dot::decode(reader)?;
-        let write_id = WriteId::decode(reader)?;
-        let timestamp = reader.u64()?;
-        let flags = reader.u8()?;
-        if flags & !(FLAG_TOMBSTONE | FLAG_EXPIRES) != 0 {
-            let what = "sibling flags";
-            return Err(DecodeError::Invalid { what });
-        }
-        let expires_at_ms = if flags & FLAG_EXPIRES != 0 {
-            Some(reader.u64()?)
-        } else {
-            None
-        };
-        let value = if flags & FLAG_TOMBSTONE != 0 {
-            ValueDigest::Tombstone
-        } else {
-            ValueDigest::Bytes {
+        let head = SiblingHead::decode(reader)?;
+        let value = match head.is_tombstone {
+            true => ValueDigest::Tombstone,
+            false => ValueDigest::Bytes {
                 length: reader.varint()?,
                 checksum: reader.u64()?,
                 preview: reader.bytes("preview", PREVIEW_BYTES_MAX)?,
-            }
+            },
         };
         Ok(Self {
-            dot,
-            write_id,
-            timestamp,
-            expires_at_ms,
+            dot: head.dot,
+            write_id: head.write_id,
+            timestamp: head.timestamp,
+            expires_at_ms: head.expires_at_ms,
             value,
         })
     }

@@ -55,7 +55,7 @@ pub struct Exported {
 pub struct ExportedItem {
     /// The key.
     pub key: Bytes,
-    /// Encoded [`Versions`].
+    /// Encoded [`Versions`](crate::causal::Versions).
     pub versions: Bytes,
 }
 
@@ -66,7 +66,7 @@ pub struct Import {
     pub timeout_ms: u32,
     /// 1 to 4,096 bytes.
     pub key: Bytes,
-    /// Encoded [`Versions`]; the receiver decodes and checks them.
+    /// Encoded [`Versions`](crate::causal::Versions); the receiver decodes and checks them.
     pub versions: Bytes,
     /// How many replicas must have them on disk; the node's default when absent.
     pub w: Option<u8>,

@@ -10,10 +10,12 @@ mod clock;
 pub mod context;
 mod dot;
 mod marks;
+mod sibling_head;
 mod versions;
 
 pub use crate::limits::RETIRED_MAX;
 pub use clock::Clock;
 pub use dot::Dot;
 pub use marks::{Mark, RetiredIds};
+pub(crate) use sibling_head::SiblingHead;
 pub use versions::{Incoming, Sibling, Value, Versions};

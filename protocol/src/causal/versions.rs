@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use smallvec::SmallVec;
 
-use super::{Clock, Dot};
+use super::{Clock, Dot, SiblingHead};
 use crate::codec::{DecodeError, Reader, Wire, put_bytes, put_varint};
 use crate::ids::WriteId;
 use crate::limits::{CLOCK_ENTRIES_MAX, SIBLINGS_DECODED_MAX, VALUE_BYTES_MAX};
@@ -89,8 +89,6 @@ pub struct Versions {
 
 /// First byte of the encoding; another one means another form.
 const FORMAT: u8 = 1;
-const FLAG_TOMBSTONE: u8 = 1;
-const FLAG_EXPIRES: u8 = 2;
 
 impl Versions {
     /// The state of a key that was never written.
@@ -295,45 +293,30 @@ impl Versions {
 
 impl Wire for Sibling {
     fn encode(&self, out: &mut BytesMut) {
-        self.dot.encode(out);
-        self.write_id.encode(out);
-        out.put_u64(self.timestamp);
-        let tombstone = matches!(self.value, Value::Tombstone);
-        let expires = self.expires_at_ms.is_some();
-        out.put_u8(u8::from(tombstone) * FLAG_TOMBSTONE + u8::from(expires) * FLAG_EXPIRES);
-        if let Some(at) = self.expires_at_ms {
-            out.put_u64(at);
-        }
+        let head = SiblingHead {
+            dot: self.dot,
+            write_id: self.write_id,
+            timestamp: self.timestamp,
+            expires_at_ms: self.expires_at_ms,
+            is_tombstone: matches!(self.value, Value::Tombstone),
+        };
+        head.encode(out);
         if let Value::Bytes(bytes) = &self.value {
             put_bytes(out, bytes);
         }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let dot = Dot::decode(reader)?;
-        let write_id = WriteId::decode(reader)?;
-        let timestamp = reader.u64()?;
-        let flags = reader.u8()?;
-        if flags & !(FLAG_TOMBSTONE | FLAG_EXPIRES) != 0 {
-            return Err(DecodeError::Invalid {
-                what: "sibling flags",
-            });
-        }
-        let expires_at_ms = if flags & FLAG_EXPIRES != 0 {
-            Some(reader.u64()?)
-        } else {
-            None
-        };
-        let value = if flags & FLAG_TOMBSTONE != 0 {
-            Value::Tombstone
-        } else {
-            Value::Bytes(reader.bytes("value", VALUE_BYTES_MAX)?)
+        let head = SiblingHead::decode(reader)?;
+        let value = match head.is_tombstone {
+            true => Value::Tombstone,
+            false => Value::Bytes(reader.bytes("value", VALUE_BYTES_MAX)?),
         };
         Ok(Self {
-            dot,
-            write_id,
-            timestamp,
-            expires_at_ms,
+            dot: head.dot,
+            write_id: head.write_id,
+            timestamp: head.timestamp,
+            expires_at_ms: head.expires_at_ms,
             value,
         })
     }

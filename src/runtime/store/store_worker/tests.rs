@@ -113,40 +113,39 @@ fn minted_comes_before_durable_and_durable_means_synced() {
         let mut running = started(&memory, 1000);
         running.handle.write(vec![mint(1, "k", "v", None)]);
         let events = running.events.recv().await.unwrap();
-        assert!(matches!(
-            &events[..],
-            [StoreEvent::Job {
-                outcome: JobOutcome::Minted { .. },
-                ..
-            }]
-        ));
+        assert!(is_one(&events, is_minted));
         assert_eq!(memory.pending(), 1);
         let events = running.events.recv().await.unwrap();
-        assert!(matches!(
-            &events[..],
-            [StoreEvent::Job {
-                outcome: JobOutcome::Durable { .. },
-                ..
-            }]
-        ));
+        assert!(is_one(&events, is_durable));
         assert_eq!(memory.pending(), 0);
     });
 }
 
 /// A store whose disk hangs in the sync of a first write.
+fn is_minted(event: &StoreEvent) -> bool {
+    matches!(event, StoreEvent::Job { outcome, .. } if matches!(outcome, JobOutcome::Minted { .. }))
+}
+
+fn is_durable(event: &StoreEvent) -> bool {
+    matches!(event, StoreEvent::Job { outcome, .. } if matches!(outcome, JobOutcome::Durable { .. }))
+}
+
+fn is_refused(event: &StoreEvent) -> bool {
+    matches!(event, StoreEvent::Job { outcome, .. } if matches!(outcome, JobOutcome::Refused(_)))
+}
+
+/// Whether it is one event, of this kind.
+fn is_one(events: &[StoreEvent], is_of_kind: fn(&StoreEvent) -> bool) -> bool {
+    matches!(events, [event] if is_of_kind(event))
+}
+
 async fn stalled_in_a_write() -> (Stall, Running) {
     let (memory, stall) = (MemoryDisk::new(), Stall::default());
     stall.set(true);
     let mut running = started_on(&memory, stall.clone());
     running.handle.write(vec![mint(1, "k", "begun", None)]);
     let events = running.events.recv().await.unwrap();
-    assert!(matches!(
-        &events[..],
-        [StoreEvent::Job {
-            outcome: JobOutcome::Minted { .. },
-            ..
-        }]
-    ));
+    assert!(is_one(&events, is_minted));
     (stall, running)
 }
 
@@ -185,13 +184,7 @@ fn what_has_waited_for_too_long_is_not_begun() {
         tokio::time::sleep(Duration::from_millis(800)).await;
         stall.set(false);
         let events = running.events.recv().await.unwrap();
-        assert!(matches!(
-            &events[..],
-            [StoreEvent::Job {
-                outcome: JobOutcome::Durable { .. },
-                ..
-            }]
-        ));
+        assert!(is_one(&events, is_durable));
         let (mut refused, mut minted) = (Vec::new(), Vec::new());
         while refused.is_empty() || minted.is_empty() {
             for event in running.events.recv().await.unwrap() {
@@ -233,13 +226,7 @@ fn one_sync_serves_all_that_wait_and_same_keys_build_on_each_other() {
         let mut minted = Vec::new();
         let durable = loop {
             let events = running.events.recv().await.unwrap();
-            if matches!(
-                events[0],
-                StoreEvent::Job {
-                    outcome: JobOutcome::Durable { .. },
-                    ..
-                }
-            ) {
+            if is_durable(&events[0]) {
                 break events.len();
             }
             minted.extend(events);
@@ -422,27 +409,13 @@ fn garbage_is_refused_and_a_broken_disk_stops_everything() {
             work: merge_work(Bytes::from_static(b"no versions")),
         }]);
         let events = running.events.recv().await.unwrap();
-        assert!(matches!(
-            &events[..],
-            [StoreEvent::Job {
-                outcome: JobOutcome::Refused(_),
-                ..
-            }]
-        ));
+        assert!(is_one(&events, is_refused));
         memory.break_writes();
         running
             .handle
             .write(vec![mint(1, "k", "v", None), mint(2, "k2", "v", None)]);
         let events = running.events.recv().await.unwrap();
-        let refused = |event: &&StoreEvent| {
-            matches!(
-                event,
-                StoreEvent::Job {
-                    outcome: JobOutcome::Refused(_),
-                    ..
-                }
-            )
-        };
+        let refused = |event: &&StoreEvent| is_refused(event);
         assert_eq!(events.iter().filter(refused).count(), 2, "{events:?}");
         let events = running.events.recv().await.unwrap();
         assert!(matches!(&events[..], [StoreEvent::Failed(_)]), "{events:?}");
@@ -531,16 +504,7 @@ fn what_no_node_could_read_is_refused_before_anything_changes() {
         let forged = mint(2, "k", "w", Some(clock(most + 1..=2 * most)));
         running.handle.write(vec![forged]);
         let refused = last_event(&mut running).await;
-        assert!(
-            matches!(
-                refused,
-                StoreEvent::Job {
-                    outcome: JobOutcome::Refused(_),
-                    ..
-                }
-            ),
-            "{refused:?}"
-        );
+        assert!(is_refused(&refused), "{refused:?}");
         assert_eq!(memory.store().get(b"k").unwrap(), before);
         assert_eq!(memory.store().segment_hash(Segment::of_key(b"k")), hash);
         let stored = Versions::from_bytes(&before.unwrap()).unwrap();
@@ -548,16 +512,7 @@ fn what_no_node_could_read_is_refused_before_anything_changes() {
         // It is written on by who stands in its clock.
         running.handle.write(vec![mint(3, "k", "x", None)]);
         let written = last_event(&mut running).await;
-        assert!(
-            matches!(
-                written,
-                StoreEvent::Job {
-                    outcome: JobOutcome::Durable { .. },
-                    ..
-                }
-            ),
-            "{written:?}"
-        );
+        assert!(is_durable(&written), "{written:?}");
     });
 }
 
@@ -596,16 +551,7 @@ fn a_state_is_replaced_only_if_it_is_the_one_that_was_seen() {
         let seen = Digest::of(&locked.to_bytes());
         running.handle.write(vec![replace(Some(seen))]);
         let replaced = last_event(&mut running).await;
-        assert!(
-            matches!(
-                replaced,
-                StoreEvent::Job {
-                    outcome: JobOutcome::Durable { .. },
-                    ..
-                }
-            ),
-            "{replaced:?}"
-        );
+        assert!(is_durable(&replaced), "{replaced:?}");
         assert_eq!(memory.store().get(b"k").unwrap(), Some(mended.to_bytes()));
         assert_eq!(rebuilding.locked().count(), 0);
         // The hash is that of one who never had anything else.
@@ -775,27 +721,9 @@ fn what_lacks_something_of_its_context_is_told_so_at_once_and_nothing_is_written
         }
         running.handle.write(vec![job]);
         let events = running.events.recv().await.unwrap();
-        assert!(
-            matches!(
-                &events[..],
-                [StoreEvent::Job {
-                    outcome: JobOutcome::Minted { .. },
-                    ..
-                }]
-            ),
-            "{events:?}"
-        );
+        assert!(is_one(&events, is_minted), "{events:?}");
         let events = running.events.recv().await.unwrap();
-        assert!(
-            matches!(
-                &events[..],
-                [StoreEvent::Job {
-                    outcome: JobOutcome::Durable { .. },
-                    ..
-                }]
-            ),
-            "{events:?}"
-        );
+        assert!(is_one(&events, is_durable), "{events:?}");
         // One that stands in has no more than its hints.
         let mut job = mint(2, "other", "v", Some(read.clone()));
         if let WriteWork::Mint { catches_up, .. } = &mut job.work {
@@ -803,15 +731,6 @@ fn what_lacks_something_of_its_context_is_told_so_at_once_and_nothing_is_written
         }
         running.handle.write(vec![job]);
         let events = running.events.recv().await.unwrap();
-        assert!(
-            matches!(
-                &events[..],
-                [StoreEvent::Job {
-                    outcome: JobOutcome::Minted { .. },
-                    ..
-                }]
-            ),
-            "{events:?}"
-        );
+        assert!(is_one(&events, is_minted), "{events:?}");
     });
 }
