@@ -121,7 +121,6 @@ fn minted_comes_before_durable_and_durable_means_synced() {
     });
 }
 
-/// A store whose disk hangs in the sync of a first write.
 fn is_minted(event: &StoreEvent) -> bool {
     matches!(event, StoreEvent::Job { outcome, .. } if matches!(outcome, JobOutcome::Minted { .. }))
 }
@@ -139,6 +138,7 @@ fn is_one(events: &[StoreEvent], is_of_kind: fn(&StoreEvent) -> bool) -> bool {
     matches!(events, [event] if is_of_kind(event))
 }
 
+/// A store whose disk hangs in the sync of a first write.
 async fn stalled_in_a_write() -> (Stall, Running) {
     let (memory, stall) = (MemoryDisk::new(), Stall::default());
     stall.set(true);
