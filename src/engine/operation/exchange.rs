@@ -153,7 +153,7 @@ pub enum Effect {
     NewerRing(RingVersion),
     /// Begin anew under that ring: nothing has been put anywhere.
     BeginAgain(RingVersion),
-    /// The client's answer. Only of a write something may follow.
+    /// The client's answer. What follows it is mending: repairs of a read, reminders of a write.
     Answer(Result<Answer, ErrorReply>),
 }
 
@@ -207,7 +207,7 @@ pub enum Answer {
     Forwarded(Frame),
 }
 
-/// What is to be done, in order. It is lent to every step, so that none allocates.
+/// What is to be done, in order. One is lent to step after step, so that in the usual course none allocates.
 #[derive(Debug, Default)]
 pub struct Effects {
     pub(super) list: Vec<Effect>,

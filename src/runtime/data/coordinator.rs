@@ -395,15 +395,23 @@ impl Coordinator {
     }
 
     fn on_request(&mut self, connection: ConnectionId, frame: Frame) {
-        let class = TrafficClass::of(frame.header.kind);
-        match (class, self.connections.is_peer(connection)) {
-            (Some(TrafficClass::Client), _) => self.on_client_request(connection, frame),
-            (Some(TrafficClass::Replica), true) => self.on_replica_request(connection, frame),
-            (Some(TrafficClass::Mending), true) => self.on_mending_request(connection, &frame),
-            (Some(TrafficClass::Export), _) => self.on_export(connection, &frame),
-            (Some(TrafficClass::Replica | TrafficClass::Mending), false)
-            | (Some(TrafficClass::Handshake | TrafficClass::Liveness), _)
-            | (Some(TrafficClass::Control) | None, _) => {
+        match TrafficClass::of(frame.header.kind) {
+            Some(TrafficClass::Client) => self.on_client_request(connection, frame),
+            Some(TrafficClass::Export) => self.on_export(connection, &frame),
+            Some(TrafficClass::Replica) if self.connections.is_peer(connection) => {
+                self.on_replica_request(connection, frame);
+            }
+            Some(TrafficClass::Mending) if self.connections.is_peer(connection) => {
+                self.on_mending_request(connection, &frame);
+            }
+            Some(
+                TrafficClass::Replica
+                | TrafficClass::Mending
+                | TrafficClass::Handshake
+                | TrafficClass::Liveness
+                | TrafficClass::Control,
+            )
+            | None => {
                 let message = "only nodes of the cluster may send this; say so in the hello";
                 let error = ErrorReply::new(ErrorCode::BadRequest, message);
                 self.connections

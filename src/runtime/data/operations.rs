@@ -27,7 +27,8 @@ pub struct Requester {
     pub arrived: Instant,
     /// When its sender stops waiting.
     pub deadline: Instant,
-    /// Who was given it to coordinate and may have acted on it.
+    /// Who was given it to coordinate and may have acted on it. While it is on its way to an owner the operation knows
+    /// that better; this is brought up to date when it leaves the table.
     pub attempts: Attempts,
     /// When it may be minted at the latest, if there is such a time: see [`lateness`](crate::engine::write::lateness).
     pub begin_by: Option<Instant>,

@@ -12,6 +12,7 @@ use dynakv_protocol::DecodeError;
 use dynakv_protocol::frame::{Frame, FrameDecoder, Header, split_batch};
 use dynakv_protocol::limits::FRAME_BYTES_MAX;
 use dynakv_protocol::message::{Request, Response};
+use dynakv_protocol::traffic::TrafficClass;
 use rustc_hash::FxHashMap;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -201,15 +202,13 @@ impl Local {
 
     /// Hands the request to the task that it is for; false when that has ended.
     async fn send(&self, id: u64, request: &Request) -> bool {
-        match request {
-            Request::Get(_)
-            | Request::Put(_)
-            | Request::Delete(_)
-            | Request::Merge(_)
-            | Request::Read(_)
-            | Request::Compare(_)
-            | Request::List(_)
-            | Request::Replace(_) => {
+        match TrafficClass::of(request.kind()) {
+            Some(
+                TrafficClass::Client
+                | TrafficClass::Export
+                | TrafficClass::Replica
+                | TrafficClass::Mending,
+            ) => {
                 let mut body = BytesMut::new();
                 request.encode(&mut body);
                 let kind = match self.connection {
@@ -226,7 +225,9 @@ impl Local {
                 };
                 self.coordinator.send(requests).await.is_ok()
             }
-            _ => {
+            // Whoever has no socket needs no greeting; the control task says so.
+            Some(TrafficClass::Control | TrafficClass::Handshake | TrafficClass::Liveness)
+            | None => {
                 let event = ControlEvent::Request {
                     request: Box::new(request.clone()),
                     body: Bytes::new(),

@@ -94,7 +94,8 @@ impl Coordinator {
                 }
                 Effect::BeginAgain(version) => self.begin_again(id, version),
                 Effect::Answer(result) => {
-                    if let Some(in_hand) = self.operations.get_mut(id) {
+                    let in_hand = self.operations.get_mut(id);
+                    if let Some(in_hand) = in_hand.filter(|it| it.operation.as_get().is_some()) {
                         key = in_hand.key.clone();
                     }
                     self.on_ends(id, &key, result);
