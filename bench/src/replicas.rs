@@ -30,9 +30,9 @@ pub enum CompareError {
     /// A node did not answer.
     #[error("{server} could not be asked what it holds: {source}")]
     Unreachable {
-        /// Which.
+        /// The address of the server.
         server: String,
-        /// Why.
+        /// What the client says.
         source: Error,
     },
     /// A member of the ring is none of the servers.
@@ -40,7 +40,7 @@ pub enum CompareError {
         "{id} is a member of the ring, and none of the servers that were given: name all of them"
     )]
     NotGiven {
-        /// Which.
+        /// The node whose address is not given.
         id: NodeId,
     },
 }

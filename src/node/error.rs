@@ -29,9 +29,9 @@ pub enum ServeError {
         "cannot listen on {address}: {source}; choose another --port or --host, or end what listens there"
     )]
     Listen {
-        /// Where.
+        /// The address that it was to listen on.
         address: SocketAddr,
-        /// Why.
+        /// What the system says.
         source: std::io::Error,
     },
     /// The HTTP port would be above 65535.
@@ -59,9 +59,9 @@ pub enum ServeError {
     /// The system gave no thread, no signal handler, no randomness.
     #[error("the operating system refused {what}: {reason}")]
     System {
-        /// What.
+        /// What was asked of the system.
         what: &'static str,
-        /// Why.
+        /// What it said.
         reason: String,
     },
 }

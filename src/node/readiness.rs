@@ -23,7 +23,7 @@ pub enum NotReady {
     /// The node has ended, so waiting is of no use.
     #[error("the node has ended: {reason}")]
     Ended {
-        /// Why.
+        /// Why the node ended.
         reason: String,
     },
 }

@@ -54,7 +54,7 @@ pub enum Origin {
     Default,
     /// The settings file.
     File {
-        /// Which.
+        /// Where the file is.
         path: PathBuf,
         /// Where in it, from 1 on.
         line: Option<usize>,

@@ -27,23 +27,23 @@ pub enum ClusterError {
     /// The directory cannot be used.
     #[error("cannot write to {}: {source}", path.display())]
     Directory {
-        /// Which.
+        /// Where it is.
         path: PathBuf,
-        /// Why.
+        /// What the system says.
         source: io::Error,
     },
     /// A process could not be started, or not be waited for.
     #[error("cannot run {id}: {source}")]
     Process {
-        /// Whose.
+        /// The node that it runs.
         id: String,
-        /// Why.
+        /// What the system says.
         source: io::Error,
     },
     /// No port is free.
     #[error("no two free ports 1,000 apart below {end} for {id}")]
     NoPort {
-        /// For whom.
+        /// The node that needs one.
         id: String,
         /// Where outgoing connections begin to take theirs.
         end: u16,
@@ -51,9 +51,9 @@ pub enum ClusterError {
     /// A node ended by itself.
     #[error("{id} ended by itself ({status}); its log, {}, ends with:\n{tail}", log.display())]
     Ended {
-        /// Which.
+        /// The node that it ran.
         id: String,
-        /// How.
+        /// How its process ended.
         status: ExitStatus,
         /// Its log.
         log: PathBuf,

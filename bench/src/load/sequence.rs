@@ -41,7 +41,7 @@ impl Distribution {
 /// What a caller is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Turn {
-    /// What.
+    /// The request.
     pub(super) step: Step,
     /// The number of the key.
     pub(super) key: u64,

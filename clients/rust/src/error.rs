@@ -24,7 +24,7 @@ pub enum Error {
     Unreachable {
         /// The node.
         address: String,
-        /// Why.
+        /// What stood in the way.
         reason: Arc<str>,
         /// Whether an earlier attempt may have applied the write.
         maybe_applied: bool,
@@ -46,7 +46,7 @@ pub enum Error {
     ConnectionLost {
         /// The node.
         address: String,
-        /// Why.
+        /// What ended it.
         reason: Arc<str>,
         /// Whether the write may have been applied.
         maybe_applied: bool,

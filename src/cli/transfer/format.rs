@@ -323,7 +323,7 @@ impl Count {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {what}")]
 pub(super) struct Flaw {
-    /// Where.
+    /// The line that it stands in.
     pub(super) line: u64,
     /// What is wrong there.
     pub(super) what: String,

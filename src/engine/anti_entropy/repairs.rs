@@ -42,7 +42,7 @@ pub struct Schedule {
 /// With whom to compare.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Next {
-    /// Whom.
+    /// The node to compare with.
     pub node: NodeId,
     /// Whether a repair waits for it.
     pub is_wanted: bool,

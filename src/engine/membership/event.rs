@@ -81,7 +81,7 @@ pub enum Event {
 pub enum Effect {
     /// Send news.
     SendGossip {
-        /// To whom.
+        /// The member that it goes to.
         to: NodeId,
         /// Where it is reached; empty in a reply to a node that is no member and did not say.
         address: String,

@@ -19,7 +19,7 @@ use crate::engine::write::put::{Acknowledged, Round, Seen};
 pub enum Event<'a> {
     /// A node has answered what it was sent.
     Answered {
-        /// Who.
+        /// The node that answers.
         from: NodeSlot,
         /// What it was sent for.
         purpose: Purpose,
@@ -28,7 +28,7 @@ pub enum Event<'a> {
     },
     /// The owner that was handed the request has answered it.
     Coordinated {
-        /// Who.
+        /// The owner that answers.
         from: NodeSlot,
         /// What it says, as it came.
         answer: Frame,
@@ -50,14 +50,14 @@ pub enum Event<'a> {
     LinkUp(NodeSlot),
     /// What a node was asked for will not be answered.
     Failed {
-        /// Who.
+        /// The node that will not answer.
         node: NodeSlot,
         /// Why, for people.
         reason: &'a str,
     },
     /// The link to a node is gone, or in doubt.
     Lost {
-        /// To whom.
+        /// The node at the other end.
         node: NodeSlot,
         /// What it took along.
         how: Lost,
@@ -95,9 +95,9 @@ pub enum Effect {
     Ping(NodeSlot),
     /// Read an owner's versions.
     Read {
-        /// Whose.
+        /// The owner, perhaps this node itself.
         from: NodeSlot,
-        /// How.
+        /// How much of them is wanted.
         how: Reading,
     },
     /// Mint the dot here, over what is stored, and make the result durable.
@@ -106,14 +106,14 @@ pub enum Effect {
     MintHint {
         /// What to write, unless an earlier effect had it.
         intent: Option<Box<Intent>>,
-        /// For whom.
+        /// The owners that it is kept for.
         owed: Owed,
     },
     /// Have this node merge versions, and make them durable.
     Merge {
-        /// Who.
+        /// The node that merges, perhaps this one itself.
         to: NodeSlot,
-        /// What for.
+        /// What the answer will be taken for.
         purpose: Purpose,
         /// Encoded.
         versions: Bytes,
@@ -122,13 +122,13 @@ pub enum Effect {
     },
     /// Have this node keep versions for the owners: it stands in for one of them.
     Hint {
-        /// Who.
+        /// The node that stands in.
         to: NodeSlot,
         /// In which round of the write.
         round: Round,
         /// Encoded.
         versions: Bytes,
-        /// For whom.
+        /// The owners that they are kept for.
         owed: Owed,
     },
     /// This owner does not have an acknowledged write, as far as is known: remember to give it the key.
@@ -136,7 +136,7 @@ pub enum Effect {
     /// Send the request to this owner, and say [`Event::HandedOn`] or [`Event::NotTaken`]; neither while there
     /// is no link to it yet.
     HandOn {
-        /// Who.
+        /// The owner that is to coordinate it.
         to: NodeSlot,
         /// Whether somebody was given it before and may have acted on it.
         again: bool,
@@ -177,7 +177,7 @@ pub struct Mint {
     pub intent: Option<Box<Intent>>,
     /// What other owners have and it is minted over as well.
     pub seen: Option<Box<Seen>>,
-    /// In which round.
+    /// The round that the dot is of.
     pub round: Round,
     /// Whether nothing is minted while its context names what was not seen here.
     pub catches_up: bool,

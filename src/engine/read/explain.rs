@@ -29,7 +29,7 @@ pub enum Effect {
 pub enum Event {
     /// An owner's encoded versions, empty for none.
     Read {
-        /// Who.
+        /// The owner that answers.
         from: NodeSlot,
         /// What it has.
         versions: Bytes,

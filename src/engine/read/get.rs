@@ -56,7 +56,7 @@ pub struct Found {
 pub enum Event {
     /// An owner's encoded versions, empty for none.
     Read {
-        /// Who.
+        /// The owner that answers.
         from: NodeSlot,
         /// What it has.
         versions: Bytes,
@@ -65,7 +65,7 @@ pub enum Event {
     },
     /// What stands for an owner's encoded versions.
     Digest {
-        /// Who.
+        /// The owner that answers.
         from: NodeSlot,
         /// Of what it has.
         digest: Digest,

@@ -98,7 +98,7 @@ pub enum MendError {
     /// A node refused, or answered something else.
     #[error("{node} refused: {reason}")]
     Refused {
-        /// Which.
+        /// The node that refused.
         node: NodeId,
         /// Its words.
         reason: String,
@@ -106,7 +106,7 @@ pub enum MendError {
     /// It cannot take a key, or not give it: the key's versions are beyond a limit. Trying again is of no use.
     #[error("{node} has or gets a key that is locked: {reason}")]
     Locked {
-        /// Which.
+        /// The node that has it, or was to get it.
         node: NodeId,
         /// Its words.
         reason: String,

@@ -79,9 +79,9 @@ pub enum ControlError {
     /// A control document can't be decoded although its checksum is right.
     #[error("the document {name:?} in the data directory is not of this version: {error}")]
     Document {
-        /// Which.
+        /// The file that holds it.
         name: &'static str,
-        /// Why.
+        /// What is wrong with it.
         error: DecodeError,
     },
 }

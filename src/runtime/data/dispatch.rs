@@ -64,7 +64,7 @@ pub enum Action {
         w: u8,
         /// Whether others may stand in for them.
         strictness: Strictness,
-        /// What.
+        /// The write itself.
         intent: Box<Intent>,
     },
     /// Ask all owners what they have.

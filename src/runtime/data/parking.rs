@@ -51,7 +51,7 @@ pub struct Parked {
     pub requester: Requester,
     /// As it came.
     pub frame: Frame,
-    /// What for.
+    /// What has to happen before it goes on.
     pub waits: Wait,
 }
 

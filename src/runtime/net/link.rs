@@ -58,9 +58,9 @@ pub enum DialError {
     /// A process answers there that says it was started more often than any can be.
     #[error("{node} answers there and says what cannot be: {impossible}")]
     Impossible {
-        /// Who.
+        /// The node that says so.
         node: NodeId,
-        /// What.
+        /// What cannot be.
         impossible: Impossible,
     },
     /// A process answers there that is older than one that was seen of its node.
@@ -69,7 +69,7 @@ pub enum DialError {
          when it dials"
     )]
     Outdated {
-        /// Whose.
+        /// The node whose run is known to be over.
         node: NodeId,
     },
     /// What was seen could not be noted.

@@ -41,7 +41,7 @@ fn too_large(request: &Request) -> Option<ErrorReply> {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("asking {node}: {reason}")]
 pub struct Unreachable {
-    /// Which.
+    /// The node that does not answer.
     pub node: NodeId,
     /// Why not, for people.
     pub reason: String,

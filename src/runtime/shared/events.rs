@@ -52,21 +52,21 @@ pub enum CoordinatorEvent {
     },
     /// All requests about data that one read brought.
     Requests {
-        /// From where.
+        /// The connection that they came over.
         connection: ConnectionId,
         /// In the order in which they came.
         frames: Vec<Frame>,
     },
     /// A connection that came in has ended.
     Closed {
-        /// Which.
+        /// The connection.
         connection: ConnectionId,
     },
     /// A link that was dialled stands.
     LinkUp {
-        /// To whom.
+        /// The node at the other end.
         node: NodeSlot,
-        /// Of which attempt.
+        /// The attempt that made it.
         epoch: Epoch,
         /// Where requests go.
         outbox: Arc<Outbox>,
@@ -75,18 +75,18 @@ pub enum CoordinatorEvent {
     },
     /// All answers that one read of a link brought.
     LinkFrames {
-        /// From whom.
+        /// The node that answers.
         node: NodeSlot,
-        /// Of which attempt.
+        /// The attempt that made the link.
         epoch: Epoch,
         /// In the order in which they came.
         frames: Vec<Frame>,
     },
     /// A link could not be dialled, or has ended.
     LinkDown {
-        /// To whom.
+        /// The node at the other end.
         node: NodeSlot,
-        /// Of which attempt.
+        /// The attempt that made it, or failed.
         epoch: Epoch,
         /// For people.
         reason: String,
@@ -127,12 +127,12 @@ pub enum ControlEvent {
     SealWanted,
     /// Someone follows a newer ring.
     NewerRingSeen {
-        /// Which.
+        /// The version of that ring.
         version: RingVersion,
     },
     /// A data link to a node broke or could not be made.
     LinkLost {
-        /// To whom.
+        /// The node at the other end.
         node: NodeId,
     },
 }

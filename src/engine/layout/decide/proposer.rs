@@ -24,16 +24,16 @@ pub enum Effect {
     /// Ask this member for its promise. It may be the node itself: its own acceptor answers, durably,
     /// like any other.
     SendPrepare {
-        /// Whom.
+        /// The member that is asked.
         to: NodeId,
-        /// What.
+        /// The question.
         prepare: Prepare,
     },
     /// Ask this member to accept; it may be the node itself.
     SendAccept {
-        /// Whom.
+        /// The member that is asked.
         to: NodeId,
-        /// What.
+        /// The proposal.
         accept: Accept,
     },
     /// This ring is decided: make it durable, adopt it, gossip it. It may be another's, or a later one:

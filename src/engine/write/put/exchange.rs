@@ -65,9 +65,9 @@ pub enum Effect {
     Mint(Option<Box<Seen>>),
     /// Have this owner merge the result.
     Merge {
-        /// Who.
+        /// The owner that merges.
         to: NodeSlot,
-        /// In which round.
+        /// The round that the versions are of.
         round: Round,
         /// The encoded versions.
         versions: Bytes,
@@ -76,9 +76,9 @@ pub enum Effect {
     },
     /// Have this node keep the result for the owners: it stands in for one of them.
     Hint {
-        /// Who.
+        /// The node that stands in.
         to: NodeSlot,
-        /// In which round.
+        /// The round that the versions are of.
         round: Round,
         /// The encoded versions.
         versions: Bytes,
@@ -192,7 +192,7 @@ pub enum Event {
     },
     /// The dot is minted.
     Minted {
-        /// In which round.
+        /// The round that the dot is of.
         round: Round,
         /// The merged versions, encoded: what is replicated.
         versions: Bytes,
@@ -207,27 +207,27 @@ pub enum Event {
     Durable(Round),
     /// An owner has merged and synced, or a stand-in has kept the hint and synced.
     Merged {
-        /// Who.
+        /// The owner, or who stands in for one.
         from: NodeSlot,
-        /// In which round.
+        /// The round of what it has merged.
         round: Round,
         /// What it had.
         said: Said,
     },
     /// An owner refused what it was sent.
     Declined {
-        /// Who.
+        /// The owner that refused.
         from: NodeSlot,
-        /// In which round.
+        /// The round of what it refused.
         round: Round,
     },
     /// A node could not be reached, or is lost.
     Failed(NodeSlot),
     /// This node's store refused or failed.
     Refused {
-        /// In which round.
+        /// The round of what was refused.
         round: Round,
-        /// Why.
+        /// What the store says.
         error: ErrorReply,
     },
     /// It takes longer than it should.

@@ -19,7 +19,7 @@ pub enum HintJob {
         token: Token,
         /// The key.
         key: Bytes,
-        /// What.
+        /// The versions, and for whom they are kept.
         hint: Box<Hint>,
     },
     /// A sloppy write that no owner could be reached for: mint it over the hint of its key, and keep that
@@ -45,7 +45,7 @@ pub enum HintJob {
     },
     /// What is owed to a node next?
     Next {
-        /// To whom.
+        /// The node that they are handed to.
         node: NodeId,
         /// Behind this key.
         after: Option<Bytes>,
@@ -58,9 +58,9 @@ pub enum HintJob {
     },
     /// An owner has said something of these.
     Confirm {
-        /// Who.
+        /// The owner that said it.
         by: NodeId,
-        /// What.
+        /// What it said, hint by hint.
         confirmations: Vec<Confirmation>,
     },
     /// Some time has passed: look after ages and metrics.
@@ -104,7 +104,7 @@ pub struct Confirmation {
 /// How much is owed to one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owed {
-    /// To whom.
+    /// The node that is owed them.
     pub node: NodeId,
     /// How many keys.
     pub keys: u64,

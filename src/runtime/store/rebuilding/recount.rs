@@ -17,7 +17,7 @@ struct State {
     is_due: bool,
     /// How many damaged values were replaced since the process began.
     replaced: u64,
-    /// Where.
+    /// The segments whose sums are not sure.
     unsure: SegmentSet,
 }
 

@@ -37,7 +37,7 @@ pub struct WriteJob {
     pub token: Token,
     /// The key.
     pub key: Bytes,
-    /// How.
+    /// What is done to it.
     pub work: WriteWork,
 }
 
