@@ -26,6 +26,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, ClusterError, ClusterOptions};
+use crate::grouped::grouped;
 
 mod books;
 mod converge;
@@ -42,7 +43,7 @@ use books::{Books, KEYS_MAX, Trust};
 use log::{Entry, Log, LogError};
 use shared::Shared;
 use value::RunId;
-use verdict::{Exit, grouped, verdict};
+use verdict::{Exit, verdict};
 use verify::{Quorums, read_everything};
 use workload::{Place, WorkError, Worker};
 

@@ -8,6 +8,7 @@ mod skipped;
 pub mod audit;
 pub mod cli;
 pub mod cluster;
+mod grouped;
 pub mod history;
 pub mod html;
 mod http;

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use crate::grouped::grouped;
 use crate::report::{Report, TimelineOp, TimelinePoint};
 
 const WIDTH: f64 = 880.0;
@@ -209,10 +210,6 @@ fn scale(value: f64) -> String {
         true => format!("{value:.1}"),
         false => grouped(value as u64),
     }
-}
-
-fn grouped(number: u64) -> String {
-    crate::load::grouped(number)
 }
 
 fn escape(text: &str) -> String {

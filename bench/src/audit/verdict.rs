@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::grouped::grouped;
+
 use super::books::{Books, Finding, Wrong};
 use super::hints::Hints;
 use super::value::WriteName;
@@ -140,19 +142,6 @@ fn seconds(at: Duration) -> String {
     format!("{:.3} s", at.as_secs_f64())
 }
 
-/// 1234567 as 1,234,567.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::with_capacity(digits.len() * 4 / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::value::RunId;
@@ -197,11 +186,5 @@ mod tests {
             );
             assert_eq!(text.contains(", 3 hints not handed over"), waiting > 0);
         }
-    }
-
-    #[test]
-    fn numbers_are_grouped() {
-        let of = [0, 999, 1000, 182_331, 1_000_000].map(grouped);
-        assert_eq!(of, ["0", "999", "1,000", "182,331", "1,000,000"]);
     }
 }

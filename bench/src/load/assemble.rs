@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::options::Plan;
 use super::recorder::Recorded;
 use super::servers::{CpuTimes, Member, ServerCost, all_local, cost};
-use super::text::grouped;
+use crate::grouped::grouped;
 use crate::report::{Host, Loading, Report, RunConfig};
 
 /// From this share of one processor on, the generator's thread is taken for the limit.

@@ -38,7 +38,6 @@ use stop::StopSignals;
 use crate::report::Report;
 
 pub use local::{LocalArgs, local};
-pub(crate) use text::grouped;
 
 const SERVER_DEFAULT: &str = "127.0.0.1:8080";
 

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::recorder::Second;
+use crate::grouped::grouped;
 use crate::report::{Event, OpReport, Report};
 
 /// What stands on the screen at the end.
@@ -73,19 +74,6 @@ pub(super) fn live_line(second: &Second) -> String {
     )
 }
 
-/// A number with its thousands apart.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 const HEADINGS: [&str; 10] = [
     "", "ops/s", "count", "errors", "mean ms", "P50 ms", "P90 ms", "P99 ms", "P99.9 ms", "max ms",
 ];
@@ -153,19 +141,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-
-    #[test]
-    fn numbers_are_grouped() {
-        for (number, text) in [
-            (0, "0"),
-            (999, "999"),
-            (1000, "1,000"),
-            (123_456, "123,456"),
-            (1_234_567, "1,234,567"),
-        ] {
-            assert_eq!(grouped(number), text);
-        }
-    }
 
     #[test]
     fn a_second_is_one_line() {
