@@ -217,7 +217,7 @@ fn dropped_deletes_are_noticed() {
 /// still there. That others write blindly, too, excuses nothing.
 #[test]
 fn a_blind_write_that_leaves_an_older_one_beside_it_is_noticed_and_named() {
-    let cluster = FlawedCluster::start(Flaw::KeepsReplaced(40));
+    let cluster = FlawedCluster::start(Flaw::KeepsReplaced(8));
     let scratch = Scratch::new();
     let ended = audit_of(&cluster, &scratch.log(), &["--duration", "3s"]);
     assert_eq!(ended.code, Some(1), "{ended:#?}");
