@@ -198,7 +198,7 @@ impl DiskStore {
                 shared.freeze(&mut log)?;
             }
             drop(log);
-            shared.wait_until_thawed()
+            shared.wait_until_tidy()
         });
         shared.signals().waiting -= 1;
         result

@@ -99,6 +99,8 @@ fn carry_generations(shared: &Shared) -> Result<(), StoreError> {
         }
         // It is carried, whatever becomes of its log: a second time it would take the place of the next one.
         remove_log(shared, &frozen)?;
+        shared.signals().tidied += 1;
+        shared.changed.notify_all();
     }
 }
 

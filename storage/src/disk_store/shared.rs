@@ -193,8 +193,17 @@ impl Shared {
 
     /// Waits until no generation is on its way into the tree. Does not wait for room on the disk.
     pub(super) fn wait_until_thawed(&self) -> Result<(), StoreError> {
+        self.wait_until(|signals| signals.completed >= signals.frozen)
+    }
+
+    /// The same, and until the logs of all of them were removed.
+    pub(super) fn wait_until_tidy(&self) -> Result<(), StoreError> {
+        self.wait_until(|signals| signals.tidied >= signals.frozen)
+    }
+
+    fn wait_until(&self, is_so: impl Fn(&Signals) -> bool) -> Result<(), StoreError> {
         let mut signals = self.signals();
-        while signals.completed < signals.frozen {
+        while !is_so(&signals) {
             self.check_running()?;
             if signals.closing {
                 return Err(StoreError::Stopped {

@@ -14,4 +14,6 @@ pub(super) struct Signals {
     /// How many generations were frozen, and how many of these the tree has.
     pub(super) frozen: u64,
     pub(super) completed: u64,
+    /// How many of these have had their log looked after: it is gone, or stays until the next one goes.
+    pub(super) tidied: u64,
 }
