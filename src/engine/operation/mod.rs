@@ -107,7 +107,8 @@ impl Operation {
         let is_answered = match self {
             Self::Put { put, .. } if put.is_over() => return Rest::Over,
             Self::Put { put, .. } if put.is_answered() => return Rest::Tail,
-            Self::Put { .. } | Self::Forward(_) => false,
+            Self::Put { .. } => false,
+            Self::Forward(forward) => forward.is_answered(),
             Self::Get(get) => get.is_answered(),
             Self::Explain(explain) => explain.is_answered(),
             Self::Import { import, .. } => import.is_answered(),

@@ -84,6 +84,7 @@ pub struct Forward {
     is_sent: bool,
     /// Whom to try next, the best last.
     spares: SmallVec<[NodeSlot; 4]>,
+    is_answered: bool,
 }
 
 impl Forward {
@@ -130,6 +131,7 @@ impl Forward {
             current: None,
             is_sent: false,
             spares,
+            is_answered: false,
         };
         match first {
             Some(first) => forward.send(first, effects),
@@ -173,6 +175,11 @@ impl Forward {
         self.attempts
     }
 
+    /// Whether the client has its answer.
+    pub fn is_answered(&self) -> bool {
+        self.is_answered
+    }
+
     /// Whether somebody else is given it when this owner is slow.
     pub fn may_go_elsewhere(&self) -> bool {
         !self.spares.is_empty() || self.may_stand_in
@@ -206,15 +213,16 @@ impl Forward {
             _ => None,
         };
         let Some(error) = error else {
-            return effects.push(Effect::PassOn(frame));
+            return self.pass_on(frame, effects);
         };
         match (refusal(&error, self.is_write), self.awaits(from)) {
             (Refusal::OfTheRequest, _) => {
                 // It speaks for itself only.
                 if self.is_write && self.attempts.any_earlier() {
+                    self.is_answered = true;
                     return effects.push(Effect::Answer(error.maybe_applied(true)));
                 }
-                effects.push(Effect::PassOn(frame));
+                self.pass_on(frame, effects);
             }
             // Another one has it by now.
             (_, false) => {}
@@ -270,7 +278,13 @@ impl Forward {
         effects.push(Effect::Send(node));
     }
 
+    fn pass_on(&mut self, frame: Frame, effects: &mut Vec<Effect>) {
+        self.is_answered = true;
+        effects.push(Effect::PassOn(frame));
+    }
+
     fn fail(&mut self, code: ErrorCode, message: &str, effects: &mut Vec<Effect>) {
+        self.is_answered = true;
         let error = ErrorReply::new(code, message)
             .with_quorum(self.needed, 0)
             .maybe_applied(self.is_write && self.attempts.any())

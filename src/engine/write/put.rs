@@ -331,12 +331,7 @@ impl Put {
                 self.votes.ask(place);
                 self.owners_awaited |= bit(place);
             }
-            effects.push(Effect::Merge {
-                to: node,
-                round: self.round,
-                versions: versions.clone(),
-                tell_beside: self.asks_beside,
-            });
+            effects.push(self.merge(node, &versions));
         }
         for &(to, place) in &self.acting {
             self.quorum.ask(place);
@@ -351,6 +346,16 @@ impl Put {
         self.fill(effects);
         self.widen(effects);
         self.check(effects);
+    }
+
+    /// Has an owner merge the result.
+    fn merge(&self, to: NodeSlot, versions: &Bytes) -> Effect {
+        Effect::Merge {
+            to,
+            round: self.round,
+            versions: versions.clone(),
+            tell_beside: self.asks_beside,
+        }
     }
 
     fn on_durable(&mut self, node: NodeSlot, effects: &mut Vec<Effect>) {

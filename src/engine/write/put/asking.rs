@@ -70,12 +70,7 @@ impl Put {
         for (place, node) in self.owners.others(self.own, 0) {
             if self.quorum.is_untouched(place) {
                 self.owners_awaited |= bit(place);
-                effects.push(Effect::Merge {
-                    to: node,
-                    round: self.round,
-                    versions: versions.clone(),
-                    tell_beside: self.asks_beside,
-                });
+                effects.push(self.merge(node, versions));
                 self.quorum.ask(place);
                 self.votes.ask(place);
             }

@@ -25,7 +25,9 @@ impl Coordinator {
         };
         let mut effects = std::mem::take(&mut self.effects);
         in_hand.operation.step(event, &mut effects);
+        let rest = in_hand.operation.rest();
         self.carry_out(id, effects);
+        self.forget_if_over(id, rest);
     }
 
     /// Takes in an operation that has just begun, and carries out its first effects.
@@ -37,16 +39,16 @@ impl Coordinator {
         slow_at: super::Instant,
         effects: Effects,
     ) -> OperationId {
+        let rest = operation.rest();
         let id = self
             .operations
             .insert(requester, key, frame, operation, slow_at);
         self.carry_out(id, effects);
+        self.forget_if_over(id, rest);
         id
     }
 
     fn carry_out(&mut self, id: OperationId, mut effects: Effects) {
-        // Repairs come after the answer, when the operation is out of the table already.
-        let mut key = Bytes::new();
         for effect in effects.drain() {
             match effect {
                 Effect::Ping(to) => self.send(id, Purpose::Ping, to, &Request::Ping),
@@ -61,10 +63,7 @@ impl Coordinator {
                     ..
                 } => {
                     self.metrics.read_repairs.increment(1);
-                    if let Some(in_hand) = self.operations.get_mut(id) {
-                        key = in_hand.key.clone();
-                    }
-                    self.repair(id, to, key.clone(), versions);
+                    self.repair(id, to, versions);
                 }
                 Effect::Merge {
                     to,
@@ -93,21 +92,15 @@ impl Coordinator {
                     let _ = self.control.try_send(seen);
                 }
                 Effect::BeginAgain(version) => self.begin_again(id, version),
-                Effect::Answer(result) => {
-                    let in_hand = self.operations.get_mut(id);
-                    if let Some(in_hand) = in_hand.filter(|it| it.operation.as_get().is_some()) {
-                        key = in_hand.key.clone();
-                    }
-                    self.on_ends(id, &key, result);
-                }
+                Effect::Answer(result) => self.answer(id, result),
             }
         }
         self.effects = effects;
-        self.forget_if_over(id);
     }
 
-    /// Answers the client. A write stays while owners may still answer.
-    fn on_ends(&mut self, id: OperationId, key: &[u8], result: Result<Answer, ErrorReply>) {
+    /// Answers the client. The operation stays until its last effects are carried out, and a write while owners may
+    /// still answer.
+    fn answer(&mut self, id: OperationId, result: Result<Answer, ErrorReply>) {
         self.on_read_ends(id);
         let Some(in_hand) = self.operations.get_mut(id) else {
             return;
@@ -116,19 +109,14 @@ impl Coordinator {
         if let Some(attempts) = in_hand.operation.attempts() {
             requester.attempts = attempts;
         }
-        if !matches!(in_hand.operation, Operation::Put { .. }) {
-            self.operations.remove(id);
-        }
-        let reply = result.map(|answer| self.reply(key, answer));
+        let key = in_hand.key.clone();
+        let reply = result.map(|answer| self.reply(&key, answer));
         self.end(requester, reply);
     }
 
     /// Forgets an operation of which nothing more will come, and answered writes where too many wait.
-    fn forget_if_over(&mut self, id: OperationId) {
-        let Some(in_hand) = self.operations.get_mut(id) else {
-            return;
-        };
-        let stays = match in_hand.operation.rest() {
+    fn forget_if_over(&mut self, id: OperationId, rest: Rest) {
+        let stays = match rest {
             Rest::InHand => true,
             Rest::Over => false,
             Rest::Tail => {
@@ -247,7 +235,11 @@ impl Coordinator {
         });
     }
 
-    fn repair(&mut self, id: OperationId, to: NodeSlot, key: Bytes, versions: Bytes) {
+    fn repair(&mut self, id: OperationId, to: NodeSlot, versions: Bytes) {
+        let Some(in_hand) = self.operations.get_mut(id) else {
+            return;
+        };
+        let key = in_hand.key.clone();
         if to == SELF {
             return self.merge_here(id, Purpose::Repair, key, versions);
         }
