@@ -160,7 +160,7 @@ impl Node {
         })?;
         let (directory, accept_loss) = (config.data_dir.clone(), config.accept_loss);
         let options = DiskOptions {
-            cache_bytes: config.cache_bytes,
+            memory_bytes: config.memory_bytes,
             durability: config.durability,
             reserve_bytes: config.disk_reserve_bytes,
             ..DiskOptions::default()

@@ -22,6 +22,7 @@ mod environment;
 mod file;
 mod kinds;
 mod nearest;
+mod renamed;
 mod values;
 
 pub use self::bounds::{Bounds, Range};
@@ -227,9 +228,10 @@ settings! {
             Duration::from_secs(3600),
             "what is in hand needs time, and who stops a node does not wait for ever"
         );
-    /// Memory for sled's page cache, in bytes.
-    cache_bytes: u64, "DYNAKV_CACHE_BYTES",
-        Bounds::bytes(MIB, TIB, "sled divides it into 256 parts, and each must hold some pages");
+    /// Memory of the store, in bytes.
+    #[serde(alias = "cache_bytes")]
+    memory_bytes: u64, "DYNAKV_MEMORY_BYTES",
+        Bounds::bytes(MIB, TIB, "half of it is sled's, which divides that into 256 parts, and each must hold some pages");
     /// How often copies are compared with those of each other node.
     anti_entropy_interval: Span, "DYNAKV_ANTI_ENTROPY_INTERVAL",
         Bounds::span(
@@ -295,7 +297,7 @@ fn with_defaults(settings: Layer) -> Result<Config, SettingsError> {
         data_dir,
         zone,
         weight,
-        cache_bytes,
+        memory_bytes,
         hints_bytes_max
     );
     take!(value_bytes_max, connections_max, requests_in_flight_max);
@@ -343,7 +345,8 @@ mod tests {
         let text =
             "id = \"file\"\nport = 1\nn = 5\nseed = [\"a:1\", \"b:2\"]\ndead_after = \"1m\"\n";
         std::fs::write(&path, text).unwrap();
-        let (file, lines) = read_file(&path).unwrap();
+        let (file, lines, warned) = read_file(&path).unwrap();
+        assert!(warned.is_empty());
         assert_eq!((lines["id"], lines["dead_after"]), (1, 5));
         let (variables, warnings) =
             read_environment([("DYNAKV_ID", "variable"), ("DYNAKV_PORT", "2")]).unwrap();

@@ -171,7 +171,7 @@ fn value(config: &Config, name: &str) -> Option<String> {
         "bytes_in_flight_max" => Some(config.bytes_in_flight_max.to_string()),
         "connection_bytes_max" => Some(config.connection_bytes_max.to_string()),
         "shutdown_deadline" => span(config.shutdown_deadline),
-        "cache_bytes" => Some(config.cache_bytes.to_string()),
+        "memory_bytes" => Some(config.memory_bytes.to_string()),
         "anti_entropy_interval" => span(config.anti_entropy_interval),
         "disk_reserve_bytes" => {
             let of_disk = || "5 % of the file system, at most 1 GiB".to_owned();

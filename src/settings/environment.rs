@@ -10,9 +10,11 @@
 //! | is no UTF-8 | an error, but for a path, which may have any bytes |
 //! | holds no value of its setting's kind | an error |
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 
 use super::nearest::nearest;
+use super::renamed::RENAMED;
 use super::{Layer, SettingsError};
 
 /// Variables that other parts of dynakv read.
@@ -38,6 +40,8 @@ pub fn read_environment<N: Into<OsString>, V: Into<OsString>>(
     let mut variables: Vec<_> = variables.map(|(n, v)| (n.into(), v.into())).collect();
     // Of several that are wrong always the same one is named.
     variables.sort();
+    let names = variables.iter().filter_map(|(name, _)| name.to_str());
+    let variables_given: BTreeSet<String> = names.map(str::to_owned).collect();
     for (variable, value) in variables {
         if !variable.as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
             continue;
@@ -57,6 +61,16 @@ pub fn read_environment<N: Into<OsString>, V: Into<OsString>>(
             ));
             continue;
         }
+        let renamed = RENAMED.iter().find(|it| it.variable_before == name);
+        let name = match renamed {
+            // Whoever says both means the present one.
+            Some(it) if variables_given.contains(it.variable_now) => continue,
+            Some(it) => {
+                warnings.push(format!("{name}: {it}"));
+                it.variable_now
+            }
+            None => name,
+        };
         match take(&mut layer, name, &value) {
             Ok(true) => {}
             Ok(false) => {

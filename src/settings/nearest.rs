@@ -31,7 +31,7 @@ mod tests {
             ("datadir", "data_dir"),
             ("seeds", "seed"),
             ("zones", "zone"),
-            ("cache_byte", "cache_bytes"),
+            ("memory_byte", "memory_bytes"),
             ("Host", "host"),
         ] {
             assert_eq!(meant(given), Some(name), "{given}");

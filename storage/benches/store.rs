@@ -309,7 +309,7 @@ fn measure_reads(bench: &mut Bench, load: &Load, plain: &Plain, random: &mut fas
         .map(|_| held[random.usize(..held.len())])
         .collect();
     let cost = measure(load.reads, || bench.read(&wanted));
-    line("get, from the memtable", "≤ 0.4 µs", cost, None);
+    line("get, from the table", "≤ 0.4 µs", cost, None);
     let limit = PageLimit {
         items_max: 1000,
         bytes_max: 1024 * 1024,
@@ -336,8 +336,8 @@ fn measure_reads(bench: &mut Bench, load: &Load, plain: &Plain, random: &mut fas
 /// Prints how long a store takes to open whose log has all of it: nothing is carried over.
 fn measure_opening(load: &Load, directory: &Path, options: DiskOptions) {
     let unbounded = DiskOptions {
-        memtable_bytes: usize::MAX,
-        log_bytes: u64::MAX,
+        memory_bytes: 16 << 30,
+        log_bytes_max: u64::MAX,
         ..options
     };
     let mut bench = Bench::open(directory, unbounded);
@@ -379,7 +379,7 @@ fn main() {
     let plain = Plain::measure(&load, &root.path().join("sled"));
     let directory = root.path().join("store");
     let options = DiskOptions {
-        cache_bytes: CACHE_BYTES,
+        memory_bytes: 2 * CACHE_BYTES,
         ..DiskOptions::default()
     };
     let mut bench = Bench::open(&directory, options);

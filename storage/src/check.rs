@@ -20,7 +20,7 @@ use crate::disk_store::{DiskOptions, DiskStore, LOG_DIRECTORY, TREE_DIRECTORY, m
 use crate::error::StoreError;
 use crate::footprint::{Footprint, Totals};
 use crate::hint_log::check_hints;
-use crate::items::{PageLimit, PositionRange};
+use crate::items::{Cut, PageLimit, PositionRange};
 use crate::log;
 use crate::store::Store;
 use crate::tree::{Tree, wait_until_closed};
@@ -279,7 +279,7 @@ pub fn check_directory(directory: &Path, progress: Progress<'_>) -> Result<Check
                 let place = format!("{} at byte {at}", path.display());
                 checked.found(place, damage.to_string());
             })?;
-            check_tree(&mut checked, &copy, options.cache_bytes)?;
+            check_tree(&mut checked, &copy, options.memory_bytes / 2)?;
         }
         Err(error) => return Err(error),
     }
@@ -296,7 +296,7 @@ fn check_tree(checked: &mut Checked, copy: &Copy, cache_bytes: u64) -> Result<()
         }
         Err(error) => return Err(error),
     };
-    let mut cursor = tree.cursor(PositionRange::ALL, None);
+    let mut cursor = tree.cursor(&Cut::beginning(PositionRange::ALL, None), None);
     loop {
         match cursor.next() {
             Ok(Some((key, versions))) => {

@@ -84,7 +84,7 @@ impl DiskSpace {
         wanted.min(self.total_bytes / 8 * 3)
     }
 
-    /// A bound for one of the memtables or logs: on a small file system less than the settings say, so
+    /// A bound for one generation in memory or in the log: on a small file system less than the settings say, so
     /// that what waits in the log never crowds out the tree that it is to go into.
     pub fn fitting(self, bytes: u64) -> u64 {
         bytes.min((self.total_bytes / 16).max(1024 * 1024))

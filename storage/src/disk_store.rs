@@ -1,10 +1,11 @@
-//! The store on disk: a commit log and a memtable in front of the tree.
+//! The store on disk: a commit log and a table of records in front of the tree.
 //!
 //! ```text
 //!   apply ──▶ log buffer ── sync: one write, one fdatasync ──▶ log/
-//!     └─────▶ memtable, active ── full: frozen, and the log begins a new file, in one step
+//!     └─────▶ table, active generation ── full: frozen, and the log begins a new file, in one step
 //!                                   └── checkpoint, in the background ──▶ sled/ ── durable ──▶ log removed
-//!   get, scan: active, then frozen, then the tree
+//!   get:      table; what it lacks from the tree, and then it has that, too
+//!   scan:     what is dirty in the table, then the tree, stretch by stretch
 //! ```
 //!
 //! The log is the truth until a checkpoint is durable, so whatever a checkpoint leaves behind when it is
@@ -36,7 +37,7 @@ pub(crate) use self::layout::mend_constants;
 pub(crate) use self::layout::{LOG_DIRECTORY, TREE_DIRECTORY};
 use self::layout::{RUN_DOCUMENT, check_format, check_lengths};
 pub use self::options::{DiskOptions, Durability};
-use self::shared::{Shared, Tables};
+use self::shared::Shared;
 use crate::disk::{DirectoryFiles, create_directory};
 use crate::disk_reserve::{Change, DiskSpace, Room};
 use crate::document::{load_document, save_document};
@@ -45,10 +46,10 @@ use crate::footprint::{Sums, Totals};
 use crate::items::{Mutation, Page, PageLimit, PositionRange};
 use crate::log::{self, LogWriter};
 use crate::log_place::LogPlace;
-use crate::memtable::{Memtable, Pair};
 use crate::recount::Recounted;
 use crate::status::{CheckpointTimes, StoreStatus};
 use crate::store::Store;
+use crate::table::{Look, Table, Volume};
 use crate::totals::Counters;
 use crate::tree::Tree;
 
@@ -74,7 +75,7 @@ impl std::fmt::Debug for DiskStore {
 
 impl DiskStore {
     /// Opens the store in this directory, and creates it if there is none. Reads the log, which
-    /// [`DiskOptions::log_bytes`] bounds, and no records.
+    /// [`DiskOptions::log_bytes_max`] bounds, and no records.
     ///
     /// # Errors
     /// [`StoreError::Locked`], [`StoreError::DiskFull`], [`StoreError::Shortage`] and [`StoreError::Io`]: nothing is lost, put it
@@ -83,19 +84,13 @@ impl DiskStore {
     /// move the directory aside and start empty, as a node that lost its data.
     pub fn open(directory: impl AsRef<Path>, options: DiskOptions) -> Result<Self, StoreError> {
         let began = Instant::now();
-        let options = options.within_bounds();
         let directory = directory.as_ref().to_owned();
         let files = DirectoryFiles::open(&directory)?;
         let tree_directory = directory.join(TREE_DIRECTORY);
         let room = Room::open(&directory, &tree_directory, options.reserve_bytes)?;
-        let space = DiskSpace::of(&directory)?;
-        let options = DiskOptions {
-            memtable_bytes: space.fitting(options.memtable_bytes as u64) as usize,
-            log_bytes: space.fitting(options.log_bytes),
-            ..options
-        };
+        let limits = options.limits(DiskSpace::of(&directory)?);
         check_format(&directory, &files)?;
-        let opened = Tree::open(&tree_directory, options.cache_bytes)?;
+        let opened = Tree::open(&tree_directory, limits.cache_bytes)?;
         let (tree, checkpoint, written) = opened;
         room.note_opened();
         let tree_opened_ms = began.elapsed().as_millis() as u64;
@@ -106,14 +101,14 @@ impl DiskStore {
             checkpoint.map_or(Sums::default(), |it| it.sums),
             written.hashes,
         );
-        let active = Memtable::new();
+        let table = Table::new(limits.table_bytes);
         let log_first = checkpoint.map(|it| it.log_first);
         let replayed = log::replay(&log_directory, log_first, |change| {
             if let Some(correction) = change.correction() {
                 return counters.correct(&correction);
             }
             let position = Position::of_key(change.key());
-            active.insert(position, Pair::copy(change.pair, change.key_length));
+            table.put(position, change.pair, change.key_length);
             let segment = position.segment();
             counters.change(segment, change.before, change.after, change.hash_change);
         })?;
@@ -123,12 +118,9 @@ impl DiskStore {
         let log = LogWriter::open(&log_directory, replayed)?;
 
         let shared = Arc::new(Shared {
-            options,
-            tables: RwLock::new(Tables {
-                active: Arc::new(active),
-                frozen: None,
-                carried: None,
-            }),
+            limits,
+            table,
+            frozen: Mutex::default(),
             tree: RwLock::new(Some(tree)),
             tree_failed: AtomicBool::new(false),
             room,
@@ -192,12 +184,7 @@ impl DiskStore {
         let shared = &self.shared;
         shared.signals().waiting += 1;
         let result = shared.write(|| {
-            let mut log = shared.log();
-            shared.wait_until_thawed()?;
-            if shared.active().entries() > 0 {
-                shared.freeze(&mut log)?;
-            }
-            drop(log);
+            shared.freeze_all()?;
             shared.wait_until_tidy()
         });
         shared.signals().waiting -= 1;
@@ -222,15 +209,19 @@ impl Drop for DiskStore {
 impl Store for DiskStore {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let position = Position::of_key(key);
-        {
-            // Both under one lock: between two looks a checkpoint could take the key from the one to
-            // the tree.
-            let found = self.shared.tables().get(position, key);
-            if found.is_some() {
-                return Ok(found);
-            }
+        let missed = match self.shared.table.get(position, key) {
+            Look::Hit(versions) => return Ok(Some(versions)),
+            Look::Miss(missed) => missed,
+        };
+        let found = self.shared.in_tree(|tree| tree.get(position, key))?;
+        if let Some(versions) = &found {
+            self.shared.table.fill(position, key, versions, missed);
         }
-        self.shared.in_tree(|tree| tree.get(position, key))
+        Ok(found)
+    }
+
+    fn get_hot(&self, key: &[u8]) -> Option<Bytes> {
+        self.shared.table.get_hot(Position::of_key(key), key)
     }
 
     fn admit(&self, bytes: usize, change: Change) -> Result<(), StoreError> {
@@ -241,18 +232,11 @@ impl Store for DiskStore {
         check_lengths(mutations)?;
         let shared = &self.shared;
         shared.write(|| {
-            let mut log = shared.log();
-            // Only the holder of the log puts another one in its place.
-            let mut active = shared.active();
-            if shared.is_full(&active, &log) {
-                shared.wait_until_thawed()?;
-                shared.freeze(&mut log)?;
-                active = shared.active();
-            }
+            let mut log = shared.log_with_room()?;
             for mutation in mutations {
-                let pair = Pair::copy(log.append(mutation)?, mutation.key.len());
                 let position = Position::of_key(&mutation.key);
-                active.insert(position, pair);
+                let pair = log.append(mutation)?;
+                shared.table.put(position, pair, mutation.key.len());
                 shared.counters.note(position, mutation);
             }
             Ok(())
@@ -263,7 +247,7 @@ impl Store for DiskStore {
         let shared = &self.shared;
         shared.write(|| {
             let mut log = shared.log();
-            match shared.options.durability {
+            match shared.limits.durability {
                 Durability::Sync => log.sync()?,
                 Durability::Interval(_) => log.write_out()?,
             }
@@ -312,7 +296,7 @@ impl Store for DiskStore {
 
     fn totals(&self) -> Totals {
         let shared = &self.shared;
-        let frozen = shared.tables().frozen.clone();
+        let frozen = shared.frozen().clone();
         let log_bytes = shared.generation_bytes.load(Ordering::Relaxed)
             + frozen.map_or(0, |frozen| frozen.log_bytes);
         let of_tree = shared.in_tree(|tree| Ok((tree.disk_bytes(), tree.damaged_keys())));
@@ -323,13 +307,10 @@ impl Store for DiskStore {
 
     fn status(&self) -> StoreStatus {
         let shared = &self.shared;
-        let (active, frozen) = {
-            let tables = shared.tables();
-            (tables.active.clone(), tables.frozen.clone())
-        };
-        let frozen = frozen.as_ref();
-        let frozen_log_bytes = frozen.map_or(0, |frozen| frozen.log_bytes);
-        let tables = [Some(&active), frozen.map(|frozen| &frozen.table)];
+        let frozen = shared.frozen().clone();
+        let frozen_log_bytes = frozen.as_ref().map_or(0, |frozen| frozen.log_bytes);
+        let frozen = frozen.map_or_else(Volume::default, |frozen| frozen.volume);
+        let active = shared.table.active();
         let damaged_reads = shared.in_tree(|tree| Ok(tree.damaged_reads()));
         let (disk_free_bytes, disk_reserve_bytes, refuses_writes) = shared.room.state();
         let mut status = StoreStatus {
@@ -340,10 +321,9 @@ impl Store for DiskStore {
             refuses_writes,
             ..StoreStatus::default()
         };
-        for table in tables.into_iter().flatten() {
-            status.memtable_bytes += table.bytes() as u64;
-            status.memtable_entries += table.entries() as u64;
-        }
+        status.dirty_bytes = (active.bytes + frozen.bytes) as u64;
+        status.dirty_entries = (active.entries + frozen.entries) as u64;
+        shared.table.fill_status(&mut status);
         shared.checkpoint_times.fill(&mut status);
         status
     }

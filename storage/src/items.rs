@@ -48,6 +48,36 @@ impl PositionRange {
     }
 }
 
+/// A place between two keys of the ring: before all keys of a position, or right behind one of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cut {
+    pub(crate) position: Position,
+    /// Behind this key, which lies at the position.
+    pub(crate) behind: Option<Box<[u8]>>,
+}
+
+impl Cut {
+    /// Before all keys of a position.
+    pub(crate) fn before(position: Position) -> Self {
+        Self {
+            position,
+            behind: None,
+        }
+    }
+
+    /// Where a walk through a range begins, or goes on behind a key.
+    pub(crate) fn beginning(range: PositionRange, after_key: Option<&[u8]>) -> Self {
+        let after = after_key.map(|key| (Position::of_key(key), key));
+        match after.filter(|(position, _)| *position >= range.start) {
+            Some((position, key)) => Self {
+                position,
+                behind: Some(Box::from(key)),
+            },
+            None => Self::before(range.start),
+        }
+    }
+}
+
 /// How large a page may grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageLimit {

@@ -4,7 +4,7 @@
 //! | Room | What it holds |
 //! |---|---|
 //! | [`store`] | the [`Store`] trait: `get`, `apply`, `sync`, `scan`, `totals` |
-//! | [`disk_store`] | the store on disk: `log` and `memtable` in front of `tree`, and the checkpoints between them |
+//! | [`disk_store`] | the store on disk: `log` and `table` in front of `tree`, and the checkpoints between them |
 //! | `tree` | sled, with `format`, `chunks`, `witness` and [`flush_override`] to make it safe |
 //! | [`memory_store`] | the same in memory, with a power switch, for simulation |
 //! | `totals` | how many keys, versions, conflicts and bytes there are, counted as they change |
@@ -12,7 +12,7 @@
 //! | [`check`] | holds a store against itself, also a damaged one |
 //! | [`mod@rewrite`] | writes a store anew, only what is live |
 //! | [`disk_reserve`] | how much of the disk is kept in reserve; `ballast` keeps what opening takes |
-//! | [`status`] | how a store is doing: memtables, log, checkpoints |
+//! | [`status`] | how a store is doing: table, log, checkpoints |
 //! | [`disk`] | [`SmallFiles`]: small files written all or not at all; the directory's lock |
 //! | [`document`] | small files with a checksum |
 //! | [`hint_log`] | hints: writes kept for other nodes, in a file beside the store |
@@ -42,7 +42,6 @@ mod items;
 mod log;
 mod log_place;
 pub mod memory_store;
-mod memtable;
 pub mod recount;
 pub mod rewrite;
 mod rewritten;
@@ -50,6 +49,7 @@ pub mod run_note;
 mod segments;
 pub mod status;
 pub mod store;
+mod table;
 mod totals;
 mod tree;
 mod witness;

@@ -22,7 +22,7 @@ use crate::footprint::{Footprint, Totals};
 use crate::hint_log::AppendFile;
 use crate::items::{Item, Mutation, Page, PageBuilder, PageLimit, PositionRange};
 use crate::recount::Recounted;
-use crate::store::Store;
+use crate::store::{HOT_BYTES_MAX, Store};
 use crate::totals::Counters;
 
 pub use hints::MemoryHints;
@@ -282,6 +282,13 @@ impl Store for MemoryStore {
             return Err(damaged(&place.1));
         }
         Ok(state.records.get(&place).cloned())
+    }
+
+    /// Half of the keys are never hot, so that a simulation goes both ways.
+    fn get_hot(&self, key: &[u8]) -> Option<Bytes> {
+        let is_hot = Position::of_key(key).0 % 2 == 1;
+        let versions = is_hot.then(|| self.get(key).ok().flatten()).flatten();
+        versions.filter(|versions| versions.len() <= HOT_BYTES_MAX)
     }
 
     fn apply(&self, mutations: &[Mutation]) -> Result<(), StoreError> {

@@ -6,10 +6,18 @@ use std::time::Duration;
 /// What is under way in a store. All zero for one that has nothing of the kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreStatus {
-    /// Memory of the memtables, active and frozen, in bytes.
-    pub memtable_bytes: u64,
-    /// Keys in them; one that is in both counts twice.
-    pub memtable_entries: u64,
+    /// Memory of what was written and is not in the tree yet, in bytes.
+    pub dirty_bytes: u64,
+    /// The keys of these; one that was written again since it is on its way there counts twice.
+    pub dirty_entries: u64,
+    /// Memory of all records in the table, in bytes: these, and what was read or written lately.
+    pub table_bytes: u64,
+    /// How often a key was found there since the store was opened.
+    pub table_hits: u64,
+    /// How often it was looked for in the tree.
+    pub table_misses: u64,
+    /// How many records were dropped to make room for others.
+    pub table_evictions: u64,
     /// Size of the commit log, in bytes.
     pub log_bytes: u64,
     /// Checkpoints done since the store was opened.

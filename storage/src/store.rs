@@ -13,6 +13,9 @@ use crate::log_place::LogPlace;
 use crate::recount::Recounted;
 use crate::status::StoreStatus;
 
+/// What is larger, in bytes, is never [hot](Store::get_hot).
+pub(crate) const HOT_BYTES_MAX: usize = 4096;
+
 /// A durable map from keys to encoded [`Versions`](dynakv_protocol::causal::Versions), in ring order.
 ///
 /// One thread writes (`apply`, `sync`); any thread may read at the same time. The store does not merge:
@@ -29,6 +32,13 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Corrupt`] for a damaged value: answer as a replica that lost the key, never as
     /// one that does not have it. Otherwise what the disk says.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
+
+    /// The same, where it takes neither the disk nor a wait; `None` where it would, and where there may be nothing. Of
+    /// small values only. For a thread that must not be held up.
+    fn get_hot(&self, key: &[u8]) -> Option<Bytes> {
+        let _ = key;
+        None
+    }
 
     /// Whether the disk has room for a change of so many bytes. To be asked before anything of it is
     /// decided: `apply` itself goes into the reserve. Cheap.

@@ -35,9 +35,9 @@ use crate::format::{
     put_record_key, record_key,
 };
 use crate::hash_pages::{HashPages, Written};
-use crate::items::PositionRange;
-use crate::memtable::Entry;
+use crate::items::Cut;
 use crate::segments::HashSnapshot;
+use crate::table::Entry;
 use crate::witness::{Checkpoint, Witness, WitnessError};
 
 /// How many damaged keys are told apart; beyond, they are counted no more.
@@ -146,7 +146,7 @@ impl Tree {
         move |error| failure(&self.directory, doing, error)
     }
 
-    /// Writes entries of the memtable. Durable with the next [`complete`](Self::complete).
+    /// Writes entries of the table. Durable with the next [`complete`](Self::complete).
     pub(crate) fn write(&self, entries: &[Entry], scratch: &mut Scratch) -> Result<(), StoreError> {
         guarded(&self.directory, || {
             entries
@@ -261,21 +261,23 @@ impl Tree {
         }
     }
 
-    /// Walks a range from its beginning, or from behind a key if that lies further on.
-    pub(crate) fn cursor(&self, range: PositionRange, after_key: Option<&[u8]>) -> TreeCursor<'_> {
-        let start = range.start.0.to_be_bytes().to_vec();
-        let after = after_key.map(|key| record_key(Position::of_key(key), key));
-        let from = match after {
-            Some(after) if after >= start => Bound::Excluded(after),
-            Some(_) | None => Bound::Included(start),
+    /// Walks from one place to another, or to the end of the ring.
+    pub(crate) fn cursor(&self, from: &Cut, up_to: Option<&Cut>) -> TreeCursor<'_> {
+        let start_of = |cut: &Cut| cut.position.0.to_be_bytes().to_vec();
+        let from = match &from.behind {
+            Some(key) => Bound::Excluded(record_key(from.position, key)),
+            None => Bound::Included(start_of(from)),
         };
-        let end = match range.end {
-            Some(end) => Bound::Excluded(end.0.to_be_bytes().to_vec()),
+        let end = match up_to.map(|cut| (cut, &cut.behind)) {
+            Some((cut, Some(key))) => Bound::Included(record_key(cut.position, key)),
+            Some((cut, None)) => Bound::Excluded(start_of(cut)),
             None => Bound::Unbounded,
         };
         // sled panics on bounds in the wrong order.
         let is_empty = match (&from, &end) {
             (Bound::Included(from) | Bound::Excluded(from), Bound::Excluded(end)) => from >= end,
+            (Bound::Included(from), Bound::Included(end)) => from > end,
+            (Bound::Excluded(from), Bound::Included(end)) => from >= end,
             _ => false,
         };
         TreeCursor {

@@ -251,9 +251,8 @@ fn the_store_on_disk_behaves_like_the_model(cases: u32, options: DiskOptions) {
 }
 
 const OPTIONS: DiskOptions = DiskOptions {
-    cache_bytes: 8 * 1024 * 1024,
-    memtable_bytes: 64 * 1024 * 1024,
-    log_bytes: 256 * 1024 * 1024,
+    memory_bytes: 64 * 1024 * 1024,
+    log_bytes_max: 512 * 1024 * 1024,
     durability: Durability::Sync,
     reserve_bytes: None,
 };
@@ -266,7 +265,7 @@ fn the_store_on_disk_behaves_like_the_model_when_all_fits_in_memory() {
 #[test]
 fn the_store_on_disk_behaves_like_the_model_when_checkpoints_never_end() {
     let options = DiskOptions {
-        memtable_bytes: 2_000,
+        memory_bytes: 0,
         ..OPTIONS
     };
     the_store_on_disk_behaves_like_the_model(8, options);
@@ -275,7 +274,7 @@ fn the_store_on_disk_behaves_like_the_model_when_checkpoints_never_end() {
 #[test]
 fn the_store_on_disk_behaves_like_the_model_when_its_log_is_short_and_synced_by_time() {
     let options = DiskOptions {
-        log_bytes: 3_000,
+        log_bytes_max: 6_000,
         durability: Durability::Interval(std::time::Duration::from_millis(1)),
         ..OPTIONS
     };

@@ -36,7 +36,7 @@ fn use_up() -> Vec<File> {
 fn options() -> DiskOptions {
     DiskOptions {
         // Generations end soon, and each begins a file of the log.
-        memtable_bytes: 1024 * 1024,
+        memory_bytes: 7 * 1024 * 1024,
         reserve_bytes: Some(0),
         ..DiskOptions::default()
     }

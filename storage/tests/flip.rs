@@ -29,9 +29,8 @@ const FLIPS_DEFAULT: usize = 2_000;
 const KEYS: usize = 40;
 
 const OPTIONS: DiskOptions = DiskOptions {
-    cache_bytes: 1024 * 1024,
-    memtable_bytes: 16 * 1024 * 1024,
-    log_bytes: 16 * 1024 * 1024,
+    memory_bytes: 100 * 1024 * 1024,
+    log_bytes_max: 32 * 1024 * 1024,
     durability: Durability::Sync,
     reserve_bytes: None,
 };

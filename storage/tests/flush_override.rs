@@ -10,7 +10,7 @@ use dynakv_storage::{DiskOptions, DiskStore, Footprint, Mutation, Store};
 fn every_checkpoint_goes_through_the_override() {
     let directory = tempfile::tempdir().unwrap();
     let options = DiskOptions {
-        cache_bytes: 8 * 1024 * 1024,
+        memory_bytes: 16 * 1024 * 1024,
         ..DiskOptions::default()
     };
     let store = DiskStore::open(directory.path(), options).unwrap();

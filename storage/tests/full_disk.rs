@@ -293,7 +293,7 @@ fn refused(result: Result<(), StoreError>) -> StoreError {
 fn a_full_disk_costs_nothing(kind: &str, reserve_bytes: Option<u64>) -> Result<(), String> {
     let disk = SmallDisk::mount(kind)?;
     let options = DiskOptions {
-        cache_bytes: 1024 * 1024,
+        memory_bytes: 64 * 1024 * 1024,
         reserve_bytes,
         ..DiskOptions::default()
     };
@@ -382,7 +382,7 @@ fn a_full_disk_costs_nothing_that_was_acknowledged() {
 fn a_full_disk_is_survived_by_opening(kind: &str, step_bytes: u64) -> Result<(), String> {
     let disk = SmallDisk::mount(kind)?;
     let options = DiskOptions {
-        cache_bytes: 1024 * 1024,
+        memory_bytes: 64 * 1024 * 1024,
         reserve_bytes: Some(0),
         ..DiskOptions::default()
     };

@@ -46,12 +46,11 @@ const ROUNDS_ENOUGH: u64 = 50;
 struct Round(u64);
 
 impl Round {
-    /// Small bounds of several kinds, so that log and memtable each fill first in some rounds.
+    /// Small bounds of several kinds, so that log and window each fill first in some rounds.
     fn options(self) -> DiskOptions {
         DiskOptions {
-            cache_bytes: 8 * 1024 * 1024,
-            memtable_bytes: [200_000, 2_000_000, 10_000][(self.0 % 3) as usize],
-            log_bytes: [1_000_000, 300_000][(self.0 % 2) as usize],
+            memory_bytes: [1_400_000, 14_000_000, 70_000][(self.0 % 3) as usize],
+            log_bytes_max: [2_000_000, 600_000][(self.0 % 2) as usize],
             durability: match self.0 % 5 {
                 4 => Durability::Interval(Duration::from_millis(20)),
                 _ => Durability::Sync,

@@ -33,11 +33,10 @@ const WORKS: [Work; 2] = [
     },
 ];
 
-/// What a store may take at most with these options: two memtables, sled's cache, which sled exceeds (by
-/// half, and by a fixed part for what it keeps of its pages), and what is in hand.
+/// What a store may take at most with these options: what it aims at, half of which is sled's cache, which sled
+/// exceeds (by half, and by a fixed part for what it keeps of its pages), and what is in hand.
 fn memory_bound(options: &DiskOptions) -> u64 {
-    let memtables = 2 * options.memtable_bytes as u64;
-    memtables + options.cache_bytes * 3 / 2 + 512 * 1024 * 1024
+    options.memory_bytes + options.memory_bytes / 4 + 512 * 1024 * 1024
 }
 
 /// A field of `/proc/self/status`, in bytes.

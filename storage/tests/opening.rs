@@ -35,9 +35,8 @@ const KEYS: usize = 300;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const OPTIONS: DiskOptions = DiskOptions {
-    cache_bytes: 8 * 1024 * 1024,
-    memtable_bytes: 16 * 1024 * 1024,
-    log_bytes: 16 * 1024 * 1024,
+    memory_bytes: 16 * 1024 * 1024,
+    log_bytes_max: 32 * 1024 * 1024,
     durability: dynakv_storage::Durability::Sync,
     reserve_bytes: None,
 };

@@ -88,13 +88,12 @@ impl Cut {
             >> 32
     }
 
-    /// Bounds so small that log and memtable each fill first in some cuts.
+    /// Bounds so small that log and window each fill first in some cuts.
     fn options(&self) -> DiskOptions {
         let largest = (PLANS[self.plan].length)(0);
         DiskOptions {
-            cache_bytes: 8 * 1024 * 1024,
-            memtable_bytes: (100_000 + largest * [4, 40, 12][self.spread(1) as usize % 3]) as usize,
-            log_bytes: 100_000 + largest * [20, 200][self.spread(2) as usize % 2],
+            memory_bytes: 700_000 + largest * [28, 280, 84][self.spread(1) as usize % 3],
+            log_bytes_max: 200_000 + largest * [40, 400][self.spread(2) as usize % 2],
             durability: Durability::Sync,
             reserve_bytes: None,
         }

@@ -175,7 +175,7 @@ fn every_setting_is_refused_outside_of_its_bounds() {
     }
 }
 
-/// A cache of nothing is what sled does not start with, and not damage: the store stays where it is.
+/// Memory of nothing is what sled does not start with, and not damage: the store stays where it is.
 #[test]
 fn a_wrong_setting_leaves_a_healthy_store_alone() {
     let root = tempfile::tempdir().unwrap();
@@ -184,10 +184,10 @@ fn a_wrong_setting_leaves_a_healthy_store_alone() {
     node.run(&["put", "key", "value"]).exits(0);
     node.stop();
     let before = entries(&node.data_dir());
-    for cache in ["0", "255", "65536"] {
+    for memory in ["0", "255", "65536"] {
         Command::new(["serve", "--id", "node-1"])
             .current_dir(root.path())
-            .env("DYNAKV_CACHE_BYTES", cache)
+            .env("DYNAKV_MEMORY_BYTES", memory)
             .run()
             .exits(2)
             .says("1 MiB to 1 TiB");

@@ -118,7 +118,7 @@ fn an_unfinished_snapshot_costs_nothing() {
 }
 
 #[test]
-fn a_cache_of_an_absurd_size_costs_nothing() {
+fn memory_of_an_absurd_size_costs_nothing() {
     for size in ["0", "1", "255", "18446744073709551615"] {
         let mut cluster = cluster();
         let before = contents(&cluster[2].data_dir().join("store"));
@@ -126,7 +126,7 @@ fn a_cache_of_an_absurd_size_costs_nothing() {
         let mut wrong = Node::at_port(cluster.root(), "node-3", port)
             .with(&["--seed", &cluster[0].address()])
             .with_settings(QUICK)
-            .with_settings(&[("DYNAKV_CACHE_BYTES", size)]);
+            .with_settings(&[("DYNAKV_MEMORY_BYTES", size)]);
         wrong.start();
         // It may be refused as a setting, or be served as well as it can.
         let ended = eventually("it is refused, or starts", || {
@@ -141,7 +141,7 @@ fn a_cache_of_an_absurd_size_costs_nothing() {
         if ended {
             let (code, log) = wrong.ends_by_itself();
             assert_eq!(code, Some(2), "{size}: {log}");
-            assert!(log.contains("cache_bytes"), "{log}");
+            assert!(log.contains("memory_bytes"), "{log}");
             assert!(
                 before == contents(&wrong.data_dir().join("store")),
                 "{size}"

@@ -106,11 +106,12 @@ pub(crate) fn load<N: Into<OsString>, V: Into<OsString>>(
     variables: impl IntoIterator<Item = (N, V)>,
 ) -> Result<Loaded, SettingsError> {
     let path = args.config.clone();
-    let (file, lines) = match &path {
+    let (file, lines, mut warnings) = match &path {
         Some(path) => settings::read_file(path)?,
         None => Default::default(),
     };
-    let (environment, warnings) = settings::read_environment(variables)?;
+    let (environment, of_environment) = settings::read_environment(variables)?;
+    warnings.extend(of_environment);
     // For this start only, and therefore neither in the file nor in the environment.
     let accept_loss = args.accept_loss;
     let layers = Layers {

@@ -153,6 +153,8 @@ pub struct Coordinator {
     /// Jobs of this turn.
     writes: Vec<WriteJob>,
     reads: Vec<ReadJob>,
+    /// Those of them that take the store's reader.
+    cold_reads: Vec<ReadJob>,
     hint_jobs: Vec<HintJob>,
     /// Keys that owners have missed, of this turn.
     reminders: Vec<(Bytes, NodeId)>,
@@ -292,6 +294,7 @@ impl Coordinator {
             is_draining: false,
             writes: Vec::new(),
             reads: Vec::new(),
+            cold_reads: Vec::new(),
             hint_jobs: Vec::new(),
             reminders: Vec::new(),
             replica_jobs: 0,

@@ -21,6 +21,7 @@ use crate::runtime::shared::environment::{Disk, Stall, StoreThreads, WallClock};
 use crate::runtime::shared::ledger::Ledger;
 
 mod applying;
+mod hot;
 mod jobs;
 mod limits;
 mod reader;
@@ -29,6 +30,7 @@ mod scanner;
 mod trouble;
 mod waiting;
 
+use self::hot::HotReads;
 pub use self::jobs::{Part, ReadJob, Scanned, StoreEvent, Token, WriteJob, WriteWork};
 use self::reader::{Reader, SharedLines};
 use self::scanner::Scanner;
@@ -52,6 +54,7 @@ pub struct StoreHandle {
     waiting_writes: Waiting<WriteJob>,
     waiting_reads: Waiting<ReadJob>,
     lines: SharedLines,
+    hot: HotReads,
 }
 
 // The queues of jobs and events hold what the node's books bound: jobs are slices of requests in hand, and no
@@ -62,6 +65,14 @@ impl StoreHandle {
     pub fn write(&self, jobs: Vec<WriteJob>) {
         // A store that is gone has reported why.
         let _ = self.writes.send(jobs);
+    }
+
+    /// What comes of a read at once; gives the job back where it takes the reader.
+    ///
+    /// # Errors
+    /// The job.
+    pub fn read_hot(&self, job: ReadJob) -> Result<StoreEvent, ReadJob> {
+        self.hot.read(job)
     }
 
     /// Hands over reads.
@@ -152,6 +163,10 @@ pub fn start(
         progress: progress.clone(),
         warned_at: None,
     };
+    let hot = HotReads {
+        store: disk.store.clone(),
+        rebuilding: rebuilding.clone(),
+    };
     let reader = Reader {
         store: disk.store.clone(),
         rebuilding,
@@ -184,6 +199,7 @@ pub fn start(
             waiting_writes,
             waiting_reads,
             lines,
+            hot,
         },
         events,
         events_in: events_out,

@@ -13,13 +13,11 @@ use super::options::Durability;
 use super::pace::{self, Progress};
 use super::shared::{Frozen, Shared};
 use crate::error::StoreError;
-use crate::items::PositionRange;
 use crate::log::remove_below;
-use crate::memtable::{Cursor, Entry};
+use crate::table::{Entry, FrozenCursor};
 use crate::tree::{Scratch, Tree};
 
-/// After so many records or bytes the checkpoint looks up: it may have to pause, or to end.
-const BATCH_RECORDS: usize = 256;
+/// After so many bytes the checkpoint looks up: it may have to pause, or to end. A batch has 128 records at most.
 const BATCH_BYTES: usize = 256 * 1024;
 
 /// How often it is looked whether a full disk has room again.
@@ -37,7 +35,7 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, StoreEr
         "store-checkpoint",
         Box::new(move || run(&for_checkpoints, carry_generations)),
     )?];
-    if let Durability::Interval(interval) = shared.options.durability {
+    if let Durability::Interval(interval) = shared.limits.durability {
         let for_syncs = shared.clone();
         let syncs = spawn(
             "store-sync",
@@ -80,7 +78,6 @@ fn carry_generations(shared: &Shared) -> Result<(), StoreError> {
             }
             Work::None => return Ok(()),
         };
-        drop(frozen.forget_previous());
         loop {
             match carry(shared, &frozen) {
                 Ok(true) => break,
@@ -136,7 +133,7 @@ fn reopen_tree(shared: &Shared, mut lack: Lack) -> Result<bool, StoreError> {
         if shared.room.is_enough_to_open() {
             // Its lock must be given up first. Opening takes long: who reads meanwhile is refused and does not wait.
             drop(tree_of(shared).take());
-            match Tree::open(&directory, shared.options.cache_bytes) {
+            match Tree::open(&directory, shared.limits.cache_bytes) {
                 Ok((opened, ..)) => {
                     *tree_of(shared) = Some(opened);
                     shared.tree_failed.store(false, Ordering::Relaxed);
@@ -226,7 +223,7 @@ fn next_work(shared: &Shared) -> Work {
         }
         if signals.completed < signals.frozen {
             drop(signals);
-            return match shared.tables().frozen.clone() {
+            return match shared.frozen().clone() {
                 Some(frozen) => Work::Generation(frozen),
                 None => {
                     shared.stop("a generation left memory before it was carried".to_owned());
@@ -241,39 +238,40 @@ fn next_work(shared: &Shared) -> Work {
     }
 }
 
-/// Carries a generation into the tree, then lets go of its memory. False when the store was
-/// closed meanwhile.
+/// Carries a generation into the tree. False when the store was closed meanwhile.
 fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
     let began = Instant::now();
-    let entries = frozen.table.entries();
-    let mut cursor = Cursor::new(frozen.table.clone(), PositionRange::ALL, None);
+    let mut cursor = FrozenCursor::new(&shared.table);
     let mut scratch = Scratch::default();
     let mut carried = 0;
-    loop {
-        if !wait_for_room(shared)? {
+    while let Some(entries) = cursor.next() {
+        for batch in batches(&entries) {
+            if !wait_for_room(shared)? {
+                return Ok(false);
+            }
+            shared.in_tree(|tree| tree.write(batch, &mut scratch))?;
+        }
+        carried += entries.len();
+        drop(entries);
+        if !pause(shared, cursor.progress()) {
             return Ok(false);
         }
-        let batch = next_batch(&mut cursor);
-        if batch.is_empty() {
-            break;
-        }
-        shared.in_tree(|tree| tree.write(&batch, &mut scratch))?;
-        carried += batch.len();
-        drop(batch);
-        if !pause(shared, carried as f64 / entries as f64) {
-            return Ok(false);
-        }
+    }
+    if !wait_for_room(shared)? {
+        return Ok(false);
+    }
+    if shared.table.has_overwritten() {
+        // The tree lacks these, and the log that has them as they were frozen is about to go.
+        sync_log(shared)?;
     }
     let (sums, hashes) = (frozen.sums, &frozen.hashes);
     shared.in_tree(|tree| tree.complete(frozen.log_next, sums, hashes))?;
-    // The tree has it durably, and its log is of no use. In memory it stays until the next one.
-    {
-        let mut tables = shared.tables_mut();
-        tables.frozen = None;
-        tables.carried = Some(frozen.table.clone());
-    }
+    // From here on its records are dropped when the room is wanted.
+    shared.table.complete();
+    *shared.frozen() = None;
     tracing::debug!(
-        entries,
+        frozen = frozen.volume.entries,
+        carried,
         log_bytes = frozen.log_bytes,
         took_ms = began.elapsed().as_millis() as u64,
         "checkpoint done"
@@ -284,24 +282,38 @@ fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
     Ok(true)
 }
 
-fn next_batch(cursor: &mut Cursor) -> Vec<Entry> {
-    let mut batch = Vec::with_capacity(BATCH_RECORDS);
+/// Parts of these of about as many bytes as are written without looking up.
+fn batches(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
     let mut bytes = 0;
-    while batch.len() < BATCH_RECORDS
-        && bytes < BATCH_BYTES
-        && let Some(entry) = cursor.next()
-    {
-        bytes += entry.pair.versions().len();
-        batch.push(entry);
+    entries.chunk_by(move |before, _| {
+        bytes += before.pair.versions().len();
+        let is_full = bytes >= BATCH_BYTES;
+        if is_full {
+            bytes = 0;
+        }
+        !is_full
+    })
+}
+
+/// Makes everything durable that was applied until now. Writers wait for the disk only if they need it, too.
+fn sync_log(shared: &Shared) -> Result<(), StoreError> {
+    let pending = {
+        let mut log = shared.log();
+        log.write_out()?;
+        log.begin_sync()
+    };
+    if let Some(pending) = pending {
+        pending.wait()?;
+        shared.log().end_sync(&pending)?;
     }
-    batch
+    Ok(())
 }
 
 /// Gives way to the requests. False when the store is being closed.
 fn pause(shared: &Shared, carried: f64) -> bool {
-    let memory = shared.tables().active.bytes() as f64 / shared.options.memtable_bytes as f64;
-    let log =
-        shared.generation_bytes.load(Ordering::Relaxed) as f64 / shared.options.log_bytes as f64;
+    let limits = &shared.limits;
+    let memory = shared.table.active().bytes as f64 / limits.window_bytes as f64;
+    let log = shared.generation_bytes.load(Ordering::Relaxed) as f64 / limits.log_bytes as f64;
     let signals = shared.signals();
     if signals.closing {
         return false;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::disk_reserve::DiskSpace;
+
 /// When a write counts as durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
@@ -13,8 +15,15 @@ pub enum Durability {
     Interval(Duration),
 }
 
-/// The smallest memtable, and the smallest log of one, in bytes: below that each write begins a new generation.
+/// The smallest window, and the smallest log of one, in bytes: below that each write begins a new generation.
 const GENERATION_BYTES_MIN: usize = 4 * 1024;
+
+/// The smallest cache of sled's, in bytes: it panics without one.
+const CACHE_BYTES_MIN: u64 = 1024 * 1024;
+
+/// How much of the table one generation may have that is not in the tree yet. There are two at most, so that two
+/// fifths of the table are left for what is read.
+const WINDOW_OF_TABLE: f64 = 0.3;
 
 /// The shortest and the longest interval between two syncs. One of nothing would keep a processor busy, and one
 /// without end would never come.
@@ -24,15 +33,12 @@ const INTERVAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// How to open a [`DiskStore`](super::DiskStore).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskOptions {
-    /// Memory that sled's page cache aims at, in bytes, 1 MiB at least. It goes beyond it, the more the larger values are;
-    /// `make memory` measures by how much.
-    pub cache_bytes: u64,
-    /// How much a memtable holds before it is frozen, in bytes. There are two at most, the active and
-    /// the frozen one; each may exceed this by one group of writes.
-    pub memtable_bytes: usize,
-    /// How much log a memtable may have before it is frozen, in bytes: bounds the time to open. There
-    /// are two at most, as of memtables.
-    pub log_bytes: u64,
+    /// Memory that the store aims at, in bytes: half of it for the table of records, half for sled's page cache, which
+    /// goes beyond that, the more the larger values are. `make memory` measures by how much.
+    pub memory_bytes: u64,
+    /// How much log there may be before it has to go into the tree, in bytes: bounds the time to open. It may be
+    /// exceeded by one group of writes.
+    pub log_bytes_max: u64,
     /// When a write counts as durable.
     pub durability: Durability,
     /// How much of the disk is left free, in bytes: below it no value is written. `None` for
@@ -41,28 +47,45 @@ pub struct DiskOptions {
 }
 
 impl DiskOptions {
-    /// The nearest that the store can work with. Whatever is asked for, a sound store stays one.
-    pub(super) fn within_bounds(self) -> Self {
-        Self {
-            memtable_bytes: self.memtable_bytes.max(GENERATION_BYTES_MIN),
-            log_bytes: self.log_bytes.max(GENERATION_BYTES_MIN as u64),
+    /// What follows of them on this file system. Whatever is asked for, a sound store stays one.
+    pub(super) fn limits(&self, space: DiskSpace) -> Limits {
+        let half = self.memory_bytes / 2;
+        let window_bytes = (half as f64 * WINDOW_OF_TABLE) as u64;
+        let generation = |bytes: u64| space.fitting(bytes).max(GENERATION_BYTES_MIN as u64);
+        Limits {
+            cache_bytes: half.max(CACHE_BYTES_MIN),
+            table_bytes: usize::try_from(half).unwrap_or(usize::MAX),
+            window_bytes: usize::try_from(generation(window_bytes)).unwrap_or(usize::MAX),
+            log_bytes: generation(self.log_bytes_max / 2),
             durability: match self.durability {
                 Durability::Interval(interval) => {
                     Durability::Interval(interval.clamp(INTERVAL_MIN, INTERVAL_MAX))
                 }
                 Durability::Sync => Durability::Sync,
             },
-            ..self
         }
     }
+}
+
+/// What a store keeps to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// What sled's page cache aims at.
+    pub(super) cache_bytes: u64,
+    /// What the table of records aims at.
+    pub(super) table_bytes: usize,
+    /// How much of a generation is in the table before it is frozen.
+    pub(super) window_bytes: usize,
+    /// How much log a generation has before it is frozen.
+    pub(super) log_bytes: u64,
+    pub(super) durability: Durability,
 }
 
 impl Default for DiskOptions {
     fn default() -> Self {
         Self {
-            cache_bytes: 512 * 1024 * 1024,
-            memtable_bytes: 128 * 1024 * 1024,
-            log_bytes: 256 * 1024 * 1024,
+            memory_bytes: 1024 * 1024 * 1024,
+            log_bytes_max: 512 * 1024 * 1024,
             durability: Durability::Sync,
             reserve_bytes: None,
         }

@@ -5,11 +5,11 @@ use std::time::Duration;
 /// The pause of a checkpoint that has time.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// How full the active memtable may be when the frozen one has to be in the tree, as a part of its bound.
+/// How full the active generation may be when the frozen one has to be in the tree, as a part of its bound.
 /// The rest is for the sync at the end.
 const FILLED_AT_END: f64 = 0.7;
 
-/// How far two memtables are.
+/// How far two generations are.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Progress {
     /// How much of the frozen one is in the tree, from 0 to 1.
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_checkpoint_is_done_before_the_active_memtable_is_full() {
+    fn a_checkpoint_is_done_before_the_active_generation_is_full() {
         // Whatever the writer's speed: as long as carrying without pauses is faster than filling.
         for fill_per_batch in [0.0001, 0.001, 0.004] {
             let mut progress = Progress {

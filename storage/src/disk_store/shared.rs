@@ -2,24 +2,18 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{
-    Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard,
-    RwLockWriteGuard,
-};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use bytes::Bytes;
-use dynakv_protocol::hash::Position;
-
-use super::options::DiskOptions;
+use super::options::Limits;
 use super::signals::Signals;
 use crate::disk::DirectoryFiles;
 use crate::disk_reserve::Room;
 use crate::error::StoreError;
 use crate::footprint::Sums;
 use crate::log::LogWriter;
-use crate::memtable::Memtable;
 use crate::segments::HashSnapshot;
 use crate::status::CheckpointTimes;
+use crate::table::{Table, Volume};
 use crate::totals::Counters;
 use crate::tree::Tree;
 
@@ -28,13 +22,16 @@ const GENERATION_FILES_MAX: u64 = 64;
 
 /// What the caller's threads and those of the store share.
 ///
-/// Locks are taken in this order: `log`, `tree`, `tables`, `signals`. The last two are not held while
+/// Locks are taken in this order: `log`, `tree`, `frozen`, `signals`. The last two are not held while
 /// anyone waits for the disk.
 pub(super) struct Shared {
     pub(super) directory: PathBuf,
-    pub(super) options: DiskOptions,
+    pub(super) limits: Limits,
     pub(super) log: Mutex<LogWriter>,
-    pub(super) tables: RwLock<Tables>,
+    /// What is looked at before the tree.
+    pub(super) table: Table,
+    /// The generation that is on its way into the tree.
+    pub(super) frozen: Mutex<Option<Arc<Frozen>>>,
     /// Nothing while it is opened again.
     pub(super) tree: RwLock<Option<Tree>>,
     /// It has met the end of the disk since it was opened.
@@ -54,29 +51,12 @@ pub(super) struct Shared {
     pub(super) files: DirectoryFiles,
 }
 
-/// Where a key may be, newest first; the tree comes last.
-pub(super) struct Tables {
-    pub(super) active: Arc<Memtable>,
-    pub(super) frozen: Option<Arc<Frozen>>,
-    /// The generation that the tree got last, while none is on its way: the same values, found faster.
-    /// What was written lately is what is read and overwritten next, and the memory is there.
-    pub(super) carried: Option<Arc<Memtable>>,
-}
-
-impl Tables {
-    pub(super) fn get(&self, position: Position, key: &[u8]) -> Option<Bytes> {
-        let frozen = self.frozen.as_ref().map(|frozen| &frozen.table);
-        let older = frozen.or(self.carried.as_ref());
-        self.active
-            .get(position, key)
-            .or_else(|| older?.get(position, key))
-    }
-}
-
 /// A generation on its way into the tree.
+#[derive(Debug)]
 pub(super) struct Frozen {
-    pub(super) table: Arc<Memtable>,
-    /// What the store held when it was frozen.
+    /// How much it had when it was frozen.
+    pub(super) volume: Volume,
+    /// What the store held then.
     pub(super) sums: Sums,
     /// The segments' hashes that changed with it.
     pub(super) hashes: HashSnapshot,
@@ -84,16 +64,6 @@ pub(super) struct Frozen {
     pub(super) log_next: u64,
     /// The bytes of this one's log.
     pub(super) log_bytes: u64,
-    /// The generation before it, which is of no use any more: freed by the checkpoint's thread, because
-    /// that takes a while.
-    pub(super) previous: Mutex<Option<Arc<Memtable>>>,
-}
-
-impl Frozen {
-    pub(super) fn forget_previous(&self) -> Option<Arc<Memtable>> {
-        let mut previous = self.previous.lock().unwrap_or_else(PoisonError::into_inner);
-        previous.take()
-    }
 }
 
 impl Shared {
@@ -135,17 +105,17 @@ impl Shared {
     }
 
     /// Whether the active generation has reached its bounds.
-    pub(super) fn is_full(&self, active: &Memtable, log: &LogWriter) -> bool {
-        let is_over = active.bytes() >= self.options.memtable_bytes
-            || log.generation_bytes() >= self.options.log_bytes
+    pub(super) fn is_full(&self, log: &LogWriter) -> bool {
+        let active = self.table.active();
+        let is_over = active.bytes >= self.limits.window_bytes
+            || log.generation_bytes() >= self.limits.log_bytes
             || log.generation_files() >= GENERATION_FILES_MAX;
-        is_over && active.entries() > 0
+        is_over && active.entries > 0
     }
 
     /// Freezes the active generation if it is full, unless another one is still on its way.
     pub(super) fn freeze_if_full(&self, log: &mut LogWriter) -> Result<(), StoreError> {
-        let active = self.active();
-        if self.is_full(&active, log) && self.tables().frozen.is_none() {
+        if self.is_full(log) && self.frozen().is_none() {
             return self.freeze(log);
         }
         log.begin_file_if_large()?;
@@ -164,27 +134,51 @@ impl Shared {
         }
     }
 
-    /// Freezes the active generation, which is then durable, and begins the next, in the memtable and in
+    /// The log, for a change that the active generation has room for. Waits for that; meanwhile nobody holds the log,
+    /// because a checkpoint needs it at its end.
+    pub(super) fn log_with_room(&self) -> Result<MutexGuard<'_, LogWriter>, StoreError> {
+        loop {
+            let mut log = self.log();
+            if !self.is_full(&log) {
+                return Ok(log);
+            }
+            if self.frozen().is_none() {
+                self.freeze(&mut log)?;
+                return Ok(log);
+            }
+            drop(log);
+            self.wait_until_thawed()?;
+        }
+    }
+
+    /// Freezes the active generation, unless it is empty. Waits until no other one is on its way.
+    pub(super) fn freeze_all(&self) -> Result<(), StoreError> {
+        loop {
+            let mut log = self.log();
+            if self.table.active().entries == 0 {
+                return Ok(());
+            }
+            if self.frozen().is_none() {
+                return self.freeze(&mut log);
+            }
+            drop(log);
+            self.wait_until_thawed()?;
+        }
+    }
+
+    /// Freezes the active generation, which is then durable, and begins the next, in the table and in
     /// the log: one step, as whoever appends holds the log. No other one may be on its way.
     pub(super) fn freeze(&self, log: &mut LogWriter) -> Result<(), StoreError> {
         log.sync()?;
         let log_bytes = log.generation_bytes();
         let log_next = log.begin_generation()?;
-        let sums = self.counters.sums();
-        let hashes = self.counters.hashes().snapshot();
-        {
-            let mut tables = self.tables_mut();
-            let table = std::mem::replace(&mut tables.active, Arc::new(Memtable::new()));
-            let previous = Mutex::new(tables.carried.take());
-            tables.frozen = Some(Arc::new(Frozen {
-                table,
-                sums,
-                hashes,
-                log_next,
-                log_bytes,
-                previous,
-            }));
-        }
+        *self.frozen() = Some(Arc::new(Frozen {
+            sums: self.counters.sums(),
+            hashes: self.counters.hashes().snapshot(),
+            volume: self.table.freeze(),
+            log_next,
+            log_bytes,
+        }));
         self.note_log_size(log);
         self.signals().frozen += 1;
         self.changed.notify_all();
@@ -233,16 +227,8 @@ impl Shared {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn active(&self) -> Arc<Memtable> {
-        self.tables().active.clone()
-    }
-
-    pub(super) fn tables(&self) -> RwLockReadGuard<'_, Tables> {
-        self.tables.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn tables_mut(&self) -> RwLockWriteGuard<'_, Tables> {
-        self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn frozen(&self) -> MutexGuard<'_, Option<Arc<Frozen>>> {
+        self.frozen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn signals(&self) -> MutexGuard<'_, Signals> {

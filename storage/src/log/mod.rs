@@ -7,7 +7,7 @@
 //!   synced                      how far the log was durable when this was written
 //! ```
 //!
-//! A file belongs to one generation of the memtable: when that is frozen, the next file begins. A
+//! A file belongs to one generation: when that is frozen, the next file begins. A
 //! checkpoint that has carried a generation into the tree says so there, durably, and then the files
 //! below are removed.
 //!

@@ -39,7 +39,7 @@ pub(crate) struct LogWriter {
     written: u64,
     /// How much of it is durable.
     durable: u64,
-    /// The first file of this generation of the memtable.
+    /// The first file of this generation.
     first_id: u64,
     /// The bytes of this generation in files before this one.
     earlier_bytes: u64,

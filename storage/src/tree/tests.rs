@@ -1,5 +1,6 @@
 use super::*;
-use crate::memtable::Pair;
+use crate::items::{Cut, PositionRange};
+use crate::table::Pair;
 
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -58,7 +59,7 @@ fn a_damaged_value_is_neither_served_nor_absent() {
     assert!(get(&tree, "a").unwrap().is_some());
 
     // A walk meets it, says so, and goes on behind it.
-    let mut cursor = tree.cursor(PositionRange::ALL, None);
+    let mut cursor = tree.cursor(&Cut::beginning(PositionRange::ALL, None), None);
     let mut seen = Vec::new();
     let mut damaged = 0;
     loop {
@@ -192,7 +193,7 @@ fn readers_never_meet_half_a_value() {
             let seen = get(&tree, "k").unwrap().unwrap();
             assert!(states.iter().any(|state| seen == state[..]));
             let (_, versions) = tree
-                .cursor(PositionRange::ALL, None)
+                .cursor(&Cut::beginning(PositionRange::ALL, None), None)
                 .next()
                 .unwrap()
                 .unwrap();

@@ -100,10 +100,25 @@ impl Coordinator {
             all.extend(tokens.map(refused));
         }
         if self.hang.hangs_in(Lane::Reader) {
-            all.extend(self.reads.drain(..).map(|job| refused(job.token)));
+            all.extend(self.cold_reads.drain(..).map(|job| refused(job.token)));
         }
         let any = !all.is_empty();
         self.on_all_stored(all);
+        any
+    }
+
+    /// Reads what is in memory, without the store's reader. Whether anything was.
+    pub(super) fn read_hot(&mut self) -> bool {
+        let mut any = false;
+        for job in std::mem::take(&mut self.reads) {
+            match self.store.read_hot(job) {
+                Ok(event) => {
+                    any = true;
+                    self.on_stored(event);
+                }
+                Err(job) => self.cold_reads.push(job),
+            }
+        }
         any
     }
 

@@ -57,15 +57,16 @@ impl Coordinator {
             while let Some((id, node)) = self.unsent.pop() {
                 self.on_failed(id, node);
             }
-            if !self.refuse_for_disk() {
+            let has_read = self.read_hot();
+            if !self.refuse_for_disk() && !has_read {
                 break;
             }
         }
         if !self.writes.is_empty() {
             self.store.write(std::mem::take(&mut self.writes));
         }
-        if !self.reads.is_empty() {
-            self.store.read(std::mem::take(&mut self.reads));
+        if !self.cold_reads.is_empty() {
+            self.store.read(std::mem::take(&mut self.cold_reads));
         }
         self.flush_hints();
         self.ledger.set(Kind::Results, self.operations.results());

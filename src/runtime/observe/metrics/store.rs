@@ -1,4 +1,4 @@
-//! What is under way in the store: its memtables, log, checkpoints and growth.
+//! What is under way in the store: its table, log, checkpoints and growth.
 
 use dynakv_storage::{StoreStatus, Totals};
 use metrics::{Counter, Gauge};
@@ -7,8 +7,12 @@ use super::registry::Registry;
 
 /// Handles to what the store says of itself when it is asked.
 pub struct StoreMetrics {
-    memtable_bytes: Gauge,
-    memtable_entries: Gauge,
+    dirty_bytes: Gauge,
+    dirty_entries: Gauge,
+    table_bytes: Gauge,
+    table_hits: Counter,
+    table_misses: Counter,
+    table_evictions: Counter,
     log_bytes: Gauge,
     checkpoints: Counter,
     checkpoint_last_seconds: Gauge,
@@ -43,18 +47,34 @@ impl StoreMetrics {
                 "dynakv_store_hangs_total",
                 "How often the disk did not come back with a sync or a read for a second.",
             ),
-            memtable_bytes: gauge(
-                "dynakv_store_memtable_bytes",
+            dirty_bytes: gauge(
+                "dynakv_store_dirty_bytes",
                 "Memory of what was written and is not in the tree yet.",
             ),
-            memtable_entries: gauge(
-                "dynakv_store_memtable_entries",
+            dirty_entries: gauge(
+                "dynakv_store_dirty_entries",
                 "Keys that were written and are not in the tree yet.",
+            ),
+            table_bytes: gauge(
+                "dynakv_store_table_bytes",
+                "Memory of all records in the table: what is not in the tree yet, and what was read or written lately.",
+            ),
+            table_hits: counter(
+                "dynakv_store_table_hits_total",
+                "How often a key was found in the table.",
+            ),
+            table_misses: counter(
+                "dynakv_store_table_misses_total",
+                "How often a key was looked for in the tree.",
+            ),
+            table_evictions: counter(
+                "dynakv_store_table_evictions_total",
+                "Records that were dropped from the table to make room for others.",
             ),
             log_bytes: gauge("dynakv_store_log_bytes", "Size of the commit log."),
             checkpoints: counter(
                 "dynakv_store_checkpoints_total",
-                "Memtables that were carried into the tree.",
+                "Generations that were carried into the tree.",
             ),
             checkpoint_last_seconds: gauge(
                 "dynakv_store_checkpoint_last_seconds",
@@ -99,8 +119,12 @@ impl StoreMetrics {
     /// Takes over what the store says.
     pub fn update(&self, totals: &Totals, status: &StoreStatus, locked_keys: usize) {
         self.locked_keys.set(locked_keys as f64);
-        self.memtable_bytes.set(status.memtable_bytes as f64);
-        self.memtable_entries.set(status.memtable_entries as f64);
+        self.dirty_bytes.set(status.dirty_bytes as f64);
+        self.dirty_entries.set(status.dirty_entries as f64);
+        self.table_bytes.set(status.table_bytes as f64);
+        self.table_hits.absolute(status.table_hits);
+        self.table_misses.absolute(status.table_misses);
+        self.table_evictions.absolute(status.table_evictions);
         self.log_bytes.set(status.log_bytes as f64);
         self.checkpoints.absolute(status.checkpoints);
         let last = status.last_checkpoint.as_secs_f64();
@@ -137,8 +161,12 @@ mod tests {
             ..Totals::default()
         };
         let status = StoreStatus {
-            memtable_bytes: 1,
-            memtable_entries: 2,
+            dirty_bytes: 1,
+            dirty_entries: 2,
+            table_bytes: 9,
+            table_hits: 10,
+            table_misses: 11,
+            table_evictions: 12,
             log_bytes: 3,
             checkpoints: 4,
             last_checkpoint: Duration::from_millis(1500),
@@ -152,8 +180,12 @@ mod tests {
         let text = metrics.render(Path::new("."));
         assert!(text.contains("dynakv_locked_keys{node=\"node-1\"} 8\n"));
         for (name, value) in [
-            ("memtable_bytes", "1"),
-            ("memtable_entries", "2"),
+            ("dirty_bytes", "1"),
+            ("dirty_entries", "2"),
+            ("table_bytes", "9"),
+            ("table_hits_total", "10"),
+            ("table_misses_total", "11"),
+            ("table_evictions_total", "12"),
             ("log_bytes", "3"),
             ("checkpoints_total", "4"),
             ("checkpoint_last_seconds", "1.5"),

@@ -187,27 +187,15 @@ impl Reader {
             && let Some(job) = jobs.next()
         {
             let (token, most) = (job.token, job.digest_above);
-            let event = match self.read(&job.key) {
-                Ok((mut versions, rebuilding)) => {
+            let outcome = match self.read(&job.key) {
+                Ok((versions, rebuilding)) => {
                     // A digest costs as much here, and nothing from here on.
                     bytes += versions.len();
-                    let is_large = most.is_some_and(|most| versions.len() > most as usize);
-                    let digest = is_large.then(|| Digest::of(&std::mem::take(&mut versions)));
-                    StoreEvent::Job {
-                        token,
-                        outcome: JobOutcome::Read {
-                            versions,
-                            digest,
-                            rebuilding,
-                        },
-                    }
+                    outcome(versions, most, rebuilding)
                 }
-                Err(error) => StoreEvent::Job {
-                    token,
-                    outcome: JobOutcome::Refused(error),
-                },
+                Err(error) => JobOutcome::Refused(error),
             };
-            events.push(event);
+            events.push(StoreEvent::Job { token, outcome });
             self.progress.reader.step();
         }
         self.progress.reader.end();
@@ -240,6 +228,17 @@ impl Reader {
             }
             Err(error) => Err(refusal(&error)),
         }
+    }
+}
+
+/// What is told of versions that were read: of more bytes than `most`, their digest.
+pub(super) fn outcome(mut versions: Bytes, most: Option<u32>, rebuilding: bool) -> JobOutcome {
+    let is_large = most.is_some_and(|most| versions.len() > most as usize);
+    let digest = is_large.then(|| Digest::of(&std::mem::take(&mut versions)));
+    JobOutcome::Read {
+        versions,
+        digest,
+        rebuilding,
     }
 }
 
