@@ -7,7 +7,7 @@ LOCKED := --locked $(CARGO_FLAGS)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run clean test lint fix doc deny sim audit mend gossip crash powercut flip memory bench picture bench-storage profile
+.PHONY: help build run clean test lint fix doc deny interleavings sim audit mend gossip crash powercut flip memory bench picture bench-storage profile
 
 ##@ Start
 
@@ -64,6 +64,10 @@ TEST ?=
 sim: ## simulate whole clusters: SEEDS=200 seeds (FROM=1 on), or replay SEED=17; TEST=name: only tests of that name
 	$(CARGO) test --profile sim $(LOCKED) --test sim --no-run
 	$(if $(SEED),DYNAKV_SIM_SEED=$(SEED),DYNAKV_SIM_FROM=$(FROM) DYNAKV_SIM_SEEDS=$(SEEDS)) $(CARGO) test --profile sim $(LOCKED) --test sim $(TEST) -- --nocapture $(if $(SEED),--test-threads=1)
+
+# In a folder of its own: these are other crates of the same names.
+interleavings: ## run the threads of the store's table in very many orders
+	RUSTFLAGS="--cfg dynakv_interleavings" CARGO_TARGET_DIR=$(TARGET_DIR)/interleavings $(CARGO) test -p dynakv-storage --lib $(LOCKED) table::interleavings
 
 DURATION ?= 40s
 

@@ -1,10 +1,9 @@
 //! Walks through the table in ring order, a few records per lock.
 
-use std::sync::atomic::Ordering;
-
 use dynakv_protocol::hash::Position;
 
 use super::record::{Entry, Record};
+use super::sync::atomic::Ordering;
 use super::{SHARDS, SHIFT, Table, shard_of};
 use crate::items::Cut;
 

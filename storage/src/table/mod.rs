@@ -18,11 +18,10 @@
 mod cursor;
 mod record;
 mod shard;
+mod sync;
 mod volume;
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use dynakv_protocol::hash::Position;
@@ -33,12 +32,18 @@ pub(crate) use self::record::Entry;
 pub(crate) use self::record::Pair;
 use self::record::{OVERHEAD_BYTES, Record};
 use self::shard::{Locked, Shard, Spread};
+use self::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use self::sync::{RwLockReadGuard, RwLockWriteGuard};
 pub(crate) use self::volume::Volume;
 use self::volume::VolumeCounter;
 use crate::status::StoreStatus;
 
 /// How many arcs; a power of two. With a million keys an arc has 61. Tests have fewer, so that they are soon full.
-const SHARDS: usize = if cfg!(test) { 64 } else { 16_384 };
+const SHARDS: usize = match (cfg!(test), cfg!(dynakv_interleavings)) {
+    (_, true) => 2,
+    (true, false) => 64,
+    (false, false) => 16_384,
+};
 
 /// How far a position is shifted to give its arc.
 const SHIFT: u32 = u64::BITS - SHARDS.trailing_zeros();
@@ -282,5 +287,7 @@ fn shard_of(position: Position) -> usize {
     (position.0 >> SHIFT) as usize
 }
 
+#[cfg(all(test, dynakv_interleavings))]
+mod interleavings;
 #[cfg(test)]
 mod tests;

@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::sync::{PoisonError, TryLockError};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Place;
 
 use super::record::{Entry, Record};
+use super::sync::atomic::{AtomicU32, Ordering};
+use super::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::items::Cut;
 
 /// Keys by position, then by key: those that came after another one of their position.
@@ -23,6 +24,7 @@ type Crowd = BTreeMap<u64, BTreeMap<Box<[u8]>, Record>>;
 #[repr(align(64))]
 pub(super) struct Locked(RwLock<Shard>);
 
+#[cfg(not(dynakv_interleavings))]
 const _: () = assert!(size_of::<Locked>() == 64);
 
 // Nothing of ours panics under the lock but for want of memory, which ends the process.

@@ -1,6 +1,6 @@
 //! How much a generation has.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use super::sync::atomic::{AtomicUsize, Ordering};
 
 /// How much a generation has that is being written, or was frozen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
