@@ -9,10 +9,11 @@
 //! record's successor durable. Whatever a crash leaves, each record that survived finds its chunks.
 //!
 //! Sets that no record names are found without reading the records. Those whose record was replaced
-//! (*retired*) are written down in a tree of their own, durably with the checkpoint, and crossed out when
-//! they are removed. Those that an unfinished checkpoint made lie at or above the number that the last
-//! finished one wrote down; the commit log still has their keys, so the next checkpoint writes all of
-//! these anew, and then nothing names them.
+//! (*retired*) are written down in a tree of their own, right behind what replaced it, and crossed out when
+//! they are removed. sled keeps a beginning of what was written: where the note is, the record is replaced,
+//! also where its checkpoint was cut short. Those that an unfinished checkpoint made lie at or above the number
+//! that the last finished one wrote down; the commit log still has their keys, and what it has is written
+//! anew before it is read here, so nothing reads them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -85,15 +86,18 @@ impl Chunks {
         Ok(check_content(value, content))
     }
 
-    /// Takes note that the record of a set was replaced.
-    pub(crate) fn retire(&self, set: u64) {
+    /// Takes note that the record of a set was replaced, and writes that down.
+    pub(crate) fn retire(&self, set: u64) -> sled::Result<()> {
         self.retired().push(set);
+        self.notes.insert(set.to_be_bytes(), &[])?;
+        Ok(())
     }
 
-    /// The sets retired until now, written down: to be removed once this is durable.
+    /// The sets retired until now, all of them written down: to be removed once this is durable.
     pub(crate) fn note_retired(&self) -> sled::Result<Vec<u64>> {
         let retired = std::mem::take(&mut *self.retired());
         for set in &retired {
+            // Those of an unfinished checkpoint are not yet.
             self.notes.insert(set.to_be_bytes(), &[])?;
         }
         Ok(retired)

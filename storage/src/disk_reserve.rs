@@ -171,15 +171,15 @@ impl Room {
         }
     }
 
-    /// Whether a checkpoint may go on.
-    pub(crate) fn is_enough_for_checkpoint(&self) -> bool {
+    /// Whether a checkpoint may go on, with so many bytes more than what is kept free for it anyway.
+    pub(crate) fn is_enough_for_checkpoint(&self, beyond: u64) -> bool {
         self.look();
         let missing = self
             .ballast
             .wanted_bytes()
             .saturating_sub(self.ballast.bytes());
         let needed = checkpoint_bytes(self.reserve_bytes, self.ballast.base_bytes(), missing);
-        self.free_bytes.load(Ordering::Relaxed) >= needed
+        self.free_bytes.load(Ordering::Relaxed) >= needed.saturating_add(beyond)
     }
 
     /// Whether the tree can be opened again.
@@ -312,11 +312,11 @@ mod tests {
         // Others use this disk too, so the bounds are far apart.
         let short = room(free / 2 * 3);
         assert!(!admitted(&short, Change::Growth) && admitted(&short, Change::Removal));
-        assert!(short.is_enough_for_checkpoint());
+        assert!(short.is_enough_for_checkpoint(0) && !short.is_enough_for_checkpoint(free));
         let error = short.admit(1, Change::Growth).unwrap_err();
         assert!(error.is_disk_full() && !error.is_corruption(), "{error}");
         let none = room(free * 5);
-        assert!(!admitted(&none, Change::Removal) && !none.is_enough_for_checkpoint());
+        assert!(!admitted(&none, Change::Removal) && !none.is_enough_for_checkpoint(0));
     }
 
     #[test]

@@ -176,7 +176,7 @@ impl Tree {
             && format::may_be_chunked(&previous)
             && let Ok(Record::Chunked(value)) = format::decode(record_key, &previous)
         {
-            self.chunks.retire(value.set);
+            self.chunks.retire(value.set).map_err(&failed)?;
         }
         if self.damaged_keys.load(Ordering::Relaxed) > 0 {
             self.note_mended(record_key);
@@ -219,7 +219,14 @@ impl Tree {
             self.sync_files()?;
             self.hash_pages.complete(hashes);
             self.witness.after_flush()?;
-            self.chunks.remove(&retired).map_err(self.failure("write"))
+            self.chunks
+                .remove(&retired)
+                .map_err(self.failure("write"))?;
+            if !retired.is_empty() {
+                // A page whose newest part still waits is written before it is read; see `write_out`.
+                self.db.flush().map_err(self.failure("write"))?;
+            }
+            Ok(())
         })
     }
 

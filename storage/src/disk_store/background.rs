@@ -179,10 +179,12 @@ fn wait_starved(shared: &Shared, lack: Lack) -> bool {
     !signals.closing
 }
 
-/// Waits until a checkpoint has room. False when the store is being closed.
-fn wait_for_room(shared: &Shared) -> Result<bool, StoreError> {
+/// Waits until a checkpoint has room for so many bytes more. False when the store is being closed.
+fn wait_for_room(shared: &Shared, bytes: usize) -> Result<bool, StoreError> {
     let mut has_waited = false;
-    while !shared.room.is_enough_for_checkpoint() {
+    // What is always kept free has room for a usual batch.
+    let beyond = bytes.saturating_sub(BATCH_BYTES) as u64;
+    while !shared.room.is_enough_for_checkpoint(beyond) {
         if !std::mem::replace(&mut has_waited, true) {
             tracing::warn!("the disk is nearly full: a checkpoint waits for room");
         }
@@ -246,7 +248,8 @@ fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
     let mut carried = 0;
     while let Some(entries) = cursor.next() {
         for batch in batches(&entries) {
-            if !wait_for_room(shared)? {
+            let bytes = batch.iter().map(|it| it.pair.versions().len()).sum();
+            if !wait_for_room(shared, bytes)? {
                 return Ok(false);
             }
             shared.in_tree(|tree| tree.write(batch, &mut scratch))?;
@@ -257,7 +260,7 @@ fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
             return Ok(false);
         }
     }
-    if !wait_for_room(shared)? {
+    if !wait_for_room(shared, 0)? {
         return Ok(false);
     }
     if shared.table.has_overwritten() {

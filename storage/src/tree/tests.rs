@@ -145,6 +145,28 @@ fn chunks_of_an_unfinished_checkpoint_go_with_the_next_one_and_no_sooner() {
 }
 
 #[test]
+fn chunks_that_an_unfinished_checkpoint_replaced_go_with_the_next_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let tree = open(&directory);
+    write(&tree, "k", &[1; 50_000]);
+    complete(&tree);
+    // It is cut short three times.
+    let mut tree = tree;
+    for content in 2..5 {
+        write(&tree, "k", &[content; 50_000]);
+        tree.write_out().unwrap();
+        drop(tree);
+        tree = open(&directory);
+        assert_eq!(get(&tree, "k").unwrap().unwrap(), [content; 50_000][..]);
+    }
+    write(&tree, "k", &[9; 50_000]);
+    complete(&tree);
+    assert_eq!(chunk_sets(&tree).len(), 1);
+    assert_eq!(get(&tree, "k").unwrap().unwrap(), [9; 50_000][..]);
+    assert!(tree.db.open_tree("retired").unwrap().is_empty());
+}
+
+#[test]
 fn chunks_that_were_retired_before_a_crash_go_with_the_next_checkpoint() {
     let directory = tempfile::tempdir().unwrap();
     let tree = open(&directory);
