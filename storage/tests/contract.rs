@@ -194,7 +194,15 @@ fn behaves_like_the_model<S: Checkpoints>(
                 for key in 0..20 {
                     let key = key_of(key);
                     let expected = model.get(&(Position::of_key(&key), key.clone()));
-                    prop_assert_eq!(store.get(&key).unwrap(), expected.map(Wire::to_bytes));
+                    let found = store.get(&key).unwrap();
+                    let hot = store.get_hot(&key);
+                    prop_assert!(
+                        hot.is_none() || hot == found,
+                        "{:?} is hot, {:?} is there",
+                        hot,
+                        found
+                    );
+                    prop_assert_eq!(found, expected.map(Wire::to_bytes));
                 }
                 for range in [PositionRange::ALL, arc, first_key_only] {
                     prop_assert_eq!(walk(&store, range, limit), part(&model, range));

@@ -40,3 +40,104 @@ impl HotReads {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use dynakv_protocol::peer::Digest;
+    use dynakv_storage::{DiskOptions, DiskStore, Footprint, Mutation};
+
+    use super::*;
+    use crate::engine::write::outcome::JobOutcome;
+    use crate::runtime::shared::events::ConnectionId;
+    use crate::runtime::store::store_worker::Token;
+
+    fn hot_reads(directory: &std::path::Path) -> HotReads {
+        let store = DiskStore::open(directory.join("store"), DiskOptions::default()).unwrap();
+        let files = Arc::new(dynakv_storage::DirectoryFiles::open(directory).unwrap());
+        HotReads {
+            store: Arc::new(store),
+            rebuilding: Arc::new(Rebuilding::load(files).unwrap()),
+        }
+    }
+
+    fn put(reads: &HotReads, key: &'static str, versions: Vec<u8>) {
+        let mutation = Mutation {
+            key: Bytes::from_static(key.as_bytes()),
+            versions: Bytes::from(versions),
+            before: Footprint::default(),
+            after: Footprint::default(),
+        };
+        reads.store.apply(&[mutation]).unwrap();
+    }
+
+    fn job(key: &'static str, digest_above: Option<u32>) -> ReadJob {
+        ReadJob {
+            token: Token::Operation(7),
+            connection: ConnectionId::ANTI_ENTROPY,
+            key: Bytes::from_static(key.as_bytes()),
+            digest_above,
+        }
+    }
+
+    fn read(reads: &HotReads, job: ReadJob) -> Option<(Bytes, Option<Digest>, bool)> {
+        match reads.read(job) {
+            Ok(StoreEvent::Job {
+                token: Token::Operation(7),
+                outcome:
+                    JobOutcome::Read {
+                        versions,
+                        digest,
+                        rebuilding,
+                    },
+            }) => Some((versions, digest, rebuilding)),
+            Ok(other) => panic!("{other:?}"),
+            Err(_) => None,
+        }
+    }
+
+    #[test]
+    fn what_is_in_memory_and_small_is_read_at_once_as_the_reader_would_read_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let reads = hot_reads(directory.path());
+        put(&reads, "small", vec![1; 100]);
+        put(&reads, "large", vec![1; 10_000]);
+        let small = Bytes::from(vec![1; 100]);
+        assert_eq!(
+            read(&reads, job("small", None)),
+            Some((small.clone(), None, false))
+        );
+        assert_eq!(
+            read(&reads, job("small", Some(100))),
+            Some((small.clone(), None, false))
+        );
+        let digest = Some(Digest::of(&small));
+        assert_eq!(
+            read(&reads, job("small", Some(99))),
+            Some((Bytes::new(), digest, false))
+        );
+        assert_eq!(read(&reads, job("large", None)), None);
+        assert_eq!(read(&reads, job("absent", None)), None);
+        // What may have been lost beside it is no vote of this node.
+        reads.rebuilding.begin(b"small").unwrap();
+        assert_eq!(read(&reads, job("small", None)), Some((small, None, true)));
+    }
+
+    #[test]
+    fn what_only_the_disk_has_takes_the_reader() {
+        let directory = tempfile::tempdir().unwrap();
+        let reads = hot_reads(directory.path());
+        put(&reads, "key", vec![1; 100]);
+        reads.store.sync_at_end().unwrap();
+        drop(reads);
+        let store =
+            DiskStore::open(directory.path().join("store"), DiskOptions::default()).unwrap();
+        store.checkpoint().unwrap();
+        drop(store);
+        let reads = hot_reads(directory.path());
+        assert_eq!(read(&reads, job("key", None)), None);
+        // The reader has it from there, and then it is in memory.
+        assert!(reads.store.get(b"key").unwrap().is_some());
+        assert!(read(&reads, job("key", None)).is_some());
+    }
+}
