@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
+use crate::hangs::Hangs;
 use crate::invariants::{convergence, hints_drain};
 use crate::machine::{Machine, address};
 use crate::owners::Owners;
@@ -112,6 +113,11 @@ impl Client {
     pub(crate) fn is_owner(&self, node: usize, key: &str) -> bool {
         let owners = self.owners.of_key(key);
         owners.is_some_and(|owners| owners.contains(&node))
+    }
+
+    /// When the disk of a machine hung.
+    pub(crate) fn hangs(&self, node: usize) -> &Hangs {
+        &self.machines[node].hangs
     }
 
     /// How many machines the cluster has.

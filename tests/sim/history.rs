@@ -14,6 +14,7 @@ use dynakv_protocol::client::Fetched;
 use dynakv_protocol::ids::WriteId;
 
 use crate::client::Failure;
+use crate::hangs::Hangs;
 use crate::invariants::unique_dots::{self, Dots, Named};
 use crate::invariants::{Heard, Read, Violation, bounded, check_read, no_phantom, no_resurrection};
 
@@ -71,8 +72,27 @@ struct Sent {
     replaces: Replaces,
     /// A node that owns no copy was to hand it on, and may have done so to more than one owner.
     is_handed_on: bool,
+    /// Its attempts: an owner whose disk hangs hands it on as well.
+    given: Vec<Given>,
     /// It was acknowledged before W owners had it: others stood in for them.
     is_sloppy: bool,
+}
+
+/// One attempt, at a node whose disk may hang.
+#[derive(Debug, Clone)]
+struct Given {
+    began: Duration,
+    /// Nothing while it is under way.
+    ended: Option<Duration>,
+    hangs: Hangs,
+}
+
+impl Sent {
+    /// Whether a node may have handed it on to more than one owner.
+    fn may_be_handed_on(&self) -> bool {
+        let hung = |it: &Given| it.hangs.any_between(it.began, it.ended);
+        self.is_handed_on || self.given.iter().any(hung)
+    }
 }
 
 impl Books {
@@ -108,7 +128,7 @@ impl Books {
 
     /// Whether nodes may have been given it more than once.
     fn was_sent_twice(&self, id: WriteId) -> bool {
-        let is_handed_on = self.sent.get(&id).is_none_or(|sent| sent.is_handed_on);
+        let is_handed_on = self.sent.get(&id).is_none_or(Sent::may_be_handed_on);
         is_handed_on || self.writes.may_come_twice(id)
     }
 
@@ -188,6 +208,7 @@ impl History {
             is_delete,
             replaces,
             is_handed_on: false,
+            given: Vec::new(),
             is_sloppy: false,
         };
         books.sent.insert(id, sent);
@@ -203,6 +224,17 @@ impl History {
     pub(crate) fn hand_on(&mut self, id: WriteId) {
         let sent = self.books_of(id).sent.get_mut(&id);
         sent.expect("a write that was begun").is_handed_on = true;
+    }
+
+    /// A client sends a write to a node whose disk hung at these times. Even an owner hands it on while its disk hangs,
+    /// to one owner after the other until one answers.
+    pub(crate) fn give(&mut self, id: WriteId, hangs: &Hangs, now: Duration) {
+        let sent = self.books_of(id).sent.get_mut(&id);
+        sent.expect("a write that was begun").given.push(Given {
+            began: now,
+            ended: None,
+            hangs: hangs.clone(),
+        });
     }
 
     /// A client was told that it took nodes that stand in to make W.
@@ -226,8 +258,13 @@ impl History {
             Err(Failure::Refused(_) | Failure::Broken | Failure::Silent) => Outcome::Unknown,
         };
         self.expect_an_end(answer, now);
-        let ended = self.books_of(id).writes.end(id, outcome, now);
+        let books = self.books_of(id);
+        let ended = books.writes.end(id, outcome, now);
         ended.expect("a write that is under way");
+        let sent = books.sent.get_mut(&id);
+        if let Some(given) = sent.and_then(|sent| sent.given.last_mut()) {
+            given.ended = Some(now);
+        }
         self.acknowledged += usize::from(outcome == Outcome::Acknowledged);
     }
 

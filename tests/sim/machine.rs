@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::SkewedClock;
 use crate::flawed_store::{LyingHints, LyingStore, RacingStore};
+use crate::hangs::Hangs;
 use crate::hints::{Kept, hints_in};
 use crate::invariants::convergence;
 use crate::network::SimulatedNetwork;
@@ -101,7 +102,9 @@ pub(crate) struct Machine {
     pub(crate) name: String,
     pub(crate) disk: MemoryDisk,
     /// Makes it hang.
-    pub(crate) stall: Stall,
+    stall: Stall,
+    /// When it did.
+    pub(crate) hangs: Hangs,
     flaw: Flaw,
     quorums: Quorums,
     seed: u64,
@@ -160,6 +163,7 @@ impl Machine {
             name: machine_name(number),
             disk: MemoryDisk::new(),
             stall: Stall::default(),
+            hangs: Hangs::default(),
             flaw,
             quorums,
             seed: random.u64(..),
@@ -236,6 +240,12 @@ impl Machine {
         let noted = Identity::retire_actor(&files).and_then(|()| Rebuilding::note_all(&files));
         noted.expect("a disk in memory can be written");
         self.disk.wipe_store();
+    }
+
+    /// From now on the disk hangs, or it answers.
+    pub(crate) fn hang(&self, hangs: bool, now: Duration) {
+        self.stall.set(hangs);
+        self.hangs.note(hangs, now);
     }
 
     /// Whether it has power.

@@ -14,7 +14,7 @@
 //!
 //! | Room | What it holds |
 //! |---|---|
-//! | [`world`], [`machine`], [`network`], [`resend`], [`clock`], [`owners`], [`hints`] | the cluster, and the seams that it stands on |
+//! | [`world`], [`machine`], [`network`], [`resend`], [`clock`], [`owners`], [`hints`], [`hangs`] | the cluster, and the seams that it stands on |
 //! | [`trace`] | everything that happened, in order |
 //! | [`client`], [`workload`], [`blind_writer`], [`settle`] | who asks: by script, at random, and once all is healed |
 //! | [`plan`] | faults, drawn from a seed |
@@ -37,6 +37,7 @@ mod determinism;
 mod flawed_store;
 mod flaws;
 mod hanging;
+mod hangs;
 mod hints;
 mod history;
 mod invariants;

@@ -261,9 +261,12 @@ impl Workload {
                 Promise::OneWriter => owners[self.random.usize(..owners.len())],
                 _ => self.node(),
             };
+            let mut history = self.history.borrow_mut();
+            history.give(id, self.client.hangs(node), clock::now());
             if !self.client.is_owner(node, key) {
-                self.history.borrow_mut().hand_on(id);
+                history.hand_on(id);
             }
+            drop(history);
             let answer = self.client.write(node, request.clone()).await;
             let now = clock::now();
             let mut history = self.history.borrow_mut();

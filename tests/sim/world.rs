@@ -205,8 +205,8 @@ impl World {
                 self.machines[node].lose_store();
             }
             Fault::DamageValues { node } => self.machines[node].disk.damage_values(),
-            Fault::HangDisk { node } => self.machines[node].stall.set(true),
-            Fault::DiskAnswers { node } => self.machines[node].stall.set(false),
+            Fault::HangDisk { node } => self.machines[node].hang(true, self.sim.elapsed()),
+            Fault::DiskAnswers { node } => self.machines[node].hang(false, self.sim.elapsed()),
             Fault::Stop { node } => self.machines[node].stop(),
             Fault::Start { node } => self.start(node),
             Fault::Partition { a, b }

@@ -35,7 +35,9 @@ pub(crate) fn check(books: &Books, read: &Read<'_>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::made_up::{acknowledged, in_doubt_and_replaced, read, replaces};
+    use crate::invariants::made_up::{
+        Hung, acknowledged, given_to_a_disk_that_hung, in_doubt_and_replaced, read, replaces,
+    };
 
     fn broken(books: &Books, shown: &[u128]) -> usize {
         read(shown, |read| check(books, read)).len()
@@ -59,6 +61,22 @@ mod tests {
     fn a_write_that_may_come_twice_is_let_off() {
         let books = in_doubt_and_replaced();
         assert_eq!(broken(&books, &[1, 2]), 0);
+    }
+
+    #[test]
+    fn an_owner_whose_disk_hung_may_have_handed_a_write_on_to_two() {
+        let shown = |hung, is_acknowledged| {
+            let books = given_to_a_disk_that_hung(hung, is_acknowledged);
+            broken(&books, &[2, 3])
+        };
+        assert_eq!(shown(Hung::Meanwhile, false), 0);
+        // Acknowledged it is one write.
+        assert_eq!(shown(Hung::Meanwhile, true), 1);
+        assert_eq!(shown(Hung::Before, false), 1);
+        assert_eq!(shown(Hung::After, false), 1);
+        // What was given to others.
+        let books = given_to_a_disk_that_hung(Hung::Meanwhile, false);
+        assert_eq!(broken(&books, &[1, 3]), 1);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use dynakv_protocol::{ErrorCode, ErrorReply};
 
 use super::{Heard, Read};
 use crate::client::Failure;
+use crate::hangs::Hangs;
 use crate::history::{Books, History, Promise, Replaces};
 
 pub(crate) const KEY: &str = "k";
@@ -78,6 +79,40 @@ pub(crate) fn in_doubt_and_replaced() -> Books {
     let (id, began) = (WriteId(2), Duration::from_secs(10));
     history.begin(id, KEY, false, replaces(&[1]), began);
     history.end(id, &Ok(()), began + Duration::from_millis(500));
+    books_of(&history)
+}
+
+/// When the disk of an owner hung.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Hung {
+    /// While that owner had the write.
+    Meanwhile,
+    Before,
+    After,
+}
+
+/// An acknowledged write 1, then 2, with its context, sent once to an owner whose disk hung: it is acknowledged, or in
+/// doubt. Then an acknowledged 3 that had read 2.
+pub(crate) fn given_to_a_disk_that_hung(hung: Hung, is_acknowledged: bool) -> Books {
+    let ms = Duration::from_millis;
+    let mut history = acknowledged_history(&[(1, replaces(&[]))]);
+    let (began, ended) = match hung {
+        Hung::Before => (1_000, 4_000),
+        Hung::Meanwhile => (4_000, 6_000),
+        Hung::After => (6_000, 7_000),
+    };
+    let hangs = Hangs::default();
+    hangs.note(true, ms(began));
+    hangs.note(false, ms(ended));
+    history.begin(WriteId(2), KEY, false, replaces(&[1]), ms(5_000));
+    history.give(WriteId(2), &hangs, ms(5_000));
+    let answer = match is_acknowledged {
+        true => Ok(()),
+        false => Err(Failure::Broken),
+    };
+    history.end(WriteId(2), &answer, ms(5_500));
+    history.begin(WriteId(3), KEY, false, replaces(&[2]), ms(10_000));
+    history.end(WriteId(3), &Ok(()), ms(10_500));
     books_of(&history)
 }
 

@@ -2,8 +2,12 @@
 //! of a read that it has just made, a read shows one value: there was never a conflict.
 //!
 //! A write whose outcome is unknown, and that the last one had not read, may come later and be a sibling
-//! by right; then nothing is said. Blind writes are held to
+//! by right; then nothing is said. A write in doubt that two owners may have been given under dots of their own (a node
+//! whose disk hangs hands on what it owns) is let off beside what replaced it: the last one may have read one
+//! copy, and the other comes to light. Blind writes are held to
 //! [`sequential_blind_writes`](super::sequential_blind_writes).
+
+use dynakv_protocol::ids::WriteId;
 
 use super::Read;
 use crate::history::Books;
@@ -21,9 +25,15 @@ pub(crate) fn check(books: &Books, read: &Read<'_>) -> Option<String> {
         return None;
     }
     let known = books.had_read(last);
-    let may_come_later =
-        |id| !known.contains(&id) && !books.was_acknowledged_before(id, read.began);
-    if begun.any(may_come_later) {
+    let is_in_doubt = |id| !books.was_acknowledged_before(id, read.began);
+    if begun.any(|id| !known.contains(&id) && is_in_doubt(id)) {
+        return None;
+    }
+    // A second copy excuses nothing but itself.
+    let is_second_copy =
+        |id: WriteId| known.contains(&id) && is_in_doubt(id) && books.may_come_twice(id);
+    let second_copies = read.shown.iter().filter(|&&id| is_second_copy(id)).count();
+    if read.values - second_copies <= 1 {
         return None;
     }
     let (key, shown) = (read.key, read.shown);
@@ -37,7 +47,9 @@ pub(crate) fn check(books: &Books, read: &Read<'_>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::made_up::{acknowledged, in_doubt_after, read, replaces};
+    use crate::invariants::made_up::{
+        Hung, acknowledged, given_to_a_disk_that_hung, in_doubt_after, read, replaces,
+    };
 
     fn is_false(books: &Books, shown: &[u128]) -> bool {
         read(shown, |read| check(books, read)).is_some()
@@ -54,5 +66,20 @@ mod tests {
     fn a_write_in_doubt_may_come_later() {
         let books = in_doubt_after(&[(1, replaces(&[]))], 2, replaces(&[1]));
         assert!(!is_false(&books, &[1, 2]));
+    }
+
+    #[test]
+    fn a_write_in_doubt_may_come_twice_from_an_owner_whose_disk_hung() {
+        let books = given_to_a_disk_that_hung(Hung::Meanwhile, false);
+        assert!(!is_false(&books, &[2, 3]));
+        // It excuses nobody else.
+        assert!(is_false(&books, &[1, 3]));
+        assert!(is_false(&books, &[1, 2, 3]));
+        for hung in [Hung::Before, Hung::After] {
+            let books = given_to_a_disk_that_hung(hung, false);
+            assert!(is_false(&books, &[2, 3]), "{hung:?}");
+        }
+        let books = given_to_a_disk_that_hung(Hung::Meanwhile, true);
+        assert!(is_false(&books, &[2, 3]));
     }
 }
