@@ -76,6 +76,8 @@ struct Sent {
     given: Vec<Given>,
     /// It was acknowledged before W owners had it: others stood in for them.
     is_sloppy: bool,
+    /// What it replaces was read of fewer owners than R.
+    has_read_few: bool,
 }
 
 /// One attempt, at a node whose disk may hang.
@@ -124,6 +126,27 @@ impl Books {
             && self.writes.outcome(id) == Some(Outcome::Acknowledged)
             && !self.seen_early.contains(&id);
         self.was_sent_twice(id) && !is_known_whole
+    }
+
+    /// Whether a copy of a write may stand although `by` has read and replaced it. It was sent more than once, and
+    /// all who read it, up to `by`, have heard fewer than R owners: these had the copy of an early attempt, and
+    /// need not have had the one that was acknowledged.
+    pub(crate) fn may_have_missed(&self, by: WriteId, id: WriteId) -> bool {
+        self.was_sent_twice(id) && !self.had_read_of_quorums(by).contains(&id)
+    }
+
+    /// Of what the client of this write had read, all that was read of R owners by it or by those on the way, and
+    /// what those had read that were read so.
+    fn had_read_of_quorums(&self, id: WriteId) -> Writes {
+        let mut known = Writes::new();
+        for by in self.had_read(id).into_iter().chain([id]) {
+            let sent = self.sent.get(&by).filter(|sent| !sent.has_read_few);
+            if let Some(Replaces::Read(read)) = sent.map(|sent| &sent.replaces) {
+                known.extend(read.iter().flat_map(|id| self.had_read(*id)));
+                known.extend(read);
+            }
+        }
+        known
     }
 
     /// Whether nodes may have been given it more than once.
@@ -210,6 +233,7 @@ impl History {
             is_handed_on: false,
             given: Vec::new(),
             is_sloppy: false,
+            has_read_few: false,
         };
         books.sent.insert(id, sent);
     }
@@ -235,6 +259,12 @@ impl History {
             ended: None,
             hangs: hangs.clone(),
         });
+    }
+
+    /// What a write replaces was read of fewer owners than R.
+    pub(crate) fn has_read_few(&mut self, id: WriteId) {
+        let sent = self.books_of(id).sent.get_mut(&id);
+        sent.expect("a write that was begun").has_read_few = true;
     }
 
     /// A client was told that it took nodes that stand in to make W.

@@ -78,6 +78,7 @@ pub(crate) fn promise(history: &mut History, clients: usize, loses_a_disk: bool)
 pub(crate) struct Seen {
     context: Bytes,
     writes: Writes,
+    heard: Heard,
 }
 
 /// A client's work.
@@ -197,7 +198,11 @@ impl Workload {
                 let writes = history.on_read(key, &fetched, (began, now), heard);
                 let line = format!("get {key} at {}: {writes:x?}", node + 1);
                 let context = fetched.context;
-                let seen = Seen { context, writes };
+                let seen = Seen {
+                    context,
+                    writes,
+                    heard,
+                };
                 self.seen.insert(key.to_owned(), seen);
                 line
             }
@@ -241,6 +246,7 @@ impl Workload {
         if matches!(promise, Promise::OneCopy | Promise::Nothing) {
             request.w = Some(1);
         }
+        let has_read_few = seen.as_ref().is_some_and(|seen| seen.heard == Heard::Few);
         let replaces = match seen {
             Some(seen) => {
                 request.context = Some(seen.context);
@@ -253,9 +259,11 @@ impl Workload {
         let line = format!("{kind}{what} {id:x?} to {key}, replaces {replaces:x?}");
         self.client.line(&line);
         let now = clock::now();
-        self.history
-            .borrow_mut()
-            .begin(id, key, is_delete, replaces, now);
+        let history = || self.history.borrow_mut();
+        history().begin(id, key, is_delete, replaces, now);
+        if has_read_few {
+            history().has_read_few(id);
+        }
         loop {
             let node = match promise {
                 Promise::OneWriter => owners[self.random.usize(..owners.len())],

@@ -263,16 +263,21 @@ impl Minter {
     /// Takes out the marks that are to stand beside a write: of what was retired before, and of what this
     /// write retires. Only the newest are kept.
     ///
-    /// Whoever writes with a context has read what it replaces, so that comes before it. A blind write
-    /// replaces what its coordinator has, which may be the *later* of the two, when an early attempt comes
-    /// late; so only the ids of one client are compared, which say what came first.
+    /// Whoever writes with a context has read what it replaces, so that comes before it, under whichever dot it was
+    /// read: the other copies that are here go with it. A blind write replaces what its coordinator has, which may
+    /// be the *later* of the two, when an early attempt comes late; so only the ids of one client are compared,
+    /// which say what came first.
     fn take_marks(&mut self, current: &mut Versions, intent: &Intent) -> SmallVec<[Sibling; 1]> {
         let mut marks: SmallVec<[Sibling; 1]> = SmallVec::new();
         let mut replaced: SmallVec<[(WriteId, u64); 1]> = SmallVec::new();
+        let read = ids_read(current, intent);
+        let is_read = |id: WriteId| read.binary_search(&id).is_ok();
         for sibling in current.siblings() {
             let id = sibling.write_id;
             let is_replaced = match &intent.context {
-                Some(context) => context.covers(sibling.dot) && id != intent.write_id,
+                Some(context) => {
+                    (context.covers(sibling.dot) || is_read(id)) && id != intent.write_id
+                }
                 None => id.precedes(intent.write_id),
             };
             match sibling.mark() {
@@ -294,6 +299,7 @@ impl Minter {
         if !marks.is_empty() {
             current.retain(|sibling| sibling.mark() != Some(Mark::Retired));
         }
+        current.retain(|sibling| !is_read(sibling.write_id));
         if marks.len() > RETIRED_MAX {
             marks.sort_unstable_by_key(|mark| (mark.timestamp, mark.dot));
             marks.drain(..marks.len() - RETIRED_MAX);
@@ -346,6 +352,19 @@ fn retired(current: &Versions, intent: &Intent) -> Result<Minted, ErrorReply> {
     let message = "the write of this id was sent again since and has been replaced: give each write an id of its \
                    own, and say of a later attempt that it is one";
     Err(ErrorReply::new(ErrorCode::BadRequest, message).maybe_applied(true))
+}
+
+/// Which other writes a context covers a copy of, in order.
+fn ids_read(current: &Versions, intent: &Intent) -> SmallVec<[WriteId; 1]> {
+    let Some(context) = &intent.context else {
+        return SmallVec::new();
+    };
+    let covered = current
+        .written()
+        .filter(|sibling| context.covers(sibling.dot) && sibling.write_id != intent.write_id);
+    let mut ids: SmallVec<_> = covered.map(|sibling| sibling.write_id).collect();
+    ids.sort_unstable();
+    ids
 }
 
 /// Whether all other writes that stand are earlier ones of the same client, and there is one.

@@ -116,6 +116,30 @@ pub(crate) fn given_to_a_disk_that_hung(hung: Hung, is_acknowledged: bool) -> Bo
     books_of(&history)
 }
 
+/// The first was acknowledged after it was sent so often, the second had read it, and the third the second: each of
+/// those it says.
+pub(crate) fn replaced_twice(attempts: usize, heard: [Heard; 2]) -> Books {
+    let mut history = History::default();
+    history.promise(KEY, Promise::Quorum);
+    let (first, ended) = (WriteId(1), Duration::from_millis(500));
+    history.begin(first, KEY, false, replaces(&[]), Duration::ZERO);
+    for _ in 1..attempts {
+        history.end::<()>(first, &Err(Failure::Broken), ended);
+        history.retry(first);
+    }
+    history.end(first, &Ok(()), ended);
+    for (id, heard) in (2..).zip(heard) {
+        let began = Duration::from_secs(id as u64);
+        let by = WriteId(id);
+        history.begin(by, KEY, false, replaces(&[id - 1]), began);
+        if heard == Heard::Few {
+            history.has_read_few(by);
+        }
+        history.end(by, &Ok(()), began + ended);
+    }
+    books_of(&history)
+}
+
 /// Hands a read that showed these to a checker.
 pub(crate) fn read<T>(shown: &[u128], check: impl FnOnce(&Read<'_>) -> T) -> T {
     let shown = shown.iter().copied().map(WriteId).collect();

@@ -346,6 +346,56 @@ fn a_copy_beside_what_replaced_the_other_is_hidden_whatever_was_written_there() 
     assert_eq!(standing(&key), [2]);
 }
 
+/// The first attempt is at one owner only, a later one was acknowledged by the others, and a client has read that
+/// one owner alone.
+#[test]
+fn who_has_read_one_copy_of_a_retried_write_replaces_the_others_that_are_here() {
+    let (mut here, mut there) = (minter(), other_minter(8));
+    let nothing = Clock::new();
+    let early = minted_by(&mut there, intent(1, "a", Some(&nothing)));
+    let others = minted_by(&mut here, again(1, "a", Some(&nothing)));
+    let read = early.clock();
+    for write in [intent(2, "b", Some(read)), delete(2, Some(read))] {
+        let mut key = others.clone();
+        key.merge(&early);
+        here.mint(&mut key, write, 1).unwrap();
+        assert_eq!(standing(&key), [2]);
+        assert_eq!(key.written().count(), 1, "the others are not just hidden");
+        assert!(key.is_retired(WriteId(1)) && !key.was_sent_again(WriteId(1)));
+        // Those elsewhere stay gone, and so does a third.
+        key.merge(&others);
+        key.merge(&early);
+        key.merge(&minted_by(&mut other_minter(9), intent(1, "a", None)));
+        assert_eq!(standing(&key), [2]);
+        // Another write with that context stands beside it, and nothing else does.
+        here.mint(&mut key, intent(3, "c", Some(read)), 1).unwrap();
+        assert_eq!(standing(&key), [2, 3]);
+    }
+    // What it has not read under any dot stays.
+    let mut key = others.clone();
+    key.merge(&minted_by(&mut there, intent(4, "d", Some(&nothing))));
+    let read = [Dot {
+        actor: Actor(8),
+        counter: 2,
+    }];
+    let read: Clock = read.into_iter().collect();
+    here.mint(&mut key, intent(5, "e", Some(&read)), 1).unwrap();
+    assert_eq!(standing(&key), [1, 5]);
+    assert!(key.was_sent_again(WriteId(1)));
+}
+
+/// The same client sends that write once more, with what it has read since of it.
+#[test]
+fn a_retry_that_has_read_its_own_first_attempt_stands() {
+    let (mut here, mut there) = (minter(), other_minter(8));
+    let early = minted_by(&mut there, intent(1, "a", None));
+    let mut key = early.clone();
+    let retry = again(1, "a", Some(early.clock()));
+    here.mint(&mut key, retry, 1).unwrap();
+    assert_eq!(standing(&key), [1]);
+    assert!(key.was_sent_again(WriteId(1)) && !key.is_retired(WriteId(1)));
+}
+
 #[test]
 fn who_replaces_blindly_retires_only_earlier_writes_of_one_client() {
     let id = |client, number| WriteId::new(client, number).0;
