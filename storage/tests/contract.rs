@@ -196,7 +196,7 @@ fn behaves_like_the_model<S: Checkpoints>(
                     let expected = model.get(&(Position::of_key(&key), key.clone()));
                     let found = store.get(&key).unwrap();
                     let hot = store.get_hot(&key);
-                    prop_assert!(
+                    proptest::prop_assert!(
                         hot.is_none() || hot == found,
                         "{:?} is hot, {:?} is there",
                         hot,

@@ -259,7 +259,8 @@ impl Workload {
         let line = format!("{kind}{what} {id:x?} to {key}, replaces {replaces:x?}");
         self.client.line(&line);
         let now = clock::now();
-        let history = || self.history.borrow_mut();
+        let books = self.history.clone();
+        let history = || books.borrow_mut();
         history().begin(id, key, is_delete, replaces, now);
         if has_read_few {
             history().has_read_few(id);
@@ -269,12 +270,10 @@ impl Workload {
                 Promise::OneWriter => owners[self.random.usize(..owners.len())],
                 _ => self.node(),
             };
-            let mut history = self.history.borrow_mut();
-            history.give(id, self.client.hangs(node), clock::now());
+            history().give(id, self.client.hangs(node), clock::now());
             if !self.client.is_owner(node, key) {
-                history.hand_on(id);
+                history().hand_on(id);
             }
-            drop(history);
             let answer = self.client.write(node, request.clone()).await;
             let now = clock::now();
             let mut history = self.history.borrow_mut();
