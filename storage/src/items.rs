@@ -5,6 +5,10 @@ use dynakv_protocol::hash::{Position, Segment};
 
 use crate::footprint::Footprint;
 
+/// Versions up to this size, in bytes, are copied for who reads them, and may be read without waiting; larger ones are
+/// neither.
+pub(crate) const HOT_BYTES_MAX: usize = 4096;
+
 /// The new state of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mutation {

@@ -20,9 +20,9 @@ use crate::disk::{SmallFiles, check_file_name};
 use crate::error::{Damage, StoreError};
 use crate::footprint::{Footprint, Totals};
 use crate::hint_log::AppendFile;
-use crate::items::{Item, Mutation, Page, PageBuilder, PageLimit, PositionRange};
+use crate::items::{HOT_BYTES_MAX, Item, Mutation, Page, PageBuilder, PageLimit, PositionRange};
 use crate::recount::Recounted;
-use crate::store::{HOT_BYTES_MAX, Store};
+use crate::store::Store;
 use crate::totals::Counters;
 
 pub use hints::MemoryHints;

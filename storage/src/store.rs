@@ -13,9 +13,6 @@ use crate::log_place::LogPlace;
 use crate::recount::Recounted;
 use crate::status::StoreStatus;
 
-/// What is larger, in bytes, is never [hot](Store::get_hot).
-pub(crate) const HOT_BYTES_MAX: usize = 4096;
-
 /// A durable map from keys to encoded [`Versions`](dynakv_protocol::causal::Versions), in ring order.
 ///
 /// One thread writes (`apply`, `sync`); any thread may read at the same time. The store does not merge:

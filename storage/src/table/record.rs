@@ -7,15 +7,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use bytes::Bytes;
 use dynakv_protocol::hash::Position;
 
-use crate::items::Cut;
-use crate::store::HOT_BYTES_MAX;
+use crate::items::{Cut, HOT_BYTES_MAX};
 
 /// What a record costs beyond its bytes: its place in a shard, two thirds full on the average, and what the
 /// allocator needs for a shared buffer.
 pub(super) const OVERHEAD_BYTES: usize = 80;
-
-/// Versions up to this size, in bytes, are copied for a reader, larger ones shared with it.
-const COPIED_BYTES_MAX: usize = HOT_BYTES_MAX;
 
 /// The most bytes that a buffer may have unused: what is shorter by more gets a buffer of its own.
 const SLACK_BYTES_MAX: usize = u8::MAX as usize;
@@ -55,7 +51,7 @@ impl Pair {
 
     /// The encoded versions, for others to keep.
     pub(crate) fn shared_versions(&self) -> Bytes {
-        if self.versions().len() <= COPIED_BYTES_MAX {
+        if self.versions().len() <= HOT_BYTES_MAX {
             Bytes::copy_from_slice(self.versions())
         } else {
             Bytes::from_owner(VersionsOf(self.clone()))
@@ -155,7 +151,7 @@ impl Record {
 
     /// Whether its versions are copied for a reader, and not shared with it.
     pub(super) fn is_small(&self) -> bool {
-        self.length() - usize::from(self.key_length) <= COPIED_BYTES_MAX
+        self.length() - usize::from(self.key_length) <= HOT_BYTES_MAX
     }
 
     /// What a walk takes out of the table. While that is held, a write gets a buffer of its own.
@@ -261,7 +257,7 @@ mod tests {
 
     #[test]
     fn large_versions_are_shared_and_outlive_their_record() {
-        let large = vec![7; COPIED_BYTES_MAX + 2];
+        let large = vec![7; HOT_BYTES_MAX + 2];
         let mut record = Record::new(1, &large, 1, 1);
         let (first, second) = (record.versions(), record.versions());
         assert_eq!(first.as_ptr(), second.as_ptr());
