@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -40,6 +41,10 @@ const OPTIONS: DiskOptions = DiskOptions {
     durability: dynakv_storage::Durability::Sync,
     reserve_bytes: None,
 };
+
+/// One test at a time: between a fork and its exec a process that another test starts holds the lock of this one's
+/// store, too.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// If this process is the one to be killed: opens the store, and waits for that.
 fn opens_if_told() {
@@ -68,16 +73,28 @@ fn opener(test: &str, store: &Path) -> Command {
     command
 }
 
-/// Kills it, if it lives; it must not have been refused.
-fn kill(mut child: Child) {
+/// Whether it ends by itself before long.
+fn ends(child: &mut Child) -> bool {
+    let began = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if began.elapsed() > PATIENCE {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
+}
+
+/// Kills it, if it lives; it must not have been refused. What it has said.
+fn kill(mut child: Child) -> Vec<String> {
     // It may have ended by itself, halfway.
     let _ended = child.kill(); // SIGKILL
     child.wait().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let failed = lines
-        .map(Result::unwrap)
-        .find(|line| line.starts_with("failed"));
+    let said: Vec<_> = lines.map(Result::unwrap).collect();
+    let failed = said.iter().find(|line| line.starts_with("failed"));
     assert_eq!(failed, None);
+    said
 }
 
 fn has_unfinished_snapshot(store: &Path) -> bool {
@@ -113,6 +130,7 @@ fn has(store: &DiskStore, count: usize) {
 #[test]
 fn a_store_that_is_killed_while_it_opens_has_everything() {
     opens_if_told();
+    let _alone = ALONE.lock();
     let rounds: u64 = std::env::var(ROUNDS).map_or(8, |rounds| rounds.parse().unwrap());
     let directory = tempfile::tempdir().unwrap();
     let library = halfway::build(directory.path());
@@ -135,13 +153,14 @@ fn a_store_that_is_killed_while_it_opens_has_everything() {
             // Every fourth at a moment of its own.
             Ok(library) if round % 4 != 3 => {
                 let mut child = halfway(&mut opener, library, Signal::KILL).spawn().unwrap();
-                child.wait().unwrap();
+                let is_over = ends(&mut child);
+                let is_unfinished = has_unfinished_snapshot(&store);
+                let said = kill(child);
                 assert!(
-                    has_unfinished_snapshot(&store),
-                    "round {round}: no snapshot"
+                    is_over && is_unfinished,
+                    "round {round}: it was not killed in the midst of a snapshot; it has said {said:?}"
                 );
                 unfinished += 1;
-                kill(child);
             }
             _ => {
                 let child = opener.spawn().unwrap();
@@ -159,6 +178,7 @@ fn a_store_that_is_killed_while_it_opens_has_everything() {
 #[test]
 fn a_store_that_is_killed_while_it_is_made_opens() {
     opens_if_told();
+    let _alone = ALONE.lock();
     let rounds: u64 = std::env::var(ROUNDS).map_or(8, |rounds| rounds.parse().unwrap());
     let mut seen = BTreeSet::new();
     for round in 0..rounds * 4 {
