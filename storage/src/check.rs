@@ -279,7 +279,7 @@ pub fn check_directory(directory: &Path, progress: Progress<'_>) -> Result<Check
                 let place = format!("{} at byte {at}", path.display());
                 checked.found(place, damage.to_string());
             })?;
-            check_tree(&mut checked, &copy, options.memory_bytes / 2)?;
+            check_tree(&mut checked, &copy, options.cache_bytes())?;
         }
         Err(error) => return Err(error),
     }

@@ -19,6 +19,9 @@ pub(crate) const TREE_DIRECTORY: &str = "sled";
 /// The document that says whose the store is, and who wrote it last.
 pub(super) const RUN_DOCUMENT: &str = "run";
 
+/// The longest key, in bytes: far above what the protocol lets through, and within 16 bits.
+pub(super) const KEY_BYTES_MAX: usize = u16::MAX as usize;
+
 /// The longest versions, in bytes: far above what the protocol lets through, and within 32 bits.
 pub(super) const VERSIONS_BYTES_MAX: usize = 1 << 30;
 
@@ -103,14 +106,17 @@ pub(crate) fn mend_constants(directory: &Path) -> Result<Vec<(&'static str, Stri
     Ok(mended)
 }
 
-/// Refuses what the formats cannot hold, before anything of it is applied.
+/// Refuses what the formats, or a record in memory, cannot hold, before anything of it is applied.
 pub(super) fn check_lengths(mutations: &[Mutation]) -> Result<(), StoreError> {
-    let too_long = |mutation: &&Mutation| mutation.versions.len() > VERSIONS_BYTES_MAX;
-    match mutations.iter().find(too_long) {
-        Some(mutation) => Err(StoreError::TooLarge {
-            bytes: mutation.versions.len(),
-            bytes_max: VERSIONS_BYTES_MAX,
-        }),
+    let lengths = mutations.iter().flat_map(|mutation| {
+        [
+            (mutation.key.len(), KEY_BYTES_MAX),
+            (mutation.versions.len(), VERSIONS_BYTES_MAX),
+        ]
+    });
+    let mut too_long = lengths.filter(|(bytes, bytes_max)| bytes > bytes_max);
+    match too_long.next() {
+        Some((bytes, bytes_max)) => Err(StoreError::TooLarge { bytes, bytes_max }),
         None => Ok(()),
     }
 }

@@ -47,13 +47,22 @@ pub struct DiskOptions {
 }
 
 impl DiskOptions {
+    /// What sled's page cache aims at.
+    pub(crate) fn cache_bytes(&self) -> u64 {
+        self.half_bytes().max(CACHE_BYTES_MIN)
+    }
+
+    fn half_bytes(&self) -> u64 {
+        self.memory_bytes / 2
+    }
+
     /// What follows of them on this file system. Whatever is asked for, a sound store stays one.
     pub(super) fn limits(&self, space: DiskSpace) -> Limits {
-        let half = self.memory_bytes / 2;
+        let half = self.half_bytes();
         let window_bytes = (half as f64 * WINDOW_OF_TABLE) as u64;
         let generation = |bytes: u64| space.fitting(bytes).max(GENERATION_BYTES_MIN as u64);
         Limits {
-            cache_bytes: half.max(CACHE_BYTES_MIN),
+            cache_bytes: self.cache_bytes(),
             table_bytes: usize::try_from(half).unwrap_or(usize::MAX),
             window_bytes: usize::try_from(generation(window_bytes)).unwrap_or(usize::MAX),
             log_bytes: generation(self.log_bytes_max / 2),

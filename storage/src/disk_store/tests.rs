@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::layout::{FORMAT, FORMAT_DOCUMENT, VERSIONS_BYTES_MAX};
+use super::layout::{FORMAT, FORMAT_DOCUMENT, KEY_BYTES_MAX, VERSIONS_BYTES_MAX};
 use std::path::PathBuf;
 
 use super::*;
@@ -555,4 +555,22 @@ fn copy_all(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), &to).unwrap();
         }
     }
+}
+
+#[test]
+fn a_key_that_no_record_can_hold_is_refused_and_the_longest_one_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let longest = "k".repeat(KEY_BYTES_MAX);
+    let too_long = format!("{longest}k");
+    let both = [mutation("first", "1", true), mutation(&too_long, "2", true)];
+    let error = store.apply(&both).unwrap_err();
+    assert!(matches!(error, StoreError::TooLarge { .. }), "{error:?}");
+    assert_eq!(
+        store.get(b"first").unwrap(),
+        None,
+        "nothing of it was applied"
+    );
+    store.apply(&[mutation(&longest, "3", true)]).unwrap();
+    assert_eq!(store.get(longest.as_bytes()).unwrap().unwrap(), "3");
 }

@@ -1,6 +1,7 @@
 //! One key and what is stored under it, in memory.
 
 use std::cmp::Ordering as Order;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -51,20 +52,24 @@ impl Pair {
 
     /// The encoded versions, for others to keep.
     pub(crate) fn shared_versions(&self) -> Bytes {
-        if self.versions().len() <= HOT_BYTES_MAX {
-            Bytes::copy_from_slice(self.versions())
-        } else {
-            Bytes::from_owner(VersionsOf(self.clone()))
-        }
+        shared(&self.bytes, self.key_length..self.length)
     }
 }
 
-/// The second half of a pair.
-struct VersionsOf(Pair);
+/// A part of a buffer, for others to keep: a copy of a small one.
+fn shared(bytes: &Arc<[u8]>, part: Range<usize>) -> Bytes {
+    if part.len() <= HOT_BYTES_MAX {
+        Bytes::copy_from_slice(&bytes[part])
+    } else {
+        Bytes::from_owner(Part(bytes.clone(), part))
+    }
+}
 
-impl AsRef<[u8]> for VersionsOf {
+struct Part(Arc<[u8]>, Range<usize>);
+
+impl AsRef<[u8]> for Part {
     fn as_ref(&self) -> &[u8] {
-        self.0.versions()
+        &self.0[self.1.clone()]
     }
 }
 
@@ -106,7 +111,7 @@ impl Record {
             position,
             bytes: Arc::from(pair),
             generation,
-            // The protocol lets none through that comes near it; see `check_lengths`.
+            // `check_lengths` has refused longer ones.
             key_length: key_length as u16,
             slack: 0,
             heat: AtomicU8::new(0),
@@ -141,12 +146,7 @@ impl Record {
 
     /// The encoded versions, for others to keep.
     pub(super) fn versions(&self) -> Bytes {
-        if self.is_small() {
-            let versions = usize::from(self.key_length)..self.length();
-            Bytes::copy_from_slice(&self.bytes[versions])
-        } else {
-            self.entry().pair.shared_versions()
-        }
+        shared(&self.bytes, usize::from(self.key_length)..self.length())
     }
 
     /// Whether its versions are copied for a reader, and not shared with it.

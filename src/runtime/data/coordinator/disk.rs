@@ -110,7 +110,8 @@ impl Coordinator {
     /// Reads what is in memory, without the store's reader. Whether anything was.
     pub(super) fn read_hot(&mut self) -> bool {
         let mut any = false;
-        for job in std::mem::take(&mut self.reads) {
+        let mut jobs = std::mem::take(&mut self.reads);
+        for job in jobs.drain(..) {
             match self.store.read_hot(job) {
                 Ok(event) => {
                     any = true;
@@ -118,6 +119,10 @@ impl Coordinator {
                 }
                 Err(job) => self.cold_reads.push(job),
             }
+        }
+        if self.reads.is_empty() {
+            // Its room serves the next turn.
+            self.reads = jobs;
         }
         any
     }

@@ -13,7 +13,6 @@ use super::trouble::note_read;
 use crate::runtime::store::rebuilding::Rebuilding;
 
 /// Reads without waiting.
-#[derive(Clone)]
 pub(super) struct HotReads {
     pub(super) store: Arc<dyn Store>,
     pub(super) rebuilding: Arc<Rebuilding>,
