@@ -14,6 +14,7 @@ use dynakv_protocol::oversize::{Begun, Oversize, Refused};
 use dynakv_protocol::{DecodeError, ErrorCode, ErrorReply};
 use metrics::Counter;
 use tokio::io::AsyncReadExt;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::runtime::net::undecodable::undecodable;
@@ -208,14 +209,15 @@ impl FrameReader {
         self.charge = Charge::new(self.intake.ledger.clone(), source.receiving(), bytes);
     }
 
-    /// Reads and throws away until the other side ends the connection.
+    /// Reads and throws away until the other side ends the connection. Others have their turn after each piece:
+    /// where hundreds are hung up on at once, what they had sent must not keep a new connection waiting.
     pub(crate) async fn discard(&mut self) {
         while !self.is_at_end {
             self.buffer.clear();
             self.buffer.reserve(READ_BYTES);
             match self.read.read_buf(&mut self.buffer).await {
                 Ok(0) | Err(_) => self.is_at_end = true,
-                Ok(_) => {}
+                Ok(_) => yield_now().await,
             }
         }
     }
@@ -357,6 +359,10 @@ impl FrameReader {
             .reserve(lacking.clamp(RESERVED_BYTES, READ_BYTES));
         if self.buffer.is_empty() && self.oversize.is_none() {
             return self.read_once().await;
+        }
+        if self.arrival.is_some() {
+            // A large frame may be there as a whole; the others have their turn after each piece of it.
+            yield_now().await;
         }
         let begun = *begun.get_or_insert_with(Instant::now);
         let transfer = Duration::from_secs(length as u64 / FRAME_BYTES_PER_SECOND_MIN);

@@ -1,5 +1,8 @@
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use dynakv_protocol::frame::{Header, put_frame};
-use tokio::io::{AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -44,7 +47,7 @@ fn read_all(mut reader: FrameReader) -> JoinHandle<(usize, Option<ReadError>)> {
 
 async fn settle() {
     for _ in 0..100 {
-        tokio::task::yield_now().await;
+        yield_now().await;
     }
 }
 
@@ -161,4 +164,51 @@ async fn frames_that_are_left_unfinished_hold_no_more_than_they_may() {
     assert!(matches!(large.await.unwrap(), (1, None)));
     assert!(ledger.held(Kind::ClientReceiving) <= most);
     drop(abandoned);
+}
+
+/// A socket that always has more to read, and counts what was taken.
+struct Endless(Arc<AtomicUsize>);
+
+impl AsyncRead for Endless {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let bytes = into.remaining().min(READ_BYTES);
+        into.put_slice(&vec![7; bytes]);
+        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
+        assert!(before < 1 << 30, "nobody else gets a turn");
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn endless(begin: &[u8]) -> (FrameReader, Arc<AtomicUsize>) {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let socket = std::io::Cursor::new(begin.to_vec()).chain(Endless(taken.clone()));
+    let intake = Intake {
+        malformed: Counter::noop(),
+        ledger: ledger(1 << 30),
+    };
+    let reader = FrameReader::new(Box::new(socket), FRAME_BYTES_MAX, intake, Source::Client);
+    (reader, taken)
+}
+
+/// What a connection has to be hung up on for, and the rest of a large frame, may be there as a whole. The others
+/// have their turn after each piece of it.
+#[tokio::test]
+async fn a_socket_that_has_much_does_not_keep_the_others_waiting() {
+    let (mut thrown_away, taken) = endless(&[]);
+    let discard = tokio::spawn(async move { thrown_away.discard().await });
+    yield_now().await;
+    assert!((1..=2 * READ_BYTES).contains(&taken.load(Ordering::Relaxed)));
+    discard.abort();
+
+    let large = frame(1, FRAME_BYTES_MAX / 2);
+    let (reader, taken) = endless(&large[..UNASKED_BYTES]);
+    let read = read_all(reader);
+    yield_now().await;
+    yield_now().await;
+    assert!((1..=3 * READ_BYTES).contains(&taken.load(Ordering::Relaxed)));
+    read.abort();
 }
