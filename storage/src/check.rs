@@ -133,6 +133,10 @@ fn named(key: &[u8]) -> String {
     format!("key \"{shown}\"{more}")
 }
 
+fn named_range(range: PositionRange) -> String {
+    format!("positions from {:016x}", range.start.0)
+}
+
 /// Reads everything in a store that nobody writes meanwhile, and compares it with what is kept about it.
 ///
 /// # Errors
@@ -145,9 +149,10 @@ pub fn check_store(store: &dyn Store, progress: Progress<'_>) -> Result<Checked,
     // Where damage hides what is there.
     let mut unknown = BTreeSet::new();
     let mut last: Option<(Position, Bytes)> = None;
+    let mut range = PositionRange::ALL;
     let mut after: Option<Bytes> = None;
     let is_complete = loop {
-        let (items, next) = match store.scan(PositionRange::ALL, after.as_deref(), PAGE) {
+        let (items, next) = match store.scan(range, after.as_deref(), PAGE) {
             Ok(page) => (page.items, page.next),
             Err(StoreError::Corrupt { key, damage }) => {
                 checked.found(named(&key), damage.to_string());
@@ -159,6 +164,15 @@ pub fn check_store(store: &dyn Store, progress: Progress<'_>) -> Result<Checked,
                 }
                 last = Some(place);
                 (Vec::new(), Some(key))
+            }
+            Err(error @ StoreError::CorruptRange { range: lost, .. }) => {
+                checked.found(named_range(lost), error.to_string());
+                unknown.insert(lost.start.segment());
+                match range.behind(lost) {
+                    Some(rest) => (range, after) = (rest, None),
+                    None => break true,
+                }
+                continue;
             }
             Err(error) if error.is_corruption() => {
                 checked.found("the walk over all keys", error.to_string());
@@ -296,7 +310,7 @@ fn check_tree(checked: &mut Checked, copy: &Copy, cache_bytes: u64) -> Result<()
         }
         Err(error) => return Err(error),
     };
-    let mut cursor = tree.cursor(&Cut::beginning(PositionRange::ALL, None), None);
+    let mut cursor = tree.cursor(&Cut::beginning(PositionRange::ALL, None), None, true);
     loop {
         match cursor.next() {
             Ok(Some((key, versions))) => {
@@ -308,6 +322,7 @@ fn check_tree(checked: &mut Checked, copy: &Copy, cache_bytes: u64) -> Result<()
             Err(StoreError::Corrupt { key, damage }) => {
                 checked.found(named(&key), damage.to_string());
             }
+            Err(error @ StoreError::CorruptRange { .. }) => checked.error(copy, &error),
             Err(error) if error.is_corruption() => {
                 checked.error(copy, &error);
                 return Ok(());

@@ -28,7 +28,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, RwLock};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
@@ -48,10 +48,10 @@ use crate::log::{self, LogWriter};
 use crate::log_place::LogPlace;
 use crate::recount::Recounted;
 use crate::status::{CheckpointTimes, StoreStatus};
-use crate::store::Store;
+use crate::store::{Store, scan_past_losses};
 use crate::table::{Look, Table, Volume};
 use crate::totals::Counters;
-use crate::tree::Tree;
+use crate::tree::{Loss, Tree};
 
 /// A [`Store`] in a directory of its own.
 ///
@@ -62,6 +62,7 @@ pub struct DiskStore {
     threads: Vec<JoinHandle<()>>,
     counted_pages: Vec<u8>,
     found_end: LogPlace,
+    replay_time: Duration,
 }
 
 impl std::fmt::Debug for DiskStore {
@@ -89,7 +90,12 @@ impl DiskStore {
         let tree_directory = directory.join(TREE_DIRECTORY);
         let room = Room::open(&directory, &tree_directory, options.reserve_bytes)?;
         let limits = options.limits(DiskSpace::of(&directory)?);
-        check_format(&directory, &files)?;
+        if check_format(&directory, &files)? {
+            tracing::info!(
+                directory = %directory.display(),
+                "the store is taken over from an earlier format: earlier versions cannot open it any more"
+            );
+        }
         let opened = Tree::open(&tree_directory, limits.cache_bytes)?;
         let (tree, checkpoint, written) = opened;
         room.note_opened();
@@ -103,6 +109,7 @@ impl DiskStore {
         );
         let table = Table::new(limits.table_bytes);
         let log_first = checkpoint.map(|it| it.log_first);
+        let replay_began = Instant::now();
         let replayed = log::replay(&log_directory, log_first, |change| {
             if let Some(correction) = change.correction() {
                 return counters.correct(&correction);
@@ -112,6 +119,7 @@ impl DiskStore {
             let segment = position.segment();
             counters.change(segment, change.before, change.after, change.hash_change);
         })?;
+        let replay_time = replay_began.elapsed();
         let changes = replayed.changes;
         let torn_bytes = replayed.torn_bytes;
         let found_end = replayed.found_end;
@@ -142,6 +150,7 @@ impl DiskStore {
             threads: Vec::new(),
             counted_pages: written.damaged_pages,
             found_end,
+            replay_time,
         };
         store.threads = background::start(&shared)?;
         shared.write(|| shared.freeze_if_full_and_room(&mut shared.log()))?;
@@ -210,7 +219,7 @@ impl Store for DiskStore {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let position = Position::of_key(key);
         let missed = match self.shared.table.get(position, key) {
-            Look::Hit(versions) => return Ok(Some(versions)),
+            Look::Hit(versions) => return Ok(Some(versions).filter(|it| !it.is_empty())),
             Look::Miss(missed) => missed,
         };
         let found = self.shared.in_tree(|tree| tree.get(position, key))?;
@@ -221,7 +230,8 @@ impl Store for DiskStore {
     }
 
     fn get_hot(&self, key: &[u8]) -> Option<Bytes> {
-        self.shared.table.get_hot(Position::of_key(key), key)
+        let hot = self.shared.table.get_hot(Position::of_key(key), key);
+        hot.filter(|versions| !versions.is_empty())
     }
 
     fn admit(&self, bytes: usize, change: Change) -> Result<(), StoreError> {
@@ -270,13 +280,26 @@ impl Store for DiskStore {
         self.shared.scan(range, after_key, limit)
     }
 
+    fn losses(&self, segments: &[Segment]) -> Result<Vec<Loss>, StoreError> {
+        self.shared.in_tree(|tree| tree.losses(segments))
+    }
+
+    fn forgive(&self, losses: &[Loss]) -> Result<(), StoreError> {
+        self.shared.in_tree(|tree| {
+            tree.forgive(losses);
+            Ok(())
+        })
+    }
+
     fn recount(&self, after_key: Option<&[u8]>, limit: PageLimit) -> Result<Recounted, StoreError> {
         let shared = &self.shared;
         shared.check_running()?;
         // Whoever holds the log keeps writers out.
         let mut log = shared.log();
-        let scan = || shared.scan(PositionRange::ALL, after_key, limit);
-        let (recounted, corrections) = shared.counters.recount(after_key, scan)?;
+        let mut lost = Vec::new();
+        let scan = || scan_past_losses(self, PositionRange::ALL, after_key, limit, &mut lost);
+        let (mut recounted, corrections) = shared.counters.recount(after_key, scan)?;
+        recounted.lost_segments = lost.iter().map(|part| part.start.segment()).collect();
         shared.write(|| {
             for correction in &corrections {
                 log.append_correction(correction)?;
@@ -316,6 +339,8 @@ impl Store for DiskStore {
         let mut status = StoreStatus {
             log_bytes: shared.generation_bytes.load(Ordering::Relaxed) + frozen_log_bytes,
             damaged_reads: damaged_reads.unwrap_or_default(),
+            window_used: shared.window_used(),
+            replay_time: self.replay_time,
             disk_free_bytes,
             disk_reserve_bytes,
             refuses_writes,

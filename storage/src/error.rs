@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use dynakv_protocol::DecodeError;
+use dynakv_protocol::hash::Position;
 use dynakv_protocol::shell::quoted;
+
+use crate::items::PositionRange;
 
 /// How much of a key an error message shows, in bytes.
 const KEY_BYTES_SHOWN: usize = 64;
@@ -102,6 +105,20 @@ pub enum StoreError {
         /// The key; a scan can go on behind it.
         key: Bytes,
         /// What is wrong with the value.
+        damage: Damage,
+    },
+    /// A part of the store is damaged in which keys lie, nobody can say which. None of them is served or counts as absent;
+    /// they are whole again once they are mended from other replicas.
+    #[error(
+        "the positions {:016x} to {} of the store are damaged: {damage}; keys there may be lost, repair them from the \
+         other replicas",
+        range.start.0,
+        ShownEnd(range.end),
+    )]
+    CorruptRange {
+        /// Where they lie; a scan can go on behind it.
+        range: PositionRange,
+        /// What is wrong there.
         damage: Damage,
     },
     /// A small file is damaged.
@@ -250,6 +267,9 @@ pub enum Damage {
     /// A whole file is not there.
     #[error("the file is missing")]
     MissingFile,
+    /// Something around it was damaged before, and it may have been there.
+    #[error("it may have been in a part of the store that was damaged")]
+    Lost,
     /// A part of a large value is not there.
     #[error("a part of it is missing")]
     MissingChunk,
@@ -263,6 +283,7 @@ impl StoreError {
     pub fn is_corruption(&self) -> bool {
         match self {
             Self::Corrupt { .. }
+            | Self::CorruptRange { .. }
             | Self::DamagedFile { .. }
             | Self::CorruptStore { .. }
             | Self::CorruptLog { .. }
@@ -347,6 +368,18 @@ impl fmt::Display for ShownBytes {
             bytes if bytes >= 10 << 30 => write!(f, "{} GiB", bytes >> 30),
             bytes if bytes >= 10 << 20 => write!(f, "{} MiB", bytes >> 20),
             bytes => write!(f, "{} KiB", bytes >> 10),
+        }
+    }
+}
+
+/// The end of an arc.
+struct ShownEnd(Option<Position>);
+
+impl fmt::Display for ShownEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(end) => write!(f, "{:016x}", end.0),
+            None => f.write_str("the end of the ring"),
         }
     }
 }

@@ -14,12 +14,28 @@ pub(crate) const HOT_BYTES_MAX: usize = 4096;
 pub struct Mutation {
     /// The key.
     pub key: Bytes,
-    /// Encoded [`Versions`](dynakv_protocol::causal::Versions); replaces what is there.
+    /// Encoded [`Versions`](dynakv_protocol::causal::Versions); replaces what is there. Empty, which no encoding is, for a
+    /// key that is to be removed.
     pub versions: Bytes,
     /// What the key added to the totals and to its segment's hash until now.
     pub before: Footprint,
     /// What it adds from now on.
     pub after: Footprint,
+}
+
+impl Mutation {
+    /// Removes a key, and its clock with it, as if it had never been written. `before` is what it adds to the totals and
+    /// to its segment's hash.
+    ///
+    /// The store does not ask whether that is safe: a copy elsewhere that is older than what was removed comes back.
+    pub fn removal(key: Bytes, before: Footprint) -> Self {
+        Self {
+            key,
+            versions: Bytes::new(),
+            before,
+            after: Footprint::default(),
+        }
+    }
 }
 
 /// An arc of the ring that does not wrap around.
@@ -49,6 +65,14 @@ impl PositionRange {
     /// Whether a position lies in it.
     pub fn contains(self, position: Position) -> bool {
         position >= self.start && self.end.is_none_or(|end| position < end)
+    }
+}
+
+impl PositionRange {
+    /// What of it lies behind a part that a walk has come to; `None` when nothing does.
+    pub fn behind(self, part: Self) -> Option<Self> {
+        let start = part.end?;
+        (start > self.start && self.contains(start)).then_some(Self { start, ..self })
     }
 }
 

@@ -72,4 +72,5 @@ pub use recount::Recounted;
 pub use rewrite::{RewriteError, Rewritten, rewrite_directory};
 pub use run_note::{Run, RunNote, StoreOrigin};
 pub use status::StoreStatus;
-pub use store::Store;
+pub use store::{Store, scan_past_losses};
+pub use tree::Loss;

@@ -22,8 +22,9 @@ use crate::footprint::{Footprint, Totals};
 use crate::hint_log::AppendFile;
 use crate::items::{HOT_BYTES_MAX, Item, Mutation, Page, PageBuilder, PageLimit, PositionRange};
 use crate::recount::Recounted;
-use crate::store::Store;
+use crate::store::{Store, past_losses};
 use crate::totals::Counters;
+use crate::tree::Loss;
 
 pub use hints::MemoryHints;
 
@@ -45,6 +46,11 @@ struct State {
     hints: content::Content,
     /// What cannot be read until it is written anew.
     damaged: BTreeSet<Place>,
+    /// Where something was lost, nobody can say what, and where nobody waits for it any more.
+    lost: BTreeMap<u16, u32>,
+    forgiven: BTreeMap<u16, u32>,
+    /// How often that was.
+    losses: u32,
     counters: Counters,
     stored_bytes: u64,
     /// How many crashes there were: a handle of an earlier life is dead.
@@ -83,6 +89,8 @@ impl State {
         limit: PageLimit,
     ) -> Result<Page, StoreError> {
         let start = (range.start, Bytes::new());
+        let after_position = after_key.map_or(range.start, Position::of_key);
+        let begin = after_position.max(range.start).segment();
         let from = match after_key {
             Some(key) => {
                 let place = (Position::of_key(key), Bytes::copy_from_slice(key));
@@ -100,6 +108,11 @@ impl State {
             if !range.contains(*position) {
                 break;
             }
+            if let Some(segment) = self.lost_from(begin)
+                && segment < position.segment()
+            {
+                return lost(segment, range, page);
+            }
             if self.damaged.contains(place) {
                 // As on a disk: the page ends before it, and the next one begins with it and says so.
                 return match page.is_empty() {
@@ -115,7 +128,19 @@ impl State {
                 return Ok(page.with_more());
             }
         }
-        Ok(page.last())
+        match self.lost_from(begin) {
+            Some(segment) if range.contains(segment.start()) || segment == begin => {
+                lost(segment, range, page)
+            }
+            _ => Ok(page.last()),
+        }
+    }
+
+    /// The first segment from this one on in which keys may be lost.
+    fn lost_from(&self, begin: Segment) -> Option<Segment> {
+        let mut lost = self.lost.range(begin.0..);
+        let is_open = |&(number, loss): &(&u16, &u32)| self.forgiven.get(number) != Some(loss);
+        lost.find(is_open).map(|(&number, _)| Segment(number))
     }
 
     /// Refuses a handle of an earlier life.
@@ -143,6 +168,21 @@ fn damaged(key: &Bytes) -> StoreError {
         key: key.clone(),
         damage: Damage::NotOurs,
     }
+}
+
+/// As on a disk: the page ends before it, and the next one begins with it and says so.
+fn lost(segment: Segment, range: PositionRange, page: PageBuilder) -> Result<Page, StoreError> {
+    if !page.is_empty() {
+        return Ok(page.with_more());
+    }
+    let mut lost = PositionRange::of_segment(segment);
+    if lost.end.is_none_or(|end| !range.contains(end)) {
+        lost.end = range.end;
+    }
+    Err(StoreError::CorruptRange {
+        range: lost,
+        damage: Damage::Lost,
+    })
 }
 
 fn stopped(reason: &str) -> StoreError {
@@ -205,6 +245,7 @@ impl MemoryDisk {
         state.counters.forget_recount();
         // After a power cut what is there is there: the next life reads it from the disk.
         state.pending.clear();
+        state.forgiven.clear();
     }
 
     /// The disk is replaced by an empty one. Cut the power before.
@@ -221,6 +262,8 @@ impl MemoryDisk {
         let mut state = self.state();
         state.records.clear();
         state.damaged.clear();
+        state.lost.clear();
+        state.forgiven.clear();
         state.pending.clear();
         state.counters = Counters::default();
         state.stored_bytes = 0;
@@ -231,6 +274,25 @@ impl MemoryDisk {
     pub fn damage_values(&self) {
         let mut state = self.state();
         state.damaged = state.records.keys().cloned().collect();
+    }
+
+    /// All values that are there are lost, and of their segments nobody can say any more what was in them. The totals
+    /// and the segments' hashes do not notice.
+    pub fn lose_segments(&self) {
+        let mut state = self.state();
+        let records = std::mem::take(&mut state.records);
+        state.losses += 1;
+        let loss = state.losses;
+        let segments = records.keys().map(|(position, _)| position.segment().0);
+        state.lost.extend(segments.map(|number| (number, loss)));
+        state.stored_bytes = 0;
+    }
+
+    /// In how many segments something is lost that may still come back.
+    pub fn lost_segments(&self) -> usize {
+        let state = self.state();
+        let is_open = |(number, loss): &(&u16, &u32)| state.forgiven.get(*number) != Some(*loss);
+        state.lost.iter().filter(is_open).count()
     }
 
     /// How many mutations the next [`crash`](Self::crash) would undo.
@@ -281,7 +343,15 @@ impl Store for MemoryStore {
         if state.damaged.contains(&place) {
             return Err(damaged(&place.1));
         }
-        Ok(state.records.get(&place).cloned())
+        let found = state.records.get(&place).cloned();
+        let segment = place.0.segment();
+        match found.is_none() && state.lost_from(segment) == Some(segment) {
+            true => Err(StoreError::Corrupt {
+                key: place.1,
+                damage: Damage::Lost,
+            }),
+            false => Ok(found),
+        }
     }
 
     /// Half of the keys are never hot, so that a simulation goes both ways.
@@ -298,7 +368,8 @@ impl Store for MemoryStore {
             let key = Bytes::copy_from_slice(&mutation.key);
             let versions = Bytes::copy_from_slice(&mutation.versions);
             let place = (Position::of_key(&key), key);
-            let previous = state.put(place.clone(), Some(versions));
+            let versions = Some(versions).filter(|it| !it.is_empty());
+            let previous = state.put(place.clone(), versions);
             state.damaged.remove(&place);
             state.counters.note(place.0, mutation);
             state.pending.push(Undo {
@@ -326,10 +397,35 @@ impl Store for MemoryStore {
         self.0.living()?.scan(range, after_key, limit)
     }
 
+    fn losses(&self, segments: &[Segment]) -> Result<Vec<Loss>, StoreError> {
+        let state = self.0.living()?;
+        let mut found = Vec::new();
+        for &segment in segments {
+            if let Some(&loss) = state.lost.get(&segment.0)
+                && state.lost_from(segment) == Some(segment)
+            {
+                found.push(Loss::of_segment(segment, loss));
+            }
+        }
+        Ok(found)
+    }
+
+    fn forgive(&self, losses: &[Loss]) -> Result<(), StoreError> {
+        let mut state = self.0.writable()?;
+        let losses = losses.iter().map(|loss| (loss.segment().0, loss.number()));
+        state.forgiven.extend(losses);
+        Ok(())
+    }
+
     fn recount(&self, after_key: Option<&[u8]>, limit: PageLimit) -> Result<Recounted, StoreError> {
         let state = self.0.writable()?;
-        let scan = || state.scan(PositionRange::ALL, after_key, limit);
-        let (recounted, corrections) = state.counters.recount(after_key, scan)?;
+        let mut lost = Vec::new();
+        let scan = || {
+            let scan = |range, after_key: Option<&[u8]>| state.scan(range, after_key, limit);
+            past_losses(scan, PositionRange::ALL, after_key, &mut lost)
+        };
+        let (mut recounted, corrections) = state.counters.recount(after_key, scan)?;
+        recounted.lost_segments = lost.iter().map(|part| part.start.segment()).collect();
         // Durable earlier than promised.
         for correction in &corrections {
             state.counters.correct(correction);

@@ -23,6 +23,8 @@ pub struct Recounted {
     pub next: Option<Bytes>,
     /// A key whose value is damaged, and which is left out.
     pub damaged: Option<Bytes>,
+    /// Segments in which keys may be lost, nobody can say which.
+    pub lost_segments: Vec<Segment>,
     /// How many segments had a wrong hash, which is right now.
     pub corrected_segments: u32,
 }

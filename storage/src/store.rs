@@ -3,17 +3,20 @@
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
+use dynakv_protocol::causal::Versions;
+use dynakv_protocol::codec::Wire;
 use dynakv_protocol::hash::Segment;
 
 use crate::disk_reserve::Change;
 use crate::error::StoreError;
-use crate::footprint::Totals;
+use crate::footprint::{Footprint, Totals};
 use crate::items::{Mutation, Page, PageLimit, PositionRange};
 use crate::log_place::LogPlace;
 use crate::recount::Recounted;
 use crate::status::StoreStatus;
+use crate::tree::Loss;
 
-/// A durable map from keys to encoded [`Versions`](dynakv_protocol::causal::Versions), in ring order.
+/// A durable map from keys to encoded [`Versions`], in ring order.
 ///
 /// One thread writes (`apply`, `sync`); any thread may read at the same time. The store does not merge:
 /// the writer reads, merges and applies the outcome.
@@ -47,7 +50,7 @@ pub trait Store: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Replaces what is stored under each key, in the order given. Visible at once, durable only after
+    /// Replaces what is stored under each key, or removes the key, in the order given. Visible at once, durable only after
     /// the next [`sync`](Store::sync).
     ///
     /// # Errors
@@ -55,6 +58,28 @@ pub trait Store: Send + Sync + 'static {
     /// room. Otherwise what the disk says. An unknown part of the batch is then visible, nothing of it
     /// may be counted on, and every further `apply` and `sync` is refused with [`StoreError::Stopped`].
     fn apply(&self, mutations: &[Mutation]) -> Result<(), StoreError>;
+
+    /// Removes a key, if what is stored under it has this [`versions_hash`](dynakv_protocol::hash::versions_hash), as by
+    /// [`Mutation::removal`]. Whether it has. Durable after the next [`sync`](Store::sync). To be called by whoever writes.
+    ///
+    /// # Errors
+    /// As [`get`](Store::get) and [`apply`](Store::apply).
+    fn remove(&self, key: &[u8], hash: u128) -> Result<bool, StoreError> {
+        let Some(stored) = self.get(key)? else {
+            return Ok(false);
+        };
+        let key = Bytes::copy_from_slice(key);
+        let versions = Versions::from_bytes(&stored).map_err(|error| StoreError::Corrupt {
+            key: key.clone(),
+            damage: error.into(),
+        })?;
+        let before = Footprint::of_encoded(&key, &versions, &stored);
+        let is_it = before.hash == hash;
+        if is_it {
+            self.apply(&[Mutation::removal(key, before)])?;
+        }
+        Ok(is_it)
+    }
 
     /// Makes everything durable that was applied before this call. The caller batches: one sync for
     /// many applies is the group commit.
@@ -87,13 +112,35 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] when the first value of the page is damaged; a walk that can bear the
-    /// gap goes on behind the key that the error names. Otherwise what the disk says.
+    /// gap goes on behind the key that the error names. [`StoreError::CorruptRange`] where it begins in a part in which
+    /// keys may be lost, when all that is there was given; [`scan_past_losses`] goes on behind it. Otherwise what the
+    /// disk says.
     fn scan(
         &self,
         range: PositionRange,
         after_key: Option<&[u8]>,
         limit: PageLimit,
     ) -> Result<Page, StoreError>;
+
+    /// The parts of these segments in which keys may be lost, nobody can say which: none of these counts as absent.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn losses(&self, segments: &[Segment]) -> Result<Vec<Loss>, StoreError> {
+        let _ = segments;
+        Ok(Vec::new())
+    }
+
+    /// Nobody waits any more for what was lost of these, because all that others have of their segments was brought back
+    /// since they were asked for, durably, or was given up: keys that are not here count as absent again. Where more was
+    /// lost since it has no effect. A store that is opened again may have forgotten it.
+    ///
+    /// # Errors
+    /// What the disk says; it can be said again.
+    fn forgive(&self, losses: &[Loss]) -> Result<(), StoreError> {
+        let _ = losses;
+        Ok(())
+    }
 
     /// How much the store holds. Cheap, except that the size on disk asks the file system.
     fn totals(&self) -> Totals;
@@ -148,5 +195,41 @@ pub trait Store: Send + Sync + 'static {
         segments
             .map(|number| self.segment_hash(Segment(number)))
             .collect()
+    }
+}
+
+/// One page of a range, and on behind each part in which keys may be lost; these are added to `lost`.
+///
+/// # Errors
+/// As [`Store::scan`], but never [`StoreError::CorruptRange`].
+pub fn scan_past_losses(
+    store: &dyn Store,
+    range: PositionRange,
+    after_key: Option<&[u8]>,
+    limit: PageLimit,
+    lost: &mut Vec<PositionRange>,
+) -> Result<Page, StoreError> {
+    let scan = |range, after_key: Option<&[u8]>| store.scan(range, after_key, limit);
+    past_losses(scan, range, after_key, lost)
+}
+
+/// The same with any way to scan.
+pub(crate) fn past_losses(
+    scan: impl Fn(PositionRange, Option<&[u8]>) -> Result<Page, StoreError>,
+    mut range: PositionRange,
+    mut after_key: Option<&[u8]>,
+    lost: &mut Vec<PositionRange>,
+) -> Result<Page, StoreError> {
+    loop {
+        match scan(range, after_key) {
+            Err(StoreError::CorruptRange { range: part, .. }) => {
+                lost.push(part);
+                let Some(rest) = range.behind(part) else {
+                    return Ok(Page::default());
+                };
+                (range, after_key) = (rest, None);
+            }
+            result => return result,
+        }
     }
 }

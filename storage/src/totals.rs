@@ -105,6 +105,7 @@ impl Counters {
         let recounted = Recounted {
             next: page.next,
             damaged,
+            lost_segments: Vec::new(),
             corrected_segments,
         };
         Ok((recounted, corrections))

@@ -24,6 +24,8 @@ struct Write {
     key: u8,
     blind: bool,
     length: Option<usize>,
+    /// The key is removed instead.
+    removes: bool,
     sync: bool,
     /// Whether all of it is carried into the tree, where the store has one.
     checkpoint: bool,
@@ -49,15 +51,19 @@ fn writes() -> impl Strategy<Value = Vec<Write>> {
         1 => (4_000..20_000_usize).prop_map(Some),
     ];
     let checkpoint = proptest::bool::weighted(0.03);
-    let write = (0..20_u8, any::<bool>(), length, any::<bool>(), checkpoint).prop_map(
-        |(key, blind, length, sync, checkpoint)| Write {
-            key,
-            blind,
-            length,
-            sync,
-            checkpoint,
-        },
-    );
+    let removes = proptest::bool::weighted(0.2);
+    let how = (any::<bool>(), removes, any::<bool>(), checkpoint);
+    let write =
+        (0..20_u8, length, how).prop_map(|(key, length, (blind, removes, sync, checkpoint))| {
+            Write {
+                key,
+                blind,
+                length,
+                removes,
+                sync,
+                checkpoint,
+            }
+        });
     proptest::collection::vec(write, 1..120)
 }
 
@@ -68,6 +74,30 @@ fn key_of(key: u8) -> Bytes {
 /// Carries one write out on the store and on the model.
 fn carry_out(store: &dyn Checkpoints, model: &mut Model, counter: u64, write: &Write) {
     let key = key_of(write.key);
+    match write.removes {
+        true => remove(store, model, &key),
+        false => put(store, model, counter, write, key),
+    }
+    if write.sync {
+        store.sync().unwrap();
+    }
+    if write.checkpoint {
+        store.checkpoint();
+    }
+}
+
+/// Only what is there as expected is removed.
+fn remove(store: &dyn Checkpoints, model: &mut Model, key: &Bytes) {
+    let place = (Position::of_key(key), key.clone());
+    let removed = model.remove(&place);
+    let hash = removed.map_or(7, |versions| Footprint::of(key, &versions).hash);
+    let was_there = hash != 7;
+    assert!(!store.remove(key, hash ^ 1).unwrap());
+    assert_eq!(store.remove(key, hash).unwrap(), was_there);
+    assert!(!store.remove(key, hash).unwrap());
+}
+
+fn put(store: &dyn Checkpoints, model: &mut Model, counter: u64, write: &Write, key: Bytes) {
     let versions = model
         .entry((Position::of_key(&key), key.clone()))
         .or_default();
@@ -98,12 +128,6 @@ fn carry_out(store: &dyn Checkpoints, model: &mut Model, counter: u64, write: &W
         versions: versions.to_bytes(),
     };
     store.apply(&[mutation]).unwrap();
-    if write.sync {
-        store.sync().unwrap();
-    }
-    if write.checkpoint {
-        store.checkpoint();
-    }
 }
 
 /// Counts the model from nothing.
@@ -298,6 +322,7 @@ fn a_page_has_at_least_one_item_and_a_cursor_before_the_range_is_no_harm() {
             key,
             blind: true,
             length: Some(100),
+            removes: false,
             sync: false,
             checkpoint: false,
         };

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use dynakv_protocol::WriteId;
 use dynakv_protocol::causal::{Dot, Incoming, Value, Versions};
 use dynakv_protocol::codec::Wire;
+use dynakv_protocol::hash::versions_hash;
 use dynakv_protocol::ids::{Actor, NodeId};
 use dynakv_storage::{
     DirectoryFiles, DiskOptions, DiskStore, Durability, Footprint, Identity, LogPlace, Mutation,
@@ -140,10 +141,18 @@ fn write(directory: &Path, round: Round) {
     say("stopped");
 }
 
-/// A blind write, as the node makes it.
+/// A blind write, as the node makes it; or the key is removed.
 fn write_one(store: &DiskStore, dot: Dot) {
     let key = Bytes::from(format!("key-{}", fastrand::u64(..KEYS)));
     let stored = store.get(&key).unwrap();
+    if let Some(stored) = &stored
+        && fastrand::u32(..8) == 0
+    {
+        say(&format!("removes {}", String::from_utf8_lossy(&key)));
+        let hash = versions_hash(&key, stored);
+        assert!(store.remove(&key, hash).unwrap());
+        return;
+    }
     let mut versions = match &stored {
         Some(stored) => Versions::from_bytes(stored).unwrap(),
         None => Versions::new(),
@@ -198,6 +207,11 @@ struct Books {
     acknowledged: BTreeMap<String, Attempt>,
     /// Announced, not acknowledged yet.
     open: Vec<Attempt>,
+    /// How many writes and removals were announced.
+    announced: u64,
+    /// The last removal of each key.
+    removed: BTreeMap<String, u64>,
+    removals: u64,
     acknowledgements: u64,
     in_checkpoint: bool,
 }
@@ -208,14 +222,25 @@ impl Books {
         match words[..] {
             ["writes", actor, counter, key, sum] => {
                 let dot = (actor.parse().unwrap(), counter.parse().unwrap());
+                self.announced += 1;
                 let attempt = Attempt {
-                    number: self.attempts.len() as u64,
+                    number: self.announced,
                     key: key.to_owned(),
                     sum: sum.parse().unwrap(),
                 };
                 self.open.push(attempt.clone());
                 let other = self.attempts.insert(dot, attempt);
                 assert_eq!(other, None, "the dot {dot:?} was given out twice");
+            }
+            ["removes", key] => {
+                self.announced += 1;
+                self.removals += 1;
+                self.removed.insert(key.to_owned(), self.announced);
+                self.open.push(Attempt {
+                    number: self.announced,
+                    key: key.to_owned(),
+                    sum: 0,
+                });
             }
             ["synced", ..] => {
                 self.acknowledgements += self.open.len() as u64;
@@ -264,11 +289,13 @@ impl Books {
             found.insert(key, attempt.number);
         }
         for (key, attempt) in &self.acknowledged {
-            let number = found.get(key).copied();
+            // Where it is not there, the last removal was carried out.
+            let removed = self.removed.get(key).copied();
+            let number = found.get(key).copied().or(removed);
             let number = number.unwrap_or_else(|| panic!("{key} is lost, it had {attempt:?}"));
             assert!(
                 number >= attempt.number,
-                "{key}: write {} was acknowledged, {number} is there",
+                "{key}: change {} was acknowledged, {number} is what is there",
                 attempt.number
             );
         }
@@ -352,8 +379,9 @@ fn what_was_acknowledged_survives_kill_minus_nine() {
         }
     }
     println!(
-        "{kills} kills, {in_checkpoint} in a forced checkpoint; {} writes acknowledged, none lost; {} dots, none twice",
+        "{kills} kills, {in_checkpoint} in a forced checkpoint; {} writes acknowledged, none lost; {} keys removed, none back; {} dots, none twice",
         books.acknowledgements,
+        books.removals,
         books.attempts.len()
     );
     assert!(in_checkpoint > 0 || rounds < ROUNDS_ENOUGH);

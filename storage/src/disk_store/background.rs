@@ -15,7 +15,7 @@ use super::shared::{Frozen, Shared};
 use crate::error::StoreError;
 use crate::log::remove_below;
 use crate::table::{Entry, FrozenCursor};
-use crate::tree::{Scratch, Tree};
+use crate::tree::{BLOCK_BYTES_AIM, Scratch, Tree};
 
 /// After so many bytes the checkpoint looks up: it may have to pause, or to end. A batch has 128 records at most.
 const BATCH_BYTES: usize = 256 * 1024;
@@ -248,8 +248,7 @@ fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
     let mut carried = 0;
     while let Some(entries) = cursor.next() {
         for batch in batches(&entries) {
-            let bytes = batch.iter().map(|it| it.pair.versions().len()).sum();
-            if !wait_for_room(shared, bytes)? {
+            if !wait_for_room(shared, bytes_of(batch))? {
                 return Ok(false);
             }
             shared.in_tree(|tree| tree.write(batch, &mut scratch))?;
@@ -279,10 +278,32 @@ fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
         took_ms = began.elapsed().as_millis() as u64,
         "checkpoint done"
     );
-    shared.checkpoint_times.note(began.elapsed());
+    shared
+        .checkpoint_times
+        .note(began.elapsed(), processor_time());
     shared.signals().completed += 1;
     shared.changed.notify_all();
     Ok(true)
+}
+
+/// How much processor time this thread has had.
+#[cfg(target_os = "linux")]
+fn processor_time() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
+/// Other systems have no such clock.
+#[cfg(not(target_os = "linux"))]
+fn processor_time() -> Duration {
+    Duration::ZERO
+}
+
+/// About how many bytes the tree grows by with these: each may have its block written anew.
+fn bytes_of(batch: &[Entry]) -> usize {
+    let bytes: usize = batch.iter().map(|it| it.pair.versions().len()).sum();
+    bytes + batch.len() * BLOCK_BYTES_AIM
 }
 
 /// Parts of these of about as many bytes as are written without looking up.
@@ -314,9 +335,7 @@ fn sync_log(shared: &Shared) -> Result<(), StoreError> {
 
 /// Gives way to the requests. False when the store is being closed.
 fn pause(shared: &Shared, carried: f64) -> bool {
-    let limits = &shared.limits;
-    let memory = shared.table.active().bytes as f64 / limits.window_bytes as f64;
-    let log = shared.generation_bytes.load(Ordering::Relaxed) as f64 / limits.log_bytes as f64;
+    let filled = shared.window_used();
     let signals = shared.signals();
     if signals.closing {
         return false;
@@ -324,10 +343,7 @@ fn pause(shared: &Shared, carried: f64) -> bool {
     if signals.waiting > 0 {
         return true;
     }
-    let pause = pace::pause(Progress {
-        carried,
-        filled: memory.max(log),
-    });
+    let pause = pace::pause(Progress { carried, filled });
     if pause.is_zero() {
         return true;
     }

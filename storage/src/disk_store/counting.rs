@@ -48,7 +48,7 @@ impl Shared {
 
     /// The hash of what a segment holds, and whether all of it can be read.
     fn hash_of_stored(&self, segment: Segment) -> Result<(u128, bool), StoreError> {
-        let range = PositionRange::of_segment(segment);
+        let mut range = PositionRange::of_segment(segment);
         let (mut hash, mut is_whole) = (0, true);
         let mut after: Option<Bytes> = None;
         loop {
@@ -57,6 +57,14 @@ impl Shared {
                 Err(StoreError::Corrupt { key, .. }) => {
                     is_whole = false;
                     after = Some(key);
+                    continue;
+                }
+                Err(StoreError::CorruptRange { range: lost, .. }) => {
+                    is_whole = false;
+                    match range.behind(lost) {
+                        Some(rest) => (range, after) = (rest, None),
+                        None => return Ok((hash, is_whole)),
+                    }
                     continue;
                 }
                 Err(error) => return Err(error),

@@ -25,9 +25,14 @@ pub(super) const KEY_BYTES_MAX: usize = u16::MAX as usize;
 /// The longest versions, in bytes: far above what the protocol lets through, and within 32 bits.
 pub(super) const VERSIONS_BYTES_MAX: usize = 1 << 30;
 
-/// The layout of the directory and the formats in it. Still 1: no store was released before the
-/// segments' hashes came into it.
-pub(super) const FORMAT: u32 = 1;
+/// The layout of the directory and the formats in it. Format 2 has blocks in the tree. One of format 1 has all its
+/// records in items of their own, which is how a segment lies in format 2 until something of it is written: so it
+/// is taken over as it is.
+pub(super) const FORMAT: u32 = 2;
+
+/// The first one, which is taken over.
+const FORMAT_OF_ITEMS: u32 = 1;
+
 /// The document that says so.
 pub(super) const FORMAT_DOCUMENT: &str = "format";
 
@@ -59,8 +64,8 @@ fn is_there(directory: &Path, name: &str) -> Result<bool, StoreError> {
 }
 
 /// Refuses a directory of another version, and one that has lost the document of its format; writes that down in
-/// an empty one.
-pub(super) fn check_format(directory: &Path, files: &DirectoryFiles) -> Result<(), StoreError> {
+/// an empty one. True when it is taken over from an earlier format.
+pub(super) fn check_format(directory: &Path, files: &DirectoryFiles) -> Result<bool, StoreError> {
     let unsupported = |reason: String| {
         Err(StoreError::Unsupported {
             path: directory.to_owned(),
@@ -69,7 +74,12 @@ pub(super) fn check_format(directory: &Path, files: &DirectoryFiles) -> Result<(
     };
     match load_document(files, FORMAT_DOCUMENT)? {
         Some(content) => match content.as_ref().try_get_u32() {
-            Ok(FORMAT) => Ok(()),
+            Ok(FORMAT) => Ok(false),
+            // Before anything is written that an earlier version would not find.
+            Ok(FORMAT_OF_ITEMS) => {
+                save_document(files, FORMAT_DOCUMENT, &FORMAT.to_be_bytes())?;
+                Ok(true)
+            }
             Ok(other) => unsupported(format!(
                 "its format is {other}, this version knows format {FORMAT}"
             )),
@@ -83,7 +93,10 @@ pub(super) fn check_format(directory: &Path, files: &DirectoryFiles) -> Result<(
                 ),
             }),
             Some(part) => unsupported(format!("there is {part:?} in it, which is no part of it")),
-            None => save_document(files, FORMAT_DOCUMENT, &FORMAT.to_be_bytes()),
+            None => {
+                save_document(files, FORMAT_DOCUMENT, &FORMAT.to_be_bytes())?;
+                Ok(false)
+            }
         },
     }
 }
@@ -98,7 +111,7 @@ pub(crate) fn mend_constants(directory: &Path) -> Result<Vec<(&'static str, Stri
             save_document(&files, FORMAT_DOCUMENT, &FORMAT.to_be_bytes())?;
             mended.push((FORMAT_DOCUMENT, error.to_string()));
         }
-        result => result?,
+        result => drop(result?),
     }
     if let Some(wrong) = mend_parameters(&directory.join(TREE_DIRECTORY))? {
         mended.push((TREE_DIRECTORY, wrong));

@@ -8,10 +8,9 @@ use bytes::Bytes;
 
 use super::Shared;
 use crate::error::StoreError;
-use crate::format::{key_of_record, position_of_record};
 use crate::items::{Cut, Item, Page, PageBuilder, PageLimit, PositionRange};
 use crate::table::{DirtyStretch, Entry};
-use crate::tree::{Tree, TreeCursor};
+use crate::tree::{Next, Tree, TreeCursor};
 
 impl Shared {
     pub(super) fn scan(
@@ -34,7 +33,9 @@ impl Shared {
                         }
                         Ok(None) => break,
                         // The page ends before the damaged value; the next one begins with it and says so.
-                        Err(StoreError::Corrupt { .. }) if !page.is_empty() => {
+                        Err(StoreError::Corrupt { .. } | StoreError::CorruptRange { .. })
+                            if !page.is_empty() =>
+                        {
                             return Ok(page.with_more());
                         }
                         Err(error) => return Err(error),
@@ -62,7 +63,10 @@ impl<'a> Merge<'a> {
         let stretch = DirtyStretch::take(&shared.table, from, range.end);
         let end = range.end.map(Cut::before);
         Self {
-            tree: tree.cursor(from, stretch.up_to.as_ref().or(end.as_ref())),
+            tree: match &stretch.up_to {
+                Some(up_to) => tree.cursor(from, Some(up_to), false),
+                None => tree.cursor(from, end.as_ref(), true),
+            },
             dirty: stretch.entries.into_iter().peekable(),
             up_to: stretch.up_to,
         }
@@ -70,10 +74,15 @@ impl<'a> Merge<'a> {
 
     fn next(&mut self) -> Result<Option<Item>, StoreError> {
         loop {
-            let in_tree = self.tree.peek()?;
-            let in_tree = in_tree.map(|it| (position_of_record(it), key_of_record(it)));
-            let order = match (self.dirty.peek(), in_tree) {
-                (Some(entry), Some(place)) => place.cmp(&entry.place()),
+            let order = match (self.dirty.peek(), self.tree.peek()?) {
+                (Some(entry), Some(Next::Record(position, key))) => {
+                    (position, key).cmp(&entry.place())
+                }
+                // What is dirty in an arc with losses comes before these.
+                (Some(entry), Some(Next::Loss(end))) => match end {
+                    Some(end) if end <= entry.position => Ordering::Less,
+                    _ => Ordering::Greater,
+                },
                 (Some(_), None) => Ordering::Greater,
                 (None, _) => Ordering::Less,
             };
@@ -88,6 +97,10 @@ impl<'a> Merge<'a> {
             if order.is_eq() {
                 // An older value of the same key: not even read, so that its damage is no matter.
                 self.tree.skip();
+            }
+            if entry.pair.versions().is_empty() {
+                // It is removed.
+                continue;
             }
             return Ok(Some(Item {
                 key: Bytes::copy_from_slice(entry.pair.key()),

@@ -104,6 +104,13 @@ impl Shared {
         }
     }
 
+    /// How full the active generation is, as a part of its bounds.
+    pub(super) fn window_used(&self) -> f64 {
+        let memory = self.table.active().bytes as f64 / self.limits.window_bytes as f64;
+        let log_bytes = self.generation_bytes.load(Ordering::Relaxed);
+        memory.max(log_bytes as f64 / self.limits.log_bytes as f64)
+    }
+
     /// Whether the active generation has reached its bounds.
     pub(super) fn is_full(&self, log: &LogWriter) -> bool {
         let active = self.table.active();

@@ -4,7 +4,8 @@
 //! insertion at most and never for a batch. A record carries the *generation* of its last write. The one that is being
 //! written is *active*; an earlier one that is on its way into the tree is *frozen*; once the tree has it durably it is
 //! *completed*, and so are all before it. What is not completed is *dirty*: nothing else has it but the log. The rest
-//! is a cache. As both are one, what was carried into the tree is found in memory as before.
+//! is a cache. As both are one, what was carried into the tree is found in memory as before. A key that was removed is
+//! there with empty versions, dirty as any write, and then as what is known not to be in the tree.
 //!
 //! | Rule | Why |
 //! |---|---|

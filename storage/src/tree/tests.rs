@@ -1,6 +1,11 @@
+use std::collections::BTreeSet;
+
+use super::block::BlockKey;
 use super::*;
 use crate::items::{Cut, PositionRange};
 use crate::table::Pair;
+
+mod blocks;
 
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -18,6 +23,10 @@ fn write(tree: &Tree, key: &str, versions: &[u8]) {
 
 fn get(tree: &Tree, key: &str) -> Result<Option<Bytes>, StoreError> {
     tree.get(Position::of_key(key.as_bytes()), key.as_bytes())
+}
+
+fn walk(tree: &Tree) -> TreeCursor<'_> {
+    tree.cursor(&Cut::beginning(PositionRange::ALL, None), None, true)
 }
 
 fn complete(tree: &Tree) {
@@ -42,10 +51,11 @@ fn a_damaged_value_is_neither_served_nor_absent() {
     for key in ["a", "b", "c"] {
         write(&tree, key, &[7; 100]);
     }
-    let record_key = record_key_of("b");
-    let mut stored = tree.records.get(&record_key).unwrap().unwrap().to_vec();
+    let block = BlockKey::of(Position::of_key(b"b"), 0).to_bytes();
+    let blocks = &tree.content.blocks;
+    let mut stored = blocks.get(block).unwrap().unwrap().to_vec();
     stored[50] ^= 1;
-    tree.records.insert(&record_key, stored).unwrap();
+    blocks.insert(block, stored).unwrap();
 
     for _ in 0..2 {
         let error = get(&tree, "b").unwrap_err();
@@ -59,7 +69,7 @@ fn a_damaged_value_is_neither_served_nor_absent() {
     assert!(get(&tree, "a").unwrap().is_some());
 
     // A walk meets it, says so, and goes on behind it.
-    let mut cursor = tree.cursor(&Cut::beginning(PositionRange::ALL, None), None);
+    let mut cursor = walk(&tree);
     let mut seen = Vec::new();
     let mut damaged = 0;
     loop {
@@ -129,7 +139,7 @@ fn chunks_of_an_unfinished_checkpoint_go_with_the_next_one_and_no_sooner() {
     complete(&tree);
     // A checkpoint that is cut short: one set with its record, one without.
     write(&tree, "k", &[2; 50_000]);
-    tree.chunks.put(&[3; 50_000]).unwrap();
+    tree.content.chunks.put(&[3; 50_000]).unwrap();
     tree.db.flush().unwrap();
     drop(tree);
 
@@ -174,11 +184,11 @@ fn chunks_that_were_retired_before_a_crash_go_with_the_next_checkpoint() {
     complete(&tree);
     write(&tree, "k", &[2; 50_000]);
     // As `complete`, which dies before it removes them.
-    tree.chunks.note_retired().unwrap();
+    tree.content.chunks.note_retired().unwrap();
     let checkpoint = Checkpoint {
         log_first: 2,
         sums: Sums::default(),
-        next_set: tree.chunks.next_set(),
+        next_set: tree.content.chunks.next_set(),
         hash_root: 0,
     };
     tree.witness.before_flush(&checkpoint).unwrap();
@@ -214,11 +224,7 @@ fn readers_never_meet_half_a_value() {
         while !done.load(Ordering::Relaxed) {
             let seen = get(&tree, "k").unwrap().unwrap();
             assert!(states.iter().any(|state| seen == state[..]));
-            let (_, versions) = tree
-                .cursor(&Cut::beginning(PositionRange::ALL, None), None)
-                .next()
-                .unwrap()
-                .unwrap();
+            let (_, versions) = walk(&tree).next().unwrap().unwrap();
             assert!(
                 states
                     .iter()

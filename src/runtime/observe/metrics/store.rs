@@ -17,6 +17,9 @@ pub struct StoreMetrics {
     checkpoints: Counter,
     checkpoint_last_seconds: Gauge,
     checkpoints_seconds: Gauge,
+    checkpoints_cpu_seconds: Gauge,
+    window_used: Gauge,
+    replay_seconds: Gauge,
     amplification: Gauge,
     damaged_reads: Counter,
     /// Merges that met two values of one write.
@@ -85,6 +88,18 @@ impl StoreMetrics {
                 "dynakv_store_checkpoints_seconds",
                 "How long all checkpoints took together, their pauses included.",
             ),
+            checkpoints_cpu_seconds: gauge(
+                "dynakv_store_checkpoints_cpu_seconds",
+                "Processor time that checkpoints took together, without that of sled's own threads.",
+            ),
+            window_used: gauge(
+                "dynakv_store_window_used_ratio",
+                "How full the generation is that is being written; at 1 it goes into the tree.",
+            ),
+            replay_seconds: gauge(
+                "dynakv_store_replay_seconds",
+                "How long reading the commit log took when this node started.",
+            ),
             amplification: gauge(
                 "dynakv_store_amplification_ratio",
                 "Bytes on disk for each byte of live values; 0 while there are none.",
@@ -131,6 +146,10 @@ impl StoreMetrics {
         self.checkpoint_last_seconds.set(last);
         let all = status.checkpoints_time.as_secs_f64();
         self.checkpoints_seconds.set(all);
+        let cpu = status.checkpoints_cpu_time.as_secs_f64();
+        self.checkpoints_cpu_seconds.set(cpu);
+        self.window_used.set(status.window_used);
+        self.replay_seconds.set(status.replay_time.as_secs_f64());
         let amplification = match totals.live_bytes {
             0 => 0.0,
             live_bytes => totals.disk_bytes as f64 / live_bytes as f64,
@@ -171,6 +190,9 @@ mod tests {
             checkpoints: 4,
             last_checkpoint: Duration::from_millis(1500),
             checkpoints_time: Duration::from_millis(7000),
+            checkpoints_cpu_time: Duration::from_millis(2250),
+            window_used: 0.625,
+            replay_time: Duration::from_millis(125),
             damaged_reads: 5,
             disk_free_bytes: 6,
             disk_reserve_bytes: 7,
@@ -190,6 +212,9 @@ mod tests {
             ("checkpoints_total", "4"),
             ("checkpoint_last_seconds", "1.5"),
             ("checkpoints_seconds", "7"),
+            ("checkpoints_cpu_seconds", "2.25"),
+            ("window_used_ratio", "0.625"),
+            ("replay_seconds", "0.125"),
             ("amplification_ratio", "4.5"),
             ("damaged_reads_total", "5"),
         ] {

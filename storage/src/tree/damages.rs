@@ -1,0 +1,102 @@
+//! What was found damaged since the tree was opened.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use dynakv_protocol::hash::{Position, Segment};
+
+use super::block::BlockKey;
+
+/// How many damaged keys are told apart; beyond, they are counted no more.
+const DAMAGED_KEYS_MAX: usize = 65_536;
+
+/// Damaged values that were met, and blocks of which it no longer matters that something in them was lost.
+#[derive(Debug, Default)]
+pub(super) struct Damages {
+    /// The record keys of damaged values that were met and not written anew since.
+    keys: Mutex<BTreeSet<Vec<u8>>>,
+    /// How many these are: looked at without the lock.
+    count: AtomicUsize,
+    /// How often one was met.
+    reads: AtomicU64,
+    /// Losses of blocks that nobody waits for any more. Until they are written anew they say otherwise.
+    forgiven: Mutex<BTreeMap<BlockKey, u32>>,
+    /// How many these are.
+    forgiven_count: AtomicUsize,
+}
+
+impl Damages {
+    /// A damaged value was met.
+    pub(super) fn met(&self, record_key: Vec<u8>) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let mut keys = self.keys();
+        if keys.len() < DAMAGED_KEYS_MAX {
+            keys.insert(record_key);
+            self.count.store(keys.len(), Ordering::Relaxed);
+        }
+    }
+
+    /// A part was met in which values are lost.
+    pub(super) fn met_loss(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether any value is known that is damaged.
+    pub(super) fn any(&self) -> bool {
+        self.keys_count() > 0
+    }
+
+    /// A key is written anew.
+    pub(super) fn mended(&self, record_key: &[u8]) {
+        let mut keys = self.keys();
+        keys.remove(record_key);
+        self.count.store(keys.len(), Ordering::Relaxed);
+    }
+
+    /// How many damaged values were met and not written anew since.
+    pub(super) fn keys_count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// How often one was met.
+    pub(super) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// Nobody waits any more for what this block lost then.
+    pub(super) fn forgive(&self, key: BlockKey, loss: u32) {
+        let mut forgiven = self.forgiven();
+        forgiven.insert(key, loss);
+        self.forgiven_count.store(forgiven.len(), Ordering::Release);
+    }
+
+    /// Whether that is so.
+    pub(super) fn is_forgiven(&self, key: BlockKey, loss: u32) -> bool {
+        let any = self.forgiven_count.load(Ordering::Acquire) > 0;
+        any && self.forgiven().get(&key) == Some(&loss)
+    }
+
+    /// The blocks of a segment between two positions were written anew: what they say of losses is true again.
+    pub(super) fn settle(&self, segment: Segment, from: Position, up_to: Option<Position>) {
+        if self.forgiven_count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut forgiven = self.forgiven();
+        forgiven.retain(|key, _| {
+            let is_within = key.start() >= from && up_to.is_none_or(|end| key.start() < end);
+            key.segment != segment || !is_within
+        });
+        self.forgiven_count.store(forgiven.len(), Ordering::Release);
+    }
+
+    // Insertions and removals leave a whole set whatever happens.
+
+    fn keys(&self) -> MutexGuard<'_, BTreeSet<Vec<u8>>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forgiven(&self) -> MutexGuard<'_, BTreeMap<BlockKey, u32>> {
+        self.forgiven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
