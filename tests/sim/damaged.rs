@@ -1,12 +1,14 @@
 //! Damaged values come back from the other owners, also those that nobody has read.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::ids::WriteId;
+use dynakv_storage::MemoryDisk;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::client::{Client, get, write};
@@ -36,32 +38,50 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 #[test]
 fn what_is_damaged_beside_a_value_that_was_read_comes_back_with_it() {
     let test = "what_is_damaged_beside_a_value_that_was_read_comes_back_with_it";
+    comes_back(test, Fault::DamageValues { node: DAMAGED });
+}
+
+/// Nothing there counts as absent meanwhile, and what nobody ever wrote does again at the end.
+#[test]
+fn what_was_lost_with_a_part_of_the_store_comes_back() {
+    let test = "what_was_lost_with_a_part_of_the_store_comes_back";
+    comes_back(test, Fault::LoseSegments { node: DAMAGED });
+}
+
+fn comes_back(test: &str, fault: Fault) {
     for_each_seed(3, test, |seed| {
         let mut world = World::new(seed, MACHINES, Flaw::None);
         let history = Rc::new(RefCell::new(History::default()));
-        world.add_client("script", |client| script(client, history.clone()));
+        let disk = world.machines[DAMAGED].disk.clone();
+        world.add_client("script", |client| script(client, disk, history.clone()));
         let mut plan = Plan::default();
-        plan.add(DAMAGED_AT, Fault::DamageValues { node: DAMAGED });
+        plan.add(DAMAGED_AT, fault.clone());
         Verdict::of_damaged(world, &plan, &history).into_result()
     });
 }
 
-/// Two keys of one segment.
-fn neighbours() -> Vec<String> {
-    let mut seen = std::collections::BTreeMap::new();
+/// Two keys of one segment, and one more that nobody writes.
+fn neighbours() -> (Vec<String>, String) {
+    let mut seen: BTreeMap<u16, Vec<String>> = BTreeMap::new();
     for number in 0.. {
         let key = format!("key-{number}");
         let segment = Segment::of_key(key.as_bytes()).0;
-        if let Some(other) = seen.insert(segment, key.clone()) {
-            return vec![other, key];
+        let of_segment: &mut Vec<String> = seen.entry(segment).or_default();
+        of_segment.push(key);
+        if let [one, other, unwritten] = &of_segment[..] {
+            return (vec![one.clone(), other.clone()], unwritten.clone());
         }
     }
     unreachable!("there are more keys than segments")
 }
 
-async fn script(mut client: Client, history: Rc<RefCell<History>>) -> turmoil::Result {
+async fn script(
+    mut client: Client,
+    disk: MemoryDisk,
+    history: Rc<RefCell<History>>,
+) -> turmoil::Result {
     client.wait_for_cluster().await;
-    let keys = neighbours();
+    let (keys, unwritten) = neighbours();
     for (number, key) in keys.iter().enumerate() {
         let value = Some(Bytes::from(format!("value of {key}")));
         let write = write(key, WriteId(1 + number as u128), value, TIMEOUT);
@@ -103,5 +123,16 @@ async fn script(mut client: Client, history: Rc<RefCell<History>>) -> turmoil::R
         };
         assert_eq!(value, Some(Bytes::from(format!("value of {key}"))));
     }
+    // Nobody waits for anything any more.
+    let mut all = get(&unwritten, TIMEOUT);
+    all.r = Some(3);
+    loop {
+        match client.get(DAMAGED, all.clone()).await {
+            Ok(fetched) => break assert!(fetched.siblings.is_empty()),
+            Err(error) if clock::now() >= deadline => panic!("{error:?}"),
+            Err(_) => sleep(Duration::from_millis(200)).await,
+        }
+    }
+    assert_eq!(disk.lost_segments(), 0);
     Ok(())
 }

@@ -18,6 +18,7 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::hash::Segment;
 use dynakv_storage::{
     Identity, LogPlace, MemoryDisk, PageLimit, PositionRange, Store, load_document,
+    scan_past_losses,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -310,7 +311,8 @@ impl Machine {
             bytes_max: usize::MAX,
         };
         loop {
-            let page = match store.scan(PositionRange::ALL, after.as_deref(), limit) {
+            let (range, lost) = (PositionRange::ALL, &mut Vec::new());
+            let page = match scan_past_losses(&store, range, after.as_deref(), limit, lost) {
                 Ok(page) => page,
                 // The walk goes on behind it.
                 Err(dynakv_storage::StoreError::Corrupt { key, .. }) => {

@@ -22,6 +22,8 @@ pub(crate) enum Fault {
     LoseStore { node: usize },
     /// None of the values on its disk can be read any more.
     DamageValues { node: usize },
+    /// All that is stored is lost, and nobody can say what was there.
+    LoseSegments { node: usize },
     /// No sync at this machine comes back.
     HangDisk { node: usize },
     /// All syncs come back.
@@ -74,6 +76,7 @@ impl fmt::Display for Fault {
             Self::LoseDisk { node } => write!(f, "{} loses its disk", name(node)),
             Self::LoseStore { node } => write!(f, "{} loses its store", name(node)),
             Self::DamageValues { node } => write!(f, "all values at {} are damaged", name(node)),
+            Self::LoseSegments { node } => write!(f, "all segments at {} are lost", name(node)),
             Self::HangDisk { node } => write!(f, "the disk of {} hangs", name(node)),
             Self::DiskAnswers { node } => write!(f, "the disk of {} answers", name(node)),
             Self::Stop { node } => write!(f, "stop {} in order", name(node)),

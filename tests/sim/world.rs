@@ -205,6 +205,7 @@ impl World {
                 self.machines[node].lose_store();
             }
             Fault::DamageValues { node } => self.machines[node].disk.damage_values(),
+            Fault::LoseSegments { node } => self.machines[node].disk.lose_segments(),
             Fault::HangDisk { node } => self.machines[node].hang(true, self.sim.elapsed()),
             Fault::DiskAnswers { node } => self.machines[node].hang(false, self.sim.elapsed()),
             Fault::Stop { node } => self.machines[node].stop(),

@@ -19,11 +19,13 @@
 //! | [`handoff`] | handing hints over |
 //! | [`unlocking`] | mending keys that are beyond a limit |
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dynakv_protocol::NodeId;
 use dynakv_protocol::gossip::MemberState;
+use dynakv_storage::Loss;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -167,6 +169,8 @@ struct State {
     view: Arc<View>,
     /// Who has given what was lost.
     sources: Sources,
+    /// What the store could not say that it lost, before anything of that was given.
+    losses: BTreeSet<Loss>,
     /// When rebuilding goes on, after an attempt that did not end it.
     rebuild_due: Option<Instant>,
     /// How long after such an attempt.
@@ -192,6 +196,7 @@ pub async fn run(mut parts: Parts, stop: CancellationToken) {
         schedule: Schedule::new(parts.asker.me.clone(), interval_ms, 0, parts.random.fork()),
         view: Arc::default(),
         sources: Sources::default(),
+        losses: BTreeSet::new(),
         rebuild_due: None,
         rebuild_pause: RETRY,
         told: String::new(),

@@ -1,9 +1,10 @@
 //! Bringing back what this node has lost, page by page.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::hash::Segment;
+use dynakv_storage::Loss;
 use tokio::time::Instant;
 
 use super::segments::{Direction, Sizes};
@@ -33,6 +34,8 @@ struct Attempt<'a> {
     ring: &'a Ring,
     /// Who has given what, also in earlier ones.
     sources: &'a mut Sources,
+    /// The losses that were known before anything of that was given.
+    losses: &'a mut BTreeSet<Loss>,
     /// What nobody has any more is to be given up.
     accept_loss: bool,
     misses: Misses,
@@ -76,6 +79,7 @@ impl AntiEntropy {
         let mut attempt = Attempt {
             ring,
             sources: &mut state.sources,
+            losses: &mut state.losses,
             accept_loss: state.accept_loss,
             misses: Misses::default(),
             sizes: Sizes::default(),
@@ -183,6 +187,13 @@ impl AntiEntropy {
                 segment,
                 is_failed: false,
             };
+            // What was given before a loss may have been lost with it.
+            let losses = self.losses([&owned[..], &foreign].concat()).await?;
+            for loss in &losses {
+                if attempt.losses.insert(*loss) {
+                    attempt.sources.forget(loss.segment());
+                }
+            }
             let mut segments: Vec<_> = owned.iter().map(lost).collect();
             self.fetch_page(attempt, view, page, &mut segments).await;
             let (mut whole, mut accepted) = (Vec::new(), Vec::new());
@@ -197,10 +208,18 @@ impl AntiEntropy {
             }
             let ended = [&whole[..], &accepted].concat();
             self.wait_until_durable(attempt.ring, &ended).await?;
-            let finished = self.finish([&ended[..], &foreign].concat()).await?;
+            let ending = [&ended[..], &foreign].concat();
+            // Before their reads count again: else one could tell of a loss once more.
+            let is_over = |loss: &Loss| ending.contains(&loss.segment());
+            self.forgive(losses.into_iter().filter(is_over).collect())
+                .await?;
+            let finished = self.finish(ending).await?;
             for segment in &finished {
                 attempt.sources.forget(*segment);
             }
+            attempt
+                .losses
+                .retain(|loss| !finished.contains(&loss.segment()));
             let count = |among: &[Segment]| {
                 let among = among.iter().filter(|&it| finished.contains(it));
                 among.count()
@@ -217,6 +236,26 @@ impl AntiEntropy {
             }
         }
         Ok(())
+    }
+
+    /// Where in these segments the store cannot say which keys it lost.
+    async fn losses(&self, segments: Vec<Segment>) -> Result<Vec<Loss>, MendError> {
+        let losses = self
+            .0
+            .recounter
+            .losses(segments)
+            .await
+            .unwrap_or(Ok(Vec::new()));
+        losses.map_err(|error| MendError::Store(error.to_string()))
+    }
+
+    /// What is not there again nobody has, or it was given up.
+    async fn forgive(&self, losses: Vec<Loss>) -> Result<(), MendError> {
+        if losses.is_empty() {
+            return Ok(());
+        }
+        let forgiven = self.0.recounter.forgive(losses).await.unwrap_or(Ok(()));
+        forgiven.map_err(|error| MendError::Store(error.to_string()))
     }
 
     /// Ends the rebuilding of these, where the disk may be waited for. Which ones it has ended.

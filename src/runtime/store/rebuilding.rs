@@ -1,6 +1,7 @@
 //! The segments that this node is rebuilding, for all its tasks and threads to see, and durable before
 //! anyone does.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
@@ -37,6 +38,7 @@ pub struct Rebuilding {
     shown: Shown,
     recount: Recount,
     locked: LockedKeys,
+    given_up: AtomicU64,
 }
 
 impl std::fmt::Debug for Rebuilding {
@@ -62,6 +64,7 @@ impl Rebuilding {
         Ok(Self {
             recount: Recount::load(files.clone())?,
             locked: LockedKeys::default(),
+            given_up: AtomicU64::new(0),
             shown: Shown::new(&segments),
             lost: Mutex::new(Lost {
                 segments,
@@ -144,7 +147,15 @@ impl Rebuilding {
     /// # Errors
     /// What the disk says. The segment counts as being rebuilt all the same, until the process ends.
     pub fn begin(&self, key: &[u8]) -> Result<bool, StoreError> {
-        self.insert(&mut self.lost(), Segment::of_key(key))
+        self.begin_segment(Segment::of_key(key))
+    }
+
+    /// The same of a segment in which nobody can say which keys are lost.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub fn begin_segment(&self, segment: Segment) -> Result<bool, StoreError> {
+        self.insert(&mut self.lost(), segment)
     }
 
     /// Something is about to take the place of a damaged value, which then tells of itself no more: the
@@ -161,6 +172,23 @@ impl Rebuilding {
         self.insert(&mut lost, segment)?;
         drop(lost);
         self.recount.note_replaced(segment)
+    }
+
+    /// What was lost of a segment and is not there again is about to count as absent: the store is to be counted anew, now
+    /// and after every restart. Durable when it returns.
+    ///
+    /// # Errors
+    /// What the disk says. Nothing may be given up then.
+    pub fn note_given_up(&self, segment: Segment) -> Result<(), StoreError> {
+        self.recount.note_replaced(segment)?;
+        self.given_up.fetch_add(1, Ordering::Release);
+        Ok(())
+    }
+
+    /// How often something was. Who mints looks after it has read the store: a dot of its actor may be among what is
+    /// absent since.
+    pub fn given_up(&self) -> u64 {
+        self.given_up.load(Ordering::Acquire)
     }
 
     // It is brought back.

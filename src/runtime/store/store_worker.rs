@@ -156,6 +156,7 @@ pub fn start(
         minter,
         clock,
         metrics,
+        given_up: rebuilding.given_up(),
         rebuilding: rebuilding.clone(),
         events: events_out.clone(),
         written: Vec::new(),
@@ -222,6 +223,8 @@ struct Writer {
     clock: Arc<dyn WallClock>,
     metrics: Arc<Metrics>,
     rebuilding: Arc<Rebuilding>,
+    /// How often something lost had been given up when the minter's actor was sure of its past.
+    given_up: u64,
     events: mpsc::UnboundedSender<Vec<StoreEvent>>,
     /// Who waits for the next sync.
     written: Vec<Written>,

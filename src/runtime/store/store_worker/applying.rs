@@ -84,6 +84,7 @@ impl Writer {
             Ok(stored) => stored,
             Err(error) => self.without_damaged(key, &error)?,
         };
+        self.renew_if_given_up();
         let rebuilding = was_rebuilding || self.rebuilding.covers(key);
         let present = Present::decode(key, stored).map_err(|refused| self.noted(key, refused))?;
         let before = footprint(key, &present);
@@ -129,6 +130,7 @@ impl Writer {
     ) -> Result<usize, ErrorReply> {
         let rebuilding = self.rebuilding.covers(key);
         let stored = self.store.get(key).map_err(|error| refusal(&error))?;
+        self.renew_if_given_up();
         let replaced = replace(key, stored, replacing, &mut self.minter, rebuilding);
         let replacement = replaced.map_err(|refused| self.noted(key, refused))?;
         let bytes = match replacement.change.state {
@@ -204,6 +206,16 @@ impl Writer {
             "one write has two values: the larger is kept. Damage that no checksum noticed, or \
              two nodes that write under one name"
         );
+    }
+
+    /// What counts as absent because it was given up may have had a dot of the present actor. To be asked after the store
+    /// was read.
+    fn renew_if_given_up(&mut self) {
+        let given_up = self.rebuilding.given_up();
+        if self.given_up != given_up {
+            self.given_up = given_up;
+            self.minter.renew();
+        }
     }
 
     /// What stands for a value that cannot be read: nothing. What is written takes its place; until the

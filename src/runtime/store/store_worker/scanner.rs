@@ -7,15 +7,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynakv_protocol::ErrorReply;
 use dynakv_protocol::admin::{EXPORT_BYTES_MAX, EXPORT_ITEMS_MAX, Export, ExportedItem};
-use dynakv_protocol::hash::checksum;
+use dynakv_protocol::hash::{Segment, checksum};
 use dynakv_protocol::limits::{VALUE_BYTES_MAX, frame_bytes_max};
 use dynakv_protocol::mend::{Compared, LISTED_KEYS_MAX, List, Listed, ListedKey};
 use dynakv_protocol::message::Response;
-use dynakv_storage::{Page, PageLimit, PositionRange, Recounted, Store, StoreError};
+use dynakv_storage::{
+    Loss, Page, PageLimit, PositionRange, Recounted, Store, StoreError, scan_past_losses,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::jobs::{Part, Scanned, StoreEvent};
-use super::trouble::{note_damage, note_read, refusal};
+use super::trouble::{note_damage, note_loss, note_read, refusal};
 use crate::engine::anti_entropy::mending::compared;
 use crate::engine::placement::ring::{MemberIndex, Ring};
 use crate::runtime::shared::events::ConnectionId;
@@ -68,9 +70,23 @@ pub enum ScanWork {
         /// Hears what came of it.
         reply: oneshot::Sender<Result<Recounted, StoreError>>,
     },
+    /// Where keys may be lost.
+    Losses {
+        /// Of which segments.
+        segments: Vec<Segment>,
+        /// Hears where.
+        reply: oneshot::Sender<Result<Vec<Loss>, StoreError>>,
+    },
+    /// What is lost there nobody waits for any more.
+    Forgive {
+        /// The parts that lost it.
+        losses: Vec<Loss>,
+        /// Hears what came of it.
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
 }
 
-/// How anti-entropy has the store counted anew. Does not keep the store's threads from ending.
+/// How anti-entropy has the store counted anew, and hears of what it lost. Does not keep the store's threads from ending.
 #[derive(Debug)]
 pub struct Recounter {
     scans: mpsc::WeakUnboundedSender<ScanJob>,
@@ -85,14 +101,29 @@ impl Recounter {
 
     /// Counts the part behind this key; the first one is behind none. Nothing when the store has ended.
     pub async fn recount(&self, after_key: Option<Bytes>) -> Option<Result<Recounted, StoreError>> {
-        let (reply, recounted) = oneshot::channel();
+        self.ask(|reply| ScanWork::Recount { after_key, reply })
+            .await
+    }
+
+    /// Where in these segments keys may be lost. Nothing when the store has ended.
+    pub async fn losses(&self, segments: Vec<Segment>) -> Option<Result<Vec<Loss>, StoreError>> {
+        self.ask(|reply| ScanWork::Losses { segments, reply }).await
+    }
+
+    /// Has the store count as absent what it lost there; see [`Store::forgive`]. Nothing when the store has ended.
+    pub async fn forgive(&self, losses: Vec<Loss>) -> Option<Result<(), StoreError>> {
+        self.ask(|reply| ScanWork::Forgive { losses, reply }).await
+    }
+
+    async fn ask<T>(&self, work: impl FnOnce(oneshot::Sender<T>) -> ScanWork) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
         let job = ScanJob {
             connection: ConnectionId::ANTI_ENTROPY,
             request_id: 0,
-            work: ScanWork::Recount { after_key, reply },
+            work: work(reply),
         };
         self.scans.upgrade()?.send(job).ok()?;
-        recounted.await.ok()
+        answer.await.ok()
     }
 }
 
@@ -144,6 +175,14 @@ impl Scanner {
                 let _ = reply.send(self.recount(after_key.as_deref()));
                 return;
             }
+            ScanWork::Losses { segments, reply } => {
+                let _ = reply.send(self.store.losses(&segments));
+                return;
+            }
+            ScanWork::Forgive { losses, reply } => {
+                let _ = reply.send(self.forgive(&losses));
+                return;
+            }
             ScanWork::Export(export) => {
                 let part = scan(&*self.store, export.after_key.as_deref(), export.bytes_max);
                 self.note_locked(
@@ -151,7 +190,13 @@ impl Scanner {
                         .flat_map(|part| &part.items)
                         .map(|item| (&item.key, &item.versions)),
                 );
-                part.map(Scanned::Exported)
+                // Nobody can say what would be missing: it is no export before the segment is rebuilt.
+                if let Err(StoreError::CorruptRange { range, .. }) = &part
+                    && let Err(error) = note_loss(&self.rebuilding, range.start.segment())
+                {
+                    tracing::error!(%error, "it could not be noted that a segment is to be rebuilt");
+                }
+                part.map(Scanned::Exported).map_err(|error| refusal(&error))
             }
             ScanWork::Compare {
                 ring,
@@ -188,7 +233,18 @@ impl Scanner {
                 "a stored value is damaged: its segment is to be rebuilt from the other owners"
             );
         }
+        for &segment in &recounted.lost_segments {
+            note_loss(&self.rebuilding, segment)?;
+        }
         Ok(recounted)
+    }
+
+    /// Its hash and the totals have had all that was there.
+    fn forgive(&self, losses: &[Loss]) -> Result<(), StoreError> {
+        for loss in losses {
+            self.rebuilding.note_given_up(loss.segment())?;
+        }
+        self.store.forgive(losses)
     }
 
     /// The hashes, and what is to be said of them, are of one moment: while these are read a damaged value
@@ -225,7 +281,9 @@ impl Scanner {
         let range = PositionRange::of_segment(list.segment);
         let mut damaged = None;
         let was_rebuilding = self.rebuilding.contains(list.segment);
-        let page = match self.store.scan(range, list.after_key.as_deref(), limit) {
+        let mut lost = Vec::new();
+        let after = list.after_key.as_deref();
+        let page = match scan_past_losses(&*self.store, range, after, limit, &mut lost) {
             Ok(page) => page,
             // What cannot be read is told by `rebuilding`, and passed over.
             Err(StoreError::Corrupt { key, damage }) => {
@@ -239,6 +297,9 @@ impl Scanner {
             }
             Err(error) => return Err(refusal(&error)),
         };
+        if !lost.is_empty() {
+            note_loss(&self.rebuilding, list.segment).map_err(|error| refusal(&error))?;
+        }
         self.note_locked(page.items.iter().map(|item| (&item.key, &item.versions)));
         let answer_bytes_max = frame_bytes_max(VALUE_BYTES_MAX) - ANSWER_OVERHEAD_BYTES;
         let keys = page.items.into_iter().map(|item| ListedKey {
@@ -258,7 +319,7 @@ impl Scanner {
     }
 }
 
-fn scan(store: &dyn Store, after_key: Option<&[u8]>, bytes_max: u32) -> Result<Part, ErrorReply> {
+fn scan(store: &dyn Store, after_key: Option<&[u8]>, bytes_max: u32) -> Result<Part, StoreError> {
     let limit = PageLimit {
         items_max: EXPORT_ITEMS_MAX,
         bytes_max: bytes_max.min(EXPORT_BYTES_MAX) as usize,
@@ -275,7 +336,7 @@ fn scan(store: &dyn Store, after_key: Option<&[u8]>, bytes_max: u32) -> Result<P
                 locked: Vec::new(),
             });
         }
-        Err(error) => return Err(refusal(&error)),
+        Err(error) => return Err(error),
     };
     let answer_bytes_max = frame_bytes_max(VALUE_BYTES_MAX) - ANSWER_OVERHEAD_BYTES;
     if let [only] = &page.items[..]
@@ -401,7 +462,7 @@ mod tests {
             Totals::default()
         }
 
-        fn segment_hash(&self, _segment: dynakv_protocol::hash::Segment) -> u128 {
+        fn segment_hash(&self, _segment: Segment) -> u128 {
             0
         }
     }

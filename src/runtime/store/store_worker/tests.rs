@@ -633,6 +633,45 @@ fn a_hash_is_not_trusted_after_a_damaged_value_was_replaced() {
     });
 }
 
+/// A dot of the actor may have been among what was lost: the next one under it would cover that.
+#[test]
+fn an_actor_goes_when_something_lost_counts_as_absent() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let rebuilding = Arc::new(Rebuilding::load(Arc::new(memory.files())).unwrap());
+        let mut running = started_with(&memory, 0, rebuilding.clone());
+        let mut actor_of = async |id: u64, key: &'static str| {
+            running.handle.write(vec![mint(id, key, "v", None)]);
+            let events = running.events.recv().await.unwrap();
+            let [
+                StoreEvent::Job {
+                    outcome: JobOutcome::Minted { versions, .. },
+                    ..
+                },
+            ] = &events[..]
+            else {
+                panic!("{events:?}");
+            };
+            running.events.recv().await.unwrap();
+            Versions::from_bytes(versions).unwrap().siblings()[0]
+                .dot
+                .actor
+        };
+        let before = actor_of(1, "k").await;
+        assert_eq!(actor_of(2, "l").await, before);
+        memory.lose_segments();
+        let store = memory.store();
+        let losses = store.losses(&[Segment::of_key(b"k")]).unwrap();
+        assert_eq!(losses.len(), 1);
+        rebuilding.note_given_up(losses[0].segment()).unwrap();
+        store.forgive(&losses).unwrap();
+        assert_eq!(store.get(b"k").unwrap(), None);
+        let after = actor_of(3, "k").await;
+        assert_ne!(after, before);
+        assert_eq!(actor_of(4, "m").await, after);
+    });
+}
+
 /// The older versions that were seen are one copy more, whatever becomes of the write.
 #[test]
 fn what_a_refused_second_round_has_seen_is_kept_and_is_durable_when_it_is_refused() {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
+use dynakv_protocol::hash::Segment;
 use dynakv_protocol::limits::{
     CLOCK_ENTRIES_SOFT_MAX, SIBLINGS_DECODED_MAX, VERSIONS_ENCODED_BYTES_MAX,
 };
@@ -38,6 +39,17 @@ pub(super) fn note_damage(
         Ok(false) => Ok(()),
         Err(error) => Err(refusal(&error)),
     }
+}
+
+/// The same of a segment in which keys may be lost, nobody can say which.
+pub(super) fn note_loss(rebuilding: &Rebuilding, segment: Segment) -> Result<(), StoreError> {
+    if rebuilding.begin_segment(segment)? {
+        tracing::error!(
+            segment = %format_args!("{:04x}", segment.0),
+            "a part of the store is damaged: its segment is to be rebuilt from the other owners"
+        );
+    }
+    Ok(())
 }
 
 /// What is said of a store that does not take something.
