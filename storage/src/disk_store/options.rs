@@ -93,7 +93,7 @@ pub(super) struct Limits {
 impl Default for DiskOptions {
     fn default() -> Self {
         Self {
-            memory_bytes: 1024 * 1024 * 1024,
+            memory_bytes: 512 * 1024 * 1024,
             log_bytes_max: 512 * 1024 * 1024,
             durability: Durability::Sync,
             reserve_bytes: None,
