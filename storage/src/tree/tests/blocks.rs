@@ -801,6 +801,45 @@ fn a_segment_of_large_records_is_not_looked_at_with_every_write() {
     assert_sound(&tree);
 }
 
+/// Whatever they lay in, nothing of them is left.
+#[test]
+fn what_is_removed_goes_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let tree = open(&directory);
+    let length = |at: u64| if at.is_multiple_of(10) { 20_000 } else { 200 };
+    let close = (0..200).map(|at| (3 << 48) | at);
+    let entries: Vec<_> = close
+        .chain(spread(4, 50))
+        .map(|position| entry(position, &key_of(position), &vec![1; length(position)]))
+        .collect();
+    write_all(&tree, &entries).unwrap();
+    complete(&tree);
+    assert!(
+        tree.content.records.len() >= 200,
+        "the close ones are items"
+    );
+    assert!(chunk_sets(&tree).len() >= 20);
+    let removals: Vec<_> = entries
+        .iter()
+        .map(|it| entry(it.position.0, it.pair.key(), b""))
+        .collect();
+    write_all(&tree, &removals).unwrap();
+    complete(&tree);
+    assert_holds(&tree, &Model::new(), "removed");
+    assert_eq!(chunk_sets(&tree).len(), 0);
+    assert!(tree.content.records.is_empty());
+    // What is left of the close ones is that they were too many.
+    assert!(tree.content.blocks.len() <= 1);
+    // Once more does nothing.
+    write_all(&tree, &removals).unwrap();
+    write_all(&tree, &entries).unwrap();
+    complete(&tree);
+    let mut model = Model::new();
+    note(&mut model, &entries);
+    assert_holds(&tree, &model, "written again");
+    assert_sound(&tree);
+}
+
 /// A flipped bit in a key, below sled's checksum: a walk of the store ends, and puts nothing right that was right.
 #[test]
 fn a_damaged_key_leads_no_walk_astray() {
