@@ -801,6 +801,55 @@ fn a_segment_of_large_records_is_not_looked_at_with_every_write() {
     assert_sound(&tree);
 }
 
+/// A cut that did not come about leaves blocks behind. The next one to the same depth takes nothing out of them.
+#[test]
+fn what_a_cut_left_does_not_come_back() {
+    let mut left = 0;
+    for changes in 1..12 {
+        let directory = tempfile::tempdir().unwrap();
+        let few: Vec<_> = spread(3, 20)
+            .map(|position| entry(position, &key_of(position), &[1; 100]))
+            .collect();
+        let tree = open(&directory);
+        write_all(&tree, &few).unwrap();
+        complete(&tree);
+        tree.content.fuse.0.store(changes, Relaxed);
+        let more: Vec<_> = spread(3, 40)
+            .map(|position| entry(position + 7, &key_of(position + 7), &[2; 100]))
+            .collect();
+        let died = write_all(&tree, &more).is_err();
+        tree.content.fuse.0.store(usize::MAX, Relaxed);
+        tree.write_out().unwrap();
+        drop(tree);
+        let tree = open(&directory);
+        if !died || depth_of(&tree, 3 << 48) != Some(0) {
+            continue;
+        }
+        let blocks = tree.content.blocks.iter().keys();
+        let depths: BTreeSet<u8> = blocks.map(|key| key.unwrap()[2]).collect();
+        // What lay behind goes, and what lies in front grows.
+        let (front, behind) = few.split_at(5);
+        let removals: Vec<_> = behind
+            .iter()
+            .map(|it| entry(it.position.0, it.pair.key(), b""))
+            .collect();
+        write_all(&tree, &removals).unwrap();
+        let growth: Vec<_> = (0..55)
+            .map(|at| (3 << 48) | (at << 38))
+            .map(|position| entry(position + 9, &key_of(position + 9), &[3; 60]))
+            .collect();
+        write_all(&tree, &growth).unwrap();
+        let depth = depth_of(&tree, 3 << 48).unwrap();
+        left += usize::from(depth > 0 && depths.contains(&depth));
+        let mut model = Model::new();
+        note(&mut model, front);
+        note(&mut model, &growth);
+        assert_holds(&tree, &model, &format!("{changes}"));
+        assert_sound(&tree);
+    }
+    assert!(left > 0, "nothing was left");
+}
+
 /// Whatever they lay in, nothing of them is left.
 #[test]
 fn what_is_removed_goes_whole() {
