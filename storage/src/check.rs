@@ -22,7 +22,7 @@ use crate::footprint::{Footprint, Totals};
 use crate::hint_log::check_hints;
 use crate::items::{Cut, PageLimit, PositionRange};
 use crate::log;
-use crate::store::Store;
+use crate::store::{Store, scan_past_losses};
 use crate::tree::{Tree, wait_until_closed};
 use crate::witness;
 
@@ -133,10 +133,6 @@ fn named(key: &[u8]) -> String {
     format!("key \"{shown}\"{more}")
 }
 
-fn named_range(range: PositionRange) -> String {
-    format!("positions from {:016x}", range.start.0)
-}
-
 /// Reads everything in a store that nobody writes meanwhile, and compares it with what is kept about it.
 ///
 /// # Errors
@@ -149,10 +145,18 @@ pub fn check_store(store: &dyn Store, progress: Progress<'_>) -> Result<Checked,
     // Where damage hides what is there.
     let mut unknown = BTreeSet::new();
     let mut last: Option<(Position, Bytes)> = None;
-    let mut range = PositionRange::ALL;
     let mut after: Option<Bytes> = None;
     let is_complete = loop {
-        let (items, next) = match store.scan(range, after.as_deref(), PAGE) {
+        let (all, mut lost) = (PositionRange::ALL, Vec::new());
+        let scanned = scan_past_losses(store, all, after.as_deref(), PAGE, &mut lost);
+        for part in lost {
+            checked.found(
+                format!("positions from {:016x}", part.start.0),
+                "damaged: keys that lay there may be lost",
+            );
+            unknown.insert(part.start.segment());
+        }
+        let (items, next) = match scanned {
             Ok(page) => (page.items, page.next),
             Err(StoreError::Corrupt { key, damage }) => {
                 checked.found(named(&key), damage.to_string());
@@ -164,15 +168,6 @@ pub fn check_store(store: &dyn Store, progress: Progress<'_>) -> Result<Checked,
                 }
                 last = Some(place);
                 (Vec::new(), Some(key))
-            }
-            Err(error @ StoreError::CorruptRange { range: lost, .. }) => {
-                checked.found(named_range(lost), error.to_string());
-                unknown.insert(lost.start.segment());
-                match range.behind(lost) {
-                    Some(rest) => (range, after) = (rest, None),
-                    None => break true,
-                }
-                continue;
             }
             Err(error) if error.is_corruption() => {
                 checked.found("the walk over all keys", error.to_string());

@@ -70,7 +70,7 @@ impl PositionRange {
 
 impl PositionRange {
     /// What of it lies behind a part that a walk has come to; `None` when nothing does.
-    pub fn behind(self, part: Self) -> Option<Self> {
+    pub(crate) fn behind(self, part: Self) -> Option<Self> {
         let start = part.end?;
         (start > self.start && self.contains(start)).then_some(Self { start, ..self })
     }

@@ -12,6 +12,8 @@ mod cursor;
 mod cutting;
 mod damages;
 mod failure;
+#[cfg(test)]
+mod hooks;
 mod opening;
 mod scratch;
 mod slack;
@@ -108,11 +110,7 @@ impl Tree {
             damages: Damages::default(),
             slacks: Slacks::default(),
             #[cfg(test)]
-            fuse: content::Fuse::default(),
-            #[cfg(test)]
-            pause: content::Pause::default(),
-            #[cfg(test)]
-            looks: std::sync::atomic::AtomicUsize::new(0),
+            hooks: hooks::Hooks::default(),
         };
         db.flush().map_err(failed)?;
         // New files must be found after a power cut; and what a process before this one wrote without

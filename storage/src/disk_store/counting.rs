@@ -7,6 +7,7 @@ use super::layout::TREE_DIRECTORY;
 use super::shared::Shared;
 use crate::error::StoreError;
 use crate::items::{PageLimit, PositionRange};
+use crate::store::past_losses;
 
 /// How much is read at a time to count the hashes of a damaged page.
 const COUNT_PAGE: PageLimit = PageLimit {
@@ -48,27 +49,22 @@ impl Shared {
 
     /// The hash of what a segment holds, and whether all of it can be read.
     fn hash_of_stored(&self, segment: Segment) -> Result<(u128, bool), StoreError> {
-        let mut range = PositionRange::of_segment(segment);
+        let range = PositionRange::of_segment(segment);
         let (mut hash, mut is_whole) = (0, true);
         let mut after: Option<Bytes> = None;
         loop {
-            let page = match self.scan(range, after.as_deref(), COUNT_PAGE) {
+            let mut lost = Vec::new();
+            let scan = |range, after_key: Option<&[u8]>| self.scan(range, after_key, COUNT_PAGE);
+            let page = match past_losses(scan, range, after.as_deref(), &mut lost) {
                 Ok(page) => page,
                 Err(StoreError::Corrupt { key, .. }) => {
                     is_whole = false;
                     after = Some(key);
                     continue;
                 }
-                Err(StoreError::CorruptRange { range: lost, .. }) => {
-                    is_whole = false;
-                    match range.behind(lost) {
-                        Some(rest) => (range, after) = (rest, None),
-                        None => return Ok((hash, is_whole)),
-                    }
-                    continue;
-                }
                 Err(error) => return Err(error),
             };
+            is_whole &= lost.is_empty();
             for item in &page.items {
                 hash ^= versions_hash(&item.key, &item.versions);
             }

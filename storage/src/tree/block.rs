@@ -19,6 +19,7 @@ use dynakv_protocol::hash::{Position, Segment};
 
 use crate::error::Damage;
 use crate::format::{self, ChunkedValue, Record, key_of_record, position_of_record};
+use crate::items::PositionRange;
 
 /// The deepest cut of a segment: sixteen million blocks.
 pub(super) const DEPTH_MAX: u8 = 24;
@@ -57,21 +58,19 @@ impl BlockKey {
         }
     }
 
-    /// The first position in it.
-    pub(super) fn start(self) -> Position {
-        let within = u64::from(self.index) << (u64::BITS - SEGMENT_BITS - u32::from(self.depth));
-        Position(self.segment.start().0 | within)
-    }
-
-    /// The first position behind it; `None` for the end of the ring.
-    pub(super) fn end(self) -> Option<Position> {
-        let length = 1 << (u64::BITS - SEGMENT_BITS - u32::from(self.depth));
-        self.start().0.checked_add(length).map(Position)
+    /// The positions in it.
+    pub(super) fn arc(self) -> PositionRange {
+        let length_bits = u64::BITS - SEGMENT_BITS - u32::from(self.depth);
+        let start = self.segment.start().0 | u64::from(self.index) << length_bits;
+        PositionRange {
+            start: Position(start),
+            end: start.checked_add(1 << length_bits).map(Position),
+        }
     }
 
     /// Whether a position lies in it.
     pub(super) fn contains(self, position: Position) -> bool {
-        position >= self.start() && self.end().is_none_or(|end| position < end)
+        self.arc().contains(position)
     }
 
     /// Its key in sled. The order is that of the ring within one depth of a segment.
@@ -289,11 +288,12 @@ impl<'a> Block<'a> {
 
     /// Its records lie in its arc, in order, and are as long together as it says.
     fn check_places(&self, key: BlockKey) -> Result<(), Damage> {
-        let (mut bytes, mut before) = (0, key.start());
+        let arc = key.arc();
+        let (mut bytes, mut before) = (0, arc.start);
         for mut entry in self.directory.chunks_exact(ENTRY_BYTES) {
             bytes += lengths(entry).1;
             let position = Position(entry.get_u64());
-            if position < before || !key.contains(position) {
+            if position < before || !arc.contains(position) {
                 return Err(Damage::Misplaced);
             }
             before = position;
@@ -500,7 +500,7 @@ mod tests {
     }
 
     fn records() -> Vec<(Position, Vec<u8>, Vec<u8>)> {
-        let start = key().start().0;
+        let start = key().arc().start.0;
         let record = |at: u64, key: &str, versions: &[u8]| {
             let position = Position(start + at);
             (position, key.as_bytes().to_vec(), versions.to_vec())
@@ -530,8 +530,8 @@ mod tests {
                 let key = BlockKey::of(Position(position), depth);
                 assert!(key.contains(Position(position)));
                 assert_eq!(BlockKey::from_bytes(&key.to_bytes()), Some(key));
-                assert_eq!(BlockKey::of(key.start(), depth), key);
-                match key.end() {
+                assert_eq!(BlockKey::of(key.arc().start, depth), key);
+                match key.arc().end {
                     Some(end) => {
                         assert!(!key.contains(end) && BlockKey::of(end, depth) > key);
                         assert!(key.contains(Position(end.0 - 1)));
@@ -548,7 +548,7 @@ mod tests {
     #[test]
     fn the_bytes_on_disk_never_change() {
         assert_eq!(key().to_bytes(), [0x12, 0x34, 3, 0, 0, 0, 2]);
-        let start = key().start().0.to_be_bytes();
+        let start = key().arc().start.0.to_be_bytes();
         let stored = block();
         assert_eq!(stored[..4], [3, 0, 0, 3]);
         assert_eq!(stored[8..16], start);
@@ -571,7 +571,10 @@ mod tests {
             assert_eq!(found.check(), Ok(Record::Inline(versions)));
         }
         assert_eq!(block.find(records()[1].0, b"fourth"), None);
-        assert_eq!(block.find(Position(key().start().0 + 1), b"first"), None);
+        assert_eq!(
+            block.find(Position(key().arc().start.0 + 1), b"first"),
+            None
+        );
         let all: Vec<_> = block.records().map(|raw| raw.key).collect();
         assert_eq!(all, [&b"first"[..], b"second", b"third"]);
         let value = ChunkedValue {
@@ -580,10 +583,10 @@ mod tests {
             checksum: 1,
         };
         let body = chunked_body(&value);
-        let raw = Raw::chunked(key().start(), b"k", &body);
+        let raw = Raw::chunked(key().arc().start, b"k", &body);
         assert_eq!(raw.check(), Ok(Record::Chunked(value)));
         assert_eq!(raw.chunk_set(), Some(7));
-        assert!(Raw::damaged(key().start(), b"k").check().is_err());
+        assert!(Raw::damaged(key().arc().start, b"k").check().is_err());
         let spilled = spilled(key(), Some(7));
         let block = Block::decode(key(), &spilled).unwrap();
         assert!(block.is_spilled() && block.loss() == Some(7));

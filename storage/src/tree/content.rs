@@ -6,6 +6,8 @@
 //! cut yet, as in format 1, and where its block would be too large (it is *spilled*): many large records, or keys
 //! that somebody made so that they lie close together.
 
+use std::ops::Bound;
+
 use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
 use sled::IVec;
@@ -13,10 +15,13 @@ use sled::IVec;
 use super::arrangements::{Arrangement, Arrangements};
 use super::block::{Block, BlockKey};
 use super::damages::Damages;
+#[cfg(test)]
+use super::hooks::Hooks;
 use super::slack::Slacks;
 use crate::chunks::Chunks;
 use crate::error::Damage;
 use crate::format::{self, Record, record_key};
+use crate::items::{Cut, PositionRange};
 
 /// Blocks, records and chunks. One thread writes, any thread reads.
 pub(super) struct Content {
@@ -29,12 +34,7 @@ pub(super) struct Content {
     pub(super) was_empty: bool,
     pub(super) slacks: Slacks,
     #[cfg(test)]
-    pub(super) fuse: Fuse,
-    #[cfg(test)]
-    pub(super) pause: Pause,
-    /// How often all blocks of a segment were looked at.
-    #[cfg(test)]
-    pub(super) looks: std::sync::atomic::AtomicUsize,
+    pub(super) hooks: Hooks,
 }
 
 /// What is found under a key.
@@ -88,7 +88,7 @@ impl Content {
         loop {
             let arrangement = self.arrangements.of(segment);
             #[cfg(test)]
-            self.pause.come_by();
+            self.hooks.pause.come_by();
             let found = match arrangement {
                 Arrangement::Records => self.get_record(position, key)?,
                 Arrangement::Blocks(depth) => {
@@ -130,13 +130,14 @@ impl Content {
     ) -> sled::Result<Found> {
         let mut loaded = self.load(block_key)?;
         loop {
-            if loaded.block().is_spilled() {
+            let block = loaded.block();
+            if block.is_spilled() {
                 return Ok(match self.get_record(position, key)? {
                     Found::Nothing => loaded.absent(),
                     found => found,
                 });
             }
-            let Some(raw) = loaded.block().find(position, key) else {
+            let Some(raw) = block.find(position, key) else {
                 return Ok(loaded.absent());
             };
             let damage = match self.versions(raw.check())? {
@@ -190,7 +191,8 @@ impl Content {
     /// The first segment in which there may be something from a position on.
     pub(super) fn next_segment(&self, from: Position) -> sled::Result<Option<Segment>> {
         // In this order: what is moved from an item to a block meanwhile is seen in one of them.
-        let record = self.records_between(from, None).keys().next().transpose()?;
+        let record = self.items(&Cut::before(from), None).keys().next();
+        let record = record.transpose()?;
         let first = BlockKey {
             segment: from.segment(),
             depth: 0,
@@ -204,6 +206,24 @@ impl Content {
         };
         let found = [record, block];
         Ok(found.iter().flatten().map(segment_of).min())
+    }
+
+    /// The records that are items of their own, from a place on, up to a position or to the end of the ring.
+    pub(super) fn items(&self, from: &Cut, end: Option<Position>) -> sled::Iter {
+        let from = match &from.behind {
+            Some(key) => Bound::Excluded(record_key(from.position, key)),
+            None => Bound::Included(from.position.0.to_be_bytes().to_vec()),
+        };
+        let end = match end {
+            Some(end) => Bound::Excluded(end.0.to_be_bytes().to_vec()),
+            None => Bound::Unbounded,
+        };
+        self.records.range((from, end))
+    }
+
+    /// All that lie in an arc.
+    pub(super) fn items_in(&self, arc: PositionRange) -> sled::Iter {
+        self.items(&Cut::before(arc.start), arc.end)
     }
 
     // Whatever changes something comes by here.
@@ -237,7 +257,7 @@ impl Content {
     /// Fails where a test wants it to.
     pub(super) fn burn(&self) -> sled::Result<()> {
         #[cfg(test)]
-        self.fuse.burn()?;
+        self.hooks.fuse.burn()?;
         Ok(())
     }
 
@@ -313,50 +333,5 @@ impl Content {
         builder.finish(block_key, None, &mut block);
         assert_ne!(loaded.stored.unwrap(), block);
         self.blocks.insert(block_key.to_bytes(), block).unwrap();
-    }
-}
-
-/// Lets the process "die" after so many changes.
-#[cfg(test)]
-pub(super) struct Fuse(pub(super) std::sync::atomic::AtomicUsize);
-
-#[cfg(test)]
-impl Default for Fuse {
-    fn default() -> Self {
-        Self(usize::MAX.into())
-    }
-}
-
-#[cfg(test)]
-impl Fuse {
-    fn burn(&self) -> sled::Result<()> {
-        use std::sync::atomic::Ordering::Relaxed;
-        let one_less = |left: usize| match left {
-            usize::MAX => Some(left),
-            _ => left.checked_sub(1),
-        };
-        match self.0.fetch_update(Relaxed, Relaxed, one_less) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(sled::Error::ReportableBug("the fuse has burnt".to_owned())),
-        }
-    }
-}
-
-/// Lets something happen between two steps of a reader.
-#[cfg(test)]
-#[derive(Default)]
-pub(super) struct Pause(std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>);
-
-#[cfg(test)]
-impl Pause {
-    pub(super) fn once(&self, happens: impl FnOnce() + Send + 'static) {
-        *self.0.lock().unwrap() = Some(Box::new(happens));
-    }
-
-    fn come_by(&self) {
-        let happens = self.0.lock().unwrap().take();
-        if let Some(happens) = happens {
-            happens();
-        }
     }
 }

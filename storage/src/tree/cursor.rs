@@ -11,7 +11,6 @@ use super::Tree;
 use super::arrangements::Arrangement;
 use super::block::BlockKey;
 use super::content::{Content, Found, keys_of_depth};
-use super::cutting::segment_end;
 use super::failure::guarded;
 use super::source::Source;
 use crate::error::{Damage, StoreError};
@@ -158,7 +157,7 @@ impl Walk<'_> {
         let source = self.source.as_ref()?;
         match self.coming {
             Coming::Nothing => None,
-            Coming::Loss => Some(Next::Loss(source.block_key().and_then(BlockKey::end))),
+            Coming::Loss => Some(Next::Loss(source.arc().end)),
             Coming::Record => source
                 .record()
                 .map(|(position, key)| Next::Record(position, key)),
@@ -183,7 +182,7 @@ impl Walk<'_> {
             source.pass();
         }
         // Who walks on comes to the rest of the arc, and to its end.
-        let end = source.block_key().and_then(BlockKey::end);
+        let end = source.arc().end;
         let goes_on = self
             .up_to
             .as_ref()
@@ -199,18 +198,13 @@ impl Walk<'_> {
         let Some(source) = self.source.take() else {
             return;
         };
-        let segment = self.segment.as_ref().map(|entered| entered.number);
-        let end = match source.block_key() {
-            Some(key) => key.end(),
-            None => segment.and_then(segment_end),
-        };
-        self.at = end.map(Cut::before);
+        self.at = source.arc().end.map(Cut::before);
     }
 
     /// Whether the source is of items that were moved since.
     fn is_stale(&self) -> bool {
         let number = self.segment.as_ref().map(|entered| entered.number);
-        matches!(self.source, Some(Source::Items { .. }))
+        self.source.as_ref().is_some_and(Source::is_of_items)
             && !number.is_some_and(|number| self.is_as_entered(number))
     }
 
@@ -249,7 +243,7 @@ impl Walk<'_> {
                 continue;
             };
             let Some(blocks) = &mut entered.blocks else {
-                self.source = Some(Source::of_items(self.content, &at, segment_end(number)));
+                self.source = Some(Source::of_items(self.content, &at));
                 return Ok(true);
             };
             let block = blocks.next().transpose()?;
@@ -267,7 +261,7 @@ impl Walk<'_> {
                 }
                 None => {
                     self.segment = None;
-                    self.at = segment_end(number).map(Cut::before);
+                    self.at = PositionRange::of_segment(number).end.map(Cut::before);
                 }
             }
         }
@@ -311,7 +305,9 @@ impl Walk<'_> {
             return;
         }
         // A block is held as a whole, items may be moved meanwhile.
-        if let (Source::Items { .. }, Some((position, key))) = (&*source, source.record()) {
+        if source.is_of_items()
+            && let Some((position, key)) = source.record()
+        {
             self.at = Some(Cut {
                 position,
                 behind: Some(Box::from(key)),
@@ -327,16 +323,13 @@ impl Walk<'_> {
             return None;
         }
         let source = self.source.as_mut()?;
-        let (key, damage) = (source.block_key()?, source.take_lost()?);
+        let (arc, damage) = (source.arc(), source.take_lost()?);
         let up_to = self.up_to.as_ref().map(|up_to| up_to.position);
-        let end = match (key.end(), up_to) {
+        let end = match (arc.end, up_to) {
             (Some(end), Some(up_to)) => Some(end.min(up_to)),
             (end, up_to) => end.or(up_to),
         };
-        let range = PositionRange {
-            start: key.start(),
-            end,
-        };
+        let range = PositionRange { end, ..arc };
         self.coming = Coming::Nothing;
         self.leave_source();
         Some((range, damage))

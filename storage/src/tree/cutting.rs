@@ -4,12 +4,13 @@
 //! somebody made to lie close together would else make millions of blocks. Such a block is spilled. How a cut stays
 //! whole whatever happens, `arrangements` says.
 
-use dynakv_protocol::hash::{Position, Segment};
+use dynakv_protocol::hash::Segment;
 
 use super::block::{Block, BlockKey, DEPTH_MAX, Raw, spilled};
 use super::content::{Content, keys_of_depth};
 use super::scratch::{BLOCK_BYTES_MAX, Scratch};
 use crate::format::position_of_record;
+use crate::items::PositionRange;
 
 /// The mean size of a segment's blocks, in bytes, that a cut brings them below.
 const MEAN_BYTES_MAX: u64 = 2048;
@@ -21,9 +22,9 @@ impl Content {
             // There is nothing to be cut, nor in the segments beside it.
             return self.arrangements.set_untouched(segment);
         }
-        let (from, end) = (segment.start(), segment_end(segment));
+        let arc = PositionRange::of_segment(segment);
         let mut bytes = 0;
-        for item in self.records_between(from, end) {
+        for item in self.items_in(arc) {
             let (record_key, stored) = item?;
             bytes += Raw::of_item(&record_key, &stored).bytes() as u64;
         }
@@ -32,7 +33,7 @@ impl Content {
         let mut spilled_blocks = Vec::new();
         let mut filling: Option<BlockKey> = None;
         scratch.builder.clear();
-        for item in self.records_between(from, end) {
+        for item in self.items_in(arc) {
             let (record_key, stored) = item?;
             let raw = Raw::of_item(&record_key, &stored);
             let key = BlockKey::of(raw.position, depth);
@@ -64,7 +65,8 @@ impl Content {
         scratch: &mut Scratch,
     ) -> sled::Result<bool> {
         #[cfg(test)]
-        self.looks
+        self.hooks
+            .looks
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let (mut bytes, mut spilled_count) = (0, 0);
         for item in self.blocks.range(keys_of_depth(segment, depth)) {
@@ -115,8 +117,7 @@ impl Content {
         }
         self.burn()?;
         self.arrangements.set(segment, deeper)?;
-        self.damages
-            .settle(segment, segment.start(), segment_end(segment));
+        self.damages.settle(PositionRange::of_segment(segment));
         self.clear_blocks(segment, Some(deeper))?;
         self.clear_moved(segment, deeper, &spilled_parts)?;
         Ok(true)
@@ -124,7 +125,7 @@ impl Content {
 
     /// Puts the records of an arc, which are items of their own, together. False when they are too many.
     fn gather(&self, key: BlockKey, scratch: &mut Scratch) -> sled::Result<bool> {
-        for item in self.records_between(key.start(), key.end()) {
+        for item in self.items_in(key.arc()) {
             let (record_key, stored) = item?;
             scratch.builder.push(&Raw::of_item(&record_key, &stored));
             if scratch.builder.bytes() > BLOCK_BYTES_MAX {
@@ -187,7 +188,7 @@ impl Content {
         depth: u8,
         spilled_blocks: &[BlockKey],
     ) -> sled::Result<()> {
-        let items = self.records_between(segment.start(), segment_end(segment));
+        let items = self.items_in(PositionRange::of_segment(segment));
         for record_key in items.keys() {
             let record_key = record_key?;
             let key = BlockKey::of(position_of_record(&record_key), depth);
@@ -200,25 +201,16 @@ impl Content {
 
     /// Removes the items of an arc whose records lie elsewhere. Their chunks belong to those.
     fn clear_records(&self, key: BlockKey) -> sled::Result<()> {
-        for record_key in self.records_between(key.start(), key.end()).keys() {
+        for record_key in self.items_in(key.arc()).keys() {
             self.remove_record(record_key?)?;
         }
         Ok(())
-    }
-
-    /// The records that are items of their own, from one position to another or to the end of the ring.
-    pub(super) fn records_between(&self, from: Position, end: Option<Position>) -> sled::Iter {
-        let from = from.0.to_be_bytes();
-        match end {
-            Some(end) => self.records.range(from..end.0.to_be_bytes()),
-            None => self.records.range(from..),
-        }
     }
 }
 
 /// The blocks that one has become when its segment is cut deeper.
 fn parts(key: BlockKey, deeper: u8) -> impl Iterator<Item = BlockKey> {
-    let first = BlockKey::of(key.start(), deeper);
+    let first = BlockKey::of(key.arc().start, deeper);
     let count = 1_u32 << (deeper - key.depth);
     (0..count).map(move |number| BlockKey {
         index: first.index + number,
@@ -236,14 +228,10 @@ fn depth_for(bytes: u64, arcs: u64, depth: u8) -> u8 {
     }
 }
 
-/// The first position behind a segment.
-pub(super) fn segment_end(segment: Segment) -> Option<Position> {
-    let next = segment.0.checked_add(1)?;
-    Some(Segment(next).start())
-}
-
 #[cfg(test)]
 mod tests {
+    use dynakv_protocol::hash::Position;
+
     use super::*;
 
     #[test]
@@ -263,10 +251,10 @@ mod tests {
         let key = BlockKey::of(Position(u64::MAX), 2);
         let parts: Vec<_> = parts(key, 4).collect();
         assert_eq!(parts.len(), 4);
-        assert_eq!(parts[0].start(), key.start());
-        assert_eq!(parts[3].end(), None);
+        assert_eq!(parts[0].arc().start, key.arc().start);
+        assert_eq!(parts[3].arc().end, None);
         for pair in parts.windows(2) {
-            assert_eq!(pair[0].end(), Some(pair[1].start()));
+            assert_eq!(pair[0].arc().end, Some(pair[1].arc().start));
         }
     }
 }

@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use dynakv_protocol::hash::{Position, Segment};
-
 use super::block::BlockKey;
+use crate::items::PositionRange;
 
 /// How many damaged keys are told apart; beyond, they are counted no more.
 const DAMAGED_KEYS_MAX: usize = 65_536;
@@ -77,16 +76,13 @@ impl Damages {
         any && self.forgiven().get(&key) == Some(&loss)
     }
 
-    /// The blocks of a segment between two positions were written anew: what they say of losses is true again.
-    pub(super) fn settle(&self, segment: Segment, from: Position, up_to: Option<Position>) {
+    /// All blocks of an arc were written anew: what they say of losses is true again.
+    pub(super) fn settle(&self, arc: PositionRange) {
         if self.forgiven_count.load(Ordering::Acquire) == 0 {
             return;
         }
         let mut forgiven = self.forgiven();
-        forgiven.retain(|key, _| {
-            let is_within = key.start() >= from && up_to.is_none_or(|end| key.start() < end);
-            key.segment != segment || !is_within
-        });
+        forgiven.retain(|key, _| !arc.contains(key.arc().start));
         self.forgiven_count.store(forgiven.len(), Ordering::Release);
     }
 

@@ -1,99 +1,74 @@
 //! Records that lie together in the tree: of one block, or items of their own.
 
-use std::ops::Bound;
-
 use dynakv_protocol::hash::Position;
 use sled::IVec;
 
 use super::block::{Block, BlockKey, Raw, RecordPlace};
 use super::content::Content;
 use crate::error::Damage;
-use crate::format::{self, Record, key_of_record, position_of_record, record_key};
-use crate::items::Cut;
+use crate::format::{self, Record, key_of_record, position_of_record};
+use crate::items::{Cut, PositionRange};
 
-/// Records that lie together.
-pub(super) enum Source {
-    Block {
-        key: BlockKey,
-        stored: Option<IVec>,
-        place: RecordPlace,
-        lost: Option<Damage>,
-    },
-    /// Items of their own, up to the end of a segment or of a block that is spilled.
-    Items {
-        items: Box<sled::Iter>,
-        taken: Option<(IVec, IVec)>,
-        /// The block, and why keys of it may be lost.
-        block: Option<(BlockKey, Option<Damage>)>,
-    },
+/// Records that lie together in an arc.
+pub(super) struct Source {
+    arc: PositionRange,
+    /// Why keys of the arc may be lost.
+    lost: Option<Damage>,
+    records: Records,
+}
+
+enum Records {
+    /// Of a block, from a place in it on.
+    Block(Option<IVec>, RecordPlace),
+    /// Items of their own: those that were not read yet, and the one that comes next.
+    Items(Box<sled::Iter>, Option<(IVec, IVec)>),
 }
 
 impl Source {
     /// The records of a block, from a place on where these are items of their own.
     pub(super) fn of_block(content: &Content, key: BlockKey, stored: IVec, at: &Cut) -> Self {
         let loaded = content.loaded(key, stored);
-        if loaded.block().is_spilled() {
-            let start = Cut::before(key.start());
-            let from = if at.position < start.position {
-                &start
-            } else {
-                at
-            };
-            return Self::Items {
-                items: Box::new(items_from(content, from, key.end())),
-                taken: None,
-                block: Some((key, loaded.lost.map(|(_, damage)| damage))),
-            };
-        }
-        Self::Block {
-            key,
-            stored: loaded.stored,
-            place: RecordPlace::default(),
-            lost: loaded.lost.map(|(_, damage)| damage),
+        let arc = key.arc();
+        let records = match loaded.block().is_spilled() {
+            true => items_of(content, at, arc),
+            false => Records::Block(loaded.stored, RecordPlace::default()),
+        };
+        let lost = loaded.lost.map(|(_, damage)| damage);
+        Self { arc, lost, records }
+    }
+
+    /// The records of a segment that is not cut into blocks, from a place in it on.
+    pub(super) fn of_items(content: &Content, at: &Cut) -> Self {
+        let arc = PositionRange::of_segment(at.position.segment());
+        Self {
+            arc,
+            lost: None,
+            records: items_of(content, at, arc),
         }
     }
 
-    /// The records of a segment that is not cut into blocks, from a place on.
-    pub(super) fn of_items(content: &Content, at: &Cut, end: Option<Position>) -> Self {
-        Self::Items {
-            items: Box::new(items_from(content, at, end)),
-            taken: None,
-            block: None,
-        }
+    pub(super) fn arc(&self) -> PositionRange {
+        self.arc
     }
 
-    /// The block that the records are of; `None` for those of a segment that is not cut into blocks.
-    pub(super) fn block_key(&self) -> Option<BlockKey> {
-        match self {
-            Self::Block { key, .. } => Some(*key),
-            Self::Items { block, .. } => block.as_ref().map(|(key, _)| *key),
-        }
+    /// Whether its records may be moved meanwhile. A block is held as a whole.
+    pub(super) fn is_of_items(&self) -> bool {
+        matches!(self.records, Records::Items(..))
     }
 
     /// Whether there is no record left. Reads on where that takes it.
     pub(super) fn is_at_end(&mut self) -> sled::Result<bool> {
-        if let Self::Items { items, taken, .. } = self
-            && taken.is_none()
-        {
+        if let Records::Items(items, taken @ None) = &mut self.records {
             *taken = items.next().transpose()?;
         }
         Ok(self.record().is_none())
     }
 
-    fn raw(&self) -> Option<Raw<'_>> {
-        match self {
-            Self::Block { stored, place, .. } => {
-                Block::trusted(stored.as_deref()?).record_at(*place)
-            }
-            Self::Items { .. } => None,
-        }
-    }
-
     /// The record that comes next.
     pub(super) fn record(&self) -> Option<(Position, &[u8])> {
-        match self {
-            Self::Block { .. } => self.raw().map(|raw| raw.place()),
-            Self::Items { taken, .. } => taken
+        match &self.records {
+            Records::Block(stored, place) => raw_at(stored, *place).map(|raw| raw.place()),
+            Records::Items(_, taken) => taken
                 .as_ref()
                 .map(|(record_key, _)| (position_of_record(record_key), key_of_record(record_key))),
         }
@@ -101,56 +76,44 @@ impl Source {
 
     /// What it holds, or what is wrong with it.
     pub(super) fn check(&self) -> Result<Record<'_>, Damage> {
-        match (self, self.raw()) {
-            (_, Some(raw)) => raw.check(),
-            (
-                Self::Items {
-                    taken: Some((record_key, stored)),
-                    ..
-                },
-                None,
-            ) => format::decode(record_key, stored),
-            (_, None) => Err(Damage::Lost),
+        match &self.records {
+            Records::Block(stored, place) => {
+                raw_at(stored, *place).map_or(Err(Damage::Lost), |raw| raw.check())
+            }
+            Records::Items(_, Some((record_key, stored))) => format::decode(record_key, stored),
+            Records::Items(_, None) => Err(Damage::Lost),
         }
     }
 
     /// Goes behind the record that comes next.
     pub(super) fn pass(&mut self) {
-        let lengths = self.raw().map(|raw| raw.lengths());
-        match self {
-            Self::Block { place, .. } => {
-                if let Some(lengths) = lengths {
-                    *place = place.behind(lengths);
-                }
+        match &mut self.records {
+            Records::Block(stored, place) => {
+                let lengths = raw_at(stored, *place).map(|raw| raw.lengths());
+                *place = lengths.map_or(*place, |lengths| place.behind(lengths));
             }
-            Self::Items { taken, .. } => *taken = None,
+            Records::Items(_, taken) => *taken = None,
         }
     }
 
     pub(super) fn is_lost(&self) -> bool {
-        match self {
-            Self::Block { lost, .. } => lost.is_some(),
-            Self::Items { block, .. } => block.as_ref().is_some_and(|(_, lost)| lost.is_some()),
-        }
+        self.lost.is_some()
     }
 
     pub(super) fn take_lost(&mut self) -> Option<Damage> {
-        match self {
-            Self::Block { lost, .. } => lost.take(),
-            Self::Items { block, .. } => block.as_mut()?.1.take(),
-        }
+        self.lost.take()
     }
 }
 
-/// The items from a place on.
-fn items_from(content: &Content, from: &Cut, end: Option<Position>) -> sled::Iter {
-    let from = match &from.behind {
-        Some(key) => Bound::Excluded(record_key(from.position, key)),
-        None => Bound::Included(from.position.0.to_be_bytes().to_vec()),
+fn raw_at(stored: &Option<IVec>, place: RecordPlace) -> Option<Raw<'_>> {
+    Block::trusted(stored.as_deref()?).record_at(place)
+}
+
+/// The items of an arc, from a place on if that lies in it.
+fn items_of(content: &Content, at: &Cut, arc: PositionRange) -> Records {
+    let items = match arc.contains(at.position) {
+        true => content.items(at, arc.end),
+        false => content.items_in(arc),
     };
-    let end = match end {
-        Some(end) => Bound::Excluded(end.0.to_be_bytes().to_vec()),
-        None => Bound::Unbounded,
-    };
-    content.records.range((from, end))
+    Records::Items(Box::new(items), None)
 }

@@ -1,11 +1,9 @@
 //! Putting records into their blocks.
 
-use std::iter::Peekable;
-
 use sled::IVec;
 
 use super::arrangements::Arrangement;
-use super::block::{BlockKey, Builder, Raw, Records, chunked_body, spilled};
+use super::block::{BlockKey, Raw, Records, chunked_body, spilled};
 use super::content::Content;
 use super::scratch::{BLOCK_BYTES_AIM, BLOCK_BYTES_MAX, Scratch};
 use crate::format::{
@@ -22,30 +20,27 @@ impl Content {
     pub(super) fn write(&self, entries: &[Entry], scratch: &mut Scratch) -> sled::Result<()> {
         let bodies = entries.iter().map(|entry| self.put_large(entry));
         let bodies = bodies.collect::<sled::Result<Vec<Body>>>()?;
-        let mut at = 0;
-        while let Some(first) = entries.get(at) {
+        let news = entries.iter().zip(&bodies).map(|(entry, body)| {
+            let (position, key) = entry.place();
+            match body {
+                Some(body) => Raw::chunked(position, key, body),
+                None => Raw::inline(position, key, entry.pair.versions()),
+            }
+        });
+        let news: Vec<Raw<'_>> = news.collect();
+        let mut rest = &news[..];
+        while let Some(first) = rest.first() {
             let segment = first.position.segment();
             let Arrangement::Blocks(depth) = self.arrangements.of(segment) else {
                 self.cut_records(segment, scratch)?;
                 continue;
             };
             let key = BlockKey::of(first.position, depth);
-            let within = entries[at..].iter();
-            let end = at + within.take_while(|it| key.contains(it.position)).count();
-            let news = News {
-                entries: &entries[at..end],
-                bodies: &bodies[at..end],
-            };
-            let ahead = News {
-                entries: &entries[end..],
-                bodies: &bodies[end..],
-            };
-            let ahead = ahead.raws();
-            let ahead = ahead.take_while(|it| it.position.segment() == segment);
-            let bytes_ahead = ahead.map(|it| it.bytes()).sum();
+            let within = rest.iter().take_while(|it| key.contains(it.position));
+            let (here, ahead) = rest.split_at(within.count());
             // If it was cut deeper instead, they go into other blocks.
-            if self.write_block(key, &news, bytes_ahead, scratch)? {
-                at = end;
+            if self.write_block(key, here, ahead, scratch)? {
+                rest = ahead;
             }
         }
         if self.damages.any() {
@@ -71,62 +66,48 @@ impl Content {
         })))
     }
 
-    /// Writes what is new into one block; so many bytes of the same segment are to come. False when it was cut deeper
-    /// instead.
+    /// Writes what is new into one block; what lies ahead is to come. False when its segment was cut deeper instead.
     fn write_block(
         &self,
         key: BlockKey,
-        news: &News<'_>,
-        bytes_ahead: usize,
+        news: &[Raw<'_>],
+        ahead: &[Raw<'_>],
         scratch: &mut Scratch,
     ) -> sled::Result<bool> {
         let loaded = self.load(key)?;
-        let loss = loaded.loss();
-        if loaded.block().is_spilled() {
-            for raw in news.raws() {
+        let (block, loss) = (loaded.block(), loaded.loss());
+        if block.is_spilled() {
+            for raw in news {
                 match raw.is_removal() {
-                    true => self.remove_spilled(&raw, scratch)?,
-                    false => self.write_record(&raw, scratch)?,
+                    true => self.remove_spilled(raw, scratch)?,
+                    false => self.write_record(raw, scratch)?,
                 }
             }
             if loaded.is_forgiven {
                 self.put_block(key, &spilled(key, None))?;
             }
         } else {
-            scratch.builder.clear();
-            scratch.retired.clear();
-            let records = loaded.block().records().peekable();
-            merge(records, news, &mut scratch.builder, &mut scratch.retired);
+            merge(block.records(), news, scratch);
             let bytes = scratch.builder.bytes();
             let before = loaded.stored.as_ref().map_or(0, |stored| stored.len());
             let growth = bytes.saturating_sub(before);
             if bytes > BLOCK_BYTES_AIM {
-                // What is to come is as new as what is here.
-                let new_bytes: usize = news.raws().map(|it| it.bytes()).sum();
-                let expected = growth + bytes_ahead * growth.min(new_bytes) / new_bytes.max(1);
-                let expected = expected as u64;
+                let expected = growth_of_segment(growth, news, ahead);
                 let (segment, depth) = (key.segment, key.depth);
                 if !self.slacks.bears(segment, depth, expected)
                     && self.cut_deeper(segment, depth, expected, scratch)?
                 {
                     return Ok(false);
                 }
-                // It was used to look.
-                scratch.builder.clear();
-                scratch.retired.clear();
-                let records = loaded.block().records().peekable();
-                merge(records, news, &mut scratch.builder, &mut scratch.retired);
             }
             if bytes > BLOCK_BYTES_MAX {
                 self.spill(key, loss, scratch)?;
-            } else {
+            } else if !scratch.builder.is_empty() || loss.is_some() {
                 let Scratch { builder, block, .. } = &mut *scratch;
-                if !builder.is_empty() || loss.is_some() {
-                    builder.finish(key, loss, block);
-                    self.put_block(key, block)?;
-                } else if loaded.stored.is_some() || loaded.is_forgiven {
-                    self.remove_block(key.to_bytes().as_slice().into())?;
-                }
+                builder.finish(key, loss, block);
+                self.put_block(key, block)?;
+            } else if loaded.stored.is_some() || loaded.is_forgiven {
+                self.remove_block(key.to_bytes().as_slice().into())?;
             }
             self.slacks.note_growth(key.segment, growth as u64);
             for &set in &scratch.retired {
@@ -134,7 +115,7 @@ impl Content {
             }
         }
         if loaded.is_forgiven {
-            self.damages.settle(key.segment, key.start(), key.end());
+            self.damages.settle(key.arc());
         }
         Ok(true)
     }
@@ -180,32 +161,15 @@ impl Content {
     }
 }
 
-/// What is new of one block, in ring order.
-struct News<'a> {
-    entries: &'a [Entry],
-    bodies: &'a [Body],
-}
-
-impl News<'_> {
-    fn raws(&self) -> impl Iterator<Item = Raw<'_>> {
-        self.entries.iter().zip(self.bodies).map(|(entry, body)| {
-            let (position, key) = entry.place();
-            match body {
-                Some(body) => Raw::chunked(position, key, body),
-                None => Raw::inline(position, key, entry.pair.versions()),
-            }
-        })
-    }
-}
-
 /// Puts together what a block has and what is new, and notes which chunks are replaced.
-fn merge(
-    mut records: Peekable<Records<'_>>,
-    news: &News<'_>,
-    builder: &mut Builder,
-    retired: &mut Vec<u64>,
-) {
-    for new in news.raws() {
+fn merge(records: Records<'_>, news: &[Raw<'_>], scratch: &mut Scratch) {
+    let Scratch {
+        builder, retired, ..
+    } = scratch;
+    builder.clear();
+    retired.clear();
+    let mut records = records.peekable();
+    for new in news {
         while let Some(before) = records.next_if(|it| it.place() < new.place()) {
             builder.push(&before);
         }
@@ -213,10 +177,21 @@ fn merge(
             retired.extend(replaced.chunk_set());
         }
         if !new.is_removal() {
-            builder.push(&new);
+            builder.push(new);
         }
     }
     for behind in records {
         builder.push(&behind);
     }
+}
+
+/// By how much a segment is to grow, in bytes, where a block of it grows by so much: what lies ahead is as new as what
+/// is here.
+fn growth_of_segment(growth: usize, here: &[Raw<'_>], ahead: &[Raw<'_>]) -> u64 {
+    let segment = here.first().map(|it| it.position.segment());
+    let ahead = ahead.iter();
+    let ahead = ahead.take_while(|it| Some(it.position.segment()) == segment);
+    let bytes_here: usize = here.iter().map(Raw::bytes).sum();
+    let bytes_ahead: usize = ahead.map(Raw::bytes).sum();
+    (growth + bytes_ahead * growth.min(bytes_here) / bytes_here.max(1)) as u64
 }
