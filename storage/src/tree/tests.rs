@@ -6,6 +6,9 @@ use crate::items::{Cut, PositionRange};
 use crate::table::Pair;
 
 mod blocks;
+mod cuts;
+mod losses;
+mod model;
 
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
