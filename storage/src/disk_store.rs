@@ -42,7 +42,7 @@ use crate::disk::{DirectoryFiles, create_directory};
 use crate::disk_reserve::{Change, DiskSpace, Room};
 use crate::document::{load_document, save_document};
 use crate::error::StoreError;
-use crate::footprint::{Sums, Totals};
+use crate::footprint::{Footprint, Sums, Totals};
 use crate::items::{Mutation, Page, PageLimit, PositionRange};
 use crate::log::{self, LogWriter};
 use crate::log_place::LogPlace;
@@ -184,6 +184,29 @@ impl DiskStore {
         self.found_end
     }
 
+    /// Removes values that are damaged, unless something took their place.
+    fn remove_damaged(&self, keys: &[(&Loss, &[u8])]) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        shared.write(|| {
+            // Whoever holds the log keeps writers out.
+            let mut log = shared.log_with_room()?;
+            for &(loss, key) in keys {
+                let position = Position::of_key(key);
+                // First what may have taken its place, because that goes into the tree before it leaves the table.
+                let is_replaced = matches!(shared.table.get(position, key), Look::Hit(_));
+                if is_replaced || !shared.in_tree(|tree| tree.is_damaged(loss))? {
+                    continue;
+                }
+                // What it counted for nobody knows.
+                let removal = Mutation::removal(Bytes::copy_from_slice(key), Footprint::default());
+                let pair = log.append(&removal)?;
+                shared.table.put(position, pair, key.len());
+                shared.counters.note(position, &removal);
+            }
+            Ok(())
+        })
+    }
+
     /// Carries everything that was applied into the tree now, and waits until that is durable and the
     /// log is empty again. Never needed: it goes on in the background by itself.
     ///
@@ -288,7 +311,13 @@ impl Store for DiskStore {
         self.shared.in_tree(|tree| {
             tree.forgive(losses);
             Ok(())
-        })
+        })?;
+        let keys = losses.iter().filter_map(|loss| Some((loss, loss.key()?)));
+        let keys: Vec<_> = keys.collect();
+        match keys.is_empty() {
+            true => Ok(()),
+            false => self.remove_damaged(&keys),
+        }
     }
 
     fn recount(&self, after_key: Option<&[u8]>, limit: PageLimit) -> Result<Recounted, StoreError> {

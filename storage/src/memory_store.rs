@@ -8,7 +8,7 @@
 mod content;
 mod hints;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::{Bound, RangeInclusive};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,7 +45,7 @@ struct State {
     files: BTreeMap<String, Bytes>,
     hints: content::Content,
     /// What cannot be read until it is written anew.
-    damaged: BTreeSet<Place>,
+    damaged: BTreeMap<Place, u32>,
     /// Where something was lost, nobody can say what, and where nobody waits for it any more.
     lost: BTreeMap<u16, u32>,
     forgiven: BTreeMap<u16, u32>,
@@ -113,7 +113,7 @@ impl State {
             {
                 return lost(segment, range, page);
             }
-            if self.damaged.contains(place) {
+            if self.damaged.contains_key(place) {
                 // As on a disk: the page ends before it, and the next one begins with it and says so.
                 return match page.is_empty() {
                     true => Err(damaged(key)),
@@ -273,7 +273,9 @@ impl MemoryDisk {
     /// segments' hashes do not notice, as those of a disk would not.
     pub fn damage_values(&self) {
         let mut state = self.state();
-        state.damaged = state.records.keys().cloned().collect();
+        state.losses += 1;
+        let loss = state.losses;
+        state.damaged = state.records.keys().map(|it| (it.clone(), loss)).collect();
     }
 
     /// All values that are there are lost, and of their segments nobody can say any more what was in them. The totals
@@ -340,7 +342,7 @@ impl Store for MemoryStore {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let place = (Position::of_key(key), Bytes::copy_from_slice(key));
         let state = self.0.living()?;
-        if state.damaged.contains(&place) {
+        if state.damaged.contains_key(&place) {
             return Err(damaged(&place.1));
         }
         let found = state.records.get(&place).cloned();
@@ -406,14 +408,27 @@ impl Store for MemoryStore {
             {
                 found.push(Loss::of_segment(segment, loss));
             }
+            let damaged = state.damaged.range((segment.start(), Bytes::new())..);
+            let damaged = damaged.take_while(|((position, _), _)| position.segment() == segment);
+            found.extend(damaged.map(|((at, key), &number)| Loss::of_key(*at, key, number)));
         }
         Ok(found)
     }
 
     fn forgive(&self, losses: &[Loss]) -> Result<(), StoreError> {
         let mut state = self.0.writable()?;
-        let losses = losses.iter().map(|loss| (loss.segment().0, loss.number()));
-        state.forgiven.extend(losses);
+        for loss in losses {
+            let Some(key) = loss.key() else {
+                state.forgiven.insert(loss.segment().0, loss.number());
+                continue;
+            };
+            let place = (Position::of_key(key), Bytes::copy_from_slice(key));
+            if state.damaged.get(&place) == Some(&loss.number()) {
+                state.damaged.remove(&place);
+                // Durable at once: what a crash brought back would be met as damaged again.
+                state.put(place, None);
+            }
+        }
         Ok(())
     }
 

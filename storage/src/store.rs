@@ -122,7 +122,8 @@ pub trait Store: Send + Sync + 'static {
         limit: PageLimit,
     ) -> Result<Page, StoreError>;
 
-    /// The parts of these segments in which keys may be lost, nobody can say which: none of these counts as absent.
+    /// What is lost of these segments, as far as it was met: the parts in which keys may be lost, nobody can say which,
+    /// and the keys whose values are damaged. None of these counts as absent.
     ///
     /// # Errors
     /// What the disk says.
@@ -132,8 +133,10 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Nobody waits any more for what was lost of these, because all that others have of their segments was brought back
-    /// since they were asked for, durably, or was given up: keys that are not here count as absent again. Where more was
-    /// lost since it has no effect. A store that is opened again may have forgotten it.
+    /// since they were asked for, durably, or was given up: keys that are not here count as absent again, and damaged values
+    /// are removed. Where something took the place of a loss, or more was lost since, it has no effect. A store that is
+    /// opened again may have forgotten it. To be called beside whoever writes; the totals and hashes are to be counted
+    /// anew.
     ///
     /// # Errors
     /// What the disk says; it can be said again.

@@ -14,6 +14,7 @@ mod damages;
 mod failure;
 #[cfg(test)]
 mod hooks;
+mod loss;
 mod opening;
 mod scratch;
 mod slack;
@@ -23,17 +24,18 @@ mod writing;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
 
 use self::arrangements::Arrangements;
-pub use self::content::Loss;
 use self::content::{Content, Found};
 pub(crate) use self::cursor::{Next, TreeCursor};
 use self::damages::Damages;
 use self::failure::{failure, guarded};
+pub use self::loss::Loss;
+use self::loss::Place;
 use self::opening::open_sled;
 pub(crate) use self::opening::{
     SEGMENT_BYTES, file_bytes, mend_parameters, snapshot_bytes, wait_until_closed,
@@ -45,7 +47,7 @@ use crate::directory::{OpenDirectory, sync_directory, sync_path};
 use crate::disk::create_directory;
 use crate::error::{Damage, StoreError};
 use crate::footprint::Sums;
-use crate::format::record_key;
+use crate::format::{key_of_record, position_of_record, record_key};
 use crate::hash_pages::{HashPages, Written};
 use crate::items::Cut;
 use crate::segments::HashSnapshot;
@@ -62,8 +64,6 @@ pub(crate) struct Tree {
     db_file: File,
     entries: OpenDirectory,
     db: sled::Db,
-    /// The size on disk when it was last learnt, in bytes.
-    disk_bytes: AtomicU64,
 }
 
 impl Tree {
@@ -107,7 +107,7 @@ impl Tree {
             records,
             arrangements: arrangements.map_err(damaged)?,
             chunks: Chunks::open(chunks, retired, next_set).map_err(failed)?,
-            damages: Damages::default(),
+            damages: Arc::new(Damages::default()),
             slacks: Slacks::default(),
             #[cfg(test)]
             hooks: hooks::Hooks::default(),
@@ -126,7 +126,6 @@ impl Tree {
             witness,
             hash_pages,
             db,
-            disk_bytes: AtomicU64::new(0),
         };
         tree.sync_files()?;
         Ok((tree, last, hashes))
@@ -238,10 +237,32 @@ impl Tree {
         })
     }
 
-    /// Nobody waits any more for these.
+    /// Nobody waits any more for what blocks lost. Of damaged values it takes no note: these are to be removed.
     pub(crate) fn forgive(&self, losses: &[Loss]) {
         for loss in losses {
-            self.content.damages.forgive(loss.key, loss.loss);
+            if let Place::Block(key) = loss.place() {
+                self.content.damages.forgive(*key, loss.number());
+            }
+        }
+    }
+
+    /// Whether the value that was lost is still as damaged as it was then.
+    pub(crate) fn is_damaged(&self, loss: &Loss) -> Result<bool, StoreError> {
+        let Place::Record(record_key) = loss.place() else {
+            return Ok(false);
+        };
+        if !self.content.damages.is_damaged(record_key, loss.number()) {
+            return Ok(false);
+        }
+        let (position, key) = (position_of_record(record_key), key_of_record(record_key));
+        match self.get(position, key) {
+            Err(StoreError::Corrupt { .. }) => Ok(true),
+            // It was not the disk that was wrong.
+            Ok(_) => {
+                self.content.damages.mended(record_key);
+                Ok(false)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -255,12 +276,15 @@ impl Tree {
         self.content.damages.reads()
     }
 
-    /// The size on disk in bytes; what it last was, when the system does not say.
+    /// The size on disk in bytes; 0 when the system does not say. sled would look for it where it was opened.
     pub(crate) fn disk_bytes(&self) -> u64 {
-        if let Ok(bytes) = self.db.size_on_disk() {
-            self.disk_bytes.store(bytes, Ordering::Relaxed);
-        }
-        self.disk_bytes.load(Ordering::Relaxed)
+        self.db_file.metadata().map_or(0, |metadata| metadata.len())
+    }
+
+    /// A value is taken for damaged.
+    #[cfg(test)]
+    pub(crate) fn note_damaged(&self, position: Position, key: &[u8]) {
+        self.content.damages.met(record_key(position, key));
     }
 
     /// Damages what is written down of a page of segment hashes.

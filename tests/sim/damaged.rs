@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::ids::WriteId;
-use dynakv_storage::MemoryDisk;
+use dynakv_storage::{Footprint, MemoryDisk, Mutation, Store};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::client::{Client, get, write};
@@ -46,6 +46,63 @@ fn what_is_damaged_beside_a_value_that_was_read_comes_back_with_it() {
 fn what_was_lost_with_a_part_of_the_store_comes_back() {
     let test = "what_was_lost_with_a_part_of_the_store_comes_back";
     comes_back(test, Fault::LoseSegments { node: DAMAGED });
+}
+
+/// What nobody else has is absent in the end, and not damaged for ever.
+#[test]
+fn a_damaged_value_that_nobody_else_has_goes() {
+    let test = "a_damaged_value_that_nobody_else_has_goes";
+    for_each_seed(3, test, |seed| {
+        let mut world = World::new(seed, MACHINES, Flaw::None);
+        let history = Rc::new(RefCell::new(History::default()));
+        let disk = world.machines[DAMAGED].disk.clone();
+        world.add_client("script", |client| lonely(client, disk));
+        Verdict::of_damaged(world, &Plan::default(), &history).into_result()
+    });
+}
+
+async fn lonely(mut client: Client, disk: MemoryDisk) -> turmoil::Result {
+    client.wait_for_cluster().await;
+    let (keys, alone) = neighbours();
+    for (number, key) in keys.iter().enumerate() {
+        let value = Some(Bytes::from(format!("value of {key}")));
+        let write = write(key, WriteId(1 + number as u128), value, TIMEOUT);
+        let written = client.write(0, write).await;
+        assert!(written.is_ok(), "{key}: {written:?}");
+    }
+    let begin = Instant::now() + (DAMAGED_AT + TIMEOUT).saturating_sub(clock::now());
+    sleep_until(begin).await;
+    // Before anybody has compared anything.
+    let store = disk.store();
+    let key = Bytes::from(alone.clone());
+    store.apply(&[Mutation {
+        key: key.clone(),
+        versions: Bytes::from_static(b"any"),
+        before: Footprint::default(),
+        after: Footprint::default(),
+    }])?;
+    store.sync()?;
+    disk.damage_values();
+    let mut all = get(&alone, TIMEOUT);
+    all.r = Some(3);
+    let read = client.get(DAMAGED, all.clone()).await;
+    assert!(read.is_err(), "a damaged value has counted: {read:?}");
+    let deadline = clock::now() + MENDED_WITHIN;
+    loop {
+        match client.get(DAMAGED, all.clone()).await {
+            Ok(fetched) => break assert!(fetched.siblings.is_empty()),
+            Err(error) if clock::now() >= deadline => panic!("{error:?}"),
+            Err(_) => sleep(Duration::from_millis(200)).await,
+        }
+    }
+    assert_eq!(store.get(&key)?, None);
+    assert_eq!(client.difference(&keys, false), None);
+    // It is counted out, too: two nodes with the same keys have the same hash.
+    while let Some(what) = client.difference(&keys, true) {
+        assert!(clock::now() < deadline, "{what}");
+        sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
 }
 
 fn comes_back(test: &str, fault: Fault) {

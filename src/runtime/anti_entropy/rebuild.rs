@@ -190,7 +190,7 @@ impl AntiEntropy {
             // What was given before a loss may have been lost with it.
             let losses = self.losses([&owned[..], &foreign].concat()).await?;
             for loss in &losses {
-                if attempt.losses.insert(*loss) {
+                if attempt.losses.insert(loss.clone()) {
                     attempt.sources.forget(loss.segment());
                 }
             }
@@ -238,7 +238,7 @@ impl AntiEntropy {
         Ok(())
     }
 
-    /// Where in these segments the store cannot say which keys it lost.
+    /// Which values of these segments are damaged, and where the store cannot say which keys it lost.
     async fn losses(&self, segments: Vec<Segment>) -> Result<Vec<Loss>, MendError> {
         let losses = self
             .0

@@ -455,6 +455,92 @@ fn a_damaged_value_in_the_tree_is_hidden_by_a_newer_one() {
     assert_eq!(store.totals().corrupt_keys, 1);
 }
 
+/// What was asked for is removed, and nothing that took its place, however damaged that is by now.
+#[test]
+fn a_damaged_value_that_nobody_waits_for_is_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let segments = ["a", "b", "c", "d"].map(|key| Segment::of_key(key.as_bytes()));
+    let damage = |store: &DiskStore| {
+        let shared = &store.shared;
+        let damaged = shared.in_tree(|tree| {
+            tree.lose_chunks();
+            Ok(())
+        });
+        damaged.unwrap();
+    };
+    let carry = |store: DiskStore| {
+        store.checkpoint().unwrap();
+        drop(store);
+        open(directory.path())
+    };
+    for key in ["a", "b", "c"] {
+        store.apply(&[mutation(key, vec![7; 9000], true)]).unwrap();
+    }
+    store.apply(&[mutation("d", vec![7; 100], true)]).unwrap();
+    let store = carry(store);
+    damage(&store);
+    assert_eq!(store.losses(&segments).unwrap(), [], "none was met");
+    for key in ["a", "b", "c"] {
+        store.get(key.as_bytes()).unwrap_err();
+    }
+    let losses = store.losses(&segments).unwrap();
+    let keys: BTreeSet<_> = losses.iter().map(|loss| loss.key().unwrap()).collect();
+    assert_eq!(keys, BTreeSet::from([&b"a"[..], b"b", b"c"]));
+    // Something takes the place of two of them, and one of these is damaged once more.
+    store.apply(&[mutation("b", vec![8; 9000], false)]).unwrap();
+    let store = {
+        store.checkpoint().unwrap();
+        // Out of the table.
+        store.shared.table.forget_clean();
+        damage(&store);
+        store.get(b"b").unwrap_err();
+        store.apply(&[mutation("c", "mended", false)]).unwrap();
+        store
+    };
+    store.forgive(&losses).unwrap();
+    assert_eq!(store.get(b"a").unwrap(), None);
+    assert!(
+        store.get(b"b").unwrap_err().is_corruption(),
+        "it is another one"
+    );
+    assert_eq!(store.get(b"c").unwrap().unwrap(), "mended");
+    assert_eq!(store.get(b"d").unwrap().unwrap().len(), 100);
+    // Again has no effect, on what was written since either.
+    store.apply(&[mutation("a", "new", true)]).unwrap();
+    store.forgive(&losses).unwrap();
+    assert_eq!(store.get(b"a").unwrap().unwrap(), "new");
+    let losses = store.losses(&segments).unwrap();
+    store.forgive(&losses).unwrap();
+    assert_eq!(store.get(b"b").unwrap(), None);
+    let store = carry(store);
+    assert_eq!(store.get(b"b").unwrap(), None);
+    assert_eq!(store.losses(&segments).unwrap(), []);
+    let items = store.scan(PositionRange::ALL, None, ALL).unwrap().items;
+    assert_eq!(items.len(), 3);
+    assert_eq!(store.totals().corrupt_keys, 0);
+}
+
+/// What the disk gave wrong once, and right the next time, is no damage.
+#[test]
+fn what_can_be_read_after_all_is_not_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    store.apply(&[mutation("a", vec![7; 100], true)]).unwrap();
+    store.checkpoint().unwrap();
+    store.shared.table.forget_clean();
+    let met = store.shared.in_tree(|tree| {
+        tree.note_damaged(Position::of_key(b"a"), b"a");
+        Ok(())
+    });
+    met.unwrap();
+    let losses = store.losses(&[Segment::of_key(b"a")]).unwrap();
+    assert_eq!(losses.len(), 1);
+    store.forgive(&losses).unwrap();
+    assert_eq!(store.get(b"a").unwrap().unwrap().len(), 100);
+    assert_eq!(store.totals().corrupt_keys, 0);
+}
+
 /// A new key, with the hash that its state has.
 fn hashed(key: &str, versions: &str) -> Mutation {
     let mut mutation = mutation(key, versions.to_owned(), true);

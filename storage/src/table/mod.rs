@@ -275,6 +275,15 @@ impl Table {
         self.dropped.fetch_add(dropped, Ordering::Relaxed);
     }
 
+    /// Drops all that is clean.
+    #[cfg(test)]
+    pub(crate) fn forget_clean(&self) {
+        // The hottest has cooled down by then.
+        for _ in 0..8 {
+            (0..SHARDS).for_each(|shard| self.sweep(shard));
+        }
+    }
+
     fn read(&self, shard: usize) -> RwLockReadGuard<'_, Shard> {
         self.shards[shard].read()
     }

@@ -7,6 +7,7 @@
 //! that somebody made so that they lie close together.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use dynakv_protocol::hash::{Position, Segment};
@@ -17,6 +18,7 @@ use super::block::{Block, BlockKey};
 use super::damages::Damages;
 #[cfg(test)]
 use super::hooks::Hooks;
+use super::loss::Loss;
 use super::slack::Slacks;
 use crate::chunks::Chunks;
 use crate::error::Damage;
@@ -29,7 +31,8 @@ pub(super) struct Content {
     pub(super) records: sled::Tree,
     pub(super) arrangements: Arrangements,
     pub(super) chunks: Chunks,
-    pub(super) damages: Damages,
+    /// Shared with a copy that is being made.
+    pub(super) damages: Arc<Damages>,
     /// There was nothing in it when it was opened, so nothing is left of what was cut short.
     pub(super) was_empty: bool,
     pub(super) slacks: Slacks,
@@ -261,8 +264,10 @@ impl Content {
         Ok(())
     }
 
-    /// The blocks of a segment in which keys may be lost.
+    /// The blocks of a segment in which keys may be lost, and the keys whose values were met damaged.
     pub(super) fn losses(&self, segment: Segment, found: &mut Vec<Loss>) -> sled::Result<()> {
+        let damaged = self.damages.of_segment(segment).into_iter();
+        found.extend(damaged.map(|(record_key, number)| Loss::of_record(record_key, number)));
         let Arrangement::Blocks(depth) = self.arrangements.of(segment) else {
             return Ok(());
         };
@@ -272,35 +277,9 @@ impl Content {
                 continue;
             };
             let loss = self.loaded(key, stored).loss();
-            found.extend(loss.map(|loss| Loss { key, loss }));
+            found.extend(loss.map(|number| Loss::of_block(key, number)));
         }
         Ok(())
-    }
-}
-
-/// That something is lost in a part of a segment; see [`Store::losses`](crate::Store::losses). Another loss in the same
-/// part is another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Loss {
-    pub(super) key: BlockKey,
-    pub(super) loss: u32,
-}
-
-impl Loss {
-    /// All of a segment.
-    pub(crate) fn of_segment(segment: Segment, loss: u32) -> Self {
-        let key = BlockKey::of(segment.start(), 0);
-        Self { key, loss }
-    }
-
-    /// Tells it from another loss in the same place.
-    pub(crate) fn number(&self) -> u32 {
-        self.loss
-    }
-
-    /// The segment.
-    pub fn segment(&self) -> Segment {
-        self.key.segment
     }
 }
 

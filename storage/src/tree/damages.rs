@@ -1,10 +1,13 @@
 //! What was found damaged since the tree was opened.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use dynakv_protocol::hash::Segment;
+
 use super::block::BlockKey;
+use crate::format::position_of_record;
 use crate::items::PositionRange;
 
 /// How many damaged keys are told apart; beyond, they are counted no more.
@@ -13,8 +16,8 @@ const DAMAGED_KEYS_MAX: usize = 65_536;
 /// Damaged values that were met, and blocks of which it no longer matters that something in them was lost.
 #[derive(Debug, Default)]
 pub(super) struct Damages {
-    /// The record keys of damaged values that were met and not written anew since.
-    keys: Mutex<BTreeSet<Vec<u8>>>,
+    /// The record keys of damaged values that were met and not written anew since, each with the number of its damage.
+    keys: Mutex<BTreeMap<Vec<u8>, u32>>,
     /// How many these are: looked at without the lock.
     count: AtomicUsize,
     /// How often one was met.
@@ -28,10 +31,11 @@ pub(super) struct Damages {
 impl Damages {
     /// A damaged value was met.
     pub(super) fn met(&self, record_key: Vec<u8>) {
-        self.reads.fetch_add(1, Ordering::Relaxed);
+        let number = self.reads.fetch_add(1, Ordering::Relaxed) as u32;
         let mut keys = self.keys();
         if keys.len() < DAMAGED_KEYS_MAX {
-            keys.insert(record_key);
+            // It stays the same damage however often it is met.
+            keys.entry(record_key).or_insert(number);
             self.count.store(keys.len(), Ordering::Relaxed);
         }
     }
@@ -51,6 +55,23 @@ impl Damages {
         let mut keys = self.keys();
         keys.remove(record_key);
         self.count.store(keys.len(), Ordering::Relaxed);
+    }
+
+    /// The record keys of a segment whose values were met damaged, and the numbers of these damages.
+    pub(super) fn of_segment(&self, segment: Segment) -> Vec<(Vec<u8>, u32)> {
+        if !self.any() {
+            return Vec::new();
+        }
+        let from = segment.start().0.to_be_bytes().to_vec();
+        let keys = self.keys();
+        let keys = keys.range(from..);
+        let keys = keys.take_while(|(key, _)| position_of_record(key).segment() == segment);
+        keys.map(|(key, &number)| (key.clone(), number)).collect()
+    }
+
+    /// Whether a key is still as damaged as it was under this number.
+    pub(super) fn is_damaged(&self, record_key: &[u8], number: u32) -> bool {
+        self.keys().get(record_key) == Some(&number)
     }
 
     /// How many damaged values were met and not written anew since.
@@ -88,7 +109,7 @@ impl Damages {
 
     // Insertions and removals leave a whole set whatever happens.
 
-    fn keys(&self) -> MutexGuard<'_, BTreeSet<Vec<u8>>> {
+    fn keys(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, u32>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
