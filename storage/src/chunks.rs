@@ -103,6 +103,22 @@ impl Chunks {
         Ok(retired)
     }
 
+    /// The sets that are cut from now on have this number, or a higher one.
+    pub(crate) fn begin_at(&self, next_set: u64) {
+        self.next_set.fetch_max(next_set, Ordering::Relaxed);
+    }
+
+    /// Copies a set. How many bytes it has.
+    pub(crate) fn copy(&self, set: u64, into: &Self) -> sled::Result<u64> {
+        let mut bytes = 0;
+        for chunk in self.tree.scan_prefix(set_start(set)) {
+            let (key, content) = chunk?;
+            bytes += content.len() as u64;
+            into.tree.insert(key, content)?;
+        }
+        Ok(bytes)
+    }
+
     /// Removes sets that nothing names any more, and crosses them out.
     pub(crate) fn remove(&self, sets: &[u64]) -> sled::Result<()> {
         for &set in sets {

@@ -48,3 +48,19 @@ pub(crate) fn sync_path(path: &Path) -> Result<(), StoreError> {
     let file = File::open(path).map_err(StoreError::io("open", path))?;
     file.sync_all().map_err(StoreError::sync_failed(path))
 }
+
+/// Exchanges two directories in one step.
+#[cfg(target_os = "linux")]
+pub(crate) fn exchange(one: &Path, other: &Path) -> Result<(), StoreError> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)
+        .map_err(|error| StoreError::io("exchange the directory with", one)(error.into()))
+}
+
+/// Other systems have no such step.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn exchange(one: &Path, _: &Path) -> Result<(), StoreError> {
+    Err(StoreError::io("exchange the directory with", one)(
+        std::io::Error::from(std::io::ErrorKind::Unsupported),
+    ))
+}

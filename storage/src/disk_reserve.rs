@@ -182,6 +182,31 @@ impl Room {
         self.free_bytes.load(Ordering::Relaxed) >= needed.saturating_add(beyond)
     }
 
+    /// Whether the last look found too little for growth.
+    pub(crate) fn is_short(&self) -> bool {
+        self.is_short.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is room for a copy of so many bytes. On a disk that is nearly full it may take what is kept for
+    /// opening the store: it is given up, and removed before the store is opened, where that is wanted.
+    pub(crate) fn is_enough_for_copy(&self, bytes: u64) -> bool {
+        let kept = match self.is_short() {
+            true => SEGMENT_BYTES,
+            false => self.reserve_bytes.saturating_add(bytes / 4),
+        };
+        DiskSpace::of(&self.directory)
+            .is_ok_and(|space| space.free_bytes >= bytes.saturating_add(kept))
+    }
+
+    /// Whether it may go on.
+    pub(crate) fn is_enough_to_copy_on(&self, is_short: bool) -> bool {
+        match is_short {
+            true => DiskSpace::of(&self.directory)
+                .is_ok_and(|space| space.free_bytes >= 2 * SEGMENT_BYTES),
+            false => self.is_enough_for_checkpoint(SEGMENT_BYTES),
+        }
+    }
+
     /// Whether the tree can be opened again.
     pub(crate) fn is_enough_to_open(&self) -> bool {
         let base = self.ballast.base_bytes().min(OPENING_BYTES);

@@ -14,6 +14,7 @@
 //! brought forward by the changes in the log, so that opening reads no records.
 
 mod background;
+mod compaction;
 mod counting;
 mod lack;
 mod layout;
@@ -36,7 +37,7 @@ use dynakv_protocol::hash::{Position, Segment};
 pub(crate) use self::layout::mend_constants;
 pub(crate) use self::layout::{LOG_DIRECTORY, TREE_DIRECTORY};
 use self::layout::{RUN_DOCUMENT, check_format, check_lengths};
-pub use self::options::{DiskOptions, Durability};
+pub use self::options::{Compaction, DiskOptions, Durability};
 use self::shared::Shared;
 use crate::disk::{DirectoryFiles, create_directory};
 use crate::disk_reserve::{Change, DiskSpace, Room};
@@ -88,6 +89,7 @@ impl DiskStore {
         let directory = directory.as_ref().to_owned();
         let files = DirectoryFiles::open(&directory)?;
         let tree_directory = directory.join(TREE_DIRECTORY);
+        compaction::remove_leftovers(&directory)?;
         let room = Room::open(&directory, &tree_directory, options.reserve_bytes)?;
         let limits = options.limits(DiskSpace::of(&directory)?);
         if check_format(&directory, &files)? {
@@ -134,6 +136,7 @@ impl DiskStore {
             room,
             counters,
             checkpoint_times: CheckpointTimes::default(),
+            compactions: AtomicU64::new(0),
             generation_bytes: AtomicU64::new(log.generation_bytes()),
             sync_progress: AtomicU64::new(0),
             log: Mutex::new(log),
@@ -379,6 +382,7 @@ impl Store for DiskStore {
         status.dirty_entries = (active.entries + frozen.entries) as u64;
         shared.table.fill_status(&mut status);
         shared.checkpoint_times.fill(&mut status);
+        status.compactions = shared.compactions.load(Ordering::Relaxed);
         status
     }
 

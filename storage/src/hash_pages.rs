@@ -88,6 +88,29 @@ impl HashPages {
         Ok(Ok((Self { tree, slots }, written)))
     }
 
+    /// Copies all pages.
+    pub(crate) fn copy(&self, into: &Self) -> sled::Result<()> {
+        for stored in &self.tree {
+            let (key, record) = stored?;
+            into.tree.insert(key, record)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what was copied into it, and holds it against the root of its checkpoint.
+    pub(crate) fn open_again(
+        &self,
+        number: u64,
+        root: u128,
+    ) -> sled::Result<Result<Self, &'static str>> {
+        let opened = Self::open(self.tree.clone(), number, root)?;
+        Ok(match opened {
+            Ok((pages, written)) if written.damaged_pages.is_empty() => Ok(pages),
+            Ok(_) => Err("a page of the hashes of its segments is damaged"),
+            Err(reason) => Err(reason),
+        })
+    }
+
     /// Writes down the pages that changed; they count once the checkpoint of this number is durable.
     pub(crate) fn write(&self, number: u64, snapshot: &HashSnapshot) -> sled::Result<()> {
         let slots = *self.slots.lock().unwrap_or_else(PoisonError::into_inner);

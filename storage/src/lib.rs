@@ -57,7 +57,7 @@ mod witness;
 pub use check::{Checked, Finding, check_directory, check_store};
 pub use disk::{DirectoryFiles, DirectoryLock, SmallFiles, rename_directory};
 pub use disk_reserve::{Change, DiskSpace};
-pub use disk_store::{DiskOptions, DiskStore, Durability};
+pub use disk_store::{Compaction, DiskOptions, DiskStore, Durability};
 pub use document::{load_document, peek_document, save_document};
 pub use error::{Damage, StoreError};
 pub use footprint::{Footprint, Tally, Totals};

@@ -13,7 +13,7 @@ use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 
 use crate::check::{Progress, Step, check_store, list};
-use crate::directory::{parent_of, sync_directory, sync_path};
+use crate::directory::{exchange, parent_of, sync_directory, sync_path};
 use crate::disk::{DirectoryLock, LOCK_FILE};
 use crate::disk_reserve::DiskSpace;
 use crate::disk_store::{DiskOptions, DiskStore, TREE_DIRECTORY};
@@ -218,20 +218,4 @@ fn compare(old: &DiskStore, new: &DiskStore, progress: Progress<'_>) -> Result<u
             first: first.clone(),
         }),
     }
-}
-
-/// Exchanges two directories in one step.
-#[cfg(target_os = "linux")]
-fn exchange(one: &Path, other: &Path) -> Result<(), StoreError> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)
-        .map_err(|error| StoreError::io("exchange the store with", one)(error.into()))
-}
-
-/// Other systems have no such step.
-#[cfg(not(target_os = "linux"))]
-fn exchange(one: &Path, _: &Path) -> Result<(), StoreError> {
-    Err(StoreError::io("exchange the store with", one)(
-        std::io::Error::from(std::io::ErrorKind::Unsupported),
-    ))
 }

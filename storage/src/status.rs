@@ -33,6 +33,8 @@ pub struct StoreStatus {
     pub checkpoints_time: Duration,
     /// How much processor time they took, without that of sled's own threads.
     pub checkpoints_cpu_time: Duration,
+    /// How often room was given back to the disk since the store was opened.
+    pub compactions: u64,
     /// How often a read met a damaged value since the store was opened; one value can count many times.
     pub damaged_reads: u64,
     /// What is free on the disk, in bytes.

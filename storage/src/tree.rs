@@ -8,6 +8,7 @@
 mod arrangements;
 mod block;
 mod content;
+mod copying;
 mod cursor;
 mod cutting;
 mod damages;

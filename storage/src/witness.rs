@@ -23,7 +23,7 @@ use crate::footprint::Sums;
 use crate::rewritten::{Rewritten, is_believable};
 
 /// The file beside sled's own, of one number.
-const FILE: &str = "synced";
+pub(crate) const FILE: &str = "synced";
 
 /// The key of the last checkpoint in its tree.
 const LAST: &[u8] = b"last";
@@ -110,6 +110,22 @@ impl Witness {
     /// The number of the last checkpoint that was begun; after opening, of the last one that is durable.
     pub(crate) fn number(&self) -> u64 {
         self.number.load(Ordering::Relaxed)
+    }
+
+    /// Writes down the last checkpoint of another tree, whose copy this one is, apart from the numbers of its chunks.
+    pub(crate) fn copy(&self, of: &Self, next_set: u64) -> sled::Result<Option<Checkpoint>> {
+        let last = of.tree.get(LAST)?;
+        let Some((number, checkpoint)) = last.as_deref().and_then(decode_record) else {
+            return Ok(None);
+        };
+        let checkpoint = Checkpoint {
+            next_set,
+            ..checkpoint
+        };
+        let record = encode_record(number, &checkpoint);
+        self.tree.insert(LAST, record.as_slice())?;
+        self.number.store(number, Ordering::Relaxed);
+        Ok(Some(checkpoint))
     }
 
     /// Numbers the checkpoint and writes it down: the last write before the flush.

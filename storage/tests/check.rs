@@ -10,8 +10,8 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::{Actor, WriteId};
 use dynakv_storage::{
-    Checked, DiskOptions, DiskStore, Footprint, Mutation, RewriteError, Store, StoreError,
-    check_directory, check_store, rewrite_directory,
+    Checked, Compaction, DiskOptions, DiskStore, Footprint, Mutation, RewriteError, Store,
+    StoreError, check_directory, check_store, rewrite_directory,
 };
 
 const OPTIONS: DiskOptions = DiskOptions {
@@ -19,6 +19,7 @@ const OPTIONS: DiskOptions = DiskOptions {
     log_bytes_max: 32 * 1024 * 1024,
     durability: dynakv_storage::Durability::Sync,
     reserve_bytes: None,
+    compaction: Compaction::WhenWorth,
 };
 
 fn state(counter: u64, value: Value) -> Versions {

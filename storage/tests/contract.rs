@@ -8,8 +8,8 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::hash::{Position, Segment};
 use dynakv_protocol::{Actor, WriteId};
 use dynakv_storage::{
-    Checked, DiskOptions, DiskStore, Durability, Footprint, Item, MemoryDisk, MemoryStore,
-    Mutation, PageLimit, PositionRange, Store, Totals, check_store,
+    Checked, Compaction, DiskOptions, DiskStore, Durability, Footprint, Item, MemoryDisk,
+    MemoryStore, Mutation, PageLimit, PositionRange, Store, Totals, check_store,
 };
 use proptest::prelude::{Strategy, any, prop_assert_eq, prop_oneof};
 use proptest::test_runner::{Config, TestRunner};
@@ -287,6 +287,7 @@ const OPTIONS: DiskOptions = DiskOptions {
     log_bytes_max: 512 * 1024 * 1024,
     durability: Durability::Sync,
     reserve_bytes: None,
+    compaction: Compaction::WhenWorth,
 };
 
 #[test]

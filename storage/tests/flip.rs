@@ -17,8 +17,8 @@ use dynakv_protocol::causal::{Dot, Incoming, Value, Versions};
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::{Actor, NodeId, WriteId};
 use dynakv_storage::{
-    DirectoryFiles, DiskOptions, DiskStore, Durability, Footprint, Identity, IdentityError,
-    LogPlace, Mutation, PageLimit, PositionRange, Store, StoreError, check_store,
+    Compaction, DirectoryFiles, DiskOptions, DiskStore, Durability, Footprint, Identity,
+    IdentityError, LogPlace, Mutation, PageLimit, PositionRange, Store, StoreError, check_store,
 };
 
 /// How many bytes of sled's files are flipped; `make flip` asks for `all`.
@@ -33,6 +33,7 @@ const OPTIONS: DiskOptions = DiskOptions {
     log_bytes_max: 32 * 1024 * 1024,
     durability: Durability::Sync,
     reserve_bytes: None,
+    compaction: Compaction::WhenWorth,
 };
 
 type States = BTreeMap<Bytes, Bytes>;

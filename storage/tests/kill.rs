@@ -21,8 +21,8 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::hash::versions_hash;
 use dynakv_protocol::ids::{Actor, NodeId};
 use dynakv_storage::{
-    DirectoryFiles, DiskOptions, DiskStore, Durability, Footprint, Identity, LogPlace, Mutation,
-    PageLimit, PositionRange, Store, check_store,
+    Compaction, DirectoryFiles, DiskOptions, DiskStore, Durability, Footprint, Identity, LogPlace,
+    Mutation, PageLimit, PositionRange, Store, check_store,
 };
 
 /// Tells the test binary that it is the process to be killed, and where to write.
@@ -57,6 +57,11 @@ impl Round {
                 _ => Durability::Sync,
             },
             reserve_bytes: None,
+            // In every other round room is given back all the time.
+            compaction: match self.0 % 4 {
+                1 | 2 => Compaction::Always,
+                _ => Compaction::WhenWorth,
+            },
         }
     }
 

@@ -19,7 +19,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dynakv_storage::{DiskOptions, DiskStore, Footprint, Mutation, Store};
+use dynakv_storage::{Compaction, DiskOptions, DiskStore, Footprint, Mutation, Store};
 use rustix::process::Signal;
 
 use self::halfway::halfway;
@@ -40,6 +40,7 @@ const OPTIONS: DiskOptions = DiskOptions {
     log_bytes_max: 32 * 1024 * 1024,
     durability: dynakv_storage::Durability::Sync,
     reserve_bytes: None,
+    compaction: Compaction::WhenWorth,
 };
 
 /// One test at a time: between a fork and its exec a process that another test starts holds the lock of this one's

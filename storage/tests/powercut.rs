@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use dynakv_storage::{DiskOptions, DiskStore, Durability};
+use dynakv_storage::{Compaction, DiskOptions, DiskStore, Durability};
 
 use self::writer::{Acknowledged, Plan};
 
@@ -96,6 +96,10 @@ impl Cut {
             log_bytes_max: 200_000 + largest * [40, 400][self.spread(2) as usize % 2],
             durability: Durability::Sync,
             reserve_bytes: None,
+            compaction: match self.spread(4).is_multiple_of(2) {
+                true => Compaction::Always,
+                false => Compaction::WhenWorth,
+            },
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::compaction::Compacting;
 use super::lack::Lack;
 use super::layout::{LOG_DIRECTORY, TREE_DIRECTORY};
 use super::options::Durability;
@@ -66,10 +67,16 @@ fn run(shared: &Shared, work: impl FnOnce(&Shared) -> Result<(), StoreError>) {
 
 /// Carries one generation after the other into the tree, until the store is closed.
 fn carry_generations(shared: &Shared) -> Result<(), StoreError> {
+    let mut compacting = Compacting::default();
     loop {
-        let frozen = match next_work(shared) {
+        let frozen = match next_work(shared, compacting.rest()) {
             Work::Generation(frozen) => frozen,
+            Work::Rest => {
+                compacting.go_on(shared)?;
+                continue;
+            }
             Work::OpenAgain => {
+                compacting.give_up();
                 tracing::error!("a read met the end of the disk: the tree is opened again");
                 match reopen_tree(shared, Lack::Room)? {
                     true => continue,
@@ -79,7 +86,7 @@ fn carry_generations(shared: &Shared) -> Result<(), StoreError> {
             Work::None => return Ok(()),
         };
         loop {
-            match carry(shared, &frozen) {
+            match carry(shared, &frozen, &mut compacting) {
                 Ok(true) => break,
                 Ok(false) => return Ok(()),
                 // However full the disk is: what it was given and could not sync is lost.
@@ -87,6 +94,7 @@ fn carry_generations(shared: &Shared) -> Result<(), StoreError> {
                 // sled may have met the end of the disk in a thread of its own, and say something else.
                 Err(error) if error.passes() || shared.room.is_exhausted() => {
                     tracing::error!(%error, "a checkpoint could not go on: the tree is opened again");
+                    compacting.give_up();
                     if !reopen_tree(shared, lack_of(&error))? {
                         return Ok(());
                     }
@@ -98,6 +106,8 @@ fn carry_generations(shared: &Shared) -> Result<(), StoreError> {
         remove_log(shared, &frozen)?;
         shared.signals().tidied += 1;
         shared.changed.notify_all();
+        // Where one generation follows the other there is no other time.
+        compacting.go_on(shared)?;
     }
 }
 
@@ -180,11 +190,19 @@ fn wait_starved(shared: &Shared, lack: Lack) -> bool {
 }
 
 /// Waits until a checkpoint has room for so many bytes more. False when the store is being closed.
-fn wait_for_room(shared: &Shared, bytes: usize) -> Result<bool, StoreError> {
+fn wait_for_room(
+    shared: &Shared,
+    bytes: usize,
+    compacting: &mut Compacting,
+) -> Result<bool, StoreError> {
     let mut has_waited = false;
     // What is always kept free has room for a usual batch.
     let beyond = bytes.saturating_sub(BATCH_BYTES) as u64;
     while !shared.room.is_enough_for_checkpoint(beyond) {
+        // What it takes is for a checkpoint first.
+        if compacting.give_up() {
+            continue;
+        }
         if !std::mem::replace(&mut has_waited, true) {
             tracing::warn!("the disk is nearly full: a checkpoint waits for room");
         }
@@ -209,12 +227,15 @@ enum Work {
     Generation(Arc<Frozen>),
     /// sled does nothing more: a read of its has met the end of the disk.
     OpenAgain,
+    /// Nothing for a while.
+    Rest,
     /// Nothing: the store is closed or has failed.
     None,
 }
 
-/// Waits for something to do.
-fn next_work(shared: &Shared) -> Work {
+/// Waits for something to do, for so long at most.
+fn next_work(shared: &Shared, rest: Duration) -> Work {
+    let began = Instant::now();
     let mut signals = shared.signals();
     loop {
         if signals.closing || shared.stopped.get().is_some() {
@@ -233,25 +254,33 @@ fn next_work(shared: &Shared) -> Work {
                 }
             };
         }
-        signals = shared
-            .changed
-            .wait(signals)
-            .unwrap_or_else(PoisonError::into_inner);
+        let left = rest.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return Work::Rest;
+        }
+        let woken = shared.changed.wait_timeout(signals, left);
+        signals = woken.unwrap_or_else(PoisonError::into_inner).0;
     }
 }
 
 /// Carries a generation into the tree. False when the store was closed meanwhile.
-fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
+fn carry(
+    shared: &Shared,
+    frozen: &Frozen,
+    compacting: &mut Compacting,
+) -> Result<bool, StoreError> {
     let began = Instant::now();
     let mut cursor = FrozenCursor::new(&shared.table);
     let mut scratch = Scratch::default();
     let mut carried = 0;
     while let Some(entries) = cursor.next() {
         for batch in batches(&entries) {
-            if !wait_for_room(shared, bytes_of(batch))? {
+            if !wait_for_room(shared, bytes_of(batch), compacting)? {
                 return Ok(false);
             }
             shared.in_tree(|tree| tree.write(batch, &mut scratch))?;
+            compacting.write(batch)?;
+            compacting.step(shared)?;
         }
         carried += entries.len();
         drop(entries);
@@ -259,7 +288,7 @@ fn carry(shared: &Shared, frozen: &Frozen) -> Result<bool, StoreError> {
             return Ok(false);
         }
     }
-    if !wait_for_room(shared, 0)? {
+    if !wait_for_room(shared, 0, compacting)? {
         return Ok(false);
     }
     if shared.table.has_overwritten() {

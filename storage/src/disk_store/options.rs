@@ -15,6 +15,15 @@ pub enum Durability {
     Interval(Duration),
 }
 
+/// When room that sled's file has and does not need is given back to the disk; see `disk_store/compaction.rs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compaction {
+    /// Where there is much of it, or the disk is nearly full.
+    WhenWorth,
+    /// One time after the other: for tests.
+    Always,
+}
+
 /// The smallest window, and the smallest log of one, in bytes: below that each write begins a new generation.
 const GENERATION_BYTES_MIN: usize = 4 * 1024;
 
@@ -44,6 +53,8 @@ pub struct DiskOptions {
     /// How much of the disk is left free, in bytes: below it no value is written. `None` for
     /// [`DiskSpace::default_reserve_bytes`](crate::DiskSpace::default_reserve_bytes).
     pub reserve_bytes: Option<u64>,
+    /// When the tree is compacted.
+    pub compaction: Compaction,
 }
 
 impl DiskOptions {
@@ -72,6 +83,7 @@ impl DiskOptions {
                 }
                 Durability::Sync => Durability::Sync,
             },
+            compaction: self.compaction,
         }
     }
 }
@@ -88,15 +100,17 @@ pub(super) struct Limits {
     /// How much log a generation has before it is frozen.
     pub(super) log_bytes: u64,
     pub(super) durability: Durability,
+    pub(super) compaction: Compaction,
 }
 
 impl Default for DiskOptions {
     fn default() -> Self {
         Self {
-            memory_bytes: 512 * 1024 * 1024,
+            memory_bytes: 1024 * 1024 * 1024,
             log_bytes_max: 512 * 1024 * 1024,
             durability: Durability::Sync,
             reserve_bytes: None,
+            compaction: Compaction::WhenWorth,
         }
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct Shared {
     pub(super) room: Room,
     pub(super) counters: Counters,
     pub(super) checkpoint_times: CheckpointTimes,
+    /// How often room was given back to the disk.
+    pub(super) compactions: AtomicU64,
     /// The bytes of the active generation's log.
     pub(super) generation_bytes: AtomicU64,
     /// Odd while a sync is under way that no caller waits for.

@@ -14,6 +14,7 @@ const OPTIONS: DiskOptions = DiskOptions {
     log_bytes_max: 32 * 1024 * 1024,
     durability: Durability::Sync,
     reserve_bytes: None,
+    compaction: Compaction::WhenWorth,
 };
 const ALL: PageLimit = PageLimit {
     items_max: usize::MAX,
@@ -660,3 +661,5 @@ fn a_key_that_no_record_can_hold_is_refused_and_the_longest_one_is_kept() {
     store.apply(&[mutation(&longest, "3", true)]).unwrap();
     assert_eq!(store.get(longest.as_bytes()).unwrap().unwrap(), "3");
 }
+
+mod compaction;

@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
 
 use super::block::BlockKey;
+use std::sync::atomic::Ordering;
+
 use super::*;
 use crate::items::{Cut, PositionRange};
 use crate::table::Pair;

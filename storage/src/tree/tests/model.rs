@@ -80,7 +80,7 @@ pub(super) fn assert_sound(tree: &Tree) {
         }
     }
     for item in &content.records {
-        let position = crate::format::position_of_record(&item.unwrap().0);
+        let position = position_of_record(&item.unwrap().0);
         match content.arrangements.of(position.segment()) {
             Arrangement::Records => {}
             Arrangement::Blocks(depth) => {

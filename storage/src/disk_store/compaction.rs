@@ -1,0 +1,335 @@
+//! Giving room back to the disk.
+//!
+//! sled uses the room of what was replaced or removed again, and never makes its file smaller. So what is live is copied
+//! into a second tree beside the first one, a few segments at a time between checkpoints. What a checkpoint carries goes
+//! into both as far as the copy is. When it is whole the two directories exchange their names, in one step of the file
+//! system: whenever this is cut short, a whole tree lies in the tree's place, and what lies beside it is of no use.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use dynakv_protocol::hash::{SEGMENTS, Segment};
+
+use super::layout::TREE_DIRECTORY;
+use super::options::Compaction;
+use super::shared::Shared;
+use crate::check::list;
+use crate::directory::{exchange, sync_directory, sync_path};
+use crate::error::StoreError;
+use crate::table::Entry;
+use crate::tree::{SEGMENT_BYTES, Scratch, Tree, wait_until_closed};
+
+/// Where the second tree lies, and after the exchange what is left of the first one.
+const BESIDE: &str = "sled.compacting";
+
+/// It is worth it when the tree takes so many times what its copy would take.
+const WORTH: u64 = 3;
+
+/// And so many bytes more.
+const WORTH_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The same on a disk that is nearly full, in bytes.
+const WORTH_BYTES_SHORT: u64 = 4 * SEGMENT_BYTES as u64;
+
+/// What a tree of sled's takes at least, in bytes.
+const LEAST_BYTES: u64 = 2 * SEGMENT_BYTES as u64;
+
+/// How many segments are looked at to tell how large the copy is.
+const LOOKS: u16 = 256;
+
+/// How much is copied at a time.
+const STEP_BYTES: u64 = 512 * 1024;
+const STEP_SEGMENTS: u32 = 512;
+
+/// How long it rests after that.
+const STEP_REST: Duration = Duration::from_millis(4);
+
+/// How often it is looked whether there is reason to begin.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long to wait after one that came to nothing; doubles up to the other.
+const RETRY: Duration = Duration::from_secs(30);
+const RETRY_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// Removes what an earlier process left beside the tree.
+///
+/// # Errors
+/// What the disk says.
+pub(super) fn remove_leftovers(directory: &Path) -> Result<(), StoreError> {
+    let beside = directory.join(BESIDE);
+    match fs::remove_dir_all(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError::io("remove", &beside)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The compaction of one store: under way, or yet to come. Only the thread of checkpoints has it.
+pub(super) struct Compacting {
+    current: Option<Copying>,
+    look_at: Instant,
+    retry: Duration,
+}
+
+/// A copy that is being made.
+struct Copying {
+    tree: Tree,
+    directory: PathBuf,
+    /// How many segments it has.
+    segments: u32,
+    /// How many bytes they had.
+    bytes: u64,
+    began: Instant,
+    /// The disk was nearly full when it began.
+    is_short: bool,
+    scratch: Scratch,
+}
+
+impl Default for Compacting {
+    fn default() -> Self {
+        Self {
+            current: None,
+            look_at: Instant::now(),
+            retry: RETRY,
+        }
+    }
+}
+
+impl Compacting {
+    /// How long the thread may wait for something else to do.
+    pub(super) fn rest(&self) -> Duration {
+        match &self.current {
+            Some(copying) if copying.is_short => Duration::ZERO,
+            // Half of a core at most: a step takes about as long.
+            Some(_) => STEP_REST,
+            None => LOOK_INTERVAL,
+        }
+    }
+
+    /// Goes on, begins, or ends, while no checkpoint is under way. What fails costs the copy and nothing else.
+    ///
+    /// # Errors
+    /// Only what ends the store: a sync that failed.
+    pub(super) fn go_on(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        let result = match &mut self.current {
+            None => self.begin_if_worth(shared),
+            Some(copying) if !copying.is_whole() => copying.step(shared),
+            Some(_) => self.finish(shared),
+        };
+        self.outcome(result)
+    }
+
+    /// Copies on between two parts of a checkpoint.
+    ///
+    /// # Errors
+    /// As [`go_on`](Self::go_on).
+    pub(super) fn step(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        let result = match &mut self.current {
+            Some(copying) if !copying.is_whole() => copying.step(shared),
+            _ => Ok(()),
+        };
+        self.outcome(result)
+    }
+
+    /// The same entries that were written into the tree.
+    ///
+    /// # Errors
+    /// As [`go_on`](Self::go_on).
+    pub(super) fn write(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+        let Some(copying) = &mut self.current else {
+            return Ok(());
+        };
+        let segments = copying.segments;
+        let copied = |entry: &Entry| u32::from(entry.position.segment().0) < segments;
+        let here = &entries[..entries.partition_point(copied)];
+        let result = match here.is_empty() {
+            true => Ok(()),
+            false => copying.tree.write(here, &mut copying.scratch),
+        };
+        self.outcome(result)
+    }
+
+    /// Gives the copy up, and the room that it takes. Whether there was one.
+    pub(super) fn give_up(&mut self) -> bool {
+        let Some(Copying {
+            tree, directory, ..
+        }) = self.current.take()
+        else {
+            return false;
+        };
+        self.look_at = Instant::now() + self.retry;
+        self.retry = (self.retry * 2).min(RETRY_MAX);
+        drop(tree);
+        remove_closed(&directory);
+        true
+    }
+
+    fn outcome(&mut self, result: Result<(), StoreError>) -> Result<(), StoreError> {
+        match result {
+            Err(error @ StoreError::SyncFailed { .. }) => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "the tree could not be compacted; it is tried again later");
+                if !self.give_up() {
+                    self.look_at = Instant::now() + self.retry;
+                }
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn begin_if_worth(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        if shared.limits.compaction == Compaction::Always {
+            self.current = Some(Copying::begin(shared, false)?);
+            return Ok(());
+        }
+        if Instant::now() < self.look_at {
+            return Ok(());
+        }
+        self.look_at = Instant::now() + LOOK_INTERVAL;
+        let is_short = shared.room.is_short();
+        let is_worth = |tree_bytes: u64, copy_bytes: u64| match is_short {
+            true => tree_bytes > copy_bytes + WORTH_BYTES_SHORT,
+            false => tree_bytes / WORTH > copy_bytes && tree_bytes > copy_bytes + WORTH_BYTES,
+        };
+        let tree_bytes = shared.in_tree(|tree| Ok(tree.disk_bytes()))?;
+        let live_bytes = shared.counters.sums().live_bytes;
+        if !is_worth(tree_bytes, live_bytes) {
+            return Ok(());
+        }
+        if is_short && shared.table.active().entries > 0 {
+            // What is in memory makes room in the tree, and in the log.
+            let mut log = shared.log();
+            if shared.frozen().is_none() {
+                return shared.freeze(&mut log);
+            }
+            return Ok(());
+        }
+        let looked_at = shared.in_tree(|tree| tree.live_bytes(LOOKS))?;
+        let copy_bytes = looked_at.max(live_bytes);
+        let copy_bytes = copy_bytes + copy_bytes / 8 + LEAST_BYTES;
+        if !is_worth(tree_bytes, copy_bytes) || !shared.room.is_enough_for_copy(copy_bytes) {
+            // A look costs something.
+            self.look_at = Instant::now() + RETRY;
+            return Ok(());
+        }
+        tracing::info!(
+            tree_bytes,
+            copy_bytes,
+            "the tree is compacted: room goes back to the disk"
+        );
+        self.current = Some(Copying::begin(shared, is_short)?);
+        Ok(())
+    }
+
+    /// Puts the copy in the place of the tree.
+    fn finish(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        let Some(mut copying) = self.current.take() else {
+            return Ok(());
+        };
+        let directory = shared.directory.join(TREE_DIRECTORY);
+        let beside = copying.directory.clone();
+        let bytes_before = shared.in_tree(|tree| Ok(tree.disk_bytes())).unwrap_or(0);
+        let completed = shared.in_tree(|tree| {
+            copying.tree.complete_copy_of(tree, &directory)?;
+            sync_files(&beside)?;
+            exchange(&beside, &directory)
+        });
+        if let Err(error) = completed {
+            self.current = Some(copying);
+            return Err(error);
+        }
+        let bytes_after = copying.tree.disk_bytes();
+        let old = {
+            let mut tree = shared.tree.write().unwrap_or_else(PoisonError::into_inner);
+            tree.replace(copying.tree)
+        };
+        // Whatever becomes of this: the names are those of the trees in use.
+        sync_directory(&shared.directory)
+            .map_err(|error| not_durable(&shared.directory, &error))?;
+        drop(old);
+        remove_closed(&beside);
+        shared.room.note_opened();
+        shared.compactions.fetch_add(1, Ordering::Relaxed);
+        self.retry = RETRY;
+        tracing::info!(
+            bytes_before,
+            bytes_after,
+            took_ms = copying.began.elapsed().as_millis() as u64,
+            "the tree is compacted"
+        );
+        Ok(())
+    }
+}
+
+impl Copying {
+    fn begin(shared: &Shared, is_short: bool) -> Result<Self, StoreError> {
+        let directory = shared.directory.join(BESIDE);
+        remove_leftovers(&shared.directory)?;
+        let (mut tree, ..) = Tree::open(&directory, shared.limits.cache_bytes)?;
+        shared.in_tree(|of| {
+            tree.begin_copy_of(of);
+            Ok(())
+        })?;
+        Ok(Self {
+            tree,
+            directory,
+            segments: 0,
+            bytes: 0,
+            began: Instant::now(),
+            is_short,
+            scratch: Scratch::default(),
+        })
+    }
+
+    fn is_whole(&self) -> bool {
+        self.segments == SEGMENTS as u32
+    }
+
+    fn step(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        if !shared.room.is_enough_to_copy_on(self.is_short) {
+            return Err(StoreError::DiskFull {
+                path: self.directory.clone(),
+            });
+        }
+        let (segments, bytes) = (self.segments, self.bytes);
+        while let Ok(number) = u16::try_from(self.segments) {
+            let copied = shared.in_tree(|of| of.copy_segment(Segment(number), &self.tree));
+            self.bytes += copied?;
+            self.segments += 1;
+            if self.bytes - bytes >= STEP_BYTES || self.segments - segments >= STEP_SEGMENTS {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes all files of a directory durable, and their names.
+fn sync_files(directory: &Path) -> Result<(), StoreError> {
+    let mut files = Vec::new();
+    list(directory, &mut files)?;
+    for (path, _) in &files {
+        sync_path(path)?;
+    }
+    sync_directory(directory)
+}
+
+/// Removes a tree that was closed a moment ago.
+fn remove_closed(directory: &Path) {
+    let removed = wait_until_closed(directory)
+        .and_then(|()| fs::remove_dir_all(directory).map_err(StoreError::io("remove", directory)));
+    if let Err(error) = removed {
+        tracing::warn!(%error, "what a compaction left stays until the next start");
+    }
+}
+
+/// After a power cut either tree may lie under the name. That ends the store.
+fn not_durable(directory: &Path, error: &StoreError) -> StoreError {
+    StoreError::sync_failed(directory)(io::Error::other(error.to_string()))
+}
