@@ -5,7 +5,7 @@
 //!
 //! | free, as a part of the reserve | |
 //! |---|---|
-//! | all of it and more | everything goes |
+//! | all of it and what the log holds for the tree, and more | everything goes |
 //! | half to all | deletes go: they make room later |
 //! | a quarter to half, and never less than opening takes | checkpoints go on: they make room in the log, and put it into the tree |
 //! | less | nothing is written until there is room |
@@ -99,6 +99,10 @@ pub(crate) struct Room {
     ballast: Ballast,
     /// What is missing of the ballast beyond what any store needs: kept free besides the reserve.
     missing_bytes: AtomicU64,
+    /// What is in the log only: the tree is about to take as much.
+    uncarried_bytes: AtomicU64,
+    /// What a copy of the tree is about to take.
+    uncopied_bytes: AtomicU64,
     /// What may be written before the next look; not positive when the file system must be asked.
     until_look: AtomicI64,
     free_bytes: AtomicU64,
@@ -122,6 +126,8 @@ impl Room {
             reserve_bytes: reserve_bytes.unwrap_or_else(|| space.default_reserve_bytes()),
             ballast: Ballast::of(directory, tree, space.total_bytes)?,
             missing_bytes: AtomicU64::new(0),
+            uncarried_bytes: AtomicU64::new(0),
+            uncopied_bytes: AtomicU64::new(0),
             until_look: AtomicI64::new(0),
             free_bytes: AtomicU64::new(space.free_bytes),
             is_short: AtomicBool::new(false),
@@ -148,7 +154,7 @@ impl Room {
             self.look();
         }
         let needed = match change {
-            Change::Growth => self.reserve_bytes,
+            Change::Growth => self.reserve_bytes.saturating_add(self.uncarried()),
             Change::Removal => self.reserve_bytes / 2,
         };
         let free_bytes = self.free_bytes.load(Ordering::Relaxed);
@@ -167,7 +173,9 @@ impl Room {
     /// writes, and not when the store is opened: who only looks at it changes nothing.
     pub(crate) fn look_now_and_then(&self) {
         if self.is_look_due() {
-            self.ballast.fill(self.look());
+            // It comes before growth.
+            let spare = self.look();
+            self.ballast.fill(spare.saturating_add(self.uncarried()));
         }
     }
 
@@ -182,20 +190,50 @@ impl Room {
         self.free_bytes.load(Ordering::Relaxed) >= needed.saturating_add(beyond)
     }
 
-    /// Whether the last look found too little for growth.
-    pub(crate) fn is_short(&self) -> bool {
-        self.is_short.load(Ordering::Relaxed)
+    /// So many bytes are in the log only.
+    pub(crate) fn note_uncarried(&self, bytes: u64) {
+        self.uncarried_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// So many bytes are yet to be copied.
+    pub(crate) fn note_uncopied(&self, bytes: u64) {
+        self.uncopied_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What the tree and its copy are about to take. Nothing without a reserve: who wants none wants to use the disk to
+    /// its end.
+    fn uncarried(&self) -> u64 {
+        let bytes = |it: &AtomicU64| it.load(Ordering::Relaxed);
+        match self.reserve_bytes {
+            0 => 0,
+            _ => bytes(&self.uncarried_bytes).saturating_add(bytes(&self.uncopied_bytes)),
+        }
+    }
+
+    /// Whether growth is refused, or soon will be, or there soon will be no room for a copy of so many bytes.
+    pub(crate) fn is_short(&self, copy_bytes: u64) -> bool {
+        let kept = self.reserve_bytes.saturating_mul(2);
+        let kept = kept.saturating_add(copy_bytes / 8 * 9);
+        let kept = kept.saturating_add(self.missing_bytes.load(Ordering::Relaxed));
+        DiskSpace::of(&self.directory).is_ok_and(|space| space.free_bytes < kept)
     }
 
     /// Whether there is room for a copy of so many bytes. On a disk that is nearly full it may take what is kept for
-    /// opening the store: it is given up, and removed before the store is opened, where that is wanted.
-    pub(crate) fn is_enough_for_copy(&self, bytes: u64) -> bool {
-        let kept = match self.is_short() {
-            true => SEGMENT_BYTES,
-            false => self.reserve_bytes.saturating_add(bytes / 4),
+    /// opening the store, and the ballast gives way to it: what there is of it is removed before the store is opened.
+    pub(crate) fn is_enough_for_copy(&self, bytes: u64, is_short: bool) -> bool {
+        let Ok(DiskSpace { free_bytes, .. }) = DiskSpace::of(&self.directory) else {
+            return false;
         };
-        DiskSpace::of(&self.directory)
-            .is_ok_and(|space| space.free_bytes >= bytes.saturating_add(kept))
+        if !is_short {
+            let kept = self.reserve_bytes.saturating_add(bytes / 4);
+            return free_bytes >= bytes.saturating_add(kept);
+        }
+        let needed = bytes.saturating_add(SEGMENT_BYTES);
+        let is_enough = free_bytes.saturating_add(self.ballast.bytes()) >= needed;
+        if is_enough && free_bytes < needed {
+            self.ballast.give_way();
+        }
+        is_enough
     }
 
     /// Whether it may go on.
@@ -240,6 +278,7 @@ impl Room {
         );
         let kept = self.missing_bytes.load(Ordering::Relaxed);
         let kept = kept.saturating_add(self.reserve_bytes);
+        let kept = kept.saturating_add(self.uncarried());
         (free, self.reserve_bytes, free < kept)
     }
 
@@ -264,6 +303,7 @@ impl Room {
         let missing = self.ballast.wanted_bytes().saturating_sub(ballast);
         self.missing_bytes.store(missing, Ordering::Relaxed);
         let kept = self.reserve_bytes.saturating_add(missing);
+        let kept = kept.saturating_add(self.uncarried());
         let spare = space.free_bytes.saturating_sub(kept);
         // Half of what is there, because a checkpoint takes from it at the same time.
         let until_look = (spare / 2).min(BETWEEN_LOOKS_BYTES_MAX);

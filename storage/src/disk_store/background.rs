@@ -76,7 +76,7 @@ fn carry_generations(shared: &Shared) -> Result<(), StoreError> {
                 continue;
             }
             Work::OpenAgain => {
-                compacting.give_up();
+                compacting.give_up(shared);
                 tracing::error!("a read met the end of the disk: the tree is opened again");
                 match reopen_tree(shared, Lack::Room)? {
                     true => continue,
@@ -94,7 +94,7 @@ fn carry_generations(shared: &Shared) -> Result<(), StoreError> {
                 // sled may have met the end of the disk in a thread of its own, and say something else.
                 Err(error) if error.passes() || shared.room.is_exhausted() => {
                     tracing::error!(%error, "a checkpoint could not go on: the tree is opened again");
-                    compacting.give_up();
+                    compacting.give_up(shared);
                     if !reopen_tree(shared, lack_of(&error))? {
                         return Ok(());
                     }
@@ -200,7 +200,7 @@ fn wait_for_room(
     let beyond = bytes.saturating_sub(BATCH_BYTES) as u64;
     while !shared.room.is_enough_for_checkpoint(beyond) {
         // What it takes is for a checkpoint first.
-        if compacting.give_up() {
+        if compacting.give_up(shared) {
             continue;
         }
         if !std::mem::replace(&mut has_waited, true) {
@@ -279,7 +279,7 @@ fn carry(
                 return Ok(false);
             }
             shared.in_tree(|tree| tree.write(batch, &mut scratch))?;
-            compacting.write(batch)?;
+            compacting.write(shared, batch)?;
             compacting.step(shared)?;
         }
         carried += entries.len();
@@ -300,6 +300,7 @@ fn carry(
     // From here on its records are dropped when the room is wanted.
     shared.table.complete();
     *shared.frozen() = None;
+    shared.note_uncarried();
     tracing::debug!(
         frozen = frozen.volume.entries,
         carried,

@@ -43,13 +43,15 @@ const LOOKS: u16 = 256;
 
 /// How much is copied at a time.
 const STEP_BYTES: u64 = 512 * 1024;
-const STEP_SEGMENTS: u32 = 512;
 
 /// How long it rests after that.
 const STEP_REST: Duration = Duration::from_millis(4);
 
 /// How often it is looked whether there is reason to begin.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// And at most, where one checkpoint follows the other.
+const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// How long to wait after one that came to nothing; doubles up to the other.
 const RETRY: Duration = Duration::from_secs(30);
@@ -84,6 +86,8 @@ struct Copying {
     segments: u32,
     /// How many bytes they had.
     bytes: u64,
+    /// How many bytes all have, by a look at some.
+    bytes_expected: u64,
     began: Instant,
     /// The disk was nearly full when it began.
     is_short: bool,
@@ -121,7 +125,7 @@ impl Compacting {
             Some(copying) if !copying.is_whole() => copying.step(shared),
             Some(_) => self.finish(shared),
         };
-        self.outcome(result)
+        self.outcome(shared, result)
     }
 
     /// Copies on between two parts of a checkpoint.
@@ -133,14 +137,14 @@ impl Compacting {
             Some(copying) if !copying.is_whole() => copying.step(shared),
             _ => Ok(()),
         };
-        self.outcome(result)
+        self.outcome(shared, result)
     }
 
     /// The same entries that were written into the tree.
     ///
     /// # Errors
     /// As [`go_on`](Self::go_on).
-    pub(super) fn write(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+    pub(super) fn write(&mut self, shared: &Shared, entries: &[Entry]) -> Result<(), StoreError> {
         let Some(copying) = &mut self.current else {
             return Ok(());
         };
@@ -151,11 +155,11 @@ impl Compacting {
             true => Ok(()),
             false => copying.tree.write(here, &mut copying.scratch),
         };
-        self.outcome(result)
+        self.outcome(shared, result)
     }
 
     /// Gives the copy up, and the room that it takes. Whether there was one.
-    pub(super) fn give_up(&mut self) -> bool {
+    pub(super) fn give_up(&mut self, shared: &Shared) -> bool {
         let Some(Copying {
             tree, directory, ..
         }) = self.current.take()
@@ -166,15 +170,20 @@ impl Compacting {
         self.retry = (self.retry * 2).min(RETRY_MAX);
         drop(tree);
         remove_closed(&directory);
+        shared.room.note_uncopied(0);
         true
     }
 
-    fn outcome(&mut self, result: Result<(), StoreError>) -> Result<(), StoreError> {
+    fn outcome(
+        &mut self,
+        shared: &Shared,
+        result: Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         match result {
             Err(error @ StoreError::SyncFailed { .. }) => Err(error),
             Err(error) => {
                 tracing::warn!(%error, "the tree could not be compacted; it is tried again later");
-                if !self.give_up() {
+                if !self.give_up(shared) {
                     self.look_at = Instant::now() + self.retry;
                 }
                 Ok(())
@@ -185,37 +194,41 @@ impl Compacting {
 
     fn begin_if_worth(&mut self, shared: &Shared) -> Result<(), StoreError> {
         if shared.limits.compaction == Compaction::Always {
-            self.current = Some(Copying::begin(shared, false)?);
+            self.current = Some(Copying::begin(shared, 0, false)?);
             return Ok(());
         }
         if Instant::now() < self.look_at {
             return Ok(());
         }
-        self.look_at = Instant::now() + LOOK_INTERVAL;
-        let is_short = shared.room.is_short();
-        let is_worth = |tree_bytes: u64, copy_bytes: u64| match is_short {
-            true => tree_bytes > copy_bytes + WORTH_BYTES_SHORT,
-            false => tree_bytes / WORTH > copy_bytes && tree_bytes > copy_bytes + WORTH_BYTES,
-        };
+        self.look_at = Instant::now() + LOOK_INTERVAL_MIN;
         let tree_bytes = shared.in_tree(|tree| Ok(tree.disk_bytes()))?;
         let live_bytes = shared.counters.sums().live_bytes;
-        if !is_worth(tree_bytes, live_bytes) {
+        let is_short = shared.room.is_short(live_bytes);
+        let is_worth = |copy_bytes: u64| match is_short {
+            true => tree_bytes > copy_bytes + WORTH_BYTES_SHORT.max(copy_bytes / 4),
+            false => tree_bytes / WORTH > copy_bytes && tree_bytes > copy_bytes + WORTH_BYTES,
+        };
+        if !is_worth(live_bytes) {
             return Ok(());
         }
         if is_short && shared.table.active().entries > 0 {
-            // What is in memory makes room in the tree, and in the log.
-            let mut log = shared.log();
-            if shared.frozen().is_none() {
-                return shared.freeze(&mut log);
-            }
-            return Ok(());
+            // What is in memory makes room in the tree, and its log is room.
+            return shared.write(|| {
+                let mut log = shared.log();
+                // Not while its lock is held.
+                let is_free = shared.frozen().is_none();
+                if is_free {
+                    shared.freeze(&mut log)?;
+                }
+                Ok(())
+            });
         }
         let looked_at = shared.in_tree(|tree| tree.live_bytes(LOOKS))?;
         let copy_bytes = looked_at.max(live_bytes);
         let copy_bytes = copy_bytes + copy_bytes / 8 + LEAST_BYTES;
-        if !is_worth(tree_bytes, copy_bytes) || !shared.room.is_enough_for_copy(copy_bytes) {
+        if !is_worth(copy_bytes) || !shared.room.is_enough_for_copy(copy_bytes, is_short) {
             // A look costs something.
-            self.look_at = Instant::now() + RETRY;
+            self.look_at = Instant::now() + if is_short { LOOK_INTERVAL } else { RETRY };
             return Ok(());
         }
         tracing::info!(
@@ -223,7 +236,7 @@ impl Compacting {
             copy_bytes,
             "the tree is compacted: room goes back to the disk"
         );
-        self.current = Some(Copying::begin(shared, is_short)?);
+        self.current = Some(Copying::begin(shared, copy_bytes, is_short)?);
         Ok(())
     }
 
@@ -255,7 +268,9 @@ impl Compacting {
         drop(old);
         remove_closed(&beside);
         shared.room.note_opened();
+        shared.room.note_uncopied(0);
         shared.compactions.fetch_add(1, Ordering::Relaxed);
+
         self.retry = RETRY;
         tracing::info!(
             bytes_before,
@@ -268,19 +283,17 @@ impl Compacting {
 }
 
 impl Copying {
-    fn begin(shared: &Shared, is_short: bool) -> Result<Self, StoreError> {
+    fn begin(shared: &Shared, bytes_expected: u64, is_short: bool) -> Result<Self, StoreError> {
         let directory = shared.directory.join(BESIDE);
         remove_leftovers(&shared.directory)?;
         let (mut tree, ..) = Tree::open(&directory, shared.limits.cache_bytes)?;
-        shared.in_tree(|of| {
-            tree.begin_copy_of(of);
-            Ok(())
-        })?;
+        shared.in_tree(|of| tree.begin_copy_of(of))?;
         Ok(Self {
             tree,
             directory,
             segments: 0,
             bytes: 0,
+            bytes_expected,
             began: Instant::now(),
             is_short,
             scratch: Scratch::default(),
@@ -297,15 +310,20 @@ impl Copying {
                 path: self.directory.clone(),
             });
         }
-        let (segments, bytes) = (self.segments, self.bytes);
-        while let Ok(number) = u16::try_from(self.segments) {
-            let copied = shared.in_tree(|of| of.copy_segment(Segment(number), &self.tree));
-            self.bytes += copied?;
-            self.segments += 1;
-            if self.bytes - bytes >= STEP_BYTES || self.segments - segments >= STEP_SEGMENTS {
+        let up_to = self.bytes + STEP_BYTES;
+        while self.bytes < up_to
+            && let Ok(number) = u16::try_from(self.segments)
+        {
+            let next = shared.in_tree(|of| of.next_segment(Segment(number)))?;
+            let Some(segment) = next else {
+                self.segments = SEGMENTS as u32;
                 break;
-            }
+            };
+            self.bytes += shared.in_tree(|of| of.copy_segment(segment, &self.tree))?;
+            self.segments = u32::from(segment.0) + 1;
         }
+        let uncopied = self.bytes_expected.saturating_sub(self.bytes);
+        shared.room.note_uncopied(uncopied);
         Ok(())
     }
 }

@@ -227,6 +227,14 @@ impl Shared {
     pub(super) fn note_log_size(&self, log: &LogWriter) {
         self.generation_bytes
             .store(log.generation_bytes(), Ordering::Relaxed);
+        self.note_uncarried();
+    }
+
+    /// Tells who watches the room how much is in the log only.
+    pub(super) fn note_uncarried(&self) {
+        let active = self.generation_bytes.load(Ordering::Relaxed);
+        let frozen = self.frozen().as_ref().map_or(0, |frozen| frozen.log_bytes);
+        self.room.note_uncarried(active + frozen);
     }
 
     // A thread that panicked under one of these locks was the writer; nothing is written after it,

@@ -83,6 +83,18 @@ impl Arrangements {
     }
 
     /// Changes the page of a segment: first on disk, then for readers.
+    /// Copies those of all segments into another one.
+    pub(super) fn copy(&self, into: &Self) -> sled::Result<()> {
+        for stored in &self.tree {
+            let (page, states) = stored?;
+            into.tree.insert(page, states)?;
+        }
+        for (of_segment, into) in self.of_segments.iter().zip(&into.of_segments) {
+            into.store(of_segment.load(Ordering::Acquire), Ordering::Release);
+        }
+        Ok(())
+    }
+
     fn change(
         &self,
         segment: Segment,

@@ -104,13 +104,31 @@ impl Tree {
     }
 
     /// Makes this empty one ready to become a copy of another.
-    pub(crate) fn begin_copy_of(&mut self, of: &Self) {
+    ///
+    /// # Errors
+    /// What either disk says.
+    pub(crate) fn begin_copy_of(&mut self, of: &Self) -> Result<(), StoreError> {
         let content = &mut self.content;
         // Where segments that lie as items of their own come from.
         content.was_empty = of.content.was_empty;
         content.damages = of.content.damages.clone();
         let next_set = of.content.chunks.next_set();
         content.chunks.begin_at(next_set.saturating_add(SETS_AHEAD));
+        guarded(&self.directory, || {
+            let copied = of.content.arrangements.copy(&self.content.arrangements);
+            copied.map_err(self.failure("copy"))
+        })
+    }
+
+    /// The first segment from this one on in which there may be something.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(crate) fn next_segment(&self, from: Segment) -> Result<Option<Segment>, StoreError> {
+        guarded(&self.directory, || {
+            let next = self.content.next_segment(from.start());
+            next.map_err(self.failure("read"))
+        })
     }
 
     /// Copies a segment into another tree, which has nothing of it yet. How many bytes that were.
