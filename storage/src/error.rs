@@ -360,7 +360,7 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
 }
 
 /// A size in whole KiB, MiB or GiB.
-struct ShownBytes(u64);
+pub(crate) struct ShownBytes(pub(crate) u64);
 
 impl fmt::Display for ShownBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

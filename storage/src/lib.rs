@@ -11,6 +11,7 @@
 //! | `segments` | a hash of each segment of the ring, changed with each key; `hash_pages` writes them down |
 //! | [`check`] | holds a store against itself, also a damaged one |
 //! | [`mod@rewrite`] | writes a store anew, only what is live |
+//! | [`mod@snapshot`] | copies a store that is in use into a directory of its own |
 //! | [`disk_reserve`] | how much of the disk is kept in reserve; `ballast` keeps what opening takes |
 //! | [`status`] | how a store is doing: table, log, checkpoints |
 //! | [`disk`] | [`SmallFiles`]: small files written all or not at all; the directory's lock |
@@ -25,6 +26,7 @@
 mod ballast;
 pub mod check;
 mod chunks;
+mod copying;
 mod directory;
 pub mod disk;
 pub mod disk_reserve;
@@ -47,6 +49,7 @@ pub mod rewrite;
 mod rewritten;
 pub mod run_note;
 mod segments;
+pub mod snapshot;
 pub mod status;
 pub mod store;
 mod table;
@@ -71,6 +74,10 @@ pub use memory_store::{MemoryDisk, MemoryFiles, MemoryHints, MemoryStore};
 pub use recount::Recounted;
 pub use rewrite::{RewriteError, Rewritten, rewrite_directory};
 pub use run_note::{Run, RunNote, StoreOrigin};
+pub use snapshot::{
+    SnapshotError, SnapshotMade, SnapshotPage, check_snapshot_name, make_snapshot,
+    remove_unfinished,
+};
 pub use status::StoreStatus;
 pub use store::{Store, scan_past_losses};
 pub use tree::Loss;

@@ -5,21 +5,18 @@
 //! until that step the old one, from then on the new one. What lies beside it is of no use then, and the
 //! next rewrite removes it.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
-use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 
-use crate::check::{Progress, Step, check_store, list};
-use crate::directory::{exchange, parent_of, sync_directory, sync_path};
+use crate::check::{Progress, Step, check_store};
+use crate::copying::{Beside, copy_page, size, sync_all};
+use crate::directory::{exchange, parent_of, sync_directory};
 use crate::disk::{DirectoryLock, LOCK_FILE};
 use crate::disk_reserve::DiskSpace;
 use crate::disk_store::{DiskOptions, DiskStore, TREE_DIRECTORY};
-use crate::error::{Damage, StoreError};
-use crate::footprint::Footprint;
-use crate::items::{Mutation, PageLimit, PositionRange};
+use crate::error::StoreError;
 use crate::run_note::RunNote;
 use crate::store::Store;
 use crate::tree::wait_until_closed;
@@ -29,12 +26,6 @@ const BESIDE: &str = ".rewriting";
 
 /// Room that must be left over, in bytes.
 const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
-
-/// How much is carried over at a time.
-const PAGE: PageLimit = PageLimit {
-    items_max: 1000,
-    bytes_max: 1024 * 1024,
-};
 
 /// What a rewrite came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,19 +63,6 @@ pub enum RewriteError {
         /// One of them.
         first: String,
     },
-}
-
-/// Removes what was made when it does not come to its end.
-struct Beside(PathBuf);
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %self.0.display(), %error, "cannot remove it: remove it");
-        }
-    }
 }
 
 /// Writes the store in this directory anew. No process may have it open, and none may start on it
@@ -127,12 +105,7 @@ pub fn rewrite_directory(
         wait_until_closed(&store.join(TREE_DIRECTORY))?;
     }
     let lock = DirectoryLock::take(directory, LOCK_FILE)?;
-    let mut files = Vec::new();
-    list(&beside.0, &mut files)?;
-    for (path, _) in &files {
-        sync_path(path)?;
-    }
-    let bytes_after = files.iter().map(|(_, bytes)| bytes).sum();
+    let bytes_after = sync_all(&beside.0)?;
     exchange(&beside.0, directory)?;
     sync_directory(parent)?;
     drop(lock);
@@ -143,12 +116,6 @@ pub fn rewrite_directory(
         bytes_before,
         bytes_after,
     })
-}
-
-fn size(directory: &Path) -> Result<u64, StoreError> {
-    let mut files = Vec::new();
-    list(directory, &mut files)?;
-    Ok(files.iter().map(|(_, bytes)| bytes).sum())
 }
 
 fn check_room(parent: &Path, store_bytes: u64) -> Result<(), RewriteError> {
@@ -168,23 +135,8 @@ fn copy(old: &DiskStore, new: &DiskStore, progress: Progress<'_>) -> Result<(), 
     let mut done = 0;
     let mut after: Option<Bytes> = None;
     loop {
-        let page = old.scan(PositionRange::ALL, after.as_deref(), PAGE)?;
-        let mut mutations = Vec::with_capacity(page.items.len());
-        for item in page.items {
-            let versions = Versions::from_bytes(&item.versions).map_err(|error| {
-                let (key, damage) = (item.key.clone(), Damage::from(error));
-                StoreError::Corrupt { key, damage }
-            })?;
-            mutations.push(Mutation {
-                before: Footprint::default(),
-                after: Footprint::of_encoded(&item.key, &versions, &item.versions),
-                key: item.key,
-                versions: item.versions,
-            });
-        }
-        new.apply(&mutations)?;
-        new.sync()?;
-        done += mutations.len() as u64;
+        let page = copy_page(old, new, after.as_deref())?;
+        done += page.keys;
         progress(Step::Copying, done, total.max(done));
         match page.next {
             Some(next) => after = Some(next),
