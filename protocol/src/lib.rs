@@ -12,6 +12,7 @@
 //! | [`frame`] | the length-prefixed, checksummed envelope and batches |
 //! | [`oversize`] | frames that are too long, passed over |
 //! | [`handshake`], [`client`], [`admin`], [`peer`], [`gossip`] | the messages, by who speaks them |
+//! | [`repair`], [`snapshot`] | what operators have a node do, and how far that is |
 //! | [`unlock`] | mending a key that is beyond a limit |
 //! | [`message`] | all of them as one [`message::Request`] and one [`message::Response`] |
 //! | [`traffic`] | the class of traffic that a request belongs to |
@@ -41,6 +42,7 @@ pub mod placement;
 pub mod repair;
 pub mod ring_document;
 pub mod shell;
+pub mod snapshot;
 pub mod stats;
 mod status;
 pub mod traffic;

@@ -18,6 +18,7 @@ use crate::mend::{Compare, Compared, List, Listed};
 use crate::peer::{KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
 use crate::repair::{Repair, RepairProgress};
 use crate::ring_document::RingDocument;
+use crate::snapshot::{Snapshot, SnapshotProgress};
 use crate::unlock::{Replace, Unlock, Unlocked};
 
 /// The kind byte of every message.
@@ -54,6 +55,8 @@ pub mod kind {
     pub const REPAIR: u8 = 0x1a;
     /// Mend a key that is beyond a limit.
     pub const UNLOCK: u8 = 0x1c;
+    /// Copy all that a node holds into a directory beside it, and how far that is.
+    pub const SNAPSHOT: u8 = 0x1d;
     /// Merge versions (peers).
     pub const MERGE: u8 = 0x20;
     /// Read versions (peers).
@@ -205,6 +208,8 @@ messages! {
         Repair(Repair) = kind::REPAIR, Repair::decode, Repair::encode;
         /// Mend a key that is beyond a limit.
         Unlock(Unlock) = kind::UNLOCK, Unlock::decode, Unlock::encode;
+        /// Copy all that a node holds into a directory beside it, and how far that is.
+        Snapshot(Snapshot) = kind::SNAPSHOT, Snapshot::decode, Snapshot::encode;
         /// Merge versions.
         Merge(MergeVersions) = kind::MERGE, MergeVersions::decode, MergeVersions::encode;
         /// Read versions.
@@ -267,6 +272,8 @@ messages! {
         Repairing(RepairProgress) = kind::REPAIR | kind::ANSWER, RepairProgress::decode, RepairProgress::encode;
         /// The key can be read and written again.
         Unlocked(Unlocked) = kind::UNLOCK | kind::ANSWER, Unlocked::decode, Unlocked::encode;
+        /// How far a snapshot is.
+        Snapshotting(SnapshotProgress) = kind::SNAPSHOT | kind::ANSWER, SnapshotProgress::decode, SnapshotProgress::encode;
         /// Merged, and durable.
         Merged(Merged) = kind::MERGE | kind::ANSWER, Merged::decode, Merged::encode;
         /// What a replica has of a key.

@@ -49,6 +49,7 @@ impl RequestKind {
             | Self::Ring
             | Self::Repair
             | Self::Unlock
+            | Self::Snapshot
             | Self::Gossip
             | Self::Probe
             | Self::Join
@@ -92,7 +93,7 @@ mod tests {
         assert_eq!(of(TrafficClass::Replica), [0x20, 0x21, 0x24, 0x28]);
         assert_eq!(of(TrafficClass::Mending), [kind::COMPARE, kind::LIST]);
         let control = [
-            0x13, 0x14, 0x15, 0x16, 0x1a, 0x1c, 0x30, 0x31, 0x32, 0x33, 0x34, 0x35,
+            0x13, 0x14, 0x15, 0x16, 0x1a, 0x1c, 0x1d, 0x30, 0x31, 0x32, 0x33, 0x34, 0x35,
         ];
         assert_eq!(of(TrafficClass::Control), control);
     }

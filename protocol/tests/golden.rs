@@ -33,6 +33,7 @@ use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::peer::{Digest, KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
 use dynakv_protocol::repair::{Repair, RepairProgress};
 use dynakv_protocol::ring_document::{Member, RingDocument, Step};
+use dynakv_protocol::snapshot::{Snapshot, SnapshotProgress};
 use dynakv_protocol::unlock::{Replace, Unlock, Unlocked};
 use dynakv_protocol::{
     Actor, ClusterId, DecodeError, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId,
@@ -497,6 +498,13 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("repair", Request::Repair(Repair::Start)),
         ("repair.look", Request::Repair(Repair::Look)),
         ("repair.accept-loss", Request::Repair(Repair::AcceptLoss)),
+        (
+            "snapshot",
+            Request::Snapshot(Snapshot::Start {
+                name: "before-upgrade".to_owned(),
+            }),
+        ),
+        ("snapshot.look", Request::Snapshot(Snapshot::Look)),
         (
             "hint",
             Request::Hint(KeepHint {
@@ -1008,6 +1016,26 @@ fn responses() -> Vec<(&'static str, Response)> {
             Response::Repairing(RepairProgress {
                 keys_locked: 2,
                 ..RepairProgress::none(node("node-1"))
+            }),
+        ),
+        (
+            "snapshotting.none",
+            Response::Snapshotting(SnapshotProgress::none(node("node-1"))),
+        ),
+        (
+            "snapshotting",
+            Response::Snapshotting(SnapshotProgress {
+                node_id: node("node-1"),
+                run: 2,
+                running: false,
+                name: "before-upgrade".to_owned(),
+                keys_done: 1000,
+                keys_total: 1200,
+                bytes: 123_456,
+                started_age_ms: Some(1500),
+                finished_age_ms: Some(500),
+                path: "/data/snapshots/before-upgrade".to_owned(),
+                error: "no room".to_owned(),
             }),
         ),
         ("imported", Response::Imported(Imported { effective_w: 2 })),

@@ -166,3 +166,29 @@ fn what_means_nothing_is_refused() {
     let read = Body::new().u64(1).u32(0).text("k").tag(1, &[2]);
     assert_eq!(invalid(read.request(kind::READ)), Some("tell actor"));
 }
+
+#[test]
+fn a_snapshot_s_texts_are_bounded_before_they_are_taken() {
+    const SNAPSHOT: u8 = kind::SNAPSHOT;
+    const SNAPSHOTTING: u8 = kind::SNAPSHOT | kind::ANSWER;
+    let start = || Body::new().raw(&[1]);
+    assert!(start().text(&"a".repeat(64)).request(SNAPSHOT).is_ok());
+    for length in [65, u64::from(u32::MAX), u64::MAX] {
+        let body = start().varint(length).raw(&[b'a'; 65]);
+        assert!(too_long(&body.request(SNAPSHOT)), "{length}");
+    }
+    assert_eq!(
+        invalid(Body::new().raw(&[2]).request(SNAPSHOT)),
+        Some("action")
+    );
+    assert!(truncated(&Body::new().request(SNAPSHOT)));
+    let progress = || Body::new().text("n").raw(&[0, 0]).text("").raw(&[0, 0, 0]);
+    assert!(progress().response(SNAPSHOTTING).is_ok());
+    for tag in [3, 4] {
+        let text = Body::new().varint(u64::MAX).done();
+        let body = progress().tag(tag, &text);
+        let mut is_refused = false;
+        let allocated = measure(|| is_refused = too_long(&body.response(SNAPSHOTTING)));
+        assert!(is_refused && allocated.bytes_max < 1024, "{allocated:?}");
+    }
+}

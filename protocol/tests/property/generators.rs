@@ -21,6 +21,7 @@ use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::peer::{Digest, KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
 use dynakv_protocol::repair::{Repair, RepairProgress};
 use dynakv_protocol::ring_document::{Member, N_MAX, RingDocument, Step, WEIGHT_MAX};
+use dynakv_protocol::snapshot::{Snapshot, SnapshotProgress};
 use dynakv_protocol::unlock::{Replace, Unlock, Unlocked};
 use dynakv_protocol::{
     Actor, ClusterId, DirectoryId, ErrorCode, ErrorReply, Generation, NodeId, RingVersion, WriteId,
@@ -474,6 +475,12 @@ pub(crate) fn request() -> BoxedStrategy<Request> {
         Just(Repair::Start),
         Just(Repair::AcceptLoss)
     ];
+    let snapshot = prop_oneof![
+        Just(Snapshot::Look),
+        node_id().prop_map(|name| Snapshot::Start {
+            name: name.as_str().to_owned()
+        }),
+    ];
     prop_oneof![
         hello().prop_map(Request::Hello),
         Just(Request::Ping),
@@ -488,6 +495,7 @@ pub(crate) fn request() -> BoxedStrategy<Request> {
         export.prop_map(Request::Export),
         import.prop_map(Request::Import),
         repair.prop_map(Request::Repair),
+        snapshot.prop_map(Request::Snapshot),
         unlock().prop_map(Request::Unlock),
         replace().prop_map(Request::Replace),
         merge.prop_map(Request::Merge),
@@ -896,6 +904,32 @@ fn repairing() -> impl Strategy<Value = RepairProgress> {
         )
 }
 
+fn snapshotting() -> impl Strategy<Value = SnapshotProgress> {
+    (
+        node_id(),
+        any::<bool>(),
+        any::<([u64; 4], Option<u64>, Option<u64>)>(),
+        text(),
+        text(),
+        text(),
+    )
+        .prop_map(
+            |(node_id, running, (counts, started, finished), name, path, error)| SnapshotProgress {
+                running,
+                run: counts[0],
+                name,
+                keys_done: counts[1],
+                keys_total: counts[2],
+                bytes: counts[3],
+                started_age_ms: started,
+                finished_age_ms: finished,
+                path,
+                error,
+                ..SnapshotProgress::none(node_id)
+            },
+        )
+}
+
 fn exported() -> impl Strategy<Value = Exported> {
     let item = (octets(40), octets(40)).prop_map(|(key, versions)| ExportedItem { key, versions });
     (
@@ -970,6 +1004,7 @@ pub(crate) fn response() -> BoxedStrategy<Response> {
         Just(Response::Replaced),
         unlocked().prop_map(Response::Unlocked),
         repairing().prop_map(Response::Repairing),
+        snapshotting().prop_map(Response::Snapshotting),
         any::<u8>().prop_map(|effective_w| Response::Imported(Imported { effective_w })),
         (any::<bool>(), option::of(octets(64)))
             .prop_map(|(rebuilding, beside)| Response::Merged(Merged { rebuilding, beside })),
