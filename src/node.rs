@@ -16,7 +16,9 @@ mod task;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dynakv_storage::{DirectoryFiles, DiskOptions, HINTS_FILE, Identity, SmallFiles};
+use dynakv_storage::{
+    DirectoryFiles, DiskOptions, HINTS_FILE, Identity, SmallFiles, remove_unfinished,
+};
 use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 
@@ -45,7 +47,7 @@ use crate::runtime::data::coordinator::End;
 use crate::runtime::net::local::EndReason;
 use crate::runtime::net::tcp::TcpNetwork;
 use crate::runtime::observe::process::descriptors_max;
-use crate::runtime::shared::data_directory::list_set_aside;
+use crate::runtime::shared::data_directory::{SNAPSHOTS_DIRECTORY, list_set_aside};
 use crate::runtime::shared::environment::{Disk, Environment, StoreThreads, SystemClock};
 use crate::runtime::shared::events::ConnectionId;
 use crate::runtime::shared::view::View;
@@ -53,6 +55,8 @@ use crate::runtime::store::hint_worker::KeptHints;
 use crate::runtime::store::power;
 use crate::runtime::store::quarantine::open_store;
 use crate::runtime::store::rebuilding::Rebuilding;
+pub use crate::runtime::store::restoring::RestoreError;
+use crate::runtime::store::restoring::take_over;
 use crate::settings::check_values;
 
 /// A running node. Dropping it stops it as a crash would; use [`shutdown`](Self::shutdown).
@@ -159,6 +163,7 @@ impl Node {
             reason: error.to_string(),
         })?;
         let (directory, accept_loss) = (config.data_dir.clone(), config.accept_loss);
+        let (node_id, mut random) = (config.id.clone(), fastrand::Rng::with_seed(seed).fork());
         let options = DiskOptions {
             memory_bytes: config.memory_bytes,
             durability: config.durability,
@@ -168,6 +173,12 @@ impl Node {
         // The log is read: whatever else runs on this runtime goes on meanwhile.
         let opened = tokio::task::spawn_blocking(move || {
             let files = DirectoryFiles::open(&directory)?;
+            remove_unfinished(&directory.join(SNAPSHOTS_DIRECTORY))?;
+            if take_over(&files, &node_id, || random.u64(1..))? {
+                tracing::warn!(
+                    "this data directory is a snapshot: the node begins with what is in it, and rebuilds the rest"
+                );
+            }
             let boot = power::boot_id();
             power::note_start(&files, options.durability, boot.as_deref())?;
             let store = open_store(&directory, &files, options, accept_loss)?;

@@ -8,6 +8,7 @@ use dynakv_storage::{IdentityError, StoreError};
 use crate::descriptors::TooFewDescriptors;
 use crate::runtime::control::ControlError;
 use crate::runtime::store::quarantine::OpenError;
+use crate::runtime::store::restoring::RestoreError;
 
 /// Why a node could not start, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,9 @@ pub enum ServeError {
     /// The store could not be opened, or failed while running.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The data directory is a snapshot that cannot be used.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     /// There is no store to run on.
     #[error(transparent)]
     Open(#[from] OpenError),

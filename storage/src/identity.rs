@@ -321,6 +321,32 @@ impl Identity {
         files.remove_durable(CLEAN_STOP)
     }
 
+    /// Gives a directory that holds a copy of a node's data an identity, as of a run that ended without a marker: the
+    /// first start takes a new actor. With a new directory id, unless it is to be the `former` directory and to go on
+    /// from its generation. Durable when it returns.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn found_copy(
+        files: &dyn SmallFiles,
+        node_id: NodeId,
+        former: Option<(DirectoryId, Generation)>,
+        mut random: impl FnMut() -> u64,
+    ) -> Result<(), StoreError> {
+        files.remove_durable(CLEAN_STOP)?;
+        let (directory_id, generation) =
+            former.unwrap_or_else(|| (DirectoryId(random()), Generation(1)));
+        let identity = Self {
+            node_id,
+            directory_id,
+            generation,
+            nonce: random(),
+            actor: new_actor(None, &mut random),
+            counter_floor: 0,
+        };
+        save_document(files, IDENTITY, &identity.to_bytes())
+    }
+
     /// Takes a new actor during a run: whenever versions were discarded or could not be read, or
     /// peers know a newer generation of this node. Durable when it returns.
     ///

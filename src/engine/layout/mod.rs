@@ -4,11 +4,13 @@
 //! |---|---|
 //! | [`document`] | which ring may follow which: founding, joining, sealing |
 //! | [`decide`] | which of several proposed rings becomes the next version |
+//! | [`copies`] | whether a copy of a directory may be a member in its place |
 //! | [`founding`] | whether a node that finds no cluster may found one |
 //!
 //! The first two are apart on purpose. [`document`] knows nothing of votes: it is a function from one ring
 //! to the next. [`decide`] hardly looks into a ring: it would decide on any value.
 
+pub mod copies;
 pub mod decide;
 pub mod document;
 pub mod founding;

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::snapshot::snapshots_directory;
 use self::state::{CallEnd, Decisions, Joining, Seeds};
 use crate::engine::layout::{Acceptor, check_later};
 use crate::engine::membership::{Effect, Event, Membership, RingMember};
@@ -35,6 +36,7 @@ use crate::runtime::shared::unreachable::Unreachable;
 use crate::runtime::shared::view::View;
 use crate::runtime::store::hint_worker::HintHandle;
 use crate::runtime::store::rebuilding::Rebuilding;
+use crate::runtime::store::snapshots::{self, Snapshots};
 
 mod decisions;
 mod error;
@@ -44,6 +46,7 @@ mod parts;
 mod report;
 mod running;
 mod seeds;
+mod snapshot;
 mod state;
 mod strangers;
 
@@ -77,6 +80,7 @@ pub struct Control {
     metrics: Arc<Metrics>,
     rebuilding: Arc<Rebuilding>,
     repairs: Arc<Repairs>,
+    snapshots: Arc<Snapshots>,
     hints: HintHandle,
     disk: Arc<DiskProgress>,
     unlocks: mpsc::Sender<UnlockJob>,
@@ -121,6 +125,9 @@ impl Control {
             others,
             unreachable,
             view,
+            data_dir,
+            threads,
+            clock,
             files,
             store,
             metrics,
@@ -148,6 +155,15 @@ impl Control {
                  round that no member can come to: that is forgotten, nothing need be done"
             );
         }
+        let snapshots = Snapshots::new(snapshots::Parts {
+            node_id: me.node_id.clone(),
+            directory: snapshots_directory(&data_dir, &threads),
+            store: Arc::downgrade(&store),
+            rebuilding: Arc::downgrade(&rebuilding),
+            clock,
+            metrics: metrics.clone(),
+            draining: draining.clone(),
+        });
         let now = Instant::now();
         let mut control = Self {
             membership: Membership::new(membership, entry, random.fork(), 0),
@@ -167,6 +183,7 @@ impl Control {
             metrics,
             rebuilding,
             repairs,
+            snapshots,
             hints,
             disk,
             unlocks,
@@ -299,6 +316,7 @@ impl Control {
             (Request::Status, _) => responder.respond(&self.status()),
             (Request::Ring, _) => responder.respond(&self.ring_reply()),
             (Request::Repair(repair), _) => responder.respond(&self.repair(repair)),
+            (Request::Snapshot(snapshot), _) => responder.respond(&self.snapshot(snapshot)),
             (Request::Unlock(unlock), _) => self.unlock(unlock, responder),
             (Request::Gossip(mut gossip), Some(peer)) => {
                 self.sift(&mut gossip, None);

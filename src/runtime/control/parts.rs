@@ -1,5 +1,6 @@
 //! What the control task is given.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use dynakv_protocol::ring_document::Member;
@@ -16,6 +17,7 @@ use crate::runtime::net::confirming::Confirmer;
 use crate::runtime::net::other_clusters::OtherClusters;
 use crate::runtime::observe::metrics::Metrics;
 use crate::runtime::shared::disk_progress::DiskProgress;
+use crate::runtime::shared::environment::{StoreThreads, WallClock};
 use crate::runtime::shared::events::ControlEvent;
 use crate::runtime::shared::known_processes::KnownProcesses;
 use crate::runtime::shared::unreachable::Unreachable;
@@ -60,6 +62,12 @@ pub struct Parts {
     pub events: mpsc::Receiver<ControlEvent>,
     /// Where views go.
     pub view: watch::Sender<Arc<View>>,
+    /// Where the node's data lie.
+    pub data_dir: PathBuf,
+    /// Whether they really lie there.
+    pub threads: StoreThreads,
+    /// The time of day.
+    pub clock: Arc<dyn WallClock>,
     /// Small durable state.
     pub files: Arc<dyn SmallFiles>,
     /// For its totals.

@@ -22,6 +22,7 @@ mod hints;
 mod mending;
 mod reads;
 mod registry;
+mod snapshots;
 mod store;
 mod totals;
 
@@ -32,6 +33,7 @@ use hints::HintMetrics;
 use mending::MendingMetrics;
 use reads::ReadMetrics;
 use registry::Registry;
+use snapshots::SnapshotMetrics;
 use store::StoreMetrics;
 use totals::TotalMetrics;
 
@@ -169,6 +171,8 @@ pub struct Metrics {
     pub store: StoreMetrics,
     /// How reads are carried out.
     pub reads: ReadMetrics,
+    /// What snapshots come to.
+    pub snapshots: SnapshotMetrics,
 }
 
 impl Metrics {
@@ -285,6 +289,7 @@ impl Metrics {
             hints: HintMetrics::register(&make),
             store: StoreMetrics::register(&make),
             reads: ReadMetrics::register(&make),
+            snapshots: SnapshotMetrics::register(&make),
         }
     }
 

@@ -11,6 +11,12 @@ pub(crate) const ACCEPTOR: &str = "acceptor";
 /// Where the store lives in the data directory.
 pub const STORE_DIRECTORY: &str = "store";
 
+/// Where snapshots lie in the data directory.
+pub(crate) const SNAPSHOTS_DIRECTORY: &str = "snapshots";
+
+/// The document that says that a directory is a snapshot, of which node, and that no node has started in it.
+pub(crate) const SNAPSHOT: &str = "snapshot";
+
 /// What the name of a store that was set aside begins with; a time follows.
 pub(crate) const SET_ASIDE: &str = "store.damaged-";
 

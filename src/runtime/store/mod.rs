@@ -6,9 +6,12 @@
 //! | [`hint_worker`] | the keeper of hints |
 //! | [`quarantine`], [`power`] | a store that is damaged or lost its end |
 //! | [`rebuilding`] | what the node then does not know |
+//! | [`snapshots`], [`restoring`] | copies of the store that is in use, and starts in them |
 
 pub mod hint_worker;
 pub mod power;
 pub mod quarantine;
 pub mod rebuilding;
+pub mod restoring;
+pub mod snapshots;
 pub mod store_worker;

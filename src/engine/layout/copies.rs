@@ -1,0 +1,55 @@
+//! Whether a copy of a node's directory may take the place of the directory in the ring.
+//!
+//! What the copy does not know is what the node has promised and accepted since. A voter that forgot that may help to
+//! decide a second ring under one number ([`decide`](super::decide)). So a copy is a directory that was lost: it gets an
+//! id of its own, has no vote, and the members decide on a ring that lists it.
+//!
+//! There is one ring about which nobody ever votes: a final one with a single member. Nobody joins a final ring, and
+//! another directory for its member would take the vote of the one that is gone. So nothing is forgotten there, and
+//! nobody else is there to let the copy in.
+
+use dynakv_protocol::ring_document::{RingDocument, Step};
+
+/// Whether a copy of the directory of a member of this ring may go on as that directory.
+pub fn keeps_its_place(ring: &RingDocument) -> bool {
+    ring.step == Step::Final && ring.members.len() == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use dynakv_protocol::gossip::Join;
+    use dynakv_protocol::ring_document::Member;
+    use dynakv_protocol::{ClusterId, DirectoryId, NodeId};
+
+    use super::*;
+    use crate::engine::layout::{JoinRefusal, admit, found, seal};
+
+    fn member(name: &str) -> Member {
+        Member {
+            id: NodeId::new(name).unwrap(),
+            directory_id: DirectoryId(7),
+            address: format!("{name}:1"),
+            weight: 1,
+            zone: String::new(),
+        }
+    }
+
+    #[test]
+    fn only_a_ring_that_can_never_change_keeps_a_copy() {
+        let join = |name: &str| Join {
+            member: member(name),
+            n: None,
+            w: None,
+            r: None,
+            is_rebuilding: false,
+        };
+        let open = found(ClusterId(1), "c", member("a"), 1, 1, 1);
+        assert!(!keeps_its_place(&open), "somebody may join, by its vote");
+        let alone = seal(&open).unwrap();
+        assert!(keeps_its_place(&alone));
+        let refused = admit(&alone, &join("b")).unwrap_err();
+        assert!(!matches!(refused, JoinRefusal::DirectoryLost { .. }));
+        let two = admit(&open, &join("b")).unwrap();
+        assert!(!keeps_its_place(&two) && !keeps_its_place(&seal(&two).unwrap()));
+    }
+}
