@@ -173,7 +173,9 @@ impl Node {
         // The log is read: whatever else runs on this runtime goes on meanwhile.
         let opened = tokio::task::spawn_blocking(move || {
             let files = DirectoryFiles::open(&directory)?;
-            remove_unfinished(&directory.join(SNAPSHOTS_DIRECTORY))?;
+            if let Err(error) = remove_unfinished(&directory.join(SNAPSHOTS_DIRECTORY)) {
+                tracing::warn!(%error, "what is left of a snapshot that was cut short stays");
+            }
             if take_over(&files, &node_id, || random.u64(1..))? {
                 tracing::warn!(
                     "this data directory is a snapshot: the node begins with what is in it, and rebuilds the rest"

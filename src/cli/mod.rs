@@ -18,6 +18,7 @@ mod output;
 mod prompt;
 mod repair;
 mod serve;
+mod snapshot;
 mod store;
 mod transfer;
 
@@ -97,6 +98,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Compare a node's copies with all others' now, and mend what differs
     Repair(repair::RepairArgs),
+    /// Have a node copy all that it holds into a directory beside its data, while it goes on
+    Snapshot(snapshot::SnapshotArgs),
     /// Write what a node holds, or all of them, to standard output
     Export(transfer::ExportArgs),
     /// Merge an export from standard input into the cluster
@@ -178,6 +181,9 @@ fn run(cli: Cli) -> Exit {
         }),
         Command::Repair(args) => with_client(global, format, None, async |session| {
             repair::repair(session, args, format).await
+        }),
+        Command::Snapshot(args) => with_client(global, format, None, async |session| {
+            snapshot::snapshot(session, args, format).await
         }),
         Command::Export(args) => {
             let timeout = global.timeout;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use dynakv_protocol::admin::{Explain, Explained, Export, Exported, Import, Imported};
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::repair::{Repair, RepairProgress};
+use dynakv_protocol::snapshot::{Snapshot, SnapshotProgress};
 use dynakv_protocol::unlock::{Unlock, Unlocked};
 use tokio::time::Instant;
 
@@ -57,6 +58,15 @@ impl Client {
     /// [`Error`]; no other node is asked in its place.
     pub async fn repair(&self, repair: Repair) -> Result<RepairProgress, Error> {
         self.answering_seed()?.repair(repair).await
+    }
+
+    /// Has the seed that has answered so far copy all that it holds into a directory on its machine, or asks how far that is;
+    /// see [`NodeClient::snapshot`](crate::NodeClient::snapshot).
+    ///
+    /// # Errors
+    /// [`Error`]; no other node is asked in its place.
+    pub async fn snapshot(&self, snapshot: Snapshot) -> Result<SnapshotProgress, Error> {
+        self.answering_seed()?.snapshot(snapshot).await
     }
 
     /// Mends a key that is locked: whose versions are beyond a limit, so that it cannot be read, or not be written. All its

@@ -116,5 +116,6 @@ pub use dynakv_protocol::client::{
 };
 pub use dynakv_protocol::gossip::MemberState;
 pub use dynakv_protocol::repair::{Repair, RepairProgress};
+pub use dynakv_protocol::snapshot::{Snapshot, SnapshotProgress};
 pub use dynakv_protocol::unlock::Unlocked;
 pub use dynakv_protocol::{ErrorCode, ErrorReply};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use dynakv_protocol::client::{HealthReply, RingReply, StatsReply, StatusReply};
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::repair::{Repair, RepairProgress};
+use dynakv_protocol::snapshot::{Snapshot, SnapshotProgress};
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -60,6 +61,19 @@ impl NodeClient {
     pub async fn repair(&self, repair: Repair) -> Result<RepairProgress, Error> {
         match self.ask(&Request::Repair(repair)).await? {
             Response::Repairing(progress) => Ok(progress),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// Has it copy all that it holds into a directory on its machine, or tells how far that is. Answers at once: ask again
+    /// with [`Snapshot::Look`] until it is done.
+    ///
+    /// # Errors
+    /// [`Error`], when it cannot be reached or does not answer in time, is in no cluster yet, shuts down, makes another one
+    /// at present, or does not take the name.
+    pub async fn snapshot(&self, snapshot: Snapshot) -> Result<SnapshotProgress, Error> {
+        match self.ask(&Request::Snapshot(snapshot)).await? {
+            Response::Snapshotting(progress) => Ok(progress),
             _ => Err(self.unexpected()),
         }
     }

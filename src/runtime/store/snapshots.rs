@@ -106,7 +106,10 @@ impl Snapshots {
         }
         let work = {
             let (me, name, directory) = (self.clone(), name.clone(), directory.clone());
-            move || me.run(&directory, &name, &note, ring.as_ref())
+            move || {
+                let _ended = Ended(&me);
+                me.run(&directory, &name, &note, ring.as_ref());
+            }
         };
         let thread = std::thread::Builder::new().name("store-snapshot".to_owned());
         thread.spawn(work).map_err(|source| StoreError::Shortage {
@@ -213,6 +216,21 @@ impl Snapshots {
     fn state(&self) -> MutexGuard<'_, State> {
         // Whole between any two operations.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sees to it that the next one can begin, whatever becomes of the thread.
+struct Ended<'a>(&'a Snapshots);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        if state.progress.running {
+            state.progress.running = false;
+            state.progress.error =
+                "it ended without a word, which is a defect: see the log of the node".to_owned();
+            state.finished = Some(Instant::now());
+        }
     }
 }
 
