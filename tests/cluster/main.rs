@@ -55,6 +55,7 @@ mod seeds;
 mod service;
 mod settings;
 mod shortages;
+mod snapshots;
 mod strangers;
 mod transfer;
 mod upgrade;

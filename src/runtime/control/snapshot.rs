@@ -50,10 +50,14 @@ fn refusal(error: &SnapshotError) -> ErrorReply {
     }
 }
 
-/// Where snapshots are made: nowhere in a world that has no disk.
+/// Where snapshots are made: nowhere in a world that has no disk. From the root on, because operators are told of it
+/// elsewhere than where the node runs.
 pub(super) fn snapshots_directory(data_dir: &Path, threads: &StoreThreads) -> Option<PathBuf> {
     match threads {
-        StoreThreads::Own => Some(data_dir.join(SNAPSHOTS_DIRECTORY)),
+        StoreThreads::Own => {
+            let directory = data_dir.join(SNAPSHOTS_DIRECTORY);
+            Some(std::path::absolute(&directory).unwrap_or(directory))
+        }
         StoreThreads::Simulated { .. } => None,
     }
 }
