@@ -176,8 +176,9 @@ impl Node {
             if let Err(error) = remove_unfinished(&directory.join(SNAPSHOTS_DIRECTORY)) {
                 tracing::warn!(%error, "what is left of a snapshot that was cut short stays");
             }
-            if take_over(&files, &node_id, || random.u64(1..))? {
+            if let Some(note) = take_over(&files, &node_id, || random.u64(1..))? {
                 tracing::warn!(
+                    begun = %note.begun(),
                     "this data directory is a snapshot: the node begins with what is in it, and rebuilds the rest"
                 );
             }

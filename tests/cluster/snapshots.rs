@@ -115,7 +115,7 @@ fn is_all_there(cluster: &Cluster, expected: &BTreeMap<String, String>) {
         read_all(&client, expected.keys().cloned(), 3).await
     });
     for (key, value) in expected {
-        assert_eq!(found[key], [value.clone()], "{key}");
+        assert_eq!(found[key], std::slice::from_ref(value), "{key}");
     }
 }
 

@@ -16,7 +16,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::snapshot::snapshots_directory;
 use self::state::{CallEnd, Decisions, Joining, Seeds};
 use crate::engine::layout::{Acceptor, check_later};
 use crate::engine::membership::{Effect, Event, Membership, RingMember};
@@ -157,7 +156,7 @@ impl Control {
         }
         let snapshots = Snapshots::new(snapshots::Parts {
             node_id: me.node_id.clone(),
-            directory: snapshots_directory(&data_dir, &threads),
+            directory: snapshots::directory_of(&data_dir, &threads),
             store: Arc::downgrade(&store),
             rebuilding: Arc::downgrade(&rebuilding),
             clock,

@@ -1,6 +1,5 @@
 //! Snapshots that operators ask for.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dynakv_protocol::message::Response;
@@ -10,8 +9,6 @@ use dynakv_storage::SnapshotError;
 
 use super::Control;
 use crate::engine::layout::copies::keeps_its_place;
-use crate::runtime::shared::data_directory::SNAPSHOTS_DIRECTORY;
-use crate::runtime::shared::environment::StoreThreads;
 use crate::runtime::store::restoring::SnapshotNote;
 
 impl Control {
@@ -31,6 +28,8 @@ impl Control {
         let note = SnapshotNote {
             node_id: self.me.node_id.clone(),
             former: keeps_its_place.then_some((self.me.directory_id, self.me.generation)),
+            // It is begun on a thread of its own, and says then when.
+            begun_unix_ms: 0,
             is_taken: false,
         };
         let ring = keeps_its_place.then(|| Arc::new(ring.document().clone()));
@@ -47,17 +46,5 @@ fn refusal(error: &SnapshotError) -> ErrorReply {
         SnapshotError::Name { .. } => ErrorReply::new(ErrorCode::BadRequest, message),
         SnapshotError::Busy { .. } => ErrorReply::new(ErrorCode::Overloaded, message).retryable(),
         _ => ErrorReply::new(ErrorCode::Storage, message),
-    }
-}
-
-/// Where snapshots are made: nowhere in a world that has no disk. From the root on, because operators are told of it
-/// elsewhere than where the node runs.
-pub(super) fn snapshots_directory(data_dir: &Path, threads: &StoreThreads) -> Option<PathBuf> {
-    match threads {
-        StoreThreads::Own => {
-            let directory = data_dir.join(SNAPSHOTS_DIRECTORY);
-            Some(std::path::absolute(&directory).unwrap_or(directory))
-        }
-        StoreThreads::Simulated { .. } => None,
     }
 }

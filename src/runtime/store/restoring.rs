@@ -9,6 +9,7 @@
 //! ([`keeps_its_place`](crate::engine::layout::copies::keeps_its_place)): it has the ring, and keeps its directory id.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::{BufMut, BytesMut};
 use dynakv_protocol::codec::{DecodeError, Reader, Wire, put_bool};
@@ -20,6 +21,9 @@ use dynakv_storage::{
 
 use super::rebuilding::Rebuilding;
 use crate::runtime::shared::data_directory::{ACCEPTOR, RING, SNAPSHOT};
+
+/// The last time that has a date of four digits: 9999-12-31. humantime formats none behind it.
+const DATE_MAX: Duration = Duration::from_secs(253_402_300_799);
 
 /// The form of the note.
 const FORMAT: u8 = 1;
@@ -53,11 +57,21 @@ pub struct SnapshotNote {
     pub node_id: NodeId,
     /// The directory that it goes on as, where it does, and the generation from which it goes on.
     pub former: Option<(DirectoryId, Generation)>,
+    /// When it was begun, in milliseconds since 1970 by the node's clock: all that was applied before is in it.
+    pub begun_unix_ms: u64,
     /// A start has begun to make it its own.
     pub is_taken: bool,
 }
 
 impl SnapshotNote {
+    /// When it was begun, for people.
+    pub fn begun(&self) -> impl std::fmt::Display {
+        let since = Duration::from_millis(self.begun_unix_ms);
+        // Before 1970 or far beyond our time there is no date, whoever wrote it.
+        let at = SystemTime::UNIX_EPOCH.checked_add(since.min(DATE_MAX));
+        humantime::format_rfc3339_seconds(at.unwrap_or(SystemTime::UNIX_EPOCH))
+    }
+
     /// Puts it beside the store of a snapshot, and the ring with it where that is to be there. Durable when it returns.
     ///
     /// # Errors
@@ -76,8 +90,8 @@ impl SnapshotNote {
     }
 }
 
-/// Before the store of a data directory is opened: where the directory is a snapshot, makes it one of this node. True
-/// where it was. Durable when it returns; one that is cut short is made again, differently.
+/// Before the store of a data directory is opened: where the directory is a snapshot, makes it one of this node. What it
+/// said of itself, where it was one. Durable when it returns; one that is cut short is made again, differently.
 ///
 /// # Errors
 /// See [`RestoreError`].
@@ -85,9 +99,9 @@ pub fn take_over(
     files: &dyn SmallFiles,
     node_id: &NodeId,
     random: impl FnMut() -> u64,
-) -> Result<bool, RestoreError> {
+) -> Result<Option<SnapshotNote>, RestoreError> {
     let Some(document) = load_document(files, SNAPSHOT)? else {
-        return Ok(false);
+        return Ok(None);
     };
     let note = SnapshotNote::from_bytes(&document).map_err(|error| StoreError::DamagedFile {
         name: SNAPSHOT.to_owned(),
@@ -111,15 +125,16 @@ pub fn take_over(
     // It is in the snapshot already, and all depends on it.
     Rebuilding::note_all(files)?;
     files.remove_durable(ACCEPTOR)?;
-    Identity::found_copy(files, note.node_id, note.former, random)?;
+    Identity::found_copy(files, note.node_id.clone(), note.former, random)?;
     files.remove_durable(SNAPSHOT)?;
-    Ok(true)
+    Ok(Some(note))
 }
 
 impl Wire for SnapshotNote {
     fn encode(&self, out: &mut BytesMut) {
         out.put_u8(FORMAT);
         self.node_id.encode(out);
+        out.put_u64(self.begun_unix_ms);
         put_bool(out, self.is_taken);
         put_bool(out, self.former.is_some());
         if let Some((directory_id, generation)) = &self.former {
@@ -135,6 +150,7 @@ impl Wire for SnapshotNote {
         }
         Ok(Self {
             node_id: NodeId::decode(reader)?,
+            begun_unix_ms: reader.u64()?,
             is_taken: reader.bool("taken")?,
             former: match reader.bool("former")? {
                 true => Some((DirectoryId::decode(reader)?, Generation::decode(reader)?)),
@@ -158,6 +174,7 @@ mod tests {
         SnapshotNote {
             node_id: id("n-1"),
             former,
+            begun_unix_ms: 1_700_000_000_000,
             is_taken: false,
         }
     }
@@ -170,8 +187,9 @@ mod tests {
 
     fn start(files: &MemoryFiles) -> Started {
         let random = || fastrand::u64(1..);
-        assert!(take_over(files, &id("n-1"), random).unwrap());
-        assert!(!take_over(files, &id("n-1"), random).unwrap());
+        let note = take_over(files, &id("n-1"), random).unwrap();
+        assert_eq!(note.unwrap().begun_unix_ms, 1_700_000_000_000);
+        assert_eq!(take_over(files, &id("n-1"), random).unwrap(), None);
         Identity::start(files, id("n-1"), random).unwrap()
     }
 
@@ -218,7 +236,12 @@ mod tests {
 
     #[test]
     fn a_note_is_read_as_it_was_written_or_not_at_all() {
-        for note in [note(None), note(Some((DirectoryId(1), Generation(2))))] {
+        let far = SnapshotNote {
+            begun_unix_ms: u64::MAX,
+            ..note(None)
+        };
+        assert_eq!(far.begun().to_string(), "9999-12-31T23:59:59Z");
+        for note in [far, note(Some((DirectoryId(1), Generation(2))))] {
             let bytes = note.to_bytes();
             assert_eq!(SnapshotNote::from_bytes(&bytes), Ok(note));
             for end in 0..bytes.len() {

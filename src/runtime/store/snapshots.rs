@@ -4,7 +4,7 @@
 //! when the node stops, and nobody waits for it.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf, absolute};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use super::rebuilding::Rebuilding;
 use super::restoring::SnapshotNote;
 use crate::runtime::observe::metrics::Metrics;
-use crate::runtime::shared::environment::WallClock;
+use crate::runtime::shared::data_directory::SNAPSHOTS_DIRECTORY;
+use crate::runtime::shared::environment::{StoreThreads, WallClock};
 
 /// How long it rests for each second of work. The new store's own threads go on meanwhile, so that half of a core is
 /// the most that a snapshot takes.
@@ -35,7 +36,7 @@ const STOP_LOOK: Duration = Duration::from_millis(20);
 
 /// What snapshots are made with.
 pub struct Parts {
-    /// Whose.
+    /// The node whose data they have.
     pub node_id: NodeId,
     /// The directory that holds them; none in a simulated world.
     pub directory: Option<PathBuf>,
@@ -130,7 +131,7 @@ impl Snapshots {
 
     fn run(
         &self,
-        directory: &std::path::Path,
+        directory: &Path,
         name: &str,
         note: &SnapshotNote,
         ring: Option<&Arc<RingDocument>>,
@@ -139,6 +140,10 @@ impl Snapshots {
         drop(self.state());
         let metrics = &self.parts.metrics.snapshots;
         metrics.keys_copied.set(0.0);
+        let note = SnapshotNote {
+            begun_unix_ms: self.parts.clock.unix_ms(),
+            ..note.clone()
+        };
         let seal = |files: &DirectoryFiles| {
             // What was lost meanwhile may be missing in what was copied since.
             self.check_whole()?;
@@ -216,6 +221,18 @@ impl Snapshots {
     fn state(&self) -> MutexGuard<'_, State> {
         // Whole between any two operations.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where snapshots are made: nowhere in a world that has no disk. From the root on, because operators are told of it
+/// elsewhere than where the node runs.
+pub fn directory_of(data_dir: &Path, threads: &StoreThreads) -> Option<PathBuf> {
+    match threads {
+        StoreThreads::Own => {
+            let directory = data_dir.join(SNAPSHOTS_DIRECTORY);
+            Some(absolute(&directory).unwrap_or(directory))
+        }
+        StoreThreads::Simulated { .. } => None,
     }
 }
 

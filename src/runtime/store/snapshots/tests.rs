@@ -1,5 +1,3 @@
-use std::path::Path;
-
 use bytes::Bytes;
 use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions};
 use dynakv_protocol::codec::Wire;
@@ -76,6 +74,7 @@ impl World {
         let note = SnapshotNote {
             node_id: NodeId::new("n-1").unwrap(),
             former: None,
+            begun_unix_ms: 0,
             is_taken: false,
         };
         self.snapshots.start(name.to_owned(), note, None)
