@@ -35,6 +35,8 @@ const UNFINISHED: &str = ".unfinished";
 const STORE: &str = "store";
 
 /// What a store takes on disk for each byte of values, at most: versions, checksums, and what sled does not fill.
+/// Measured, at the highest: 152 MiB with 300,000 keys of 24 bytes and values of 100 (277 MB are asked for), 325 MiB with
+/// 300 values of 64 KiB to 1 MiB, 166 MB together (398 MB).
 const BYTES_PER_VALUE_BYTE: u64 = 2;
 
 /// What it takes for each key besides, in bytes: keys may have 4,096, and most have less than a hundredth of that.
@@ -346,11 +348,8 @@ fn check_room(store: &dyn Store, directory: &Path) -> Result<u64, SnapshotError>
     let free_bytes = DiskSpace::of(directory)?.free_bytes;
     let totals = store.totals();
     let values = totals.live_bytes.saturating_mul(BYTES_PER_VALUE_BYTE);
-    let estimate = values.saturating_add(totals.keys.saturating_mul(BYTES_PER_KEY));
-    // No more than what it takes now, with all that it has grown by.
-    let needed_bytes = estimate
-        .min(totals.disk_bytes.max(totals.live_bytes))
-        .saturating_add(BYTES_BASE);
+    let keys = totals.keys.saturating_mul(BYTES_PER_KEY);
+    let needed_bytes = BYTES_BASE.saturating_add(values).saturating_add(keys);
     if free_bytes < needed_bytes.saturating_add(reserve_bytes) {
         return Err(SnapshotError::NoRoom {
             path: directory.to_owned(),
