@@ -20,44 +20,50 @@ const PAGE: PageLimit = PageLimit {
     bytes_max: 1024 * 1024,
 };
 
-/// A part of a store that was carried over.
-pub(crate) struct CopiedPage {
-    /// How many keys it had, deleted ones too.
-    pub(crate) keys: u64,
-    /// Behind which key the next one begins; `None` when it was the last.
+/// A part of a store that is carried over.
+pub(crate) struct ReadPage {
+    mutations: Vec<Mutation>,
+    /// Behind which key the next one begins; `None` when it is the last.
     pub(crate) next: Option<Bytes>,
 }
 
-/// Carries the next page over, in ring order, into a store that has nothing of it yet. Durable there when it returns.
-///
-/// # Errors
-/// [`StoreError::Corrupt`] and [`StoreError::CorruptRange`] for what the old store cannot give; otherwise what the disk
-/// says.
-pub(crate) fn copy_page(
-    old: &dyn Store,
-    new: &dyn Store,
-    after: Option<&[u8]>,
-) -> Result<CopiedPage, StoreError> {
-    let page = old.scan(PositionRange::ALL, after, PAGE)?;
-    let mut mutations = Vec::with_capacity(page.items.len());
-    for item in page.items {
-        let versions = Versions::from_bytes(&item.versions).map_err(|error| {
-            let (key, damage) = (item.key.clone(), Damage::from(error));
-            StoreError::Corrupt { key, damage }
-        })?;
-        mutations.push(Mutation {
-            before: Footprint::default(),
-            after: Footprint::of_encoded(&item.key, &versions, &item.versions),
-            key: item.key,
-            versions: item.versions,
-        });
+impl ReadPage {
+    /// Reads the next page, in ring order.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] and [`StoreError::CorruptRange`] for what the store cannot give; otherwise what the disk
+    /// says.
+    pub(crate) fn from(store: &dyn Store, after: Option<&[u8]>) -> Result<Self, StoreError> {
+        let page = store.scan(PositionRange::ALL, after, PAGE)?;
+        let mut mutations = Vec::with_capacity(page.items.len());
+        for item in page.items {
+            let versions = Versions::from_bytes(&item.versions).map_err(|error| {
+                let (key, damage) = (item.key.clone(), Damage::from(error));
+                StoreError::Corrupt { key, damage }
+            })?;
+            mutations.push(Mutation {
+                before: Footprint::default(),
+                after: Footprint::of_encoded(&item.key, &versions, &item.versions),
+                key: item.key,
+                versions: item.versions,
+            });
+        }
+        Ok(Self {
+            mutations,
+            next: page.next,
+        })
     }
-    new.apply(&mutations)?;
-    new.sync()?;
-    Ok(CopiedPage {
-        keys: mutations.len() as u64,
-        next: page.next,
-    })
+
+    /// Writes it into a store that has nothing of it yet. Durable there when it returns. Gives how many keys it has,
+    /// deleted ones too.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(crate) fn write_to(&self, store: &dyn Store) -> Result<u64, StoreError> {
+        store.apply(&self.mutations)?;
+        store.sync()?;
+        Ok(self.mutations.len() as u64)
+    }
 }
 
 /// A directory that is removed when what is made in it does not come to its end.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use dynakv_protocol::codec::Wire;
 
 use crate::check::{Progress, Step, check_store};
-use crate::copying::{Beside, copy_page, size, sync_all};
+use crate::copying::{Beside, ReadPage, size, sync_all};
 use crate::directory::{exchange, parent_of, sync_directory};
 use crate::disk::{DirectoryLock, LOCK_FILE};
 use crate::disk_reserve::DiskSpace;
@@ -135,8 +135,8 @@ fn copy(old: &DiskStore, new: &DiskStore, progress: Progress<'_>) -> Result<(), 
     let mut done = 0;
     let mut after: Option<Bytes> = None;
     loop {
-        let page = copy_page(old, new, after.as_deref())?;
-        done += page.keys;
+        let page = ReadPage::from(old, after.as_deref())?;
+        done += page.write_to(new)?;
         progress(Step::Copying, done, total.max(done));
         match page.next {
             Some(next) => after = Some(next),

@@ -19,7 +19,7 @@ use dynakv_protocol::ids::{NODE_ID_BYTES_MAX, check_name};
 use dynakv_protocol::shell::quoted;
 
 use crate::ballast;
-use crate::copying::{Beside, copy_page, sync_all};
+use crate::copying::{Beside, ReadPage, sync_all};
 use crate::directory::sync_directory;
 use crate::disk::{DirectoryFiles, create_directory, rename_directory};
 use crate::disk_reserve::DiskSpace;
@@ -321,9 +321,10 @@ fn copy(
         let began = Instant::now();
         let store = source.upgrade().ok_or(SnapshotError::Stopped)?;
         let total = store.totals().keys;
-        let page = copy_page(&*store, new, after.as_deref())?;
+        let page = ReadPage::from(&*store, after.as_deref())?;
+        // Writing may wait, and whoever owns the store is not to wait with it.
         drop(store);
-        keys_done += page.keys;
+        keys_done += page.write_to(new)?;
         let cpu = new.status().checkpoints_cpu_time;
         let watched = watch(SnapshotPage {
             keys_done,
