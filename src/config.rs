@@ -130,7 +130,7 @@ impl Config {
             bytes_in_flight_max: 256 * 1024 * 1024,
             connection_bytes_max: 16 * 1024 * 1024,
             shutdown_deadline: Duration::from_secs(20),
-            memory_bytes: 512 * 1024 * 1024,
+            memory_bytes: 1024 * 1024 * 1024,
             anti_entropy_interval: Duration::from_secs(600),
             disk_reserve_bytes: None,
             hints_bytes_max: 256 * 1024 * 1024,

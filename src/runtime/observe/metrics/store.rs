@@ -15,6 +15,7 @@ pub struct StoreMetrics {
     table_evictions: Counter,
     log_bytes: Gauge,
     checkpoints: Counter,
+    compactions: Counter,
     checkpoint_last_seconds: Gauge,
     checkpoints_seconds: Gauge,
     checkpoints_cpu_seconds: Gauge,
@@ -75,6 +76,10 @@ impl StoreMetrics {
                 "Records that were dropped from the table to make room for others.",
             ),
             log_bytes: gauge("dynakv_store_log_bytes", "Size of the commit log."),
+            compactions: counter(
+                "dynakv_store_compactions_total",
+                "How often room of the tree was given back to the disk.",
+            ),
             checkpoints: counter(
                 "dynakv_store_checkpoints_total",
                 "Generations that were carried into the tree.",
@@ -142,6 +147,7 @@ impl StoreMetrics {
         self.table_evictions.absolute(status.table_evictions);
         self.log_bytes.set(status.log_bytes as f64);
         self.checkpoints.absolute(status.checkpoints);
+        self.compactions.absolute(status.compactions);
         let last = status.last_checkpoint.as_secs_f64();
         self.checkpoint_last_seconds.set(last);
         let all = status.checkpoints_time.as_secs_f64();
@@ -188,6 +194,7 @@ mod tests {
             table_evictions: 12,
             log_bytes: 3,
             checkpoints: 4,
+            compactions: 13,
             last_checkpoint: Duration::from_millis(1500),
             checkpoints_time: Duration::from_millis(7000),
             checkpoints_cpu_time: Duration::from_millis(2250),
@@ -210,6 +217,7 @@ mod tests {
             ("table_evictions_total", "12"),
             ("log_bytes", "3"),
             ("checkpoints_total", "4"),
+            ("compactions_total", "13"),
             ("checkpoint_last_seconds", "1.5"),
             ("checkpoints_seconds", "7"),
             ("checkpoints_cpu_seconds", "2.25"),
