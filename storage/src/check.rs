@@ -15,6 +15,7 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::hash::{Position, SEGMENTS, Segment};
 
 use crate::ballast;
+use crate::directory::list;
 use crate::disk::{DirectoryLock, LOCK_FILE};
 use crate::disk_store::{DiskOptions, DiskStore, LOG_DIRECTORY, TREE_DIRECTORY, mend_constants};
 use crate::error::StoreError;
@@ -389,19 +390,4 @@ impl Drop for Copy {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove a copy: remove it");
         }
     }
-}
-
-/// All files below a directory, with their sizes.
-pub(crate) fn list(directory: &Path, files: &mut Vec<(PathBuf, u64)>) -> Result<(), StoreError> {
-    let failed = || StoreError::io("list", directory);
-    for entry in fs::read_dir(directory).map_err(failed())? {
-        let entry = entry.map_err(failed())?;
-        let metadata = entry.metadata().map_err(failed())?;
-        if metadata.is_dir() {
-            list(&entry.path(), files)?;
-        } else {
-            files.push((entry.path(), metadata.len()));
-        }
-    }
-    Ok(())
 }

@@ -7,8 +7,7 @@ use bytes::Bytes;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 
-use crate::check::list;
-use crate::directory::{parent_of, sync_directory, sync_path};
+use crate::directory::{list, parent_of, sync_directory, sync_path};
 use crate::error::{Damage, StoreError};
 use crate::footprint::Footprint;
 use crate::items::{Mutation, PageLimit, PositionRange};

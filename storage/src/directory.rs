@@ -1,6 +1,6 @@
-//! Making durable what a directory holds.
+//! What a directory holds: listing it, exchanging it, making it durable.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::error::StoreError;
@@ -47,6 +47,21 @@ pub(crate) fn sync_directory(directory: &Path) -> Result<(), StoreError> {
 pub(crate) fn sync_path(path: &Path) -> Result<(), StoreError> {
     let file = File::open(path).map_err(StoreError::io("open", path))?;
     file.sync_all().map_err(StoreError::sync_failed(path))
+}
+
+/// All files below a directory, with their sizes.
+pub(crate) fn list(directory: &Path, files: &mut Vec<(PathBuf, u64)>) -> Result<(), StoreError> {
+    let failed = || StoreError::io("list", directory);
+    for entry in fs::read_dir(directory).map_err(failed())? {
+        let entry = entry.map_err(failed())?;
+        let metadata = entry.metadata().map_err(failed())?;
+        if metadata.is_dir() {
+            list(&entry.path(), files)?;
+        } else {
+            files.push((entry.path(), metadata.len()));
+        }
+    }
+    Ok(())
 }
 
 /// Exchanges two directories in one step.
