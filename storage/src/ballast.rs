@@ -112,16 +112,6 @@ impl Ballast {
         }
     }
 
-    /// Makes room for what makes room itself.
-    pub(crate) fn give_way(&self) {
-        let path = self.path();
-        if let Err(error) = fs::remove_file(&path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %path.display(), %error, "cannot remove the ballast");
-        }
-    }
-
     /// Takes what is missing of it, if there is twice as much to spare. Without one the store runs as well, until
     /// the disk is full.
     pub(crate) fn fill(&self, spare_bytes: u64) {

@@ -17,7 +17,9 @@ use dynakv_protocol::hash::{Position, SEGMENTS, Segment};
 use crate::ballast;
 use crate::directory::list;
 use crate::disk::{DirectoryLock, LOCK_FILE};
-use crate::disk_store::{DiskOptions, DiskStore, LOG_DIRECTORY, TREE_DIRECTORY, mend_constants};
+use crate::disk_store::{
+    Compaction, DiskOptions, DiskStore, LOG_DIRECTORY, TREE_DIRECTORY, mend_constants,
+};
 use crate::error::StoreError;
 use crate::footprint::{Footprint, Totals};
 use crate::hint_log::check_hints;
@@ -269,7 +271,10 @@ pub fn check_directory(directory: &Path, progress: Progress<'_>) -> Result<Check
         let place = directory.join(name).display().to_string();
         checked.found(place, copy.renamed(&problem));
     }
-    let options = DiskOptions::default();
+    let options = DiskOptions {
+        compaction: Compaction::Never,
+        ..DiskOptions::default()
+    };
     match DiskStore::open(&copy.path, options) {
         Ok(store) => {
             for page in store.counted_pages() {

@@ -36,6 +36,9 @@ const SEGMENT_BYTES: u64 = tree::SEGMENT_BYTES as u64;
 /// What opening the tree may write besides its snapshot, in bytes.
 const OPENING_BYTES: u64 = 2 * SEGMENT_BYTES;
 
+/// What is left over while a copy is made on a disk that is nearly full, in bytes.
+const COPYING_BYTES: u64 = 2 * SEGMENT_BYTES;
+
 /// When no more than this is free, in bytes, the ballast goes.
 const EXHAUSTED_BYTES: u64 = 1024 * 1024;
 
@@ -173,9 +176,14 @@ impl Room {
     /// writes, and not when the store is opened: who only looks at it changes nothing.
     pub(crate) fn look_now_and_then(&self) {
         if self.is_look_due() {
-            // It comes before growth.
-            let spare = self.look();
-            self.ballast.fill(spare.saturating_add(self.uncarried()));
+            self.look();
+            // It comes before growth, and after a copy that it has given way to.
+            if self.uncopied_bytes.load(Ordering::Relaxed) == 0 {
+                let kept = self.missing_bytes.load(Ordering::Relaxed);
+                let kept = kept.saturating_add(self.reserve_bytes);
+                let free = self.free_bytes.load(Ordering::Relaxed);
+                self.ballast.fill(free.saturating_sub(kept));
+            }
         }
     }
 
@@ -210,16 +218,21 @@ impl Room {
         }
     }
 
-    /// Whether growth is refused, or soon will be, or there soon will be no room for a copy of so many bytes.
+    /// Whether growth was refused when it was looked last.
+    pub(crate) fn refuses_growth(&self) -> bool {
+        self.is_short.load(Ordering::Relaxed)
+    }
+
+    /// Whether growth is refused, or soon will be; a little sooner where a copy takes so many bytes.
     pub(crate) fn is_short(&self, copy_bytes: u64) -> bool {
         let kept = self.reserve_bytes.saturating_mul(2);
-        let kept = kept.saturating_add(copy_bytes / 8 * 9);
+        let kept = kept.saturating_add((copy_bytes / 8 * 9).min(self.reserve_bytes));
         let kept = kept.saturating_add(self.missing_bytes.load(Ordering::Relaxed));
         DiskSpace::of(&self.directory).is_ok_and(|space| space.free_bytes < kept)
     }
 
-    /// Whether there is room for a copy of so many bytes. On a disk that is nearly full it may take what is kept for
-    /// opening the store, and the ballast gives way to it: what there is of it is removed before the store is opened.
+    /// Whether there is room for a copy of so many bytes. On a disk that is nearly full it may take the reserve: what
+    /// there is of it is removed before a checkpoint lacks room, and before the store is opened.
     pub(crate) fn is_enough_for_copy(&self, bytes: u64, is_short: bool) -> bool {
         let Ok(DiskSpace { free_bytes, .. }) = DiskSpace::of(&self.directory) else {
             return false;
@@ -228,19 +241,28 @@ impl Room {
             let kept = self.reserve_bytes.saturating_add(bytes / 4);
             return free_bytes >= bytes.saturating_add(kept);
         }
-        let needed = bytes.saturating_add(SEGMENT_BYTES);
-        let is_enough = free_bytes.saturating_add(self.ballast.bytes()) >= needed;
-        if is_enough && free_bytes < needed {
-            self.ballast.give_way();
-        }
-        is_enough
+        let needed = bytes.saturating_add(COPYING_BYTES);
+        free_bytes >= needed
+    }
+
+    /// How many bytes are in the log only.
+    pub(crate) fn uncarried_bytes(&self) -> u64 {
+        self.uncarried_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is room for a copy of so many bytes, and for a checkpoint of what is in the log.
+    pub(crate) fn is_enough_for_both(&self, bytes: u64) -> bool {
+        let kept = self.uncarried_bytes().saturating_add(self.reserve_bytes);
+        DiskSpace::of(&self.directory)
+            .is_ok_and(|space| space.free_bytes >= bytes.saturating_add(kept))
     }
 
     /// Whether it may go on.
     pub(crate) fn is_enough_to_copy_on(&self, is_short: bool) -> bool {
         match is_short {
-            true => DiskSpace::of(&self.directory)
-                .is_ok_and(|space| space.free_bytes >= 2 * SEGMENT_BYTES),
+            true => {
+                DiskSpace::of(&self.directory).is_ok_and(|space| space.free_bytes >= COPYING_BYTES)
+            }
             false => self.is_enough_for_checkpoint(SEGMENT_BYTES),
         }
     }
@@ -291,12 +313,12 @@ impl Room {
         self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at the disk, and returns how many bytes there are besides the reserve.
-    fn look(&self) -> u64 {
+    /// Looks at the disk.
+    fn look(&self) {
         *self.looked() = Some(Instant::now());
         let Ok(space) = DiskSpace::of(&self.directory) else {
             // The next write says what is wrong with it.
-            return 0;
+            return;
         };
         self.free_bytes.store(space.free_bytes, Ordering::Relaxed);
         let ballast = self.ballast.bytes().max(self.ballast.base_bytes());
@@ -321,7 +343,6 @@ impl Room {
         if space.free_bytes < EXHAUSTED_BYTES {
             self.drop_ballast();
         }
-        spare
     }
 }
 

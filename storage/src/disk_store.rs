@@ -54,6 +54,9 @@ use crate::table::{Look, Table, Volume};
 use crate::totals::Counters;
 use crate::tree::{Loss, Tree};
 
+/// How many damaged values are looked at while writers wait.
+const REMOVALS_AT_ONCE: usize = 64;
+
 /// A [`Store`] in a directory of its own.
 ///
 /// Dropping it syncs the log and ends its threads; a checkpoint that is under way is left to the next
@@ -190,24 +193,30 @@ impl DiskStore {
     /// Removes values that are damaged, unless something took their place.
     fn remove_damaged(&self, keys: &[(&Loss, &[u8])]) -> Result<(), StoreError> {
         let shared = &self.shared;
-        shared.write(|| {
-            // Whoever holds the log keeps writers out.
-            let mut log = shared.log_with_room()?;
-            for &(loss, key) in keys {
-                let position = Position::of_key(key);
-                // First what may have taken its place, because that goes into the tree before it leaves the table.
-                let is_replaced = matches!(shared.table.get(position, key), Look::Hit(_));
-                if is_replaced || !shared.in_tree(|tree| tree.is_damaged(loss))? {
-                    continue;
+        for keys in keys.chunks(REMOVALS_AT_ONCE) {
+            shared.write(|| {
+                // Whoever holds the log keeps writers out.
+                let mut log = shared.log_with_room()?;
+                for &(loss, key) in keys {
+                    let position = Position::of_key(key);
+                    // First what may have taken its place, because that goes into the tree before it leaves the table.
+                    let is_replaced = matches!(shared.table.get(position, key), Look::Hit(_));
+                    let is_damaged = || shared.in_tree(|tree| tree.is_damaged(loss));
+                    // Where the disk says something else it is left to the next time.
+                    if is_replaced || !is_damaged().unwrap_or(false) {
+                        continue;
+                    }
+                    // What it counted for nobody knows.
+                    let key_bytes = Bytes::copy_from_slice(key);
+                    let removal = Mutation::removal(key_bytes, Footprint::default());
+                    let pair = log.append(&removal)?;
+                    shared.table.put(position, pair, key.len());
+                    shared.counters.note(position, &removal);
                 }
-                // What it counted for nobody knows.
-                let removal = Mutation::removal(Bytes::copy_from_slice(key), Footprint::default());
-                let pair = log.append(&removal)?;
-                shared.table.put(position, pair, key.len());
-                shared.counters.note(position, &removal);
-            }
-            Ok(())
-        })
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     /// Carries everything that was applied into the tree now, and waits until that is durable and the

@@ -15,7 +15,7 @@ use crate::copying::{Beside, ReadPage, size, sync_all};
 use crate::directory::{exchange, parent_of, sync_directory};
 use crate::disk::{DirectoryLock, LOCK_FILE};
 use crate::disk_reserve::DiskSpace;
-use crate::disk_store::{DiskOptions, DiskStore, TREE_DIRECTORY};
+use crate::disk_store::{Compaction, DiskOptions, DiskStore, TREE_DIRECTORY};
 use crate::error::StoreError;
 use crate::run_note::RunNote;
 use crate::store::Store;
@@ -84,6 +84,7 @@ pub fn rewrite_directory(
     // The room was asked for as a whole.
     let options = DiskOptions {
         reserve_bytes: Some(0),
+        compaction: Compaction::Never,
         ..DiskOptions::default()
     };
     check_room(parent, size(directory)?)?;

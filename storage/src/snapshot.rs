@@ -23,7 +23,7 @@ use crate::copying::{Beside, ReadPage, sync_all};
 use crate::directory::sync_directory;
 use crate::disk::{DirectoryFiles, create_directory, rename_directory};
 use crate::disk_reserve::DiskSpace;
-use crate::disk_store::{DiskOptions, DiskStore, TREE_DIRECTORY};
+use crate::disk_store::{Compaction, DiskOptions, DiskStore, TREE_DIRECTORY};
 use crate::error::{ShownBytes, StoreError};
 use crate::store::Store;
 use crate::tree::wait_until_closed;
@@ -55,6 +55,7 @@ fn options() -> DiskOptions {
         memory_bytes: 32 * 1024 * 1024,
         log_bytes_max: 64 * 1024 * 1024,
         reserve_bytes: Some(0),
+        compaction: Compaction::Never,
         ..DiskOptions::default()
     }
 }

@@ -207,7 +207,13 @@ impl Tree {
         guarded(&self.directory, || {
             let found = self.content.get(position, key);
             match found.map_err(self.failure("read"))? {
-                Found::Versions(versions) => Ok(Some(versions)),
+                Found::Versions(versions) => {
+                    // It was not the disk that was wrong when it was met.
+                    if self.content.damages.any() {
+                        self.content.damages.mended(&record_key(position, key));
+                    }
+                    Ok(Some(versions))
+                }
                 Found::Nothing => Ok(None),
                 Found::Damaged(damage) => Err(self.corrupt(position, key, damage)),
                 Found::Lost(damage) => {
@@ -258,11 +264,7 @@ impl Tree {
         let (position, key) = (position_of_record(record_key), key_of_record(record_key));
         match self.get(position, key) {
             Err(StoreError::Corrupt { .. }) => Ok(true),
-            // It was not the disk that was wrong.
-            Ok(_) => {
-                self.content.damages.mended(record_key);
-                Ok(false)
-            }
+            Ok(_) => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -114,9 +114,12 @@ impl Witness {
 
     /// Writes down the last checkpoint of another tree, whose copy this one is, apart from the numbers of its chunks.
     pub(crate) fn copy(&self, of: &Self, next_set: u64) -> sled::Result<Option<Checkpoint>> {
-        let last = of.tree.get(LAST)?;
-        let Some((number, checkpoint)) = last.as_deref().and_then(decode_record) else {
+        let Some(last) = of.tree.get(LAST)? else {
             return Ok(None);
+        };
+        let Some((number, checkpoint)) = decode_record(&last) else {
+            let reason = "what the last checkpoint wrote down is damaged";
+            return Err(sled::Error::ReportableBug(reason.to_owned()));
         };
         let checkpoint = Checkpoint {
             next_set,

@@ -68,6 +68,13 @@ fn run(shared: &Shared, work: impl FnOnce(&Shared) -> Result<(), StoreError>) {
 /// Carries one generation after the other into the tree, until the store is closed.
 fn carry_generations(shared: &Shared) -> Result<(), StoreError> {
     let mut compacting = Compacting::default();
+    let result = carry_on(shared, &mut compacting);
+    // Not left to the next start, which may be in this process and need the room before it is closed.
+    compacting.give_up(shared);
+    result
+}
+
+fn carry_on(shared: &Shared, compacting: &mut Compacting) -> Result<(), StoreError> {
     loop {
         let frozen = match next_work(shared, compacting.rest()) {
             Work::Generation(frozen) => frozen,
@@ -86,7 +93,7 @@ fn carry_generations(shared: &Shared) -> Result<(), StoreError> {
             Work::None => return Ok(()),
         };
         loop {
-            match carry(shared, &frozen, &mut compacting) {
+            match carry(shared, &frozen, compacting) {
                 Ok(true) => break,
                 Ok(false) => return Ok(()),
                 // However full the disk is: what it was given and could not sync is lost.

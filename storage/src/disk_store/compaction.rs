@@ -17,7 +17,7 @@ use dynakv_protocol::hash::{SEGMENTS, Segment};
 use super::layout::TREE_DIRECTORY;
 use super::options::Compaction;
 use super::shared::Shared;
-use crate::directory::{exchange, list, sync_directory, sync_path};
+use crate::directory::{OpenDirectory, exchange, list, sync_directory, sync_path};
 use crate::error::StoreError;
 use crate::table::Entry;
 use crate::tree::{SEGMENT_BYTES, Scratch, Tree, wait_until_closed};
@@ -52,8 +52,17 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// And at most, where one checkpoint follows the other.
 const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
+/// On a disk that is nearly full no more than this is left to be carried when a copy begins, in bytes.
+const UNCARRIED_BYTES_MAX: u64 = 1024 * 1024;
+
+/// How often it is looked at closely that is not worth it.
+const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(30);
+
+/// How often what is in memory is carried for that.
+const FREEZE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How long to wait after one that came to nothing; doubles up to the other.
-const RETRY: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// Removes what an earlier process left beside the tree.
@@ -75,12 +84,22 @@ pub(super) struct Compacting {
     current: Option<Copying>,
     look_at: Instant,
     retry: Duration,
+    /// When what was in memory was last carried for it.
+    froze_at: Option<Instant>,
+    /// The file system cannot exchange two names.
+    is_impossible: bool,
+    /// What is of no use lies beside the tree.
+    has_leftover: bool,
 }
 
 /// A copy that is being made.
 struct Copying {
     tree: Tree,
     directory: PathBuf,
+    /// That of the store, held open for the exchange.
+    entries: OpenDirectory,
+    /// How often a loss had been forgiven when it began.
+    forgave: u64,
     /// How many segments it has.
     segments: u32,
     /// How many bytes they had.
@@ -99,6 +118,9 @@ impl Default for Compacting {
             current: None,
             look_at: Instant::now(),
             retry: RETRY,
+            froze_at: None,
+            is_impossible: false,
+            has_leftover: false,
         }
     }
 }
@@ -119,6 +141,8 @@ impl Compacting {
     /// # Errors
     /// Only what ends the store: a sync that failed.
     pub(super) fn go_on(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        shared.note_uncarried();
+        self.give_up_if_forgiven(shared);
         let result = match &mut self.current {
             None => self.begin_if_worth(shared),
             Some(copying) if !copying.is_whole() => copying.step(shared),
@@ -144,6 +168,7 @@ impl Compacting {
     /// # Errors
     /// As [`go_on`](Self::go_on).
     pub(super) fn write(&mut self, shared: &Shared, entries: &[Entry]) -> Result<(), StoreError> {
+        self.give_up_if_forgiven(shared);
         let Some(copying) = &mut self.current else {
             return Ok(());
         };
@@ -157,20 +182,38 @@ impl Compacting {
         self.outcome(shared, result)
     }
 
-    /// Gives the copy up, and the room that it takes. Whether there was one.
+    /// A loss that was forgiven since stands in the copy as if it had not been.
+    fn give_up_if_forgiven(&mut self, shared: &Shared) {
+        let forgave = |copying: &Copying| {
+            let now = shared.beside_tree(|tree| Ok(tree.forgave().0));
+            now.is_ok_and(|now| now != copying.forgave)
+        };
+        if self.current.as_ref().is_some_and(forgave) {
+            self.give_up(shared);
+        }
+    }
+
+    /// Gives the copy up, and the room that it takes. Whether there was one, or something was left of one.
     pub(super) fn give_up(&mut self, shared: &Shared) -> bool {
         let Some(Copying {
             tree, directory, ..
         }) = self.current.take()
         else {
-            return false;
+            return self.remove_leftover(shared);
         };
         self.look_at = Instant::now() + self.retry;
         self.retry = (self.retry * 2).min(RETRY_MAX);
         drop(tree);
-        remove_closed(&directory);
+        self.has_leftover = !remove_closed(&directory);
         shared.room.note_uncopied(0);
         true
+    }
+
+    /// Removes what could not be removed before. Whether it has.
+    fn remove_leftover(&mut self, shared: &Shared) -> bool {
+        let removed = self.has_leftover && remove_leftovers(&shared.directory).is_ok();
+        self.has_leftover &= !removed;
+        removed
     }
 
     fn outcome(
@@ -192,51 +235,92 @@ impl Compacting {
     }
 
     fn begin_if_worth(&mut self, shared: &Shared) -> Result<(), StoreError> {
-        if shared.limits.compaction == Compaction::Always {
-            self.current = Some(Copying::begin(shared, 0, false)?);
-            return Ok(());
+        match shared.limits.compaction {
+            Compaction::Never => return Ok(()),
+            Compaction::Always => {
+                let copying = Copying::begin(shared, 0, false);
+                self.has_leftover = copying.is_err();
+                self.current = copying?;
+                return Ok(());
+            }
+            Compaction::WhenWorth | Compaction::AlsoWhenShort => {}
         }
-        if Instant::now() < self.look_at {
+        if Instant::now() < self.look_at || self.is_impossible {
             return Ok(());
         }
         self.look_at = Instant::now() + LOOK_INTERVAL_MIN;
+        self.remove_leftover(shared);
         let tree_bytes = shared.in_tree(|tree| Ok(tree.disk_bytes()))?;
         let live_bytes = shared.counters.sums().live_bytes;
-        let is_short = shared.room.is_short(live_bytes);
+        let may_use_reserve = shared.limits.compaction == Compaction::AlsoWhenShort;
+        let is_short = may_use_reserve && shared.room.is_short(live_bytes);
         let is_worth = |copy_bytes: u64| match is_short {
             true => tree_bytes > copy_bytes + WORTH_BYTES_SHORT.max(copy_bytes / 4),
             false => tree_bytes / WORTH > copy_bytes && tree_bytes > copy_bytes + WORTH_BYTES,
         };
-        if !is_worth(live_bytes) {
+        let may_be_worth = is_worth(live_bytes);
+        // What is in memory makes room in the tree, and its log is room.
+        let is_refused = may_use_reserve && shared.room.refuses_growth();
+        if (is_refused || (is_short && may_be_worth)) && self.carry(shared)? {
             return Ok(());
         }
-        if is_short && shared.table.active().entries > 0 {
-            // What is in memory makes room in the tree, and its log is room.
-            return shared.write(|| {
-                let mut log = shared.log();
-                // Not while its lock is held.
-                let is_free = shared.frozen().is_none();
-                if is_free {
-                    shared.freeze(&mut log)?;
-                }
-                Ok(())
-            });
+        if !may_be_worth {
+            return Ok(());
+        }
+        let (_, has_forgiven) = shared.beside_tree(|tree| Ok(tree.forgave()))?;
+        if has_forgiven {
+            // The copy would tell of these losses again.
+            self.look_at = Instant::now() + LOOK_INTERVAL_MAX;
+            return Ok(());
         }
         let looked_at = shared.in_tree(|tree| tree.live_bytes(LOOKS))?;
         let copy_bytes = looked_at.max(live_bytes);
         let copy_bytes = copy_bytes + copy_bytes / 8 + LEAST_BYTES;
         if !is_worth(copy_bytes) || !shared.room.is_enough_for_copy(copy_bytes, is_short) {
             // A look costs something.
-            self.look_at = Instant::now() + if is_short { LOOK_INTERVAL } else { RETRY };
+            self.look_at = Instant::now()
+                + if is_short {
+                    LOOK_INTERVAL
+                } else {
+                    LOOK_INTERVAL_MAX
+                };
             return Ok(());
+        }
+        if is_short && !shared.room.is_enough_for_both(copy_bytes) {
+            // A checkpoint would have the copy given up again.
+            self.carry(shared)?;
+            if shared.room.uncarried_bytes() > UNCARRIED_BYTES_MAX {
+                return Ok(());
+            }
         }
         tracing::info!(
             tree_bytes,
             copy_bytes,
             "the tree is compacted: room goes back to the disk"
         );
-        self.current = Some(Copying::begin(shared, copy_bytes, is_short)?);
+        let copying = Copying::begin(shared, copy_bytes, is_short);
+        self.has_leftover = copying.is_err();
+        self.current = copying?;
+        self.is_impossible = self.current.is_none();
         Ok(())
+    }
+
+    /// Has what is in memory carried into the tree, every now and then. Whether that is begun.
+    fn carry(&mut self, shared: &Shared) -> Result<bool, StoreError> {
+        let is_carried = |at: Instant| at.elapsed() < FREEZE_INTERVAL;
+        if self.froze_at.is_some_and(is_carried) || shared.table.active().entries == 0 {
+            return Ok(false);
+        }
+        self.froze_at = Some(Instant::now());
+        shared.write(|| {
+            let mut log = shared.log();
+            // Not while its lock is held.
+            let is_free = shared.frozen().is_none();
+            if is_free {
+                shared.freeze(&mut log)?;
+            }
+            Ok(is_free)
+        })
     }
 
     /// Puts the copy in the place of the tree.
@@ -247,7 +331,7 @@ impl Compacting {
         let directory = shared.directory.join(TREE_DIRECTORY);
         let beside = copying.directory.clone();
         let bytes_before = shared.in_tree(|tree| Ok(tree.disk_bytes())).unwrap_or(0);
-        let completed = shared.in_tree(|tree| {
+        let completed = shared.beside_tree(|tree| {
             copying.tree.complete_copy_of(tree, &directory)?;
             sync_files(&beside)?;
             exchange(&beside, &directory)
@@ -262,10 +346,10 @@ impl Compacting {
             tree.replace(copying.tree)
         };
         // Whatever becomes of this: the names are those of the trees in use.
-        sync_directory(&shared.directory)
-            .map_err(|error| not_durable(&shared.directory, &error))?;
+        let synced = copying.entries.sync();
+        synced.map_err(|error| not_durable(&shared.directory, &error))?;
         drop(old);
-        remove_closed(&beside);
+        self.has_leftover = !remove_closed(&beside);
         shared.room.note_opened();
         shared.room.note_uncopied(0);
         shared.compactions.fetch_add(1, Ordering::Relaxed);
@@ -282,13 +366,26 @@ impl Compacting {
 }
 
 impl Copying {
-    fn begin(shared: &Shared, bytes_expected: u64, is_short: bool) -> Result<Self, StoreError> {
+    fn begin(
+        shared: &Shared,
+        bytes_expected: u64,
+        is_short: bool,
+    ) -> Result<Option<Self>, StoreError> {
         let directory = shared.directory.join(BESIDE);
         remove_leftovers(&shared.directory)?;
+        if !can_exchange(&directory)? {
+            tracing::warn!(
+                "room of the tree cannot be given back: two names cannot be exchanged here"
+            );
+            return Ok(None);
+        }
+        let (forgave, _) = shared.beside_tree(|tree| Ok(tree.forgave()))?;
         let (mut tree, ..) = Tree::open(&directory, shared.limits.cache_bytes)?;
-        shared.in_tree(|of| tree.begin_copy_of(of))?;
-        Ok(Self {
+        shared.beside_tree(|of| tree.begin_copy_of(of))?;
+        Ok(Some(Self {
             tree,
+            entries: OpenDirectory::open(&shared.directory)?,
+            forgave,
             directory,
             segments: 0,
             bytes: 0,
@@ -296,7 +393,7 @@ impl Copying {
             began: Instant::now(),
             is_short,
             scratch: Scratch::default(),
-        })
+        }))
     }
 
     fn is_whole(&self) -> bool {
@@ -313,16 +410,18 @@ impl Copying {
         while self.bytes < up_to
             && let Ok(number) = u16::try_from(self.segments)
         {
-            let next = shared.in_tree(|of| of.next_segment(Segment(number)))?;
+            let next = shared.beside_tree(|of| of.next_segment(Segment(number)))?;
             let Some(segment) = next else {
                 self.segments = SEGMENTS as u32;
                 break;
             };
-            self.bytes += shared.in_tree(|of| of.copy_segment(segment, &self.tree))?;
+            self.bytes += shared.beside_tree(|of| of.copy_segment(segment, &self.tree))?;
             self.segments = u32::from(segment.0) + 1;
         }
-        let uncopied = self.bytes_expected.saturating_sub(self.bytes);
-        shared.room.note_uncopied(uncopied);
+        if self.is_short {
+            let uncopied = self.bytes_expected.saturating_sub(self.bytes);
+            shared.room.note_uncopied(uncopied);
+        }
         Ok(())
     }
 }
@@ -337,12 +436,29 @@ fn sync_files(directory: &Path) -> Result<(), StoreError> {
     sync_directory(directory)
 }
 
-/// Removes a tree that was closed a moment ago.
-fn remove_closed(directory: &Path) {
+/// Removes a tree that was closed a moment ago. Whether it is gone.
+fn remove_closed(directory: &Path) -> bool {
     let removed = wait_until_closed(directory)
         .and_then(|()| fs::remove_dir_all(directory).map_err(StoreError::io("remove", directory)));
-    if let Err(error) = removed {
-        tracing::warn!(%error, "what a compaction left stays until the next start");
+    if let Err(error) = &removed {
+        tracing::warn!(%error, "what a compaction left stays for now");
+    }
+    removed.is_ok()
+}
+
+/// Whether two names can be exchanged here, before anything is copied for it. Leaves an empty directory.
+fn can_exchange(directory: &Path) -> Result<bool, StoreError> {
+    let (one, other) = (directory.join("one"), directory.join("other"));
+    for path in [&one, &other] {
+        fs::create_dir_all(path).map_err(StoreError::io("create", path))?;
+    }
+    let exchanged = exchange(&one, &other);
+    for path in [&one, &other] {
+        fs::remove_dir(path).map_err(StoreError::io("remove", path))?;
+    }
+    match exchanged {
+        Err(error) if error.passes() => Err(error),
+        exchanged => Ok(exchanged.is_ok()),
     }
 }
 

@@ -18,10 +18,15 @@ pub enum Durability {
 /// When room that sled's file has and does not need is given back to the disk; see `disk_store/compaction.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compaction {
-    /// Where there is much of it, or the disk is nearly full.
+    /// Where there is much of it, and room for a copy besides the reserve.
     WhenWorth,
+    /// Also on a disk that is nearly full, within the reserve; what waits in the log counts as used then. Not what a node
+    /// does: see docs/design/gaps.md.
+    AlsoWhenShort,
     /// One time after the other: for tests.
     Always,
+    /// Not: where a store is written once.
+    Never,
 }
 
 /// The smallest window, and the smallest log of one, in bytes: below that each write begins a new generation.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use super::options::Limits;
+use super::options::{Compaction, Limits};
 use super::signals::Signals;
 use crate::disk::DirectoryFiles;
 use crate::disk_reserve::Room;
@@ -232,6 +232,9 @@ impl Shared {
 
     /// Tells who watches the room how much is in the log only.
     pub(super) fn note_uncarried(&self) {
+        if self.limits.compaction != Compaction::AlsoWhenShort {
+            return;
+        }
         let active = self.generation_bytes.load(Ordering::Relaxed);
         let frozen = self.frozen().as_ref().map_or(0, |frozen| frozen.log_bytes);
         self.room.note_uncarried(active + frozen);

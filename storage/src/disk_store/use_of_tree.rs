@@ -10,6 +10,15 @@ use crate::error::StoreError;
 use crate::tree::Tree;
 
 impl Shared {
+    /// Uses the tree for what may fail elsewhere, in a copy of it, and says nothing of the tree then.
+    pub(super) fn beside_tree<T>(
+        &self,
+        f: impl FnOnce(&Tree) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        // What it comes to is not the tree's, if it comes to anything.
+        self.in_tree(|tree| Ok(f(tree)))?
+    }
+
     /// Uses the tree. Refused while it is opened again, which only a full disk or a shortage makes necessary.
     pub(super) fn in_tree<T>(
         &self,

@@ -82,7 +82,6 @@ impl Arrangements {
         self.change(segment, |_, state| *state = (*state).max(1))
     }
 
-    /// Changes the page of a segment: first on disk, then for readers.
     /// Copies those of all segments into another one.
     pub(super) fn copy(&self, into: &Self) -> sled::Result<()> {
         for stored in &self.tree {
@@ -95,6 +94,7 @@ impl Arrangements {
         Ok(())
     }
 
+    /// Changes the page of a segment: first on disk, then for readers.
     fn change(
         &self,
         segment: Segment,

@@ -103,6 +103,11 @@ impl Tree {
         })
     }
 
+    /// How often a loss was forgiven, and whether one still stands in its block: a copy would tell of it again.
+    pub(crate) fn forgave(&self) -> (u64, bool) {
+        self.content.damages.forgave()
+    }
+
     /// Makes this empty one ready to become a copy of another.
     ///
     /// # Errors

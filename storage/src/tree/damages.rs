@@ -1,7 +1,7 @@
 //! What was found damaged since the tree was opened.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dynakv_protocol::hash::Segment;
@@ -9,6 +9,9 @@ use dynakv_protocol::hash::Segment;
 use super::block::BlockKey;
 use crate::format::position_of_record;
 use crate::items::PositionRange;
+
+/// The number of the next damage. Of the process: a tree that is opened again gives none a second time.
+static NEXT_NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// How many damaged keys are told apart; beyond, they are counted no more.
 const DAMAGED_KEYS_MAX: usize = 65_536;
@@ -26,16 +29,19 @@ pub(super) struct Damages {
     forgiven: Mutex<BTreeMap<BlockKey, u32>>,
     /// How many these are.
     forgiven_count: AtomicUsize,
+    /// How often one was.
+    forgave: AtomicU64,
 }
 
 impl Damages {
     /// A damaged value was met.
     pub(super) fn met(&self, record_key: Vec<u8>) {
-        let number = self.reads.fetch_add(1, Ordering::Relaxed) as u32;
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let mut keys = self.keys();
         if keys.len() < DAMAGED_KEYS_MAX {
             // It stays the same damage however often it is met.
-            keys.entry(record_key).or_insert(number);
+            let number = || NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
+            keys.entry(record_key).or_insert_with(number);
             self.count.store(keys.len(), Ordering::Relaxed);
         }
     }
@@ -88,6 +94,7 @@ impl Damages {
     pub(super) fn forgive(&self, key: BlockKey, loss: u32) {
         let mut forgiven = self.forgiven();
         forgiven.insert(key, loss);
+        self.forgave.fetch_add(1, Ordering::Release);
         self.forgiven_count.store(forgiven.len(), Ordering::Release);
     }
 
@@ -95,6 +102,12 @@ impl Damages {
     pub(super) fn is_forgiven(&self, key: BlockKey, loss: u32) -> bool {
         let any = self.forgiven_count.load(Ordering::Acquire) > 0;
         any && self.forgiven().get(&key) == Some(&loss)
+    }
+
+    /// How often a loss was forgiven, and whether one of them still stands in its block.
+    pub(super) fn forgave(&self) -> (u64, bool) {
+        let stands = self.forgiven_count.load(Ordering::Acquire) > 0;
+        (self.forgave.load(Ordering::Acquire), stands)
     }
 
     /// All blocks of an arc were written anew: what they say of losses is true again.
