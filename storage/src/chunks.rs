@@ -108,15 +108,13 @@ impl Chunks {
         self.next_set.fetch_max(next_set, Ordering::Relaxed);
     }
 
-    /// Copies a set. How many bytes it has.
-    pub(crate) fn copy(&self, set: u64, into: &Self) -> sled::Result<u64> {
-        let mut bytes = 0;
+    /// Copies a set.
+    pub(crate) fn copy(&self, set: u64, into: &Self) -> sled::Result<()> {
         for chunk in self.tree.scan_prefix(set_start(set)) {
             let (key, content) = chunk?;
-            bytes += content.len() as u64;
             into.tree.insert(key, content)?;
         }
-        Ok(bytes)
+        Ok(())
     }
 
     /// Removes sets that nothing names any more, and crosses them out.

@@ -5,7 +5,7 @@
 //!
 //! | free, as a part of the reserve | |
 //! |---|---|
-//! | all of it and what the log holds for the tree, and more | everything goes |
+//! | all of it and more | everything goes |
 //! | half to all | deletes go: they make room later |
 //! | a quarter to half, and never less than opening takes | checkpoints go on: they make room in the log, and put it into the tree |
 //! | less | nothing is written until there is room |
@@ -35,9 +35,6 @@ const SEGMENT_BYTES: u64 = tree::SEGMENT_BYTES as u64;
 
 /// What opening the tree may write besides its snapshot, in bytes.
 const OPENING_BYTES: u64 = 2 * SEGMENT_BYTES;
-
-/// What is left over while a copy is made on a disk that is nearly full, in bytes.
-const COPYING_BYTES: u64 = 2 * SEGMENT_BYTES;
 
 /// When no more than this is free, in bytes, the ballast goes.
 const EXHAUSTED_BYTES: u64 = 1024 * 1024;
@@ -102,10 +99,6 @@ pub(crate) struct Room {
     ballast: Ballast,
     /// What is missing of the ballast beyond what any store needs: kept free besides the reserve.
     missing_bytes: AtomicU64,
-    /// What is in the log only: the tree is about to take as much.
-    uncarried_bytes: AtomicU64,
-    /// What a copy of the tree is about to take.
-    uncopied_bytes: AtomicU64,
     /// What may be written before the next look; not positive when the file system must be asked.
     until_look: AtomicI64,
     free_bytes: AtomicU64,
@@ -129,8 +122,6 @@ impl Room {
             reserve_bytes: reserve_bytes.unwrap_or_else(|| space.default_reserve_bytes()),
             ballast: Ballast::of(directory, tree, space.total_bytes)?,
             missing_bytes: AtomicU64::new(0),
-            uncarried_bytes: AtomicU64::new(0),
-            uncopied_bytes: AtomicU64::new(0),
             until_look: AtomicI64::new(0),
             free_bytes: AtomicU64::new(space.free_bytes),
             is_short: AtomicBool::new(false),
@@ -157,7 +148,7 @@ impl Room {
             self.look();
         }
         let needed = match change {
-            Change::Growth => self.reserve_bytes.saturating_add(self.uncarried()),
+            Change::Growth => self.reserve_bytes,
             Change::Removal => self.reserve_bytes / 2,
         };
         let free_bytes = self.free_bytes.load(Ordering::Relaxed);
@@ -176,14 +167,7 @@ impl Room {
     /// writes, and not when the store is opened: who only looks at it changes nothing.
     pub(crate) fn look_now_and_then(&self) {
         if self.is_look_due() {
-            self.look();
-            // It comes before growth, and after a copy that it has given way to.
-            if self.uncopied_bytes.load(Ordering::Relaxed) == 0 {
-                let kept = self.missing_bytes.load(Ordering::Relaxed);
-                let kept = kept.saturating_add(self.reserve_bytes);
-                let free = self.free_bytes.load(Ordering::Relaxed);
-                self.ballast.fill(free.saturating_sub(kept));
-            }
+            self.ballast.fill(self.look());
         }
     }
 
@@ -198,73 +182,12 @@ impl Room {
         self.free_bytes.load(Ordering::Relaxed) >= needed.saturating_add(beyond)
     }
 
-    /// So many bytes are in the log only.
-    pub(crate) fn note_uncarried(&self, bytes: u64) {
-        self.uncarried_bytes.store(bytes, Ordering::Relaxed);
-    }
-
-    /// So many bytes are yet to be copied.
-    pub(crate) fn note_uncopied(&self, bytes: u64) {
-        self.uncopied_bytes.store(bytes, Ordering::Relaxed);
-    }
-
-    /// What the tree and its copy are about to take. Nothing without a reserve: who wants none wants to use the disk to
-    /// its end.
-    fn uncarried(&self) -> u64 {
-        let bytes = |it: &AtomicU64| it.load(Ordering::Relaxed);
-        match self.reserve_bytes {
-            0 => 0,
-            _ => bytes(&self.uncarried_bytes).saturating_add(bytes(&self.uncopied_bytes)),
-        }
-    }
-
-    /// Whether growth was refused when it was looked last.
-    pub(crate) fn refuses_growth(&self) -> bool {
-        self.is_short.load(Ordering::Relaxed)
-    }
-
-    /// Whether growth is refused, or soon will be; a little sooner where a copy takes so many bytes.
-    pub(crate) fn is_short(&self, copy_bytes: u64) -> bool {
-        let kept = self.reserve_bytes.saturating_mul(2);
-        let kept = kept.saturating_add((copy_bytes / 8 * 9).min(self.reserve_bytes));
-        let kept = kept.saturating_add(self.missing_bytes.load(Ordering::Relaxed));
-        DiskSpace::of(&self.directory).is_ok_and(|space| space.free_bytes < kept)
-    }
-
-    /// Whether there is room for a copy of so many bytes. On a disk that is nearly full it may take the reserve: what
-    /// there is of it is removed before a checkpoint lacks room, and before the store is opened.
-    pub(crate) fn is_enough_for_copy(&self, bytes: u64, is_short: bool) -> bool {
-        let Ok(DiskSpace { free_bytes, .. }) = DiskSpace::of(&self.directory) else {
-            return false;
-        };
-        if !is_short {
-            let kept = self.reserve_bytes.saturating_add(bytes / 4);
-            return free_bytes >= bytes.saturating_add(kept);
-        }
-        let needed = bytes.saturating_add(COPYING_BYTES);
-        free_bytes >= needed
-    }
-
-    /// How many bytes are in the log only.
-    pub(crate) fn uncarried_bytes(&self) -> u64 {
-        self.uncarried_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Whether there is room for a copy of so many bytes, and for a checkpoint of what is in the log.
-    pub(crate) fn is_enough_for_both(&self, bytes: u64) -> bool {
-        let kept = self.uncarried_bytes().saturating_add(self.reserve_bytes);
-        DiskSpace::of(&self.directory)
-            .is_ok_and(|space| space.free_bytes >= bytes.saturating_add(kept))
-    }
-
-    /// Whether it may go on.
-    pub(crate) fn is_enough_to_copy_on(&self, is_short: bool) -> bool {
-        match is_short {
-            true => {
-                DiskSpace::of(&self.directory).is_ok_and(|space| space.free_bytes >= COPYING_BYTES)
-            }
-            false => self.is_enough_for_checkpoint(SEGMENT_BYTES),
-        }
+    /// Whether there is room for a copy of so many bytes besides the reserve, and for what is written meanwhile.
+    pub(crate) fn is_enough_for_copy(&self, bytes: u64) -> bool {
+        let needed = bytes
+            .saturating_add(bytes / 4)
+            .saturating_add(self.reserve_bytes);
+        DiskSpace::of(&self.directory).is_ok_and(|space| space.free_bytes >= needed)
     }
 
     /// Whether the tree can be opened again.
@@ -300,7 +223,6 @@ impl Room {
         );
         let kept = self.missing_bytes.load(Ordering::Relaxed);
         let kept = kept.saturating_add(self.reserve_bytes);
-        let kept = kept.saturating_add(self.uncarried());
         (free, self.reserve_bytes, free < kept)
     }
 
@@ -313,19 +235,18 @@ impl Room {
         self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at the disk.
-    fn look(&self) {
+    /// Looks at the disk, and returns how many bytes there are besides the reserve.
+    fn look(&self) -> u64 {
         *self.looked() = Some(Instant::now());
         let Ok(space) = DiskSpace::of(&self.directory) else {
             // The next write says what is wrong with it.
-            return;
+            return 0;
         };
         self.free_bytes.store(space.free_bytes, Ordering::Relaxed);
         let ballast = self.ballast.bytes().max(self.ballast.base_bytes());
         let missing = self.ballast.wanted_bytes().saturating_sub(ballast);
         self.missing_bytes.store(missing, Ordering::Relaxed);
         let kept = self.reserve_bytes.saturating_add(missing);
-        let kept = kept.saturating_add(self.uncarried());
         let spare = space.free_bytes.saturating_sub(kept);
         // Half of what is there, because a checkpoint takes from it at the same time.
         let until_look = (spare / 2).min(BETWEEN_LOOKS_BYTES_MAX);
@@ -343,6 +264,7 @@ impl Room {
         if space.free_bytes < EXHAUSTED_BYTES {
             self.drop_ballast();
         }
+        spare
     }
 }
 

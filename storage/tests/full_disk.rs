@@ -21,7 +21,7 @@ use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions};
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::{Actor, WriteId};
 use dynakv_storage::{
-    Change, Compaction, DiskOptions, DiskStore, Footprint, Mutation, Store, StoreError, check_store,
+    Change, DiskOptions, DiskStore, Footprint, Mutation, Store, StoreError, check_store,
 };
 
 const DISK_BYTES: u64 = 128 * 1024 * 1024;
@@ -196,35 +196,6 @@ impl Checked {
         Ok(())
     }
 
-    /// A delete as the node makes it, if there is room for it.
-    fn delete(&mut self, key: &Bytes) -> Result<(), StoreError> {
-        self.store().admit(100, Change::Removal)?;
-        let mut versions = Versions::from_bytes(self.value(key).unwrap()).unwrap();
-        let before = Footprint::of(key, &versions);
-        self.counter += 1;
-        let dot = Dot {
-            actor: Actor(1),
-            counter: self.counter,
-        };
-        let incoming = Incoming {
-            write_id: WriteId(u128::from(self.counter)),
-            timestamp: self.counter,
-            expires_at_ms: None,
-            value: Value::Tombstone,
-        };
-        let context = versions.clock().clone();
-        versions.write(&context, dot, incoming);
-        let mutation = Mutation {
-            key: key.clone(),
-            after: Footprint::of(key, &versions),
-            versions: versions.to_bytes(),
-            before,
-        };
-        self.store().apply(std::slice::from_ref(&mutation))?;
-        self.applied.insert(key.clone(), mutation.versions);
-        Ok(())
-    }
-
     fn sync(&mut self) -> Result<(), StoreError> {
         self.store().sync()?;
         self.durable.append(&mut self.applied);
@@ -385,77 +356,6 @@ fn a_full_disk_costs_nothing(kind: &str, reserve_bytes: Option<u64>) -> Result<(
     assert!(report.is_clean(), "{report:?}");
     assert_eq!(report.keys, checked.durable.len() as u64);
     Ok(())
-}
-
-/// How much is live at the end of each round at most, in bytes.
-const LIVE_BYTES: u64 = DISK_BYTES / 4;
-
-/// How long room may take to come back.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A disk is filled and all of it deleted, again and again: each time there is as much room.
-fn what_is_deleted_makes_room(kind: &str) -> Result<(), String> {
-    let disk = SmallDisk::mount(kind)?;
-    let options = DiskOptions {
-        compaction: Compaction::AlsoWhenShort,
-        memory_bytes: 64 * 1024 * 1024,
-        ..DiskOptions::default()
-    };
-    let mut checked = Checked::open(&disk.store(), options);
-    for round in 0..4 {
-        // As far as it goes: it is written faster than room comes back.
-        while checked.store().totals().live_bytes < LIVE_BYTES {
-            if let Err(error) = checked.write_groups(1, true) {
-                assert!(error.is_disk_full(), "{error}");
-                break;
-            }
-        }
-        checked.sync().unwrap();
-        if round == 1 {
-            checked.restart(&disk);
-        }
-        let began = Instant::now();
-        let keys: Vec<_> = checked.durable.keys().cloned().collect();
-        for key in keys {
-            while let Err(error) = checked.delete(&key).and_then(|()| checked.sync()) {
-                assert!(error.is_disk_full(), "{error}");
-                let status = checked.store().status();
-                assert!(
-                    began.elapsed() < PATIENCE,
-                    "{kind}, {round}: no room to delete: {error}, {status:?}"
-                );
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        }
-        assert_eq!(checked.store().totals().live_bytes, 0);
-        if round == 2 {
-            checked.restart(&disk);
-        }
-        while let Err(error) = checked.store().admit(1024 * 1024, Change::Growth) {
-            let (status, totals) = (checked.store().status(), checked.store().totals());
-            assert!(
-                began.elapsed() < PATIENCE,
-                "{kind}, {round}: no room after all is deleted: {error}, {status:?}, {totals:?}"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        println!("{kind}, {round}: room after {:?}", began.elapsed());
-        checked.check();
-    }
-    checked.restart(&disk);
-    let report = check_store(checked.store(), &mut |_, _, _| {}).unwrap();
-    assert!(report.is_clean(), "{report:?}");
-    Ok(())
-}
-
-#[test]
-fn deletes_make_room() {
-    let _alone = alone();
-    for kind in ["tmpfs", "ext4"] {
-        if let Err(reason) = what_is_deleted_makes_room(kind) {
-            skipped!("on {kind}: no disk of its own here ({reason}); run it as root");
-        }
-    }
 }
 
 /// One test at a time: a child process has the locks of the other test's store, too, until it has begun its program.

@@ -286,8 +286,7 @@ fn carry(
                 return Ok(false);
             }
             shared.in_tree(|tree| tree.write(batch, &mut scratch))?;
-            compacting.write(shared, batch)?;
-            compacting.step(shared)?;
+            compacting.follow(shared, batch)?;
         }
         carried += entries.len();
         drop(entries);
@@ -307,7 +306,6 @@ fn carry(
     // From here on its records are dropped when the room is wanted.
     shared.table.complete();
     *shared.frozen() = None;
-    shared.note_uncarried();
     tracing::debug!(
         frozen = frozen.volume.entries,
         carried,

@@ -17,7 +17,8 @@ use dynakv_protocol::hash::{SEGMENTS, Segment};
 use super::layout::TREE_DIRECTORY;
 use super::options::Compaction;
 use super::shared::Shared;
-use crate::directory::{OpenDirectory, exchange, list, sync_directory, sync_path};
+use crate::copying::sync_all;
+use crate::directory::{OpenDirectory, exchange};
 use crate::error::StoreError;
 use crate::table::Entry;
 use crate::tree::{SEGMENT_BYTES, Scratch, Tree, wait_until_closed};
@@ -31,9 +32,6 @@ const WORTH: u64 = 3;
 /// And so many bytes more.
 const WORTH_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The same on a disk that is nearly full, in bytes.
-const WORTH_BYTES_SHORT: u64 = 4 * SEGMENT_BYTES as u64;
-
 /// What a tree of sled's takes at least, in bytes.
 const LEAST_BYTES: u64 = 2 * SEGMENT_BYTES as u64;
 
@@ -46,20 +44,9 @@ const STEP_BYTES: u64 = 512 * 1024;
 /// How long it rests after that.
 const STEP_REST: Duration = Duration::from_millis(4);
 
-/// How often it is looked whether there is reason to begin.
+/// How often it is looked whether there is reason to begin, and how often closely.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// And at most, where one checkpoint follows the other.
-const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(100);
-
-/// On a disk that is nearly full no more than this is left to be carried when a copy begins, in bytes.
-const UNCARRIED_BYTES_MAX: u64 = 1024 * 1024;
-
-/// How often it is looked at closely that is not worth it.
-const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(30);
-
-/// How often what is in memory is carried for that.
-const FREEZE_INTERVAL: Duration = Duration::from_secs(1);
+const CLOSE_LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long to wait after one that came to nothing; doubles up to the other.
 const RETRY: Duration = Duration::from_secs(1);
@@ -82,10 +69,9 @@ pub(super) fn remove_leftovers(directory: &Path) -> Result<(), StoreError> {
 /// The compaction of one store: under way, or yet to come. Only the thread of checkpoints has it.
 pub(super) struct Compacting {
     current: Option<Copying>,
+    /// Not before is it looked whether one is to begin.
     look_at: Instant,
     retry: Duration,
-    /// When what was in memory was last carried for it.
-    froze_at: Option<Instant>,
     /// The file system cannot exchange two names.
     is_impossible: bool,
     /// What is of no use lies beside the tree.
@@ -102,13 +88,7 @@ struct Copying {
     forgave: u64,
     /// How many segments it has.
     segments: u32,
-    /// How many bytes they had.
-    bytes: u64,
-    /// How many bytes all have, by a look at some.
-    bytes_expected: u64,
     began: Instant,
-    /// The disk was nearly full when it began.
-    is_short: bool,
     scratch: Scratch,
 }
 
@@ -118,7 +98,6 @@ impl Default for Compacting {
             current: None,
             look_at: Instant::now(),
             retry: RETRY,
-            froze_at: None,
             is_impossible: false,
             has_leftover: false,
         }
@@ -128,8 +107,7 @@ impl Default for Compacting {
 impl Compacting {
     /// How long the thread may wait for something else to do.
     pub(super) fn rest(&self) -> Duration {
-        match &self.current {
-            Some(copying) if copying.is_short => Duration::ZERO,
+        match self.current {
             // Half of a core at most: a step takes about as long.
             Some(_) => STEP_REST,
             None => LOOK_INTERVAL,
@@ -141,72 +119,54 @@ impl Compacting {
     /// # Errors
     /// Only what ends the store: a sync that failed.
     pub(super) fn go_on(&mut self, shared: &Shared) -> Result<(), StoreError> {
-        shared.note_uncarried();
-        self.give_up_if_forgiven(shared);
         let result = match &mut self.current {
             None => self.begin_if_worth(shared),
             Some(copying) if !copying.is_whole() => copying.step(shared),
             Some(_) => self.finish(shared),
         };
-        self.outcome(shared, result)
+        self.outcome(result)
     }
 
-    /// Copies on between two parts of a checkpoint.
+    /// Follows a checkpoint, which has written these entries into the tree, and copies on: where one checkpoint follows the
+    /// other there is no other time.
     ///
     /// # Errors
     /// As [`go_on`](Self::go_on).
-    pub(super) fn step(&mut self, shared: &Shared) -> Result<(), StoreError> {
+    pub(super) fn follow(&mut self, shared: &Shared, entries: &[Entry]) -> Result<(), StoreError> {
         let result = match &mut self.current {
-            Some(copying) if !copying.is_whole() => copying.step(shared),
-            _ => Ok(()),
+            None => Ok(()),
+            // The tree may have written a block without a loss that was forgiven since, and the copy still has it.
+            Some(copying) if copying.tree.forgave().0 != copying.forgave => {
+                self.drop_copy();
+                Ok(())
+            }
+            Some(copying) => copying.write(entries).and_then(|()| copying.step(shared)),
         };
-        self.outcome(shared, result)
-    }
-
-    /// The same entries that were written into the tree.
-    ///
-    /// # Errors
-    /// As [`go_on`](Self::go_on).
-    pub(super) fn write(&mut self, shared: &Shared, entries: &[Entry]) -> Result<(), StoreError> {
-        self.give_up_if_forgiven(shared);
-        let Some(copying) = &mut self.current else {
-            return Ok(());
-        };
-        let segments = copying.segments;
-        let copied = |entry: &Entry| u32::from(entry.position.segment().0) < segments;
-        let here = &entries[..entries.partition_point(copied)];
-        let result = match here.is_empty() {
-            true => Ok(()),
-            false => copying.tree.write(here, &mut copying.scratch),
-        };
-        self.outcome(shared, result)
-    }
-
-    /// A loss that was forgiven since stands in the copy as if it had not been.
-    fn give_up_if_forgiven(&mut self, shared: &Shared) {
-        let forgave = |copying: &Copying| {
-            let now = shared.beside_tree(|tree| Ok(tree.forgave().0));
-            now.is_ok_and(|now| now != copying.forgave)
-        };
-        if self.current.as_ref().is_some_and(forgave) {
-            self.give_up(shared);
-        }
+        self.outcome(result)
     }
 
     /// Gives the copy up, and the room that it takes. Whether there was one, or something was left of one.
     pub(super) fn give_up(&mut self, shared: &Shared) -> bool {
+        self.drop_copy() || self.remove_leftover(shared)
+    }
+
+    /// Drops the copy, and does not begin another one too soon. Whether there was one.
+    fn drop_copy(&mut self) -> bool {
         let Some(Copying {
             tree, directory, ..
         }) = self.current.take()
         else {
-            return self.remove_leftover(shared);
+            return false;
         };
-        self.look_at = Instant::now() + self.retry;
-        self.retry = (self.retry * 2).min(RETRY_MAX);
         drop(tree);
         self.has_leftover = !remove_closed(&directory);
-        shared.room.note_uncopied(0);
+        self.wait_longer();
         true
+    }
+
+    fn wait_longer(&mut self) {
+        self.look_at = Instant::now() + self.retry;
+        self.retry = (self.retry * 2).min(RETRY_MAX);
     }
 
     /// Removes what could not be removed before. Whether it has.
@@ -216,111 +176,67 @@ impl Compacting {
         removed
     }
 
-    fn outcome(
-        &mut self,
-        shared: &Shared,
-        result: Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    fn outcome(&mut self, result: Result<(), StoreError>) -> Result<(), StoreError> {
         match result {
-            Err(error @ StoreError::SyncFailed { .. }) => Err(error),
-            Err(error) => {
+            Err(error) if !matches!(error, StoreError::SyncFailed { .. }) => {
                 tracing::warn!(%error, "the tree could not be compacted; it is tried again later");
-                if !self.give_up(shared) {
-                    self.look_at = Instant::now() + self.retry;
+                if !self.drop_copy() {
+                    self.wait_longer();
                 }
                 Ok(())
             }
-            Ok(()) => Ok(()),
+            result => result,
         }
     }
 
     fn begin_if_worth(&mut self, shared: &Shared) -> Result<(), StoreError> {
-        match shared.limits.compaction {
-            Compaction::Never => return Ok(()),
-            Compaction::Always => {
-                let copying = Copying::begin(shared, 0, false);
-                self.has_leftover = copying.is_err();
-                self.current = copying?;
-                return Ok(());
-            }
-            Compaction::WhenWorth | Compaction::AlsoWhenShort => {}
-        }
-        if Instant::now() < self.look_at || self.is_impossible {
+        if self.is_impossible || Instant::now() < self.look_at {
             return Ok(());
         }
-        self.look_at = Instant::now() + LOOK_INTERVAL_MIN;
         self.remove_leftover(shared);
-        let tree_bytes = shared.in_tree(|tree| Ok(tree.disk_bytes()))?;
-        let live_bytes = shared.counters.sums().live_bytes;
-        let may_use_reserve = shared.limits.compaction == Compaction::AlsoWhenShort;
-        let is_short = may_use_reserve && shared.room.is_short(live_bytes);
-        let is_worth = |copy_bytes: u64| match is_short {
-            true => tree_bytes > copy_bytes + WORTH_BYTES_SHORT.max(copy_bytes / 4),
-            false => tree_bytes / WORTH > copy_bytes && tree_bytes > copy_bytes + WORTH_BYTES,
+        let is_wanted = match shared.limits.compaction {
+            Compaction::Never => false,
+            Compaction::Always => true,
+            Compaction::WhenWorth => self.is_worth(shared)?,
         };
-        let may_be_worth = is_worth(live_bytes);
-        // What is in memory makes room in the tree, and its log is room.
-        let is_refused = may_use_reserve && shared.room.refuses_growth();
-        if (is_refused || (is_short && may_be_worth)) && self.carry(shared)? {
-            return Ok(());
+        if is_wanted {
+            // Until it is a copy what lies there is of no use.
+            self.has_leftover = true;
+            self.current = Copying::begin(shared)?;
+            self.is_impossible = self.current.is_none();
+            self.has_leftover = self.is_impossible;
         }
-        if !may_be_worth {
-            return Ok(());
-        }
-        let (_, has_forgiven) = shared.beside_tree(|tree| Ok(tree.forgave()))?;
-        if has_forgiven {
-            // The copy would tell of these losses again.
-            self.look_at = Instant::now() + LOOK_INTERVAL_MAX;
-            return Ok(());
-        }
-        let looked_at = shared.in_tree(|tree| tree.live_bytes(LOOKS))?;
-        let copy_bytes = looked_at.max(live_bytes);
-        let copy_bytes = copy_bytes + copy_bytes / 8 + LEAST_BYTES;
-        if !is_worth(copy_bytes) || !shared.room.is_enough_for_copy(copy_bytes, is_short) {
-            // A look costs something.
-            self.look_at = Instant::now()
-                + if is_short {
-                    LOOK_INTERVAL
-                } else {
-                    LOOK_INTERVAL_MAX
-                };
-            return Ok(());
-        }
-        if is_short && !shared.room.is_enough_for_both(copy_bytes) {
-            // A checkpoint would have the copy given up again.
-            self.carry(shared)?;
-            if shared.room.uncarried_bytes() > UNCARRIED_BYTES_MAX {
-                return Ok(());
-            }
-        }
-        tracing::info!(
-            tree_bytes,
-            copy_bytes,
-            "the tree is compacted: room goes back to the disk"
-        );
-        let copying = Copying::begin(shared, copy_bytes, is_short);
-        self.has_leftover = copying.is_err();
-        self.current = copying?;
-        self.is_impossible = self.current.is_none();
         Ok(())
     }
 
-    /// Has what is in memory carried into the tree, every now and then. Whether that is begun.
-    fn carry(&mut self, shared: &Shared) -> Result<bool, StoreError> {
-        let is_carried = |at: Instant| at.elapsed() < FREEZE_INTERVAL;
-        if self.froze_at.is_some_and(is_carried) || shared.table.active().entries == 0 {
+    /// Whether much is to be gained, and there is room for a copy.
+    fn is_worth(&mut self, shared: &Shared) -> Result<bool, StoreError> {
+        self.look_at = Instant::now() + LOOK_INTERVAL;
+        let tree_bytes = shared.in_tree(|tree| Ok(tree.disk_bytes()))?;
+        let is_much = |copy_bytes: u64| {
+            tree_bytes / WORTH > copy_bytes && tree_bytes > copy_bytes + WORTH_BYTES
+        };
+        let value_bytes = shared.counters.sums().live_bytes;
+        if !is_much(value_bytes) {
             return Ok(false);
         }
-        self.froze_at = Some(Instant::now());
-        shared.write(|| {
-            let mut log = shared.log();
-            // Not while its lock is held.
-            let is_free = shared.frozen().is_none();
-            if is_free {
-                shared.freeze(&mut log)?;
-            }
-            Ok(is_free)
-        })
+        // What tombstones and clocks take only a look at the tree tells, and that costs something.
+        self.look_at = Instant::now() + CLOSE_LOOK_INTERVAL;
+        let (found_bytes, has_forgiven) =
+            shared.in_tree(|tree| Ok((tree.live_bytes(LOOKS)?, tree.forgave().1)))?;
+        let copy_bytes = found_bytes.max(value_bytes);
+        let copy_bytes = copy_bytes + copy_bytes / 8 + LEAST_BYTES;
+        // The copy would tell again of losses that were forgiven.
+        let is_worth =
+            is_much(copy_bytes) && !has_forgiven && shared.room.is_enough_for_copy(copy_bytes);
+        if is_worth {
+            tracing::info!(
+                tree_bytes,
+                copy_bytes,
+                "the tree is compacted: room goes back to the disk"
+            );
+        }
+        Ok(is_worth)
     }
 
     /// Puts the copy in the place of the tree.
@@ -329,31 +245,34 @@ impl Compacting {
             return Ok(());
         };
         let directory = shared.directory.join(TREE_DIRECTORY);
-        let beside = copying.directory.clone();
-        let bytes_before = shared.in_tree(|tree| Ok(tree.disk_bytes())).unwrap_or(0);
         let completed = shared.beside_tree(|tree| {
             copying.tree.complete_copy_of(tree, &directory)?;
-            sync_files(&beside)?;
-            exchange(&beside, &directory)
+            sync_all(&copying.directory)?;
+            exchange(&copying.directory, &directory)?;
+            Ok(tree.disk_bytes())
         });
-        if let Err(error) = completed {
-            self.current = Some(copying);
-            return Err(error);
-        }
+        let bytes_before = match completed {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.current = Some(copying);
+                return Err(error);
+            }
+        };
         let bytes_after = copying.tree.disk_bytes();
         let old = {
             let mut tree = shared.tree.write().unwrap_or_else(PoisonError::into_inner);
             tree.replace(copying.tree)
         };
-        // Whatever becomes of this: the names are those of the trees in use.
+        // After a power cut either tree may lie under the name: that ends the store.
         let synced = copying.entries.sync();
-        synced.map_err(|error| not_durable(&shared.directory, &error))?;
+        synced.map_err(|error| {
+            let error = io::Error::other(error.to_string());
+            StoreError::sync_failed(&shared.directory)(error)
+        })?;
         drop(old);
-        self.has_leftover = !remove_closed(&beside);
+        self.has_leftover = !remove_closed(&copying.directory);
         shared.room.note_opened();
-        shared.room.note_uncopied(0);
         shared.compactions.fetch_add(1, Ordering::Relaxed);
-
         self.retry = RETRY;
         tracing::info!(
             bytes_before,
@@ -366,11 +285,8 @@ impl Compacting {
 }
 
 impl Copying {
-    fn begin(
-        shared: &Shared,
-        bytes_expected: u64,
-        is_short: bool,
-    ) -> Result<Option<Self>, StoreError> {
+    /// An empty one; none where two names cannot be exchanged.
+    fn begin(shared: &Shared) -> Result<Option<Self>, StoreError> {
         let directory = shared.directory.join(BESIDE);
         remove_leftovers(&shared.directory)?;
         if !can_exchange(&directory)? {
@@ -379,19 +295,15 @@ impl Copying {
             );
             return Ok(None);
         }
-        let (forgave, _) = shared.beside_tree(|tree| Ok(tree.forgave()))?;
         let (mut tree, ..) = Tree::open(&directory, shared.limits.cache_bytes)?;
         shared.beside_tree(|of| tree.begin_copy_of(of))?;
         Ok(Some(Self {
+            forgave: tree.forgave().0,
             tree,
             entries: OpenDirectory::open(&shared.directory)?,
-            forgave,
             directory,
             segments: 0,
-            bytes: 0,
-            bytes_expected,
             began: Instant::now(),
-            is_short,
             scratch: Scratch::default(),
         }))
     }
@@ -400,40 +312,35 @@ impl Copying {
         self.segments == SEGMENTS as u32
     }
 
-    fn step(&mut self, shared: &Shared) -> Result<(), StoreError> {
-        if !shared.room.is_enough_to_copy_on(self.is_short) {
-            return Err(StoreError::DiskFull {
-                path: self.directory.clone(),
-            });
+    /// What a checkpoint has written into the tree, as far as the copy is.
+    fn write(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+        let copied = |entry: &Entry| u32::from(entry.position.segment().0) < self.segments;
+        let here = &entries[..entries.partition_point(copied)];
+        match here.is_empty() {
+            true => Ok(()),
+            false => self.tree.write(here, &mut self.scratch),
         }
-        let up_to = self.bytes + STEP_BYTES;
-        while self.bytes < up_to
+    }
+
+    fn step(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        if !shared.room.is_enough_for_checkpoint(SEGMENT_BYTES as u64) {
+            let path = self.directory.clone();
+            return Err(StoreError::DiskFull { path });
+        }
+        let mut bytes = 0;
+        while bytes < STEP_BYTES
             && let Ok(number) = u16::try_from(self.segments)
         {
-            let next = shared.beside_tree(|of| of.next_segment(Segment(number)))?;
-            let Some(segment) = next else {
+            let copied = shared.beside_tree(|of| of.copy_next(Segment(number), &self.tree))?;
+            let Some((segment, more)) = copied else {
                 self.segments = SEGMENTS as u32;
                 break;
             };
-            self.bytes += shared.beside_tree(|of| of.copy_segment(segment, &self.tree))?;
+            bytes += more;
             self.segments = u32::from(segment.0) + 1;
-        }
-        if self.is_short {
-            let uncopied = self.bytes_expected.saturating_sub(self.bytes);
-            shared.room.note_uncopied(uncopied);
         }
         Ok(())
     }
-}
-
-/// Makes all files of a directory durable, and their names.
-fn sync_files(directory: &Path) -> Result<(), StoreError> {
-    let mut files = Vec::new();
-    list(directory, &mut files)?;
-    for (path, _) in &files {
-        sync_path(path)?;
-    }
-    sync_directory(directory)
 }
 
 /// Removes a tree that was closed a moment ago. Whether it is gone.
@@ -460,9 +367,4 @@ fn can_exchange(directory: &Path) -> Result<bool, StoreError> {
         Err(error) if error.passes() => Err(error),
         exchanged => Ok(exchanged.is_ok()),
     }
-}
-
-/// After a power cut either tree may lie under the name. That ends the store.
-fn not_durable(directory: &Path, error: &StoreError) -> StoreError {
-    StoreError::sync_failed(directory)(io::Error::other(error.to_string()))
 }

@@ -20,9 +20,6 @@ pub enum Durability {
 pub enum Compaction {
     /// Where there is much of it, and room for a copy besides the reserve.
     WhenWorth,
-    /// Also on a disk that is nearly full, within the reserve; what waits in the log counts as used then. Not what a node
-    /// does: see docs/design/gaps.md.
-    AlsoWhenShort,
     /// One time after the other: for tests.
     Always,
     /// Not: where a store is written once.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use super::options::{Compaction, Limits};
+use super::options::Limits;
 use super::signals::Signals;
 use crate::disk::DirectoryFiles;
 use crate::disk_reserve::Room;
@@ -227,17 +227,6 @@ impl Shared {
     pub(super) fn note_log_size(&self, log: &LogWriter) {
         self.generation_bytes
             .store(log.generation_bytes(), Ordering::Relaxed);
-        self.note_uncarried();
-    }
-
-    /// Tells who watches the room how much is in the log only.
-    pub(super) fn note_uncarried(&self) {
-        if self.limits.compaction != Compaction::AlsoWhenShort {
-            return;
-        }
-        let active = self.generation_bytes.load(Ordering::Relaxed);
-        let frozen = self.frozen().as_ref().map_or(0, |frozen| frozen.log_bytes);
-        self.room.note_uncarried(active + frozen);
     }
 
     // A thread that panicked under one of these locks was the writer; nothing is written after it,

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use dynakv_protocol::hash::{SEGMENTS, Segment};
+use sled::IVec;
 
 use super::Tree;
 use super::arrangements::Arrangement;
@@ -13,76 +14,79 @@ use super::block::{Block, BlockKey};
 use super::content::{Content, keys_of_depth};
 use super::failure::guarded;
 use crate::directory::sync_path;
-use crate::error::{Damage, StoreError};
-use crate::format::{self, Record};
+use crate::error::StoreError;
+use crate::format::{self, ChunkedValue, Record};
 use crate::items::PositionRange;
 
 /// How far ahead of those of the first one the numbers of chunk sets are that only the copy has. The first one gives
 /// out fewer while it is copied.
 const SETS_AHEAD: u64 = 1 << 40;
 
+/// A part of what is live in a segment.
+enum Part {
+    Block(IVec, IVec),
+    Item(IVec, IVec),
+    /// The chunks that a block or an item names.
+    Chunks(ChunkedValue),
+}
+
+impl Part {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Block(key, stored) | Self::Item(key, stored) => (key.len() + stored.len()) as u64,
+            Self::Chunks(value) => value.length.into(),
+        }
+    }
+}
+
 impl Content {
-    /// Copies a segment, of which the other has nothing yet. How many bytes that were.
-    fn copy_segment(&self, segment: Segment, into: &Self) -> sled::Result<u64> {
-        let mut bytes = 0;
+    /// Shows each part of a segment. Of what is damaged it shows no chunks.
+    fn for_each_part(
+        &self,
+        segment: Segment,
+        mut show: impl FnMut(Part) -> sled::Result<()>,
+    ) -> sled::Result<()> {
         if let Arrangement::Blocks(depth) = self.arrangements.of(segment) {
             for item in self.blocks.range(keys_of_depth(segment, depth)) {
                 let (key, stored) = item?;
                 let place = BlockKey::from_bytes(&key);
                 let block = place.and_then(|place| Block::decode(place, &stored).ok());
                 for raw in block.unwrap_or_default().records() {
-                    if let Some(set) = raw.chunk_set() {
-                        bytes += self.chunks.copy(set, &into.chunks)?;
+                    if let Ok(Record::Chunked(value)) = raw.check() {
+                        show(Part::Chunks(value))?;
                     }
                 }
-                bytes += stored.len() as u64;
-                into.blocks.insert(key, stored)?;
-            }
-            if into.arrangements.of(segment) != Arrangement::Blocks(depth) {
-                into.arrangements.set(segment, depth)?;
+                show(Part::Block(key, stored))?;
             }
         }
         for item in self.items_in(PositionRange::of_segment(segment)) {
             let (record_key, stored) = item?;
             if let Ok(Record::Chunked(value)) = format::decode(&record_key, &stored) {
-                bytes += self.chunks.copy(value.set, &into.chunks)?;
+                show(Part::Chunks(value))?;
             }
-            bytes += stored.len() as u64;
-            into.records.insert(record_key, stored)?;
+            show(Part::Item(record_key, stored))?;
         }
-        Ok(bytes)
+        Ok(())
     }
-}
 
-impl Content {
-    /// How many bytes of a segment there are to be copied.
-    fn bytes_of_segment(&self, segment: Segment) -> sled::Result<u64> {
+    /// Copies a segment, of which the other has nothing yet. How many bytes that were.
+    fn copy_segment(&self, segment: Segment, into: &Self) -> sled::Result<u64> {
         let mut bytes = 0;
-        if let Arrangement::Blocks(depth) = self.arrangements.of(segment) {
-            for item in self.blocks.range(keys_of_depth(segment, depth)) {
-                let (key, stored) = item?;
-                let place = BlockKey::from_bytes(&key);
-                let block = place.and_then(|place| Block::decode(place, &stored).ok());
-                let records = block.unwrap_or_default().records();
-                let chunked = records.filter(|raw| raw.chunk_set().is_some());
-                bytes += chunked.map(|raw| chunk_bytes(raw.check())).sum::<u64>();
-                bytes += (key.len() + stored.len()) as u64;
+        self.for_each_part(segment, |part| {
+            bytes += part.bytes();
+            match part {
+                Part::Block(key, stored) => into.blocks.insert(key, stored).map(drop),
+                Part::Item(key, stored) => into.records.insert(key, stored).map(drop),
+                Part::Chunks(value) => self.chunks.copy(value.set, &into.chunks),
             }
-        }
-        for item in self.items_in(PositionRange::of_segment(segment)) {
-            let (record_key, stored) = item?;
-            bytes += chunk_bytes(format::decode(&record_key, &stored));
-            bytes += (record_key.len() + stored.len()) as u64;
+        })?;
+        // It may have been cut since the arrangements were copied.
+        match self.arrangements.of(segment) {
+            of if of == into.arrangements.of(segment) => {}
+            Arrangement::Blocks(depth) => into.arrangements.set(segment, depth)?,
+            Arrangement::Records => {}
         }
         Ok(bytes)
-    }
-}
-
-/// How many bytes of chunks a record names.
-fn chunk_bytes(record: Result<Record<'_>, Damage>) -> u64 {
-    match record {
-        Ok(Record::Chunked(value)) => value.length.into(),
-        Ok(Record::Inline(_)) | Err(_) => 0,
     }
 }
 
@@ -96,8 +100,11 @@ impl Tree {
             let step = u16::MAX / looks.max(1);
             let mut bytes = 0;
             for look in 0..looks {
-                let of_segment = self.content.bytes_of_segment(Segment(look * step));
-                bytes += of_segment.map_err(self.failure("read"))?;
+                let shown = self.content.for_each_part(Segment(look * step), |part| {
+                    bytes += part.bytes();
+                    Ok(())
+                });
+                shown.map_err(self.failure("read"))?;
             }
             Ok(bytes * SEGMENTS as u64 / u64::from(looks.max(1)))
         })
@@ -125,25 +132,23 @@ impl Tree {
         })
     }
 
-    /// The first segment from this one on in which there may be something.
-    ///
-    /// # Errors
-    /// What the disk says.
-    pub(crate) fn next_segment(&self, from: Segment) -> Result<Option<Segment>, StoreError> {
-        guarded(&self.directory, || {
-            let next = self.content.next_segment(from.start());
-            next.map_err(self.failure("read"))
-        })
-    }
-
-    /// Copies a segment into another tree, which has nothing of it yet. How many bytes that were.
+    /// Copies the first segment from this one on in which there is something into another tree, which has nothing of it
+    /// yet. Which one, and how many bytes that were; `None` when there is none.
     ///
     /// # Errors
     /// What either disk says.
-    pub(crate) fn copy_segment(&self, segment: Segment, into: &Self) -> Result<u64, StoreError> {
+    pub(crate) fn copy_next(
+        &self,
+        from: Segment,
+        into: &Self,
+    ) -> Result<Option<(Segment, u64)>, StoreError> {
         guarded(&self.directory, || {
+            let next = self.content.next_segment(from.start());
+            let Some(segment) = next.map_err(self.failure("read"))? else {
+                return Ok(None);
+            };
             let copied = self.content.copy_segment(segment, &into.content);
-            copied.map_err(self.failure("copy"))
+            Ok(Some((segment, copied.map_err(self.failure("copy"))?)))
         })
     }
 
