@@ -10,6 +10,7 @@ mod dev;
 mod duration;
 mod exit;
 mod explain;
+mod following;
 mod key;
 mod logging;
 mod misplaced;

@@ -2,25 +2,18 @@
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::time::Duration;
 
 use bytes::Bytes;
 use dynakv_client::{
-    Client, Error, MemberState, MemberStatus, Repair, RepairProgress, StatusReply, Unlocked,
+    Error, MemberState, MemberStatus, Repair, RepairProgress, StatusReply, Unlocked,
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::exit::Exit;
+use super::following::{Bar, Followed, Progress, follow};
 use super::key::{KeyFields, bytes_of, parse_base64, shown};
 use super::output::{Format, Report, json_line};
 use super::prompt::{Prompt, Session};
-
-/// How often the node is asked how far it is.
-const INTERVAL: Duration = Duration::from_millis(250);
-
-/// How many questions in a row may fail before it is given up: the node may be busy, or be restarted.
-const FAILURES_MAX: u32 = 20;
 
 /// Pages of the tree that two nodes compare.
 const PAGES: u64 = 256;
@@ -48,15 +41,6 @@ pub(crate) struct RepairArgs {
     /// Do not ask back before giving up
     #[arg(long, requires = "accept_loss")]
     yes: bool,
-}
-
-/// How a repair that was followed has ended.
-enum Followed {
-    Done(Box<RepairProgress>),
-    /// The user had enough of looking.
-    Left(Box<RepairProgress>),
-    /// The node was restarted, and knows nothing of it.
-    Forgotten,
 }
 
 /// Begins a repair and follows it to its end.
@@ -96,10 +80,26 @@ pub(crate) async fn repair(
             begun.node_id
         );
     }
-    let mut display = Display::start();
-    let followed = follow(client, begun, &mut display).await;
-    display.end();
+    let bar = Bar::start();
+    let mut told = 0;
+    let look = async || client.repair(Repair::Look).await;
+    let followed = follow(begun, look, |progress| show(progress, &bar, &mut told)).await;
+    drop(bar);
     Ok(report(followed?, &session.prompt(), format))
+}
+
+/// On a terminal a bar, otherwise a line for each member on standard error.
+fn show(progress: &RepairProgress, bar: &Bar, told: &mut u32) {
+    if !bar.show(steps(progress), || doing(progress)) && progress.pairs_done > *told {
+        *told = progress.pairs_done;
+        let _nowhere_to_say_so = writeln!(
+            io::stderr(),
+            "dynakv: compared with {} of {} members, {}",
+            compared(progress),
+            progress.pairs_total,
+            counted(progress)
+        );
+    }
 }
 
 /// Mends a locked key.
@@ -203,89 +203,6 @@ fn confirmed(meaning: &str) -> bool {
         && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
-async fn follow(
-    client: &Client,
-    begun: RepairProgress,
-    display: &mut Display,
-) -> Result<Followed, Error> {
-    let run = begun.run;
-    let mut last = begun;
-    let mut failures = 0;
-    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
-    loop {
-        display.show(&last);
-        if !last.running {
-            return Ok(Followed::Done(Box::new(last)));
-        }
-        tokio::select! {
-            biased;
-            _ = &mut interrupt => return Ok(Followed::Left(Box::new(last))),
-            () = tokio::time::sleep(INTERVAL) => {}
-        }
-        match client.repair(Repair::Look).await {
-            Ok(progress) if progress.run != run => return Ok(Followed::Forgotten),
-            Ok(progress) => {
-                failures = 0;
-                last = progress;
-            }
-            Err(error) => {
-                failures += 1;
-                if failures >= FAILURES_MAX || !error.is_retryable() {
-                    return Err(error);
-                }
-            }
-        }
-    }
-}
-
-/// A bar on a terminal, otherwise a line for each member on standard error.
-struct Display {
-    bar: Option<ProgressBar>,
-    told: u32,
-}
-
-impl Display {
-    fn start() -> Self {
-        let bar = io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(0);
-            let template = "{bar:30} {percent:>3} % {msg} ({elapsed})";
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                bar.set_style(style);
-            }
-            bar
-        });
-        Self { bar, told: 0 }
-    }
-
-    fn show(&mut self, progress: &RepairProgress) {
-        match &self.bar {
-            Some(bar) => {
-                let (done, all) = steps(progress);
-                bar.set_length(all);
-                bar.set_position(done);
-                bar.set_message(doing(progress));
-            }
-            None if progress.pairs_done > self.told => {
-                self.told = progress.pairs_done;
-                let _nowhere_to_say_so = writeln!(
-                    io::stderr(),
-                    "dynakv: compared with {} of {} members, {}",
-                    compared(progress),
-                    progress.pairs_total,
-                    counted(progress)
-                );
-            }
-            None => {}
-        }
-    }
-
-    fn end(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
 /// How many pages of how many are compared, all members together.
 fn steps(progress: &RepairProgress) -> (u64, u64) {
     let pages = match progress.comparing_with {
@@ -335,7 +252,7 @@ struct Document<'a> {
     keys_locked: u64,
 }
 
-fn report(followed: Followed, prompt: &Prompt, format: Format) -> Report {
+fn report(followed: Followed<RepairProgress>, prompt: &Prompt, format: Format) -> Report {
     let (progress, state) = match followed {
         Followed::Done(progress) => (progress, "done"),
         Followed::Left(progress) => (progress, "running"),
@@ -354,10 +271,6 @@ fn report(followed: Followed, prompt: &Prompt, format: Format) -> Report {
         true => Exit::Ok,
         false => Exit::Degraded,
     };
-    let took_ms = match (progress.started_age_ms, progress.finished_age_ms) {
-        (Some(started), Some(finished)) => Some(started.saturating_sub(finished)),
-        _ => None,
-    };
     let mut report = match format {
         Format::Json => Report::data(
             exit,
@@ -372,7 +285,7 @@ fn report(followed: Followed, prompt: &Prompt, format: Format) -> Report {
                 keys_sent: progress.keys_sent,
                 rebuilding_segments: progress.rebuilding_segments,
                 accepted_segments: progress.accepted_segments,
-                took_ms,
+                took_ms: progress.took_ms(),
                 last_error: &progress.last_error,
                 keys_locked: progress.keys_locked,
             }),

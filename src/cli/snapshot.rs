@@ -1,23 +1,17 @@
 //! `snapshot`: has a node copy all that it holds into a directory beside its data, and shows how far it is.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use dynakv_client::{Client, Error, Snapshot, SnapshotProgress};
+use dynakv_client::{Error, Snapshot, SnapshotProgress};
 use dynakv_protocol::shell::quoted;
 use dynakv_storage::check_snapshot_name;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::exit::Exit;
+use super::following::{Bar, Followed, Progress, follow};
 use super::output::{Format, Report, bytes_text, json_line};
 use super::prompt::{Prompt, Session};
-
-/// How often the node is asked how far it is.
-const INTERVAL: Duration = Duration::from_millis(250);
-
-/// How many questions in a row may fail before it is given up: the node may be busy, or be restarted.
-const FAILURES_MAX: u32 = 20;
 
 /// How often a line says how far it is where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
@@ -29,15 +23,6 @@ pub(crate) struct SnapshotArgs {
     /// digits, ".", "_" and "-"
     #[arg(value_name = "NAME")]
     name: String,
-}
-
-/// How a snapshot that was followed has ended.
-enum Followed {
-    Done(Box<SnapshotProgress>),
-    /// The user had enough of looking.
-    Left(Box<SnapshotProgress>),
-    /// The node was restarted, and knows nothing of it.
-    Forgotten,
 }
 
 /// Begins a snapshot and follows it to its end.
@@ -68,88 +53,24 @@ pub(crate) async fn snapshot(
             begun.node_id
         );
     }
-    let mut display = Display::start();
-    let followed = follow(client, begun, &mut display).await;
-    display.end();
+    let bar = Bar::start();
+    let mut told = Instant::now();
+    let look = async || client.snapshot(Snapshot::Look).await;
+    let followed = follow(begun, look, |progress| show(progress, &bar, &mut told)).await;
+    drop(bar);
     Ok(report(followed?, &name, &prompt, format))
 }
 
-async fn follow(
-    client: &Client,
-    begun: SnapshotProgress,
-    display: &mut Display,
-) -> Result<Followed, Error> {
-    let run = begun.run;
-    let mut last = begun;
-    let mut failures = 0;
-    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
-    loop {
-        display.show(&last);
-        if !last.running {
-            return Ok(Followed::Done(Box::new(last)));
-        }
-        tokio::select! {
-            biased;
-            _ = &mut interrupt => return Ok(Followed::Left(Box::new(last))),
-            () = tokio::time::sleep(INTERVAL) => {}
-        }
-        match client.snapshot(Snapshot::Look).await {
-            Ok(progress) if progress.run != run => return Ok(Followed::Forgotten),
-            Ok(progress) => {
-                failures = 0;
-                last = progress;
-            }
-            Err(error) => {
-                failures += 1;
-                if failures >= FAILURES_MAX || !error.is_retryable() {
-                    return Err(error);
-                }
-            }
-        }
-    }
-}
-
-/// A bar on a terminal, otherwise a line on standard error now and then.
-struct Display {
-    bar: Option<ProgressBar>,
-    told: Instant,
-}
-
-impl Display {
-    fn start() -> Self {
-        let bar = io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(0);
-            let template = "{bar:30} {percent:>3} % {msg} ({elapsed})";
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                bar.set_style(style);
-            }
-            bar
-        });
-        let told = Instant::now();
-        Self { bar, told }
-    }
-
-    fn show(&mut self, progress: &SnapshotProgress) {
-        let (done, total) = (progress.keys_done, progress.keys_total);
-        match &self.bar {
-            Some(bar) => {
-                bar.set_length(total.max(1));
-                bar.set_position(done);
-                bar.set_message(format!("{done} of about {total} keys"));
-            }
-            None if progress.running && self.told.elapsed() >= LINE_INTERVAL => {
-                self.told = Instant::now();
-                let _nowhere_to_say_so =
-                    writeln!(io::stderr(), "dynakv: copied {done} of about {total} keys");
-            }
-            None => {}
-        }
-    }
-
-    fn end(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+/// On a terminal a bar, otherwise a line on standard error now and then.
+fn show(progress: &SnapshotProgress, bar: &Bar, told: &mut Instant) {
+    let (done, total) = (progress.keys_done, progress.keys_total);
+    let message = || format!("{done} of about {total} keys");
+    if !bar.show((done, total.max(1)), message)
+        && progress.running
+        && told.elapsed() >= LINE_INTERVAL
+    {
+        *told = Instant::now();
+        let _nowhere_to_say_so = writeln!(io::stderr(), "dynakv: copied {}", message());
     }
 }
 
@@ -165,7 +86,12 @@ struct Document<'a> {
     took_ms: Option<u64>,
 }
 
-fn report(followed: Followed, name: &str, prompt: &Prompt, format: Format) -> Report {
+fn report(
+    followed: Followed<SnapshotProgress>,
+    name: &str,
+    prompt: &Prompt,
+    format: Format,
+) -> Report {
     let again = prompt.command(&format!("snapshot {}", quoted(name)));
     let (progress, state) = match followed {
         Followed::Done(progress) => (progress, "done"),
@@ -179,10 +105,6 @@ fn report(followed: Followed, name: &str, prompt: &Prompt, format: Format) -> Re
         let what = format!("{} made no snapshot: {}", progress.node_id, progress.error);
         return Report::error(Exit::Error, format, &what, &prompt.command("status"));
     }
-    let took_ms = match (progress.started_age_ms, progress.finished_age_ms) {
-        (Some(started), Some(finished)) => Some(started.saturating_sub(finished)),
-        _ => None,
-    };
     let is_done = state == "done";
     let (done, total) = (progress.keys_done, progress.keys_total);
     let mut report = match format {
@@ -196,7 +118,7 @@ fn report(followed: Followed, name: &str, prompt: &Prompt, format: Format) -> Re
                 keys_total: total,
                 bytes: progress.bytes,
                 path: &progress.path,
-                took_ms,
+                took_ms: progress.took_ms(),
             }),
         ),
         Format::Table | Format::Plain if is_done => Report::data(
@@ -246,7 +168,7 @@ mod tests {
         }
     }
 
-    fn printed(followed: Followed, format: Format) -> Report {
+    fn printed(followed: Followed<SnapshotProgress>, format: Format) -> Report {
         report(followed, "a", &Prompt::default(), format)
     }
 

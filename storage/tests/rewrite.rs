@@ -1,5 +1,7 @@
 //! A rewrite that is killed at any moment leaves one whole store in its place.
 
+mod written;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -7,12 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions};
-use dynakv_protocol::codec::Wire;
-use dynakv_protocol::{Actor, WriteId};
 use dynakv_storage::{
-    DiskOptions, DiskStore, Footprint, Mutation, PageLimit, PositionRange, Store, check_store,
-    rewrite_directory,
+    DiskOptions, DiskStore, PageLimit, PositionRange, Store, check_store, rewrite_directory,
 };
 
 /// Tells the test binary that it is the process to be killed, and what to rewrite.
@@ -25,31 +23,9 @@ const KEYS: u64 = 2_000;
 
 fn fill(store: &DiskStore) {
     for counter in 1..=2 * KEYS {
-        let key = Bytes::from(format!("key-{}", counter % KEYS));
-        let before = match store.get(&key).unwrap() {
-            Some(stored) => Footprint::of(&key, &Versions::from_bytes(&stored).unwrap()),
-            None => Footprint::default(),
-        };
-        let dot = Dot {
-            actor: Actor(1),
-            counter,
-        };
         let length = if counter % 50 == 0 { 20_000 } else { 100 };
-        let incoming = Incoming {
-            write_id: WriteId(u128::from(counter)),
-            timestamp: counter,
-            expires_at_ms: None,
-            value: Value::Bytes(Bytes::from(vec![counter as u8; length])),
-        };
-        let mut versions = Versions::new();
-        versions.write(&Clock::new(), dot, incoming);
-        let mutation = Mutation {
-            before,
-            after: Footprint::of(&key, &versions),
-            key,
-            versions: versions.to_bytes(),
-        };
-        store.apply(&[mutation]).unwrap();
+        let key = Bytes::from(format!("key-{}", counter % KEYS));
+        written::put(store, key, counter, vec![counter as u8; length]);
     }
     store.sync().unwrap();
 }

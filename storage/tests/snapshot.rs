@@ -1,6 +1,8 @@
 //! A snapshot of a store that is written meanwhile holds all that was acknowledged before it began; what cannot be whole
 //! is refused, and what is cut short leaves nothing under its name.
 
+mod written;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -12,13 +14,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions};
+use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
-use dynakv_protocol::{Actor, WriteId};
 use dynakv_storage::{
-    DiskOptions, DiskStore, Footprint, MemoryDisk, Mutation, PageLimit, PositionRange,
-    SnapshotError, SnapshotMade, Store, check_directory, check_snapshot_name, check_store,
-    make_snapshot, remove_unfinished,
+    DiskOptions, DiskStore, MemoryDisk, PageLimit, PositionRange, SnapshotError, SnapshotMade,
+    Store, check_directory, check_snapshot_name, check_store, make_snapshot, remove_unfinished,
 };
 
 /// Tells the test binary that it is the process to be killed, and where to work.
@@ -30,15 +30,6 @@ const KEYS: u64 = 4_000;
 
 /// Writes a key once more. The counter is its value, so that a newer one is told from an older one.
 fn write(store: &dyn Store, number: u64, counter: u64) {
-    let key = Bytes::from(format!("key-{number}"));
-    let before = match store.get(&key).unwrap() {
-        Some(stored) => Footprint::of(&key, &Versions::from_bytes(&stored).unwrap()),
-        None => Footprint::default(),
-    };
-    let dot = Dot {
-        actor: Actor(1),
-        counter,
-    };
     let length = if number.is_multiple_of(50) {
         20_000
     } else {
@@ -46,21 +37,8 @@ fn write(store: &dyn Store, number: u64, counter: u64) {
     };
     let mut value = counter.to_be_bytes().to_vec();
     value.resize(length, counter as u8);
-    let incoming = Incoming {
-        write_id: WriteId(u128::from(counter)),
-        timestamp: counter,
-        expires_at_ms: None,
-        value: Value::Bytes(Bytes::from(value)),
-    };
-    let mut versions = Versions::new();
-    versions.write(&Clock::new(), dot, incoming);
-    let mutation = Mutation {
-        before,
-        after: Footprint::of(&key, &versions),
-        key,
-        versions: versions.to_bytes(),
-    };
-    store.apply(&[mutation]).unwrap();
+    let key = Bytes::from(format!("key-{number}"));
+    written::put(store, key, counter, value);
 }
 
 fn counter_of(versions: &Bytes) -> u64 {

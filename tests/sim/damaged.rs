@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use dynakv_protocol::client::{Fetched, Get};
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::ids::WriteId;
 use dynakv_storage::{Footprint, MemoryDisk, Mutation, Store};
@@ -61,9 +62,8 @@ fn a_damaged_value_that_nobody_else_has_goes() {
     });
 }
 
-async fn lonely(mut client: Client, disk: MemoryDisk) -> turmoil::Result {
-    client.wait_for_cluster().await;
-    let (keys, alone) = neighbours();
+/// Writes these keys, and waits until all is synced and nothing of it comes a second time any more.
+async fn write_all(client: &mut Client, keys: &[String]) {
     for (number, key) in keys.iter().enumerate() {
         let value = Some(Bytes::from(format!("value of {key}")));
         let write = write(key, WriteId(1 + number as u128), value, TIMEOUT);
@@ -72,6 +72,30 @@ async fn lonely(mut client: Client, disk: MemoryDisk) -> turmoil::Result {
     }
     let begin = Instant::now() + (DAMAGED_AT + TIMEOUT).saturating_sub(clock::now());
     sleep_until(begin).await;
+}
+
+/// A read for which the damaged node has to vote.
+fn of_all(key: &str) -> Get {
+    let mut all = get(key, TIMEOUT);
+    all.r = Some(3);
+    all
+}
+
+/// An answer of all three owners, once there is one: they have a vote each again.
+async fn read_of_all(client: &mut Client, key: &str, deadline: Duration) -> Fetched {
+    loop {
+        match client.get(DAMAGED, of_all(key)).await {
+            Ok(fetched) => return fetched,
+            Err(error) if clock::now() >= deadline => panic!("{key}: {error:?}"),
+            Err(_) => sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+async fn lonely(mut client: Client, disk: MemoryDisk) -> turmoil::Result {
+    client.wait_for_cluster().await;
+    let (keys, alone) = neighbours();
+    write_all(&mut client, &keys).await;
     // Before anybody has compared anything.
     let store = disk.store();
     let key = Bytes::from(alone.clone());
@@ -83,18 +107,11 @@ async fn lonely(mut client: Client, disk: MemoryDisk) -> turmoil::Result {
     }])?;
     store.sync()?;
     disk.damage_values();
-    let mut all = get(&alone, TIMEOUT);
-    all.r = Some(3);
-    let read = client.get(DAMAGED, all.clone()).await;
+    let read = client.get(DAMAGED, of_all(&alone)).await;
     assert!(read.is_err(), "a damaged value has counted: {read:?}");
     let deadline = clock::now() + MENDED_WITHIN;
-    loop {
-        match client.get(DAMAGED, all.clone()).await {
-            Ok(fetched) => break assert!(fetched.siblings.is_empty()),
-            Err(error) if clock::now() >= deadline => panic!("{error:?}"),
-            Err(_) => sleep(Duration::from_millis(200)).await,
-        }
-    }
+    let fetched = read_of_all(&mut client, &alone, deadline).await;
+    assert!(fetched.siblings.is_empty());
     assert_eq!(store.get(&key)?, None);
     assert_eq!(client.difference(&keys, false), None);
     // It is counted out, too: two nodes with the same keys have the same hash.
@@ -139,24 +156,15 @@ async fn script(
 ) -> turmoil::Result {
     client.wait_for_cluster().await;
     let (keys, unwritten) = neighbours();
-    for (number, key) in keys.iter().enumerate() {
-        let value = Some(Bytes::from(format!("value of {key}")));
-        let write = write(key, WriteId(1 + number as u128), value, TIMEOUT);
-        let written = client.write(0, write).await;
-        assert!(written.is_ok(), "{key}: {written:?}");
-    }
-    let begin = Instant::now() + (DAMAGED_AT + TIMEOUT).saturating_sub(clock::now());
-    sleep_until(begin).await;
+    write_all(&mut client, &keys).await;
     assert!(
         client.difference(&keys, false).is_some(),
         "nothing is damaged"
     );
 
     // This one is noticed, and its neighbour is not.
-    let mut one = get(&keys[0], TIMEOUT);
-    one.r = Some(3);
     // The damaged copy is no vote, so that three are too many.
-    let read = client.get(DAMAGED, one).await;
+    let read = client.get(DAMAGED, of_all(&keys[0])).await;
     assert!(read.is_err(), "a damaged value has counted: {read:?}");
     let deadline = clock::now() + MENDED_WITHIN;
     while let Some(what) = client.difference(&keys, false) {
@@ -169,27 +177,12 @@ async fn script(
     }
     // The copies are the same a little before the reads of that node count again.
     for key in &keys {
-        let mut all = get(key, TIMEOUT);
-        all.r = Some(3);
-        let value = loop {
-            match client.get(DAMAGED, all.clone()).await {
-                Ok(fetched) => break Some(fetched.siblings[0].value.clone()),
-                Err(_) if clock::now() >= deadline => break None,
-                Err(_) => sleep(Duration::from_millis(200)).await,
-            }
-        };
-        assert_eq!(value, Some(Bytes::from(format!("value of {key}"))));
+        let fetched = read_of_all(&mut client, key, deadline).await;
+        assert_eq!(fetched.siblings[0].value, format!("value of {key}"));
     }
     // Nobody waits for anything any more.
-    let mut all = get(&unwritten, TIMEOUT);
-    all.r = Some(3);
-    loop {
-        match client.get(DAMAGED, all.clone()).await {
-            Ok(fetched) => break assert!(fetched.siblings.is_empty()),
-            Err(error) if clock::now() >= deadline => panic!("{error:?}"),
-            Err(_) => sleep(Duration::from_millis(200)).await,
-        }
-    }
+    let fetched = read_of_all(&mut client, &unwritten, deadline).await;
+    assert!(fetched.siblings.is_empty());
     assert_eq!(disk.lost_segments(), 0);
     Ok(())
 }
