@@ -67,9 +67,12 @@ pub struct Config {
     pub connection_bytes_max: usize,
     /// How long a clean shutdown may take before the process ends anyway.
     pub shutdown_deadline: Duration,
-    /// Memory that the store aims at, in bytes, 1 MiB at least: half of it for the records that were written or read
-    /// lately, half for sled's page cache, which goes beyond that, the more the larger the values are.
+    /// Memory that the store aims at, in bytes, 1 MiB at least: five eighths of it for the records that were written or
+    /// read lately, the rest for sled's page cache, which goes beyond that, the more the larger the values are.
     pub memory_bytes: u64,
+    /// How large the commit log may be, in bytes, before what is in it has to be in the tree: bounds the time that a
+    /// start takes after a crash. On small disks it is less.
+    pub log_bytes_max: u64,
     /// How often the copies of each other node are compared with this one's, and mended. A node that has
     /// come back is compared with soon, whatever this says.
     pub anti_entropy_interval: Duration,
@@ -131,6 +134,7 @@ impl Config {
             connection_bytes_max: 16 * 1024 * 1024,
             shutdown_deadline: Duration::from_secs(20),
             memory_bytes: 1024 * 1024 * 1024,
+            log_bytes_max: 2 * 1024 * 1024 * 1024,
             anti_entropy_interval: Duration::from_secs(600),
             disk_reserve_bytes: None,
             hints_bytes_max: 256 * 1024 * 1024,

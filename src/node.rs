@@ -166,6 +166,7 @@ impl Node {
         let (node_id, mut random) = (config.id.clone(), fastrand::Rng::with_seed(seed).fork());
         let options = DiskOptions {
             memory_bytes: config.memory_bytes,
+            log_bytes_max: config.log_bytes_max,
             durability: config.durability,
             reserve_bytes: config.disk_reserve_bytes,
             ..DiskOptions::default()

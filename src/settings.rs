@@ -231,7 +231,10 @@ settings! {
     /// Memory of the store, in bytes.
     #[serde(alias = "cache_bytes")]
     memory_bytes: u64, "DYNAKV_MEMORY_BYTES",
-        Bounds::bytes(MIB, TIB, "half of it is sled's, which divides that into 256 parts, and each must hold some pages");
+        Bounds::bytes(MIB, TIB, "a part of it is sled's, which divides that into 256 parts, and each must hold some pages");
+    /// Of the commit log, in bytes.
+    log_bytes_max: u64, "DYNAKV_LOG_BYTES_MAX",
+        Bounds::bytes(MIB, TIB, "below that the store does nothing but checkpoints");
     /// How often copies are compared with those of each other node.
     anti_entropy_interval: Span, "DYNAKV_ANTI_ENTROPY_INTERVAL",
         Bounds::span(
@@ -298,6 +301,7 @@ fn with_defaults(settings: Layer) -> Result<Config, SettingsError> {
         zone,
         weight,
         memory_bytes,
+        log_bytes_max,
         hints_bytes_max
     );
     take!(value_bytes_max, connections_max, requests_in_flight_max);

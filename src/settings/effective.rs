@@ -172,6 +172,7 @@ fn value(config: &Config, name: &str) -> Option<String> {
         "connection_bytes_max" => Some(config.connection_bytes_max.to_string()),
         "shutdown_deadline" => span(config.shutdown_deadline),
         "memory_bytes" => Some(config.memory_bytes.to_string()),
+        "log_bytes_max" => Some(config.log_bytes_max.to_string()),
         "anti_entropy_interval" => span(config.anti_entropy_interval),
         "disk_reserve_bytes" => {
             let of_disk = || "5 % of the file system, at most 1 GiB".to_owned();

@@ -204,6 +204,11 @@ impl Room {
         }
     }
 
+    /// Whether the last look found too little.
+    pub(crate) fn is_short(&self) -> bool {
+        self.is_short.load(Ordering::Relaxed)
+    }
+
     /// Whether there is nothing left, so that whatever fails may fail because of it.
     pub(crate) fn is_exhausted(&self) -> bool {
         DiskSpace::of(&self.directory).is_ok_and(|space| space.free_bytes < EXHAUSTED_BYTES)

@@ -21,6 +21,9 @@ use crate::tree::{BLOCK_BYTES_AIM, Scratch, Tree};
 /// After so many bytes the checkpoint looks up: it may have to pause, or to end. A batch has 128 records at most.
 const BATCH_BYTES: usize = 256 * 1024;
 
+/// The rest between two files of the log that are removed.
+const FILE_REST: Duration = Duration::from_millis(100);
+
 /// How often it is looked whether a full disk has room again.
 const ROOM_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -121,11 +124,22 @@ fn carry_on(shared: &Shared, compacting: &mut Compacting) -> Result<(), StoreErr
 /// Removes the log of a generation that was carried. What cannot be removed for now goes with that of the next one: there
 /// are file systems that need room to remove.
 fn remove_log(shared: &Shared, frozen: &Frozen) -> Result<(), StoreError> {
-    match remove_below(&shared.directory.join(LOG_DIRECTORY), frozen.log_next) {
+    let directory = shared.directory.join(LOG_DIRECTORY);
+    match remove_below(&directory, frozen.log_next, || rest_after_file(shared)) {
         Err(error) if error.passes() => tracing::warn!(%error, "old log files stay for now"),
         result => result?,
     }
     Ok(())
+}
+
+/// A file system that frees much at once lets the syncs of all others wait for it, the more where it tells the disk of
+/// each block. Nobody waits for this, but for a checkpoint that was asked for, or where room is short.
+fn rest_after_file(shared: &Shared) {
+    let signals = shared.signals();
+    if !signals.closing && signals.waiting == 0 && !shared.room.is_short() {
+        let woken = shared.changed.wait_timeout(signals, FILE_REST);
+        drop(woken.unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 /// What a checkpoint that failed was short of.

@@ -68,14 +68,21 @@ fn list(directory: &Path) -> Result<Vec<u64>, StoreError> {
     Ok(ids)
 }
 
-/// Removes the files below `first`: the tree has what is in them.
-pub(crate) fn remove_below(directory: &Path, first: u64) -> Result<(), StoreError> {
+/// Removes the files below `first`, the oldest first: the tree has what is in them. Calls `rest` between two of them.
+pub(crate) fn remove_below(
+    directory: &Path,
+    first: u64,
+    mut rest: impl FnMut(),
+) -> Result<(), StoreError> {
     let ids = list(directory)?;
     let old: Vec<_> = ids.into_iter().filter(|&id| id < first).collect();
     if old.is_empty() {
         return Ok(());
     }
-    for id in old {
+    for (nth, id) in old.into_iter().enumerate() {
+        if nth > 0 {
+            rest();
+        }
         let path = path_of(directory, id);
         fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
     }

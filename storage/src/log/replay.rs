@@ -42,7 +42,7 @@ pub(crate) fn replay(
     mut apply: impl FnMut(Change<'_>),
 ) -> Result<Replayed, StoreError> {
     let first_id = checkpoint.unwrap_or(FIRST_FILE);
-    remove_below(directory, first_id)?;
+    remove_below(directory, first_id, || {})?;
     let (mark, marked) = Mark::open(directory)?;
     let mut ids = list(directory)?;
     check_complete(directory, &ids, first_id, checkpoint.is_some(), marked)?;

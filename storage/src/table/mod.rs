@@ -147,7 +147,6 @@ impl Table {
     pub(crate) fn put(&self, position: Position, pair: &[u8], key_length: usize) {
         let generation = self.active.load(Ordering::Relaxed);
         let key = &pair[..key_length];
-        let size = |pair: &[u8]| pair.len() + OVERHEAD_BYTES;
         let (before, after) = {
             let mut shard = self.write(shard_of(position));
             let replaced = |record: &mut Record| {
@@ -158,7 +157,8 @@ impl Table {
             };
             let new = || {
                 let record = Record::new(position.0, pair, key_length, generation);
-                (record, (None, size(pair)))
+                let bytes = record.memory_bytes();
+                (record, (None, bytes))
             };
             let change = shard.place(self.spread, position.0, key, replaced, new);
             // Under the lock: who finds it of another generation knows that this is counted.
@@ -192,11 +192,13 @@ impl Table {
         if shard.drops != missed.drops {
             return;
         }
-        let new = || (Record::new(position.0, &pair, key.len(), 0), true);
-        if shard.place(self.spread, position.0, key, |_| false, new) {
-            let added = bytes + OVERHEAD_BYTES;
-            self.bytes.fetch_add(added, Ordering::Relaxed);
-        }
+        let new = || {
+            let record = Record::new(position.0, &pair, key.len(), 0);
+            let bytes = record.memory_bytes();
+            (record, bytes)
+        };
+        let added = shard.place(self.spread, position.0, key, |_| 0, new);
+        self.bytes.fetch_add(added, Ordering::Relaxed);
     }
 
     /// How much the active generation has.

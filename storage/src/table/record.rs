@@ -10,12 +10,19 @@ use dynakv_protocol::hash::Position;
 
 use crate::items::{Cut, HOT_BYTES_MAX};
 
-/// What a record costs beyond its bytes: its place in a shard, two thirds full on the average, and what the
+/// What a record costs beyond its buffer: its place in a shard, two thirds full on the average, and what the
 /// allocator needs for a shared buffer.
-pub(super) const OVERHEAD_BYTES: usize = 80;
+pub(super) const OVERHEAD_BYTES: usize = 72;
 
 /// The most bytes that a buffer may have unused: what is shorter by more gets a buffer of its own.
 const SLACK_BYTES_MAX: usize = u8::MAX as usize;
+
+/// A small buffer has a multiple of so many bytes, header included: allocators give no less. A counter that becomes a
+/// byte longer then costs no new buffer.
+pub(super) const GRAIN_BYTES: usize = 16;
+
+/// The largest buffer, in bytes, that is rounded up.
+const ROUNDED_BYTES_MAX: usize = 512;
 
 /// How hot a record can get: so often the sweep passes it by.
 const HEAT_MAX: u8 = 3;
@@ -65,6 +72,17 @@ fn shared(bytes: &Arc<[u8]>, part: Range<usize>) -> Bytes {
     }
 }
 
+/// A buffer with a copy of a pair, and how many bytes of it are unused.
+fn buffer_of(pair: &[u8]) -> (Arc<[u8]>, u8) {
+    let rounded = pair.len().next_multiple_of(GRAIN_BYTES);
+    if rounded > ROUNDED_BYTES_MAX {
+        return (Arc::from(pair), 0);
+    }
+    let mut buffer = [0; ROUNDED_BYTES_MAX];
+    buffer[..pair.len()].copy_from_slice(pair);
+    (Arc::from(&buffer[..rounded]), (rounded - pair.len()) as u8)
+}
+
 struct Part(Arc<[u8]>, Range<usize>);
 
 impl AsRef<[u8]> for Part {
@@ -107,13 +125,14 @@ const _: () = assert!(size_of::<Record>() == 32);
 impl Record {
     /// A key, and its versions behind it.
     pub(super) fn new(position: u64, pair: &[u8], key_length: usize, generation: u32) -> Self {
+        let (bytes, slack) = buffer_of(pair);
         Self {
             position,
-            bytes: Arc::from(pair),
+            bytes,
             generation,
             // `check_lengths` has refused longer ones.
             key_length: key_length as u16,
-            slack: 0,
+            slack,
             heat: AtomicU8::new(0),
         }
     }
@@ -129,8 +148,7 @@ impl Record {
             bytes[key_length..pair.len()].copy_from_slice(&pair[key_length..]);
             self.slack = slack as u8;
         } else {
-            self.bytes = Arc::from(pair);
-            self.slack = 0;
+            (self.bytes, self.slack) = buffer_of(pair);
         }
     }
 
@@ -228,9 +246,13 @@ mod tests {
             (&b"key"[..], &b"short"[..])
         );
         assert_eq!(record.entry().pair.versions(), b"short");
-        record.replace(b"keyas before", 3);
-        assert_eq!(versions_of(&record), b"as before");
+        record.replace(b"keya little more", 3);
+        assert_eq!(versions_of(&record), b"a little more");
+        assert_eq!(record.bytes.as_ptr(), place, "so much room a buffer has");
+        record.replace(b"keymuch more than before", 3);
+        assert_eq!(versions_of(&record), b"much more than before");
         assert_ne!(record.bytes.as_ptr(), place, "it has outgrown its buffer");
+        record.replace(b"keyas before", 3);
         let place = record.bytes.as_ptr();
         let held = record.entry();
         record.replace(b"keynew", 4);
@@ -251,7 +273,7 @@ mod tests {
         record.replace(&[1; 4900], 1);
         assert_eq!(record.memory_bytes(), large);
         record.replace(&[1; 100], 1);
-        assert_eq!(record.memory_bytes(), 100 + OVERHEAD_BYTES);
+        assert_eq!(record.memory_bytes(), 112 + OVERHEAD_BYTES);
         assert_eq!(versions_of(&record), [1; 97]);
     }
 

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use dynakv_protocol::hash::Position;
 
+use super::record::GRAIN_BYTES;
 use super::*;
 use crate::items::{Cut, PositionRange};
 
@@ -100,7 +101,7 @@ fn keys_are_found_replaced_counted_and_walked_in_ring_order() {
     assert_eq!(table.active().entries, 15_000);
     let exact: usize = model
         .keys()
-        .map(|(_, key)| key.len() + 4 + OVERHEAD_BYTES)
+        .map(|(_, key)| (key.len() + 4).next_multiple_of(GRAIN_BYTES) + OVERHEAD_BYTES)
         .sum();
     assert_eq!(table.active().bytes, exact);
     assert_eq!(counted(&table), exact);
