@@ -22,7 +22,7 @@ use crate::tree::{BLOCK_BYTES_AIM, Scratch, Tree};
 const BATCH_BYTES: usize = 256 * 1024;
 
 /// The rest between two files of the log that are removed.
-const FILE_REST: Duration = Duration::from_millis(100);
+const FILE_REST: Duration = Duration::from_millis(500);
 
 /// How often it is looked whether a full disk has room again.
 const ROOM_INTERVAL: Duration = Duration::from_millis(200);

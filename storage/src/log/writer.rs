@@ -2,6 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,6 +25,9 @@ const RECORD_BYTES: usize = 1024 * 1024;
 /// When a file has this many bytes the next one begins. Bounds what replay holds in memory.
 const FILE_BYTES: u64 = 64 * 1024 * 1024;
 
+/// So much of a file that is durable leaves the page cache at a time.
+const FORGOTTEN_BYTES: u64 = 4 * 1024 * 1024;
+
 /// What a log file is called until it has a header.
 const NEW_FILE: &str = "new";
 
@@ -39,6 +44,8 @@ pub(crate) struct LogWriter {
     written: u64,
     /// How much of it is durable.
     durable: u64,
+    /// How much of it the page cache was asked to forget.
+    forgotten: u64,
     /// The first file of this generation.
     first_id: u64,
     /// The bytes of this generation in files before this one.
@@ -53,6 +60,8 @@ pub(crate) struct PendingSync {
     file: Arc<File>,
     path: PathBuf,
     place: Place,
+    /// What nobody reads but the next start.
+    forgets: Option<Range<u64>>,
 }
 
 impl PendingSync {
@@ -60,9 +69,26 @@ impl PendingSync {
     pub(crate) fn wait(&self) -> Result<(), StoreError> {
         self.file
             .sync_data()
-            .map_err(StoreError::sync_failed(&self.path))
+            .map_err(StoreError::sync_failed(&self.path))?;
+        if let Some(part) = &self.forgets {
+            forget(&self.file, part);
+        }
+        Ok(())
     }
 }
+
+/// Has the page cache drop a part of a file that is durable: it is of more use to what is read, and what is written next
+/// finds pages that the processor has in its caches. No more than advice.
+#[cfg(target_os = "linux")]
+fn forget(file: &File, part: &Range<u64>) {
+    use rustix::fs::{Advice, fadvise};
+    let length = NonZeroU64::new(part.end - part.start);
+    // A file system that does not take advice keeps the pages.
+    let _ = fadvise(file, part.start, length, Advice::DontNeed);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn forget(_: &File, _: &Range<u64>) {}
 
 impl LogWriter {
     /// Goes on behind what was replayed, in a new file of the same generation.
@@ -77,6 +103,7 @@ impl LogWriter {
             id,
             written: FILE_HEADER_BYTES as u64,
             durable: FILE_HEADER_BYTES as u64,
+            forgotten: 0,
             first_id: replayed.first_id,
             earlier_bytes: replayed.bytes,
             record: BytesMut::new(),
@@ -148,14 +175,23 @@ impl LogWriter {
     }
 
     /// What a sync of all that is written has to do; nothing when all of it is durable.
-    pub(crate) fn begin_sync(&self) -> Option<PendingSync> {
-        (self.durable < self.written).then(|| PendingSync {
+    pub(crate) fn begin_sync(&mut self) -> Option<PendingSync> {
+        if self.durable == self.written {
+            return None;
+        }
+        let part = self.forgotten..self.written;
+        let is_much = part.end - part.start >= FORGOTTEN_BYTES;
+        if is_much {
+            self.forgotten = part.end;
+        }
+        Some(PendingSync {
             file: self.file.clone(),
             path: self.path.clone(),
             place: Place {
                 id: self.id,
                 position: self.written,
             },
+            forgets: is_much.then_some(part),
         })
     }
 
@@ -201,6 +237,7 @@ impl LogWriter {
         self.id = id;
         self.written = FILE_HEADER_BYTES as u64;
         self.durable = self.written;
+        self.forgotten = 0;
         Ok(())
     }
 
