@@ -14,17 +14,26 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Writes between two syncs.
 const GROUP: u64 = 256;
 
+/// How much disk a store takes at rest at most, as a multiple of what is live.
+const DISK_MAX: f64 = 4.0;
+
 struct Work {
     value_bytes: usize,
     keys: u64,
     writes: u64,
 }
 
-const WORKS: [Work; 2] = [
+const WORKS: [Work; 3] = [
     Work {
         value_bytes: 100,
         keys: 500_000,
         writes: 10_000_000,
+    },
+    // Many times what the memory holds.
+    Work {
+        value_bytes: 100,
+        keys: 10_000_000,
+        writes: 20_000_000,
     },
     Work {
         value_bytes: 64 * 1024,
@@ -75,7 +84,9 @@ fn memory_stays_within_what_the_options_say() {
             hash: 0,
         };
         let mut random = fastrand::Rng::with_seed(1);
-        let mut told = Instant::now();
+        let began = Instant::now();
+        let mut told = began;
+        let mut loaded = Duration::ZERO;
         let report = |done: u64, store: &DiskStore| {
             let totals = store.totals();
             println!(
@@ -111,6 +122,9 @@ fn memory_stays_within_what_the_options_say() {
             if counter % GROUP == GROUP - 1 {
                 store.sync().unwrap();
             }
+            if counter + 1 == keys {
+                loaded = began.elapsed();
+            }
             if told.elapsed() > Duration::from_secs(5) {
                 report(counter + 1, &store);
                 told = Instant::now();
@@ -118,7 +132,35 @@ fn memory_stays_within_what_the_options_say() {
         }
         store.checkpoint().unwrap();
         report(writes, &store);
+        let per_second = |count: u64, took: Duration| count as f64 / took.as_secs_f64();
+        println!(
+            "{keys} keys of {value_bytes} B: {:.0} loaded per second, {:.0} written over",
+            per_second(keys, loaded),
+            per_second(writes - keys, began.elapsed() - loaded),
+        );
         let most = memory("VmHWM:");
         assert!(most <= bound, "{most} bytes, {bound} are permitted");
+        let disk = await_room(&store);
+        println!("disk at rest: {disk:.1} ×");
+        assert!(disk <= DISK_MAX, "{disk} times what is live");
+        drop(store);
+        let began = Instant::now();
+        let store = DiskStore::open(directory.path(), options).unwrap();
+        println!("opened in {} ms", began.elapsed().as_millis());
+        assert_eq!(store.totals().keys, keys);
+    }
+}
+
+/// What the disk takes in the end, as a multiple of what is live: where it is more than it may be, once what can go has
+/// gone.
+fn await_room(store: &DiskStore) -> f64 {
+    let began = Instant::now();
+    loop {
+        let totals = store.totals();
+        let times = totals.disk_bytes as f64 / totals.live_bytes as f64;
+        if times <= DISK_MAX || began.elapsed() > Duration::from_secs(120) {
+            return times;
+        }
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
