@@ -67,8 +67,8 @@ pub struct Config {
     pub connection_bytes_max: usize,
     /// How long a clean shutdown may take before the process ends anyway.
     pub shutdown_deadline: Duration,
-    /// Memory that the store aims at, in bytes, 1 MiB at least: five eighths of it for the records that were written or
-    /// read lately, the rest for sled's page cache, which goes beyond that, the more the larger the values are.
+    /// Memory that the store aims at, in bytes, 1 MiB at least: half of it for the records that were written or read
+    /// lately, half for sled's page cache, which goes beyond that, the more the larger the values are.
     pub memory_bytes: u64,
     /// How large the commit log may be, in bytes, before what is in it has to be in the tree: bounds the time that a
     /// start takes after a crash. On small disks it is less.

@@ -231,7 +231,7 @@ settings! {
     /// Memory of the store, in bytes.
     #[serde(alias = "cache_bytes")]
     memory_bytes: u64, "DYNAKV_MEMORY_BYTES",
-        Bounds::bytes(MIB, TIB, "a part of it is sled's, which divides that into 256 parts, and each must hold some pages");
+        Bounds::bytes(MIB, TIB, "half of it is sled's, which divides that into 256 parts, and each must hold some pages");
     /// Of the commit log, in bytes.
     log_bytes_max: u64, "DYNAKV_LOG_BYTES_MAX",
         Bounds::bytes(MIB, TIB, "below that the store does nothing but checkpoints");

@@ -32,13 +32,10 @@ const GENERATION_BYTES_MIN: usize = 4 * 1024;
 /// The smallest cache of sled's, in bytes: it panics without one.
 const CACHE_BYTES_MIN: u64 = 1024 * 1024;
 
-/// How much of the memory is the table's; the rest is for sled's page cache.
-const TABLE_OF_MEMORY: f64 = 0.625;
-
-/// How much of the table one generation may have that is not in the tree yet. There are two at most, so that a tenth of
-/// the table is left for what is only read. The larger the window is, the more of the writes are written over before
-/// they are carried, and the more of one block goes at once.
-const WINDOW_OF_TABLE: f64 = 0.45;
+/// How much of the table one generation may have that is not in the tree yet. The larger it is, the more of the writes
+/// are written over before they are carried, and the more of one block goes at once. There are two at most: new keys that
+/// come as fast as they can make the table a tenth larger than it aims at, until the first of them are carried.
+const WINDOW_OF_TABLE: f64 = 0.55;
 
 /// The shortest and the longest interval between two syncs. One of nothing would keep a processor busy, and one
 /// without end would never come.
@@ -48,8 +45,8 @@ const INTERVAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// How to open a [`DiskStore`](super::DiskStore).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskOptions {
-    /// Memory that the store aims at, in bytes: five eighths of it for the table of records, the rest for sled's page
-    /// cache, which goes beyond that, the more the larger values are. `make memory` measures by how much.
+    /// Memory that the store aims at, in bytes: half of it for the table of records, half for sled's page cache, which
+    /// goes beyond that, the more the larger values are. `make memory` measures by how much.
     pub memory_bytes: u64,
     /// How much log there may be before it has to go into the tree, in bytes: bounds the time to open after a crash.
     /// It may be exceeded by one group of writes.
@@ -66,21 +63,21 @@ pub struct DiskOptions {
 impl DiskOptions {
     /// What sled's page cache aims at.
     pub(crate) fn cache_bytes(&self) -> u64 {
-        (self.memory_bytes - self.table_bytes()).max(CACHE_BYTES_MIN)
+        self.half_bytes().max(CACHE_BYTES_MIN)
     }
 
-    fn table_bytes(&self) -> u64 {
-        (self.memory_bytes as f64 * TABLE_OF_MEMORY) as u64
+    fn half_bytes(&self) -> u64 {
+        self.memory_bytes / 2
     }
 
     /// What follows of them on this file system. Whatever is asked for, a sound store stays one.
     pub(super) fn limits(&self, space: DiskSpace) -> Limits {
-        let table_bytes = self.table_bytes();
-        let window_bytes = (table_bytes as f64 * WINDOW_OF_TABLE) as u64;
+        let half = self.half_bytes();
+        let window_bytes = (half as f64 * WINDOW_OF_TABLE) as u64;
         let generation = |bytes: u64| space.fitting(bytes).max(GENERATION_BYTES_MIN as u64);
         Limits {
             cache_bytes: self.cache_bytes(),
-            table_bytes: usize::try_from(table_bytes).unwrap_or(usize::MAX),
+            table_bytes: usize::try_from(half).unwrap_or(usize::MAX),
             window_bytes: usize::try_from(generation(window_bytes)).unwrap_or(usize::MAX),
             log_bytes: generation(self.log_bytes_max / 2),
             durability: match self.durability {
