@@ -234,6 +234,16 @@ impl DiskStore {
         shared.signals().waiting -= 1;
         result
     }
+
+    /// About how many bytes a new store with all that this one holds takes at most.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(crate) fn copy_bytes(&self) -> Result<u64, StoreError> {
+        // What waits in the log is not in the tree yet, or is there as it was before.
+        let log_bytes = self.status().log_bytes;
+        Ok(compaction::copy_bytes(&self.shared)?.saturating_add(log_bytes))
+    }
 }
 
 impl Drop for DiskStore {

@@ -24,8 +24,11 @@ use crate::tree::wait_until_closed;
 /// What the name of the store that is being made ends with.
 const BESIDE: &str = ".rewriting";
 
-/// Room that must be left over, in bytes.
+/// Room that must be left over, in bytes: for the log of the new store, and for what both are opened with.
 const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The log of the new store: what is in it is soon in the tree, and takes room twice until then.
+const LOG_BYTES: u64 = 16 * 1024 * 1024;
 
 /// What a rewrite came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,11 +90,19 @@ pub fn rewrite_directory(
         compaction: Compaction::Never,
         ..DiskOptions::default()
     };
-    check_room(parent, size(directory)?)?;
+    check_room(parent, 0)?;
     let old = DiskStore::open(directory, options)?;
     let bytes_before = size(directory)?;
+    // Where most is deleted, a full disk has room for what is left.
+    check_room(parent, old.copy_bytes()?.min(bytes_before))?;
     let beside = Beside(beside);
-    let new = DiskStore::open(&beside.0, options)?;
+    let new = DiskStore::open(
+        &beside.0,
+        DiskOptions {
+            log_bytes_max: LOG_BYTES,
+            ..options
+        },
+    )?;
     copy(&old, &new, progress)?;
     new.checkpoint()?;
     let keys = compare(&old, &new, progress)?;
@@ -119,9 +130,9 @@ pub fn rewrite_directory(
     })
 }
 
-fn check_room(parent: &Path, store_bytes: u64) -> Result<(), RewriteError> {
+fn check_room(parent: &Path, copy_bytes: u64) -> Result<(), RewriteError> {
     let free_bytes = DiskSpace::of(parent)?.free_bytes;
-    let needed_bytes = store_bytes.saturating_add(RESERVE_BYTES);
+    let needed_bytes = copy_bytes.saturating_add(RESERVE_BYTES);
     if free_bytes < needed_bytes {
         return Err(RewriteError::NoRoom {
             free_bytes,

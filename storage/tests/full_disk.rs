@@ -21,7 +21,8 @@ use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions};
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::{Actor, WriteId};
 use dynakv_storage::{
-    Change, DiskOptions, DiskStore, Footprint, Mutation, Store, StoreError, check_store,
+    Change, Compaction, DiskOptions, DiskSpace, DiskStore, Footprint, Mutation, RewriteError,
+    Store, StoreError, check_store, rewrite_directory,
 };
 
 const DISK_BYTES: u64 = 128 * 1024 * 1024;
@@ -35,6 +36,10 @@ struct SmallDisk {
 impl SmallDisk {
     /// Mounts one; why it cannot, when it cannot.
     fn mount(kind: &str) -> Result<Self, String> {
+        Self::mount_of(kind, DISK_BYTES)
+    }
+
+    fn mount_of(kind: &str, bytes: u64) -> Result<Self, String> {
         let root = tempfile::tempdir().map_err(|error| error.to_string())?;
         let mounted_at = root.path().join("disk");
         std::fs::create_dir(&mounted_at).map_err(|error| error.to_string())?;
@@ -42,14 +47,14 @@ impl SmallDisk {
         if kind == "ext4" {
             let file = root.path().join("disk.img");
             File::create(&file)
-                .and_then(|file| file.set_len(DISK_BYTES))
+                .and_then(|file| file.set_len(bytes))
                 .map_err(|error| error.to_string())?;
             // What is kept for root does not count as free, and root takes it all the same.
             let mut format = Command::new("mkfs.ext4");
             run(format.args(["-q", "-F", "-m", "0"]).arg(&file))?;
             mount.arg("-o").arg("loop").arg(&file);
         } else {
-            let size = format!("size={DISK_BYTES}");
+            let size = format!("size={bytes}");
             mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]);
         }
         run(mount.arg(&mounted_at))?;
@@ -358,6 +363,64 @@ fn a_full_disk_costs_nothing(kind: &str, reserve_bytes: Option<u64>) -> Result<(
     Ok(())
 }
 
+/// What something else takes of a disk, in bytes.
+const ELSEWHERE_BYTES: u64 = DISK_BYTES / 2;
+
+/// A disk is filled with values, and nearly all are removed again.
+fn a_store_of_little_is_rewritten(kind: &str) -> Result<(), String> {
+    let disk = SmallDisk::mount_of(kind, 2 * DISK_BYTES)?;
+    let options = DiskOptions {
+        compaction: Compaction::Never,
+        ..DiskOptions::default()
+    };
+    let mut checked = Checked::open(&disk.store(), options);
+    disk.take(ELSEWHERE_BYTES);
+    let error = checked.write_groups(u32::MAX, true).unwrap_err();
+    assert!(error.is_disk_full(), "{error}");
+    checked.sync().unwrap();
+    let kept: Vec<_> = checked.durable.keys().take(50).cloned().collect();
+    let all = std::mem::take(&mut checked.durable);
+    for (key, versions) in all {
+        if kept.contains(&key) {
+            checked.durable.insert(key, versions);
+            continue;
+        }
+        let before = Footprint::of(&key, &Versions::from_bytes(&versions).unwrap());
+        let removal = Mutation {
+            key,
+            versions: Bytes::new(),
+            before,
+            after: Footprint::default(),
+        };
+        checked.store().apply(&[removal]).unwrap();
+    }
+    checked.sync().unwrap();
+    checked.settle();
+    checked.store = None;
+    let error = rewrite_directory(&disk.store(), &mut |_, _, _| {}).unwrap_err();
+    assert!(matches!(error, RewriteError::NoRoom { .. }), "{error:?}");
+    // An operator moves something away: less than a second store of this size takes.
+    disk.clear();
+    let free_bytes = DiskSpace::of(&disk.mounted_at).unwrap().free_bytes;
+    let rewritten = rewrite_directory(&disk.store(), &mut |_, _, _| {}).unwrap();
+    assert!(
+        rewritten.bytes_before + ELSEWHERE_BYTES > free_bytes,
+        "{rewritten:?}"
+    );
+    assert_eq!(rewritten.keys, kept.len() as u64);
+    assert!(
+        rewritten.bytes_after < rewritten.bytes_before / 3,
+        "{rewritten:?}"
+    );
+    checked.store = Some(DiskStore::open(&checked.directory, options).unwrap());
+    checked.check();
+    let admitted = checked
+        .store()
+        .admit(DISK_BYTES as usize / 2, Change::Growth);
+    admitted.unwrap();
+    Ok(())
+}
+
 /// One test at a time: a child process has the locks of the other test's store, too, until it has begun its program.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
@@ -420,6 +483,16 @@ fn a_disk_that_is_full_while_a_store_opens_costs_nothing() {
     // Each try syncs, which takes a while on a real file system.
     for (kind, step_bytes) in [("tmpfs", 4096), ("ext4", 256 * 1024)] {
         if let Err(reason) = a_full_disk_is_survived_by_opening(kind, step_bytes) {
+            skipped!("on {kind}: no disk of its own here ({reason}); run it as root");
+        }
+    }
+}
+
+#[test]
+fn a_store_of_little_is_rewritten_in_little_room() {
+    let _alone = alone();
+    for kind in ["tmpfs", "ext4"] {
+        if let Err(reason) = a_store_of_little_is_rewritten(kind) {
             skipped!("on {kind}: no disk of its own here ({reason}); run it as root");
         }
     }

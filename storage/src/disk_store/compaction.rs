@@ -222,10 +222,8 @@ impl Compacting {
         }
         // What tombstones and clocks take only a look at the tree tells, and that costs something.
         self.look_at = Instant::now() + CLOSE_LOOK_INTERVAL;
-        let (found_bytes, has_forgiven) =
-            shared.in_tree(|tree| Ok((tree.live_bytes(LOOKS)?, tree.forgave().1)))?;
-        let copy_bytes = found_bytes.max(value_bytes);
-        let copy_bytes = copy_bytes + copy_bytes / 8 + LEAST_BYTES;
+        let has_forgiven = shared.in_tree(|tree| Ok(tree.forgave().1))?;
+        let copy_bytes = copy_bytes(shared)?;
         // The copy would tell again of losses that were forgiven.
         let is_worth =
             is_much(copy_bytes) && !has_forgiven && shared.room.is_enough_for_copy(copy_bytes);
@@ -341,6 +339,16 @@ impl Copying {
         }
         Ok(())
     }
+}
+
+/// About how many bytes a copy of the tree takes, by a look at a part of it.
+///
+/// # Errors
+/// What the disk says.
+pub(super) fn copy_bytes(shared: &Shared) -> Result<u64, StoreError> {
+    let found_bytes = shared.in_tree(|tree| tree.live_bytes(LOOKS))?;
+    let bytes = found_bytes.max(shared.counters.sums().live_bytes);
+    Ok(bytes + bytes / 8 + LEAST_BYTES)
 }
 
 /// Removes a tree that was closed a moment ago. Whether it is gone.
