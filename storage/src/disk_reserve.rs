@@ -174,12 +174,14 @@ impl Room {
     /// Whether a checkpoint may go on, with so many bytes more than what is kept free for it anyway.
     pub(crate) fn is_enough_for_checkpoint(&self, beyond: u64) -> bool {
         self.look();
-        let missing = self
-            .ballast
-            .wanted_bytes()
-            .saturating_sub(self.ballast.bytes());
-        let needed = checkpoint_bytes(self.reserve_bytes, self.ballast.base_bytes(), missing);
-        self.free_bytes.load(Ordering::Relaxed) >= needed.saturating_add(beyond)
+        let needed = self.needed_for_checkpoint().saturating_add(beyond);
+        self.free_bytes.load(Ordering::Relaxed) >= needed
+    }
+
+    fn needed_for_checkpoint(&self) -> u64 {
+        let (wanted, has) = (self.ballast.wanted_bytes(), self.ballast.bytes());
+        let missing = wanted.saturating_sub(has);
+        checkpoint_bytes(self.reserve_bytes, self.ballast.base_bytes(), missing)
     }
 
     /// Whether there is room for a copy of so many bytes besides the reserve, and for what is written meanwhile.
@@ -187,6 +189,13 @@ impl Room {
         let needed = bytes
             .saturating_add(bytes / 4)
             .saturating_add(self.reserve_bytes);
+        DiskSpace::of(&self.directory).is_ok_and(|space| space.free_bytes >= needed)
+    }
+
+    /// Whether a copy may go on. It only looks: what has filled the disk must not get the ballast because of a copy, which
+    /// can be given up.
+    pub(crate) fn is_enough_to_copy_on(&self) -> bool {
+        let needed = self.needed_for_checkpoint().saturating_add(SEGMENT_BYTES);
         DiskSpace::of(&self.directory).is_ok_and(|space| space.free_bytes >= needed)
     }
 

@@ -321,7 +321,7 @@ impl Copying {
     }
 
     fn step(&mut self, shared: &Shared) -> Result<(), StoreError> {
-        if !shared.room.is_enough_for_checkpoint(SEGMENT_BYTES as u64) {
+        if !shared.room.is_enough_to_copy_on() {
             let path = self.directory.clone();
             return Err(StoreError::DiskFull { path });
         }

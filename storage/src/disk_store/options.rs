@@ -32,10 +32,10 @@ const GENERATION_BYTES_MIN: usize = 4 * 1024;
 /// The smallest cache of sled's, in bytes: it panics without one.
 const CACHE_BYTES_MIN: u64 = 1024 * 1024;
 
-/// How much of the table one generation may have that is not in the tree yet. The larger it is, the more of the writes
-/// are written over before they are carried, and the more of one block goes at once. There are two at most: new keys that
-/// come as fast as they can make the table a tenth larger than it aims at, until the first of them are carried.
-const WINDOW_OF_TABLE: f64 = 0.55;
+/// How much of the table one generation may have that is not in the tree yet. There are two at most, and what they have
+/// is what was written last. The larger it is, the more of the writes are written over before they are carried, and the
+/// more of one block goes at once.
+const WINDOW_OF_TABLE: f64 = 0.5;
 
 /// The shortest and the longest interval between two syncs. One of nothing would keep a processor busy, and one
 /// without end would never come.

@@ -88,7 +88,9 @@ fn forget(file: &File, part: &Range<u64>) {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn forget(_: &File, _: &Range<u64>) {}
+fn forget(_: &File, _: &Range<u64>) {
+    // Systems differ in what they know of it.
+}
 
 impl LogWriter {
     /// Goes on behind what was replayed, in a new file of the same generation.
