@@ -71,7 +71,7 @@ pub struct Config {
     /// lately, half for sled's page cache, which goes beyond that, the more the larger the values are.
     pub memory_bytes: u64,
     /// How large the commit log may be, in bytes, before what is in it has to be in the tree: bounds the time that a
-    /// start takes after a crash. On small disks it is less.
+    /// start takes. On small disks it is less.
     pub log_bytes_max: u64,
     /// How often the copies of each other node are compared with this one's, and mended. A node that has
     /// come back is compared with soon, whatever this says.

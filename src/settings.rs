@@ -234,7 +234,7 @@ settings! {
         Bounds::bytes(MIB, TIB, "half of it is sled's, which divides that into 256 parts, and each must hold some pages");
     /// Of the commit log, in bytes.
     log_bytes_max: u64, "DYNAKV_LOG_BYTES_MAX",
-        Bounds::bytes(MIB, TIB, "below that the store does nothing but checkpoints");
+        Bounds::bytes(MIB, 7 * 1024 * MIB, "below that the store does nothing but checkpoints, above it a start takes too long");
     /// How often copies are compared with those of each other node.
     anti_entropy_interval: Span, "DYNAKV_ANTI_ENTROPY_INTERVAL",
         Bounds::span(

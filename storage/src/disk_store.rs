@@ -240,9 +240,11 @@ impl DiskStore {
     /// # Errors
     /// What the disk says.
     pub(crate) fn copy_bytes(&self) -> Result<u64, StoreError> {
-        // What waits in the log is not in the tree yet, or is there as it was before.
-        let log_bytes = self.status().log_bytes;
-        Ok(compaction::copy_bytes(&self.shared)?.saturating_add(log_bytes))
+        let status = self.status();
+        // What waits is not in the tree yet, or is there as it was before; and it may be carried meanwhile.
+        let waiting_bytes = status.dirty_bytes.min(status.log_bytes).saturating_mul(2);
+        let copy_bytes = compaction::copy_bytes(&self.shared)?;
+        Ok((copy_bytes / 4 * 5).saturating_add(waiting_bytes))
     }
 }
 

@@ -133,10 +133,12 @@ fn remove_log(shared: &Shared, frozen: &Frozen) -> Result<(), StoreError> {
 }
 
 /// A file system that frees much at once lets the syncs of all others wait for it, the more where it tells the disk of
-/// each block. Nobody waits for this, but for a checkpoint that was asked for, or where room is short.
+/// each block. It rests only while this thread has nothing else to do, and nobody waits for it.
 fn rest_after_file(shared: &Shared) {
     let signals = shared.signals();
-    if !signals.closing && signals.waiting == 0 && !shared.room.is_short() {
+    let is_called = signals.closing || signals.waiting > 0 || signals.frozen > signals.completed;
+    let is_urgent = shared.room.is_short() || shared.tree_failed.load(Ordering::Relaxed);
+    if !is_called && !is_urgent && shared.stopped.get().is_none() {
         let woken = shared.changed.wait_timeout(signals, FILE_REST);
         drop(woken.unwrap_or_else(PoisonError::into_inner));
     }
@@ -294,6 +296,9 @@ fn carry(
     let mut cursor = FrozenCursor::new(&shared.table);
     let mut scratch = Scratch::default();
     let mut carried = 0;
+    // What was read back after a crash may be two generations, and should not soon be three.
+    let is_oversized = frozen.log_bytes > shared.limits.log_bytes / 4 * 5
+        || frozen.volume.bytes > shared.limits.window_bytes / 4 * 5;
     while let Some(entries) = cursor.next() {
         for batch in batches(&entries) {
             if !wait_for_room(shared, bytes_of(batch), compacting)? {
@@ -304,7 +309,11 @@ fn carry(
         }
         carried += entries.len();
         drop(entries);
-        if !pause(shared, cursor.progress()) {
+        let goes_on = match is_oversized {
+            true => !shared.signals().closing,
+            false => pause(shared, cursor.progress()),
+        };
+        if !goes_on {
             return Ok(false);
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::disk_reserve::DiskSpace;
+use crate::log::FILE_BYTES;
 
 /// When a write counts as durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,12 @@ const GENERATION_BYTES_MIN: usize = 4 * 1024;
 /// The smallest cache of sled's, in bytes: it panics without one.
 const CACHE_BYTES_MIN: u64 = 1024 * 1024;
 
+/// A generation ends when its log has this many files, even small ones: each start begins one.
+pub(super) const GENERATION_FILES_MAX: u64 = 64;
+
+/// The largest log of a generation, in bytes: it has so many files at most that the next bound is this one.
+const GENERATION_LOG_BYTES_MAX: u64 = (GENERATION_FILES_MAX - 4) * FILE_BYTES;
+
 /// How much of the table one generation may have that is not in the tree yet. There are two at most, and what they have
 /// is what was written last. The larger it is, the more of the writes are written over before they are carried, and the
 /// more of one block goes at once.
@@ -48,8 +55,8 @@ pub struct DiskOptions {
     /// Memory that the store aims at, in bytes: half of it for the table of records, half for sled's page cache, which
     /// goes beyond that, the more the larger values are. `make memory` measures by how much.
     pub memory_bytes: u64,
-    /// How much log there may be before it has to go into the tree, in bytes: bounds the time to open after a crash.
-    /// It may be exceeded by one group of writes.
+    /// How much log there may be before it has to go into the tree, in bytes, 7.5 GiB at most: bounds the time to open.
+    /// It may be exceeded by one group of writes, and by the log of a generation that is carried and about to be removed.
     pub log_bytes_max: u64,
     /// When a write counts as durable.
     pub durability: Durability,
@@ -79,7 +86,7 @@ impl DiskOptions {
             cache_bytes: self.cache_bytes(),
             table_bytes: usize::try_from(half).unwrap_or(usize::MAX),
             window_bytes: usize::try_from(generation(window_bytes)).unwrap_or(usize::MAX),
-            log_bytes: generation(self.log_bytes_max / 2),
+            log_bytes: generation((self.log_bytes_max / 2).min(GENERATION_LOG_BYTES_MAX)),
             durability: match self.durability {
                 Durability::Interval(interval) => {
                     Durability::Interval(interval.clamp(INTERVAL_MIN, INTERVAL_MAX))
@@ -114,6 +121,29 @@ impl Default for DiskOptions {
             durability: Durability::Sync,
             reserve_bytes: None,
             compaction: Compaction::WhenWorth,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generation_is_full_by_its_bytes_before_it_is_by_its_files() {
+        let space = DiskSpace {
+            total_bytes: 1 << 50,
+            free_bytes: 1 << 50,
+        };
+        for log_bytes_max in [0, 1 << 30, 1 << 40, u64::MAX] {
+            let options = DiskOptions {
+                log_bytes_max,
+                ..DiskOptions::default()
+            };
+            // Else a checkpoint would think that it has time while writers wait for it.
+            let log_bytes = options.limits(space).log_bytes;
+            assert!(log_bytes < (GENERATION_FILES_MAX - 1) * FILE_BYTES);
+            assert!(log_bytes >= GENERATION_BYTES_MIN as u64);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use super::options::Limits;
+use super::options::{GENERATION_FILES_MAX, Limits};
 use super::signals::Signals;
 use crate::disk::DirectoryFiles;
 use crate::disk_reserve::Room;
@@ -16,9 +16,6 @@ use crate::status::CheckpointTimes;
 use crate::table::{Table, Volume};
 use crate::totals::Counters;
 use crate::tree::Tree;
-
-/// A generation ends when its log has this many files, even small ones: each start begins one.
-const GENERATION_FILES_MAX: u64 = 64;
 
 /// What the caller's threads and those of the store share.
 ///
@@ -196,7 +193,11 @@ impl Shared {
 
     /// Waits until no generation is on its way into the tree. Does not wait for room on the disk.
     pub(super) fn wait_until_thawed(&self) -> Result<(), StoreError> {
-        self.wait_until(|signals| signals.completed >= signals.frozen)
+        // Whatever makes a writer wait, the checkpoint rests no more.
+        self.signals().waiting += 1;
+        let result = self.wait_until(|signals| signals.completed >= signals.frozen);
+        self.signals().waiting -= 1;
+        result
     }
 
     /// The same, and until the logs of all of them were removed.

@@ -38,7 +38,7 @@ use crate::error::StoreError;
 
 pub(crate) use inspect::{damaged_mark, inspect};
 pub(crate) use replay::replay;
-pub(crate) use writer::LogWriter;
+pub(crate) use writer::{FILE_BYTES, LogWriter};
 
 /// What the name of a log file ends with.
 const EXTENSION: &str = "log";

@@ -23,7 +23,7 @@ use crate::recount::Correction;
 const RECORD_BYTES: usize = 1024 * 1024;
 
 /// When a file has this many bytes the next one begins. Bounds what replay holds in memory.
-const FILE_BYTES: u64 = 64 * 1024 * 1024;
+pub(crate) const FILE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// So much of a file that is durable leaves the page cache at a time.
 const FORGOTTEN_BYTES: u64 = 4 * 1024 * 1024;
