@@ -226,13 +226,10 @@ impl DiskStore {
     /// As [`Store::sync`].
     pub fn checkpoint(&self) -> Result<(), StoreError> {
         let shared = &self.shared;
-        shared.signals().waiting += 1;
-        let result = shared.write(|| {
+        shared.write(|| {
             shared.freeze_all()?;
             shared.wait_until_tidy()
-        });
-        shared.signals().waiting -= 1;
-        result
+        })
     }
 
     /// About how many bytes a new store with all that this one holds takes at most.

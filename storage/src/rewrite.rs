@@ -27,9 +27,6 @@ const BESIDE: &str = ".rewriting";
 /// Room that must be left over, in bytes: for the log of the new store, and for what both are opened with.
 const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The log of the new store: what is in it is soon in the tree, and takes room twice until then.
-const LOG_BYTES: u64 = 16 * 1024 * 1024;
-
 /// What a rewrite came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rewritten {
@@ -96,13 +93,7 @@ pub fn rewrite_directory(
     // Where most is deleted, a full disk has room for what is left.
     check_room(parent, old.copy_bytes()?.min(bytes_before))?;
     let beside = Beside(beside);
-    let new = DiskStore::open(
-        &beside.0,
-        DiskOptions {
-            log_bytes_max: LOG_BYTES,
-            ..options
-        },
-    )?;
+    let new = DiskStore::open(&beside.0, DiskOptions::of_copy())?;
     copy(&old, &new, progress)?;
     new.checkpoint()?;
     let keys = compare(&old, &new, progress)?;

@@ -23,7 +23,7 @@ use crate::copying::{Beside, ReadPage, sync_all};
 use crate::directory::sync_directory;
 use crate::disk::{DirectoryFiles, create_directory, rename_directory};
 use crate::disk_reserve::DiskSpace;
-use crate::disk_store::{Compaction, DiskOptions, DiskStore, TREE_DIRECTORY};
+use crate::disk_store::{DiskOptions, DiskStore, TREE_DIRECTORY};
 use crate::error::{ShownBytes, StoreError};
 use crate::store::Store;
 use crate::tree::wait_until_closed;
@@ -47,18 +47,6 @@ const BYTES_BASE: u64 = 64 * 1024 * 1024;
 
 /// So much more than the reserve is left free, in bytes: writers are not to be refused for a snapshot.
 const BESIDE_RESERVE_BYTES: u64 = 16 * 1024 * 1024;
-
-/// How the new store is opened. It is small in memory, because it lives beside the one that serves; and the room was
-/// asked for as a whole, so that it keeps no reserve of its own.
-fn options() -> DiskOptions {
-    DiskOptions {
-        memory_bytes: 32 * 1024 * 1024,
-        log_bytes_max: 64 * 1024 * 1024,
-        reserve_bytes: Some(0),
-        compaction: Compaction::Never,
-        ..DiskOptions::default()
-    }
-}
 
 /// A snapshot that is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -288,7 +276,7 @@ fn fill(
     watch: &mut dyn FnMut(SnapshotPage) -> ControlFlow<()>,
     check_room: &dyn Fn() -> Result<(), SnapshotError>,
 ) -> Result<u64, SnapshotError> {
-    let new = DiskStore::open(directory, options())?;
+    let new = DiskStore::open(directory, DiskOptions::of_copy())?;
     let copied = copy(source, &new, watch, check_room);
     let copied = copied.and_then(|keys| {
         new.checkpoint()?;

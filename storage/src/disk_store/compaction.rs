@@ -222,11 +222,12 @@ impl Compacting {
         }
         // What tombstones and clocks take only a look at the tree tells, and that costs something.
         self.look_at = Instant::now() + CLOSE_LOOK_INTERVAL;
-        let has_forgiven = shared.in_tree(|tree| Ok(tree.forgave().1))?;
-        let copy_bytes = copy_bytes(shared)?;
         // The copy would tell again of losses that were forgiven.
-        let is_worth =
-            is_much(copy_bytes) && !has_forgiven && shared.room.is_enough_for_copy(copy_bytes);
+        if shared.in_tree(|tree| Ok(tree.forgave().1))? {
+            return Ok(false);
+        }
+        let copy_bytes = copy_bytes(shared)?;
+        let is_worth = is_much(copy_bytes) && shared.room.is_enough_for_copy(copy_bytes);
         if is_worth {
             tracing::info!(
                 tree_bytes,

@@ -68,6 +68,19 @@ pub struct DiskOptions {
 }
 
 impl DiskOptions {
+    /// For a store that is written once, with what another one holds. It is small in memory, because it lives beside that
+    /// one; what is in its log is soon in its tree, because it takes room twice until then; and the room was asked for as
+    /// a whole, so that it keeps no reserve of its own.
+    pub(crate) fn of_copy() -> Self {
+        Self {
+            memory_bytes: 32 * 1024 * 1024,
+            log_bytes_max: 64 * 1024 * 1024,
+            reserve_bytes: Some(0),
+            compaction: Compaction::Never,
+            ..Self::default()
+        }
+    }
+
     /// What sled's page cache aims at.
     pub(crate) fn cache_bytes(&self) -> u64 {
         self.half_bytes().max(CACHE_BYTES_MIN)

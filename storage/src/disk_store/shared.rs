@@ -193,11 +193,7 @@ impl Shared {
 
     /// Waits until no generation is on its way into the tree. Does not wait for room on the disk.
     pub(super) fn wait_until_thawed(&self) -> Result<(), StoreError> {
-        // Whatever makes a writer wait, the checkpoint rests no more.
-        self.signals().waiting += 1;
-        let result = self.wait_until(|signals| signals.completed >= signals.frozen);
-        self.signals().waiting -= 1;
-        result
+        self.wait_until(|signals| signals.completed >= signals.frozen)
     }
 
     /// The same, and until the logs of all of them were removed.
@@ -207,22 +203,39 @@ impl Shared {
 
     fn wait_until(&self, is_so: impl Fn(&Signals) -> bool) -> Result<(), StoreError> {
         let mut signals = self.signals();
-        while !is_so(&signals) {
-            self.check_running()?;
-            if signals.closing {
-                return Err(StoreError::Stopped {
-                    reason: "the store is being closed".to_owned(),
-                });
-            }
-            if let Some(lack) = signals.starved {
-                return Err(lack.error(self.directory.clone()));
-            }
-            signals = self
-                .changed
-                .wait(signals)
-                .unwrap_or_else(PoisonError::into_inner);
+        if !is_so(&signals) {
+            // Whatever makes somebody wait, the checkpoint rests no more.
+            signals.waiting += 1;
+            self.changed.notify_all();
+            signals = self.wait_with(signals, &is_so);
+            signals.waiting -= 1;
         }
-        self.check_running()
+        self.check_running()?;
+        if is_so(&signals) {
+            return Ok(());
+        }
+        Err(match signals.starved {
+            Some(lack) if !signals.closing => lack.error(self.directory.clone()),
+            _ => StoreError::Stopped {
+                reason: "the store is being closed".to_owned(),
+            },
+        })
+    }
+
+    /// Waits until it is so, or never will be.
+    fn wait_with<'a>(
+        &self,
+        mut signals: MutexGuard<'a, Signals>,
+        is_so: impl Fn(&Signals) -> bool,
+    ) -> MutexGuard<'a, Signals> {
+        let is_vain = |signals: &Signals| {
+            signals.closing || signals.starved.is_some() || self.stopped.get().is_some()
+        };
+        while !is_so(&signals) && !is_vain(&signals) {
+            let woken = self.changed.wait(signals);
+            signals = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        signals
     }
 
     pub(super) fn note_log_size(&self, log: &LogWriter) {
