@@ -26,15 +26,21 @@ use crate::tree;
 /// The reserve of a large disk, in bytes.
 const RESERVE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
-/// The least reserve of a disk that is not tiny, in bytes: some of sled's segments of 4 MiB, because a
-/// checkpoint needs new ones before it can free old ones.
-const RESERVE_BYTES_MIN: u64 = 24 * 1024 * 1024;
+/// The least reserve of a disk that is not tiny, in bytes: a checkpoint needs some of sled's segments of 4 MiB before it
+/// can free old ones, and so do a stop and a start in the middle of it.
+const RESERVE_BYTES_MIN: u64 = 32 * 1024 * 1024;
 
 /// One of sled's segments, in bytes: its file grows by these.
 const SEGMENT_BYTES: u64 = tree::SEGMENT_BYTES as u64;
 
 /// What opening the tree may write besides its snapshot, in bytes.
 const OPENING_BYTES: u64 = 2 * SEGMENT_BYTES;
+
+/// What closing the tree may write, in bytes: what waits in sled's buffers.
+const CLOSING_BYTES: u64 = SEGMENT_BYTES;
+
+/// However little room there is, a generation may have as much, in bytes: smaller ones cost more than they carry.
+const GENERATION_BYTES_MIN: u64 = 1024 * 1024;
 
 /// When no more than this is free, in bytes, the ballast goes.
 const EXHAUSTED_BYTES: u64 = 1024 * 1024;
@@ -77,7 +83,7 @@ impl DiskSpace {
         })
     }
 
-    /// The reserve where none is set: 5 % of the file system, at most 1 GiB and at least 24 MiB, and never
+    /// The reserve where none is set: 5 % of the file system, at most 1 GiB and at least 32 MiB, and never
     /// more than three eighths of it.
     pub fn default_reserve_bytes(self) -> u64 {
         let wanted = (self.total_bytes / 20).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX);
@@ -87,7 +93,7 @@ impl DiskSpace {
     /// A bound for one generation in memory or in the log: on a small file system less than the settings say, so
     /// that what waits in the log never crowds out the tree that it is to go into.
     pub fn fitting(self, bytes: u64) -> u64 {
-        bytes.min((self.total_bytes / 16).max(1024 * 1024))
+        bytes.min((self.total_bytes / 16).max(GENERATION_BYTES_MIN))
     }
 }
 
@@ -127,7 +133,8 @@ impl Room {
             is_short: AtomicBool::new(false),
             looked: Mutex::default(),
         };
-        if space.free_bytes < room.ballast.wanted_bytes() {
+        // Given up when it need not be, it is not there when it must be.
+        if !room.is_enough_to_open() {
             room.ballast.give_up();
         }
         room.look();
@@ -171,11 +178,29 @@ impl Room {
         }
     }
 
+    /// The most that a generation may have, in bytes.
+    ///
+    /// When growth begins to be refused one generation is on its way into the tree and the next one may be full. All
+    /// that must end well within the reserve, with a stop and a start in the middle of it. Where there is more than the
+    /// reserve they may be larger: what the log of the one takes then makes the other one smaller.
+    pub(crate) fn generation_bytes_max(&self) -> u64 {
+        let free = self.free_bytes.load(Ordering::Relaxed);
+        let within_reserve = generation_bytes(self.reserve_bytes, self.ballast.base_bytes());
+        within_reserve.max(free.saturating_sub(self.reserve_bytes) / 4)
+    }
+
     /// Whether a checkpoint may go on, with so many bytes more than what is kept free for it anyway.
     pub(crate) fn is_enough_for_checkpoint(&self, beyond: u64) -> bool {
         self.look();
         let needed = self.needed_for_checkpoint().saturating_add(beyond);
         self.free_bytes.load(Ordering::Relaxed) >= needed
+    }
+
+    /// Whether so little is left that what sled has taken and not written yet makes a difference. It is asked before a
+    /// look: on a slow disk that may be some segments.
+    pub(crate) fn is_nearly_short(&self) -> bool {
+        let needed = self.needed_for_checkpoint();
+        self.free_bytes.load(Ordering::Relaxed) < needed.saturating_add(self.reserve_bytes)
     }
 
     fn needed_for_checkpoint(&self) -> u64 {
@@ -295,6 +320,12 @@ fn checkpoint_bytes(reserve: u64, base: u64, missing: u64) -> u64 {
     (reserve / 4).max(base).max(beside_opening)
 }
 
+/// The most that a generation may have where only the reserve is left, in bytes: a third more than that is written for it.
+fn generation_bytes(reserve: u64, base: u64) -> u64 {
+    let kept = checkpoint_bytes(reserve, base, 0) + OPENING_BYTES + CLOSING_BYTES;
+    (reserve.saturating_sub(kept) / 4 * 3).max(GENERATION_BYTES_MIN)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -312,6 +343,7 @@ mod tests {
     fn the_reserve_fits_the_disk() {
         for (total, reserve) in [
             (64 * MIB, 24 * MIB),
+            (128 * MIB, 32 * MIB),
             (32 * MIB, 12 * MIB),
             (1000 * MIB, 50 * MIB),
             (20_480 * MIB, 1024 * MIB),

@@ -221,6 +221,9 @@ fn wait_for_room(
     let mut has_waited = false;
     // What is always kept free has room for a usual batch.
     let beyond = bytes.saturating_sub(BATCH_BYTES) as u64;
+    if shared.room.is_nearly_short() {
+        shared.in_tree(Tree::write_out)?;
+    }
     while !shared.room.is_enough_for_checkpoint(beyond) {
         // What it takes is for a checkpoint first.
         if compacting.give_up(shared) {

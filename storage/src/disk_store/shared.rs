@@ -103,9 +103,15 @@ impl Shared {
         }
     }
 
+    /// How much a generation may have in the table, in bytes.
+    fn window_bytes(&self) -> usize {
+        let fitting = usize::try_from(self.room.generation_bytes_max());
+        self.limits.window_bytes.min(fitting.unwrap_or(usize::MAX))
+    }
+
     /// How full the active generation is, as a part of its bounds.
     pub(super) fn window_used(&self) -> f64 {
-        let memory = self.table.active().bytes as f64 / self.limits.window_bytes as f64;
+        let memory = self.table.active().bytes as f64 / self.window_bytes() as f64;
         let log_bytes = self.generation_bytes.load(Ordering::Relaxed);
         memory.max(log_bytes as f64 / self.limits.log_bytes as f64)
     }
@@ -113,7 +119,7 @@ impl Shared {
     /// Whether the active generation has reached its bounds.
     pub(super) fn is_full(&self, log: &LogWriter) -> bool {
         let active = self.table.active();
-        let is_over = active.bytes >= self.limits.window_bytes
+        let is_over = active.bytes >= self.window_bytes()
             || log.generation_bytes() >= self.limits.log_bytes
             || log.generation_files() >= GENERATION_FILES_MAX;
         is_over && active.entries > 0
