@@ -27,8 +27,8 @@ use crate::tree;
 const RESERVE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// The least reserve of a disk that is not tiny, in bytes: a checkpoint needs some of sled's segments of 4 MiB before it
-/// can free old ones, and so do a stop and a start in the middle of it.
-const RESERVE_BYTES_MIN: u64 = 32 * 1024 * 1024;
+/// can free old ones, and so do a stop and a start in the middle of it, and the copy that makes room.
+const RESERVE_BYTES_MIN: u64 = 40 * 1024 * 1024;
 
 /// One of sled's segments, in bytes: its file grows by these.
 const SEGMENT_BYTES: u64 = tree::SEGMENT_BYTES as u64;
@@ -38,6 +38,9 @@ const OPENING_BYTES: u64 = 2 * SEGMENT_BYTES;
 
 /// What closing the tree may write, in bytes: what waits in sled's buffers.
 const CLOSING_BYTES: u64 = SEGMENT_BYTES;
+
+/// What a copy leaves, in bytes: sled does not bear the end of the disk, neither in the copy nor in the tree.
+const BESIDE_COPY_BYTES: u64 = SEGMENT_BYTES;
 
 /// However little room there is, a generation may have as much, in bytes: smaller ones cost more than they carry.
 const GENERATION_BYTES_MIN: u64 = 1024 * 1024;
@@ -83,7 +86,7 @@ impl DiskSpace {
         })
     }
 
-    /// The reserve where none is set: 5 % of the file system, at most 1 GiB and at least 32 MiB, and never
+    /// The reserve where none is set: 5 % of the file system, at most 1 GiB and at least 40 MiB, and never
     /// more than three eighths of it.
     pub fn default_reserve_bytes(self) -> u64 {
         let wanted = (self.total_bytes / 20).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX);
@@ -196,11 +199,18 @@ impl Room {
         self.free_bytes.load(Ordering::Relaxed) >= needed
     }
 
-    /// Whether so little is left that what sled has taken and not written yet makes a difference. It is asked before a
-    /// look: on a slow disk that may be some segments.
+    /// Whether little is left besides the reserve: growth is refused, or soon will be.
     pub(crate) fn is_nearly_short(&self) -> bool {
         let needed = self.needed_for_checkpoint();
-        self.free_bytes.load(Ordering::Relaxed) < needed.saturating_add(self.reserve_bytes)
+        self.free_bytes_now() < needed.saturating_add(self.reserve_bytes)
+    }
+
+    /// What is free. It only looks, and gives nothing up.
+    fn free_bytes_now(&self) -> u64 {
+        DiskSpace::of(&self.directory).map_or_else(
+            |_| self.free_bytes.load(Ordering::Relaxed),
+            |space| space.free_bytes,
+        )
     }
 
     fn needed_for_checkpoint(&self) -> u64 {
@@ -209,19 +219,21 @@ impl Room {
         checkpoint_bytes(self.reserve_bytes, self.ballast.base_bytes(), missing)
     }
 
-    /// Whether there is room for a copy of so many bytes besides the reserve, and for what is written meanwhile.
+    /// Whether there is room for a copy of so many bytes. It leaves the reserve, and what is written meanwhile. Where that
+    /// is taken from already it leaves as little as [`is_enough_to_copy_on`](Self::is_enough_to_copy_on) asks for: it is
+    /// given up when a checkpoint lacks room, and removed before the store is opened.
     pub(crate) fn is_enough_for_copy(&self, bytes: u64) -> bool {
-        let needed = bytes
-            .saturating_add(bytes / 4)
-            .saturating_add(self.reserve_bytes);
-        DiskSpace::of(&self.directory).is_ok_and(|space| space.free_bytes >= needed)
+        let kept = match self.is_nearly_short() {
+            true => BESIDE_COPY_BYTES,
+            false => self.reserve_bytes.saturating_add(bytes / 4),
+        };
+        self.free_bytes_now() >= bytes.saturating_add(kept)
     }
 
     /// Whether a copy may go on. It only looks: what has filled the disk must not get the ballast because of a copy, which
     /// can be given up.
     pub(crate) fn is_enough_to_copy_on(&self) -> bool {
-        let needed = self.needed_for_checkpoint().saturating_add(SEGMENT_BYTES);
-        DiskSpace::of(&self.directory).is_ok_and(|space| space.free_bytes >= needed)
+        self.free_bytes_now() >= BESIDE_COPY_BYTES
     }
 
     /// Whether the tree can be opened again.
@@ -255,11 +267,7 @@ impl Room {
 
     /// What is free and what is kept of it, in bytes, and whether growth is refused.
     pub(crate) fn state(&self) -> (u64, u64, bool) {
-        let space = DiskSpace::of(&self.directory);
-        let free = space.map_or_else(
-            |_| self.free_bytes.load(Ordering::Relaxed),
-            |space| space.free_bytes,
-        );
+        let free = self.free_bytes_now();
         let kept = self.missing_bytes.load(Ordering::Relaxed);
         let kept = kept.saturating_add(self.reserve_bytes);
         (free, self.reserve_bytes, free < kept)
@@ -310,20 +318,23 @@ impl Room {
 /// What has to be free for a checkpoint to go on, in bytes, where so much of the ballast is missing.
 ///
 /// Also without a reserve it keeps away from the end of the disk, which sled does not bear: by what opening takes of
-/// any store. Where the ballast does not hold the room for opening, that room is in what is free, and not to be kept
-/// twice: with the whole reserve left, the log of a small disk would never get into the tree.
+/// any store, and what a start in the middle of a checkpoint takes for good. Where the ballast does not hold the room for
+/// opening, that room is in what is free, and not to be kept twice: with the whole reserve left, the log of a small disk
+/// would never get into the tree.
 fn checkpoint_bytes(reserve: u64, base: u64, missing: u64) -> u64 {
     let beside_opening = match missing {
         0 => 0,
         missing => missing.saturating_add(SEGMENT_BYTES),
     };
-    (reserve / 4).max(base).max(beside_opening)
+    let opened = base.saturating_add(OPENING_BYTES.min(base));
+    (reserve / 4).max(opened).max(beside_opening)
 }
 
-/// The most that a generation may have where only the reserve is left, in bytes: a third more than that is written for it.
+/// The most that a generation may have where only the reserve is left, in bytes: up to three times as much is written for
+/// it before sled uses any room again.
 fn generation_bytes(reserve: u64, base: u64) -> u64 {
-    let kept = checkpoint_bytes(reserve, base, 0) + OPENING_BYTES + CLOSING_BYTES;
-    (reserve.saturating_sub(kept) / 4 * 3).max(GENERATION_BYTES_MIN)
+    let kept = checkpoint_bytes(reserve, base, 0).saturating_add(CLOSING_BYTES);
+    (reserve.saturating_sub(kept) / 4).max(GENERATION_BYTES_MIN)
 }
 
 #[cfg(test)]
@@ -343,7 +354,7 @@ mod tests {
     fn the_reserve_fits_the_disk() {
         for (total, reserve) in [
             (64 * MIB, 24 * MIB),
-            (128 * MIB, 32 * MIB),
+            (128 * MIB, 40 * MIB),
             (32 * MIB, 12 * MIB),
             (1000 * MIB, 50 * MIB),
             (20_480 * MIB, 1024 * MIB),

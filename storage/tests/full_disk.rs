@@ -7,12 +7,10 @@
 #[macro_use]
 #[path = "../../tests/skipped/mod.rs"]
 mod skipped;
+mod small_disk;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,102 +22,7 @@ use dynakv_storage::{
     Change, Compaction, DiskOptions, DiskSpace, DiskStore, Footprint, Mutation, RewriteError,
     Store, StoreError, check_store, rewrite_directory,
 };
-
-const DISK_BYTES: u64 = 128 * 1024 * 1024;
-
-/// A small file system, which is there until this is dropped.
-struct SmallDisk {
-    mounted_at: PathBuf,
-    _root: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    /// Mounts one; why it cannot, when it cannot.
-    fn mount(kind: &str) -> Result<Self, String> {
-        Self::mount_of(kind, DISK_BYTES)
-    }
-
-    fn mount_of(kind: &str, bytes: u64) -> Result<Self, String> {
-        let root = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let mounted_at = root.path().join("disk");
-        std::fs::create_dir(&mounted_at).map_err(|error| error.to_string())?;
-        let mut mount = Command::new("mount");
-        if kind == "ext4" {
-            let file = root.path().join("disk.img");
-            File::create(&file)
-                .and_then(|file| file.set_len(bytes))
-                .map_err(|error| error.to_string())?;
-            // What is kept for root does not count as free, and root takes it all the same.
-            let mut format = Command::new("mkfs.ext4");
-            run(format.args(["-q", "-F", "-m", "0"]).arg(&file))?;
-            mount.arg("-o").arg("loop").arg(&file);
-        } else {
-            let size = format!("size={bytes}");
-            mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]);
-        }
-        run(mount.arg(&mounted_at))?;
-        Ok(Self {
-            mounted_at,
-            _root: root,
-        })
-    }
-
-    fn store(&self) -> PathBuf {
-        self.mounted_at.join("store")
-    }
-
-    /// Takes so much.
-    fn take(&self, bytes: u64) {
-        let file = File::create(self.mounted_at.join("other"));
-        file.unwrap().write_all(&vec![1; bytes as usize]).unwrap();
-    }
-
-    /// Takes all the room there is.
-    fn fill(&self) {
-        let mut file = File::options()
-            .append(true)
-            .create(true)
-            .open(self.mounted_at.join("other"))
-            .unwrap();
-        let block = vec![1; 1024 * 1024];
-        // Smaller and smaller pieces, until not a byte is left.
-        for length in [block.len(), 4096, 1] {
-            while file.write_all(&block[..length]).is_ok() {}
-        }
-    }
-
-    /// Leaves so much of it.
-    fn give_back(&self, bytes: u64) {
-        let file = File::options()
-            .append(true)
-            .open(self.mounted_at.join("other"));
-        let file = file.unwrap();
-        let length = file.metadata().unwrap().len();
-        file.set_len(length.saturating_sub(bytes)).unwrap();
-    }
-
-    fn clear(&self) {
-        std::fs::remove_file(self.mounted_at.join("other")).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // A test that failed may still have a file open there.
-        let _ = run(Command::new("umount").arg("--lazy").arg(&self.mounted_at));
-    }
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command
-        .output()
-        .map_err(|error| format!("{command:?}: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{command:?}: {}", said.trim()))
-}
+use small_disk::{DISK_BYTES, SmallDisk};
 
 /// A store and what it must hold.
 struct Checked {
@@ -198,6 +101,35 @@ impl Checked {
         };
         self.store().apply(&[mutation])?;
         self.applied.insert(key, versions);
+        Ok(())
+    }
+
+    /// A delete as the node makes it, if there is room for it.
+    fn delete(&mut self, key: &Bytes) -> Result<(), StoreError> {
+        self.store().admit(100, Change::Removal)?;
+        let mut versions = Versions::from_bytes(self.value(key).unwrap()).unwrap();
+        let before = Footprint::of(key, &versions);
+        self.counter += 1;
+        let dot = Dot {
+            actor: Actor(1),
+            counter: self.counter,
+        };
+        let incoming = Incoming {
+            write_id: WriteId(u128::from(self.counter)),
+            timestamp: self.counter,
+            expires_at_ms: None,
+            value: Value::Tombstone,
+        };
+        let context = versions.clock().clone();
+        versions.write(&context, dot, incoming);
+        let mutation = Mutation {
+            key: key.clone(),
+            after: Footprint::of(key, &versions),
+            versions: versions.to_bytes(),
+            before,
+        };
+        self.store().apply(std::slice::from_ref(&mutation))?;
+        self.applied.insert(key.clone(), mutation.versions);
         Ok(())
     }
 
@@ -361,6 +293,76 @@ fn a_full_disk_costs_nothing(kind: &str, reserve_bytes: Option<u64>) -> Result<(
     assert!(report.is_clean(), "{report:?}");
     assert_eq!(report.keys, checked.durable.len() as u64);
     Ok(())
+}
+
+/// How much is live at the end of each round at most, in bytes.
+const LIVE_BYTES: u64 = DISK_BYTES / 4;
+
+/// How long room may take to come back.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// A disk is filled and all of it deleted, again and again: each time there is as much room.
+fn what_is_deleted_makes_room(kind: &str) -> Result<(), String> {
+    let disk = SmallDisk::mount(kind)?;
+    let options = DiskOptions {
+        memory_bytes: 64 * 1024 * 1024,
+        ..DiskOptions::default()
+    };
+    let mut checked = Checked::open(&disk.store(), options);
+    for round in 0..4 {
+        // As far as it goes: it is written faster than room comes back.
+        while checked.store().totals().live_bytes < LIVE_BYTES {
+            if let Err(error) = checked.write_groups(1, true) {
+                assert!(error.is_disk_full(), "{error}");
+                break;
+            }
+        }
+        checked.sync().unwrap();
+        if round == 1 {
+            checked.restart(&disk);
+        }
+        let began = Instant::now();
+        let keys: Vec<_> = checked.durable.keys().cloned().collect();
+        for key in keys {
+            while let Err(error) = checked.delete(&key).and_then(|()| checked.sync()) {
+                assert!(error.is_disk_full(), "{error}");
+                let status = checked.store().status();
+                assert!(
+                    began.elapsed() < PATIENCE,
+                    "{kind}, {round}: no room to delete: {error}, {status:?}"
+                );
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        assert_eq!(checked.store().totals().live_bytes, 0);
+        if round == 2 {
+            checked.restart(&disk);
+        }
+        while let Err(error) = checked.store().admit(1024 * 1024, Change::Growth) {
+            let (status, totals) = (checked.store().status(), checked.store().totals());
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{kind}, {round}: no room after all is deleted: {error}, {status:?}, {totals:?}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        println!("{kind}, {round}: room after {:?}", began.elapsed());
+        checked.check();
+    }
+    checked.restart(&disk);
+    let report = check_store(checked.store(), &mut |_, _, _| {}).unwrap();
+    assert!(report.is_clean(), "{report:?}");
+    Ok(())
+}
+
+#[test]
+fn deletes_make_room() {
+    let _alone = alone();
+    for kind in ["tmpfs", "ext4"] {
+        if let Err(reason) = what_is_deleted_makes_room(kind) {
+            skipped!("on {kind}: no disk of its own here ({reason}); run it as root");
+        }
+    }
 }
 
 /// What something else takes of a disk, in bytes.

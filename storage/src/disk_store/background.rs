@@ -222,6 +222,7 @@ fn wait_for_room(
     // What is always kept free has room for a usual batch.
     let beyond = bytes.saturating_sub(BATCH_BYTES) as u64;
     if shared.room.is_nearly_short() {
+        // What sled has taken and not written yet: on a slow disk some segments.
         shared.in_tree(Tree::write_out)?;
     }
     while !shared.room.is_enough_for_checkpoint(beyond) {
@@ -312,7 +313,8 @@ fn carry(
         }
         carried += entries.len();
         drop(entries);
-        let goes_on = match is_oversized {
+        // Where the disk is nearly full its log is wanted back, too.
+        let goes_on = match is_oversized || shared.room.is_nearly_short() {
             true => !shared.signals().closing,
             false => pause(shared, cursor.progress()),
         };

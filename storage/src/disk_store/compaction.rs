@@ -26,11 +26,42 @@ use crate::tree::{SEGMENT_BYTES, Scratch, Tree, wait_until_closed};
 /// Where the second tree lies, and after the exchange what is left of the first one.
 const BESIDE: &str = "sled.compacting";
 
-/// It is worth it when the tree takes so many times what its copy would take.
-const WORTH: u64 = 3;
+/// When a copy is worth it, and how often that is looked at.
+struct Terms {
+    /// The tree takes so many quarters of what its copy would take.
+    quarters: u64,
+    /// And so many bytes more.
+    bytes: u64,
+    /// How often it is looked at closely.
+    look_interval: Duration,
+    /// How long to wait at most after one that came to nothing.
+    retry_max: Duration,
+}
 
-/// And so many bytes more.
-const WORTH_BYTES: u64 = 64 * 1024 * 1024;
+/// Where there is room.
+const ROOMY: Terms = Terms {
+    quarters: 3 * 4,
+    bytes: 64 * 1024 * 1024,
+    look_interval: Duration::from_secs(30),
+    retry_max: Duration::from_secs(60 * 60),
+};
+
+/// Where no value is taken any more, or soon.
+const SHORT: Terms = Terms {
+    quarters: 5,
+    bytes: 16 * 1024 * 1024,
+    look_interval: Duration::from_secs(2),
+    retry_max: Duration::from_secs(4),
+};
+
+impl Terms {
+    fn is_much(&self, tree_bytes: u64, copy_bytes: u64) -> bool {
+        tree_bytes / self.quarters > copy_bytes / 4 && tree_bytes > copy_bytes + self.bytes
+    }
+}
+
+/// How often a generation is frozen there that is not full: the tree still has what was deleted, and the log has it, too.
+const CARRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a tree of sled's takes at least, in bytes.
 const LEAST_BYTES: u64 = 2 * SEGMENT_BYTES as u64;
@@ -44,13 +75,11 @@ const STEP_BYTES: u64 = 512 * 1024;
 /// How long it rests after that.
 const STEP_REST: Duration = Duration::from_millis(4);
 
-/// How often it is looked whether there is reason to begin, and how often closely.
+/// How often it is looked whether there is reason to begin.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-const CLOSE_LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long to wait after one that came to nothing; doubles up to the other.
+/// How long to wait after one that came to nothing; doubles each time.
 const RETRY: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// Removes what an earlier process left beside the tree.
 ///
@@ -71,7 +100,10 @@ pub(super) struct Compacting {
     current: Option<Copying>,
     /// Not before is it looked whether one is to begin.
     look_at: Instant,
+    /// Not before is a generation frozen because the disk is nearly full.
+    carry_at: Instant,
     retry: Duration,
+    terms: &'static Terms,
     /// The file system cannot exchange two names.
     is_impossible: bool,
     /// What is of no use lies beside the tree.
@@ -97,7 +129,9 @@ impl Default for Compacting {
         Self {
             current: None,
             look_at: Instant::now(),
+            carry_at: Instant::now(),
             retry: RETRY,
+            terms: &ROOMY,
             is_impossible: false,
             has_leftover: false,
         }
@@ -165,8 +199,9 @@ impl Compacting {
     }
 
     fn wait_longer(&mut self) {
+        self.retry = self.retry.min(self.terms.retry_max);
         self.look_at = Instant::now() + self.retry;
-        self.retry = (self.retry * 2).min(RETRY_MAX);
+        self.retry *= 2;
     }
 
     /// Removes what could not be removed before. Whether it has.
@@ -212,22 +247,25 @@ impl Compacting {
     /// Whether much is to be gained, and there is room for a copy.
     fn is_worth(&mut self, shared: &Shared) -> Result<bool, StoreError> {
         self.look_at = Instant::now() + LOOK_INTERVAL;
+        let is_short = shared.room.is_nearly_short();
+        self.terms = if is_short { &SHORT } else { &ROOMY };
+        if is_short && self.carry_now_and_then(shared)? {
+            return Ok(false);
+        }
         let tree_bytes = shared.in_tree(|tree| Ok(tree.disk_bytes()))?;
-        let is_much = |copy_bytes: u64| {
-            tree_bytes / WORTH > copy_bytes && tree_bytes > copy_bytes + WORTH_BYTES
-        };
         let value_bytes = shared.counters.sums().live_bytes;
-        if !is_much(value_bytes) {
+        if !self.terms.is_much(tree_bytes, value_bytes) {
             return Ok(false);
         }
         // What tombstones and clocks take only a look at the tree tells, and that costs something.
-        self.look_at = Instant::now() + CLOSE_LOOK_INTERVAL;
+        self.look_at = Instant::now() + self.terms.look_interval;
         // The copy would tell again of losses that were forgiven.
         if shared.in_tree(|tree| Ok(tree.forgave().1))? {
             return Ok(false);
         }
         let copy_bytes = copy_bytes(shared)?;
-        let is_worth = is_much(copy_bytes) && shared.room.is_enough_for_copy(copy_bytes);
+        let is_much = self.terms.is_much(tree_bytes, copy_bytes);
+        let is_worth = is_much && shared.room.is_enough_for_copy(copy_bytes);
         if is_worth {
             tracing::info!(
                 tree_bytes,
@@ -236,6 +274,23 @@ impl Compacting {
             );
         }
         Ok(is_worth)
+    }
+
+    /// Freezes what is in the log only. Whether it has.
+    fn carry_now_and_then(&mut self, shared: &Shared) -> Result<bool, StoreError> {
+        let has_some = shared.table.active().entries > 0;
+        if Instant::now() < self.carry_at || !has_some || !shared.room.is_enough_to_copy_on() {
+            return Ok(false);
+        }
+        self.carry_at = Instant::now() + CARRY_INTERVAL;
+        shared.write(|| {
+            let mut log = shared.log();
+            let is_free = shared.frozen().is_none();
+            if is_free {
+                shared.freeze(&mut log)?;
+            }
+            Ok(is_free)
+        })
     }
 
     /// Puts the copy in the place of the tree.
