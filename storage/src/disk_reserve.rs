@@ -6,8 +6,8 @@
 //! | free, as a part of the reserve | |
 //! |---|---|
 //! | all of it and more | everything goes |
-//! | half to all | deletes go: they make room later |
-//! | a quarter to half, and never less than opening takes | checkpoints go on: they make room in the log, and put it into the tree |
+//! | half to all, and never less than a checkpoint needs | deletes go: they make room later |
+//! | a quarter to half, and never less than a start and a copy take | checkpoints go on: they make room in the log, and put it into the tree |
 //! | less | nothing is written until there is room |
 //!
 //! Another program may still fill the disk. Then a file of ours, the [`Ballast`], is removed, which leaves
@@ -39,11 +39,18 @@ const OPENING_BYTES: u64 = 2 * SEGMENT_BYTES;
 /// What closing the tree may write, in bytes: what waits in sled's buffers.
 const CLOSING_BYTES: u64 = SEGMENT_BYTES;
 
-/// What a copy leaves, in bytes: sled does not bear the end of the disk, neither in the copy nor in the tree.
-const BESIDE_COPY_BYTES: u64 = SEGMENT_BYTES;
+/// What a copy leaves of the reserve: one byte in so many, and one of sled's segments at least. It looks after each part
+/// of the ring, and these are the larger the larger the store is.
+const BESIDE_COPY_PARTS: u64 = 16;
+
+/// How much sled may have taken and not written yet, in bytes: seen on a slow disk.
+const UNWRITTEN_BYTES: u64 = 6 * SEGMENT_BYTES;
+
+/// How much sled writes for a generation before it uses any room again: at most so many times as much.
+const WRITTEN_FOR_GENERATION: u64 = 3;
 
 /// However little room there is, a generation may have as much, in bytes: smaller ones cost more than they carry.
-const GENERATION_BYTES_MIN: u64 = 1024 * 1024;
+const SMALL_GENERATION_BYTES: u64 = 1024 * 1024;
 
 /// When no more than this is free, in bytes, the ballast goes.
 const EXHAUSTED_BYTES: u64 = 1024 * 1024;
@@ -96,7 +103,7 @@ impl DiskSpace {
     /// A bound for one generation in memory or in the log: on a small file system less than the settings say, so
     /// that what waits in the log never crowds out the tree that it is to go into.
     pub fn fitting(self, bytes: u64) -> u64 {
-        bytes.min((self.total_bytes / 16).max(GENERATION_BYTES_MIN))
+        bytes.min((self.total_bytes / 16).max(SMALL_GENERATION_BYTES))
     }
 }
 
@@ -157,12 +164,13 @@ impl Room {
         if !self.is_short.load(Ordering::Relaxed) || self.is_look_due() {
             self.look();
         }
+        let free_bytes = self.free_bytes.load(Ordering::Relaxed);
+        let missing = self.missing_bytes.load(Ordering::Relaxed);
         let needed = match change {
             Change::Growth => self.reserve_bytes,
-            Change::Removal => self.reserve_bytes / 2,
+            Change::Removal => removal_bytes(self.reserve_bytes, self.ballast.base_bytes()),
         };
-        let free_bytes = self.free_bytes.load(Ordering::Relaxed);
-        let needed = needed.saturating_add(self.missing_bytes.load(Ordering::Relaxed));
+        let needed = needed.saturating_add(missing);
         if free_bytes >= needed.saturating_add(bytes as u64) {
             return Ok(());
         }
@@ -188,8 +196,16 @@ impl Room {
     /// reserve they may be larger: what the log of the one takes then makes the other one smaller.
     pub(crate) fn generation_bytes_max(&self) -> u64 {
         let free = self.free_bytes.load(Ordering::Relaxed);
+        let missing = self.missing_bytes.load(Ordering::Relaxed);
+        let kept = self.reserve_bytes.saturating_add(missing);
         let within_reserve = generation_bytes(self.reserve_bytes, self.ballast.base_bytes());
-        within_reserve.max(free.saturating_sub(self.reserve_bytes) / 4)
+        within_reserve.max(free.saturating_sub(kept) / (WRITTEN_FOR_GENERATION + 1))
+    }
+
+    /// Whether so much more can go through a checkpoint.
+    pub(crate) fn is_enough_for_generation(&self, bytes: u64) -> bool {
+        let written = bytes.saturating_mul(WRITTEN_FOR_GENERATION);
+        self.free_bytes_now() >= self.needed_for_checkpoint().saturating_add(written)
     }
 
     /// Whether a checkpoint may go on, with so many bytes more than what is kept free for it anyway.
@@ -201,8 +217,15 @@ impl Room {
 
     /// Whether little is left besides the reserve: growth is refused, or soon will be.
     pub(crate) fn is_nearly_short(&self) -> bool {
+        let missing = self.missing_bytes.load(Ordering::Relaxed);
+        let kept = self.reserve_bytes.saturating_add(missing);
+        self.free_bytes_now() < kept.saturating_add(kept / 4)
+    }
+
+    /// Whether what sled has taken and not written yet may be more than a checkpoint may take.
+    pub(crate) fn is_unwritten_much(&self) -> bool {
         let needed = self.needed_for_checkpoint();
-        self.free_bytes_now() < needed.saturating_add(self.reserve_bytes)
+        self.free_bytes.load(Ordering::Relaxed) < needed.saturating_add(UNWRITTEN_BYTES)
     }
 
     /// What is free. It only looks, and gives nothing up.
@@ -219,12 +242,11 @@ impl Room {
         checkpoint_bytes(self.reserve_bytes, self.ballast.base_bytes(), missing)
     }
 
-    /// Whether there is room for a copy of so many bytes. It leaves the reserve, and what is written meanwhile. Where that
-    /// is taken from already it leaves as little as [`is_enough_to_copy_on`](Self::is_enough_to_copy_on) asks for: it is
-    /// given up when a checkpoint lacks room, and removed before the store is opened.
-    pub(crate) fn is_enough_for_copy(&self, bytes: u64) -> bool {
-        let kept = match self.is_nearly_short() {
-            true => BESIDE_COPY_BYTES,
+    /// Whether there is room for a copy of so many bytes. It leaves the reserve, and what is written meanwhile, unless it
+    /// may take these: it is given up when a checkpoint lacks room, and removed before the store is opened.
+    pub(crate) fn is_enough_for_copy(&self, bytes: u64, takes_reserve: bool) -> bool {
+        let kept = match takes_reserve {
+            true => self.kept_beside_copy(),
             false => self.reserve_bytes.saturating_add(bytes / 4),
         };
         self.free_bytes_now() >= bytes.saturating_add(kept)
@@ -233,7 +255,11 @@ impl Room {
     /// Whether a copy may go on. It only looks: what has filled the disk must not get the ballast because of a copy, which
     /// can be given up.
     pub(crate) fn is_enough_to_copy_on(&self) -> bool {
-        self.free_bytes_now() >= BESIDE_COPY_BYTES
+        self.free_bytes_now() >= self.kept_beside_copy()
+    }
+
+    fn kept_beside_copy(&self) -> u64 {
+        (self.reserve_bytes / BESIDE_COPY_PARTS).max(SEGMENT_BYTES)
     }
 
     /// Whether the tree can be opened again.
@@ -330,11 +356,17 @@ fn checkpoint_bytes(reserve: u64, base: u64, missing: u64) -> u64 {
     (reserve / 4).max(opened).max(beside_opening)
 }
 
-/// The most that a generation may have where only the reserve is left, in bytes: up to three times as much is written for
-/// it before sled uses any room again.
+/// The most that a generation may have where only the reserve is left, in bytes. Its log is in what is free no more, and
+/// what sled writes for it is.
 fn generation_bytes(reserve: u64, base: u64) -> u64 {
     let kept = checkpoint_bytes(reserve, base, 0).saturating_add(CLOSING_BYTES);
-    (reserve.saturating_sub(kept) / 4).max(GENERATION_BYTES_MIN)
+    (reserve.saturating_sub(kept) / (WRITTEN_FOR_GENERATION + 1)).max(SMALL_GENERATION_BYTES)
+}
+
+/// What has to be free for what only removes, in bytes: never less than a checkpoint needs that carries some of it.
+fn removal_bytes(reserve: u64, base: u64) -> u64 {
+    let for_checkpoint = checkpoint_bytes(reserve, base, 0) + generation_bytes(reserve, base);
+    (reserve / 2).max(for_checkpoint).min(reserve)
 }
 
 #[cfg(test)]
@@ -397,6 +429,14 @@ mod tests {
             assert!(needed + SEGMENT_BYTES <= reserve, "{total}: {needed}");
             // And then the store can still be opened.
             assert!(needed >= base + SEGMENT_BYTES);
+            // Deletes are refused before what they write cannot be carried, and growth is before deletes are.
+            let removal = removal_bytes(reserve, base);
+            assert!(removal > needed && removal <= reserve, "{total}: {removal}");
+            // What waits when growth begins to be refused ends within the reserve, with a stop in the middle.
+            if total >= 128 * MIB {
+                let written = WRITTEN_FOR_GENERATION * generation_bytes(reserve, base);
+                assert!(needed + CLOSING_BYTES + written <= reserve, "{total}");
+            }
             assert!(checkpoint_bytes(0, base, 0) >= base);
         }
     }

@@ -101,7 +101,12 @@ impl DiskStore {
                 "the store is taken over from an earlier format: earlier versions cannot open it any more"
             );
         }
-        let opened = Tree::open(&tree_directory, limits.cache_bytes)?;
+        let opened = Tree::open(&tree_directory, limits.cache_bytes).inspect_err(|error| {
+            if error.is_disk_full() {
+                // It took more than was to be expected. The next try has this.
+                room.drop_ballast();
+            }
+        })?;
         let (tree, checkpoint, written) = opened;
         room.note_opened();
         let tree_opened_ms = began.elapsed().as_millis() as u64;

@@ -21,6 +21,9 @@ use crate::tree::{BLOCK_BYTES_AIM, Scratch, Tree};
 /// After so many bytes the checkpoint looks up: it may have to pause, or to end. A batch has 128 records at most.
 const BATCH_BYTES: usize = 256 * 1024;
 
+/// So much is given to sled near the end of the disk before it is looked what is left of that.
+const WRITE_OUT_BYTES: usize = 1024 * 1024;
+
 /// The rest between two files of the log that are removed.
 const FILE_REST: Duration = Duration::from_millis(500);
 
@@ -212,17 +215,20 @@ fn wait_starved(shared: &Shared, lack: Lack) -> bool {
     !signals.closing
 }
 
-/// Waits until a checkpoint has room for so many bytes more. False when the store is being closed.
+/// Waits until a checkpoint has room for so many bytes more; `unwritten` is what sled was given since it was last made to
+/// write that. False when the store is being closed.
 fn wait_for_room(
     shared: &Shared,
     bytes: usize,
+    unwritten: &mut usize,
     compacting: &mut Compacting,
 ) -> Result<bool, StoreError> {
     let mut has_waited = false;
     // What is always kept free has room for a usual batch.
     let beyond = bytes.saturating_sub(BATCH_BYTES) as u64;
-    if shared.room.is_nearly_short() {
-        // What sled has taken and not written yet: on a slow disk some segments.
+    *unwritten += bytes;
+    if *unwritten >= WRITE_OUT_BYTES && shared.room.is_unwritten_much() {
+        *unwritten = 0;
         shared.in_tree(Tree::write_out)?;
     }
     while !shared.room.is_enough_for_checkpoint(beyond) {
@@ -300,12 +306,13 @@ fn carry(
     let mut cursor = FrozenCursor::new(&shared.table);
     let mut scratch = Scratch::default();
     let mut carried = 0;
+    let mut unwritten = 0;
     // What was read back after a crash may be two generations, and should not soon be three.
     let is_oversized = frozen.log_bytes > shared.limits.log_bytes / 4 * 5
         || frozen.volume.bytes > shared.limits.window_bytes / 4 * 5;
     while let Some(entries) = cursor.next() {
         for batch in batches(&entries) {
-            if !wait_for_room(shared, bytes_of(batch), compacting)? {
+            if !wait_for_room(shared, bytes_of(batch), &mut unwritten, compacting)? {
                 return Ok(false);
             }
             shared.in_tree(|tree| tree.write(batch, &mut scratch))?;
@@ -322,7 +329,7 @@ fn carry(
             return Ok(false);
         }
     }
-    if !wait_for_room(shared, 0, compacting)? {
+    if !wait_for_room(shared, 0, &mut unwritten, compacting)? {
         return Ok(false);
     }
     if shared.table.has_overwritten() {

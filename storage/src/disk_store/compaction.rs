@@ -34,8 +34,10 @@ struct Terms {
     bytes: u64,
     /// How often it is looked at closely.
     look_interval: Duration,
-    /// How long to wait at most after one that came to nothing.
+    /// How long to wait at most after one that came to nothing, or to little.
     retry_max: Duration,
+    /// Whether the copy may take what is kept in reserve.
+    takes_reserve: bool,
 }
 
 /// Where there is room.
@@ -44,14 +46,17 @@ const ROOMY: Terms = Terms {
     bytes: 64 * 1024 * 1024,
     look_interval: Duration::from_secs(30),
     retry_max: Duration::from_secs(60 * 60),
+    takes_reserve: false,
 };
 
-/// Where no value is taken any more, or soon.
+/// Where no value is taken any more, or soon. The tree still has what was deleted and is in the log only, so a generation
+/// that is not full is frozen now and then.
 const SHORT: Terms = Terms {
     quarters: 5,
     bytes: 16 * 1024 * 1024,
     look_interval: Duration::from_secs(2),
-    retry_max: Duration::from_secs(4),
+    retry_max: Duration::from_secs(5 * 60),
+    takes_reserve: true,
 };
 
 impl Terms {
@@ -60,7 +65,7 @@ impl Terms {
     }
 }
 
-/// How often a generation is frozen there that is not full: the tree still has what was deleted, and the log has it, too.
+/// How often a generation is frozen that is not full.
 const CARRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a tree of sled's takes at least, in bytes.
@@ -225,7 +230,20 @@ impl Compacting {
     }
 
     fn begin_if_worth(&mut self, shared: &Shared) -> Result<(), StoreError> {
-        if self.is_impossible || Instant::now() < self.look_at {
+        if self.is_impossible {
+            return Ok(());
+        }
+        let terms = match shared.room.is_nearly_short() {
+            true => &SHORT,
+            false => &ROOMY,
+        };
+        let now = Instant::now();
+        if terms.takes_reserve && !self.terms.takes_reserve {
+            // What did not pay before may pay now.
+            self.look_at = now;
+        }
+        self.terms = terms;
+        if now < self.look_at {
             return Ok(());
         }
         self.remove_leftover(shared);
@@ -247,25 +265,24 @@ impl Compacting {
     /// Whether much is to be gained, and there is room for a copy.
     fn is_worth(&mut self, shared: &Shared) -> Result<bool, StoreError> {
         self.look_at = Instant::now() + LOOK_INTERVAL;
-        let is_short = shared.room.is_nearly_short();
-        self.terms = if is_short { &SHORT } else { &ROOMY };
-        if is_short && self.carry_now_and_then(shared)? {
-            return Ok(false);
-        }
+        let terms = self.terms;
+        let fits = |bytes| shared.room.is_enough_for_copy(bytes, terms.takes_reserve);
         let tree_bytes = shared.in_tree(|tree| Ok(tree.disk_bytes()))?;
         let value_bytes = shared.counters.sums().live_bytes;
-        if !self.terms.is_much(tree_bytes, value_bytes) {
+        if !terms.is_much(tree_bytes, value_bytes) || !fits(value_bytes) {
+            return Ok(false);
+        }
+        if terms.takes_reserve && self.carry_now_and_then(shared)? {
             return Ok(false);
         }
         // What tombstones and clocks take only a look at the tree tells, and that costs something.
-        self.look_at = Instant::now() + self.terms.look_interval;
+        self.look_at = Instant::now() + terms.look_interval;
         // The copy would tell again of losses that were forgiven.
         if shared.in_tree(|tree| Ok(tree.forgave().1))? {
             return Ok(false);
         }
         let copy_bytes = copy_bytes(shared)?;
-        let is_much = self.terms.is_much(tree_bytes, copy_bytes);
-        let is_worth = is_much && shared.room.is_enough_for_copy(copy_bytes);
+        let is_worth = terms.is_much(tree_bytes, copy_bytes) && fits(copy_bytes);
         if is_worth {
             tracing::info!(
                 tree_bytes,
@@ -276,10 +293,12 @@ impl Compacting {
         Ok(is_worth)
     }
 
-    /// Freezes what is in the log only. Whether it has.
+    /// Freezes what is in the log only, unless the checkpoint might lack room: it would be the last thing that is done, and
+    /// the copy that makes room would wait for it. Whether it has.
     fn carry_now_and_then(&mut self, shared: &Shared) -> Result<bool, StoreError> {
-        let has_some = shared.table.active().entries > 0;
-        if Instant::now() < self.carry_at || !has_some || !shared.room.is_enough_to_copy_on() {
+        let active = shared.table.active();
+        let is_due = active.entries > 0 && Instant::now() >= self.carry_at;
+        if !is_due || !shared.room.is_enough_for_generation(active.bytes as u64) {
             return Ok(false);
         }
         self.carry_at = Instant::now() + CARRY_INTERVAL;
@@ -327,7 +346,11 @@ impl Compacting {
         self.has_leftover = !remove_closed(&copying.directory);
         shared.room.note_opened();
         shared.compactions.fetch_add(1, Ordering::Relaxed);
-        self.retry = RETRY;
+        match bytes_before.saturating_sub(bytes_after) < self.terms.bytes {
+            // It was expected to be smaller, and would be the next time.
+            true => self.wait_longer(),
+            false => self.retry = RETRY,
+        }
         tracing::info!(
             bytes_before,
             bytes_after,
@@ -377,6 +400,10 @@ impl Copying {
     }
 
     fn step(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        if shared.room.is_nearly_short() {
+            // On a slow disk sled has more in its buffers than is left.
+            self.tree.write_out()?;
+        }
         if !shared.room.is_enough_to_copy_on() {
             let path = self.directory.clone();
             return Err(StoreError::DiskFull { path });

@@ -19,7 +19,7 @@ pub enum Durability {
 /// When room that sled's file has and does not need is given back to the disk; see `disk_store/compaction.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compaction {
-    /// Where there is much of it, and room for a copy besides the reserve.
+    /// Where there is much of it, and room for a copy: besides the reserve, unless that is taken from already.
     WhenWorth,
     /// One time after the other: for tests.
     Always,

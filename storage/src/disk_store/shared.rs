@@ -103,24 +103,31 @@ impl Shared {
         }
     }
 
-    /// How much a generation may have in the table, in bytes.
-    fn window_bytes(&self) -> usize {
-        let fitting = usize::try_from(self.room.generation_bytes_max());
-        self.limits.window_bytes.min(fitting.unwrap_or(usize::MAX))
+    /// How much a generation may have in the table, and in the log, in bytes.
+    fn generation_bytes_max(&self) -> (usize, u64) {
+        let fitting = self.room.generation_bytes_max();
+        let window = usize::try_from(fitting).unwrap_or(usize::MAX);
+        let (window, log) = (
+            self.limits.window_bytes.min(window),
+            self.limits.log_bytes.min(fitting),
+        );
+        (window, log)
     }
 
     /// How full the active generation is, as a part of its bounds.
     pub(super) fn window_used(&self) -> f64 {
-        let memory = self.table.active().bytes as f64 / self.window_bytes() as f64;
+        let (window_bytes, log_bytes_max) = self.generation_bytes_max();
+        let memory = self.table.active().bytes as f64 / window_bytes as f64;
         let log_bytes = self.generation_bytes.load(Ordering::Relaxed);
-        memory.max(log_bytes as f64 / self.limits.log_bytes as f64)
+        memory.max(log_bytes as f64 / log_bytes_max as f64)
     }
 
     /// Whether the active generation has reached its bounds.
     pub(super) fn is_full(&self, log: &LogWriter) -> bool {
         let active = self.table.active();
-        let is_over = active.bytes >= self.window_bytes()
-            || log.generation_bytes() >= self.limits.log_bytes
+        let (window_bytes, log_bytes) = self.generation_bytes_max();
+        let is_over = active.bytes >= window_bytes
+            || log.generation_bytes() >= log_bytes
             || log.generation_files() >= GENERATION_FILES_MAX;
         is_over && active.entries > 0
     }
