@@ -6,7 +6,7 @@
 //! | free, as a part of the reserve | |
 //! |---|---|
 //! | all of it and more | everything goes |
-//! | half to all, and never less than a checkpoint needs | deletes go: they make room later |
+//! | half to all | deletes go: they make room later |
 //! | a quarter to half, and never less than a start and a copy take | checkpoints go on: they make room in the log, and put it into the tree |
 //! | less | nothing is written until there is room |
 //!
@@ -168,7 +168,7 @@ impl Room {
         let missing = self.missing_bytes.load(Ordering::Relaxed);
         let needed = match change {
             Change::Growth => self.reserve_bytes,
-            Change::Removal => removal_bytes(self.reserve_bytes, self.ballast.base_bytes()),
+            Change::Removal => self.reserve_bytes / 2,
         };
         let needed = needed.saturating_add(missing);
         if free_bytes >= needed.saturating_add(bytes as u64) {
@@ -363,12 +363,6 @@ fn generation_bytes(reserve: u64, base: u64) -> u64 {
     (reserve.saturating_sub(kept) / (WRITTEN_FOR_GENERATION + 1)).max(SMALL_GENERATION_BYTES)
 }
 
-/// What has to be free for what only removes, in bytes: never less than a checkpoint needs that carries some of it.
-fn removal_bytes(reserve: u64, base: u64) -> u64 {
-    let for_checkpoint = checkpoint_bytes(reserve, base, 0) + generation_bytes(reserve, base);
-    (reserve / 2).max(for_checkpoint).min(reserve)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -429,9 +423,6 @@ mod tests {
             assert!(needed + SEGMENT_BYTES <= reserve, "{total}: {needed}");
             // And then the store can still be opened.
             assert!(needed >= base + SEGMENT_BYTES);
-            // Deletes are refused before what they write cannot be carried, and growth is before deletes are.
-            let removal = removal_bytes(reserve, base);
-            assert!(removal > needed && removal <= reserve, "{total}: {removal}");
             // What waits when growth begins to be refused ends within the reserve, with a stop in the middle.
             if total >= 128 * MIB {
                 let written = WRITTEN_FOR_GENERATION * generation_bytes(reserve, base);
