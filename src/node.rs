@@ -257,7 +257,11 @@ impl Node {
         let store = ground.start_store()?;
         let hints = ground.start_hints(kept_hints, store.events_in)?;
         let confirmer = ground.confirmer();
-        let control = ground.control(confirmer.clone(), hints.clone(), inboxes.control)?;
+        let control = ground.control(
+            confirmer.clone(),
+            (hints.clone(), store.fences),
+            inboxes.control,
+        )?;
         let coordinator = ground.coordinator(
             store.handle,
             store.events,

@@ -4,8 +4,11 @@ use std::fmt;
 
 use bytes::{BufMut, BytesMut};
 
-use crate::codec::{DecodeError, Reader, Wire, put_bool, put_string, put_tag_u8, put_tag_u64};
+use crate::codec::{
+    DecodeError, Reader, Wire, put_bool, put_string, put_tag_bytes, put_tag_u8, put_tag_u64,
+};
 use crate::ids::RingVersion;
+use crate::ring_document::RingDocument;
 
 /// The longest message of an error, in bytes.
 const MESSAGE_BYTES_MAX: usize = 4096;
@@ -13,6 +16,7 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 const TAG_NEEDED: u8 = 1;
 const TAG_GOT: u8 = 2;
 const TAG_RING_VERSION: u8 = 3;
+const TAG_RING_DOCUMENT: u8 = 4;
 
 macro_rules! error_codes {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal;)*) => {
@@ -71,7 +75,7 @@ error_codes! {
     Overloaded = 6, "overloaded";
     /// The receiver does not own the key under its ring (`ring_version`).
     NotOwner = 7, "not_owner";
-    /// The sender's ring is older than the receiver's (`ring_version`): fetch the newer one.
+    /// The sender's ring is older than the receiver's (`ring_version`): follow that one (`ring_document`), or fetch it.
     StaleRing = 8, "stale_ring";
     /// The node is not (or no longer) ready: joining, or shutting down.
     NotReady = 9, "not_ready";
@@ -117,6 +121,8 @@ pub struct ErrorReply {
     pub got: Option<u8>,
     /// The ring version of the sender of this error.
     pub ring_version: Option<RingVersion>,
+    /// That ring, where its sender has not told it over this connection yet.
+    pub ring_document: Option<Box<RingDocument>>,
 }
 
 impl ErrorReply {
@@ -130,6 +136,7 @@ impl ErrorReply {
             needed: None,
             got: None,
             ring_version: None,
+            ring_document: None,
         }
     }
 
@@ -191,6 +198,9 @@ impl Wire for ErrorReply {
         if let Some(version) = self.ring_version {
             put_tag_u64(out, TAG_RING_VERSION, version.0);
         }
+        if let Some(document) = &self.ring_document {
+            put_tag_bytes(out, TAG_RING_DOCUMENT, &document.to_bytes());
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -206,12 +216,17 @@ impl Wire for ErrorReply {
             needed: None,
             got: None,
             ring_version: None,
+            ring_document: None,
         };
         while let Some((tag, mut field)) = reader.tag()? {
             match tag {
                 TAG_NEEDED => error.needed = Some(field.u8()?),
                 TAG_GOT => error.got = Some(field.u8()?),
                 TAG_RING_VERSION => error.ring_version = Some(RingVersion(field.u64()?)),
+                TAG_RING_DOCUMENT => {
+                    // One of a newer version is fetched, and the reason is told then.
+                    error.ring_document = RingDocument::decode(&mut field).ok().map(Box::new);
+                }
                 _ => {}
             }
         }

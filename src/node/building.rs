@@ -51,7 +51,9 @@ use crate::runtime::shared::unreachable::Unreachable;
 use crate::runtime::shared::view::View;
 use crate::runtime::store::hint_worker::{self, HintBounds, HintHandle, KeptHints};
 use crate::runtime::store::rebuilding::Rebuilding;
-use crate::runtime::store::store_worker::{self, Recounter, Running, StoreEvent, StoreHandle};
+use crate::runtime::store::store_worker::{
+    self, FenceMover, Recounter, Running, StoreEvent, StoreHandle,
+};
 
 /// Where it listens.
 pub(super) struct Doors {
@@ -280,7 +282,7 @@ impl Ground {
     pub(super) fn control(
         &mut self,
         confirmer: Arc<Confirmer>,
-        hints: HintHandle,
+        (hints, fences): (HintHandle, FenceMover),
         inbox: ControlInbox,
     ) -> Result<impl Future<Output = Result<(), ControlError>> + Send + use<>, ServeError> {
         let config = &self.config;
@@ -323,6 +325,7 @@ impl Ground {
             rebuilding: self.rebuilding.clone(),
             repairs: self.repairs.clone(),
             hints,
+            fences,
             disk: self.progress.clone(),
             unlocks: inbox.unlocks,
             random: self.world.random.fork(),

@@ -115,6 +115,54 @@ fn a_node_whose_directory_was_wiped_comes_back_and_is_rebuilt() {
     serves_alone(&mut cluster, 2, |number| format!("second-{number}"));
 }
 
+/// A node that comes back without its directory is let in with a new one, and so the ring has another version: while
+/// clients write and read, again and again. The nodes themselves fail nothing, so that no client has to ask twice.
+#[test]
+fn a_ring_that_changes_fails_no_request() {
+    let mut cluster = Cluster::start(3);
+    write_all(&cluster, &[0], "first");
+    let version = |node: &Node| node.metric("dynakv_ring_version", "");
+    let before = version(&cluster[0]).unwrap();
+    let load = under_load(&mut cluster, |cluster, load| {
+        // At least three times, and until writes were in hand just then.
+        for round in 1..=10 {
+            let rebased = |node| cluster[node].metric("dynakv_writes_rebased_total", "");
+            if round > 3 && rebased(0).unwrap() + rebased(1).unwrap() > 0 {
+                break;
+            }
+            assert!(round < 10, "no write was in hand when the ring changed");
+            cluster[2].kill();
+            std::fs::remove_dir_all(cluster[2].data_dir()).unwrap();
+            load.goes_on(200);
+            cluster[2].start();
+            cluster[2].wait_ready();
+            for node in [0, 2] {
+                is_whole(&cluster[node]);
+            }
+            eventually("all follow the new ring", || {
+                let versions = cluster.nodes().iter().map(version);
+                let versions: Vec<_> = versions.collect::<Result<_, _>>()?;
+                match versions.iter().all(|it| *it == before + round) {
+                    true => Ok(()),
+                    false => Err(format!("{versions:?}, {before} before")),
+                }
+            });
+        }
+    });
+    load.failed_nowhere();
+    load.is_all_there(&cluster, 2);
+    for node in &cluster.nodes()[..2] {
+        for result in ["error", "quorum", "refused", "timeout"] {
+            for op in ["get", "put", "delete"] {
+                let label = format!("op=\"{op}\",result=\"{result}\"");
+                let failed = node.metric("dynakv_requests_total", &label);
+                assert_eq!(failed.unwrap(), 0, "{}: {label}", node.id);
+            }
+        }
+    }
+    all_is_well(&mut cluster);
+}
+
 #[test]
 fn a_second_process_with_an_empty_directory_does_not_take_a_living_node_s_place() {
     let cluster = Cluster::start(3);

@@ -558,9 +558,10 @@ fn error() -> impl Strategy<Value = ErrorReply> {
         option::of(any::<u8>()),
         option::of(any::<u8>()),
         option::of(ring_version()),
+        option::of(ring_document().prop_map(Box::new)),
     )
         .prop_map(
-            |(code, maybe_applied, retryable, message, needed, got, ring_version)| ErrorReply {
+            |(
                 code,
                 maybe_applied,
                 retryable,
@@ -568,6 +569,16 @@ fn error() -> impl Strategy<Value = ErrorReply> {
                 needed,
                 got,
                 ring_version,
+                ring_document,
+            )| ErrorReply {
+                code,
+                maybe_applied,
+                retryable,
+                message,
+                needed,
+                got,
+                ring_version,
+                ring_document,
             },
         )
 }

@@ -7,7 +7,7 @@ use dynakv_protocol::{Actor, ErrorReply, RingVersion};
 use smallvec::SmallVec;
 
 use super::purpose::Purpose;
-use crate::engine::placement::preference::NodeSlot;
+use crate::engine::placement::preference::{NodeSlot, Preference, Reach};
 use crate::engine::read::explain;
 use crate::engine::read::get::Found;
 use crate::engine::write::mint::Intent;
@@ -15,7 +15,6 @@ use crate::engine::write::outcome::JobOutcome;
 use crate::engine::write::put::{Acknowledged, Round, Seen};
 
 /// What happened.
-#[derive(Debug)]
 pub enum Event<'a> {
     /// A node has answered what it was sent.
     Answered {
@@ -25,6 +24,15 @@ pub enum Event<'a> {
         purpose: Purpose,
         /// What it says.
         response: Response,
+    },
+    /// This node follows the ring that [`Effect::AwaitRing`] waits for.
+    NewRing {
+        /// Who owns the key under it.
+        owners: Preference,
+        /// Who of them can be reached.
+        reach: &'a dyn Fn(NodeSlot) -> Reach,
+        /// Who may stand in for them, the nearest first.
+        stand_ins: SmallVec<[NodeSlot; 4]>,
     },
     /// The owner that was handed the request has answered it.
     Coordinated {
@@ -153,6 +161,15 @@ pub enum Effect {
     NewerRing(RingVersion),
     /// Begin anew under that ring: nothing has been put anywhere.
     BeginAgain(RingVersion),
+    /// Say [`Event::NewRing`] once this node follows that ring; what was asked for before counts no more.
+    AwaitRing(RingVersion),
+    /// Look what this node's store has of a write that was sent, and make that durable.
+    Rebase {
+        /// The round that the write is in.
+        round: Round,
+        /// What was sent, encoded.
+        versions: Bytes,
+    },
     /// The client's answer. What follows it is mending: repairs of a read, reminders of a write.
     Answer(Result<Answer, ErrorReply>),
 }

@@ -2,7 +2,7 @@
 
 use dynakv_protocol::message::Response;
 use dynakv_protocol::peer::VersionsReply;
-use dynakv_protocol::{Actor, ErrorCode, ErrorReply};
+use dynakv_protocol::{Actor, ErrorCode, ErrorReply, RingVersion};
 
 use super::exchange::{Effect, Effects, Event, Lost};
 use super::{Operation, Purpose, translate};
@@ -24,6 +24,16 @@ impl Operation {
                 purpose,
                 response,
             } => self.on_answer(from, purpose, response, effects),
+            Event::NewRing {
+                owners,
+                reach,
+                stand_ins,
+            } => {
+                if let Self::Put { put, .. } = self {
+                    put.rebase(owners, (reach, stand_ins), &mut effects.of_put);
+                    self.tell(effects);
+                }
+            }
             Event::Coordinated { from, answer } => {
                 self.step_forward(forward::Event::Answered(from, answer), effects);
             }
@@ -223,10 +233,7 @@ impl Operation {
             && let Some(version) = error.ring_version
         {
             effects.list.push(Effect::NewerRing(version));
-            if self.may_begin_again() {
-                return effects.list.push(Effect::BeginAgain(version));
-            }
-            return self.on_failed(from, NO_ANSWER, effects);
+            return self.on_stale(from, purpose, version, effects);
         }
         let round = purpose.round();
         match (self as &Self, purpose) {
@@ -248,12 +255,38 @@ impl Operation {
         }
     }
 
+    /// Somebody who was asked, perhaps this node's own store, follows a newer ring than this operation.
+    fn on_stale(
+        &mut self,
+        from: NodeSlot,
+        purpose: Purpose,
+        version: RingVersion,
+        effects: &mut Effects,
+    ) {
+        if self.may_begin_again(from == SELF) {
+            return effects.list.push(Effect::BeginAgain(version));
+        }
+        match self {
+            Self::Put { put, .. } if !put.is_answered() && !put.is_stand_in() => {
+                let round = purpose.round();
+                self.step_put(put::Event::Stale { round, version }, effects);
+            }
+            _ => self.on_failed(from, NO_ANSWER, effects),
+        }
+    }
+
     /// This node's store refused its part.
     fn on_own_refusal(&mut self, purpose: Purpose, error: ErrorReply, effects: &mut Effects) {
+        if error.code == ErrorCode::StaleRing
+            && let Some(version) = error.ring_version
+        {
+            return self.on_stale(SELF, purpose, version, effects);
+        }
         match (self as &Self, purpose) {
             // Nothing is written anywhere: another owner may take it, with this one's copy missing.
             (Self::Put { put, .. }, Purpose::Write)
                 if !put.is_stand_in()
+                    && put.may_begin_again(true)
                     && matches!(error.code, ErrorCode::DiskFull | ErrorCode::Overloaded)
                     && !error.maybe_applied =>
             {
@@ -274,10 +307,10 @@ impl Operation {
     }
 
     /// Whether it has put nothing anywhere yet, and so may begin anew under another ring.
-    fn may_begin_again(&self) -> bool {
+    fn may_begin_again(&self, own_store_refused: bool) -> bool {
         match self {
             Self::Get(get) => !get.is_answered(),
-            Self::Put { put, .. } => !put.maybe_applied() && !put.is_answered(),
+            Self::Put { put, .. } => put.may_begin_again(own_store_refused),
             Self::Explain(explain) => !explain.is_answered(),
             // Merging twice is merging once.
             Self::Import { import, .. } => !import.is_answered(),

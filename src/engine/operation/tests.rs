@@ -248,13 +248,33 @@ fn what_has_put_nothing_anywhere_begins_again_under_a_newer_ring() {
     assert_eq!(effects, [Effect::Ping(A), Effect::Ping(B)]);
     assert_eq!(step(&mut doubtful, stale(Purpose::Ping)), begins());
 
-    // What may be written somewhere counts without that owner.
+    // What may be written somewhere goes on with the dot that it has.
     let mut put = put();
     step(&mut put, minted());
-    assert_eq!(step(&mut put, stale(Purpose::Write)), [newer()]);
-    step(&mut put, durable(Purpose::Write));
-    let effects = step(&mut put, declined(B, Purpose::Write, ErrorCode::Overloaded));
-    assert!(error_of(&effects).maybe_applied);
+    let waits = vec![newer(), Effect::AwaitRing(RING)];
+    assert_eq!(step(&mut put, stale(Purpose::Write)), waits);
+    let event = Event::NewRing {
+        owners: Preference::new([SELF, A, B]),
+        reach: &|_| Reach::Usable,
+        stand_ins: [].into_iter().collect(),
+    };
+    assert!(matches!(step(&mut put, event)[..], [Effect::Rebase { .. }]));
+}
+
+#[test]
+fn what_its_own_store_refuses_as_stale_begins_again_unless_it_was_sent() {
+    let stale = |purpose| {
+        let error = ErrorReply::new(ErrorCode::StaleRing, "newer").with_ring_version(RING);
+        stored(purpose, JobOutcome::Refused(error))
+    };
+    let begins = || vec![Effect::BeginAgain(RING)];
+    assert_eq!(step(&mut get(), stale(Purpose::Read)), begins());
+    assert_eq!(step(&mut import(), stale(Purpose::Write)), begins());
+    let mut put = put();
+    assert_eq!(step(&mut put, stale(Purpose::Write)), begins());
+    step(&mut put, minted());
+    let waits = vec![Effect::AwaitRing(RING)];
+    assert_eq!(step(&mut put, stale(Purpose::Write)), waits);
 }
 
 #[test]

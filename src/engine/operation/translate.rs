@@ -80,6 +80,8 @@ fn from_put(effect: put::Effect, put: &Put, intent: &mut Option<Box<Intent>>) ->
             versions,
             owed: owed(),
         },
+        put::Effect::AwaitRing(version) => Effect::AwaitRing(version),
+        put::Effect::Rebase { round, versions } => Effect::Rebase { round, versions },
         put::Effect::Remind(owner) => Effect::Remind(owner),
         put::Effect::Answer(result) => Effect::Answer(result.map(Answer::Written)),
     }

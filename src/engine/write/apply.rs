@@ -15,7 +15,7 @@ use dynakv_protocol::{ClusterId, DecodeError, ErrorCode, ErrorReply};
 use super::beside::stands_beside;
 use super::mint::{Intent, Minted, Minter};
 use super::outcome::JobOutcome;
-use super::put::Seen;
+use super::put::{Replaced, Seen};
 use crate::engine::limits;
 
 /// A key as it is stored.
@@ -71,6 +71,11 @@ pub enum Work {
         versions: Bytes,
         /// Whether it is to be told what stands here beside them.
         tell_beside: bool,
+    },
+    /// A write that was minted and sent under an earlier ring is to be sent again: as it stands here by now.
+    Rebase {
+        /// What was sent, encoded.
+        sent: Bytes,
     },
 }
 
@@ -188,6 +193,43 @@ pub fn apply(
                 merge(key, present, (received, versions), tell_beside, rebuilding)
             }
             Err(refused) => Applied::refused(None, refused),
+        },
+        Work::Rebase { sent } => rebase(key, present, &sent, rebuilding),
+    }
+}
+
+/// Gives what is stored of a key, if all that was sent is in it.
+fn rebase(key: &[u8], present: Present, sent: &Bytes, rebuilding: bool) -> Applied {
+    let sent = match received(key, sent) {
+        Ok(sent) => sent,
+        Err(refused) => return Applied::refused(None, refused),
+    };
+    let stored = present.encoded.filter(|_| {
+        let clock = present.versions.clock();
+        clock.dominates(sent.clock())
+    });
+    let Some(versions) = stored else {
+        let message = "the ring changed while this was written, and this node does not have it any more: the write \
+                       may have been applied. Read the key again";
+        let error = ErrorReply::new(ErrorCode::QuorumUnavailable, message);
+        let error = error.maybe_applied(true).retryable();
+        return Applied::refused(None, Refused::plain(error));
+    };
+    Applied {
+        contradicted: None,
+        locked: None,
+        change: Change {
+            state: None,
+            at_once: Some(JobOutcome::Minted {
+                versions,
+                context: Bytes::new(),
+                rebuilding,
+                replaced: Replaced::new(),
+            }),
+            once_durable: Some(JobOutcome::Durable {
+                rebuilding,
+                beside: None,
+            }),
         },
     }
 }

@@ -43,6 +43,8 @@ use crate::engine::quorum::{Outcome, Place, Quorum, bit};
 mod asking;
 mod catching_up;
 mod exchange;
+mod minting;
+mod rebase;
 mod refusal;
 mod tail;
 mod votes;
@@ -63,6 +65,11 @@ enum Phase {
         versions: Bytes,
         context: Bytes,
     },
+    /// It was sent under a ring that is replaced, and is to be counted under the one that follows.
+    Rebasing {
+        versions: Bytes,
+        context: Bytes,
+    },
     Tail,
     Over,
 }
@@ -78,6 +85,14 @@ pub struct Put {
     /// Counts pings, then durable copies: each phase begins a new one.
     quorum: Quorum,
     w: u8,
+    /// How many were asked for, however many owners there are.
+    w_asked: u8,
+    /// What the ring promises.
+    promised: Promised,
+    /// The dot of the first round and its context, while that of the second is minted.
+    first: Option<Box<(Bytes, Bytes)>>,
+    /// As what the owners were given the write before the ring changed, if it has.
+    sent_before: Option<Bytes>,
     /// Whether the owners are asked what they have beside the write.
     asks_beside: bool,
     /// Counts those that have said so. It is met from the start where nobody is waited for.
@@ -126,8 +141,9 @@ impl Put {
         let w = terms.w.min(n);
         // Who stands in mints over hints, and a sloppy quorum promises nothing to later writes.
         let asks_beside = terms.is_blind && !terms.is_stand_in;
+        let promised = terms.promised;
         let votes = match asks_beside && stand_ins.is_none() {
-            true => votes_needed(n, (terms.promised.w, terms.promised.r), w),
+            true => votes_needed(n, (promised.w, promised.r), w),
             false => 0,
         };
         let is_strict = !terms.is_stand_in && stand_ins.is_none();
@@ -141,6 +157,10 @@ impl Put {
             own,
             is_stand_in: terms.is_stand_in,
             w,
+            w_asked: terms.w,
+            promised,
+            first: None,
+            sent_before: None,
             phase: Phase::Connecting,
             round: Round::First,
             quorum: Quorum::new(w.max(in_reach), n),
@@ -148,7 +168,7 @@ impl Put {
             votes: Quorum::new(votes, n),
             beside: None,
             catches_up,
-            hears_at_least: votes_needed(n, (terms.promised.w, terms.promised.r), w),
+            hears_at_least: votes_needed(n, (promised.w, promised.r), w),
             replaced: Replaced::new(),
             usable,
             owners,
@@ -166,7 +186,7 @@ impl Put {
     pub fn maybe_applied(&self) -> bool {
         matches!(
             self.phase,
-            Phase::Minting | Phase::Replicating { .. } | Phase::Tail
+            Phase::Minting | Phase::Replicating { .. } | Phase::Rebasing { .. } | Phase::Tail
         )
     }
 
@@ -220,7 +240,9 @@ impl Put {
                 rebuilding,
                 replaced,
             } if round == self.round => {
-                self.replaced = replaced;
+                if self.phase == Phase::Minting {
+                    self.replaced = replaced;
+                }
                 if rebuilding {
                     self.votes.fail(self.own);
                 } else {
@@ -242,6 +264,10 @@ impl Put {
             | Event::Declined { .. } => {}
             Event::Failed(node) => self.on_failed(node, effects),
             Event::Slow => self.on_slow(effects),
+            Event::Stale { round, version } if round == self.round => {
+                self.on_stale(version, effects);
+            }
+            Event::Stale { .. } => {}
         }
     }
 
@@ -293,71 +319,6 @@ impl Put {
         }
     }
 
-    fn mint(&mut self, effects: &mut Vec<Effect>) {
-        let read = self.take_read();
-        let beside = self.beside.take().map(|beside| {
-            let replaced = std::mem::take(&mut self.replaced);
-            Seen::Beside(Beside {
-                beside: *beside,
-                first: self.dots_sent(),
-                replaced,
-            })
-        });
-        // Only what is blind asks for votes on what it is minted over.
-        let mut votes = match self.catches_up {
-            true => 0,
-            false => self.votes.needed(),
-        };
-        if beside.is_some() {
-            self.round = Round::Second;
-            // Who had something has said it.
-            (self.asks_beside, votes) = (false, 0);
-            (self.owners_granted, self.owners_awaited) = (0, 0);
-            self.stand_in_granted = false;
-        }
-        self.phase = Phase::Minting;
-        self.votes = Quorum::new(votes, self.owners.len());
-        self.quorum = Quorum::new(self.w, self.owners.len());
-        effects.push(Effect::Mint(read.or(beside).map(Box::new)));
-    }
-
-    fn on_minted(&mut self, versions: Bytes, context: Bytes, effects: &mut Vec<Effect>) {
-        if self.phase != Phase::Minting {
-            return;
-        }
-        for &node in &self.usable {
-            if let Some(place) = self.owners.place_of(node) {
-                self.quorum.ask(place);
-                self.votes.ask(place);
-                self.owners_awaited |= bit(place);
-            }
-            effects.push(self.merge(node, &versions));
-        }
-        for &(to, place) in &self.acting {
-            self.quorum.ask(place);
-            effects.push(Effect::Hint {
-                to,
-                round: self.round,
-                versions: versions.clone(),
-            });
-        }
-        self.phase = Phase::Replicating { versions, context };
-        self.quorum.ask(self.own);
-        self.fill(effects);
-        self.widen(effects);
-        self.check(effects);
-    }
-
-    /// Has an owner merge the result.
-    fn merge(&self, to: NodeSlot, versions: &Bytes) -> Effect {
-        Effect::Merge {
-            to,
-            round: self.round,
-            versions: versions.clone(),
-            tell_beside: self.asks_beside,
-        }
-    }
-
     fn on_durable(&mut self, node: NodeSlot, effects: &mut Vec<Effect>) {
         if matches!(self.phase, Phase::Replicating { .. } | Phase::Tail) {
             self.grant(node);
@@ -371,6 +332,7 @@ impl Put {
             (Phase::Replicating { .. } | Phase::Tail, current) if round == current => {
                 self.on_failed(SELF, effects);
             }
+            (Phase::Rebasing { .. }, _) => self.fail(error.maybe_applied(true), effects),
             (_, Round::First) => self.fail(error, effects),
             (Phase::Minting, Round::Second) if round == Round::Second => {
                 self.fail(error.maybe_applied(true), effects);
@@ -440,7 +402,11 @@ impl Put {
         let sees_enough = self.votes.outcome() == Outcome::Met;
         match &mut self.phase {
             Phase::Tail if self.quorum.outstanding() == 0 => self.phase = Phase::Over,
-            Phase::Tail | Phase::Over | Phase::Minting | Phase::CatchingUp { .. } => {}
+            Phase::Tail
+            | Phase::Over
+            | Phase::Minting
+            | Phase::Rebasing { .. }
+            | Phase::CatchingUp { .. } => {}
             // What it replaces is known: copies of the first dot need not be waited for.
             Phase::Replicating { .. } if self.beside.is_some() && sees_enough => {
                 self.mint(effects);

@@ -110,6 +110,10 @@ impl Control {
         }
         let decisions = &mut self.decisions;
         decisions.joins.retain(|wish| wish.until > now);
+        if self.adopting.is_some() {
+            // The next attempt begins with that ring.
+            return;
+        }
         if decisions.seal_until.is_some_and(|until| until <= now) {
             decisions.seal_until = None;
         }
@@ -271,8 +275,6 @@ impl Control {
             Effect::Decided(document) => {
                 self.end_attempt(None);
                 self.adopt(document);
-                // Whoever waited is answered, or the next attempt begins, with the new ring.
-                self.decide_if_due(Instant::now());
             }
             Effect::Retry { next_round } => self.end_attempt(Some(next_round)),
             Effect::NoMajority {

@@ -10,15 +10,15 @@ use dynakv_protocol::handshake::PeerIdentity;
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::ring_document::RingDocument;
 use dynakv_protocol::{ErrorCode, ErrorReply};
-use dynakv_storage::{SmallFiles, Store, load_document, save_document};
+use dynakv_storage::{SmallFiles, Store, load_document};
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::state::{CallEnd, Decisions, Joining, Seeds};
-use crate::engine::layout::{Acceptor, check_later};
-use crate::engine::membership::{Effect, Event, Membership, RingMember};
+use crate::engine::layout::Acceptor;
+use crate::engine::membership::{Effect, Event, Membership};
 use crate::engine::placement::ring::Ring;
 use crate::runtime::anti_entropy::repairs::Repairs;
 use crate::runtime::anti_entropy::unlocking::UnlockJob;
@@ -36,7 +36,9 @@ use crate::runtime::shared::view::View;
 use crate::runtime::store::hint_worker::HintHandle;
 use crate::runtime::store::rebuilding::Rebuilding;
 use crate::runtime::store::snapshots::{self, Snapshots};
+use crate::runtime::store::store_worker::FenceMover;
 
+mod adopting;
 mod decisions;
 mod error;
 mod joining;
@@ -86,6 +88,9 @@ pub struct Control {
     random: fastrand::Rng,
     membership: Membership,
     ring: Option<Arc<Ring>>,
+    /// The next ring, which is durable, while the store is still at the one before.
+    adopting: Option<RingDocument>,
+    fences: FenceMover,
     decisions: Decisions,
     joining: Joining,
     seeds: Seeds,
@@ -133,6 +138,7 @@ impl Control {
             rebuilding,
             repairs,
             hints,
+            fences,
             disk,
             unlocks,
             mut random,
@@ -167,6 +173,8 @@ impl Control {
         let mut control = Self {
             membership: Membership::new(membership, entry, random.fork(), 0),
             ring: None,
+            adopting: None,
+            fences,
             decisions: Decisions::new(acceptor),
             joining: Joining::new(now),
             seeds: Seeds::new(&startup.seeds, now),
@@ -202,7 +210,7 @@ impl Control {
         match load_wire::<RingDocument>(&*control.files, RING)? {
             Some(document) => {
                 control.check_settings(&document)?;
-                control.follow(document);
+                control.begin_with(document);
             }
             None => control.found_if_due()?,
         }
@@ -213,64 +221,6 @@ impl Control {
 
     fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
-    }
-
-    /// Follows a ring that is on disk already.
-    fn follow(&mut self, document: RingDocument) {
-        let version = document.version;
-        let members = document.members.iter().map(|member| RingMember {
-            id: member.id.clone(),
-            directory_id: member.directory_id,
-            address: member.address.clone(),
-        });
-        let members = members.collect();
-        if let Err(error) = self.seen.follow(&document) {
-            // Tried again with the next news.
-            tracing::warn!(%error, "could not note which runs of the members were seen");
-        }
-        tracing::info!(
-            version = version.0,
-            members = document.members.len(),
-            step = ?document.step,
-            "ring"
-        );
-        self.ring = Some(Arc::new(Ring::new(document)));
-        self.note_accepted();
-        self.step(Event::RingMembers(members));
-        self.step(Event::RingVersion(version));
-    }
-
-    /// Takes over a ring that was decided, once it is durable.
-    fn adopt(&mut self, document: RingDocument) {
-        if let Some(own) = self.ring.as_ref().map(|ring| ring.document())
-            && let Err(error) = check_later(own, &document)
-        {
-            // Most often it is this ring again.
-            tracing::debug!(%error, version = document.version.0, "not followed");
-            return;
-        }
-        let entry = document.member(&self.me.node_id);
-        if entry.is_some_and(|entry| entry.directory_id != self.me.directory_id) {
-            self.end = Some(ControlError::Replaced {
-                id: self.me.node_id.clone(),
-            });
-            return;
-        }
-        match save_document(&*self.files, RING, &document.to_bytes()) {
-            Ok(()) => {}
-            // Gossip names its version again, and it is fetched again.
-            Err(error) if error.is_shortage() => {
-                tracing::warn!(%error, version = document.version.0, "the ring is not followed yet");
-                return;
-            }
-            Err(error) => {
-                self.end = Some(error.into());
-                return;
-            }
-        }
-        self.follow(document);
-        self.publish();
-        self.announce();
     }
 
     fn spawn(&self, call: impl Future<Output = CallEnd> + Send + 'static) {
@@ -293,6 +243,7 @@ impl Control {
             } => self.on_request(*request, peer, responder),
             ControlEvent::SealWanted => self.wish_to_seal(),
             ControlEvent::NewerRingSeen { version } => self.look_for_ring(version),
+            ControlEvent::RingTold { document } => self.on_ring(*document),
             ControlEvent::LinkLost { node } => self.step(Event::ConnectionLost { node }),
         }
     }
@@ -341,8 +292,8 @@ impl Control {
                 });
             }
             (Request::Join(join), Some(peer)) => self.on_join(join, &peer, responder),
-            (Request::FetchRing, Some(_)) => responder.respond(&match &self.ring {
-                Some(ring) => Response::RingDocument(ring.document().clone()),
+            (Request::FetchRing, Some(_)) => responder.respond(&match self.newest_ring() {
+                Some(document) => Response::RingDocument(document.clone()),
                 None => self.not_joined(),
             }),
             (Request::Prepare(prepare), Some(_)) => self.on_prepare(&prepare, &responder),
@@ -416,12 +367,8 @@ impl Control {
                 via: Some(via),
                 alive,
             }),
-            CallEnd::Ring(Some(document)) => {
-                // Nodes that have not joined take a ring only as the answer to their own join.
-                if self.ring.is_some() {
-                    self.adopt(document);
-                }
-            }
+            CallEnd::Ring(Some(document)) => self.on_ring(document),
+            CallEnd::Fenced(version) => self.on_fenced(version),
             CallEnd::Vote(vote) => self.on_vote(vote),
             CallEnd::Join(tried) => self.on_join_tried(tried),
             CallEnd::Founding(asked) => self.on_founding(&asked),

@@ -277,11 +277,8 @@ impl Control {
     /// Someone follows a newer ring: asks some members for it, though not all the time. Whoever adopts a ring
     /// tells everybody, so more than a few need not be asked.
     pub(super) fn look_for_ring(&mut self, version: RingVersion) {
-        let own = self
-            .ring
-            .as_ref()
-            .map_or(RingVersion(0), |ring| ring.version());
-        if version <= own || Instant::now() < self.fetch_due {
+        let own = self.newest_ring().map(|document| document.version);
+        if version <= own.unwrap_or(RingVersion(0)) || Instant::now() < self.fetch_due {
             return;
         }
         self.fetch_due = Instant::now() + Duration::from_millis(100);

@@ -24,6 +24,8 @@ use crate::runtime::shared::unreachable::Unreachable;
 use crate::runtime::shared::view::View;
 use crate::runtime::store::hint_worker::HintHandle;
 use crate::runtime::store::rebuilding::Rebuilding;
+use crate::runtime::store::store_worker::FenceMover;
+
 /// N, W and R where they were given.
 pub type Quorums = (Option<u8>, Option<u8>, Option<u8>);
 
@@ -80,6 +82,8 @@ pub struct Parts {
     pub repairs: Arc<Repairs>,
     /// What is kept for other nodes.
     pub hints: HintHandle,
+    /// Has the store follow another ring.
+    pub fences: FenceMover,
     /// Whether the disk hangs.
     pub disk: Arc<DiskProgress>,
     /// Where locked keys are mended.

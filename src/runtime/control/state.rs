@@ -9,7 +9,7 @@ use dynakv_protocol::gossip::{Gossip, Join, MemberEntry, Vote};
 use dynakv_protocol::handshake::Welcome;
 use dynakv_protocol::message::Response;
 use dynakv_protocol::ring_document::{Member, RingDocument};
-use dynakv_protocol::{DirectoryId, ErrorReply, NodeId};
+use dynakv_protocol::{DirectoryId, ErrorReply, NodeId, RingVersion};
 use tokio::time::Instant;
 
 use crate::engine::layout::{Acceptor, Phase, Proposer};
@@ -42,6 +42,8 @@ pub(super) enum CallEnd {
         alive: bool,
     },
     Ring(Option<RingDocument>),
+    /// The store follows this ring.
+    Fenced(RingVersion),
     Vote(VoteFrom),
     Join(JoinTried),
     /// What the seeds of a node say that may found a cluster.

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use dynakv_protocol::frame::{BatchWriter, Header, try_put_frame};
 use dynakv_protocol::limits::FRAME_BYTES_MAX;
 use dynakv_protocol::message::Response;
-use dynakv_protocol::{ErrorCode, ErrorReply};
+use dynakv_protocol::{ErrorCode, ErrorReply, RingVersion};
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
@@ -37,6 +37,8 @@ struct Connection {
     answer_bytes: usize,
     /// How much it had read when that was looked at in a shortage.
     seen_written: Option<usize>,
+    /// The newest ring that it was told whole.
+    told_ring: RingVersion,
 }
 
 impl Connection {
@@ -98,8 +100,18 @@ impl Connections {
             reads_ended: 0,
             answer_bytes: 0,
             seen_written: None,
+            told_ring: RingVersion(0),
         };
         self.by_id.insert(id, connection);
+    }
+
+    /// Whether a ring is news there: it is told whole once, as the requests that it refuses come in thousands.
+    pub fn is_ring_news(&mut self, id: ConnectionId, version: RingVersion) -> bool {
+        let connection = self.by_id.get_mut(&id);
+        connection.is_some_and(|it| {
+            let told = std::mem::replace(&mut it.told_ring, version);
+            told < version
+        })
     }
 
     /// For how long a message was on its way, at most, that came at this moment and says when it was sent.

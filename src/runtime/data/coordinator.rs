@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::ahead::Ahead;
 use super::connections::Connections;
 use super::dispatch::DataRequest;
 use super::hedges::Hedges;
@@ -178,6 +179,10 @@ pub struct Coordinator {
     /// Lent to the engine, so that no step allocates.
     effects: Effects,
     due: Vec<OperationId>,
+    /// Writes that go on under another ring, once this node follows it.
+    awaiting_ring: Vec<(OperationId, RingVersion)>,
+    /// Requests of nodes that follow a newer ring already.
+    ahead: Ahead,
 }
 
 /// Runs until drained or the disk fails.
@@ -309,6 +314,8 @@ impl Coordinator {
             unsent: Vec::new(),
             effects: Effects::default(),
             due: Vec::new(),
+            awaiting_ring: Vec::new(),
+            ahead: Ahead::default(),
         };
         coordinator.links.follow(&coordinator.view);
         let metrics = &coordinator.metrics;
@@ -342,6 +349,9 @@ impl Coordinator {
         for parked in self.parking.released(&self.view) {
             self.begin(parked.requester, parked.frame);
         }
+        for (connection, frame) in self.ahead.released(self.view.ring_version()) {
+            self.on_replica_request(connection, frame);
+        }
     }
 
     fn on_news(&mut self, event: CoordinatorEvent) {
@@ -358,7 +368,10 @@ impl Coordinator {
                 }
                 self.connections.open(connection, outbox, is_peer, since);
             }
-            CoordinatorEvent::Closed { connection } => self.connections.close(connection),
+            CoordinatorEvent::Closed { connection } => {
+                self.connections.close(connection);
+                self.ahead.forget(connection);
+            }
             CoordinatorEvent::Requests { connection, frames } => {
                 for frame in frames {
                     self.on_request(connection, frame);

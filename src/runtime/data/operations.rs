@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use dynakv_protocol::RingVersion;
 use dynakv_protocol::frame::Frame;
 use slab::Slab;
 use smallvec::SmallVec;
@@ -102,6 +103,8 @@ pub struct InHand {
     pub key: Bytes,
     /// As it came, for forwarding it or beginning again.
     pub frame: Frame,
+    /// The ring under which it is decided: what is asked for it is labelled with that.
+    pub ring_version: RingVersion,
     /// What is decided about it.
     pub operation: Operation,
     /// When another node is to be tried besides; `None` when no other may be.
@@ -215,7 +218,7 @@ impl Operations {
         requester: Requester,
         key: Bytes,
         frame: Frame,
-        operation: Operation,
+        (ring_version, operation): (RingVersion, Operation),
         slow_at: Instant,
     ) -> OperationId {
         self.generation += 1;
@@ -225,6 +228,7 @@ impl Operations {
             requester,
             key,
             frame,
+            ring_version,
             operation,
             slow_at: Some(slow_at),
             is_tail: false,
@@ -236,6 +240,17 @@ impl Operations {
         self.due_at = self.due_at.min(slow_at).min(requester.deadline);
         entry.insert(in_hand);
         id
+    }
+
+    /// Has an operation go on under another ring, and gives the id that it has from now on: what is answered to what was
+    /// asked before finds it no more.
+    pub fn rebase(&mut self, id: OperationId, version: RingVersion) -> Option<OperationId> {
+        self.generation += 1;
+        let next = OperationId::new(id.index(), self.generation);
+        let in_hand = self.get_mut(id)?;
+        in_hand.ring_version = version;
+        in_hand.id = next;
+        Some(next)
     }
 
     /// Another node is to be tried at this time if an operation is still in hand.
@@ -353,6 +368,7 @@ mod tests {
         let header = Header::new(1, 1);
         let slow_at = now + Duration::from_millis(slow_ms);
         let frame = Frame { header, body };
+        let operation = (RingVersion(1), operation);
         table.insert(requester, key, frame, operation, slow_at)
     }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use dynakv_protocol::frame::Frame;
 use dynakv_protocol::handshake::PeerIdentity;
 use dynakv_protocol::message::{Request, Response};
+use dynakv_protocol::ring_document::RingDocument;
 use dynakv_protocol::{NodeId, RingVersion};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -129,6 +130,11 @@ pub enum ControlEvent {
     NewerRingSeen {
         /// The version of that ring.
         version: RingVersion,
+    },
+    /// A node that was asked for something follows this ring, and says so.
+    RingTold {
+        /// The ring.
+        document: Box<RingDocument>,
     },
     /// A data link to a node broke or could not be made.
     LinkLost {

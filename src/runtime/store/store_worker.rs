@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dynakv_protocol::Actor;
+use bytes::Bytes;
+use dynakv_protocol::{Actor, RingVersion};
 use dynakv_storage::{Store, StoreError};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -21,6 +22,7 @@ use crate::runtime::shared::environment::{Disk, Stall, StoreThreads, WallClock};
 use crate::runtime::shared::ledger::Ledger;
 
 mod applying;
+mod fence;
 mod hot;
 mod jobs;
 mod limits;
@@ -30,6 +32,7 @@ mod scanner;
 mod trouble;
 mod waiting;
 
+pub use self::fence::{Fence, stale};
 use self::hot::HotReads;
 pub use self::jobs::{Part, ReadJob, Scanned, StoreEvent, Token, WriteJob, WriteWork};
 use self::reader::{Reader, SharedLines};
@@ -55,6 +58,36 @@ pub struct StoreHandle {
     waiting_reads: Waiting<ReadJob>,
     lines: SharedLines,
     hot: HotReads,
+}
+
+/// Moves the fence of a store; see [`Fence`].
+#[derive(Debug, Clone)]
+pub struct FenceMover {
+    fence: Fence,
+    /// The writer ends with whoever gives it work, and does not wait for this.
+    writes: mpsc::WeakUnboundedSender<Vec<WriteJob>>,
+}
+
+impl FenceMover {
+    /// The store follows this ring, before anything is asked of it.
+    pub fn begin_at(&self, version: RingVersion) {
+        self.fence.raise(version);
+    }
+
+    /// Has the store follow this ring, and gives what tells when it does: once what was asked for before is done.
+    pub fn move_to(&self, version: RingVersion) -> oneshot::Receiver<()> {
+        let (done, is_done) = oneshot::channel();
+        if let Some(writes) = self.writes.upgrade() {
+            // A store that is gone has reported why.
+            let _ = writes.send(vec![WriteJob {
+                token: Token::Fence,
+                ring_version: version,
+                key: Bytes::new(),
+                work: WriteWork::Fence { done },
+            }]);
+        }
+        is_done
+    }
 }
 
 // The queues of jobs and events hold what the node's books bound: jobs are slices of requests in hand, and no
@@ -86,9 +119,15 @@ impl StoreHandle {
     }
 
     /// Takes back the writes that the writer has not begun. It never will: nothing of them is or will be
-    /// done.
+    /// done. The fence stays, for when the disk answers again.
     pub fn take_back_writes(&self) -> Vec<WriteJob> {
-        take_back(&self.waiting_writes)
+        let jobs = take_back(&self.waiting_writes).into_iter();
+        let (fences, jobs): (Vec<_>, Vec<_>) =
+            jobs.partition(|job| matches!(job.work, WriteWork::Fence { .. }));
+        if !fences.is_empty() {
+            self.write(fences);
+        }
+        jobs
     }
 
     /// The same of reads.
@@ -116,6 +155,8 @@ pub struct Running {
     pub events: mpsc::UnboundedReceiver<Vec<StoreEvent>>,
     /// Where the keeper of hints puts what came of its jobs.
     pub events_in: mpsc::UnboundedSender<Vec<StoreEvent>>,
+    /// Has the store follow another ring.
+    pub fences: FenceMover,
     /// The minter, once the writer has done its last job and all is durable; nothing if it failed.
     pub finished: oneshot::Receiver<Minter>,
 }
@@ -144,15 +185,18 @@ pub fn start(
     let lines = SharedLines::default();
     let (done, finished) = oneshot::channel();
     let actor = Arc::new(AtomicU64::new(minter.position().0.0));
+    let fence = Fence::default();
     let scanner = Scanner::new(
         disk.store.clone(),
         rebuilding.clone(),
         events_out.clone(),
         ledger.clone(),
+        fence.clone(),
     );
     let writer = Writer {
         store: disk.store.clone(),
         actor: actor.clone(),
+        fence: fence.clone(),
         minter,
         clock,
         metrics,
@@ -167,6 +211,7 @@ pub fn start(
     let hot = HotReads {
         store: disk.store.clone(),
         rebuilding: rebuilding.clone(),
+        fence: fence.clone(),
     };
     let reader = Reader {
         store: disk.store.clone(),
@@ -175,6 +220,7 @@ pub fn start(
         progress,
         ledger,
         lines: lines.clone(),
+        fence: fence.clone(),
     };
     match &disk.threads {
         StoreThreads::Own => {
@@ -192,6 +238,10 @@ pub fn start(
     }
     Ok(Running {
         recounter: Recounter::new(&scans),
+        fences: FenceMover {
+            fence,
+            writes: writes.downgrade(),
+        },
         handle: StoreHandle {
             writes,
             reads,
@@ -217,6 +267,7 @@ struct Written {
 
 struct Writer {
     store: Arc<dyn Store>,
+    fence: Fence,
     minter: Minter,
     /// The minter's actor, for others to see.
     actor: Arc<AtomicU64>,

@@ -113,7 +113,7 @@ impl Acceptor {
         seen.saturating_add(1)
     }
 
-    /// Answers phase 1. `current` is this node's newest ring, and durable.
+    /// Answers phase 1. `current` is the ring that this node follows, and durable.
     ///
     /// A ballot is promised once: a node that restarts and begins again with an old round is refused,
     /// and cannot mix its new document with what its old attempt still has in flight.

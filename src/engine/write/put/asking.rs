@@ -23,7 +23,11 @@ impl Put {
                     versions: versions.clone(),
                 });
             }
-            Phase::Minting | Phase::CatchingUp { .. } | Phase::Tail | Phase::Over => {}
+            Phase::Minting
+            | Phase::Rebasing { .. }
+            | Phase::CatchingUp { .. }
+            | Phase::Tail
+            | Phase::Over => {}
         }
     }
 

@@ -1,10 +1,10 @@
 //! What goes into the coordination of a write, and what comes out.
 
 use bytes::Bytes;
-use dynakv_protocol::ErrorReply;
 use dynakv_protocol::causal::{Clock, Dot, Versions};
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::peer::Merged;
+use dynakv_protocol::{ErrorReply, RingVersion};
 use smallvec::SmallVec;
 
 use crate::engine::placement::preference::NodeSlot;
@@ -63,6 +63,15 @@ pub enum Effect {
     Read(NodeSlot),
     /// Mint the dot over the own versions, and over what was seen elsewhere, and make the result durable.
     Mint(Option<Box<Seen>>),
+    /// Wait until this node follows that ring, and [`rebase`](super::Put::rebase) the write then.
+    AwaitRing(RingVersion),
+    /// Look what this node's store has of the write that was sent, and make that durable.
+    Rebase {
+        /// The round that the write is in.
+        round: Round,
+        /// What was sent, encoded.
+        versions: Bytes,
+    },
     /// Have this owner merge the result.
     Merge {
         /// The owner that merges.
@@ -220,6 +229,13 @@ pub enum Event {
         from: NodeSlot,
         /// The round of what it refused.
         round: Round,
+    },
+    /// A node, perhaps this one's own store, follows a newer ring than the write.
+    Stale {
+        /// The round of what it refused.
+        round: Round,
+        /// Its ring.
+        version: RingVersion,
     },
     /// A node could not be reached, or is lost.
     Failed(NodeSlot),

@@ -13,6 +13,7 @@ fn owners() -> Preference {
 
 mod blind;
 mod catching_up;
+mod rebase;
 
 fn usable(_: NodeSlot) -> Reach {
     Reach::Usable

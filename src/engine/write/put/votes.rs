@@ -1,5 +1,6 @@
 //! What the owners have beside a blind write.
 
+use bytes::Bytes;
 use dynakv_protocol::causal::{Dot, Versions};
 use dynakv_protocol::codec::Wire;
 
@@ -58,11 +59,13 @@ impl Put {
 
     /// Under which dots the owners were given the write.
     pub(super) fn dots_sent(&self) -> SmallVec<[Dot; 1]> {
-        let Phase::Replicating { versions, .. } = &self.phase else {
-            return SmallVec::new();
-        };
-        let sent = Versions::from_bytes(versions).unwrap_or_default();
-        sent.written().map(|sibling| sibling.dot).collect()
+        match &self.phase {
+            Phase::Replicating { versions, .. } | Phase::Rebasing { versions, .. } => {
+                // What was sent after a change of the ring may have others beside it.
+                dots_of(self.sent_before.as_ref().unwrap_or(versions))
+            }
+            _ => SmallVec::new(),
+        }
     }
 
     fn vote(&mut self, place: Place, beside: Option<Box<Versions>>) {
@@ -83,4 +86,9 @@ impl Put {
             (_, copies, _) => copies,
         }
     }
+}
+
+fn dots_of(versions: &Bytes) -> SmallVec<[Dot; 1]> {
+    let versions = Versions::from_bytes(versions).unwrap_or_default();
+    versions.written().map(|sibling| sibling.dot).collect()
 }

@@ -3,8 +3,8 @@
 use dynakv_protocol::peer::{Merged, VersionsReply};
 
 use super::{
-    ControlEvent, Coordinator, ErrorCode, Frame, NodeSlot, OperationId, ReplicaOp, Response,
-    StoreEvent, Token,
+    ConnectionId, ControlEvent, Coordinator, ErrorCode, Frame, NodeSlot, OperationId, ReplicaOp,
+    Response, RingVersion, StoreEvent, Token, kind,
 };
 use crate::engine::operation::{Event, Lost, Purpose};
 use crate::engine::write::outcome::JobOutcome;
@@ -36,6 +36,9 @@ impl Coordinator {
             Purpose::Hint | Purpose::Rehint => ReplicaOp::Hint,
             // It goes on as it came.
             Purpose::Forward => {
+                if let Some(version) = self.newer_ring_in(id, &frame) {
+                    return self.begin_again(id, version);
+                }
                 return self.step(
                     id,
                     Event::Coordinated {
@@ -49,6 +52,13 @@ impl Coordinator {
             self.metrics.replica_answered(replica_op, took);
         }
         let response = match Response::decode(frame.header.kind, &frame.body) {
+            Ok(Response::Error(mut error)) => {
+                if let Some(document) = error.ring_document.take() {
+                    // Its number alone has it fetched.
+                    let _ = self.control.try_send(ControlEvent::RingTold { document });
+                }
+                Response::Error(error)
+            }
             Ok(response) => response,
             Err(error) => {
                 tracing::warn!(node = %self.links.id(from), %error, "an answer that can't be read");
@@ -77,6 +87,26 @@ impl Coordinator {
                 response,
             },
         );
+    }
+
+    /// The ring under which the owner that was handed a request is none, if that is newer than the one that it was handed
+    /// on under: nothing was done there.
+    fn newer_ring_in(&mut self, id: OperationId, frame: &Frame) -> Option<RingVersion> {
+        if frame.header.kind != kind::ERROR {
+            return None;
+        }
+        let Ok(Response::Error(error)) = Response::decode(frame.header.kind, &frame.body) else {
+            return None;
+        };
+        let version = error
+            .ring_version
+            .filter(|_| error.code == ErrorCode::NotOwner)?;
+        let in_hand = self.operations.get_mut(id)?;
+        if version <= in_hand.ring_version {
+            return None;
+        }
+        self.look_for_ring(version);
+        Some(version)
     }
 
     /// What was asked of a node for this operation will not be answered.
@@ -110,10 +140,12 @@ impl Coordinator {
                 | Token::Explaining(connection, request_id)
                 | Token::Replacing(connection, request_id)
                 | Token::Hint(connection, request_id) => {
-                    if let Some(answer) = self.answer_of(token, outcome) {
+                    if let Some(answer) = self.answer_of(connection, token, outcome) {
                         self.answer_replica(connection, request_id, &answer);
                     }
                 }
+                // It never comes to anything but its own signal.
+                Token::Fence => {}
             },
             StoreEvent::Scanned {
                 connection,
@@ -149,9 +181,14 @@ impl Coordinator {
     }
 
     /// What another node is told of a job of its own; nothing of what no node asks for.
-    fn answer_of(&self, token: Token, outcome: JobOutcome) -> Option<Response> {
+    fn answer_of(
+        &mut self,
+        connection: ConnectionId,
+        token: Token,
+        outcome: JobOutcome,
+    ) -> Option<Response> {
         let answer = match (outcome, token) {
-            (JobOutcome::Refused(error), _) => Response::Error(error),
+            (JobOutcome::Refused(error), _) => Response::Error(self.with_ring(connection, error)),
             (JobOutcome::Durable { rebuilding, beside }, Token::Replica(..)) => {
                 Response::Merged(Merged { rebuilding, beside })
             }
@@ -175,10 +212,13 @@ impl Coordinator {
             }),
             // Replicas mint nothing, and keep and replace without reading.
             (JobOutcome::Minted { .. } | JobOutcome::Behind { .. }, _)
-            | (JobOutcome::Durable { .. }, Token::Operation(_) | Token::Explaining(..))
+            | (
+                JobOutcome::Durable { .. },
+                Token::Operation(_) | Token::Explaining(..) | Token::Fence,
+            )
             | (
                 JobOutcome::Read { .. },
-                Token::Operation(_) | Token::Replacing(..) | Token::Hint(..),
+                Token::Operation(_) | Token::Replacing(..) | Token::Hint(..) | Token::Fence,
             ) => {
                 return None;
             }

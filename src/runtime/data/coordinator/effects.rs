@@ -2,10 +2,11 @@
 
 use dynakv_protocol::peer::KeepHint;
 
+use super::forwarding::say_again;
 use super::{
     Bytes, Coordinator, ErrorReply, Header, MergeVersions, NodeId, NodeSlot, OperationId, Parked,
-    ReadJob, ReadVersions, Request, Requester, RingVersion, SELF, Token, Wait, WriteJob, WriteWork,
-    reads::DIGEST_ABOVE_BYTES,
+    ReadJob, ReadVersions, Request, Requester, RingVersion, SELF, Segment, Token, Wait, WriteJob,
+    WriteWork, reads::DIGEST_ABOVE_BYTES,
 };
 use crate::engine::operation::{
     Answer, Effect, Effects, Event, Mint, Operation, Owed, Purpose, Reading, Rest,
@@ -14,7 +15,6 @@ use crate::engine::write::mint::Intent;
 use crate::engine::write::put::Round;
 use crate::runtime::data::dispatch::{Action, data_request};
 use crate::runtime::data::operations::InHand;
-use crate::runtime::shared::events::ControlEvent;
 use crate::runtime::store::hint_worker::HintJob;
 
 impl Coordinator {
@@ -40,6 +40,7 @@ impl Coordinator {
         effects: Effects,
     ) -> OperationId {
         let rest = operation.rest();
+        let operation = (self.view.ring_version(), operation);
         let id = self
             .operations
             .insert(requester, key, frame, operation, slow_at);
@@ -87,11 +88,17 @@ impl Coordinator {
                 Effect::StandIn => self.stand_in(id),
                 Effect::HandOver(error) => self.hand_over(id, error),
                 Effect::NewerRing(version) => {
-                    let seen = ControlEvent::NewerRingSeen { version };
-                    // Only a hint; the next answer brings it again.
-                    let _ = self.control.try_send(seen);
+                    self.look_for_ring(version);
                 }
                 Effect::BeginAgain(version) => self.begin_again(id, version),
+                Effect::AwaitRing(version) => self.awaiting_ring.push((id, version)),
+                Effect::Rebase { round, versions } => {
+                    self.write_here(
+                        id,
+                        Purpose::write(round),
+                        WriteWork::Rebase { sent: versions },
+                    );
+                }
                 Effect::Answer(result) => self.answer(id, result),
             }
         }
@@ -132,17 +139,68 @@ impl Coordinator {
     }
 
     /// Begins an operation anew under a ring that is newer than the one it began with.
-    fn begin_again(&mut self, id: OperationId, version: RingVersion) {
+    pub(super) fn begin_again(&mut self, id: OperationId, version: RingVersion) {
         let Some(InHand {
-            requester, frame, ..
+            mut requester,
+            mut frame,
+            ..
         }) = self.operations.remove(id)
         else {
             return;
         };
+        if requester.op == super::Op::Import {
+            // Some owner may have merged it.
+            requester.attempts.begin();
+        }
+        say_again(&requester, &mut frame);
         if self.view.ring_version() >= version {
             self.begin(requester, frame);
+        } else if !self.is_usable() {
+            // The next ring waits for this node's disk.
+            self.end(requester, Err(super::disk::hanging()));
         } else {
             self.parking.park(requester, frame, Wait::ForRing(version));
+        }
+    }
+
+    /// Has writes go on that wait for the ring that this node follows by now.
+    pub(super) fn rebase_waiting(&mut self) {
+        let version = self.view.ring_version();
+        let Some(ring) = self.view.ring.clone() else {
+            return;
+        };
+        let waiting = std::mem::take(&mut self.awaiting_ring);
+        for (id, wanted) in waiting {
+            if wanted > version {
+                if self.operations.contains(id) {
+                    self.awaiting_ring.push((id, wanted));
+                }
+                continue;
+            }
+            let Some(id) = self.operations.rebase(id, version) else {
+                continue;
+            };
+            let Some(key) = self.operations.get_mut(id).map(|it| it.key.clone()) else {
+                continue;
+            };
+            let stand_ins = self.stand_ins(&key);
+            let Some(in_hand) = self.operations.get_mut(id) else {
+                continue;
+            };
+            self.metrics.cluster.writes_rebased.increment(1);
+            let owners = self.links.preference(ring.owners(Segment::of_key(&key)));
+            let links = &self.links;
+            let mut effects = std::mem::take(&mut self.effects);
+            let reach = |node| links.reach(node);
+            let event = Event::NewRing {
+                owners,
+                reach: &reach,
+                stand_ins,
+            };
+            in_hand.operation.step(event, &mut effects);
+            let rest = in_hand.operation.rest();
+            self.carry_out(id, effects);
+            self.forget_if_over(id, rest);
         }
     }
 
@@ -172,13 +230,12 @@ impl Coordinator {
         if how == Reading::Again {
             self.metrics.reads.digest_misses.increment(1);
         }
-        let ring_version = self.view.ring_version();
         let now = self.now;
         let Some(in_hand) = self.operations.get_mut(id) else {
             return;
         };
         let request = Request::Read(ReadVersions {
-            ring_version,
+            ring_version: in_hand.ring_version,
             timeout_ms: remaining_ms(&in_hand.requester, now),
             key: in_hand.key.clone(),
             tell_actor: how == Reading::WithActor,
@@ -192,6 +249,7 @@ impl Coordinator {
             self.reads.push(ReadJob {
                 token: Token::Operation(id.message(Purpose::Read)),
                 connection: in_hand.requester.connection,
+                ring_version: in_hand.ring_version,
                 key: in_hand.key.clone(),
                 digest_above: None,
             });
@@ -205,17 +263,16 @@ impl Coordinator {
         to: NodeSlot,
         (versions, tell_beside): (Bytes, bool),
     ) {
-        let ring_version = self.view.ring_version();
+        if to == SELF {
+            return self.merge_here(id, purpose, versions);
+        }
         let now = self.now;
         let Some(in_hand) = self.operations.get_mut(id) else {
             return;
         };
         let key = in_hand.key.clone();
-        if to == SELF {
-            return self.merge_here(id, purpose, key, versions);
-        }
         let request = Request::Merge(MergeVersions {
-            ring_version,
+            ring_version: in_hand.ring_version,
             timeout_ms: remaining_ms(&in_hand.requester, now),
             key,
             versions,
@@ -224,27 +281,35 @@ impl Coordinator {
         self.send(id, purpose, to, &request);
     }
 
-    fn merge_here(&mut self, id: OperationId, purpose: Purpose, key: Bytes, versions: Bytes) {
-        self.writes.push(WriteJob {
-            token: Token::Operation(id.message(purpose)),
-            key,
-            work: WriteWork::Merge {
-                versions,
-                tell_beside: false,
-            },
-        });
+    fn merge_here(&mut self, id: OperationId, purpose: Purpose, versions: Bytes) {
+        let work = WriteWork::Merge {
+            versions,
+            tell_beside: false,
+        };
+        self.write_here(id, purpose, work);
+    }
+
+    fn write_here(&mut self, id: OperationId, purpose: Purpose, work: WriteWork) {
+        if let Some(in_hand) = self.operations.get_mut(id) {
+            self.writes.push(WriteJob {
+                token: Token::Operation(id.message(purpose)),
+                ring_version: in_hand.ring_version,
+                key: in_hand.key.clone(),
+                work,
+            });
+        }
     }
 
     fn repair(&mut self, id: OperationId, to: NodeSlot, versions: Bytes) {
+        if to == SELF {
+            return self.merge_here(id, Purpose::Repair, versions);
+        }
         let Some(in_hand) = self.operations.get_mut(id) else {
             return;
         };
         let key = in_hand.key.clone();
-        if to == SELF {
-            return self.merge_here(id, Purpose::Repair, key, versions);
-        }
         let request = Request::Merge(MergeVersions {
-            ring_version: self.view.ring_version(),
+            ring_version: in_hand.ring_version,
             timeout_ms: dynakv_protocol::limits::TIMEOUT_MS_DEFAULT,
             key,
             versions,
@@ -275,18 +340,15 @@ impl Coordinator {
             return;
         };
         let begin_by = in_hand.requester.begin_by;
-        self.writes.push(WriteJob {
-            token: Token::Operation(id.message(Purpose::write(round))),
-            key: in_hand.key.clone(),
-            work: WriteWork::Mint {
-                intent,
-                seen,
-                catches_up,
-                cluster_id,
-                // What was begun in time is brought to its end.
-                begin_by: begin_by.filter(|_| round == Round::First),
-            },
-        });
+        let work = WriteWork::Mint {
+            intent,
+            seen,
+            catches_up,
+            cluster_id,
+            // What was begun in time is brought to its end.
+            begin_by: begin_by.filter(|_| round == Round::First),
+        };
+        self.write_here(id, Purpose::write(round), work);
     }
 
     fn mint_hint(&mut self, id: OperationId, intent: Option<Box<Intent>>, owed: Owed) {
@@ -330,12 +392,12 @@ impl Coordinator {
     ) {
         let owners = owed.owners.iter();
         let owners: Vec<NodeId> = owners.map(|&slot| self.links.id(slot).clone()).collect();
-        let (ring_version, now) = (self.view.ring_version(), self.now);
+        let now = self.now;
         let Some(in_hand) = self.operations.get_mut(id) else {
             return;
         };
         let request = Request::Hint(KeepHint {
-            ring_version,
+            ring_version: in_hand.ring_version,
             timeout_ms: remaining_ms(&in_hand.requester, now),
             key: in_hand.key.clone(),
             versions,

@@ -1,14 +1,21 @@
 //! The replica's side: other nodes ask this one to merge and to read.
 
-use dynakv_protocol::mend::Compare;
+use std::cmp::Ordering;
+use std::time::Duration;
 
+use dynakv_protocol::limits::TIMEOUT_MS_MAX;
+use dynakv_protocol::mend::Compare;
+use dynakv_protocol::peer::MergeVersions;
+use dynakv_protocol::unlock::Replace;
+
+use super::disk::hanging;
 use crate::runtime::net::undecodable::undecodable;
 
 use super::{
     ConnectionId, ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, Kind, ReadJob, Request,
     Response, RingVersion, SELF, Token, WriteJob, WriteWork, admin::MENDING_SCANS_MAX,
 };
-use crate::runtime::store::store_worker::{ScanJob, ScanWork};
+use crate::runtime::store::store_worker::{ScanJob, ScanWork, stale};
 
 impl Coordinator {
     pub(super) fn on_replica_request(&mut self, connection: ConnectionId, frame: Frame) {
@@ -16,7 +23,8 @@ impl Coordinator {
         let token = Token::Replica(connection, request_id);
         // Twice the clients' bound: what another node has begun should rather be finished than what
         // a client might begin, or the cluster would work for nothing under overload.
-        if self.operations.len() + self.replica_jobs >= 2 * self.bounds.requests_max
+        if self.operations.len() + self.replica_jobs + self.ahead.count()
+            >= 2 * self.bounds.requests_max
             || self.is_over(Kind::PeerRequests, &frame)
         {
             self.metrics.refused.increment(1);
@@ -29,72 +37,110 @@ impl Coordinator {
             let error = ErrorReply::new(ErrorCode::NotReady, message).retryable();
             return self.connections.refuse(connection, request_id, error);
         }
-        let refusal = match Request::decode(frame.header.kind, &frame.body) {
+        let decoded = Request::decode(frame.header.kind, &frame.body);
+        if let Some((theirs, timeout_ms)) = decoded.as_ref().ok().and_then(label) {
+            match self.check_ring(theirs) {
+                Ok(Fit::Now) => {}
+                // The next ring waits for this node's disk.
+                Ok(Fit::Later) if !self.is_usable() => {
+                    return self.connections.refuse(connection, request_id, hanging());
+                }
+                Ok(Fit::Later) => {
+                    let wait = Duration::from_millis(timeout_ms.min(TIMEOUT_MS_MAX).into());
+                    let until = self.now + wait;
+                    return self.ahead.park((connection, frame), theirs, until);
+                }
+                Err(error) => return self.refuse_replica(connection, request_id, error),
+            }
+        }
+        let done = match decoded {
             // The log of the store means something else by it.
-            Ok(Request::Merge(merge)) if merge.key.is_empty() => {
-                ErrorReply::new(ErrorCode::BadRequest, "versions need a key")
+            Ok(
+                Request::Merge(MergeVersions { key, .. }) | Request::Replace(Replace { key, .. }),
+            ) if key.is_empty() => Err(ErrorReply::new(
+                ErrorCode::BadRequest,
+                "versions need a key",
+            )),
+            Ok(Request::Merge(merge)) => {
+                let work = WriteWork::Merge {
+                    versions: merge.versions,
+                    tell_beside: merge.tell_beside,
+                };
+                self.write_for(token, merge.ring_version, merge.key, work);
+                Ok(())
             }
-            Ok(Request::Merge(merge)) => match self.check_ring(merge.ring_version) {
-                Ok(()) => {
-                    self.replica_jobs += 1;
-                    self.writes.push(WriteJob {
-                        token,
-                        key: merge.key,
-                        work: WriteWork::Merge {
-                            versions: merge.versions,
-                            tell_beside: merge.tell_beside,
-                        },
-                    });
-                    return;
-                }
-                Err(error) => error,
-            },
-            Ok(Request::Read(read)) => match self.check_ring(read.ring_version) {
-                Ok(()) => {
-                    self.replica_jobs += 1;
-                    let (key, token) = match read.tell_actor {
-                        true => (read.key, Token::Explaining(connection, request_id)),
-                        false => (read.key, token),
-                    };
-                    self.reads.push(ReadJob {
-                        token,
-                        connection,
-                        key,
-                        digest_above: read.digest_above,
-                    });
-                    return;
-                }
-                Err(error) => error,
-            },
-            Ok(Request::Replace(replace)) if replace.key.is_empty() => {
-                ErrorReply::new(ErrorCode::BadRequest, "versions need a key")
+            Ok(Request::Replace(replace)) => {
+                let work = WriteWork::Replace {
+                    expected: replace.expected,
+                    versions: replace.versions,
+                };
+                let token = Token::Replacing(connection, request_id);
+                self.write_for(token, replace.ring_version, replace.key, work);
+                Ok(())
             }
-            Ok(Request::Replace(replace)) => match self.check_ring(replace.ring_version) {
-                Ok(()) => {
-                    self.replica_jobs += 1;
-                    self.writes.push(WriteJob {
-                        token: Token::Replacing(connection, request_id),
-                        key: replace.key,
-                        work: WriteWork::Replace {
-                            expected: replace.expected,
-                            versions: replace.versions,
-                        },
-                    });
-                    return;
-                }
-                Err(error) => error,
-            },
-            Ok(Request::Hint(hint)) => match self.check_ring(hint.ring_version) {
-                Ok(()) => match self.keep_hint(connection, request_id, hint) {
-                    Ok(()) => return,
-                    Err(error) => error,
-                },
-                Err(error) => error,
-            },
-            Ok(_) => ErrorReply::new(ErrorCode::BadRequest, "this is no request about data"),
-            Err(error) => undecodable(&error),
+            Ok(Request::Read(read)) => {
+                self.replica_jobs += 1;
+                self.reads.push(ReadJob {
+                    token: match read.tell_actor {
+                        true => Token::Explaining(connection, request_id),
+                        false => token,
+                    },
+                    connection,
+                    ring_version: read.ring_version,
+                    key: read.key,
+                    digest_above: read.digest_above,
+                });
+                Ok(())
+            }
+            Ok(Request::Hint(hint)) => self.keep_hint(connection, request_id, hint),
+            Ok(_) => Err(ErrorReply::new(
+                ErrorCode::BadRequest,
+                "this is no request about data",
+            )),
+            Err(error) => Err(undecodable(&error)),
         };
-        self.connections.refuse(connection, request_id, refusal);
+        if let Err(error) = done {
+            self.connections.refuse(connection, request_id, error);
+        }
+    }
+
+    /// Has the store write something for another node.
+    fn write_for(
+        &mut self,
+        token: Token,
+        ring_version: RingVersion,
+        key: super::Bytes,
+        work: WriteWork,
+    ) {
+        self.replica_jobs += 1;
+        self.writes.push(WriteJob {
+            token,
+            ring_version,
+            key,
+            work,
+        });
+    }
+
+    /// Refuses what another node has asked for. Where that follows an older ring, it is told the newer one.
+    fn refuse_replica(&mut self, connection: ConnectionId, request_id: u64, error: ErrorReply) {
+        let error = self.with_ring(connection, error);
+        self.connections.refuse(connection, request_id, error);
+    }
+
+    /// The same error, with the ring that its receiver is to follow where it was not told that yet.
+    pub(super) fn with_ring(
+        &mut self,
+        connection: ConnectionId,
+        mut error: ErrorReply,
+    ) -> ErrorReply {
+        if error.code == ErrorCode::StaleRing
+            && let Some(ring) = &self.view.ring
+            && error.ring_version == Some(ring.version())
+            && self.connections.is_ring_news(connection, ring.version())
+        {
+            error.ring_document = Some(Box::new(ring.document().clone()));
+        }
+        error
     }
 
     /// Another node, or this one, compares its copies with this node's.
@@ -115,7 +161,7 @@ impl Coordinator {
                 work
             }
             Ok(Request::List(list)) => self
-                .check_ring(list.ring_version)
+                .check_ring_now(list.ring_version)
                 .map(|()| ScanWork::List(list)),
             Ok(_) => Err(ErrorReply::new(
                 ErrorCode::BadRequest,
@@ -132,16 +178,15 @@ impl Coordinator {
                     work,
                 });
             }
-            Err(error) => self.connections.refuse(connection, request_id, error),
+            Err(error) => self.refuse_replica(connection, request_id, error),
         }
     }
 
     fn comparison(&mut self, compare: &Compare) -> Result<ScanWork, ErrorReply> {
-        self.check_ring(compare.ring_version)?;
-        let ring = self.view.ring.clone();
-        let ring = ring.filter(|ring| ring.version() == compare.ring_version);
-        let Some(ring) = ring else {
-            let message = "this node does not follow that ring yet";
+        self.check_ring_now(compare.ring_version)?;
+        // It is the one that was asked for.
+        let Some(ring) = self.view.ring.clone() else {
+            let message = "this node has not joined its cluster yet";
             return Err(ErrorReply::new(ErrorCode::NotReady, message).retryable());
         };
         let own = ring.index_of(self.links.id(SELF));
@@ -158,25 +203,43 @@ impl Coordinator {
         }
     }
 
-    /// A replica that is ahead refuses, so that its coordinator learns of the newer ring before it
-    /// counts anyone. One that is behind serves (merging is always right) and catches up.
-    fn check_ring(&mut self, theirs: RingVersion) -> Result<(), ErrorReply> {
+    /// Whether what was asked for under a ring may be done: while this node follows that one. A node that is ahead
+    /// refuses, so that whoever asks learns of the newer ring before it counts anyone; one that is behind catches up
+    /// first.
+    fn check_ring(&mut self, theirs: RingVersion) -> Result<Fit, ErrorReply> {
         let own = self.view.ring_version();
         if own.0 == 0 {
             let message = "this node has not joined its cluster yet";
             return Err(ErrorReply::new(ErrorCode::NotReady, message).retryable());
         }
-        if theirs < own {
-            let message = format!("you follow ring {theirs}, this node ring {own}: fetch it");
-            let error = ErrorReply::new(ErrorCode::StaleRing, message);
-            return Err(error.retryable().with_ring_version(own));
+        match theirs.cmp(&own) {
+            Ordering::Equal => Ok(Fit::Now),
+            Ordering::Less => Err(stale(theirs, own)),
+            Ordering::Greater => {
+                // Of those that wait it is told once and again.
+                if self.ahead.newest().is_none_or(|newest| newest < theirs) {
+                    self.look_for_ring(theirs);
+                }
+                Ok(Fit::Later)
+            }
         }
-        if theirs > own {
-            let _ = self
-                .control
-                .try_send(ControlEvent::NewerRingSeen { version: theirs });
+    }
+
+    /// Has a newer ring fetched. Only a hint; it is given again.
+    pub(super) fn look_for_ring(&self, version: RingVersion) {
+        let seen = ControlEvent::NewerRingSeen { version };
+        let _ = self.control.try_send(seen);
+    }
+
+    /// The same of what does not wait: it is asked for again.
+    fn check_ring_now(&mut self, theirs: RingVersion) -> Result<(), ErrorReply> {
+        match self.check_ring(theirs)? {
+            Fit::Now => Ok(()),
+            Fit::Later => {
+                let message = "this node does not follow that ring yet";
+                Err(ErrorReply::new(ErrorCode::NotReady, message).retryable())
+            }
         }
-        Ok(())
     }
 
     pub(super) fn answer_replica(
@@ -187,5 +250,23 @@ impl Coordinator {
     ) {
         self.replica_jobs -= 1;
         self.connections.respond(connection, request_id, response);
+    }
+}
+
+/// Whether something may be done under the ring that this node follows.
+enum Fit {
+    Now,
+    /// Once it follows the ring that it was asked for under.
+    Later,
+}
+
+/// The ring under which something about data is asked for, and how long its sender waits, in milliseconds.
+fn label(request: &Request) -> Option<(RingVersion, u32)> {
+    match request {
+        Request::Merge(merge) => Some((merge.ring_version, merge.timeout_ms)),
+        Request::Read(read) => Some((read.ring_version, read.timeout_ms)),
+        Request::Hint(hint) => Some((hint.ring_version, hint.timeout_ms)),
+        Request::Replace(replace) => Some((replace.ring_version, replace.timeout_ms)),
+        _ => None,
     }
 }

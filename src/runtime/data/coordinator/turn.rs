@@ -1,6 +1,6 @@
 //! What is done at each tick, and at the end of each turn.
 
-use super::{Coordinator, Kind, OperationId, SLOW_WRITE};
+use super::{Coordinator, ErrorCode, ErrorReply, Kind, OperationId, SLOW_WRITE};
 use crate::engine::operation::Event;
 
 impl Coordinator {
@@ -15,6 +15,10 @@ impl Coordinator {
             self.step(id, Event::Deadline);
         }
         self.end_parked();
+        self.end_ahead();
+        if let Some(version) = self.ahead.newest() {
+            self.look_for_ring(version);
+        }
         for (node, how) in self.links.tick(self.now) {
             self.on_node_lost(node, "it is silent", how);
         }
@@ -32,6 +36,16 @@ impl Coordinator {
         let connections = self.connections.count();
         self.metrics.doors.connections.set(connections as f64);
         self.metrics.doors.links.set(self.links.up() as f64);
+    }
+
+    /// Refuses those that have waited as long as their senders do.
+    fn end_ahead(&mut self) {
+        for (connection, frame) in self.ahead.expired(self.now) {
+            let message = "time is up: this node could not follow the newer ring of its sender yet";
+            let error = ErrorReply::new(ErrorCode::Timeout, message).retryable();
+            self.connections
+                .refuse(connection, frame.header.request_id, error);
+        }
     }
 
     /// An operation takes longer than it should.
@@ -54,6 +68,9 @@ impl Coordinator {
     /// The turn is over: hands on everything that came of it.
     pub(super) fn flush(&mut self) {
         loop {
+            if !self.awaiting_ring.is_empty() {
+                self.rebase_waiting();
+            }
             while let Some((id, node)) = self.unsent.pop() {
                 self.on_failed(id, node);
             }

@@ -1,6 +1,6 @@
 //! What this node knows of its cluster.
 
-use metrics::Gauge;
+use metrics::{Counter, Gauge};
 
 use super::registry::Registry;
 
@@ -10,6 +10,8 @@ pub struct ClusterMetrics {
     pub members: [Gauge; 3],
     /// The ring the node follows.
     pub ring_version: Gauge,
+    /// Writes that were in hand when it changed, and were counted anew.
+    pub writes_rebased: Counter,
     /// Members of the ring.
     pub ring_nodes: Gauge,
     /// Virtual nodes of the whole ring.
@@ -38,6 +40,11 @@ impl ClusterMetrics {
             ring_version: gauge(
                 "dynakv_ring_version",
                 "The version of the ring this node follows.",
+            ),
+            writes_rebased: make.counter_of(
+                "dynakv_writes_rebased_total",
+                "Writes that were in hand when the ring changed, and were counted anew among its owners.",
+                &[],
             ),
             ring_nodes: gauge("dynakv_ring_nodes", "Members of the ring."),
             ring_virtual_nodes: gauge(

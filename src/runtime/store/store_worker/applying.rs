@@ -25,8 +25,29 @@ impl Writer {
         now_unix_ms: u64,
         events: &mut Vec<StoreEvent>,
     ) -> usize {
-        let WriteJob { token, key, work } = job;
+        let WriteJob {
+            token,
+            ring_version,
+            key,
+            work,
+        } = job;
+        if let WriteWork::Fence { done } = work {
+            self.fence.raise(ring_version);
+            // Who does not wait any more looks at the fence.
+            let _ = done.send(());
+            return 0;
+        }
+        if let Err(error) = self.fence.check(ring_version) {
+            let outcome = JobOutcome::Refused(error);
+            events.push(StoreEvent::Job { token, outcome });
+            return 0;
+        }
         let applied = match work {
+            WriteWork::Fence { .. } => Ok(0),
+            WriteWork::Rebase { sent } => {
+                let work = Work::Rebase { sent };
+                self.try_apply((token, &key), work, None, now_unix_ms, events)
+            }
             WriteWork::Replace { expected, versions } => {
                 self.replace(token, &key, (expected, versions))
             }

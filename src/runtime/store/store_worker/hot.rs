@@ -7,15 +7,18 @@ use std::sync::Arc;
 
 use dynakv_storage::Store;
 
+use super::fence::Fence;
 use super::jobs::{ReadJob, StoreEvent};
 use super::reader::outcome;
 use super::trouble::note_read;
+use crate::engine::write::outcome::JobOutcome;
 use crate::runtime::store::rebuilding::Rebuilding;
 
 /// Reads without waiting.
 pub(super) struct HotReads {
     pub(super) store: Arc<dyn Store>,
     pub(super) rebuilding: Arc<Rebuilding>,
+    pub(super) fence: Fence,
 }
 
 impl std::fmt::Debug for HotReads {
@@ -35,7 +38,10 @@ impl HotReads {
         note_read(&self.rebuilding, &job.key, &versions);
         Ok(StoreEvent::Job {
             token: job.token,
-            outcome: outcome(versions, job.digest_above, rebuilding),
+            outcome: match self.fence.check(job.ring_version) {
+                Ok(()) => outcome(versions, job.digest_above, rebuilding),
+                Err(error) => JobOutcome::Refused(error),
+            },
         })
     }
 }
@@ -43,6 +49,7 @@ impl HotReads {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use dynakv_protocol::RingVersion;
     use dynakv_protocol::peer::Digest;
     use dynakv_storage::{DiskOptions, DiskStore, Footprint, Mutation};
 
@@ -57,6 +64,7 @@ mod tests {
         HotReads {
             store: Arc::new(store),
             rebuilding: Arc::new(Rebuilding::load(files).unwrap()),
+            fence: Fence::default(),
         }
     }
 
@@ -73,6 +81,7 @@ mod tests {
     fn job(key: &'static str, digest_above: Option<u32>) -> ReadJob {
         ReadJob {
             token: Token::Operation(7),
+            ring_version: RingVersion(0),
             connection: ConnectionId::ANTI_ENTROPY,
             key: Bytes::from_static(key.as_bytes()),
             digest_above,

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use dynakv_protocol::admin::ExportedItem;
 use dynakv_protocol::message::Response;
 use dynakv_protocol::peer::Digest;
-use dynakv_protocol::{ClusterId, ErrorReply};
+use dynakv_protocol::{ClusterId, ErrorReply, RingVersion};
 use dynakv_storage::StoreError;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::engine::write::mint::Intent;
@@ -28,6 +29,8 @@ pub enum Token {
     Replacing(ConnectionId, u64),
     /// Another node that has a hint kept here.
     Hint(ConnectionId, u64),
+    /// The control task, which waits for the fence.
+    Fence,
 }
 
 /// What the writer is to do.
@@ -35,6 +38,8 @@ pub enum Token {
 pub struct WriteJob {
     /// Who waits.
     pub token: Token,
+    /// The ring under which it is asked for.
+    pub ring_version: RingVersion,
     /// The key.
     pub key: Bytes,
     /// What is done to it.
@@ -64,6 +69,16 @@ pub enum WriteWork {
         /// Whether it is to be told what stands here beside them.
         tell_beside: bool,
     },
+    /// A write that was minted and sent under an earlier ring: it is to be sent again as it stands here by now.
+    Rebase {
+        /// What was sent, encoded.
+        sent: Bytes,
+    },
+    /// From here on the ring of the job is followed, and nothing is done that was asked for under another one.
+    Fence {
+        /// Told when that is so.
+        done: oneshot::Sender<()>,
+    },
     /// Versions that take the place of what is there, if that is as expected.
     Replace {
         /// Of what is to be there; `None` for nothing.
@@ -80,6 +95,8 @@ pub struct ReadJob {
     pub token: Token,
     /// From where it was asked for: those that ask for much take turns with the others.
     pub connection: ConnectionId,
+    /// The ring under which it is asked for.
+    pub ring_version: RingVersion,
     /// The key.
     pub key: Bytes,
     /// Of versions of more bytes than this the digest is wanted in their place.

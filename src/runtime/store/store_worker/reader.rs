@@ -11,6 +11,7 @@ use dynakv_storage::Store;
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 
+use super::fence::Fence;
 use super::jobs::{ReadJob, StoreEvent};
 use super::trouble::{is_damaged_value, note_damage, note_read, refusal};
 use super::waiting::{Waiting, next_waiting};
@@ -35,6 +36,7 @@ pub(super) struct Reader {
     pub(super) progress: Arc<DiskProgress>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) lines: SharedLines,
+    pub(super) fence: Fence,
 }
 
 /// The lines, from which jobs can be taken back while the reader hangs in the disk: it has the lock only while
@@ -187,7 +189,10 @@ impl Reader {
             && let Some(job) = jobs.next()
         {
             let (token, most) = (job.token, job.digest_above);
-            let outcome = match self.read(&job.key) {
+            let read = self.read(&job.key);
+            // What is read later may lack what this node has given up since.
+            let outcome = match read.and_then(|it| self.fence.check(job.ring_version).map(|()| it))
+            {
                 Ok((versions, rebuilding)) => {
                     // A digest costs as much here, and nothing from here on.
                     bytes += versions.len();
@@ -301,6 +306,7 @@ mod tests {
             progress: Arc::new(DiskProgress::new(store)),
             ledger: Arc::new(Ledger::new(1 << 20)),
             lines: SharedLines::default(),
+            fence: Fence::default(),
         };
         assert_eq!(reader.read(b"key").unwrap(), (Bytes::new(), true));
         assert_eq!(reader.read(b"key").unwrap(), (Bytes::new(), false));

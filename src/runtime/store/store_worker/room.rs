@@ -18,6 +18,8 @@ impl Writer {
                 Value::Tombstone => (0, true),
             },
             Work::Merge { versions, .. } => (versions.len(), false),
+            // It is there already.
+            Work::Rebase { .. } => return Ok(()),
         };
         let bytes = key.len() + value_bytes;
         let change = if is_removal {

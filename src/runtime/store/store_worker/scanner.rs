@@ -16,6 +16,7 @@ use dynakv_storage::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use super::fence::Fence;
 use super::jobs::{Part, Scanned, StoreEvent};
 use super::trouble::{note_damage, note_loss, note_read, refusal};
 use crate::engine::anti_entropy::mending::compared;
@@ -132,6 +133,7 @@ pub(super) struct Scanner {
     rebuilding: Arc<Rebuilding>,
     events: mpsc::UnboundedSender<Vec<StoreEvent>>,
     ledger: Arc<Ledger>,
+    fence: Fence,
 }
 
 impl Scanner {
@@ -140,12 +142,14 @@ impl Scanner {
         rebuilding: Arc<Rebuilding>,
         events: mpsc::UnboundedSender<Vec<StoreEvent>>,
         ledger: Arc<Ledger>,
+        fence: Fence,
     ) -> Self {
         Self {
             store,
             rebuilding,
             events,
             ledger,
+            fence,
         }
     }
 
@@ -203,12 +207,15 @@ impl Scanner {
                 members,
                 page,
             } => {
-                let compared = self.compare(&ring, members, page);
-                Ok(Scanned::Answer(Box::new(Response::Compared(compared))))
+                let compared = Response::Compared(self.compare(&ring, members, page));
+                // What is read later may lack what this node has given up since.
+                let is_of_ring = self.fence.check(ring.version());
+                is_of_ring.map(|()| Scanned::Answer(Box::new(compared)))
             }
             ScanWork::List(list) => {
                 let listed = self.list(&list).map(Response::Listed);
-                listed.map(|listed| Scanned::Answer(Box::new(listed)))
+                let is_of_ring = self.fence.check(list.ring_version);
+                is_of_ring.and(listed.map(|listed| Scanned::Answer(Box::new(listed))))
             }
         };
         let event = StoreEvent::Scanned {

@@ -20,6 +20,7 @@ use crate::runtime::shared::events::ConnectionId;
 fn mint(token: u64, key: &'static str, value: &'static str, context: Option<Clock>) -> WriteJob {
     WriteJob {
         token: Token::Operation(token),
+        ring_version: RingVersion(0),
         key: Bytes::from_static(key.as_bytes()),
         work: WriteWork::Mint {
             intent: Box::new(Intent {
@@ -262,6 +263,7 @@ fn merging_is_idempotent_but_answered_only_after_a_sync() {
         // A duplicate arrives while the first copy waits for its sync.
         running.handle.write(vec![WriteJob {
             token: Token::Replica(ConnectionId(9), 7),
+            ring_version: RingVersion(0),
             key: Bytes::from_static(b"k"),
             work: merge_work(versions.clone()),
         }]);
@@ -326,6 +328,7 @@ fn what_a_write_has_not_seen_is_told_as_it_was_before_it_came() {
         ]) {
             running.handle.write(vec![WriteJob {
                 token: Token::Replica(ConnectionId(9), number),
+                ring_version: RingVersion(0),
                 key: Bytes::from_static(b"k"),
                 work: merge_work(versions),
             }]);
@@ -343,6 +346,7 @@ fn what_a_write_has_not_seen_is_told_as_it_was_before_it_came() {
         }
         running.handle.write(vec![WriteJob {
             token: Token::Replica(ConnectionId(9), 9),
+            ring_version: RingVersion(0),
             key: Bytes::from_static(b"k"),
             work: WriteWork::Merge {
                 versions: of_actor(10, None),
@@ -385,6 +389,7 @@ fn two_values_of_one_write_are_counted_and_the_larger_is_kept() {
         for (value, contradictions) in [("b", 0), ("b", 0), ("a", 1), ("c", 2), ("c", 2)] {
             running.handle.write(vec![WriteJob {
                 token: Token::Replica(ConnectionId(9), 7),
+                ring_version: RingVersion(0),
                 key: Bytes::from_static(b"k"),
                 work: merge_work(written(value)),
             }]);
@@ -405,6 +410,7 @@ fn garbage_is_refused_and_a_broken_disk_stops_everything() {
         let mut running = started(&memory, 0);
         running.handle.write(vec![WriteJob {
             token: Token::Operation(1),
+            ring_version: RingVersion(0),
             key: Bytes::from_static(b"k"),
             work: merge_work(Bytes::from_static(b"no versions")),
         }]);
@@ -427,6 +433,7 @@ fn garbage_is_refused_and_a_broken_disk_stops_everything() {
 fn merge(key: &'static str, versions: &Versions) -> WriteJob {
     WriteJob {
         token: Token::Replica(ConnectionId(9), 7),
+        ring_version: RingVersion(0),
         key: Bytes::from_static(key.as_bytes()),
         work: WriteWork::Merge {
             versions: versions.to_bytes(),
@@ -529,6 +536,7 @@ fn a_state_is_replaced_only_if_it_is_the_one_that_was_seen() {
         let mended = without_values(1..=2);
         let replace = |expected| WriteJob {
             token: Token::Replacing(ConnectionId(9), 7),
+            ring_version: RingVersion(0),
             key: Bytes::from_static(b"k"),
             work: WriteWork::Replace {
                 expected,
@@ -611,6 +619,7 @@ fn a_hash_is_not_trusted_after_a_damaged_value_was_replaced() {
         memory.damage_values();
         running.handle.write(vec![WriteJob {
             token: Token::Replica(ConnectionId(9), 7),
+            ring_version: RingVersion(0),
             key: Bytes::from_static(b"k"),
             work: merge_work(versions.clone()),
         }]);
@@ -771,5 +780,111 @@ fn what_lacks_something_of_its_context_is_told_so_at_once_and_nothing_is_written
         running.handle.write(vec![job]);
         let events = running.events.recv().await.unwrap();
         assert!(is_one(&events, is_minted), "{events:?}");
+    });
+}
+
+/// All that the store tells of these jobs, in order.
+async fn told(running: &mut Running, jobs: usize) -> Vec<(Token, JobOutcome)> {
+    let mut told = Vec::new();
+    while told.len() < jobs {
+        for event in running.events.recv().await.unwrap() {
+            if let StoreEvent::Job { token, outcome } = event {
+                told.push((token, outcome));
+            }
+        }
+    }
+    told
+}
+
+#[test]
+fn what_was_asked_for_under_another_ring_is_not_done() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut running = started(&memory, 1000);
+        running.fences.begin_at(RingVersion(3));
+        let at = |version, token, key| WriteJob {
+            ring_version: RingVersion(version),
+            ..mint(token, key, "value", None)
+        };
+        // Those before the fence are done under the ring that they were asked for under, and those behind it are not.
+        running
+            .handle
+            .write(vec![at(3, 1, "before"), at(2, 2, "late")]);
+        let moved = running.fences.move_to(RingVersion(4));
+        running
+            .handle
+            .write(vec![at(3, 3, "behind"), at(4, 4, "after")]);
+        moved.await.unwrap();
+        let told = told(&mut running, 6).await;
+        let is_stale = |token| {
+            let mut of_it = told.iter().filter(|(it, _)| *it == Token::Operation(token));
+            of_it.any(|(_, outcome)| {
+                matches!(outcome, JobOutcome::Refused(error) if error.code == ErrorCode::StaleRing)
+            })
+        };
+        assert_eq!([1, 2, 3, 4].map(is_stale), [false, true, true, false]);
+        let read = |version| ReadJob {
+            token: Token::Operation(9),
+            connection: ConnectionId(1),
+            ring_version: RingVersion(version),
+            key: Bytes::from_static(b"before"),
+            digest_above: None,
+        };
+        for key in [&b"late"[..], b"behind"] {
+            assert_eq!(memory.store().get(key).unwrap(), None);
+        }
+        running.handle.read(vec![read(4), read(3)]);
+        let read = self::told(&mut running, 2).await;
+        assert!(matches!(&read[0].1, JobOutcome::Read { versions, .. } if !versions.is_empty()));
+        assert!(
+            matches!(&read[1].1, JobOutcome::Refused(error) if error.ring_version == Some(RingVersion(4)))
+        );
+    });
+}
+
+#[test]
+fn a_fence_outlasts_a_disk_that_hangs() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut running = started(&memory, 1000);
+        let moved = running.fences.move_to(RingVersion(1));
+        running.handle.write(vec![mint(1, "key", "value", None)]);
+        // The writer has not begun: nothing of it is done, and the fence stays.
+        let taken = running.handle.take_back_writes();
+        assert_eq!(taken.len(), 1);
+        moved.await.unwrap();
+        running.handle.write(taken);
+        let told = told(&mut running, 1).await;
+        assert!(
+            matches!(&told[0].1, JobOutcome::Refused(error) if error.code == ErrorCode::StaleRing)
+        );
+    });
+}
+
+#[test]
+fn a_write_is_sent_again_as_it_stands_unless_it_is_gone() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut running = started(&memory, 1000);
+        running.handle.write(vec![mint(1, "key", "value", None)]);
+        let minted = told(&mut running, 2).await;
+        let JobOutcome::Minted { versions: sent, .. } = minted[0].1.clone() else {
+            panic!("not minted: {minted:?}");
+        };
+        let again = |key: &'static str| WriteJob {
+            token: Token::Operation(2),
+            ring_version: RingVersion(0),
+            key: Bytes::from_static(key.as_bytes()),
+            work: WriteWork::Rebase { sent: sent.clone() },
+        };
+        running.handle.write(vec![mint(3, "key", "beside", None)]);
+        told(&mut running, 2).await;
+        running.handle.write(vec![again("key")]);
+        let is = told(&mut running, 2).await;
+        assert!(matches!(&is[0].1, JobOutcome::Minted { versions, .. } if *versions != sent));
+        assert!(matches!(is[1].1, JobOutcome::Durable { .. }));
+        running.handle.write(vec![again("nothing here")]);
+        let gone = told(&mut running, 1).await;
+        assert!(matches!(&gone[0].1, JobOutcome::Refused(error) if error.maybe_applied));
     });
 }

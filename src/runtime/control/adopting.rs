@@ -1,0 +1,126 @@
+//! Taking over the next ring: it is saved, then the store follows it, and then the node.
+
+use std::sync::Arc;
+
+use dynakv_protocol::RingVersion;
+use dynakv_protocol::codec::Wire;
+use dynakv_protocol::ring_document::RingDocument;
+use dynakv_storage::save_document;
+use tokio::time::Instant;
+
+use super::state::CallEnd;
+use super::{Control, ControlError};
+use crate::engine::layout::check_later;
+use crate::engine::membership::{Event, RingMember};
+use crate::engine::placement::ring::Ring;
+use crate::runtime::shared::data_directory::RING;
+
+impl Control {
+    /// Follows the ring that its directory has, before anything is asked of it.
+    pub(super) fn begin_with(&mut self, document: RingDocument) {
+        self.fences.begin_at(document.version);
+        self.follow(document);
+    }
+
+    /// Follows a ring that is on disk already.
+    fn follow(&mut self, document: RingDocument) {
+        let version = document.version;
+        let members = document.members.iter().map(|member| RingMember {
+            id: member.id.clone(),
+            directory_id: member.directory_id,
+            address: member.address.clone(),
+        });
+        let members = members.collect();
+        if let Err(error) = self.seen.follow(&document) {
+            // Tried again with the next news.
+            tracing::warn!(%error, "could not note which runs of the members were seen");
+        }
+        tracing::info!(
+            version = version.0,
+            members = document.members.len(),
+            step = ?document.step,
+            "ring"
+        );
+        self.ring = Some(Arc::new(Ring::new(document)));
+        self.note_accepted();
+        self.step(Event::RingMembers(members));
+        self.step(Event::RingVersion(version));
+    }
+
+    /// The newest ring that is durable here, followed or about to be.
+    pub(super) fn newest_ring(&self) -> Option<&RingDocument> {
+        let own = self.ring.as_ref().map(|ring| ring.document());
+        self.adopting.as_ref().or(own)
+    }
+
+    /// Another node says what the ring is.
+    pub(super) fn on_ring(&mut self, document: RingDocument) {
+        // Nodes that have not joined take a ring only as the answer to their own join.
+        if self.ring.is_some() {
+            self.adopt(document);
+        }
+    }
+
+    /// Takes over a ring that was decided: once it is durable, and the store has done what was asked of it under the one
+    /// before.
+    pub(super) fn adopt(&mut self, document: RingDocument) {
+        if let Some(own) = self.newest_ring()
+            && let Err(error) = check_later(own, &document)
+        {
+            // Most often it is this ring again.
+            tracing::debug!(%error, version = document.version.0, "not followed");
+            return;
+        }
+        let entry = document.member(&self.me.node_id);
+        if entry.is_some_and(|entry| entry.directory_id != self.me.directory_id) {
+            self.end = Some(ControlError::Replaced {
+                id: self.me.node_id.clone(),
+            });
+            return;
+        }
+        match save_document(&*self.files, RING, &document.to_bytes()) {
+            Ok(()) => {}
+            // Gossip names its version again, and it is fetched again.
+            Err(error) if error.is_shortage() => {
+                tracing::warn!(%error, version = document.version.0, "the ring is not followed yet");
+                return;
+            }
+            Err(error) => {
+                self.end = Some(error.into());
+                return;
+            }
+        }
+        let version = document.version;
+        if self.ring.is_none() {
+            // Nothing was ever asked of the store under another one.
+            self.fences.begin_at(version);
+            return self.adopted(document);
+        }
+        self.adopting = Some(document);
+        let fenced = self.fences.move_to(version);
+        self.spawn(async move {
+            match fenced.await {
+                Ok(()) => CallEnd::Fenced(version),
+                // The store is gone, and with it soon the node.
+                Err(_) => CallEnd::Ring(None),
+            }
+        });
+    }
+
+    /// From now on the store follows this ring: the node does, too.
+    pub(super) fn on_fenced(&mut self, version: RingVersion) {
+        // Where a newer one has come meanwhile, its own fence is on its way.
+        let document = self.adopting.take_if(|it| it.version == version);
+        if let Some(document) = document {
+            self.adopted(document);
+        }
+    }
+
+    fn adopted(&mut self, document: RingDocument) {
+        self.follow(document);
+        self.publish();
+        self.announce();
+        // Whoever waited is answered, or the next attempt begins, with the new ring.
+        self.decide_if_due(Instant::now());
+    }
+}
