@@ -164,13 +164,12 @@ impl Room {
         if !self.is_short.load(Ordering::Relaxed) || self.is_look_due() {
             self.look();
         }
-        let free_bytes = self.free_bytes.load(Ordering::Relaxed);
-        let missing = self.missing_bytes.load(Ordering::Relaxed);
         let needed = match change {
             Change::Growth => self.reserve_bytes,
             Change::Removal => self.reserve_bytes / 2,
         };
-        let needed = needed.saturating_add(missing);
+        let free_bytes = self.free_bytes.load(Ordering::Relaxed);
+        let needed = needed.saturating_add(self.missing_bytes.load(Ordering::Relaxed));
         if free_bytes >= needed.saturating_add(bytes as u64) {
             return Ok(());
         }
@@ -196,10 +195,9 @@ impl Room {
     /// reserve they may be larger: what the log of the one takes then makes the other one smaller.
     pub(crate) fn generation_bytes_max(&self) -> u64 {
         let free = self.free_bytes.load(Ordering::Relaxed);
-        let missing = self.missing_bytes.load(Ordering::Relaxed);
-        let kept = self.reserve_bytes.saturating_add(missing);
+        let beyond = free.saturating_sub(self.kept_bytes());
         let within_reserve = generation_bytes(self.reserve_bytes, self.ballast.base_bytes());
-        within_reserve.max(free.saturating_sub(kept) / (WRITTEN_FOR_GENERATION + 1))
+        within_reserve.max(beyond / (WRITTEN_FOR_GENERATION + 1))
     }
 
     /// Whether so much more can go through a checkpoint.
@@ -217,9 +215,23 @@ impl Room {
 
     /// Whether little is left besides the reserve: growth is refused, or soon will be.
     pub(crate) fn is_nearly_short(&self) -> bool {
+        self.is_little(self.free_bytes_now())
+    }
+
+    /// The same at the last look.
+    pub(crate) fn was_nearly_short(&self) -> bool {
+        self.is_little(self.free_bytes.load(Ordering::Relaxed))
+    }
+
+    fn is_little(&self, free_bytes: u64) -> bool {
+        let kept = self.kept_bytes();
+        free_bytes < kept.saturating_add(kept / 4)
+    }
+
+    /// What is kept free of growth.
+    fn kept_bytes(&self) -> u64 {
         let missing = self.missing_bytes.load(Ordering::Relaxed);
-        let kept = self.reserve_bytes.saturating_add(missing);
-        self.free_bytes_now() < kept.saturating_add(kept / 4)
+        self.reserve_bytes.saturating_add(missing)
     }
 
     /// Whether what sled has taken and not written yet may be more than a checkpoint may take.
@@ -294,9 +306,7 @@ impl Room {
     /// What is free and what is kept of it, in bytes, and whether growth is refused.
     pub(crate) fn state(&self) -> (u64, u64, bool) {
         let free = self.free_bytes_now();
-        let kept = self.missing_bytes.load(Ordering::Relaxed);
-        let kept = kept.saturating_add(self.reserve_bytes);
-        (free, self.reserve_bytes, free < kept)
+        (free, self.reserve_bytes, free < self.kept_bytes())
     }
 
     fn is_look_due(&self) -> bool {

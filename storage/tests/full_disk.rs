@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions};
+use dynakv_protocol::causal::{Dot, Incoming, Value, Versions};
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::{Actor, WriteId};
 use dynakv_storage::{
@@ -58,7 +58,8 @@ impl Checked {
         self.applied.get(key).or_else(|| self.durable.get(key))
     }
 
-    fn versions(&mut self, length: usize) -> Versions {
+    /// Adds the next write of the key to what it has.
+    fn add(&mut self, versions: &mut Versions, value: Value) {
         self.counter += 1;
         let dot = Dot {
             actor: Actor(1),
@@ -68,11 +69,26 @@ impl Checked {
             write_id: WriteId(u128::from(self.counter)),
             timestamp: self.counter,
             expires_at_ms: None,
-            value: Value::Bytes(Bytes::from(vec![self.random.u8(..); length])),
+            value,
         };
-        let mut versions = Versions::new();
-        versions.write(&Clock::new(), dot, incoming);
-        versions
+        let context = versions.clock().clone();
+        versions.write(&context, dot, incoming);
+    }
+
+    fn put(&mut self, key: &Bytes, versions: &Versions) -> Result<(), StoreError> {
+        let before = match self.value(key) {
+            Some(stored) => Footprint::of(key, &Versions::from_bytes(stored).unwrap()),
+            None => Footprint::default(),
+        };
+        let mutation = Mutation {
+            key: key.clone(),
+            after: Footprint::of(key, versions),
+            versions: versions.to_bytes(),
+            before,
+        };
+        self.store().apply(std::slice::from_ref(&mutation))?;
+        self.applied.insert(key.clone(), mutation.versions);
+        Ok(())
     }
 
     /// A write as the node makes it, if there is room for it.
@@ -83,54 +99,21 @@ impl Checked {
         } else {
             self.random.usize(1..20_000)
         };
-        let versions = self.versions(length);
+        let value = Value::Bytes(Bytes::from(vec![self.random.u8(..); length]));
+        let mut versions = Versions::new();
+        self.add(&mut versions, value);
         if ask {
             self.store().admit(length, Change::Growth)?;
         }
-        let before = match self.value(&key) {
-            Some(stored) => Footprint::of(&key, &Versions::from_bytes(stored).unwrap()),
-            None => Footprint::default(),
-        };
-        let after = Footprint::of(&key, &versions);
-        let versions = versions.to_bytes();
-        let mutation = Mutation {
-            key: key.clone(),
-            versions: versions.clone(),
-            before,
-            after,
-        };
-        self.store().apply(&[mutation])?;
-        self.applied.insert(key, versions);
-        Ok(())
+        self.put(&key, &versions)
     }
 
     /// A delete as the node makes it, if there is room for it.
     fn delete(&mut self, key: &Bytes) -> Result<(), StoreError> {
         self.store().admit(100, Change::Removal)?;
         let mut versions = Versions::from_bytes(self.value(key).unwrap()).unwrap();
-        let before = Footprint::of(key, &versions);
-        self.counter += 1;
-        let dot = Dot {
-            actor: Actor(1),
-            counter: self.counter,
-        };
-        let incoming = Incoming {
-            write_id: WriteId(u128::from(self.counter)),
-            timestamp: self.counter,
-            expires_at_ms: None,
-            value: Value::Tombstone,
-        };
-        let context = versions.clock().clone();
-        versions.write(&context, dot, incoming);
-        let mutation = Mutation {
-            key: key.clone(),
-            after: Footprint::of(key, &versions),
-            versions: versions.to_bytes(),
-            before,
-        };
-        self.store().apply(std::slice::from_ref(&mutation))?;
-        self.applied.insert(key.clone(), mutation.versions);
-        Ok(())
+        self.add(&mut versions, Value::Tombstone);
+        self.put(key, &versions)
     }
 
     fn sync(&mut self) -> Result<(), StoreError> {

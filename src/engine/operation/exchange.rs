@@ -7,7 +7,7 @@ use dynakv_protocol::{Actor, ErrorReply, RingVersion};
 use smallvec::SmallVec;
 
 use super::purpose::Purpose;
-use crate::engine::placement::preference::{NodeSlot, Preference, Reach};
+use crate::engine::placement::preference::{NodeSlot, Preference};
 use crate::engine::read::explain;
 use crate::engine::read::get::Found;
 use crate::engine::write::mint::Intent;
@@ -15,6 +15,7 @@ use crate::engine::write::outcome::JobOutcome;
 use crate::engine::write::put::{Acknowledged, Round, Seen};
 
 /// What happened.
+#[derive(Debug)]
 pub enum Event<'a> {
     /// A node has answered what it was sent.
     Answered {
@@ -29,8 +30,8 @@ pub enum Event<'a> {
     NewRing {
         /// Who owns the key under it.
         owners: Preference,
-        /// Who of them can be reached.
-        reach: &'a dyn Fn(NodeSlot) -> Reach,
+        /// Who else of them can be reached.
+        usable: SmallVec<[NodeSlot; 4]>,
         /// Who may stand in for them, the nearest first.
         stand_ins: SmallVec<[NodeSlot; 4]>,
     },

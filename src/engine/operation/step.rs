@@ -26,11 +26,11 @@ impl Operation {
             } => self.on_answer(from, purpose, response, effects),
             Event::NewRing {
                 owners,
-                reach,
+                usable,
                 stand_ins,
             } => {
                 if let Self::Put { put, .. } = self {
-                    put.rebase(owners, (reach, stand_ins), &mut effects.of_put);
+                    put.rebase(owners, (usable, stand_ins), &mut effects.of_put);
                     self.tell(effects);
                 }
             }

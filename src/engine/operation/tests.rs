@@ -255,7 +255,7 @@ fn what_has_put_nothing_anywhere_begins_again_under_a_newer_ring() {
     assert_eq!(step(&mut put, stale(Purpose::Write)), waits);
     let event = Event::NewRing {
         owners: Preference::new([SELF, A, B]),
-        reach: &|_| Reach::Usable,
+        usable: [A, B].into_iter().collect(),
         stand_ins: [].into_iter().collect(),
     };
     assert!(matches!(step(&mut put, event)[..], [Effect::Rebase { .. }]));

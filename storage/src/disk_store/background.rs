@@ -321,7 +321,7 @@ fn carry(
         carried += entries.len();
         drop(entries);
         // Where the disk is nearly full its log is wanted back, too.
-        let goes_on = match is_oversized || shared.room.is_nearly_short() {
+        let goes_on = match is_oversized || shared.room.was_nearly_short() {
             true => !shared.signals().closing,
             false => pause(shared, cursor.progress()),
         };

@@ -107,11 +107,12 @@ impl Shared {
     fn generation_bytes_max(&self) -> (usize, u64) {
         let fitting = self.room.generation_bytes_max();
         let window = usize::try_from(fitting).unwrap_or(usize::MAX);
-        let (window, log) = (
-            self.limits.window_bytes.min(window),
-            self.limits.log_bytes.min(fitting),
-        );
-        (window, log)
+        let Limits {
+            window_bytes,
+            log_bytes,
+            ..
+        } = self.limits;
+        (window_bytes.min(window), log_bytes.min(fitting))
     }
 
     /// How full the active generation is, as a part of its bounds.

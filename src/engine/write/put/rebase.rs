@@ -11,7 +11,7 @@ use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 
 use super::{
-    Effect, NodeSlot, Phase, Preference, Put, Quorum, Reach, Round, SELF, SmallVec, votes_needed,
+    Effect, NodeSlot, Phase, Preference, Put, Quorum, Round, SELF, SmallVec, votes_needed,
 };
 use crate::engine::write::beside::stands_beside;
 
@@ -48,12 +48,12 @@ impl Put {
         }
     }
 
-    /// This node follows the newer ring, under which these are the owners, and those may stand in for them, the nearest
-    /// first.
+    /// This node follows the newer ring, under which these are the owners. Of them others are in reach, and nodes may stand
+    /// in for them, the nearest first.
     pub fn rebase(
         &mut self,
         owners: Preference,
-        (reach, mut stand_ins): (&dyn Fn(NodeSlot) -> Reach, SmallVec<[NodeSlot; 4]>),
+        (usable, mut stand_ins): (SmallVec<[NodeSlot; 4]>, SmallVec<[NodeSlot; 4]>),
         effects: &mut Vec<Effect>,
     ) {
         let Phase::Rebasing { versions, .. } = &self.phase else {
@@ -69,11 +69,7 @@ impl Put {
         self.own = own;
         self.w = self.w_asked.min(n);
         self.hears_at_least = votes_needed(n, (self.promised.w, self.promised.r), self.w);
-        self.usable = owners
-            .others(own, 0)
-            .map(|(_, node)| node)
-            .filter(|&node| reach(node) == Reach::Usable)
-            .collect();
+        self.usable = usable;
         self.owners = owners;
         self.acting = SmallVec::new();
         if self.is_sloppy() {

@@ -1,6 +1,7 @@
 //! Events in, whole lists of effects out.
 
-use dynakv_protocol::ErrorCode;
+use dynakv_protocol::causal::{Dot, Incoming, Value};
+use dynakv_protocol::{Actor, ErrorCode, WriteId};
 
 use super::*;
 
@@ -50,6 +51,25 @@ fn step(put: &mut Put, event: Event) -> Vec<Effect> {
 
 fn bytes() -> Bytes {
     Bytes::from_static(b"versions")
+}
+
+/// One value of each of these actors, none of which has seen another.
+fn versions_of(actors: &[u64]) -> Versions {
+    let mut versions = Versions::new();
+    for &actor in actors {
+        let dot = Dot {
+            actor: Actor(actor),
+            counter: 1,
+        };
+        let incoming = Incoming {
+            write_id: WriteId(u128::from(actor)),
+            timestamp: 1,
+            expires_at_ms: None,
+            value: Value::Bytes(bytes()),
+        };
+        versions.write(&Clock::new(), dot, incoming);
+    }
+    versions
 }
 
 fn minted() -> Event {

@@ -5,7 +5,7 @@ use dynakv_protocol::peer::KeepHint;
 use super::forwarding::say_again;
 use super::{
     Bytes, Coordinator, ErrorReply, Header, MergeVersions, NodeId, NodeSlot, OperationId, Parked,
-    ReadJob, ReadVersions, Request, Requester, RingVersion, SELF, Segment, Token, Wait, WriteJob,
+    Reach, ReadJob, ReadVersions, Request, Requester, RingVersion, SELF, Token, Wait, WriteJob,
     WriteWork, reads::DIGEST_ABOVE_BYTES,
 };
 use crate::engine::operation::{
@@ -183,24 +183,17 @@ impl Coordinator {
             let Some(key) = self.operations.get_mut(id).map(|it| it.key.clone()) else {
                 continue;
             };
-            let stand_ins = self.stand_ins(&key);
-            let Some(in_hand) = self.operations.get_mut(id) else {
-                continue;
-            };
             self.metrics.cluster.writes_rebased.increment(1);
-            let owners = self.links.preference(ring.owners(Segment::of_key(&key)));
-            let links = &self.links;
-            let mut effects = std::mem::take(&mut self.effects);
-            let reach = |node| links.reach(node);
+            let owners = self.owners(&ring, &key);
+            let others = owners.iter().filter(|&node| node != SELF);
             let event = Event::NewRing {
+                usable: others
+                    .filter(|&node| self.links.reach(node) == Reach::Usable)
+                    .collect(),
+                stand_ins: self.stand_ins(&key),
                 owners,
-                reach: &reach,
-                stand_ins,
             };
-            in_hand.operation.step(event, &mut effects);
-            let rest = in_hand.operation.rest();
-            self.carry_out(id, effects);
-            self.forget_if_over(id, rest);
+            self.step(id, event);
         }
     }
 

@@ -1,8 +1,8 @@
 //! Writes without a context: what the owners have beside them.
 
-use dynakv_protocol::causal::{Clock, Dot, Incoming, Value};
+use dynakv_protocol::Actor;
+use dynakv_protocol::causal::Dot;
 use dynakv_protocol::codec::Wire;
-use dynakv_protocol::{Actor, WriteId};
 
 use super::*;
 
@@ -24,19 +24,7 @@ fn begin(terms: Terms, reach: fn(NodeSlot) -> Reach) -> (Put, Vec<Effect>) {
 }
 
 fn versions(actor: u64) -> Versions {
-    let mut versions = Versions::new();
-    let dot = Dot {
-        actor: Actor(actor),
-        counter: 1,
-    };
-    let incoming = Incoming {
-        write_id: WriteId(u128::from(actor)),
-        timestamp: 1,
-        expires_at_ms: None,
-        value: Value::Bytes(bytes()),
-    };
-    versions.write(&Clock::new(), dot, incoming);
-    versions
+    versions_of(&[actor])
 }
 
 fn ask(to: NodeSlot, round: Round) -> Effect {

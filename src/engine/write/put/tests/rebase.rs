@@ -1,9 +1,8 @@
 //! A write that is in hand while the ring changes.
 
-use dynakv_protocol::RingVersion;
-use dynakv_protocol::causal::{Clock, Dot, Incoming, Value};
+use dynakv_protocol::causal::Dot;
 use dynakv_protocol::codec::Wire;
-use dynakv_protocol::{Actor, WriteId};
+use dynakv_protocol::{Actor, RingVersion};
 
 use super::*;
 
@@ -18,21 +17,7 @@ fn stale(round: Round) -> Event {
 }
 
 fn state(actors: &[u64]) -> Bytes {
-    let mut versions = Versions::new();
-    for &actor in actors {
-        let dot = Dot {
-            actor: Actor(actor),
-            counter: 1,
-        };
-        let incoming = Incoming {
-            write_id: WriteId(u128::from(actor)),
-            timestamp: 1,
-            expires_at_ms: None,
-            value: Value::Bytes(bytes()),
-        };
-        versions.write(&Clock::new(), dot, incoming);
-    }
-    versions.to_bytes()
+    versions_of(actors).to_bytes()
 }
 
 fn has(round: Round, versions: Bytes) -> Event {
@@ -57,7 +42,8 @@ fn given(to: NodeSlot, round: Round, versions: Bytes, tell_beside: bool) -> Effe
 fn rebase(put: &mut Put, owners: &[NodeSlot]) -> Vec<Effect> {
     let mut effects = Vec::new();
     let owners = Preference::new(owners.iter().copied());
-    put.rebase(owners, (&usable, [D].into_iter().collect()), &mut effects);
+    let others = owners.iter().filter(|&node| node != SELF).collect();
+    put.rebase(owners, (others, [D].into_iter().collect()), &mut effects);
     effects
 }
 
@@ -145,16 +131,21 @@ fn an_answered_write_and_one_that_is_not_minted_are_left_alone() {
     assert_eq!(step(&mut put, stale(Round::First)), []);
 }
 
-#[test]
-fn a_blind_write_asks_the_new_owners_what_they_have_beside_it() {
+/// A blind write that has its dot when an owner refuses it.
+fn blind_and_refused() -> Put {
     let blind = Terms {
         is_blind: true,
         ..terms(0, 2)
     };
-    let mut effects = Vec::new();
-    let mut put = Put::start(owners(), blind, usable, &mut effects);
+    let mut put = Put::start(owners(), blind, usable, &mut Vec::new());
     step(&mut put, has(Round::First, state(&[1])));
     step(&mut put, stale(Round::First));
+    put
+}
+
+#[test]
+fn a_blind_write_asks_the_new_owners_what_they_have_beside_it() {
+    let mut put = blind_and_refused();
     rebase(&mut put, &[SELF, C, D]);
     let effects = step(&mut put, has(Round::First, state(&[1])));
     let ask = |to| given(to, Round::First, state(&[1]), true);
@@ -190,14 +181,7 @@ fn again(beside: Versions) -> Effect {
 
 #[test]
 fn what_has_come_to_the_own_store_meanwhile_stands_beside_a_blind_write() {
-    let blind = Terms {
-        is_blind: true,
-        ..terms(0, 2)
-    };
-    let mut effects = Vec::new();
-    let mut put = Put::start(owners(), blind, usable, &mut effects);
-    step(&mut put, has(Round::First, state(&[1])));
-    step(&mut put, stale(Round::First));
+    let mut put = blind_and_refused();
     rebase(&mut put, &[SELF, B, C]);
     // An older write, mended meanwhile: the others are sent it along, and so say of nothing beside it.
     let now = state(&[1, 2]);
@@ -225,7 +209,8 @@ fn a_sloppy_write_has_stand_ins_under_the_next_ring_as_well() {
     step(&mut put, stale(Round::First));
     let mut effects = Vec::new();
     let owners = Preference::new([SELF, B, C]);
-    put.rebase(owners, (&none, [D].into_iter().collect()), &mut effects);
+    let (none, stand_ins) = (SmallVec::new(), [D].into_iter().collect());
+    put.rebase(owners, (none, stand_ins), &mut effects);
     let effects = step(&mut put, has(Round::First, bytes()));
     assert!(matches!(effects[..], [Effect::Hint { to: D, .. }]));
     assert_eq!(step(&mut put, DURABLE), []);
