@@ -42,8 +42,9 @@ pub struct Placement {
     version: RingVersion,
     /// Owners per segment.
     copies: usize,
-    /// How many members there are.
+    /// How many members there are, and how many of them have a stake.
     members: usize,
+    placed: usize,
     /// The preference lists of all segments, `copies` entries each, one after the other.
     owners: Vec<MemberIndex>,
     /// All virtual nodes by position, ties by node id.
@@ -51,20 +52,31 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Works out the owners of all segments.
+    /// Works out the owners of all segments: those that are read, while the ring changes.
     ///
     /// Takes the document as it is; its members are in the order of their ids, as every decoded or
     /// decided document has them. A few milliseconds for 20 members.
     pub fn new(document: &RingDocument) -> Self {
-        let virtual_nodes = place(&document.members);
-        let members = document.members.iter();
-        let placed = members.filter(|member| member.virtual_nodes() > 0).count();
-        let copies = document.effective_n().min(placed);
-        let owners = preference_lists(&document.members, &virtual_nodes, copies);
+        Self::of(document, &document.read_members())
+    }
+
+    /// Works out the owners that are written as well, though not read. `None` unless the ring changes.
+    pub fn also_written(document: &RingDocument) -> Option<Self> {
+        let members = document.also_written_members()?;
+        Some(Self::of(document, &members))
+    }
+
+    /// The placement of the document's members with these stakes.
+    fn of(document: &RingDocument, members: &[Member]) -> Self {
+        let virtual_nodes = place(members);
+        let placed = members.iter().filter(|member| member.weight > 0).count();
+        let copies = usize::from(document.n).min(placed);
+        let owners = preference_lists(members, &virtual_nodes, copies);
         Self {
             version: document.version,
             copies,
-            members: document.members.len(),
+            members: members.len(),
+            placed,
             owners,
             virtual_nodes,
         }
@@ -92,12 +104,12 @@ impl Placement {
         self.owners(Segment::of_key(key))
     }
 
-    /// Every member that does not own the segment, in the order of the clockwise walk from its
+    /// Every member with a stake that does not own the segment, in the order of the clockwise walk from its
     /// start: who stands in for an owner that is down, nearest first.
     ///
     /// Walks the ring, as far as it is asked to: the last of many members are far away.
     pub fn successors(&self, segment: Segment) -> impl Iterator<Item = MemberIndex> + '_ {
-        let wanted = self.members.saturating_sub(self.copies);
+        let wanted = self.placed.saturating_sub(self.copies);
         let mut seen = vec![false; self.members];
         for owner in self.owners(segment) {
             seen[owner.slot()] = true;
@@ -185,9 +197,11 @@ impl Walk {
         };
         let zone_of = members
             .iter()
-            .map(|member| match member.zone.as_str() {
-                "" => next(),
-                zone => *numbers.entry(zone).or_insert_with(&mut next),
+            .map(|member| match (member.weight, member.zone.as_str()) {
+                // No walk meets it, and its zone is no place for a copy.
+                (0, _) => 0,
+                (_, "") => next(),
+                (_, zone) => *numbers.entry(zone).or_insert_with(&mut next),
             })
             .collect();
         Self {

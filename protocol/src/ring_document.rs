@@ -3,6 +3,8 @@
 //! Versions are decided one after the other, each by a majority of the members of the one before, and
 //! gossiped afterwards. Two nodes that hold the same version hold the same document.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, BytesMut};
 
 use crate::codec::skip_tags;
@@ -15,13 +17,67 @@ pub use crate::limits::N_MAX;
 /// The largest weight of a node: the number of its virtual nodes is 150 times this.
 pub const WEIGHT_MAX: u16 = 100;
 
+const STEP_OPEN: u8 = 0;
+const STEP_FINAL: u8 = 1;
+const STEP_WRITE_BOTH: u8 = 2;
+const STEP_READ_NEW: u8 = 3;
+
 /// Where the ring stands in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Step {
     /// No data has been written: members may still join directly.
     Open,
     /// Data may be written; the members are these.
     Final,
+    /// Data is written, and moves to where it belongs under other stakes.
+    Changing(Change),
+}
+
+impl Step {
+    /// As commands write it.
+    pub fn name(&self) -> &'static str {
+        let change = match self {
+            Self::Open => return "open",
+            Self::Final => return "final",
+            Self::Changing(change) => change,
+        };
+        match change.phase {
+            ChangePhase::WriteBoth => "write-both",
+            ChangePhase::ReadNew => "read-new",
+        }
+    }
+}
+
+/// From the stakes of the members to other ones, while clients go on.
+///
+/// Both are written throughout. Old copies are read until the new ones are complete, and new ones after that, so
+/// whoever reads meets whoever wrote. (The two phases are those of Apache Cassandra's CEP-21.)
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Change {
+    /// How far it has come.
+    pub phase: ChangePhase,
+    /// The version of the ring that began it. What was fetched for this change is known by it.
+    pub begun_at: RingVersion,
+    /// The stake that each member is to have, in the order of the members.
+    pub target: Vec<Stake>,
+}
+
+/// How far a change of the ring has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ChangePhase {
+    /// Old and new owners are written, old ones are read. It can still be given up.
+    WriteBoth,
+    /// Old and new owners are written, new ones are read. It only goes forward.
+    ReadNew,
+}
+
+/// What decides how much of the ring a member owns, and which copies lie beside its own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Stake {
+    /// Multiplies its virtual nodes, up to [`WEIGHT_MAX`]; 0 for a member that owns nothing.
+    pub weight: u16,
+    /// Replicas of a key go to distinct zones first; empty for none.
+    pub zone: String,
 }
 
 /// One member of the ring.
@@ -33,7 +89,7 @@ pub struct Member {
     pub directory_id: DirectoryId,
     /// Where it was reached when it joined; gossip carries a newer one.
     pub address: String,
-    /// Multiplies its virtual nodes, 1 to [`WEIGHT_MAX`].
+    /// Multiplies its virtual nodes, 1 to [`WEIGHT_MAX`]; 0 while it is being taken in, and owns nothing yet.
     pub weight: u16,
     /// Replicas of a key go to distinct zones first; empty for none.
     pub zone: String,
@@ -43,6 +99,16 @@ impl Member {
     /// How many virtual nodes it has.
     pub fn virtual_nodes(&self) -> u32 {
         u32::from(self.weight) * VIRTUAL_NODES_PER_NODE
+    }
+
+    /// The same member with another stake.
+    #[must_use]
+    pub fn with_stake(&self, stake: &Stake) -> Self {
+        Self {
+            weight: stake.weight,
+            zone: stake.zone.clone(),
+            ..self.clone()
+        }
     }
 }
 
@@ -63,7 +129,8 @@ pub struct RingDocument {
     pub w: u8,
     /// The read quorum promised by default.
     pub r: u8,
-    /// The members, in the order of their ids.
+    /// The members, in the order of their ids, with the stakes that they have. During a change those that are being
+    /// taken in are among them, and those that are to go still are.
     pub members: Vec<Member>,
 }
 
@@ -74,14 +141,78 @@ impl RingDocument {
         at.ok().map(|at| &self.members[at])
     }
 
-    /// How many copies a key has now: N, or the number of members when there are fewer.
-    pub fn effective_n(&self) -> usize {
-        usize::from(self.n).min(self.members.len())
+    /// The change that is under way.
+    pub fn change(&self) -> Option<&Change> {
+        match &self.step {
+            Step::Changing(change) => Some(change),
+            Step::Open | Step::Final => None,
+        }
     }
 
-    /// How many members decide a change: more than half.
+    /// The members with the stakes that decide what is read.
+    pub fn read_members(&self) -> Cow<'_, [Member]> {
+        match self.change() {
+            Some(change) if change.phase == ChangePhase::ReadNew => {
+                Cow::Owned(self.under(&change.target))
+            }
+            Some(_) | None => Cow::Borrowed(&self.members),
+        }
+    }
+
+    /// The members with the stakes whose owners are written as well, though not read. `None` unless the ring changes.
+    pub fn also_written_members(&self) -> Option<Cow<'_, [Member]>> {
+        let change = self.change()?;
+        Some(match change.phase {
+            ChangePhase::WriteBoth => Cow::Owned(self.under(&change.target)),
+            ChangePhase::ReadNew => Cow::Borrowed(&self.members),
+        })
+    }
+
+    fn under(&self, target: &[Stake]) -> Vec<Member> {
+        let members = self.members.iter().zip(target);
+        members.map(|(it, stake)| it.with_stake(stake)).collect()
+    }
+
+    /// How many copies of a key are read from: N, or the number of members that have a stake when there are fewer.
+    pub fn effective_n(&self) -> usize {
+        let members = self.read_members();
+        let placed = members.iter().filter(|member| member.weight > 0).count();
+        usize::from(self.n).min(placed)
+    }
+
+    /// Who decides about the next ring: the members of the last final one. A member that is being taken in has no vote,
+    /// or one that dies on its way in would end all changes of a small cluster.
+    pub fn voters(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.weight > 0)
+    }
+
+    /// Whether this member decides about the next ring.
+    pub fn is_voter(&self, id: &NodeId) -> bool {
+        self.member(id).is_some_and(|member| member.weight > 0)
+    }
+
+    /// How many voters decide: more than half.
     pub fn majority(&self) -> usize {
-        self.members.len() / 2 + 1
+        self.voters().count() / 2 + 1
+    }
+
+    /// Whether each member has a stake, or is to have one, and some have one on either side.
+    pub fn has_possible_stakes(&self) -> bool {
+        let weights = || self.members.iter().map(|member| member.weight);
+        let is_possible = |weight| weight <= WEIGHT_MAX;
+        match self.change() {
+            None => weights().all(|weight| (1..=WEIGHT_MAX).contains(&weight)),
+            Some(Change { target, .. }) => {
+                let target = || target.iter().map(|stake| stake.weight);
+                target().len() == self.members.len()
+                    && weights().chain(target()).all(is_possible)
+                    && weights()
+                        .zip(target())
+                        .all(|(now, then)| now > 0 || then > 0)
+                    && weights().any(|weight| weight > 0)
+                    && target().any(|weight| weight > 0)
+            }
+        }
     }
 
     /// All virtual nodes of all members.
@@ -92,18 +223,45 @@ impl RingDocument {
 
 impl Wire for Step {
     fn encode(&self, out: &mut BytesMut) {
-        out.put_u8(match self {
-            Self::Open => 0,
-            Self::Final => 1,
+        let change = match self {
+            Self::Open => return out.put_u8(STEP_OPEN),
+            Self::Final => return out.put_u8(STEP_FINAL),
+            Self::Changing(change) => change,
+        };
+        out.put_u8(match change.phase {
+            ChangePhase::WriteBoth => STEP_WRITE_BOTH,
+            ChangePhase::ReadNew => STEP_READ_NEW,
         });
+        change.begun_at.encode(out);
+        put_varint(out, change.target.len() as u64);
+        for stake in &change.target {
+            out.put_u16(stake.weight);
+            put_string(out, &stake.zone);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        match reader.u8()? {
-            0 => Ok(Self::Open),
-            1 => Ok(Self::Final),
-            _ => Err(DecodeError::Invalid { what: "ring step" }),
+        let phase = match reader.u8()? {
+            STEP_OPEN => return Ok(Self::Open),
+            STEP_FINAL => return Ok(Self::Final),
+            STEP_WRITE_BOTH => ChangePhase::WriteBoth,
+            STEP_READ_NEW => ChangePhase::ReadNew,
+            _ => return Err(DecodeError::Invalid { what: "ring step" }),
+        };
+        let begun_at = RingVersion::decode(reader)?;
+        let count = reader.count("stakes", MEMBERS_MAX)?;
+        let mut target = Vec::new();
+        for _ in 0..count {
+            target.push(Stake {
+                weight: reader.u16()?,
+                zone: reader.string("zone", NAME_BYTES_MAX)?.to_owned(),
+            });
         }
+        Ok(Self::Changing(Change {
+            phase,
+            begun_at,
+            target,
+        }))
     }
 }
 
@@ -117,17 +275,13 @@ impl Wire for Member {
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let member = Self {
+        Ok(Self {
             id: NodeId::decode(reader)?,
             directory_id: DirectoryId::decode(reader)?,
             address: reader.string("address", NAME_BYTES_MAX)?.to_owned(),
             weight: reader.u16()?,
             zone: reader.string("zone", NAME_BYTES_MAX)?.to_owned(),
-        };
-        if !(1..=WEIGHT_MAX).contains(&member.weight) {
-            return Err(DecodeError::Invalid { what: "weight" });
-        }
-        Ok(member)
+        })
     }
 }
 
@@ -177,7 +331,7 @@ impl Wire for RingDocument {
             });
         }
         skip_tags(reader)?;
-        Ok(Self {
+        let document = Self {
             cluster_id,
             cluster_name,
             version,
@@ -186,7 +340,11 @@ impl Wire for RingDocument {
             w,
             r,
             members,
-        })
+        };
+        match document.has_possible_stakes() {
+            true => Ok(document),
+            false => Err(DecodeError::Invalid { what: "weight" }),
+        }
     }
 }
 

@@ -20,7 +20,9 @@ use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::peer::{Digest, KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
 use dynakv_protocol::repair::{Repair, RepairProgress};
-use dynakv_protocol::ring_document::{Member, N_MAX, RingDocument, Step, WEIGHT_MAX};
+use dynakv_protocol::ring_document::{
+    Change, ChangePhase, Member, N_MAX, RingDocument, Stake, Step, WEIGHT_MAX,
+};
 use dynakv_protocol::snapshot::{Snapshot, SnapshotProgress};
 use dynakv_protocol::unlock::{Replace, Unlock, Unlocked};
 use dynakv_protocol::{
@@ -181,7 +183,17 @@ fn member() -> impl Strategy<Value = Member> {
 
 pub(crate) fn ring_document() -> impl Strategy<Value = RingDocument> {
     let quorums = (1..=N_MAX).prop_flat_map(|n| (Just(n), 1..=n, 1..=n));
-    let step = prop_oneof![Just(Step::Open), Just(Step::Final)];
+    let phase = prop_oneof![Just(ChangePhase::WriteBoth), Just(ChangePhase::ReadNew)];
+    let stakes = vec((1..=WEIGHT_MAX, text()), 5);
+    let changing = (phase, number(), stakes).prop_map(|(phase, begun_at, stakes)| {
+        let stake = |(weight, zone)| Stake { weight, zone };
+        Step::Changing(Change {
+            phase,
+            begun_at: RingVersion(begun_at),
+            target: stakes.into_iter().map(stake).collect(),
+        })
+    });
+    let step = prop_oneof![Just(Step::Open), Just(Step::Final), changing];
     (
         1..=u128::MAX,
         text(),
@@ -191,9 +203,17 @@ pub(crate) fn ring_document() -> impl Strategy<Value = RingDocument> {
         vec(member(), 1..5),
     )
         .prop_map(
-            |(cluster_id, cluster_name, version, step, (n, w, r), mut members)| {
+            |(cluster_id, cluster_name, version, mut step, (n, w, r), mut members)| {
                 members.sort_by(|a, b| a.id.cmp(&b.id));
                 members.dedup_by(|a, b| a.id == b.id);
+                if let Step::Changing(change) = &mut step {
+                    // One comes in, and another one goes.
+                    change.target.truncate(members.len());
+                    if members.len() > 1 {
+                        members[0].weight = 0;
+                        change.target[1].weight = 0;
+                    }
+                }
                 RingDocument {
                     cluster_id: ClusterId(cluster_id),
                     cluster_name,

@@ -2,7 +2,6 @@
 
 use dynakv_client::{MemberStatus, RingReply};
 use dynakv_protocol::NodeId;
-use dynakv_protocol::ring_document::Step;
 use serde::Serialize;
 
 use crate::cli::output::{Format, Heading, Table, json_line};
@@ -41,10 +40,7 @@ impl<'a> RingSummary<'a> {
         };
         Self {
             version: document.version.0,
-            step: match document.step {
-                Step::Open => "open",
-                Step::Final => "final",
-            },
+            step: document.step.name(),
             cluster: &document.cluster_name,
             cluster_id: document.cluster_id.to_string(),
             n: document.n,

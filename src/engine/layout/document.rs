@@ -7,16 +7,22 @@
 //! | nothing | `Open`, version 1 | the founder | [`found`] |
 //! | `Open` | `Open` | one joins, or one entry is renewed | [`admit`] |
 //! | `Open` | `Final` | the same | [`seal`], before the first data is written |
-//! | `Final` | nothing yet | | |
+//! | `Final` | `WriteBoth` | the same, and those that come in | [`begin`](super::change::begin) |
+//! | `WriteBoth` | `ReadNew` | the same | [`read_new`](super::change::read_new) |
+//! | `WriteBoth` | `Final` | those of before the change | [`give_up`](super::change::give_up) |
+//! | `ReadNew` | `Final` | those of the change's target | [`finish`](super::change::finish) |
+//! | any but `Open` | the same | one lives in another directory | [`admit`] |
 //!
 //! While a ring is open no data exists, so a member can be added without moving any. Once it is final
-//! the owners of a key are settled, and a change would have to stream segments between them first.
+//! the owners of a key are settled, and a change streams segments between them first: see
+//! [`change`](super::change).
 
 use dynakv_protocol::gossip::Join;
 use dynakv_protocol::ids::{ClusterId, NAME_BYTES_MAX, NodeId, RingVersion};
 use dynakv_protocol::limits::MEMBERS_MAX;
 use dynakv_protocol::ring_document::{Member, RingDocument, Step, WEIGHT_MAX};
 
+use super::change;
 use crate::engine::counters;
 
 /// Why a node is not taken into the ring. The text is meant for whoever started that node: it says
@@ -103,6 +109,15 @@ pub enum JoinRefusal {
         /// The node.
         id: NodeId,
     },
+    /// It is being taken in with another directory.
+    #[error(
+        "{id} is being taken into this cluster with another data directory: start it with that one, or wait until \
+         that change is given up"
+    )]
+    ComingIn {
+        /// The node.
+        id: NodeId,
+    },
     /// The ring is full.
     #[error("the ring has {MEMBERS_MAX} members, the most it can have: found a second cluster")]
     TooManyMembers,
@@ -139,9 +154,11 @@ pub enum InvalidStep {
     /// It changes n, w or r.
     #[error("the proposed ring changes n, w or r: they are fixed when a cluster is founded")]
     QuorumChanged,
-    /// Members of a final ring change in nothing but the directory of one.
-    #[error("the ring is final: members cannot change once data may have been written")]
-    AlreadyFinal,
+    /// Members of a ring with data change step by step, and the proposed ring is no step from this one.
+    #[error(
+        "the ring holds data, and the proposed one is no step that a change of its members can take"
+    )]
+    NoStep,
     /// It drops a member, or changes more than one at once.
     #[error("the proposed ring does not differ by exactly one member that joined or was renewed")]
     NotOneMember,
@@ -196,12 +213,17 @@ pub fn admit(current: &RingDocument, join: &Join) -> Result<RingDocument, JoinRe
             version: current.version,
         });
     }
-    if current.step == Step::Final {
+    if current.step != Step::Open {
         let renewed = current
             .member(&asker.id)
             .filter(|member| member.directory_id != asker.directory_id);
-        if renewed.is_some() {
-            return renew(current, join);
+        if let Some(member) = renewed {
+            return match change::is_coming_in(current, member) {
+                true => Err(JoinRefusal::ComingIn {
+                    id: asker.id.clone(),
+                }),
+                false => renew(current, join),
+            };
         }
         // Also for a member whose address changed: the document keeps the old one, gossip carries
         // the new one.
@@ -231,7 +253,7 @@ pub fn admit(current: &RingDocument, join: &Join) -> Result<RingDocument, JoinRe
     Ok(next)
 }
 
-/// A final ring in which a member lives in another directory: it has lost what was in the former one. All
+/// A ring with data in which a member lives in another directory: it has lost what was in the former one. All
 /// else stays, so that nobody's keys change their owners; a new address is carried by gossip.
 fn renew(current: &RingDocument, join: &Join) -> Result<RingDocument, JoinRefusal> {
     if !join.is_rebuilding {
@@ -248,9 +270,9 @@ fn renew(current: &RingDocument, join: &Join) -> Result<RingDocument, JoinRefusa
 
 /// The same ring, final: decided before the first data is written, so that nobody joins beside it.
 ///
-/// `None` when the ring is final already, and nothing needs to be decided.
+/// `None` when data may have been written already, and nothing needs to be decided.
 pub fn seal(current: &RingDocument) -> Option<RingDocument> {
-    if current.step == Step::Final {
+    if current.step != Step::Open {
         return None;
     }
     let mut next = successor(current)?;
@@ -276,12 +298,13 @@ pub fn check_next(current: &RingDocument, next: &RingDocument) -> Result<(), Inv
     if (next.n, next.w, next.r) != (current.n, current.w, current.r) {
         return Err(InvalidStep::QuorumChanged);
     }
-    match (current.step, next.step) {
-        (Step::Final, Step::Final) if is_renewal(current, next) => Ok(()),
-        (Step::Final, Step::Open | Step::Final) => Err(InvalidStep::AlreadyFinal),
+    match (&current.step, &next.step) {
+        (Step::Open, Step::Open) => check_one_member(current, next),
         (Step::Open, Step::Final) if next.members == current.members => Ok(()),
         (Step::Open, Step::Final) => Err(InvalidStep::SealedOthers),
-        (Step::Open, Step::Open) => check_one_member(current, next),
+        (now, then) if now == then && is_renewal(current, next) => Ok(()),
+        _ if change::is_step(current, next) => Ok(()),
+        _ => Err(InvalidStep::NoStep),
     }
 }
 
@@ -304,15 +327,17 @@ pub fn check_later(current: &RingDocument, later: &RingDocument) -> Result<(), I
     let members = &later.members;
     let in_order = members.windows(2).all(|two| two[0].id < two[1].id);
     let is_readable = in_order && !members.is_empty() && members.len() <= MEMBERS_MAX;
-    if !is_readable || !members.iter().all(|member| check_member(member).is_ok()) {
+    let is_possible = later.has_possible_stakes();
+    if !is_readable || !is_possible || !members.iter().all(|it| check_entry(it).is_ok()) {
         return Err(InvalidStep::InvalidMembers);
     }
     Ok(())
 }
 
-/// Whether exactly one member has another directory, and all else is the same.
+/// Whether exactly one member has another directory, and all else is the same. Who is being taken in has none to lose.
 fn is_renewal(current: &RingDocument, next: &RingDocument) -> bool {
     let pairs = || current.members.iter().zip(&next.members);
+    let is_changed = |(old, new): &(&Member, &Member)| old != new;
     let is_same_but_directory = |(old, new): (&Member, &Member)| {
         let directory_id = old.directory_id;
         let restored = Member {
@@ -321,14 +346,14 @@ fn is_renewal(current: &RingDocument, next: &RingDocument) -> bool {
         };
         *old == restored
     };
-    let changed = pairs().filter(|(old, new)| old != new).count();
     current.members.len() == next.members.len()
         && pairs().all(is_same_but_directory)
-        && changed == 1
+        && pairs().filter(is_changed).count() == 1
+        && !pairs().any(|pair| is_changed(&pair) && change::is_coming_in(current, pair.0))
 }
 
 /// The present ring under the next number; `None` after 2^64 versions.
-fn successor(current: &RingDocument) -> Option<RingDocument> {
+pub(super) fn successor(current: &RingDocument) -> Option<RingDocument> {
     let version = RingVersion(current.version.0.checked_add(1)?);
     Some(RingDocument {
         version,
@@ -361,7 +386,18 @@ fn check_one_member(current: &RingDocument, next: &RingDocument) -> Result<(), I
 }
 
 /// Bounds that hold for every entry of a ring, so that whoever reads it back accepts it.
-fn check_member(member: &Member) -> Result<(), JoinRefusal> {
+pub(super) fn check_member(member: &Member) -> Result<(), JoinRefusal> {
+    check_entry(member)?;
+    if !(1..=WEIGHT_MAX).contains(&member.weight) {
+        let weight = member.weight;
+        let what = format!("the weight is {weight}, 1 to {WEIGHT_MAX} are possible");
+        return Err(JoinRefusal::InvalidMember { what });
+    }
+    Ok(())
+}
+
+/// The same but for the weight, which is 0 for who is being taken in.
+fn check_entry(member: &Member) -> Result<(), JoinRefusal> {
     let what = if member.address.is_empty() || member.address.len() > NAME_BYTES_MAX {
         format!(
             "the address has {} bytes, 1 to {NAME_BYTES_MAX} are possible",
@@ -371,11 +407,6 @@ fn check_member(member: &Member) -> Result<(), JoinRefusal> {
         format!(
             "the zone has {} bytes, {NAME_BYTES_MAX} at most are possible",
             member.zone.len()
-        )
-    } else if !(1..=WEIGHT_MAX).contains(&member.weight) {
-        format!(
-            "the weight is {}, 1 to {WEIGHT_MAX} are possible",
-            member.weight
         )
     } else {
         return Ok(());

@@ -3,13 +3,15 @@
 //! | Room | What it decides |
 //! |---|---|
 //! | [`document`] | which ring may follow which: founding, joining, sealing |
+//! | [`change`] | which ring may follow one that holds data: from one list of members to another |
 //! | [`decide`] | which of several proposed rings becomes the next version |
 //! | [`copies`] | whether a copy of a directory may be a member in its place |
 //! | [`founding`] | whether a node that finds no cluster may found one |
 //!
-//! The first two are apart on purpose. [`document`] knows nothing of votes: it is a function from one ring
+//! The first two are apart from the third on purpose. They know nothing of votes: they are functions from one ring
 //! to the next. [`decide`] hardly looks into a ring: it would decide on any value.
 
+pub mod change;
 pub mod copies;
 pub mod decide;
 pub mod document;

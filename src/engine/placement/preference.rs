@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use crate::engine::quorum::Place;
+use crate::engine::quorum::{Place, Sides};
 
 /// A node as this process knows it: a small number, never reused while the process lives.
 ///
@@ -23,10 +23,12 @@ pub enum Reach {
     Doubtful,
 }
 
-/// The owners of one key in the order of preference.
+/// The owners of one key in the order of preference. While the ring changes those that are read come first, and who
+/// is only written follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preference {
     owners: SmallVec<[NodeSlot; 4]>,
+    sides: Sides,
 }
 
 /// Who coordinates a request.
@@ -72,17 +74,49 @@ pub enum Strictness {
 }
 
 impl Preference {
-    /// The owners in order.
+    /// The owners in order, of a ring that does not change.
     pub fn new(owners: impl IntoIterator<Item = NodeSlot>) -> Self {
-        Self {
-            owners: owners.into_iter().collect(),
-        }
+        let owners: SmallVec<_> = owners.into_iter().collect();
+        // Ring documents hold N to 32.
+        let sides = Sides::of(owners.len() as u8);
+        Self { owners, sides }
     }
 
-    /// How many owners there are (the effective N).
+    /// The owners in order, of which these count for reads and those for writes.
+    pub fn joint(owners: impl IntoIterator<Item = NodeSlot>, sides: Sides) -> Self {
+        let owners = owners.into_iter().collect();
+        Self { owners, sides }
+    }
+
+    /// How many owners there are.
     pub fn len(&self) -> u8 {
-        // Ring documents hold N to 32.
+        // Ring documents hold N to 32, and two rings have twice as many.
         self.owners.len() as u8
+    }
+
+    /// Which of them count for what.
+    pub fn sides(&self) -> Sides {
+        self.sides
+    }
+
+    /// Those that are read, alone.
+    #[must_use]
+    pub fn into_readers(mut self) -> Self {
+        self.owners.truncate(usize::from(self.sides.readers));
+        self.sides = Sides::of(self.len());
+        self
+    }
+
+    /// At which place a node stands that may coordinate: one that is read. A copy that is not complete yet is no
+    /// ground for a write, and one that is to go will not be there to mend it.
+    pub fn coordinating_place_of(&self, node: NodeSlot) -> Option<Place> {
+        self.place_of(node)
+            .filter(|&place| place < self.sides.readers)
+    }
+
+    /// Those that may coordinate, in order, with their places.
+    pub fn coordinators(&self) -> impl Iterator<Item = (Place, NodeSlot)> + '_ {
+        (0..self.sides.readers).zip(self.iter())
     }
 
     /// True for no owners at all; a ring always gives at least one.
@@ -116,31 +150,24 @@ impl Preference {
             .map(|place| (place as Place, self.owners[place]))
     }
 
-    /// The place of the best owner besides this node: the first in reach, or else the first.
+    /// The place of the best coordinator besides this node: the first in reach, or else the first.
     pub fn first_other(&self, reach: impl Fn(NodeSlot) -> Reach) -> Option<Place> {
-        let places = || (0..self.len()).filter(|&place| self.at(place) != Some(SELF));
-        let is_usable =
-            |&place: &Place| self.at(place).is_some_and(|it| reach(it) == Reach::Usable);
-        places().find(is_usable).or_else(|| places().next())
+        let others = || self.coordinators().filter(|&(_, node)| node != SELF);
+        let usable = others().find(|&(_, node)| reach(node) == Reach::Usable);
+        usable.or_else(|| others().next()).map(|(place, _)| place)
     }
 
-    /// Decides who coordinates a request that has arrived here.
+    /// Decides who coordinates a request that has arrived here. A node that owns no copy stands in only where it may.
     pub fn route(
         &self,
         access: Access,
-        strictness: Strictness,
+        may_stand_in: bool,
         forwarded: bool,
         reach: impl Fn(NodeSlot) -> Reach,
     ) -> Route {
-        let own = self.place_of(SELF);
+        let own = self.coordinating_place_of(SELF);
         let usable = |&(_, node): &(Place, NodeSlot)| node == SELF || reach(node) == Reach::Usable;
-        let places = || {
-            self.owners
-                .iter()
-                .enumerate()
-                .map(|(i, &n)| (i as Place, n))
-        };
-        let first_usable = places().find(usable).map(|(place, _)| place);
+        let first_usable = self.coordinators().find(usable).map(|(place, _)| place);
         let first = first_usable.unwrap_or(0);
         match (own, access) {
             (Some(place), Access::AnyOwner) => Route::Here { place },
@@ -148,7 +175,9 @@ impl Preference {
                 Route::Here { place }
             }
             (None, _) if forwarded => Route::NotOwner,
-            (None, _) if first_usable.is_none() && strictness == Strictness::Sloppy => {
+            (None, _)
+                if may_stand_in && first_usable.is_none() && self.place_of(SELF).is_none() =>
+            {
                 Route::StandIn { place: 0 }
             }
             (_, _) => Route::Forward { place: first },
@@ -174,17 +203,17 @@ mod tests {
     #[test]
     fn any_owner_coordinates_a_read() {
         let owners = Preference::new([A, SELF, B]);
-        let route = owners.route(Access::AnyOwner, Strictness::Strict, false, all_usable);
+        let route = owners.route(Access::AnyOwner, false, false, all_usable);
         assert_eq!(route, here(1));
         let strangers = Preference::new([A, B]);
-        let route = strangers.route(Access::AnyOwner, Strictness::Strict, false, all_usable);
+        let route = strangers.route(Access::AnyOwner, false, false, all_usable);
         assert_eq!(route, Route::Forward { place: 0 });
     }
 
     #[test]
     fn blind_writes_go_to_the_first_owner_that_can_be_reached() {
         let owners = Preference::new([A, SELF, B]);
-        let route = owners.route(Access::FirstOwner, Strictness::Strict, false, all_usable);
+        let route = owners.route(Access::FirstOwner, false, false, all_usable);
         assert_eq!(route, Route::Forward { place: 0 });
         let a_is_gone = |node| {
             if node == A {
@@ -193,22 +222,22 @@ mod tests {
                 Reach::Usable
             }
         };
-        let route = owners.route(Access::FirstOwner, Strictness::Strict, false, a_is_gone);
+        let route = owners.route(Access::FirstOwner, false, false, a_is_gone);
         assert_eq!(route, here(1));
         let first = Preference::new([SELF, A, B]);
-        let route = first.route(Access::FirstOwner, Strictness::Strict, false, all_usable);
+        let route = first.route(Access::FirstOwner, false, false, all_usable);
         assert_eq!(route, here(0));
     }
 
     #[test]
     fn a_request_is_forwarded_once() {
         let owners = Preference::new([A, SELF, B]);
-        let route = owners.route(Access::FirstOwner, Strictness::Strict, true, all_usable);
+        let route = owners.route(Access::FirstOwner, false, true, all_usable);
         assert_eq!(route, here(1));
         let strangers = Preference::new([A, B]);
         for access in [Access::AnyOwner, Access::FirstOwner] {
             assert_eq!(
-                strangers.route(access, Strictness::Strict, true, all_usable),
+                strangers.route(access, false, true, all_usable),
                 Route::NotOwner
             );
         }
@@ -217,9 +246,7 @@ mod tests {
     #[test]
     fn with_nobody_in_reach_the_first_owner_is_tried_all_the_same() {
         let strangers = Preference::new([A, B]);
-        let route = strangers.route(Access::AnyOwner, Strictness::Strict, false, |_| {
-            Reach::Doubtful
-        });
+        let route = strangers.route(Access::AnyOwner, false, false, |_| Reach::Doubtful);
         assert_eq!(route, Route::Forward { place: 0 });
     }
 
@@ -227,7 +254,7 @@ mod tests {
     fn a_stranger_stands_in_only_when_no_owner_is_in_reach_and_only_for_sloppy_writes() {
         let strangers = Preference::new([A, B]);
         let route = |reach: fn(NodeSlot) -> Reach, forwarded| {
-            strangers.route(Access::FirstOwner, Strictness::Sloppy, forwarded, reach)
+            strangers.route(Access::FirstOwner, true, forwarded, reach)
         };
         assert_eq!(
             route(|_| Reach::Doubtful, false),
@@ -238,8 +265,34 @@ mod tests {
         // An owner coordinates by itself.
         let owners = Preference::new([A, SELF, B]);
         let doubtful = |_| Reach::Doubtful;
-        let route = owners.route(Access::FirstOwner, Strictness::Sloppy, false, doubtful);
+        let route = owners.route(Access::FirstOwner, true, false, doubtful);
         assert_eq!(route, here(1));
+    }
+
+    /// A, this node and B hold a key; B and C are to. While the old owners are read, C is only written.
+    #[test]
+    fn who_is_only_written_coordinates_nothing() {
+        const C: NodeSlot = NodeSlot(3);
+        let sides = Sides {
+            readers: 2,
+            others: 0b110,
+        };
+        let gains = Preference::joint([A, B, SELF], sides);
+        for access in [Access::AnyOwner, Access::FirstOwner] {
+            let route = |forwarded| gains.route(access, false, forwarded, all_usable);
+            assert_eq!(route(false), Route::Forward { place: 0 });
+            assert_eq!(route(true), Route::NotOwner);
+        }
+        assert_eq!(gains.coordinating_place_of(B), Some(1));
+        assert_eq!((gains.place_of(SELF), gains.len()), (Some(2), 3));
+        let keeps = Preference::joint([A, SELF, C], sides);
+        assert_eq!(keeps.first_other(|_| Reach::Doubtful), Some(0));
+        let only_c = |node| match node == C {
+            true => Reach::Usable,
+            false => Reach::Doubtful,
+        };
+        assert_eq!(keeps.first_other(only_c), Some(0), "C has not all of it");
+        assert_eq!(keeps.into_readers(), Preference::new([A, SELF]));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use super::pace::Pace;
 use crate::engine::limits;
 use crate::engine::placement::preference::{NodeSlot, Preference, Reach};
-use crate::engine::quorum::{Outcome, Place, Quorum, bit};
+use crate::engine::quorum::{Outcome, Place, Places, Quorum, bit};
 
 /// What the coordinator is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,9 +131,9 @@ pub struct Get {
     /// Digests that wait for the own copy.
     digests: Vec<(NodeSlot, Digest, bool)>,
     /// Bit i: the owner at place i was asked in full, after a digest or from the start.
-    in_full: u32,
+    in_full: Places,
     /// Bit i: the owner at place i was asked because others were slow.
-    hedged: u32,
+    hedged: Places,
     /// Why an owner's copy cannot be read, where that is because it is beyond a limit.
     locked: Option<DecodeError>,
     /// Whom to ask next, the best last.
@@ -150,6 +150,8 @@ impl Get {
         (pace, now): (&mut Pace, Duration),
         effects: &mut Vec<Effect>,
     ) -> Self {
+        // Who is only written has nothing to say yet, or not for long.
+        let owners = owners.into_readers();
         let mut spares: SmallVec<[_; 4]> = owners.others(own, plan.turn).collect();
         let is_doubtful = |&(_, node): &(Place, NodeSlot)| reach(node) == Reach::Doubtful;
         let usable = spares.iter().filter(|it| !is_doubtful(it)).count();
@@ -157,7 +159,7 @@ impl Get {
             // Stable: within each group the turn decides.
             spares.sort_by_key(is_doubtful);
         }
-        let quorum = Quorum::new(plan.r.min(owners.len()), owners.len());
+        let quorum = Quorum::of_readers(plan.r, owners.sides());
         // This node is one of those needed.
         let needed = usize::from(quorum.needed().saturating_sub(1));
         let is_trial = pace.order(&mut spares[..usable], needed, now);

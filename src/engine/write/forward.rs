@@ -107,8 +107,9 @@ impl Forward {
         } = terms;
         let is_able = !is_full && !is_hanging;
         let first = owners.at(first);
-        let mut spares: SmallVec<[NodeSlot; 4]> = (0..owners.len())
-            .filter_map(|place| owners.at(place))
+        let mut spares: SmallVec<[NodeSlot; 4]> = owners
+            .coordinators()
+            .map(|(_, node)| node)
             .filter(|&node| Some(node) != first && (is_able || node != SELF))
             // Who may stand in does not wait for those that cannot be reached.
             .filter(|&node| !may_stand_in || reach(node) == Reach::Usable)
@@ -122,7 +123,7 @@ impl Forward {
         });
         spares.reverse();
         let mut forward = Self {
-            needed,
+            needed: owners.sides().most_needed(needed),
             is_write,
             is_sloppy,
             may_stand_in,

@@ -47,7 +47,7 @@ impl Import {
     pub fn start(owners: Preference, w: u8, effects: &mut Vec<Effect>) -> Self {
         let n = owners.len();
         let mut import = Self {
-            quorum: Quorum::new(w.min(n), n),
+            quorum: Quorum::of_writers(w, owners.sides()),
             owners,
             is_answered: false,
             is_full: false,

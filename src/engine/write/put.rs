@@ -38,7 +38,7 @@ use smallvec::SmallVec;
 
 use super::beside::votes_needed;
 use crate::engine::placement::preference::{NodeSlot, Preference, Reach, SELF};
-use crate::engine::quorum::{Outcome, Place, Quorum, bit};
+use crate::engine::quorum::{Outcome, Place, Places, Quorum, Sides, bit};
 
 mod asking;
 mod catching_up;
@@ -84,9 +84,8 @@ pub struct Put {
     round: Round,
     /// Counts pings, then durable copies: each phase begins a new one.
     quorum: Quorum,
+    /// How many owners are asked for, however many there are.
     w: u8,
-    /// How many were asked for, however many owners there are.
-    w_asked: u8,
     /// What the ring promises.
     promised: Promised,
     /// The dot of the first round and its context, while that of the second is minted.
@@ -111,10 +110,10 @@ pub struct Put {
     stand_ins: Option<SmallVec<[NodeSlot; 4]>>,
     /// Who stands in, and in whose place. Rarely anybody.
     acting: SmallVec<[(NodeSlot, Place); 2]>,
-    /// How many owners themselves have said that they have it.
-    owners_granted: u8,
+    /// Bit i: the i-th owner itself has said that it has it.
+    owners_granted: Places,
     /// Bit i: the i-th owner itself was given the result and has said nothing yet.
-    owners_awaited: u32,
+    owners_awaited: Places,
     /// Whether a stand-in has it durably: that one owes it to all owners.
     stand_in_granted: bool,
 }
@@ -127,7 +126,7 @@ impl Put {
         reach: impl Fn(NodeSlot) -> Reach,
         effects: &mut Vec<Effect>,
     ) -> Self {
-        let n = owners.len();
+        let sides = owners.sides();
         let own = terms.own;
         let usable = owners
             .others(own, 0)
@@ -138,12 +137,12 @@ impl Put {
             stand_ins.reverse();
             stand_ins
         });
-        let w = terms.w.min(n);
         // Who stands in mints over hints, and a sloppy quorum promises nothing to later writes.
         let asks_beside = terms.is_blind && !terms.is_stand_in;
         let promised = terms.promised;
+        let hears_at_least = hears_at_least(promised, sides, terms.w);
         let votes = match asks_beside && stand_ins.is_none() {
-            true => votes_needed(n, (promised.w, promised.r), w),
+            true => hears_at_least,
             false => 0,
         };
         let is_strict = !terms.is_stand_in && stand_ins.is_none();
@@ -156,19 +155,18 @@ impl Put {
         let mut put = Self {
             own,
             is_stand_in: terms.is_stand_in,
-            w,
-            w_asked: terms.w,
+            w: terms.w,
             promised,
             first: None,
             sent_before: None,
             phase: Phase::Connecting,
             round: Round::First,
-            quorum: Quorum::new(w.max(in_reach), n),
+            quorum: Quorum::of_writers(terms.w, sides).with_readers(in_reach),
             asks_beside,
-            votes: Quorum::new(votes, n),
+            votes: Quorum::of_readers(votes, sides),
             beside: None,
             catches_up,
-            hears_at_least: votes_needed(n, (promised.w, promised.r), w),
+            hears_at_least,
             replaced: Replaced::new(),
             usable,
             owners,
@@ -215,9 +213,9 @@ impl Put {
         &self.owners
     }
 
-    /// How many owners must have it.
+    /// How many owners must have it: while the ring changes, on the side that has more of them.
     pub fn w(&self) -> u8 {
-        self.w
+        self.owners.sides().most_needed(self.w)
     }
 
     /// Whether nothing more will come of it.
@@ -385,7 +383,7 @@ impl Put {
             };
             match (is_owner, &self.phase) {
                 (true, Phase::Replicating { .. }) if !self.quorum.has_granted(place) => {
-                    self.owners_granted += 1;
+                    self.owners_granted |= bit(place);
                 }
                 (false, Phase::Replicating { .. } | Phase::Tail) => self.stand_in_granted = true,
                 _ => {}
@@ -415,8 +413,8 @@ impl Put {
             Phase::Replicating { context, .. } if outcome == Outcome::Met => {
                 let acknowledged = Acknowledged {
                     context: std::mem::take(context),
-                    effective_w: self.w,
-                    is_sloppy: self.owners_granted < self.w,
+                    effective_w: self.owners.sides().most_needed(self.w),
+                    is_sloppy: !self.quorum.is_met_by(self.owners_granted),
                     replaced: self.replaced.len(),
                 };
                 effects.push(Effect::Answer(Ok(acknowledged)));
@@ -431,12 +429,25 @@ impl Put {
         }
     }
 
+    /// Begins to count copies anew.
+    fn count_copies(&mut self) {
+        self.quorum = Quorum::of_writers(self.w, self.owners.sides());
+        (self.owners_granted, self.owners_awaited) = (0, 0);
+        self.stand_in_granted = false;
+    }
+
     fn fail(&mut self, error: ErrorReply, effects: &mut Vec<Effect>) {
         if !self.is_answered() {
             self.phase = Phase::Over;
             effects.push(Effect::Answer(Err(error)));
         }
     }
+}
+
+/// How many of the owners that are read must be heard, so that one has each write that was acknowledged before.
+fn hears_at_least(promised: Promised, sides: Sides, w: u8) -> u8 {
+    let n = sides.readers;
+    votes_needed(n, (promised.w, promised.r), w.min(n))
 }
 
 #[cfg(test)]

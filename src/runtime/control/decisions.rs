@@ -135,7 +135,7 @@ impl Control {
 
     fn next_seal(&mut self, current: &RingDocument) -> Option<RingDocument> {
         self.decisions.seal_until?;
-        if current.step == Step::Final {
+        if current.step != Step::Open {
             self.decisions.seal_until = None;
         }
         seal(current)

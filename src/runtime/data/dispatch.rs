@@ -249,10 +249,11 @@ fn check_key(key: &Bytes) -> Result<(), ErrorReply> {
     Ok(())
 }
 
-/// Defaults are capped at the number of owners; what a request asks for itself must be possible.
+/// What a request asks for itself must be possible. The default is all that the ring promises, though there may be
+/// fewer owners now: more may come while the request is in hand.
 fn quorum(name: &str, asked: Option<u8>, default: u8, owners: u8) -> Result<u8, ErrorReply> {
     match asked {
-        None => Ok(default.min(owners)),
+        None => Ok(default),
         Some(asked) if (1..=owners).contains(&asked) => Ok(asked),
         Some(asked) => Err(bad(&format!(
             "{name} = {asked} is not possible: a key has {owners} owners at present, so {name} is 1 to \
@@ -460,12 +461,18 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_capped_at_the_number_of_owners() {
+    fn a_default_is_what_the_ring_promises_however_few_owners_there_are_now() {
         let alone = Limits {
             effective_n: 1,
             ..limits()
         };
         let request = data_request(&frame(&Request::Put(put())), alone).unwrap();
-        assert!(matches!(request.action, Action::Put { w: 1, .. }));
+        assert!(matches!(request.action, Action::Put { w: 2, .. }));
+        let more = Write {
+            w: Some(2),
+            ..put()
+        };
+        let refused = data_request(&frame(&Request::Put(more)), alone);
+        assert_eq!(refused.unwrap_err().code, ErrorCode::BadRequest);
     }
 }

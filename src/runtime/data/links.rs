@@ -8,13 +8,14 @@ use dynakv_protocol::NodeId;
 use dynakv_protocol::frame::{BatchWriter, Header};
 use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::handshake::Hello;
+use dynakv_protocol::hash::Segment;
 use dynakv_protocol::limits::FRAME_BYTES_MAX;
 use dynakv_protocol::message::kind;
 use tokio::time::Instant;
 
 use crate::engine::operation::Lost;
 use crate::engine::placement::preference::{NodeSlot, Preference, Reach, SELF};
-use crate::engine::placement::ring::MemberIndex;
+use crate::engine::placement::ring::{MemberIndex, Ring};
 use crate::runtime::net::frame_reader::Intake;
 use crate::runtime::net::link::{self, Target};
 use crate::runtime::shared::environment::Network;
@@ -156,8 +157,10 @@ impl Links {
     }
 
     /// The owners of a segment, as slots.
-    pub fn preference(&self, owners: &[MemberIndex]) -> Preference {
-        Preference::new(owners.iter().map(|&owner| self.slot_of(owner)))
+    pub fn preference(&self, ring: &Ring, segment: Segment) -> Preference {
+        let owners = ring.owners(segment).iter();
+        let owners = owners.map(|&owner| self.slot_of(owner));
+        Preference::joint(owners, ring.sides(segment))
     }
 
     /// The slot of a member of the ring.

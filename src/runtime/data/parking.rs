@@ -22,7 +22,7 @@ impl Wait {
         match self {
             Self::ForSealing => {
                 let ring = view.ring.as_ref();
-                ring.is_some_and(|ring| ring.document().step == Step::Final)
+                ring.is_some_and(|ring| ring.document().step != Step::Open)
             }
             Self::ForRing(version) => view.ring_version() >= version,
         }

@@ -12,14 +12,14 @@ use crate::engine::layout::document::check_next;
 const TAG_PROMISED: u8 = 1;
 const TAG_ACCEPTED: u8 = 2;
 
-/// With this many members every majority holds both, so one of them may have lost its past.
-const MEMBERS_WITHOUT_SPARE: usize = 2;
+/// With this many voters every majority holds both, so one of them may have lost its past.
+const VOTERS_WITHOUT_SPARE: usize = 2;
 
 /// A member's vote in the decision about the next ring, as it stands on its disk.
 ///
 /// A voter is a node *and its directory*: a node that lost its directory has lost its promises with it,
 /// and is silent until a ring lists its new one. That ring was proposed after the loss, so nothing
-/// that was promised before it can concern a later slot. With two members it votes all the same: every
+/// that was promised before it can concern a later slot. With two voters it votes all the same: every
 /// majority then holds the other one, who remembers, and silence would end all changes for ever.
 ///
 /// The caller's part, without which two rings may be decided under one number:
@@ -226,13 +226,9 @@ impl Acceptor {
     }
 
     fn is_voter(&self, current: &RingDocument) -> bool {
-        match current.member(&self.node) {
-            Some(member) => {
-                member.directory_id == self.directory
-                    || current.members.len() == MEMBERS_WITHOUT_SPARE
-            }
-            None => false,
-        }
+        let own = current.voters().find(|member| member.id == self.node);
+        let is_spared = || current.voters().count() == VOTERS_WITHOUT_SPARE;
+        own.is_some_and(|own| own.directory_id == self.directory || is_spared())
     }
 
     /// A refusal that tells the proposer what it needs to do better: the ring it has missed, or the

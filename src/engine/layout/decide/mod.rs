@@ -1,9 +1,10 @@
 //! Which of several proposed rings becomes the next version.
 //!
 //! Single-decree Paxos (Lamport, "Paxos Made Simple", 2001), one instance per ring version: the
-//! instance that decides version v + 1 is called slot v + 1, and its acceptors are the members of
-//! version v. There is no leader: any member that wishes a change runs a [`Proposer`], and any member
-//! can finish what a dead one began, because phase 1 hands it whatever may have been chosen already.
+//! instance that decides version v + 1 is called slot v + 1, and its acceptors are the voters of
+//! version v: its members, without those that are only being taken in. There is no leader: any member that
+//! wishes a change runs a [`Proposer`], and any member can finish what a dead one began, because phase 1 hands
+//! it whatever may have been chosen already.
 //!
 //! ```text
 //!   proposer                      every member's acceptor
@@ -17,7 +18,7 @@
 //!      │   a majority granted: decided, adopted durably, and gossiped
 //! ```
 //!
-//! Two majorities of the members of v share a member, so a second document can't be chosen for a slot
+//! Two majorities of the voters of v share a voter, so a second document can't be chosen for a slot
 //! behind the back of the first; and version v itself is one document everywhere, by the same argument
 //! one slot earlier. [`Acceptor`] keeps the three conditions that this rests on: a promise is durable
 //! before it is given, a ballot is promised once, and whoever lost its promises is silent.

@@ -85,9 +85,9 @@ pub struct Proposer {
     current: RingDocument,
     wanted: RingDocument,
     state: State,
-    /// Distinct members that granted, in this phase.
+    /// Distinct voters that granted, in this phase.
     granted: BTreeSet<NodeId>,
-    /// Distinct members that refused, in this phase.
+    /// Distinct voters that refused, in this phase.
     refused: BTreeSet<NodeId>,
     /// The highest round of another's ballot that stood in the way.
     outvoted_by: Option<u64>,
@@ -143,23 +143,18 @@ impl Proposer {
             slot: self.slot,
             ballot: self.ballot.clone(),
         };
-        effects.extend(
-            self.current
-                .members
-                .iter()
-                .map(|member| Effect::SendPrepare {
-                    to: member.id.clone(),
-                    prepare: prepare.clone(),
-                }),
-        );
+        effects.extend(self.current.voters().map(|member| Effect::SendPrepare {
+            to: member.id.clone(),
+            prepare: prepare.clone(),
+        }));
     }
 
     /// Counts the answer of `from` to the question of `phase`.
     ///
-    /// Votes count once per member of the ring; those of strangers, of another slot or of another
+    /// Votes count once per voter of the ring; those of strangers, of another slot or of another
     /// ballot do not count.
     pub fn on_vote(&mut self, from: &NodeId, phase: Phase, vote: Vote, effects: &mut Vec<Effect>) {
-        if self.current.member(from).is_none() || vote.slot != self.slot {
+        if !self.current.is_voter(from) || vote.slot != self.slot {
             return;
         }
         match self.state {
@@ -233,7 +228,7 @@ impl Proposer {
                 State::Accepting { document } => effects.push(Effect::Decided(document)),
                 State::New | State::Done => {}
             }
-        } else if self.current.members.len() - self.refused.len() < needed {
+        } else if self.current.voters().count() - self.refused.len() < needed {
             self.fail(effects);
         }
     }
@@ -245,15 +240,10 @@ impl Proposer {
             ballot: self.ballot.clone(),
             document: document.clone(),
         };
-        effects.extend(
-            self.current
-                .members
-                .iter()
-                .map(|member| Effect::SendAccept {
-                    to: member.id.clone(),
-                    accept: accept.clone(),
-                }),
-        );
+        effects.extend(self.current.voters().map(|member| Effect::SendAccept {
+            to: member.id.clone(),
+            accept: accept.clone(),
+        }));
         self.state = State::Accepting { document };
     }
 

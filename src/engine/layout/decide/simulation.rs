@@ -7,8 +7,8 @@
 //! - **one document per version**, judged by what proposers report *and*, independently, by counting
 //!   durable acceptances: a document that a majority accepted under one ballot is chosen, whether or not
 //!   anybody has noticed;
-//! - **progress**: once the network is quiet, every wish is carried out or refused for good, and all
-//!   nodes hold the same ring.
+//! - **progress**: once the network is quiet, every wish is carried out or refused for good, no change is
+//!   left half way, and all nodes hold the same ring.
 //!
 //! Each way to break an acceptor ([`Break`]) must be caught by the same run, or the checks prove nothing.
 
@@ -22,6 +22,7 @@ use dynakv_protocol::ring_document::{Member, RingDocument, Step};
 
 use super::{Acceptor, Effect, Phase, Proposer};
 use crate::engine::counters::{ROUND_JUMP_MAX, ROUND_MAX};
+use crate::engine::layout::change::{self, ChangeRefusal};
 use crate::engine::layout::document::{JoinRefusal, admit, found, seal};
 
 const RUNS: u64 = 60_000;
@@ -108,13 +109,19 @@ struct Packet {
 enum Wish {
     Admit(Join),
     Seal,
+    /// These members, and to bring whatever change is under way to its end.
+    Members(Vec<usize>),
+    /// To give the change up.
+    Back,
+    /// To bring it to its end.
+    Onwards,
 }
 
 impl Wish {
     /// Members wish different things at once: the seal, a joiner (through whichever members it asked),
-    /// another weight for one of the founders, or nothing.
+    /// another weight for one of the founders, other members, what they had before, or nothing.
     fn any(rng: &mut fastrand::Rng, founders: usize, joiners: usize) -> Option<Self> {
-        match rng.usize(0..4) {
+        match rng.usize(0..7) {
             0 => Some(Self::Seal),
             1 if joiners > 0 => {
                 let joiner = founders + rng.usize(0..joiners);
@@ -125,12 +132,20 @@ impl Wish {
                 renewed.member.weight = rng.u16(1..=2);
                 Some(Self::Admit(renewed))
             }
+            3 | 4 => {
+                let mut members: Vec<usize> = (0..founders + joiners).collect();
+                rng.shuffle(&mut members);
+                members.truncate(rng.usize(1..=founders + joiners));
+                Some(Self::Members(members))
+            }
+            5 => Some(Self::Back),
             _ => None,
         }
     }
 
-    /// The ring to propose after `ring`; `None` when it is fulfilled, or refused for good.
-    fn next(&self, ring: &RingDocument) -> Option<RingDocument> {
+    /// The ring to propose after `ring`; `None` when it is fulfilled, or refused for good. `directories` are
+    /// those that the nodes live in.
+    fn next(&self, ring: &RingDocument, directories: &[DirectoryId]) -> Option<RingDocument> {
         match self {
             Self::Seal => seal(ring),
             Self::Admit(join) => match admit(ring, join) {
@@ -138,10 +153,44 @@ impl Wish {
                 Err(
                     JoinRefusal::AlreadyMember { .. }
                     | JoinRefusal::HoldsData { .. }
+                    | JoinRefusal::ComingIn { .. }
                     | JoinRefusal::DirectoryLost { .. },
                 ) => None,
                 Err(refusal) => panic!("{refusal}"),
             },
+            Self::Back => change::give_up(ring),
+            Self::Onwards => {
+                let is_other = |at: &usize| {
+                    let entry = ring.member(&id(&name(*at)));
+                    entry.is_some_and(|entry| entry.directory_id != directories[*at])
+                };
+                let Some(lost) = (0..directories.len()).find(is_other) else {
+                    return change::read_new(ring).or_else(|| change::finish(ring));
+                };
+                // Who has lost its directory is listed with its new one, or does not come in.
+                let mut renewed = join(&name(lost));
+                renewed.member.directory_id = directories[lost];
+                renewed.is_rebuilding = true;
+                let next = admit(ring, &renewed).ok();
+                next.or_else(|| change::give_up(ring))
+            }
+            Self::Members(members) => {
+                let entry = |&at: &usize| {
+                    let known = ring.member(&id(&name(at))).cloned();
+                    known.unwrap_or_else(|| Member {
+                        directory_id: directories[at],
+                        ..member(&name(at))
+                    })
+                };
+                let target: Vec<Member> = members.iter().map(entry).collect();
+                match change::begin(ring, &target, |_| false) {
+                    Ok(next) => Some(next),
+                    Err(ChangeRefusal::StillOpen) => seal(ring),
+                    Err(ChangeRefusal::Running { .. }) => Self::Onwards.next(ring, directories),
+                    Err(ChangeRefusal::NothingChanges) => None,
+                    Err(refusal) => panic!("{refusal}"),
+                }
+            }
         }
     }
 }
@@ -151,6 +200,7 @@ struct Node {
     ring: RingDocument,
     acceptor: Acceptor,
     disk: Bytes,
+    directory: DirectoryId,
     proposer: Option<(u64, Proposer)>,
     round: u64,
     wish: Option<Wish>,
@@ -183,6 +233,7 @@ impl World {
             Node {
                 ring: first.clone(),
                 disk: acceptor.to_bytes(),
+                directory: DirectoryId(1),
                 acceptor,
                 proposer: None,
                 round: 1,
@@ -224,7 +275,7 @@ impl World {
     /// The same, by the acceptors' disks and not by anybody's word.
     fn check_chosen(&mut self, by: usize, accept: &Accept) -> Result<(), String> {
         let ring = &self.nodes[by].ring;
-        if ring.member(&id(&name(by))).is_none() {
+        if !ring.is_voter(&id(&name(by))) {
             return Ok(());
         }
         let majority = ring.majority();
@@ -235,6 +286,10 @@ impl World {
             self.check_decided(&accept.document)?;
         }
         Ok(())
+    }
+
+    fn directories(&self) -> Vec<DirectoryId> {
+        self.nodes.iter().map(|node| node.directory).collect()
     }
 
     fn adopt(&mut self, at: usize, document: RingDocument) {
@@ -248,12 +303,14 @@ impl World {
     }
 
     fn propose(&mut self, at: usize) -> Result<(), String> {
+        let directories = self.directories();
         let node = &mut self.nodes[at];
         let me = id(&name(at));
         if node.ring.member(&me).is_none() {
             return Ok(());
         }
-        let Some(wanted) = node.wish.as_ref().and_then(|wish| wish.next(&node.ring)) else {
+        let wish = node.wish.as_ref();
+        let Some(wanted) = wish.and_then(|wish| wish.next(&node.ring, &directories)) else {
             return Ok(());
         };
         // A round that was used before, as after a restart, must be as safe as a fresh one.
@@ -382,11 +439,11 @@ impl World {
     fn wipe(&mut self, at: usize) {
         let others: Vec<_> = (0..self.nodes.len()).filter(|other| *other != at).collect();
         let rings = others.iter().map(|other| &self.nodes[*other].ring);
-        // A sole member that is wiped takes its cluster with it: nothing is left to contradict.
-        let members = rings
+        // A sole voter that is wiped takes its cluster with it: nothing is left to contradict.
+        let voters = rings
             .max_by_key(|r| r.version)
-            .map_or(0, |r| r.members.len());
-        if !self.may_wipe || members < 2 {
+            .map_or(0, |r| r.voters().count());
+        if !self.may_wipe || voters < 2 {
             return;
         }
         self.may_wipe = false;
@@ -409,6 +466,7 @@ impl World {
         let node = &mut self.nodes[at];
         node.acceptor = Acceptor::new(id(&name(at)), new_directory);
         node.disk = node.acceptor.to_bytes();
+        node.directory = new_directory;
         node.ring = ring;
         node.proposer = None;
         node.round = 1;
@@ -476,9 +534,10 @@ impl World {
             for at in 0..self.nodes.len() {
                 self.adopt(at, newest.clone());
             }
+            let directories = self.directories();
             let wishes = |node: &Node| {
                 let wish = node.wish.as_ref();
-                wish.is_some_and(|wish| wish.next(&newest).is_some())
+                wish.is_some_and(|wish| wish.next(&newest, &directories).is_some())
             };
             let wishing: Vec<_> = (0..self.nodes.len())
                 .filter(|at| newest.member(&id(&name(*at))).is_some())
@@ -486,16 +545,29 @@ impl World {
                 .collect();
             // Two that ask for different entries of one member could go on for ever: each once.
             let Some(at) = wishing.get(attempt % wishing.len().max(1)) else {
-                return Ok(());
+                match newest.change() {
+                    Some(_) => {
+                        // Any member ends what another one has begun.
+                        let member = |at: &usize| newest.member(&id(&name(*at))).is_some();
+                        let any = (0..self.nodes.len()).find(member).ok_or("no members")?;
+                        self.nodes[any].wish = Some(Wish::Onwards);
+                        continue;
+                    }
+                    None => return Ok(()),
+                }
             };
             let before = newest.version;
             self.propose(*at)?;
             while !self.network.is_empty() {
                 self.deliver()?;
             }
-            let renews = matches!(&self.nodes[*at].wish, Some(Wish::Admit(join))
-                if newest.member(&join.member.id).is_some());
-            if renews && self.nodes[*at].ring.version > before {
+            let is_once = match &self.nodes[*at].wish {
+                Some(Wish::Admit(join)) => newest.member(&join.member.id).is_some(),
+                Some(Wish::Members(_)) => self.nodes[*at].ring.step == Step::Final,
+                Some(Wish::Back) => true,
+                Some(Wish::Seal | Wish::Onwards) | None => false,
+            };
+            if is_once && self.nodes[*at].ring.version > before {
                 self.nodes[*at].wish = None;
             }
         }
@@ -516,18 +588,32 @@ fn run(seed: u64, broken: Break) -> Result<BTreeMap<u64, RingDocument>, String> 
 #[test]
 fn one_document_is_decided_per_version_and_wishes_come_to_an_end() {
     let (mut versions, mut sealed, mut joined) = (0, 0, 0);
+    let (mut begun, mut finished, mut given_up) = (0, 0, 0);
     for seed in 0..RUNS {
         let decided = run(seed, Break::Nothing).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         let (first, last) = (&decided[&1], decided.values().next_back().unwrap());
         versions += decided.len() - 1;
         sealed += usize::from(last.step == Step::Final);
-        joined += last.members.len() - first.members.len();
+        joined += last.members.len().saturating_sub(first.members.len());
+        let documents: Vec<&RingDocument> = decided.values().collect();
+        for two in documents.windows(2) {
+            let ends = two[1].step == Step::Final;
+            begun += usize::from(two[0].change().is_none() && two[1].change().is_some());
+            finished += usize::from(ends && change::finish(two[0]).is_some());
+            given_up += usize::from(ends && change::give_up(two[0]).is_some());
+        }
     }
     // The runs are worth something only if much is decided in them.
     let runs = RUNS as usize;
     assert!(versions > runs, "{versions} versions in {runs} runs");
     assert!(sealed > runs / 4, "{sealed} rings sealed");
     assert!(joined > runs / 10, "{joined} nodes joined");
+    println!("{versions} versions, {begun} changes, {finished} finished, {given_up} given up");
+    assert!(
+        begun > runs / 2 && finished > runs / 2,
+        "{begun} changes, {finished} finished"
+    );
+    assert!(given_up > runs / 50, "{given_up} given up");
 }
 
 #[test]

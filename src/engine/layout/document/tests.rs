@@ -37,7 +37,7 @@ fn names(document: &RingDocument) -> Vec<&str> {
 #[test]
 fn a_ring_grows_in_the_order_of_ids_and_every_node_can_read_it() {
     let mut ring = open();
-    assert_eq!((ring.version, ring.step), (RingVersion(1), Step::Open));
+    assert_eq!((ring.version, &ring.step), (RingVersion(1), &Step::Open));
     for name in ["node-3", "node-1"] {
         let next = admit(&ring, &join(name)).unwrap();
         assert_eq!(check_next(&ring, &next), Ok(()));
@@ -53,7 +53,10 @@ fn a_sealed_ring_has_the_same_members_and_takes_nobody() {
     let ring = admit(&open(), &join("node-1")).unwrap();
     let sealed = seal(&ring).unwrap();
     assert_eq!(check_next(&ring, &sealed), Ok(()));
-    assert_eq!((sealed.version, sealed.step), (RingVersion(3), Step::Final));
+    assert_eq!(
+        (sealed.version, &sealed.step),
+        (RingVersion(3), &Step::Final)
+    );
     assert_eq!(sealed.members, ring.members);
     assert_eq!(seal(&sealed), None);
 
@@ -78,7 +81,7 @@ fn a_sealed_ring_has_the_same_members_and_takes_nobody() {
         version: RingVersion(4),
         ..sealed.clone()
     };
-    assert_eq!(check_next(&sealed, &next), Err(InvalidStep::AlreadyFinal));
+    assert_eq!(check_next(&sealed, &next), Err(InvalidStep::NoStep));
 }
 
 #[test]

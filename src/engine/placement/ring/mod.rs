@@ -4,8 +4,12 @@ use dynakv_protocol::hash::{SEGMENTS, Segment};
 use dynakv_protocol::ids::{NodeId, RingVersion};
 pub use dynakv_protocol::placement::MemberIndex;
 use dynakv_protocol::placement::Placement;
-use dynakv_protocol::ring_document::{Member, RingDocument};
+use dynakv_protocol::ring_document::{Change, Member, RingDocument};
 
+use self::joint::Joint;
+use crate::engine::quorum::Sides;
+
+mod joint;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +17,10 @@ mod tests;
 #[derive(Debug, Clone)]
 pub struct Ring {
     document: RingDocument,
+    /// Who is read.
     placement: Placement,
+    /// Who is written besides, while the ring changes.
+    joint: Option<Joint>,
     /// How many segments each member owns.
     shares: Vec<Share>,
 }
@@ -32,12 +39,15 @@ impl Ring {
     /// decided document has them. A few milliseconds for 20 members.
     pub fn new(document: RingDocument) -> Self {
         let placement = Placement::new(&document);
-        let shares = count_shares(&placement, document.members.len());
-        Self {
+        let also = Placement::also_written(&document);
+        let mut ring = Self {
+            joint: also.map(|also| Joint::new(&placement, also)),
             document,
             placement,
-            shares,
-        }
+            shares: Vec::new(),
+        };
+        ring.shares = ring.count_shares();
+        ring
     }
 
     /// The document it was made from.
@@ -60,10 +70,38 @@ impl Ring {
         self.document.members.is_empty()
     }
 
-    /// The owners of a segment in the order of preference: N distinct members, or all when there
-    /// are fewer.
+    /// Whoever a segment is written to, in the order of preference: N distinct members, or all when there
+    /// are fewer. While the ring changes those that are read come first, and the owners under the other stakes follow.
     pub fn owners(&self, segment: Segment) -> &[MemberIndex] {
+        match &self.joint {
+            Some(joint) => joint.owners(segment),
+            None => self.placement.owners(segment),
+        }
+    }
+
+    /// Those of them that are read: the first ones.
+    pub fn readers(&self, segment: Segment) -> &[MemberIndex] {
         self.placement.owners(segment)
+    }
+
+    /// Which places of a segment's owners count for what.
+    pub fn sides(&self, segment: Segment) -> Sides {
+        // N is at most 32.
+        let readers = self.placement.copies() as u8;
+        let others = self.joint.as_ref();
+        let others = others.map_or(0, |joint| joint.others(segment));
+        Sides { readers, others }
+    }
+
+    /// Whether this member may stand in for owners: during a change one that is to stay and is there already. What is
+    /// kept by a member whose joining is given up again would be one copy less.
+    pub fn may_stand_in(&self, member: MemberIndex) -> bool {
+        let has_stake = self.member(member).weight > 0;
+        let is_to_have = |change: &Change| {
+            let stake = change.target.get(member.slot());
+            stake.is_some_and(|stake| stake.weight > 0)
+        };
+        has_stake && self.document.change().is_none_or(is_to_have)
     }
 
     /// Whether this member owns the segment.
@@ -71,12 +109,15 @@ impl Ring {
         self.owners(segment).contains(&member)
     }
 
-    /// Every member that does not own the segment, in the order of the clockwise walk from its
+    /// Every member that may stand in and does not own the segment, in the order of the clockwise walk from its
     /// start: who stands in for an owner that is down, nearest first.
     ///
     /// Walks the ring, as far as it is asked to.
     pub fn successors(&self, segment: Segment) -> impl Iterator<Item = MemberIndex> + '_ {
-        self.placement.successors(segment)
+        let successors = self.placement.successors(segment);
+        successors.filter(move |&member| {
+            self.joint.is_none() || self.may_stand_in(member) && !self.owns(member, segment)
+        })
     }
 
     /// Where the member of this name stands in the document.
@@ -94,6 +135,20 @@ impl Ring {
         &self.document.members[index.slot()]
     }
 
+    fn count_shares(&self) -> Vec<Share> {
+        let mut shares = vec![Share::default(); self.len()];
+        for segment in 0..=u16::MAX {
+            let owners = self.owners(Segment(segment));
+            for owner in owners {
+                shares[owner.slot()].any += 1;
+            }
+            if let Some(first) = owners.first() {
+                shares[first.slot()].first += 1;
+            }
+        }
+        shares
+    }
+
     /// The share of all segments for which this member comes first, in basis points (1/100 %),
     /// rounded. All members together have 10,000, but for rounding; 0 for an index of another ring.
     pub fn primary_share_basis_points(&self, index: MemberIndex) -> u16 {
@@ -103,27 +158,13 @@ impl Ring {
     }
 
     /// The share of all segments of which this member holds a copy, in basis points (1/100 %),
-    /// rounded. All members together have N × 10,000, but for rounding; 0 for an index of another
-    /// ring.
+    /// rounded. All members together have N × 10,000, but for rounding, and more while the ring changes; 0 for
+    /// an index of another ring.
     pub fn owned_share_basis_points(&self, index: MemberIndex) -> u16 {
         self.shares
             .get(index.slot())
             .map_or(0, |share| basis_points(share.any))
     }
-}
-
-fn count_shares(placement: &Placement, members: usize) -> Vec<Share> {
-    let mut shares = vec![Share::default(); members];
-    for segment in 0..=u16::MAX {
-        let owners = placement.owners(Segment(segment));
-        for owner in owners {
-            shares[owner.slot()].any += 1;
-        }
-        if let Some(first) = owners.first() {
-            shares[first.slot()].first += 1;
-        }
-    }
-    shares
 }
 
 /// Segments as a share of the ring in basis points, rounded: at most 10,000.

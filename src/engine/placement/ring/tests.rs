@@ -5,6 +5,8 @@ use dynakv_protocol::ids::{ClusterId, DirectoryId};
 use dynakv_protocol::ring_document::Step;
 
 use super::*;
+use crate::engine::layout::change;
+use crate::engine::quorum::{Place, bit};
 
 fn document(names: impl IntoIterator<Item = String>, n: u8) -> RingDocument {
     let mut members: Vec<Member> = names
@@ -306,4 +308,81 @@ fn copies_lie_in_distinct_zones_while_there_are_enough() {
             assert_eq!(in_zones.len(), zone_count.min(3));
         }
     }
+}
+
+/// A change from the first five nodes to these, with what both rings would be alone.
+fn changing(
+    target: impl Iterator<Item = usize>,
+    zones: &[&str],
+) -> (RingDocument, RingDocument, RingDocument) {
+    let zoned = |numbers: Vec<usize>| {
+        let names = numbers.iter().map(|number| format!("node-{number}"));
+        let mut document = document(names, 3);
+        for member in &mut document.members {
+            let number = member.id.as_str().as_bytes()[5] - b'0';
+            member.zone = zones[usize::from(number) % zones.len()].to_owned();
+            member.address = member.id.as_str().to_owned();
+        }
+        document
+    };
+    let (old, new) = (zoned((1..=5).collect()), zoned(target.collect()));
+    let begun = change::begin(&old, &new.members, |_| false).unwrap();
+    (old, new, begun)
+}
+
+#[test]
+fn while_it_changes_a_segment_belongs_to_the_owners_of_both_rings() {
+    let cases: [(&[usize], &[&str]); 6] = [
+        (&[1, 2, 3, 4, 5, 6], &[""]),
+        (&[1, 2, 3, 4], &[""]),
+        (&[1, 2, 6, 7, 8], &[""]),
+        (&[6, 7], &[""]),
+        (&[4], &[""]),
+        // What node 6 and 7 bring is a third zone, in which no old copy can lie.
+        (&[1, 2, 3, 4, 5, 6, 7], &["c", "a", "a", "b", "b", "a"]),
+    ];
+    for (target, zones) in cases {
+        let (old, new, begun) = changing(target.iter().copied(), zones);
+        let (old, new) = (Ring::new(old), Ring::new(new));
+        let read = Ring::new(change::read_new(&begun).unwrap());
+        let begun = Ring::new(begun);
+        for (ring, now, other) in [(&begun, &old, &new), (&read, &new, &old)] {
+            for segment in segments().step_by(97) {
+                let (now, other) = (owner_ids(now, segment), owner_ids(other, segment));
+                let all = owner_ids(ring, segment);
+                assert_eq!(all[..now.len()], now);
+                let further = other.iter().filter(|id| !now.contains(id));
+                assert_eq!(all[now.len()..], further.copied().collect::<Vec<_>>());
+                assert_eq!(ring.readers(segment).len(), now.len());
+                let sides = ring.sides(segment);
+                assert_eq!(usize::from(sides.readers), now.len());
+                for (place, id) in (0 as Place..).zip(&all) {
+                    assert_eq!(sides.others & bit(place) != 0, other.contains(id), "{id}");
+                }
+                assert_eq!(sides.others.count_ones() as usize, other.len());
+                for stand_in in ring.successors(segment) {
+                    let id = ring.member(stand_in).id.as_str();
+                    assert!(!all.contains(&id) && ring.may_stand_in(stand_in));
+                }
+            }
+        }
+        assert_eq!(begun.document().effective_n(), 3);
+        assert_eq!(read.document().effective_n(), target.len().min(3));
+    }
+}
+
+#[test]
+fn only_members_of_both_lists_stand_in() {
+    let (.., begun) = changing([1, 2, 3, 4, 6].into_iter(), &[""]);
+    for document in [begun.clone(), change::read_new(&begun).unwrap()] {
+        let ring = Ring::new(document);
+        let may: Vec<&str> = (0..6)
+            .map(MemberIndex)
+            .filter(|&member| ring.may_stand_in(member))
+            .map(|member| ring.member(member).id.as_str())
+            .collect();
+        assert_eq!(may, ["node-1", "node-2", "node-3", "node-4"]);
+    }
+    let settled = Ring::new(document(nodes(4), 3));
+    assert!((0..4).all(|member| settled.may_stand_in(MemberIndex(member))));
 }

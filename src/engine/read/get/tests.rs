@@ -6,6 +6,7 @@ use dynakv_protocol::ids::WriteId;
 
 use super::*;
 use crate::engine::placement::preference::SELF;
+use crate::engine::quorum::Sides;
 
 const B: NodeSlot = NodeSlot(1);
 const C: NodeSlot = NodeSlot(2);
@@ -439,4 +440,26 @@ fn a_copy_beyond_a_limit_is_no_vote_and_is_named_when_votes_are_missing() {
         "{} effects",
         effects.len()
     );
+}
+
+/// A, B and C hold the key, A, B and D are to.
+#[test]
+fn while_the_ring_changes_one_side_is_read() {
+    const D: NodeSlot = NodeSlot(3);
+    let sides = Sides {
+        readers: 3,
+        others: 0b1011,
+    };
+    let owners = Preference::joint([SELF, B, C, D], sides);
+    let mut effects = Vec::new();
+    let now = (&mut Pace::default(), NOW);
+    let mut get = Get::start(owners, 0, plan(2), usable, now, &mut effects);
+    assert_eq!(effects, [Effect::ReadLocal, Effect::Read(B)]);
+    assert_eq!(step(&mut get, Event::Failed(B)), [Effect::Read(C)]);
+    assert_eq!(get.next_spare(), None, "D has not all of it");
+    assert_eq!(step(&mut get, read(D, &written(&[1]))), []);
+    assert_eq!(step(&mut get, read(SELF, &written(&[]))), []);
+    let effects = step(&mut get, Event::Failed(C));
+    let unavailable = |effect: &Effect| matches!(effect, Effect::Answer(Err(_)));
+    assert!(effects.iter().any(unavailable), "{effects:?}");
 }

@@ -18,11 +18,12 @@ impl Put {
         }
         self.phase = Phase::CatchingUp { lacks };
         // Where nothing is promised it takes all of them to know that nobody has it.
+        let sides = self.owners.sides();
         let heard = match self.hears_at_least {
-            0 => self.owners.len(),
+            0 => sides.readers,
             some => some,
         };
-        self.votes = Quorum::new(heard, self.owners.len());
+        self.votes = Quorum::of_readers(heard, sides);
         self.quorum.grant(self.own);
         if rebuilding {
             self.votes.fail(self.own);

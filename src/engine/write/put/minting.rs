@@ -29,12 +29,10 @@ impl Put {
             self.round = Round::Second;
             // Who had something has said it.
             (self.asks_beside, votes) = (false, 0);
-            (self.owners_granted, self.owners_awaited) = (0, 0);
-            self.stand_in_granted = false;
         }
         self.phase = Phase::Minting;
-        self.votes = Quorum::new(votes, self.owners.len());
-        self.quorum = Quorum::new(self.w, self.owners.len());
+        self.votes = Quorum::of_readers(votes, self.owners.sides());
+        self.count_copies();
         effects.push(Effect::Mint(read.or(beside).map(Box::new)));
     }
 

@@ -11,7 +11,7 @@ use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 
 use super::{
-    Effect, NodeSlot, Phase, Preference, Put, Quorum, Round, SELF, SmallVec, votes_needed,
+    Effect, NodeSlot, Phase, Preference, Put, Quorum, Round, SELF, SmallVec, hears_at_least,
 };
 use crate::engine::write::beside::stands_beside;
 
@@ -61,14 +61,13 @@ impl Put {
         };
         let versions = versions.clone();
         self.sent_before.get_or_insert_with(|| versions.clone());
-        let Some(own) = owners.place_of(SELF) else {
-            // Its store is no owner's any more, and so not what the others are to be given.
+        let Some(own) = owners.coordinating_place_of(SELF) else {
+            // Its store is that of no owner that is read any more, and so not what the others are to be given.
             return self.fail(self.unavailable(), effects);
         };
-        let n = owners.len();
+        let sides = owners.sides();
         self.own = own;
-        self.w = self.w_asked.min(n);
-        self.hears_at_least = votes_needed(n, (self.promised.w, self.promised.r), self.w);
+        self.hears_at_least = hears_at_least(self.promised, sides, self.w);
         self.usable = usable;
         self.owners = owners;
         self.acting = SmallVec::new();
@@ -76,15 +75,13 @@ impl Put {
             stand_ins.reverse();
             self.stand_ins = Some(stand_ins);
         }
-        (self.owners_granted, self.owners_awaited) = (0, 0);
-        self.stand_in_granted = false;
         self.beside = None;
         let votes = match self.asks_beside && !self.is_sloppy() {
             true => self.hears_at_least,
             false => 0,
         };
-        self.votes = Quorum::new(votes, n);
-        self.quorum = Quorum::new(self.w, n);
+        self.votes = Quorum::of_readers(votes, sides);
+        self.count_copies();
         effects.push(Effect::Rebase {
             round: self.round,
             versions,

@@ -14,6 +14,7 @@ fn owners() -> Preference {
 
 mod blind;
 mod catching_up;
+mod changing;
 mod rebase;
 
 fn usable(_: NodeSlot) -> Reach {

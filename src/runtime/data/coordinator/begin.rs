@@ -5,7 +5,7 @@ use dynakv_protocol::ring_document::Step;
 
 use super::{
     ConnectionId, ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, Kind, Op, Preference,
-    READ_BYTES, Requester, Ring, Role, SELF, SLOW_WRITE, Segment, Wait, kind,
+    READ_BYTES, Requester, Ring, Role, SLOW_WRITE, Segment, Wait, kind,
 };
 use crate::engine::operation::Operation;
 use crate::engine::placement::preference::{Route, Strictness};
@@ -62,7 +62,7 @@ impl Coordinator {
 
     /// Who owns a key under this ring.
     pub(super) fn owners(&self, ring: &Ring, key: &[u8]) -> Preference {
-        self.links.preference(ring.owners(Segment::of_key(key)))
+        self.links.preference(ring, Segment::of_key(key))
     }
 
     /// Begins a client's request, for the first time or again after it was parked.
@@ -116,10 +116,11 @@ impl Coordinator {
             Action::Put { strictness, .. } => strictness,
             Action::Get { .. } | Action::Explain | Action::Import { .. } => Strictness::Strict,
         };
+        let may_stand_in = strictness == Strictness::Sloppy && self.may_stand_in(&ring, &owners);
         let route = {
             let reach = |node| self.links.reach(node);
             let is_forwarded = frame.header.is_forwarded();
-            owners.route(request.access, strictness, is_forwarded, reach)
+            owners.route(request.access, may_stand_in, is_forwarded, reach)
         };
         match route {
             Route::Here { place } => {
@@ -141,8 +142,7 @@ impl Coordinator {
                     needed: request.action.needed(),
                     is_write: requester.is_write(),
                     is_sloppy: request.action.is_sloppy(),
-                    may_stand_in: strictness == Strictness::Sloppy
-                        && owners.place_of(SELF).is_none(),
+                    may_stand_in,
                     ..forward::Terms::default()
                 };
                 self.forward(requester, frame, request.key, &owners, (place, terms));

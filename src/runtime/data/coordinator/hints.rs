@@ -7,8 +7,8 @@ use smallvec::SmallVec;
 
 use super::forwarding::say_again;
 use super::{
-    ConnectionId, Coordinator, ErrorCode, ErrorReply, HintJob, NodeSlot, OperationId, Reach, Role,
-    Segment, Token,
+    ConnectionId, Coordinator, ErrorCode, ErrorReply, HintJob, NodeSlot, OperationId, Preference,
+    Reach, Ring, Role, Segment, Token,
 };
 use crate::engine::anti_entropy::handoff::Hint;
 use crate::engine::placement::preference::SELF;
@@ -31,6 +31,12 @@ impl Coordinator {
         in_reach.take(STAND_INS_MAX).collect()
     }
 
+    /// Whether this node may itself stand in for one of these owners.
+    pub(super) fn may_stand_in(&self, ring: &Ring, owners: &Preference) -> bool {
+        let own = ring.index_of(self.links.id(SELF));
+        owners.place_of(SELF).is_none() && own.is_some_and(|own| ring.may_stand_in(own))
+    }
+
     /// No owner takes a sloppy write: this node stands in for the first of them.
     pub(super) fn stand_in(&mut self, id: OperationId) {
         // Before the operation is taken out: whoever waits for it must be answered. It was there when the
@@ -49,6 +55,10 @@ impl Coordinator {
         };
         say_again(&requester, &mut frame);
         let owners = self.owners(&ring, &key);
+        if !self.may_stand_in(&ring, &owners) {
+            // The ring has changed since.
+            return self.begin(requester, frame);
+        }
         match data_request(&frame, self.limits(&ring)) {
             Ok(request) => {
                 self.coordinate(
@@ -68,7 +78,7 @@ impl Coordinator {
     }
 
     /// What requests of clients are held against.
-    pub(super) fn limits(&self, ring: &super::Ring) -> Limits {
+    pub(super) fn limits(&self, ring: &Ring) -> Limits {
         Limits {
             value_bytes_max: self.bounds.value_bytes_max,
             // N is at most 32.

@@ -1,0 +1,55 @@
+//! The owners of each segment while the ring changes: those of both sets of stakes in one list.
+
+use dynakv_protocol::hash::{SEGMENTS, Segment};
+use dynakv_protocol::placement::{MemberIndex, Placement};
+
+use crate::engine::quorum::{Place, Places, bit};
+
+/// One list for each segment: who is read, then who is written besides.
+#[derive(Debug, Clone)]
+pub(super) struct Joint {
+    /// The owners that are written, though not all of them are read.
+    also: Placement,
+    /// Where the list of each segment begins, and where the last one ends.
+    starts: Vec<u32>,
+    owners: Vec<MemberIndex>,
+}
+
+impl Joint {
+    /// Joins the owners that are read with those that are written as well.
+    pub(super) fn new(read: &Placement, also: Placement) -> Self {
+        let mut owners = Vec::with_capacity(SEGMENTS * (read.copies() + 1));
+        let mut starts = Vec::with_capacity(SEGMENTS + 1);
+        for segment in (0..=u16::MAX).map(Segment) {
+            // Twice 32 for each of 65,536 segments at the most.
+            starts.push(owners.len() as u32);
+            let readers = read.owners(segment);
+            owners.extend_from_slice(readers);
+            let written = also.owners(segment).iter();
+            owners.extend(written.filter(|owner| !readers.contains(owner)));
+        }
+        starts.push(owners.len() as u32);
+        Self {
+            also,
+            starts,
+            owners,
+        }
+    }
+
+    /// All owners of a segment, those that are read first.
+    pub(super) fn owners(&self, segment: Segment) -> &[MemberIndex] {
+        let at = usize::from(segment.0);
+        // In bounds: there is one start more than segments.
+        let (start, end) = (self.starts[at], self.starts[at + 1]);
+        &self.owners[start as usize..end as usize]
+    }
+
+    /// Which places of that list are owners under the stakes that are not read.
+    pub(super) fn others(&self, segment: Segment) -> Places {
+        let also = self.also.owners(segment);
+        let places = (0 as Place..).zip(self.owners(segment));
+        places
+            .filter(|(_, owner)| also.contains(owner))
+            .fold(0, |places, (place, _)| places | bit(place))
+    }
+}
