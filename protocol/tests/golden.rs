@@ -32,7 +32,7 @@ use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::peer::{Digest, KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
 use dynakv_protocol::repair::{Repair, RepairProgress};
-use dynakv_protocol::ring_document::{Member, RingDocument, Step};
+use dynakv_protocol::ring_document::{Change, ChangePhase, Member, RingDocument, Stake, Step};
 use dynakv_protocol::snapshot::{Snapshot, SnapshotProgress};
 use dynakv_protocol::unlock::{Replace, Unlock, Unlocked};
 use dynakv_protocol::{
@@ -253,6 +253,25 @@ fn ring_document() -> RingDocument {
             member("node-3", 8082, ""),
         ],
     }
+}
+
+/// node-3 makes room for node-4, and the first node gets more.
+fn changing_ring_document() -> RingDocument {
+    let mut document = ring_document();
+    document.members.push(Member {
+        weight: 0,
+        ..member("node-4", 8083, "c")
+    });
+    let stake = |weight, zone: &str| Stake {
+        weight,
+        zone: zone.to_owned(),
+    };
+    document.step = Step::Changing(Change {
+        phase: ChangePhase::ReadNew,
+        begun_at: RingVersion(2),
+        target: vec![stake(2, "a"), stake(1, "b"), stake(0, ""), stake(1, "c")],
+    });
+    document
 }
 
 fn ballot() -> Ballot {
@@ -1165,6 +1184,10 @@ fn all() -> Vec<(String, Golden)> {
         (
             "ring-document".to_owned(),
             Golden::RingDocument(ring_document()),
+        ),
+        (
+            "ring-document.changing".to_owned(),
+            Golden::RingDocument(changing_ring_document()),
         ),
         (
             "position.key".to_owned(),

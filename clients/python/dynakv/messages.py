@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import ConflictError, DynakvError, MalformedError, error_of_code
 from .ring import Member, Ring
@@ -369,12 +369,21 @@ def read_ring(body: Bytes) -> Ring:
     return ring.at(addresses)
 
 
+_OPEN, _FINAL, _WRITE_BOTH, _READ_NEW = range(4)
+
+
 def read_ring_document(fields: Reader) -> Ring:
     """A ring document, to the end of its bytes."""
     cluster_id, cluster, version = fields.u128(), fields.string(), fields.u64()
-    step, n, w, r = fields.u8(), fields.u8(), fields.u8(), fields.u8()
-    if step > 1:
+    step = fields.u8()
+    if step > _READ_NEW:
         raise MalformedError(f"the ring is in a step that this client does not know: {step}")
+    changes = step in (_WRITE_BOTH, _READ_NEW)
+    stakes: list[tuple[int, str]] = []
+    if changes:
+        fields.u64()  # The version that began the change.
+        stakes = fields.items(lambda: (fields.u16(), fields.string()), 3)
+    n, w, r = fields.u8(), fields.u8(), fields.u8()
 
     def member() -> Member:
         return Member(
@@ -395,9 +404,16 @@ def read_ring_document(fields: Reader) -> Ring:
         and 1 <= w <= n
         and 1 <= r <= n
         and members
-        and all(1 <= member.weight <= 100 for member in members)
+        and (not changes or len(stakes) == len(members))
+        and all(0 <= member.weight <= 100 for member in members)
+        and all(0 <= weight <= 100 for weight, _ in stakes)
+        and (changes or all(member.weight for member in members))
         and all(before < after for before, after in zip(ids, ids[1:]))
     )
     if not sound:
         raise MalformedError("the ring document breaks its own rules")
-    return Ring(cluster_id, cluster, version, step == 1, n, w, r, tuple(members))
+    if step == _READ_NEW:
+        # Whoever gained a copy has it: the owners to ask are those to be.
+        pairs = zip(members, stakes)
+        members = [replace(member, weight=weight, zone=zone) for member, (weight, zone) in pairs]
+    return Ring(cluster_id, cluster, version, step != _OPEN, n, w, r, tuple(members))

@@ -91,12 +91,28 @@ class RingTest(unittest.TestCase):
         self.assertTrue(ring(1024, 3).computable)
         self.assertFalse(ring(21, 3, weights={at: 100 for at in range(1, 22)}).computable)
 
+    def test_of_a_ring_that_changes_those_are_asked_that_are_read(self) -> None:
+        changing = bytearray(golden()["ring-document.changing"])
+        step = 16 + 7 + 8
+        self.assertEqual(changing[step], 3)
+        read = messages.read_ring_document(Reader(bytes(changing)))
+        self.assertEqual([member.weight for member in read.members], [2, 1, 0, 1])
+        changing[step] = 2
+        written = messages.read_ring_document(Reader(bytes(changing)))
+        self.assertEqual([member.weight for member in written.members], [1, 1, 1, 0])
+        self.assertTrue(read.final and written.final)
+        for number in SEGMENTS:
+            for placed, gone in ((read, "node-3"), (written, "node-4")):
+                owners = placed.owners_of_segment(number)
+                self.assertEqual(len(owners), 3)
+                self.assertNotIn(gone, [member.node_id for member in owners])
+
     def test_documents_that_break_their_rules(self) -> None:
         sound = golden()["ring-document"]
         read = messages.read_ring_document(Reader(sound))
         self.assertEqual([member.zone for member in read.members], ["a", "b", ""])
         at = 16 + 7 + 8  # The step; n, w and r follow.
-        for offset, value in ((at, 2), (at + 1, 0), (at + 1, 33), (at + 2, 4), (at + 3, 0)):
+        for offset, value in ((at, 4), (at + 1, 0), (at + 1, 33), (at + 2, 4), (at + 3, 0)):
             damaged = bytearray(sound)
             damaged[offset] = value
             with self.assertRaises(MalformedError):

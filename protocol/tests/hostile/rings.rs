@@ -11,6 +11,8 @@ struct Document {
     version: u64,
     step: u8,
     quorums: [u8; 3],
+    /// The weights that the members are to have, of a ring that changes.
+    target: Vec<u16>,
     members: Vec<(&'static str, u16)>,
 }
 
@@ -20,6 +22,7 @@ fn decode(change: impl FnOnce(&mut Document)) -> Result<RingDocument, DecodeErro
         version: 1,
         step: 1,
         quorums: [3, 2, 2],
+        target: Vec::new(),
         members: vec![("a", 1), ("b", WEIGHT_MAX)],
     };
     change(&mut document);
@@ -27,7 +30,14 @@ fn decode(change: impl FnOnce(&mut Document)) -> Result<RingDocument, DecodeErro
         .u128(document.cluster_id)
         .text("c")
         .u64(document.version)
-        .raw(&[document.step])
+        .raw(&[document.step]);
+    if matches!(document.step, 2 | 3) {
+        body = body.u64(1).varint(document.target.len() as u64);
+        for weight in document.target {
+            body = body.u16(weight).text("");
+        }
+    }
+    body = body
         .raw(&document.quorums)
         .varint(document.members.len() as u64);
     for (id, weight) in document.members {
@@ -71,6 +81,38 @@ fn documents_that_no_cluster_can_have() {
     }
     for weight in [0, WEIGHT_MAX + 1, u16::MAX] {
         assert_eq!(invalid(decode(|d| d.members[0].1 = weight)), Some("weight"));
+    }
+}
+
+#[test]
+fn changes_that_no_cluster_can_make() {
+    let changing = |members: &[(&'static str, u16)], target: &[u16]| {
+        let decoded = [2, 3].map(|step| {
+            decode(|document| {
+                document.step = step;
+                document.members = members.to_vec();
+                document.target = target.to_vec();
+            })
+        });
+        let [write_both, read_new] = decoded.map(|decoded| decoded.map(|_| ()));
+        assert_eq!(write_both, read_new);
+        write_both
+    };
+    assert!(changing(&[("a", 1), ("b", 0)], &[0, WEIGHT_MAX]).is_ok());
+    for (members, target) in [
+        // As many stakes as members, of weights that can be.
+        (&[("a", 1), ("b", 1)][..], &[1][..]),
+        (&[("a", 1), ("b", 1)], &[1, 1, 1]),
+        (&[("a", 1), ("b", 1)], &[1, WEIGHT_MAX + 1]),
+        (&[("a", 1), ("b", u16::MAX)], &[1, 1]),
+        // Who has no stake and is to have none is no member.
+        (&[("a", 1), ("b", 0)], &[1, 0]),
+        // Somebody owns something on either side.
+        (&[("a", 0), ("b", 0)], &[1, 1]),
+        (&[("a", 1), ("b", 1)], &[0, 0]),
+    ] {
+        let refused = changing(members, target);
+        assert_eq!(invalid(refused), Some("weight"), "{members:?} {target:?}");
     }
 }
 
