@@ -20,6 +20,8 @@ pub const PAGE_SEGMENTS: usize = 256;
 pub const LISTED_KEYS_MAX: usize = 4096;
 
 const TAG_AFTER: u8 = 1;
+/// Of [`Compared`].
+const TAG_NOT_SHARED: u8 = 1;
 
 /// Give the hashes of the segments that we both own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +43,9 @@ pub struct Compared {
     /// One bit for each, the lowest of the first byte for the first: the sender has lost versions there
     /// and is no source.
     pub rebuilding: [u8; PAGE_SEGMENTS / 8],
+    /// One bit for each, likewise: they do not both own it, and its hash says nothing of what the sender has. Older
+    /// versions of dynakv do not say so.
+    pub not_shared: [u8; PAGE_SEGMENTS / 8],
 }
 
 /// Give the keys of a segment.
@@ -83,10 +88,27 @@ pub struct ListedKey {
 impl Compared {
     /// Whether the sender is rebuilding the segment with this number in its page.
     pub fn is_rebuilding(&self, number: usize) -> bool {
-        self.rebuilding
-            .get(number / 8)
-            .is_some_and(|byte| byte & 1 << (number % 8) != 0)
+        is_set(&self.rebuilding, number)
     }
+
+    /// Whether both own the segment with this number in its page, as far as the sender says. If not, a hash of 0 is no
+    /// word of an owner that has nothing.
+    pub fn is_shared(&self, number: usize) -> bool {
+        !is_set(&self.not_shared, number)
+    }
+}
+
+fn is_set(bits: &[u8; PAGE_SEGMENTS / 8], number: usize) -> bool {
+    let byte = bits.get(number / 8);
+    byte.is_some_and(|byte| byte & 1 << (number % 8) != 0)
+}
+
+fn bits_of(reader: &mut Reader<'_>) -> Result<[u8; PAGE_SEGMENTS / 8], DecodeError> {
+    let mut bits = [0; PAGE_SEGMENTS / 8];
+    for byte in &mut bits {
+        *byte = reader.u8()?;
+    }
+    Ok(bits)
 }
 
 impl Wire for Compare {
@@ -116,6 +138,9 @@ impl Wire for Compared {
             out.put_u128(hash);
         }
         out.put_slice(&self.rebuilding);
+        if self.not_shared.iter().any(|&byte| byte != 0) {
+            put_tag_bytes(out, TAG_NOT_SHARED, &self.not_shared);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -129,12 +154,17 @@ impl Wire for Compared {
         for _ in 0..count {
             hashes.push(u128::from(reader.u64()?) << 64 | u128::from(reader.u64()?));
         }
-        let mut rebuilding = [0; PAGE_SEGMENTS / 8];
-        for byte in &mut rebuilding {
-            *byte = reader.u8()?;
+        let mut compared = Self {
+            hashes,
+            rebuilding: bits_of(reader)?,
+            not_shared: [0; PAGE_SEGMENTS / 8],
+        };
+        while let Some((tag, mut field)) = reader.tag()? {
+            if tag == TAG_NOT_SHARED {
+                compared.not_shared = bits_of(&mut field)?;
+            }
         }
-        skip_tags(reader)?;
-        Ok(Self { hashes, rebuilding })
+        Ok(compared)
     }
 }
 

@@ -978,6 +978,15 @@ fn responses() -> Vec<(&'static str, Response)> {
             Response::Compared(Compared {
                 hashes: (0..256).map(|number| number << 64 | 0xff).collect(),
                 rebuilding: [0x11; 32],
+                not_shared: [0; 32],
+            }),
+        ),
+        (
+            "compared.not-shared",
+            Response::Compared(Compared {
+                hashes: vec![0; 256],
+                rebuilding: [0; 32],
+                not_shared: [0xfe; 32],
             }),
         ),
         (

@@ -45,6 +45,7 @@ mod logging;
 mod membership;
 mod memory;
 mod mending;
+mod not_owned;
 mod observability;
 mod partitions;
 mod python;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use dynakv_protocol::causal::{Clock, Dot, Sibling, Value, Versions};
 use dynakv_protocol::codec::Wire;
-use dynakv_protocol::frame::{Header, put_frame};
+use dynakv_protocol::frame::{Frame, Header, put_frame, split_batch};
 use dynakv_protocol::gossip::{Accept, Ballot, Gossip, Join, MemberEntry, Prepare, Probe};
 use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity, Welcome};
 use dynakv_protocol::hash::Segment;
@@ -62,8 +62,18 @@ pub(crate) fn receive(stream: &mut TcpStream) -> std::io::Result<(u8, u64, Bytes
 }
 
 fn answer(stream: &mut TcpStream) -> Response {
-    let (kind, _, body) = receive(stream).expect("a node answers");
-    Response::decode(kind, &body).expect("and in its own words")
+    let (kind, id, body) = receive(stream).expect("a node answers");
+    let frame = Frame {
+        header: Header::new(kind, id),
+        body,
+    };
+    // Between nodes also a single answer may come as a batch.
+    let mut frames = Vec::new();
+    split_batch(frame, |frame| frames.push(frame)).expect("a whole batch");
+    let [frame] = &frames[..] else {
+        panic!("one answer to one question, not {}", frames.len());
+    };
+    Response::decode(frame.header.kind, &frame.body).expect("and in its own words")
 }
 
 pub(crate) fn connect(node: &Node, hello: Hello) -> Result<Stranger, ErrorReply> {

@@ -880,9 +880,14 @@ fn explained() -> impl Strategy<Value = Explained> {
 }
 
 fn compared() -> impl Strategy<Value = Compared> {
-    let bytes = || any::<u8>();
-    (vec(any::<u128>(), 256), array::uniform32(bytes()))
-        .prop_map(|(hashes, rebuilding)| Compared { hashes, rebuilding })
+    let bits = || prop_oneof![Just([0; 32]), array::uniform32(any::<u8>())];
+    (vec(any::<u128>(), 256), bits(), bits()).prop_map(|(hashes, rebuilding, not_shared)| {
+        Compared {
+            hashes,
+            rebuilding,
+            not_shared,
+        }
+    })
 }
 
 fn listed() -> impl Strategy<Value = Listed> {

@@ -24,6 +24,7 @@ pub fn compared(
     let mut compared = Compared {
         hashes: vec![0; PAGE_SEGMENTS],
         rebuilding: [0; PAGE_SEGMENTS / 8],
+        not_shared: [u8::MAX; PAGE_SEGMENTS / 8],
     };
     let pages = page.map_or(0..=u8::MAX, |page| page..=page);
     for segment in pages.flat_map(segments_of_page) {
@@ -34,6 +35,7 @@ pub fn compared(
             Some(_) => segment.0 % PAGE_SEGMENTS as u16,
             None => segment.0 / PAGE_SEGMENTS as u16,
         });
+        compared.not_shared[number / 8] &= !(1 << (number % 8));
         compared.hashes[number] ^= match unsure.contains(segment) {
             true => unlike_any(members.0, segment),
             false => hash_of(segment),
@@ -186,6 +188,27 @@ mod tests {
         assert_eq!(differing(&ours, &theirs), [number]);
         assert!(theirs.is_rebuilding(usize::from(number)));
         assert!(!ours.is_rebuilding(usize::from(number)));
+    }
+
+    /// That nothing is there is said of what this node owns together with who asks, and of nothing else.
+    #[test]
+    fn nothing_there_is_told_from_not_owned() {
+        let ring = ring(6);
+        let members = (MemberIndex(0), MemberIndex(3));
+        let none = SegmentSet::default();
+        let of = |page| compared(&ring, members, page, (&none, &none), |_| 0);
+        let pages = of(None);
+        for page in 0..=u8::MAX {
+            let segments = of(Some(page));
+            let mut any = false;
+            for segment in segments_of_page(page) {
+                let number = usize::from(segment.0.to_be_bytes()[1]);
+                let both = ring.owns(members.0, segment) && ring.owns(members.1, segment);
+                assert_eq!(segments.is_shared(number), both, "{segment:?}");
+                any |= both;
+            }
+            assert_eq!(pages.is_shared(usize::from(page)), any, "page {page}");
+        }
     }
 
     /// What replaced a damaged value leaves the hash wrong: it may look like one that lacks the key.

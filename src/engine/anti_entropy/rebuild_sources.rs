@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use dynakv_protocol::RingVersion;
 use dynakv_protocol::hash::Segment;
+use dynakv_protocol::mend::Compared;
 
 use crate::engine::placement::ring::MemberIndex;
 
@@ -32,13 +33,19 @@ pub enum Wanted {
     Rest,
     /// Nothing for now: it is no source.
     Nothing,
+    /// Nothing: it does not own the segment, as it says, and what it does not have says nothing.
+    NotOwned,
 }
 
 impl Wanted {
-    /// Of an owner that says that it has nothing there, or that it has lost versions there itself. Before this
-    /// node gives up what it lost it takes what is left of that anywhere.
-    pub fn of(is_empty: bool, is_rebuilding: bool, accept_loss: bool) -> Self {
-        match (is_rebuilding, is_empty) {
+    /// Of the segment with this number in its page, from an owner that has answered so: it may have nothing there, or
+    /// have lost versions there itself. Before this node gives up what it lost it takes what is left of that anywhere.
+    pub fn of(theirs: &Compared, number: usize, accept_loss: bool) -> Self {
+        if !theirs.is_shared(number) {
+            return Self::NotOwned;
+        }
+        let is_empty = theirs.hashes.get(number) == Some(&0);
+        match (theirs.is_rebuilding(number), is_empty) {
             (false, true) => Self::HasNone,
             (false, false) => Self::All,
             (true, false) if accept_loss => Self::Rest,
@@ -94,6 +101,8 @@ impl Sources {
 
 #[cfg(test)]
 mod tests {
+    use dynakv_protocol::mend::PAGE_SEGMENTS;
+
     use super::*;
 
     #[test]
@@ -108,15 +117,40 @@ mod tests {
         assert_eq!(sources_needed(1, 1), 0);
     }
 
+    /// An answer of a page in whose segment 9 there is something, or nothing.
+    fn answer(is_empty: bool, is_rebuilding: bool) -> Compared {
+        let mut compared = Compared {
+            hashes: vec![0; PAGE_SEGMENTS],
+            rebuilding: [0; PAGE_SEGMENTS / 8],
+            not_shared: [0; PAGE_SEGMENTS / 8],
+        };
+        compared.hashes[9] = u128::from(!is_empty);
+        compared.rebuilding[1] = u8::from(is_rebuilding) << 1;
+        compared
+    }
+
     #[test]
     fn what_one_has_that_lost_some_itself_is_taken_only_before_it_is_given_up() {
+        let of = |is_empty, is_rebuilding, accept_loss| {
+            Wanted::of(&answer(is_empty, is_rebuilding), 9, accept_loss)
+        };
         for accept_loss in [false, true] {
-            assert_eq!(Wanted::of(true, false, accept_loss), Wanted::HasNone);
-            assert_eq!(Wanted::of(false, false, accept_loss), Wanted::All);
-            assert_eq!(Wanted::of(true, true, accept_loss), Wanted::Nothing);
+            assert_eq!(of(true, false, accept_loss), Wanted::HasNone);
+            assert_eq!(of(false, false, accept_loss), Wanted::All);
+            assert_eq!(of(true, true, accept_loss), Wanted::Nothing);
         }
-        assert_eq!(Wanted::of(false, true, false), Wanted::Nothing);
-        assert_eq!(Wanted::of(false, true, true), Wanted::Rest);
+        assert_eq!(of(false, true, false), Wanted::Nothing);
+        assert_eq!(of(false, true, true), Wanted::Rest);
+    }
+
+    #[test]
+    fn who_does_not_own_a_segment_is_no_empty_source_of_it() {
+        for is_empty in [true, false] {
+            let mut theirs = answer(is_empty, false);
+            theirs.not_shared[1] = 1 << 1;
+            assert_eq!(Wanted::of(&theirs, 9, true), Wanted::NotOwned);
+            assert_eq!(Wanted::of(&theirs, 8, true), Wanted::HasNone);
+        }
     }
 
     #[test]

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynakv_protocol::NodeId;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::limits::TIMEOUT_MS_DEFAULT;
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::peer::{MergeVersions, ReadVersions, VersionsReply};
+use dynakv_protocol::{ErrorCode, NodeId};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -323,6 +323,11 @@ fn word_of(own: &VersionsReply, kept: &Bytes, run: u64) -> Option<Word> {
 /// must not keep the rest from going over.
 fn refused(response: &Response) -> Option<HandoffError> {
     match response {
+        // Its copy would be one of N for nobody: the hint stays, and counts on.
+        Response::Error(error) if error.code == ErrorCode::NotOwner => {
+            tracing::debug!(%error, "a hint is owed to a node that owns its key no more");
+            None
+        }
         Response::Error(error) if !error.retryable => {
             tracing::warn!(%error, "a hint is not taken");
             None
@@ -336,8 +341,8 @@ fn refused(response: &Response) -> Option<HandoffError> {
 
 #[cfg(test)]
 mod tests {
-    use dynakv_protocol::Actor;
     use dynakv_protocol::causal::Dot;
+    use dynakv_protocol::{Actor, ErrorReply};
 
     use super::*;
 
@@ -348,6 +353,14 @@ mod tests {
         });
         let versions = Versions::from_parts(dots.collect(), []);
         versions.unwrap().to_bytes()
+    }
+
+    /// One that may never be taken does not hold up the others; one that has too much to do does.
+    #[test]
+    fn a_former_owner_takes_nothing_and_holds_up_nothing() {
+        let refusal = |code| Response::Error(ErrorReply::new(code, "no").retryable());
+        assert!(refused(&refusal(ErrorCode::NotOwner)).is_none());
+        assert!(refused(&refusal(ErrorCode::Overloaded)).is_some());
     }
 
     #[test]

@@ -116,6 +116,9 @@ pub enum MendError {
     /// It has lost versions there itself.
     #[error("{0} is rebuilding there itself")]
     NoSource(NodeId),
+    /// It does not own what it is an owner of by this node's ring.
+    #[error("{0} says that it does not own a segment that is to be fetched from it")]
+    NotOwner(NodeId),
     /// It is not there.
     #[error("{0} is dead: it is compared with when it comes back")]
     Dead(NodeId),

@@ -330,13 +330,16 @@ impl AntiEntropy {
         let (mut full, mut rest) = (Vec::new(), Vec::new());
         for lost in segments {
             let place = usize::from(lost.segment.0.to_be_bytes()[1]);
-            let is_empty = matches!(theirs.hashes.get(place), None | Some(0));
             // Nothing is nothing. Beyond that the own hash is no help: it still counts what is damaged.
-            match Wanted::of(is_empty, theirs.is_rebuilding(place), attempt.accept_loss) {
+            match Wanted::of(&theirs, place, attempt.accept_loss) {
                 Wanted::HasNone => attempt.give(lost.segment, other),
                 Wanted::All => full.push(lost),
                 Wanted::Rest => rest.push(lost),
                 Wanted::Nothing => {}
+                Wanted::NotOwned => {
+                    lost.is_failed = true;
+                    attempt.last_error = Some(MendError::NotOwner(member.id.clone()));
+                }
             }
         }
         let wanted = [(Direction::Fetch, full), (Direction::FetchRest, rest)];

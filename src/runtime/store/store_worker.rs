@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use dynakv_protocol::{Actor, RingVersion};
 use dynakv_storage::{Store, StoreError};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -34,6 +33,7 @@ mod waiting;
 
 pub use self::fence::{Fence, stale};
 use self::hot::HotReads;
+use self::jobs::Queued;
 pub use self::jobs::{Part, ReadJob, Scanned, StoreEvent, Token, WriteJob, WriteWork};
 use self::reader::{Reader, SharedLines};
 use self::scanner::Scanner;
@@ -50,12 +50,12 @@ const BYTES_PER_SYNC_MAX: usize = 16 * 1024 * 1024;
 /// Hands jobs to the store. Dropping it ends the writer once all jobs are done.
 #[derive(Debug)]
 pub struct StoreHandle {
-    writes: mpsc::UnboundedSender<Vec<WriteJob>>,
+    writes: mpsc::UnboundedSender<Queued>,
     reads: mpsc::UnboundedSender<Vec<ReadJob>>,
     scans: mpsc::UnboundedSender<ScanJob>,
     actor: Arc<AtomicU64>,
-    waiting_writes: Waiting<WriteJob>,
-    waiting_reads: Waiting<ReadJob>,
+    waiting_writes: Waiting<Queued>,
+    waiting_reads: Waiting<Vec<ReadJob>>,
     lines: SharedLines,
     hot: HotReads,
 }
@@ -65,7 +65,7 @@ pub struct StoreHandle {
 pub struct FenceMover {
     fence: Fence,
     /// The writer ends with whoever gives it work, and does not wait for this.
-    writes: mpsc::WeakUnboundedSender<Vec<WriteJob>>,
+    writes: mpsc::WeakUnboundedSender<Queued>,
 }
 
 impl FenceMover {
@@ -79,12 +79,7 @@ impl FenceMover {
         let (done, is_done) = oneshot::channel();
         if let Some(writes) = self.writes.upgrade() {
             // A store that is gone has reported why.
-            let _ = writes.send(vec![WriteJob {
-                token: Token::Fence,
-                ring_version: version,
-                key: Bytes::new(),
-                work: WriteWork::Fence { done },
-            }]);
+            let _ = writes.send(Queued::Fence { version, done });
         }
         is_done
     }
@@ -97,7 +92,7 @@ impl StoreHandle {
     /// Hands over writes, all that one turn of the coordinator made.
     pub fn write(&self, jobs: Vec<WriteJob>) {
         // A store that is gone has reported why.
-        let _ = self.writes.send(jobs);
+        let _ = self.writes.send(Queued::Work(jobs));
     }
 
     /// What comes of a read at once; gives the job back where it takes the reader.
@@ -121,11 +116,15 @@ impl StoreHandle {
     /// Takes back the writes that the writer has not begun. It never will: nothing of them is or will be
     /// done. The fence stays, for when the disk answers again.
     pub fn take_back_writes(&self) -> Vec<WriteJob> {
-        let jobs = take_back(&self.waiting_writes).into_iter();
-        let (fences, jobs): (Vec<_>, Vec<_>) =
-            jobs.partition(|job| matches!(job.work, WriteWork::Fence { .. }));
-        if !fences.is_empty() {
-            self.write(fences);
+        let (mut jobs, mut fences) = (Vec::new(), Vec::new());
+        for queued in take_back(&self.waiting_writes) {
+            match queued {
+                Queued::Work(mut list) => jobs.append(&mut list),
+                fence @ Queued::Fence { .. } => fences.push(fence),
+            }
+        }
+        for fence in fences {
+            let _ = self.writes.send(fence);
         }
         jobs
     }
@@ -133,7 +132,7 @@ impl StoreHandle {
     /// The same of reads.
     pub fn take_back_reads(&self) -> Vec<ReadJob> {
         let mut jobs = self.lines.take_back();
-        jobs.append(&mut take_back(&self.waiting_reads));
+        jobs.extend(take_back(&self.waiting_reads).flatten());
         jobs
     }
 
@@ -287,7 +286,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, jobs: Waiting<WriteJob>, done: oneshot::Sender<Minter>) {
+    fn run(mut self, jobs: Waiting<Queued>, done: oneshot::Sender<Minter>) {
         loop {
             let first = jobs.blocking_lock().blocking_recv();
             let Some(first) = first else {
@@ -311,7 +310,7 @@ impl Writer {
 
     async fn run_simulated(
         mut self,
-        jobs: Waiting<WriteJob>,
+        jobs: Waiting<Queued>,
         done: oneshot::Sender<Minter>,
         sync_takes: Duration,
         stall: Stall,
@@ -334,25 +333,39 @@ impl Writer {
         let _ = done.send(self.minter);
     }
 
-    /// Applies the first list and those that wait behind it, up to the bounds of one sync.
-    fn apply_waiting(&mut self, first: Vec<WriteJob>, jobs: &Waiting<WriteJob>) {
+    /// Does the first of what waits and what waits behind it, up to the bounds of one sync.
+    fn apply_waiting(&mut self, first: Queued, jobs: &Waiting<Queued>) {
         let now_unix_ms = self.clock.unix_ms();
         let mut bytes = 0;
         let mut next = Some(first);
-        while let Some(list) = next {
-            let mut events = Vec::new();
-            for job in list {
-                bytes += self.apply(job, now_unix_ms, &mut events);
-                self.progress.writer.step();
+        while let Some(queued) = next {
+            match queued {
+                Queued::Work(list) => bytes += self.apply_list(list, now_unix_ms),
+                Queued::Fence { version, done } => {
+                    self.fence.raise(version);
+                    self.progress.writer.step();
+                    // Who does not wait any more looks at the fence.
+                    let _ = done.send(());
+                }
             }
-            self.actor
-                .store(self.minter.position().0.0, Ordering::Relaxed);
-            self.send(events);
             let full = self.failed.is_some()
                 || self.written.len() >= JOBS_PER_SYNC_MAX
                 || bytes >= BYTES_PER_SYNC_MAX;
             next = if full { None } else { next_waiting(jobs) };
         }
+    }
+
+    /// Applies jobs, one after the other. How many bytes they wrote.
+    fn apply_list(&mut self, list: Vec<WriteJob>, now_unix_ms: u64) -> usize {
+        let (mut bytes, mut events) = (0, Vec::new());
+        for job in list {
+            bytes += self.apply(job, now_unix_ms, &mut events);
+            self.progress.writer.step();
+        }
+        let actor = self.minter.position().0.0;
+        self.actor.store(actor, Ordering::Relaxed);
+        self.send(events);
+        bytes
     }
 
     /// Makes everything applied durable and says so. False when the disk failed.

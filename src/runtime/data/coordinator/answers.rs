@@ -144,8 +144,6 @@ impl Coordinator {
                         self.answer_replica(connection, request_id, &answer);
                     }
                 }
-                // It never comes to anything but its own signal.
-                Token::Fence => {}
             },
             StoreEvent::Scanned {
                 connection,
@@ -212,13 +210,10 @@ impl Coordinator {
             }),
             // Replicas mint nothing, and keep and replace without reading.
             (JobOutcome::Minted { .. } | JobOutcome::Behind { .. }, _)
-            | (
-                JobOutcome::Durable { .. },
-                Token::Operation(_) | Token::Explaining(..) | Token::Fence,
-            )
+            | (JobOutcome::Durable { .. }, Token::Operation(_) | Token::Explaining(..))
             | (
                 JobOutcome::Read { .. },
-                Token::Operation(_) | Token::Replacing(..) | Token::Hint(..) | Token::Fence,
+                Token::Operation(_) | Token::Replacing(..) | Token::Hint(..),
             ) => {
                 return None;
             }

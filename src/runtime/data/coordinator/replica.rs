@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use dynakv_protocol::limits::TIMEOUT_MS_MAX;
-use dynakv_protocol::mend::Compare;
+use dynakv_protocol::mend::{Compare, List};
 use dynakv_protocol::peer::MergeVersions;
 use dynakv_protocol::unlock::Replace;
 
@@ -12,8 +12,9 @@ use super::disk::hanging;
 use crate::runtime::net::undecodable::undecodable;
 
 use super::{
-    ConnectionId, ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, Kind, ReadJob, Request,
-    Response, RingVersion, SELF, Token, WriteJob, WriteWork, admin::MENDING_SCANS_MAX,
+    ConnectionId, ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, Kind, ReadJob,
+    ReadVersions, Request, Response, RingVersion, SELF, Segment, Token, WriteJob, WriteWork,
+    admin::MENDING_SCANS_MAX,
 };
 use crate::runtime::store::store_worker::{ScanJob, ScanWork, stale};
 
@@ -52,6 +53,10 @@ impl Coordinator {
                 }
                 Err(error) => return self.refuse_replica(connection, request_id, error),
             }
+        }
+        let of_owner = decoded.as_ref().ok().and_then(asked_of_owner);
+        if let Some(error) = of_owner.and_then(|it| self.not_owned(connection, it)) {
+            return self.connections.refuse(connection, request_id, error);
         }
         let done = match decoded {
             // The log of the store means something else by it.
@@ -102,6 +107,28 @@ impl Coordinator {
         if let Err(error) = done {
             self.connections.refuse(connection, request_id, error);
         }
+    }
+
+    /// The refusal of what is asked of this node as of an owner of this segment, where it is none under the ring that it
+    /// follows, which is that of the request: its copy would be one of N for nobody, and "absent" here says nothing.
+    fn not_owned(
+        &self,
+        connection: ConnectionId,
+        (segment, asked): (Segment, Asked),
+    ) -> Option<ErrorReply> {
+        // What it has left of what it owned once it may ask itself for, and hand on.
+        if asked == Asked::ToTell && connection == ConnectionId::ANTI_ENTROPY {
+            return None;
+        }
+        let ring = self.view.ring.as_ref()?;
+        let mut owners = ring.owners(segment).iter();
+        if owners.any(|&owner| self.links.slot_of(owner) == SELF) {
+            return None;
+        }
+        let version = ring.version();
+        let message = format!("this node does not own that under ring {version}");
+        let error = ErrorReply::new(ErrorCode::NotOwner, message);
+        Some(error.retryable().with_ring_version(version))
     }
 
     /// Has the store write something for another node.
@@ -160,9 +187,7 @@ impl Coordinator {
                 }
                 work
             }
-            Ok(Request::List(list)) => self
-                .check_ring_now(list.ring_version)
-                .map(|()| ScanWork::List(list)),
+            Ok(Request::List(list)) => self.listing(connection, list),
             Ok(_) => Err(ErrorReply::new(
                 ErrorCode::BadRequest,
                 "this is no request about data",
@@ -179,6 +204,14 @@ impl Coordinator {
                 });
             }
             Err(error) => self.refuse_replica(connection, request_id, error),
+        }
+    }
+
+    fn listing(&mut self, connection: ConnectionId, list: List) -> Result<ScanWork, ErrorReply> {
+        self.check_ring_now(list.ring_version)?;
+        match self.not_owned(connection, (list.segment, Asked::ToTell)) {
+            Some(error) => Err(error),
+            None => Ok(ScanWork::List(list)),
         }
     }
 
@@ -258,6 +291,26 @@ enum Fit {
     Now,
     /// Once it follows the ring that it was asked for under.
     Later,
+}
+
+/// What an owner is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// To change its copy.
+    ToChange,
+    /// To say what it has.
+    ToTell,
+}
+
+/// What is asked of an owner, and of which segment. Hints are kept by those who own no copy.
+fn asked_of_owner(request: &Request) -> Option<(Segment, Asked)> {
+    match request {
+        Request::Merge(MergeVersions { key, .. }) | Request::Replace(Replace { key, .. }) => {
+            Some((Segment::of_key(key), Asked::ToChange))
+        }
+        Request::Read(ReadVersions { key, .. }) => Some((Segment::of_key(key), Asked::ToTell)),
+        _ => None,
+    }
 }
 
 /// The ring under which something about data is asked for, and how long its sender waits, in milliseconds.

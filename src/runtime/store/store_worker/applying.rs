@@ -31,19 +31,12 @@ impl Writer {
             key,
             work,
         } = job;
-        if let WriteWork::Fence { done } = work {
-            self.fence.raise(ring_version);
-            // Who does not wait any more looks at the fence.
-            let _ = done.send(());
-            return 0;
-        }
         if let Err(error) = self.fence.check(ring_version) {
             let outcome = JobOutcome::Refused(error);
             events.push(StoreEvent::Job { token, outcome });
             return 0;
         }
         let applied = match work {
-            WriteWork::Fence { .. } => Ok(0),
             WriteWork::Rebase { sent } => {
                 let work = Work::Rebase { sent };
                 self.try_apply((token, &key), work, None, now_unix_ms, events)

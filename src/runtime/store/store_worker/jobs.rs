@@ -29,8 +29,20 @@ pub enum Token {
     Replacing(ConnectionId, u64),
     /// Another node that has a hint kept here.
     Hint(ConnectionId, u64),
-    /// The control task, which waits for the fence.
-    Fence,
+}
+
+/// What waits for the writer. It is looked at once for a whole list of jobs, and not with each of them.
+#[derive(Debug)]
+pub(super) enum Queued {
+    /// Keys are to change.
+    Work(Vec<WriteJob>),
+    /// From here on this ring is followed, and nothing is done that was asked for under another one.
+    Fence {
+        /// Which ring.
+        version: RingVersion,
+        /// Told when that is so.
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// What the writer is to do.
@@ -73,11 +85,6 @@ pub enum WriteWork {
     Rebase {
         /// What was sent, encoded.
         sent: Bytes,
-    },
-    /// From here on the ring of the job is followed, and nothing is done that was asked for under another one.
-    Fence {
-        /// Told when that is so.
-        done: oneshot::Sender<()>,
     },
     /// Versions that take the place of what is there, if that is as expected.
     Replace {

@@ -117,7 +117,7 @@ impl Lines {
 }
 
 impl Reader {
-    pub(super) fn run(self, jobs: Waiting<ReadJob>) {
+    pub(super) fn run(self, jobs: Waiting<Vec<ReadJob>>) {
         loop {
             if self.lines.lock().is_empty() {
                 let list = jobs.blocking_lock().blocking_recv();
@@ -137,7 +137,7 @@ impl Reader {
         }
     }
 
-    pub(super) async fn run_simulated(self, jobs: Waiting<ReadJob>) {
+    pub(super) async fn run_simulated(self, jobs: Waiting<Vec<ReadJob>>) {
         loop {
             if self.lines.lock().is_empty() {
                 let list = jobs.lock().await.recv().await;

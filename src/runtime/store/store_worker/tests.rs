@@ -849,11 +849,15 @@ fn a_fence_outlasts_a_disk_that_hangs() {
         let mut running = started(&memory, 1000);
         let moved = running.fences.move_to(RingVersion(1));
         running.handle.write(vec![mint(1, "key", "value", None)]);
-        // The writer has not begun: nothing of it is done, and the fence stays.
-        let taken = running.handle.take_back_writes();
-        assert_eq!(taken.len(), 1);
+        let moved_again = running.fences.move_to(RingVersion(2));
+        running.handle.write(vec![mint(2, "key", "value", None)]);
+        // The writer has not begun: nothing of it is done, and the fences stay.
+        let mut taken = running.handle.take_back_writes();
+        let tokens: Vec<_> = taken.iter().map(|job| job.token).collect();
+        assert_eq!(tokens, [Token::Operation(1), Token::Operation(2)]);
         moved.await.unwrap();
-        running.handle.write(taken);
+        moved_again.await.unwrap();
+        running.handle.write(taken.split_off(1));
         let told = told(&mut running, 1).await;
         assert!(
             matches!(&told[0].1, JobOutcome::Refused(error) if error.code == ErrorCode::StaleRing)
