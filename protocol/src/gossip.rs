@@ -15,6 +15,7 @@ const TAG_RUN: u8 = 1;
 const TAG_HINTS: u8 = 2;
 const TAG_DISK_HANGS: u8 = 3;
 const TAG_DISK_FULL: u8 = 4;
+const TAG_RING: u8 = 5;
 const TAG_ACCEPTED: u8 = 1;
 const TAG_DECIDED: u8 = 2;
 
@@ -59,6 +60,11 @@ pub struct MemberEntry {
     pub disk_hangs: bool,
     /// Its disk has no room beside its reserve, and it refuses writes that add a value.
     pub disk_full: bool,
+    /// The ring that it follows: it executes nothing that was asked for under another one. 0 before it has one, and
+    /// from versions that cannot read a ring that changes.
+    pub ring_version: RingVersion,
+    /// It has all that it gained by the change that began with this version, durably; 0 for none.
+    pub complete_since: RingVersion,
     /// The directory that holds its data, which the generation counts the starts of: news of another one
     /// than the ring says is news of somebody else. 0 when the sender does not say.
     pub directory_id: DirectoryId,
@@ -84,6 +90,8 @@ impl MemberEntry {
             hints_waiting: 0,
             disk_hangs: false,
             disk_full: false,
+            ring_version: RingVersion(0),
+            complete_since: RingVersion(0),
             directory_id,
             nonce: 0,
         }
@@ -129,6 +137,8 @@ pub struct Join {
     /// It has noted, durably, that all it may have had is lost and to be rebuilt: a member of the ring
     /// whose directory is another one than the ring says is let back in only with it.
     pub is_rebuilding: bool,
+    /// It can read a ring that changes, and so be taken into one that holds data.
+    pub knows_changes: bool,
 }
 
 /// A proposal's number: a later round wins, then the greater node id.
@@ -221,6 +231,12 @@ impl Wire for MemberEntry {
         if self.disk_full {
             put_tag_u8(out, TAG_DISK_FULL, 1);
         }
+        if self.ring_version > RingVersion(0) {
+            let mut ring = BytesMut::with_capacity(16);
+            self.ring_version.encode(&mut ring);
+            self.complete_since.encode(&mut ring);
+            put_tag_bytes(out, TAG_RING, &ring);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -239,6 +255,8 @@ impl Wire for MemberEntry {
             hints_waiting: 0,
             disk_hangs: false,
             disk_full: false,
+            ring_version: RingVersion(0),
+            complete_since: RingVersion(0),
             directory_id: DirectoryId::default(),
             nonce: 0,
         };
@@ -251,6 +269,10 @@ impl Wire for MemberEntry {
                 TAG_HINTS => entry.hints_waiting = field.u64()?,
                 TAG_DISK_HANGS => entry.disk_hangs = field.bool("disk hangs")?,
                 TAG_DISK_FULL => entry.disk_full = field.bool("disk full")?,
+                TAG_RING => {
+                    entry.ring_version = RingVersion::decode(&mut field)?;
+                    entry.complete_since = RingVersion::decode(&mut field)?;
+                }
                 _ => {}
             }
         }
@@ -311,6 +333,7 @@ impl Wire for Probed {
 }
 
 const TAG_IS_REBUILDING: u8 = 1;
+const TAG_KNOWS_CHANGES: u8 = 2;
 
 impl Wire for Join {
     fn encode(&self, out: &mut BytesMut) {
@@ -322,6 +345,9 @@ impl Wire for Join {
         if self.is_rebuilding {
             put_tag_u8(out, TAG_IS_REBUILDING, 1);
         }
+        if self.knows_changes {
+            put_tag_u8(out, TAG_KNOWS_CHANGES, 1);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -329,10 +355,12 @@ impl Wire for Join {
         let member = Member::decode(&mut reader.part(length)?)?;
         let mut quorum = || reader.u8().map(|q| (q > 0).then_some(q));
         let (n, w, r) = (quorum()?, quorum()?, quorum()?);
-        let mut is_rebuilding = false;
+        let (mut is_rebuilding, mut knows_changes) = (false, false);
         while let Some((tag, mut field)) = reader.tag()? {
-            if tag == TAG_IS_REBUILDING {
-                is_rebuilding = field.bool("is rebuilding")?;
+            match tag {
+                TAG_IS_REBUILDING => is_rebuilding = field.bool("is rebuilding")?,
+                TAG_KNOWS_CHANGES => knows_changes = field.bool("knows changes")?,
+                _ => {}
             }
         }
         Ok(Self {
@@ -341,6 +369,7 @@ impl Wire for Join {
             w,
             r,
             is_rebuilding,
+            knows_changes,
         })
     }
 }

@@ -173,6 +173,16 @@ impl RingDocument {
         members.map(|(it, stake)| it.with_stake(stake)).collect()
     }
 
+    /// The weights and zones that a member of the document has, and during a change is to have; not those of no weight.
+    pub fn stakes_of<'a>(&'a self, member: &'a Member) -> Vec<(u16, &'a str)> {
+        let at = self.members.binary_search_by(|it| it.id.cmp(&member.id));
+        let change = self.change().zip(at.ok());
+        let target = change.and_then(|(change, at)| change.target.get(at));
+        let now = [(member.weight, member.zone.as_str())].into_iter();
+        let then = target.map(|stake| (stake.weight, stake.zone.as_str()));
+        now.chain(then).filter(|(weight, _)| *weight > 0).collect()
+    }
+
     /// How many copies of a key are read from: N, or the number of members that have a stake when there are fewer.
     pub fn effective_n(&self) -> usize {
         let members = self.read_members();

@@ -47,6 +47,7 @@ fn join(ring: &RingDocument, namesake: &PeerIdentity) -> Request {
         w: None,
         r: None,
         is_rebuilding: true,
+        knows_changes: true,
     })
 }
 

@@ -35,6 +35,7 @@ mod explain;
 mod failing_disk;
 mod failover;
 mod full_disk;
+mod growth;
 mod handoff;
 mod hanging_disk;
 mod harness;

@@ -135,18 +135,6 @@ fn five_nodes_join_before_data() {
     assert!((owns.iter().sum::<f64>() - 100.0).abs() < 0.1, "{owns:?}");
 }
 
-/// Once data was written the members are settled: a newcomer is told so and ends, and the cluster goes on.
-#[test]
-fn a_node_that_comes_after_the_data_is_refused() {
-    let cluster = Cluster::start(3);
-    cluster[0].run(&["put", "key", "value"]).exits(0);
-    let late = Node::new(cluster.root(), "node-4").with(&["--seed", &cluster[1].address()]);
-    assert_refused(late, &["holds data"]);
-    assert_eq!(cluster[2].stat("/ring/total_nodes"), Ok(3));
-    assert_eq!(cluster[2].run(&["get", "key"]).exits(0).text(), "value");
-    cluster[2].run(&["status"]).exits(0);
-}
-
 /// A node of another cluster name is refused by name, and one that keeps another number of copies by
 /// that number.
 #[test]

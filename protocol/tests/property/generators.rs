@@ -370,6 +370,8 @@ fn member_entry() -> impl Strategy<Value = MemberEntry> {
                     hints_waiting: heartbeat,
                     disk_hangs: heartbeat % 2 == 1,
                     disk_full: heartbeat % 3 == 1,
+                    ring_version: RingVersion(heartbeat % 5),
+                    complete_since: RingVersion((heartbeat % 5) / 2),
                     directory_id: DirectoryId(keys),
                     // Without a directory it is not sent.
                     nonce: if keys == 0 { 0 } else { heartbeat },
@@ -425,6 +427,7 @@ pub(crate) fn request() -> BoxedStrategy<Request> {
     );
     let join = (member(), quorum(), quorum(), quorum(), any::<bool>()).prop_map(
         |(member, n, w, r, is_rebuilding)| Join {
+            knows_changes: !is_rebuilding,
             member,
             n,
             w,

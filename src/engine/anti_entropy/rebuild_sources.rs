@@ -11,15 +11,30 @@ use dynakv_protocol::RingVersion;
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::mend::Compared;
 
-use crate::engine::placement::ring::MemberIndex;
+use crate::engine::placement::ring::{MemberIndex, Ring};
 
-/// From how many other owners a segment must be fetched until its reads count again: so many that every
-/// write acknowledged by the smallest quorum promised, `w` of `n`, is at one of them even if this node's
-/// copy was one of the w. With w = 1 no number is enough; then all others are asked.
-pub fn sources_needed(n: usize, w: usize) -> usize {
-    let others = n.saturating_sub(1);
+/// From how many owners a segment must be fetched, of the `n` that are read, until every write acknowledged by the
+/// smallest quorum promised, `w` of them, is at one of those.
+///
+/// Whoever is one of the n itself fetches from the others. If its own lost copy was one of the w that is as many: it
+/// lacks one fewer. But with w = 1 no number is enough, and then all others are asked.
+fn sources_needed(n: usize, w: usize, is_one_of_them: bool) -> usize {
     // Where there are fewer owners than that, all of them had to acknowledge.
-    (n + 1).saturating_sub(w.min(n)).min(others)
+    let needed = (n + 1).saturating_sub(w.min(n));
+    match is_one_of_them {
+        true => needed.min(n.saturating_sub(1)),
+        false => needed,
+    }
+}
+
+/// From how many of the owners that are read a member must fetch a segment, that it lost or gains. `None` for who is the
+/// only one of them: there is nobody to bring it back from.
+pub fn needed(ring: &Ring, member: MemberIndex, segment: Segment) -> Option<usize> {
+    let readers = ring.readers(segment);
+    let is_one_of_them = readers.contains(&member);
+    let w = usize::from(ring.document().w);
+    let needed = sources_needed(readers.len(), w, is_one_of_them);
+    Some(needed).filter(|_| !is_one_of_them || readers.len() > 1)
 }
 
 /// What is to be fetched of a segment from an owner.
@@ -91,11 +106,11 @@ impl Sources {
         self.given.remove(&segment);
     }
 
-    /// Whether enough was given for a segment with so many owners, this node among them.
-    pub fn is_whole(&self, segment: Segment, owners: usize, w: usize) -> bool {
+    /// Whether enough was given for a segment, of which so many have to: see [`needed`].
+    pub fn is_whole(&self, segment: Segment, needed: Option<usize>) -> bool {
         let given = self.given.get(&segment).map_or(0, Vec::len);
         // Alone, there is nobody to bring it back: that takes an operator's word.
-        owners > 1 && given >= sources_needed(owners, w)
+        needed.is_some_and(|needed| given >= needed)
     }
 }
 
@@ -107,14 +122,20 @@ mod tests {
 
     #[test]
     fn enough_sources_are_asked_to_meet_every_write_quorum() {
-        assert_eq!(sources_needed(3, 2), 2);
-        assert_eq!(sources_needed(3, 3), 1);
-        assert_eq!(sources_needed(3, 1), 2);
-        assert_eq!(sources_needed(5, 3), 3);
-        assert_eq!(sources_needed(2, 2), 1);
-        // A ring of two members that was promised three copies.
-        assert_eq!(sources_needed(2, 3), 1);
-        assert_eq!(sources_needed(1, 1), 0);
+        for (n, w, of_others, of_a_gainer) in [
+            (3, 2, 2, 2),
+            (3, 3, 1, 1),
+            // Who is none of the owners can ask all of them, the one that has the write among them.
+            (3, 1, 2, 3),
+            (5, 3, 3, 3),
+            (2, 2, 1, 1),
+            // A ring of two members that was promised three copies.
+            (2, 3, 1, 1),
+            (1, 1, 0, 1),
+        ] {
+            assert_eq!(sources_needed(n, w, true), of_others, "{n} {w}");
+            assert_eq!(sources_needed(n, w, false), of_a_gainer, "{n} {w}");
+        }
     }
 
     /// An answer of a page in whose segment 9 there is something, or nothing.
@@ -160,14 +181,14 @@ mod tests {
         sources.follow(RingVersion(1));
         assert!(sources.give(segment, MemberIndex(1)));
         assert!(!sources.give(segment, MemberIndex(1)));
-        assert!(!sources.is_whole(segment, 3, 2));
+        assert!(!sources.is_whole(segment, Some(2)));
         sources.follow(RingVersion(1));
         assert!(sources.has_given(segment, MemberIndex(1)));
         sources.give(segment, MemberIndex(2));
-        assert!(sources.is_whole(segment, 3, 2) && !sources.is_whole(other, 3, 2));
+        assert!(sources.is_whole(segment, Some(2)) && !sources.is_whole(other, Some(2)));
         sources.forget(segment);
-        assert!(!sources.is_whole(segment, 3, 2));
-        assert!(!sources.is_whole(segment, 1, 1), "nobody gave anything");
+        assert!(!sources.is_whole(segment, Some(2)));
+        assert!(!sources.is_whole(segment, None), "there is nobody");
         sources.give(other, MemberIndex(1));
         sources.follow(RingVersion(2));
         assert!(!sources.has_given(other, MemberIndex(1)));

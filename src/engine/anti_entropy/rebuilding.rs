@@ -90,6 +90,12 @@ impl SegmentSet {
         was_there
     }
 
+    /// Whether one is in both.
+    pub fn meets(&self, other: &Self) -> bool {
+        let words = self.words.iter().zip(other.words.iter());
+        words.into_iter().any(|(ours, theirs)| ours & theirs != 0)
+    }
+
     /// All of them, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = Segment> + '_ {
         (0..=u16::MAX).map(Segment).filter(|it| self.contains(*it))
@@ -180,6 +186,9 @@ mod tests {
         assert!(set.remove(Segment(64)) && !set.remove(Segment(64)));
         assert!(set.contains(Segment(65)) && !set.contains(Segment(64)));
         assert_eq!((set.len(), set.iter().count()), (7, 7));
+        let mut other = SegmentSet::default();
+        other.insert(Segment(64));
+        assert!(!set.meets(&other) && SegmentSet::all().meets(&other));
         assert_eq!(SegmentSet::of_words(*set.words()), set);
         there_and_back(&set);
         let mut all = SegmentSet::all();

@@ -50,6 +50,16 @@ pub enum ChangeRefusal {
         /// Who.
         id: NodeId,
     },
+    /// There would be fewer copies of a key than there are.
+    #[error(
+        "keys would have {then} copies instead of {now}: add a node for each that goes, as many as n must be left"
+    )]
+    FewerCopies {
+        /// How many a key has.
+        now: usize,
+        /// How many it would have.
+        then: usize,
+    },
     /// Too many for one ring.
     #[error(
         "the ring would have {members} members while it changes, {MEMBERS_MAX} at most are possible: change it in \
@@ -127,6 +137,14 @@ pub fn begin(
     }
     let next = successor(current).ok_or(ChangeRefusal::VersionsExhausted)?;
     let next = changing(current, next, target)?;
+    // Who keeps its copy would have to fetch, too, what it missed and one of those that go has.
+    let (now, then) = (
+        current.effective_n(),
+        usize::from(current.n).min(target.len()),
+    );
+    if then < now {
+        return Err(ChangeRefusal::FewerCopies { now, then });
+    }
     let ids = next.members.iter().map(|member| &member.id);
     let ids: Vec<NodeId> = ids.filter(|id| is_too_old(id)).cloned().collect();
     match ids.is_empty() {

@@ -42,6 +42,7 @@ mod tests {
             w: None,
             r: None,
             is_rebuilding: false,
+            knows_changes: true,
         };
         let open = found(ClusterId(1), "c", member("a"), 1, 1, 1);
         assert!(!keeps_its_place(&open), "somebody may join, by its vote");

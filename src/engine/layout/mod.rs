@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`document`] | which ring may follow which: founding, joining, sealing |
 //! | [`change`] | which ring may follow one that holds data: from one list of members to another |
+//! | [`steps`] | when a change may take its next step |
 //! | [`decide`] | which of several proposed rings becomes the next version |
 //! | [`copies`] | whether a copy of a directory may be a member in its place |
 //! | [`founding`] | whether a node that finds no cluster may found one |
@@ -16,6 +17,7 @@ pub mod copies;
 pub mod decide;
 pub mod document;
 pub mod founding;
+pub mod steps;
 
 pub use decide::{Acceptor, Answer, Effect, ImpossibleBallot, Phase, Proposer};
 pub use document::{InvalidStep, JoinRefusal, admit, check_later, check_next, found, seal};

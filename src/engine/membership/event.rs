@@ -68,6 +68,8 @@ pub enum Event {
         hints_waiting: u64,
         /// Whether there is no room beside the reserve of its disk.
         disk_full: bool,
+        /// It has all that it gained by the change of the ring that began with this version.
+        complete_since: RingVersion,
     },
     /// Whether this node's own disk hangs, to be told to others at once.
     LocalDisk {

@@ -1,7 +1,7 @@
 //! What is known of one other member, and which news about it is newer.
 
 use dynakv_protocol::gossip::{MemberEntry, MemberState};
-use dynakv_protocol::ids::{DirectoryId, Generation, NodeId};
+use dynakv_protocol::ids::{DirectoryId, Generation, NodeId, RingVersion};
 
 use super::RingMember;
 use super::config::MembershipConfig;
@@ -179,6 +179,10 @@ pub struct MemberView {
     pub disk_hangs: bool,
     /// Whether its disk has no room beside its reserve, as it last said.
     pub disk_full: bool,
+    /// The ring that it follows, as it last said; 0 for a version that knows no changes, and before any news.
+    pub ring_version: RingVersion,
+    /// By which change of the ring it has all that it gained, as it last said.
+    pub complete_since: RingVersion,
     /// Whether the run that is known was heard of lately, by its heartbeat or directly.
     pub is_heard: bool,
 }
@@ -198,6 +202,8 @@ impl MemberView {
             hints_waiting: entry.hints_waiting,
             disk_hangs: entry.disk_hangs,
             disk_full: entry.disk_full,
+            ring_version: entry.ring_version,
+            complete_since: entry.complete_since,
             is_heard,
         }
     }

@@ -116,7 +116,10 @@ impl Membership {
         match event {
             Event::Tick => self.tick(effects),
             Event::RingMembers(members) => self.set_members(members),
-            Event::RingVersion(version) => self.ring_version = version,
+            Event::RingVersion(version) => {
+                self.ring_version = version;
+                self.me.ring_version = version;
+            }
             Event::GossipReceived {
                 from,
                 gossip,
@@ -151,12 +154,14 @@ impl Membership {
                 rebuilding_segments,
                 hints_waiting,
                 disk_full,
+                complete_since,
             } => {
                 self.me.keys = keys;
                 self.me.disk_bytes = disk_bytes;
                 self.me.rebuilding_segments = rebuilding_segments;
                 self.me.hints_waiting = hints_waiting;
                 self.me.disk_full = disk_full;
+                self.me.complete_since = complete_since;
             }
             Event::LocalDisk { hangs } => self.set_disk(hangs, effects),
         }

@@ -524,9 +524,11 @@ fn a_reply_says_what_the_asker_does_not_know() {
             rebuilding_segments: 5,
             hints_waiting: 6,
             disk_full: true,
+            complete_since: RingVersion(2),
         },
         0,
     );
+    step(&mut node, Event::RingVersion(RingVersion(3)), 0);
     let push = Event::GossipReceived {
         from: id("b"),
         gossip: Gossip {
@@ -541,6 +543,8 @@ fn a_reply_says_what_the_asker_does_not_know() {
         rebuilding_segments: 5,
         hints_waiting: 6,
         disk_full: true,
+        ring_version: RingVersion(3),
+        complete_since: RingVersion(2),
         ..entry("a", 1, 0)
     };
     assert_eq!(
@@ -549,7 +553,7 @@ fn a_reply_says_what_the_asker_does_not_know() {
             to: id("b"),
             address: "b:1".to_owned(),
             gossip: Gossip {
-                ring_version: RingVersion(0),
+                ring_version: RingVersion(3),
                 entries: vec![me, entry("b", 1, 10), entry("d", 1, 9)],
             },
             is_reply: true,

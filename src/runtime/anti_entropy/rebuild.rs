@@ -13,7 +13,7 @@ use super::{
     State,
 };
 use crate::engine::anti_entropy::mending::segments_of_page;
-use crate::engine::anti_entropy::rebuild_sources::{Sources, Wanted};
+use crate::engine::anti_entropy::rebuild_sources::{Sources, Wanted, needed};
 use crate::engine::placement::ring::{MemberIndex, Ring};
 use crate::runtime::shared::environment::StoreThreads;
 use crate::runtime::shared::view::{MemberView, View};
@@ -150,7 +150,7 @@ impl AntiEntropy {
             let lost = segments_of_page(page).filter(|&it| lost.contains(it));
             // What this node does not own nobody asks for here.
             let (owned, foreign): (Vec<_>, Vec<_>) =
-                lost.partition(|&segment| attempt.ring.owns(own, segment));
+                lost.partition(|&segment| attempt.ring.rebuilds(own, segment));
             if owned.is_empty() && foreign.is_empty() {
                 continue;
             }
@@ -160,7 +160,7 @@ impl AntiEntropy {
                 return;
             }
             if let Err(error) = self
-                .rebuild_page(attempt, &view, page, owned, foreign)
+                .rebuild_page(attempt, own, &view, page, owned, foreign)
                 .await
             {
                 attempt.last_error = Some(error);
@@ -171,6 +171,7 @@ impl AntiEntropy {
     async fn rebuild_page(
         &self,
         attempt: &mut Attempt<'_>,
+        own: MemberIndex,
         view: &View,
         page: u8,
         mut owned: Vec<Segment>,
@@ -197,10 +198,9 @@ impl AntiEntropy {
             let mut segments: Vec<_> = owned.iter().map(lost).collect();
             self.fetch_page(attempt, view, page, &mut segments).await;
             let (mut whole, mut accepted) = (Vec::new(), Vec::new());
-            let w = usize::from(attempt.ring.document().w);
             for lost in segments {
-                let owners = attempt.ring.owners(lost.segment).len();
-                if attempt.sources.is_whole(lost.segment, owners, w) {
+                let needed = needed(attempt.ring, own, lost.segment);
+                if attempt.sources.is_whole(lost.segment, needed) {
                     whole.push(lost.segment);
                 } else if attempt.accept_loss && !lost.is_failed {
                     accepted.push(lost.segment);
@@ -294,7 +294,8 @@ impl AntiEntropy {
             // Who has given all it had is asked no more: the next attempt may find others.
             let (ring, sources) = (attempt.ring, &*attempt.sources);
             let wanted = segments.iter_mut().filter(|lost| {
-                ring.owns(other, lost.segment) && !sources.has_given(lost.segment, other)
+                let is_source = ring.readers(lost.segment).contains(&other);
+                is_source && !sources.has_given(lost.segment, other)
             });
             let mut wanted: Vec<_> = wanted.collect();
             if member.state == MemberState::Dead || wanted.is_empty() {

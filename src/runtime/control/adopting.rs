@@ -78,7 +78,9 @@ impl Control {
             });
             return;
         }
-        match save_document(&*self.files, RING, &document.to_bytes()) {
+        let gained = self.note_gained(&document);
+        let saved = gained.and_then(|()| save_document(&*self.files, RING, &document.to_bytes()));
+        match saved {
             Ok(()) => {}
             // Gossip names its version again, and it is fetched again.
             Err(error) if error.is_shortage() => {

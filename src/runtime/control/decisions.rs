@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::Control;
 use super::state::{CallEnd, HolderTried, JoinWish, VoteFrom};
+use crate::engine::layout::change::{ChangeRefusal, begin, give_up};
 use crate::engine::layout::{Answer, Effect, JoinRefusal, Phase, Proposer, admit, seal};
 use crate::engine::membership::generations::Process;
 use crate::runtime::net::confirming::There;
@@ -25,6 +26,9 @@ const PHASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a joining node's wish is kept; it asks again.
 const JOIN_PATIENCE: Duration = Duration::from_secs(8);
+
+/// How long a ring with data waits for others that want in, so that one change takes them in together.
+const GATHERING: Duration = Duration::from_secs(1);
 
 /// How long the wish to seal is kept after the last write that asked for it.
 const SEAL_PATIENCE: Duration = Duration::from_secs(5);
@@ -69,6 +73,7 @@ impl Control {
             join,
             nonce: peer.nonce,
             responder,
+            came_at: Instant::now(),
             until: Instant::now() + JOIN_PATIENCE,
             gone: None,
         };
@@ -125,10 +130,9 @@ impl Control {
             return;
         };
         // Who asked to join before the first write is in before it.
-        if let Some(wanted) = self
-            .next_join(&current)
-            .or_else(|| self.next_seal(&current))
-        {
+        let wanted = self.next_join(&current, now);
+        let wanted = wanted.or_else(|| self.next_seal(&current));
+        if let Some(wanted) = wanted.or_else(|| self.next_step(now)) {
             self.attempt(current, wanted);
         }
     }
@@ -142,12 +146,14 @@ impl Control {
     }
 
     /// The ring with the next joining node in it. Answers those that need no decision.
-    fn next_join(&mut self, current: &RingDocument) -> Option<RingDocument> {
+    fn next_join(&mut self, current: &RingDocument, now: Instant) -> Option<RingDocument> {
         while let Some(wish) = self.decisions.joins.pop_front() {
             let member = &wish.join.member;
             let holder = current.member(&member.id);
             match admit(current, &wish.join) {
-                Ok(_) if holder.is_some_and(|h| wish.gone != Some(h.directory_id)) => {
+                Ok(_) | Err(JoinRefusal::ComingIn { .. })
+                    if holder.is_some_and(|h| wish.gone != Some(h.directory_id)) =>
+                {
                     self.try_holder(wish, current);
                 }
                 Ok(next) => {
@@ -163,10 +169,68 @@ impl Control {
                     let error = ErrorReply::new(ErrorCode::DirectoryLost, refusal.to_string());
                     wish.responder.respond(&Response::Error(error.retryable()));
                 }
+                // What it had fetched is gone, and it is taken in anew.
+                Err(JoinRefusal::ComingIn { .. }) => {
+                    self.decisions.joins.push_front(wish);
+                    return give_up(current);
+                }
+                Err(JoinRefusal::HoldsData { .. }) if now < wish.came_at + GATHERING => {
+                    self.decisions.joins.push_front(wish);
+                    return None;
+                }
+                Err(JoinRefusal::HoldsData { .. }) => match self.begin_change(current, &wish) {
+                    Ok(next) => {
+                        self.decisions.joins.push_front(wish);
+                        return Some(next);
+                    }
+                    Err(
+                        refusal @ (ChangeRefusal::Running { .. } | ChangeRefusal::TooOld { .. }),
+                    ) => {
+                        let error = ErrorReply::new(ErrorCode::NotReady, refusal.to_string());
+                        wish.responder.respond(&Response::Error(error.retryable()));
+                    }
+                    Err(refusal) => refuse_join(&wish.responder, refusal.to_string()),
+                },
                 Err(refusal) => refuse_join(&wish.responder, refusal.to_string()),
             }
         }
         None
+    }
+
+    /// The ring that begins to take this node in, and whoever else wants in: one change moves less than one after the
+    /// other does.
+    fn begin_change(
+        &self,
+        current: &RingDocument,
+        wish: &JoinWish,
+    ) -> Result<RingDocument, ChangeRefusal> {
+        let members = self.membership.members();
+        let joins = [&wish.join].into_iter();
+        let joins: Vec<&Join> = joins
+            .chain(self.decisions.joins.iter().map(|wish| &wish.join))
+            .collect();
+        // A member that has never said which ring it follows runs a version that knows none that changes, or was not
+        // heard of yet.
+        let is_too_old = |id: &NodeId| {
+            let join = joins.iter().find(|join| join.member.id == *id);
+            let member = members.iter().find(|member| member.id == *id);
+            match join {
+                Some(join) => !join.knows_changes,
+                None => member.is_none_or(|member| member.ring_version == RingVersion(0)),
+            }
+        };
+        let all: Vec<&Join> = joins
+            .iter()
+            .filter(|join| matches!(admit(current, join), Err(JoinRefusal::HoldsData { .. })))
+            .copied()
+            .collect();
+        let to = |joins: &[&Join]| {
+            let joining = joins.iter().map(|join| &join.member);
+            let target: Vec<_> = current.members.iter().chain(joining).cloned().collect();
+            begin(current, &target, is_too_old)
+        };
+        // Where the others stand in the way it comes alone.
+        to(&all).or_else(|_| to(&joins[..1]))
     }
 
     /// A node asks for a name that the ring has with another directory: is the holder still there? It is called where it

@@ -81,13 +81,18 @@ impl StartedWith<'_> {
                 option,
             })
         };
-        if entry.zone != self.zone {
-            return other("zone", entry.zone.clone(), self.zone.to_owned());
+        let stakes = document.stakes_of(entry);
+        if stakes.contains(&(self.weight, self.zone)) {
+            return Ok(());
         }
-        if entry.weight != self.weight {
-            return other("weight", entry.weight.to_string(), self.weight.to_string());
+        // What it has, or is to have where it has none.
+        let Some((weight, zone)) = stakes.first() else {
+            return Ok(());
+        };
+        if *zone != self.zone {
+            return other("zone", zone.to_string(), self.zone.to_owned());
         }
-        Ok(())
+        other("weight", weight.to_string(), self.weight.to_string())
     }
 }
 
@@ -172,6 +177,7 @@ impl Control {
             w,
             r,
             is_rebuilding: self.rebuilding.is_all(),
+            knows_changes: true,
         });
         let calls = self.calls.clone();
         self.spawn(async move {

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::changing::Changing;
 use self::state::{CallEnd, Decisions, Joining, Seeds};
 use crate::engine::layout::Acceptor;
 use crate::engine::membership::{Effect, Event, Membership};
@@ -39,6 +40,7 @@ use crate::runtime::store::snapshots::{self, Snapshots};
 use crate::runtime::store::store_worker::FenceMover;
 
 mod adopting;
+mod changing;
 mod decisions;
 mod error;
 mod joining;
@@ -92,6 +94,7 @@ pub struct Control {
     adopting: Option<RingDocument>,
     fences: FenceMover,
     decisions: Decisions,
+    changing: Changing,
     joining: Joining,
     seeds: Seeds,
     others: Arc<OtherClusters>,
@@ -176,6 +179,7 @@ impl Control {
             adopting: None,
             fences,
             decisions: Decisions::new(acceptor),
+            changing: Changing::default(),
             joining: Joining::new(now),
             seeds: Seeds::new(&startup.seeds, now),
             others,

@@ -189,6 +189,7 @@ impl Control {
             rebuilding_segments: self.rebuilding.left(),
             hints_waiting: self.hints.kept(),
             disk_full: store_status.refuses_writes,
+            complete_since: self.rebuilding.complete_since(),
         });
         let metrics = &self.metrics;
         metrics.totals.keys.set(totals.keys as f64);

@@ -59,6 +59,7 @@ pub(super) struct JoinWish {
     pub(super) join: Join,
     pub(super) nonce: u64,
     pub(super) responder: Responder,
+    pub(super) came_at: Instant,
     pub(super) until: Instant,
     /// The directory of the former holder of its name, if that was called and found gone.
     pub(super) gone: Option<DirectoryId>,

@@ -5,15 +5,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
+use dynakv_protocol::RingVersion;
 use dynakv_protocol::hash::{SEGMENTS, Segment};
 use dynakv_storage::{SmallFiles, StoreError, load_document, save_document};
 
+use self::gained::Gained;
 pub use self::locked::{Copy, LockedKeys};
 use self::recount::Recount;
 use self::shown::Shown;
 use self::stored::decode;
 use crate::engine::anti_entropy::rebuilding::SegmentSet;
 
+mod gained;
 mod locked;
 mod recount;
 mod shown;
@@ -36,6 +39,7 @@ pub struct Rebuilding {
     files: Arc<dyn SmallFiles>,
     lost: Mutex<Lost>,
     shown: Shown,
+    gained: Gained,
     recount: Recount,
     locked: LockedKeys,
     given_up: AtomicU64,
@@ -62,6 +66,7 @@ impl Rebuilding {
             Err(error) => return Err(error),
         };
         Ok(Self {
+            gained: Gained::load(files.clone())?,
             recount: Recount::load(files.clone())?,
             locked: LockedKeys::default(),
             given_up: AtomicU64::new(0),
@@ -189,6 +194,39 @@ impl Rebuilding {
     /// absent since.
     pub fn given_up(&self) -> u64 {
         self.given_up.load(Ordering::Acquire)
+    }
+
+    // Something is gained.
+
+    /// The change of the ring that began with this version gives these segments to this node: what it may have of them
+    /// is not all that was acknowledged there, until it was fetched. Only the first call for a change does anything.
+    /// Durable when it returns.
+    ///
+    /// # Errors
+    /// What the disk says. That ring may not be followed then.
+    pub fn begin_gained(
+        &self,
+        begun_at: RingVersion,
+        segments: SegmentSet,
+    ) -> Result<(), StoreError> {
+        if self.gained.is_known(begun_at) {
+            return Ok(());
+        }
+        let mut lost = self.lost();
+        for segment in segments.iter() {
+            lost.segments.insert(segment);
+            // An attempt that is under way knows of no such owners, and may not end it.
+            lost.again.insert(segment);
+        }
+        self.shown.show(&lost.segments);
+        self.save(&mut lost)?;
+        drop(lost);
+        self.gained.note(begun_at, segments)
+    }
+
+    /// By which change of the ring this node has all that it gained: the version that began it. 0 while it lacks some.
+    pub fn complete_since(&self) -> RingVersion {
+        self.gained.complete_since(&self.segments())
     }
 
     // It is brought back.
@@ -414,6 +452,70 @@ mod tests {
         assert_eq!(seen, Ok((true, 1)), "its end is not durable yet");
         end.join().unwrap().unwrap();
         assert!(!rebuilding.covers(b"a") && rebuilding.left() == 0);
+    }
+
+    #[test]
+    fn what_a_change_brings_is_marked_once_and_complete_when_it_was_fetched() {
+        let files = Arc::new(MemoryDisk::new().files());
+        let set = |keys: &[&str]| {
+            let mut set = SegmentSet::default();
+            for key in keys {
+                set.insert(Segment::of_key(key.as_bytes()));
+            }
+            set
+        };
+        let [a, b] = ["a", "b"].map(|key| Segment::of_key(key.as_bytes()));
+        let rebuilding = Rebuilding::load(files.clone()).unwrap();
+        assert_eq!(rebuilding.complete_since(), RingVersion(0));
+        rebuilding.begin(b"b").unwrap();
+        // An attempt is under way, for what was lost.
+        assert_eq!(rebuilding.take_begun_again(&[b]), []);
+        rebuilding
+            .begin_gained(RingVersion(5), set(&["a", "b"]))
+            .unwrap();
+        assert_eq!(
+            rebuilding.finish(&[b]).unwrap(),
+            [],
+            "it was given none of that"
+        );
+        assert_eq!(rebuilding.complete_since(), RingVersion(0));
+        assert_eq!(rebuilding.take_begun_again(&[a, b]), [a, b]);
+        assert_eq!(rebuilding.finish(&[b]).unwrap(), [b]);
+        // By a restart, and by a later version of the same change, nothing begins anew.
+        let again = Rebuilding::load(files.clone()).unwrap();
+        again
+            .begin_gained(RingVersion(5), set(&["a", "b"]))
+            .unwrap();
+        assert!(again.covers(b"a") && !again.covers(b"b"));
+        assert_eq!(again.finish(&[a]).unwrap(), [a]);
+        assert_eq!(again.complete_since(), RingVersion(5));
+        let again = Rebuilding::load(files.clone()).unwrap();
+        assert_eq!(again.complete_since(), RingVersion(5));
+        again.begin_gained(RingVersion(9), set(&[])).unwrap();
+        assert_eq!(again.complete_since(), RingVersion(9), "it gains nothing");
+        // What can't be read is fetched once more.
+        save_document(&*files, "gained", b"\x01").unwrap();
+        let damaged = Rebuilding::load(files).unwrap();
+        assert_eq!(damaged.complete_since(), RingVersion(0));
+        damaged.begin_gained(RingVersion(9), set(&["a"])).unwrap();
+        assert!(damaged.covers(b"a"));
+    }
+
+    #[test]
+    fn what_is_gained_is_marked_before_that_is_noted() {
+        let disk = MemoryDisk::new();
+        let rebuilding = Rebuilding::load(Arc::new(disk.files())).unwrap();
+        disk.crash();
+        let all = SegmentSet::all();
+        assert!(
+            rebuilding
+                .begin_gained(RingVersion(5), all.clone())
+                .is_err()
+        );
+        assert!(rebuilding.covers(b"a") && rebuilding.complete_since() == RingVersion(0));
+        let restarted = Rebuilding::load(Arc::new(disk.files())).unwrap();
+        restarted.begin_gained(RingVersion(5), all).unwrap();
+        assert!(restarted.is_all());
     }
 
     #[test]

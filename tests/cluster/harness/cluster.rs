@@ -175,6 +175,11 @@ impl Cluster {
         }
     }
 
+    /// One more node, which was started or is going to be.
+    pub(crate) fn add(&mut self, node: Node) {
+        self.nodes.push(node);
+    }
+
     /// The addresses of all nodes.
     pub(crate) fn addresses(&self) -> Vec<String> {
         self.nodes.iter().map(Node::address).collect()

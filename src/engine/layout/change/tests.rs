@@ -219,6 +219,7 @@ fn a_directory_is_renewed_in_every_step() {
         w: None,
         r: None,
         is_rebuilding: true,
+        knows_changes: true,
     };
     for (ring, name) in [(&ring, "c"), (&begun, "c"), (&read, "c"), (&read, "d")] {
         let renewed = admit(ring, &lost(name)).unwrap();

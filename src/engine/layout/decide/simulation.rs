@@ -52,6 +52,7 @@ pub(super) fn join(name: &str) -> Join {
         w: None,
         r: None,
         is_rebuilding: false,
+        knows_changes: true,
     }
 }
 

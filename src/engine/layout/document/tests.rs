@@ -20,6 +20,7 @@ fn join(name: &str) -> Join {
     Join {
         member: member(name),
         is_rebuilding: false,
+        knows_changes: true,
         n: None,
         w: None,
         r: None,

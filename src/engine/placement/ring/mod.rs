@@ -4,7 +4,7 @@ use dynakv_protocol::hash::{SEGMENTS, Segment};
 use dynakv_protocol::ids::{NodeId, RingVersion};
 pub use dynakv_protocol::placement::MemberIndex;
 use dynakv_protocol::placement::Placement;
-use dynakv_protocol::ring_document::{Change, Member, RingDocument};
+use dynakv_protocol::ring_document::{Change, ChangePhase, Member, RingDocument};
 
 use self::joint::Joint;
 use crate::engine::quorum::Sides;
@@ -91,6 +91,47 @@ impl Ring {
         let others = self.joint.as_ref();
         let others = others.map_or(0, |joint| joint.others(segment));
         Sides { readers, others }
+    }
+
+    /// The owners under the stakes that are not read; nobody unless the ring changes.
+    pub fn others(&self, segment: Segment) -> impl Iterator<Item = MemberIndex> + Clone + '_ {
+        let joint = self.joint.iter();
+        joint.flat_map(move |joint| joint.also(segment).iter().copied())
+    }
+
+    /// Whether a segment is written to this member and not read from it: it gains it, and has not all of it yet, or
+    /// loses it.
+    pub fn is_only_written(&self, member: MemberIndex, segment: Segment) -> bool {
+        let readers = self.placement.copies();
+        self.owners(segment)[readers..].contains(&member)
+    }
+
+    /// The segments that this member gains by the change that is under way.
+    pub fn gained_by(&self, member: MemberIndex) -> impl Iterator<Item = Segment> + '_ {
+        let phase = self.document.change().map(|change| change.phase);
+        let segments = (0..=u16::MAX).map(Segment);
+        segments.filter(move |&segment| match phase {
+            None => false,
+            Some(ChangePhase::WriteBoth) => self.is_only_written(member, segment),
+            Some(ChangePhase::ReadNew) => {
+                let mut old = self.others(segment);
+                self.readers(segment).contains(&member) && !old.any(|owner| owner == member)
+            }
+        })
+    }
+
+    /// Whether this member brings the segment back from the others when it lacks some of it: an owner does, and who
+    /// gains it; who loses it needs it no more.
+    pub fn rebuilds(&self, member: MemberIndex, segment: Segment) -> bool {
+        let phase = self.document.change().map(|change| change.phase);
+        let is_read = self.readers(segment).contains(&member);
+        is_read || phase == Some(ChangePhase::WriteBoth) && self.owns(member, segment)
+    }
+
+    /// Whether there is such a segment.
+    pub fn is_anywhere_only_written(&self, member: MemberIndex) -> bool {
+        let joint = self.joint.as_ref();
+        joint.is_some_and(|joint| joint.is_anywhere_only_written(member))
     }
 
     /// Whether this member may stand in for owners: during a change one that is to stay and is there already. What is

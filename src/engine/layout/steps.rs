@@ -1,0 +1,122 @@
+//! When a change of the ring may take its next step.
+//!
+//! What members say of themselves only ever becomes more: the ring that they follow, and by which change they have all
+//! that they gained. So any member can judge by what it has heard, however late that is, and the step is decided as
+//! every ring is.
+//!
+//! | Step | Once |
+//! |---|---|
+//! | `WriteBoth` → `ReadNew` | whoever gains a segment has it: from then on it is read |
+//! | `ReadNew` → `Final` | of the old owners of each segment so many follow `ReadNew` that the others are no read quorum: none of them answers reads by itself any more |
+
+use dynakv_protocol::hash::Segment;
+use dynakv_protocol::ids::{NodeId, RingVersion};
+use dynakv_protocol::ring_document::{Change, ChangePhase, RingDocument};
+
+use super::change;
+use crate::engine::placement::ring::{MemberIndex, Ring};
+
+/// What a member has said of itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The ring that it follows.
+    pub ring_version: RingVersion,
+    /// By which change it has all that it gained.
+    pub complete_since: RingVersion,
+}
+
+/// What a change of the ring waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Due {
+    /// This ring may be decided.
+    Step(Box<RingDocument>),
+    /// These members have not got yet what they gain.
+    Fetching(Vec<NodeId>),
+    /// These members do not follow the ring yet.
+    Following(Vec<NodeId>),
+}
+
+/// What comes next. `None` unless the ring changes.
+pub fn due(ring: &Ring, progress: impl Fn(&NodeId) -> Progress) -> Option<Due> {
+    let change = ring.document().change()?;
+    let members = (0..ring.len() as u16).map(MemberIndex);
+    let of = |member: MemberIndex| progress(&ring.member(member).id);
+    let (waits, next) = match change.phase {
+        ChangePhase::WriteBoth => {
+            let has_it = |member| of(member).complete_since >= change.begun_at;
+            let lacks = members.filter(|&it| ring.is_anywhere_only_written(it) && !has_it(it));
+            (
+                Due::Fetching(named(ring, lacks)),
+                change::read_new(ring.document()),
+            )
+        }
+        ChangePhase::ReadNew => {
+            let follows: Vec<bool> = members
+                .map(|member| of(member).ring_version >= ring.version())
+                .collect();
+            let lacks = still_read_old(ring, change, &follows);
+            (
+                Due::Following(named(ring, lacks)),
+                change::finish(ring.document()),
+            )
+        }
+    };
+    let waits_for_nobody =
+        matches!(&waits, Due::Fetching(ids) | Due::Following(ids) if ids.is_empty());
+    match next {
+        Some(next) if waits_for_nobody => Some(Due::Step(Box::new(next))),
+        Some(_) | None => Some(waits),
+    }
+}
+
+fn named(ring: &Ring, members: impl IntoIterator<Item = MemberIndex>) -> Vec<NodeId> {
+    let members = members.into_iter();
+    members
+        .map(|member| ring.member(member).id.clone())
+        .collect()
+}
+
+/// The old owners that do not follow the ring, of segments where they might still make a read quorum by themselves.
+fn still_read_old(ring: &Ring, change: &Change, follows: &[bool]) -> Vec<MemberIndex> {
+    debug_assert_eq!(change.phase, ChangePhase::ReadNew);
+    let r = usize::from(ring.document().r);
+    let mut waited_for = vec![false; ring.len()];
+    for segment in (0..=u16::MAX).map(Segment) {
+        if ring.owners(segment).len() == ring.readers(segment).len() {
+            // The same owners in both: nobody reads anybody else.
+            continue;
+        }
+        let old = ring.others(segment);
+        let lacking = || old.clone().filter(|member| !follows[member.slot()]);
+        if lacking().count() >= r.min(old.clone().count()) {
+            lacking().for_each(|member| waited_for[member.slot()] = true);
+        }
+    }
+    let members = (0..ring.len() as u16).map(MemberIndex);
+    members.filter(|member| waited_for[member.slot()]).collect()
+}
+
+/// For how long a member that is being taken in may be dead before the change is given up, in milliseconds.
+pub const GIVEN_UP_AFTER_MS: u64 = 5 * 60 * 1000;
+
+/// The ring without a change that cannot go on by itself: one whose newcomer has died before it had all that it gains.
+/// `dead_for_ms` says for how long a member has been dead, as far as who asks has watched it without a break. A
+/// member of before the change is waited for: it has copies, and comes back with them.
+pub fn given_up(
+    ring: &Ring,
+    progress: impl Fn(&NodeId) -> Progress,
+    dead_for_ms: impl Fn(&NodeId) -> Option<u64>,
+) -> Option<RingDocument> {
+    let change = ring.document().change()?;
+    let mut members = ring.document().members.iter();
+    let is_lost = members.any(|member| {
+        let is_dead = || dead_for_ms(&member.id).is_some_and(|ms| ms >= GIVEN_UP_AFTER_MS);
+        change::is_coming_in(ring.document(), member)
+            && progress(&member.id).complete_since < change.begun_at
+            && is_dead()
+    });
+    change::give_up(ring.document()).filter(|_| is_lost)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! Bringing a change of the ring on: what this node gains by it is noted, and the next step proposed once it is due.
+
+use std::time::Duration;
+
+use dynakv_protocol::gossip::MemberState;
+use dynakv_protocol::ring_document::RingDocument;
+use dynakv_protocol::{NodeId, RingVersion};
+use dynakv_storage::StoreError;
+use tokio::time::Instant;
+
+use super::Control;
+use crate::engine::anti_entropy::rebuilding::SegmentSet;
+use crate::engine::layout::steps::{self, Due, Progress};
+use crate::engine::membership::MemberView;
+use crate::engine::placement::ring::Ring;
+
+/// How often it is looked whether a step is due: that takes a walk over all segments.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How much later than the member before it each member proposes a step, so that they do not outvote each other.
+const RANK_DELAY: Duration = Duration::from_secs(1);
+
+/// How often the log says whom a change waits for.
+const LINE: Duration = Duration::from_secs(60);
+
+/// What is known of the change that is under way.
+#[derive(Debug, Default)]
+pub(super) struct Changing {
+    look_due: Option<Instant>,
+    /// Since when the step after this ring is due.
+    due_since: Option<(RingVersion, Instant)>,
+    /// What it was seen to wait for last, and when the log said so.
+    waits_for: Option<Due>,
+    told: Option<Instant>,
+}
+
+impl Control {
+    /// Notes, durably, what this node gains by the change that this ring is about: before the ring is on disk, so that
+    /// nobody takes what it lacks for what there is not.
+    pub(super) fn note_gained(&self, document: &RingDocument) -> Result<(), StoreError> {
+        let Some(change) = document.change() else {
+            return Ok(());
+        };
+        let ring = Ring::new(document.clone());
+        let mut gained = SegmentSet::default();
+        if let Some(own) = ring.index_of(&self.me.node_id) {
+            for segment in ring.gained_by(own) {
+                gained.insert(segment);
+            }
+        }
+        self.rebuilding.begin_gained(change.begun_at, gained)
+    }
+
+    /// The next ring of a change, once it is due and this node's turn has come to propose it.
+    pub(super) fn next_step(&mut self, now: Instant) -> Option<RingDocument> {
+        let ring = self.ring.clone()?;
+        if ring.document().change().is_none() {
+            self.changing = Changing::default();
+            return None;
+        }
+        if self.changing.look_due.is_some_and(|due| due > now) {
+            return None;
+        }
+        self.changing.look_due = Some(now + LOOK);
+        let members = self.membership.members();
+        let of = |id: &NodeId| members.iter().find(|member| member.id == *id);
+        let progress = |id: &NodeId| of(id).map_or(Progress::default(), progress_of);
+        let next = match steps::due(&ring, progress)? {
+            Due::Step(next) => Some(*next),
+            waits => {
+                self.tell_waiting(waits, now);
+                let now_ms = self.now_ms();
+                let is_dead = |member: &&MemberView| member.state == MemberState::Dead;
+                let dead_for_ms = |id: &NodeId| {
+                    let dead = of(id).filter(is_dead);
+                    dead.map(|member| now_ms.saturating_sub(member.since_ms))
+                };
+                steps::given_up(&ring, progress, dead_for_ms)
+            }
+        };
+        let Some(next) = next else {
+            self.changing.due_since = None;
+            return None;
+        };
+        let since = match self.changing.due_since {
+            Some((version, since)) if version == ring.version() => since,
+            _ => now,
+        };
+        self.changing.due_since = Some((ring.version(), since));
+        let before_me = members
+            .iter()
+            .filter(|it| it.id < self.me.node_id && it.state == MemberState::Alive)
+            .count();
+        (now >= since + RANK_DELAY * before_me as u32).then_some(next)
+    }
+
+    fn tell_waiting(&mut self, waits: Due, now: Instant) {
+        let changing = &mut self.changing;
+        let is_news = changing.waits_for.as_ref() != Some(&waits);
+        if is_news || changing.told.is_none_or(|told| now >= told + LINE) {
+            match &waits {
+                Due::Fetching(ids) => {
+                    tracing::info!(?ids, "the ring changes once these have got what they gain");
+                }
+                Due::Following(ids) => {
+                    tracing::info!(?ids, "the change of the ring ends once these follow it");
+                }
+                Due::Step(_) => {}
+            }
+            changing.told = Some(now);
+        }
+        changing.waits_for = Some(waits);
+    }
+}
+
+fn progress_of(member: &MemberView) -> Progress {
+    Progress {
+        ring_version: member.ring_version,
+        complete_since: member.complete_since,
+    }
+}
