@@ -48,6 +48,12 @@ pub(crate) fn run_with(
 ) -> Verdict {
     let mut world = World::new(seed, machines, flaw);
     let plan = plan(&mut world.fork());
+    run_in(world, plan)
+}
+
+/// Runs a plan in a world that is about to begin.
+pub(crate) fn run_in(mut world: World, plan: Plan) -> Verdict {
+    let machines = world.machines.len();
     let history = Rc::new(RefCell::new(History::default()));
     workload::promise(&mut history.borrow_mut(), CLIENTS, plan.loses_a_disk());
     let sloppy_percent = match (machines, plan.divides(machines)) {

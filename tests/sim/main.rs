@@ -36,6 +36,7 @@ mod damaged;
 mod determinism;
 mod flawed_store;
 mod flaws;
+mod growth;
 mod hanging;
 mod hangs;
 mod hints;

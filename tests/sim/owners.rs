@@ -10,8 +10,8 @@ use dynakv_storage::load_document;
 
 use crate::machine::Machine;
 
-/// The table of owners, made once the ring is final. No run changes it afterwards: a machine that lost its
-/// disk keeps its place.
+/// The table of owners, made once the ring is final and has all machines. No run changes it afterwards: a machine that
+/// lost its disk keeps its place.
 pub(crate) struct Owners {
     machines: Vec<Rc<Machine>>,
     table: OnceCell<Table>,
@@ -48,9 +48,18 @@ impl Owners {
         self.of_key(key).unwrap_or_else(all)
     }
 
+    /// Where the ring of each machine stands, and how many members it has.
+    pub(crate) fn rings(&self) -> Vec<(String, String, usize)> {
+        let ring = |machine: &Rc<Machine>| {
+            let document = ring_of(machine)?;
+            let (name, step) = (machine.name.clone(), document.step.name().to_owned());
+            Some((name, step, document.members.len()))
+        };
+        self.machines.iter().filter_map(ring).collect()
+    }
+
     fn table_of(&self, machine: &Machine) -> Option<Table> {
-        let document = load_document(&machine.disk.files(), "ring").ok()??;
-        let document = RingDocument::from_bytes(&document).ok()?;
+        let document = ring_of(machine)?;
         if document.step != Step::Final || document.members.len() != self.machines.len() {
             return None;
         }
@@ -62,4 +71,9 @@ impl Owners {
             machines: machines.collect::<Option<_>>()?,
         })
     }
+}
+
+fn ring_of(machine: &Machine) -> Option<RingDocument> {
+    let document = load_document(&machine.disk.files(), "ring").ok()??;
+    RingDocument::from_bytes(&document).ok()
 }

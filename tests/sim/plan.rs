@@ -226,6 +226,23 @@ impl Plan {
         plan
     }
 
+    /// Faults of every kind, while machines behind the founders are switched on for the first time.
+    pub(crate) fn growing(
+        founders: usize,
+        machines: usize,
+        (from, until): (Duration, Duration),
+        random: &mut fastrand::Rng,
+    ) -> Self {
+        let mut plan = Self::random(machines, from, until, random);
+        let span_ms = (until - from).as_millis() as u64;
+        for node in founders..machines {
+            let at = from + Duration::from_millis(random.u64(..span_ms * 3 / 4));
+            plan.add(at, Fault::Start { node });
+        }
+        plan.steps.sort_by_key(|step| step.at);
+        plan
+    }
+
     /// Faults of every kind, and besides disks hang: one, or two at once, for a moment or for seconds.
     pub(crate) fn hanging(
         machines: usize,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::AddAssign;
 
 use crate::history::History;
-use crate::invariants::{Violation, bounded, convergence};
+use crate::invariants::{Violation, bounded, change_ends, convergence};
 use crate::plan::Plan;
 use crate::seeds;
 use crate::trace::Trace;
@@ -98,6 +98,10 @@ impl Verdict {
             history.violate(bounded::NAME, what);
         } else {
             expect_equal_disks(&world, &mut history, with_hashes);
+            let rings = world.owners.rings();
+            if let Some(what) = change_ends::check(&rings, world.machines.len()) {
+                history.violate(change_ends::NAME, what);
+            }
         }
         let verdict = Self {
             plan: text,

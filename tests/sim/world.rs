@@ -111,6 +111,15 @@ impl World {
         }
     }
 
+    /// The same, of which some machines are switched on only when the plan says so.
+    pub(crate) fn growing(seed: u64, founders: usize, machines: usize, flaw: Flaw) -> Self {
+        let mut world = Self::new(seed, machines, flaw);
+        for node in founders..machines {
+            world.cut_power(node, 0);
+        }
+        world
+    }
+
     /// A seed for somebody else.
     pub(crate) fn fork(&mut self) -> fastrand::Rng {
         self.random.fork()

@@ -42,7 +42,9 @@ struct Attempt<'a> {
     sizes: Sizes,
     /// Whether an owner has given something that it had not given before.
     is_ahead: bool,
-    /// How many segments count as rebuilt although too few owners gave what they have.
+    /// How many segments have ended.
+    ended: u32,
+    /// How many of them count as rebuilt although too few owners gave what they have.
     accepted: u32,
     last_error: Option<MendError>,
 }
@@ -84,6 +86,7 @@ impl AntiEntropy {
             misses: Misses::default(),
             sizes: Sizes::default(),
             is_ahead: false,
+            ended: 0,
             accepted: 0,
             last_error: None,
         };
@@ -115,8 +118,12 @@ impl AntiEntropy {
         if segments_left == 0 {
             state.rebuild_due = None;
             state.told.clear();
-            tracing::info!("everything is rebuilt: reads of this node count again");
-            if ring.document().w == 1 {
+            // It may only have found out that it owns none of them.
+            let is_rebuilt = attempt.ended > 0;
+            if is_rebuilt {
+                tracing::info!("everything is rebuilt: reads of this node count again");
+            }
+            if is_rebuilt && ring.document().w == 1 {
                 tracing::warn!(
                     "writes were promised to be acknowledged by one node (w = 1): some that only this node \
                      had acknowledged may be lost"
@@ -146,12 +153,19 @@ impl AntiEntropy {
         let Some(own) = attempt.ring.index_of(&self.0.asker.me) else {
             return;
         };
+        let of_page = |page| segments_of_page(page).filter(|&it| lost.contains(it));
+        // First, so that it is not reported for as long as the rest takes.
         for page in 0..=u8::MAX {
-            let lost = segments_of_page(page).filter(|&it| lost.contains(it));
-            // What this node does not own nobody asks for here.
-            let (owned, foreign): (Vec<_>, Vec<_>) =
-                lost.partition(|&segment| attempt.ring.rebuilds(own, segment));
-            if owned.is_empty() && foreign.is_empty() {
+            let foreign = of_page(page)
+                .filter(|&it| !attempt.ring.rebuilds(own, it) && !self.0.rebuilding.is_aside(it));
+            if let Err(error) = self.set_aside(attempt.ring, foreign.collect()).await {
+                attempt.last_error = Some(error);
+            }
+        }
+        for page in 0..=u8::MAX {
+            let owned = of_page(page).filter(|&it| attempt.ring.rebuilds(own, it));
+            let owned: Vec<_> = owned.collect();
+            if owned.is_empty() {
                 continue;
             }
             // Who is there now, and not when the attempt began: it may take long.
@@ -159,13 +173,23 @@ impl AntiEntropy {
             if view.ring_version() != attempt.ring.version() {
                 return;
             }
-            if let Err(error) = self
-                .rebuild_page(attempt, own, &view, page, owned, foreign)
-                .await
-            {
+            if let Err(error) = self.rebuild_page(attempt, own, &view, page, owned).await {
                 attempt.last_error = Some(error);
             }
         }
+    }
+
+    /// What this node does not own nobody asks for here, and nobody brings back. What was lost of it is not told of any
+    /// more, as if it were rebuilt; that it was lost is not forgotten.
+    async fn set_aside(&self, ring: &Ring, foreign: Vec<Segment>) -> Result<(), MendError> {
+        if foreign.is_empty() {
+            return Ok(());
+        }
+        self.0.rebuilding.take_begun_again(&foreign);
+        let losses = self.losses(foreign.clone()).await?;
+        self.forgive(losses).await?;
+        self.0.rebuilding.set_aside(&foreign, ring.version());
+        Ok(())
     }
 
     async fn rebuild_page(
@@ -175,11 +199,9 @@ impl AntiEntropy {
         view: &View,
         page: u8,
         mut owned: Vec<Segment>,
-        mut foreign: Vec<Segment>,
     ) -> Result<(), MendError> {
         let rebuilding = &self.0.rebuilding;
         for _ in 0..ROUNDS {
-            rebuilding.take_begun_again(&foreign);
             // What was given before may have been lost with it.
             for segment in rebuilding.take_begun_again(&owned) {
                 attempt.sources.forget(segment);
@@ -189,7 +211,7 @@ impl AntiEntropy {
                 is_failed: false,
             };
             // What was given before a loss may have been lost with it.
-            let losses = self.losses([&owned[..], &foreign].concat()).await?;
+            let losses = self.losses(owned.clone()).await?;
             for loss in &losses {
                 if attempt.losses.insert(loss.clone()) {
                     attempt.sources.forget(loss.segment());
@@ -208,12 +230,11 @@ impl AntiEntropy {
             }
             let ended = [&whole[..], &accepted].concat();
             self.wait_until_durable(attempt.ring, &ended).await?;
-            let ending = [&ended[..], &foreign].concat();
             // Before their reads count again: else one could tell of a loss once more.
-            let is_over = |loss: &Loss| ending.contains(&loss.segment());
+            let is_over = |loss: &Loss| ended.contains(&loss.segment());
             self.forgive(losses.into_iter().filter(is_over).collect())
                 .await?;
-            let finished = self.finish(ending).await?;
+            let finished = self.finish(ended.clone()).await?;
             for segment in &finished {
                 attempt.sources.forget(*segment);
             }
@@ -225,13 +246,17 @@ impl AntiEntropy {
                 among.count()
             };
             attempt.accepted += count(&accepted) as u32;
-            let count = count(&ended) as u64;
-            self.0.metrics.mending.segments_rebuilt.increment(count);
+            let count = count(&ended);
+            attempt.ended += count as u32;
+            self.0
+                .metrics
+                .mending
+                .segments_rebuilt
+                .increment(count as u64);
             // Something was lost again meanwhile in those that did not end.
             let is_again = |it: &Segment| !finished.contains(it);
             owned = ended.into_iter().filter(is_again).collect();
-            foreign.retain(is_again);
-            if owned.is_empty() && foreign.is_empty() {
+            if owned.is_empty() {
                 break;
             }
         }

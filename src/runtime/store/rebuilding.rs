@@ -9,6 +9,7 @@ use dynakv_protocol::RingVersion;
 use dynakv_protocol::hash::{SEGMENTS, Segment};
 use dynakv_storage::{SmallFiles, StoreError, load_document, save_document};
 
+use self::aside::Aside;
 use self::gained::Gained;
 pub use self::locked::{Copy, LockedKeys};
 use self::recount::Recount;
@@ -16,6 +17,7 @@ use self::shown::Shown;
 use self::stored::decode;
 use crate::engine::anti_entropy::rebuilding::SegmentSet;
 
+mod aside;
 mod gained;
 mod locked;
 mod recount;
@@ -39,6 +41,7 @@ pub struct Rebuilding {
     files: Arc<dyn SmallFiles>,
     lost: Mutex<Lost>,
     shown: Shown,
+    aside: Aside,
     gained: Gained,
     recount: Recount,
     locked: LockedKeys,
@@ -71,6 +74,7 @@ impl Rebuilding {
             locked: LockedKeys::default(),
             given_up: AtomicU64::new(0),
             shown: Shown::new(&segments),
+            aside: Aside::default(),
             lost: Mutex::new(Lost {
                 segments,
                 again: SegmentSet::default(),
@@ -98,16 +102,17 @@ impl Rebuilding {
 
     // For all who look. None of these waits for the disk.
 
-    /// How many segments are being rebuilt.
+    /// How many segments are being rebuilt. Those that are [set aside](Self::set_aside) are not among them.
     pub fn left(&self) -> u32 {
-        self.shown.len()
+        self.shown.len().saturating_sub(self.aside.len())
     }
 
     /// Whether this node's versions of the key may lack something that it acknowledged. Of what is read
     /// from the store this is to be asked before as well as afterwards: in between a segment may come to
     /// be rebuilt, and what was read is older than that, or be lost.
     pub fn covers(&self, key: &[u8]) -> bool {
-        (self.left() > 0 && self.contains(Segment::of_key(key))) || self.locked.is_incomplete(key)
+        (self.shown.len() > 0 && self.contains(Segment::of_key(key)))
+            || self.locked.is_incomplete(key)
     }
 
     /// The keys whose versions are beyond a limit.
@@ -115,19 +120,51 @@ impl Rebuilding {
         &self.locked
     }
 
-    /// Whether this segment is being rebuilt; see [`covers`](Self::covers).
+    /// Whether this segment is marked: it is being rebuilt, or set aside; see [`covers`](Self::covers).
     pub fn contains(&self, segment: Segment) -> bool {
         self.shown.contains(segment)
     }
 
-    /// The segments that are being rebuilt.
+    /// The segments that are marked: those that are being rebuilt, and those that are set aside.
     pub fn segments(&self) -> SegmentSet {
         self.shown.segments()
     }
 
     /// Whether all segments are.
     pub fn is_all(&self) -> bool {
-        self.left() as usize == SEGMENTS
+        self.shown.len() as usize == SEGMENTS
+    }
+
+    // What is not owned.
+
+    /// From now on this ring is followed. What this node does not own under it is set aside, and what it owns is to be
+    /// rebuilt, as far as it is marked. **The marks stay**, on disk, too: what this node has left of a segment gives no
+    /// vote when it owns that again.
+    pub fn follow(&self, ring_version: RingVersion, is_owned: impl Fn(Segment) -> bool) {
+        // Under its lock: nothing is set aside that has ended meanwhile.
+        self.aside.follow(ring_version, || {
+            let mut foreign = self.shown.segments();
+            let marked: Vec<_> = foreign.iter().collect();
+            for segment in marked.into_iter().filter(|&it| is_owned(it)) {
+                foreign.remove(segment);
+            }
+            foreign
+        });
+    }
+
+    /// Sets these segments aside as far as they are marked: under this ring this node does not own them. Not where
+    /// something was lost since [`take_begun_again`](Self::take_begun_again), nor under a ring that is not followed any
+    /// more. What is lost there later takes them up again.
+    pub fn set_aside(&self, segments: &[Segment], ring_version: RingVersion) {
+        let lost = self.lost();
+        let segments = segments.iter().copied();
+        let quiet = segments.filter(|&it| lost.segments.contains(it) && !lost.again.contains(it));
+        self.aside.add(ring_version, quiet);
+    }
+
+    /// Whether this one is set aside.
+    pub fn is_aside(&self, segment: Segment) -> bool {
+        self.aside.contains(segment)
     }
 
     // Something is lost.
@@ -140,6 +177,7 @@ impl Rebuilding {
         let mut lost = self.lost();
         lost.segments = SegmentSet::all();
         lost.again = SegmentSet::all();
+        self.aside.clear();
         self.shown.show(&lost.segments);
         self.save(&mut lost)
     }
@@ -259,7 +297,8 @@ impl Rebuilding {
         }
         lost.is_unsaved = false;
         lost.segments = left;
-        self.shown.show(&lost.segments);
+        let show = || self.shown.show(&lost.segments);
+        self.aside.take_up_all(&finished, show);
         Ok(finished)
     }
 
@@ -287,6 +326,7 @@ impl Rebuilding {
 
     fn insert(&self, lost: &mut Lost, segment: Segment) -> Result<bool, StoreError> {
         let is_news = lost.segments.insert(segment);
+        self.aside.take_up(segment);
         if is_news || lost.is_unsaved {
             self.shown.show(&lost.segments);
             self.save(lost)?;
@@ -404,6 +444,70 @@ mod tests {
         assert!(rebuilding.begin(b"a").is_err(), "it is still not on disk");
         assert!(rebuilding.finish(&[b]).is_err());
         assert!(rebuilding.covers(b"a") && rebuilding.covers(b"b"));
+    }
+
+    /// A node loses everything, is no owner of a segment, and owns it again later.
+    #[test]
+    fn what_is_not_owned_keeps_its_mark_and_is_no_work() {
+        let files = Arc::new(MemoryDisk::new().files());
+        Rebuilding::note_all(&*files).unwrap();
+        let rebuilding = Rebuilding::load(files.clone()).unwrap();
+        let (first, second) = (RingVersion(1), RingVersion(2));
+        let all: Vec<_> = rebuilding.segments().iter().collect();
+        let is_owned = |segment: Segment| segment.0 % 2 == 1;
+        let (owned, foreign): (Vec<_>, Vec<_>) = all.into_iter().partition(|&it| is_owned(it));
+        let key = (0..u32::MAX).map(u32::to_be_bytes);
+        let key = key
+            .into_iter()
+            .find(|key| !is_owned(Segment::of_key(key)))
+            .unwrap();
+        rebuilding.follow(first, is_owned);
+        assert_eq!((rebuilding.left(), rebuilding.is_all()), (32_768, true));
+        rebuilding.finish(&owned).unwrap();
+        // It reports nothing, and gives no vote.
+        assert_eq!(rebuilding.left(), 0);
+        assert!(rebuilding.covers(&key));
+        assert!(rebuilding.is_aside(foreign[0]) && !rebuilding.is_aside(owned[0]));
+        // So it is after a restart.
+        let again = Rebuilding::load(files).unwrap();
+        assert!(again.covers(&key));
+        again.follow(first, is_owned);
+        assert_eq!((again.left(), again.segments().len()), (0, 32_768));
+        // More is lost there: that is to be looked at.
+        rebuilding.begin(&key).unwrap();
+        assert_eq!(rebuilding.left(), 1);
+        rebuilding.set_aside(&foreign, first);
+        assert_eq!(rebuilding.left(), 0);
+        // It owns all of it again: an attempt under the ring before has no say.
+        rebuilding.follow(second, |_| true);
+        rebuilding.set_aside(&foreign, first);
+        assert!(rebuilding.covers(&key));
+        assert_eq!(rebuilding.left(), 32_768);
+        rebuilding.set_aside(&foreign[1..], second);
+        assert_eq!(rebuilding.left(), 1);
+        assert_eq!(rebuilding.finish(&foreign[..1]).unwrap(), foreign[..1]);
+        assert_eq!(
+            (rebuilding.left(), rebuilding.segments().len()),
+            (0, 32_767)
+        );
+    }
+
+    #[test]
+    fn what_is_not_owned_is_not_set_aside_where_it_is_lost_again() {
+        let files = Arc::new(MemoryDisk::new().files());
+        let rebuilding = Rebuilding::load(files).unwrap();
+        let [a, b] = [b"a", b"b"].map(|key| Segment::of_key(key));
+        rebuilding.begin(b"a").unwrap();
+        rebuilding.take_begun_again(&[a, b]);
+        rebuilding.note_replaced(b"a").unwrap();
+        // The other one is not marked at all.
+        rebuilding.set_aside(&[a, b], RingVersion(0));
+        assert_eq!(rebuilding.left(), 1);
+        rebuilding.take_begun_again(&[a]);
+        rebuilding.set_aside(&[a, b], RingVersion(0));
+        assert_eq!(rebuilding.left(), 0);
+        rebuilding.begin_all().unwrap();
+        assert_eq!(rebuilding.left(), 65_536);
     }
 
     /// Writes nothing while the test holds the gate.

@@ -16,6 +16,7 @@
 //! | [`no_resurrection`] | what was replaced stays away | once all is healed |
 //! | [`convergence`] | all owners of a key hold the same | once all is healed, before any read, and at the end |
 //! | [`hints_drain`] | what is kept for other nodes is handed over | once all is healed, before any read |
+//! | [`change_ends`] | the ring is final and has all machines | at the end |
 //! | [`unique_dots`] | a dot names one write for ever | at each read, on all disks at intervals, hints included, before each power cut, at the end |
 //! | [`bounded`] | nothing panics, no node ends by itself, each request ends in time | always |
 
@@ -25,6 +26,7 @@ use crate::history::{Books, Promise, Writes};
 
 pub(crate) mod bounded;
 pub(crate) mod bounded_siblings;
+pub(crate) mod change_ends;
 pub(crate) mod convergence;
 pub(crate) mod fresh_read;
 pub(crate) mod hints_drain;
