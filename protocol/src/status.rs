@@ -20,6 +20,7 @@ const TAG_UNREACHABLE: u8 = 4;
 /// Of the whole status.
 const TAG_LOCKED: u8 = 8;
 const TAG_OTHER_CLUSTERS: u8 = 9;
+const TAG_AWAITED: u8 = 10;
 
 /// The most locked keys that a status names.
 pub const LOCKED_KEYS_NAMED_MAX: usize = 16;
@@ -91,6 +92,9 @@ pub struct StatusReply {
     pub locked_keys_named: Vec<Bytes>,
     /// Nodes that this one and its cluster were taken together with by mistake, at most [`OTHER_CLUSTERS_MAX`].
     pub other_clusters: Vec<OtherCluster>,
+    /// Whom the next step of a change of the ring waits for, as far as the answering node knows: who has not fetched
+    /// all that it gains, or does not follow the ring yet.
+    pub awaited: Vec<NodeId>,
 }
 
 /// A node of another cluster that is among the seeds of the answering one, or has that among its own.
@@ -203,6 +207,14 @@ impl Wire for StatusReply {
             }
             put_tag_bytes(out, TAG_OTHER_CLUSTERS, &field);
         }
+        if !self.awaited.is_empty() {
+            let mut field = BytesMut::new();
+            put_varint(&mut field, self.awaited.len() as u64);
+            for id in &self.awaited {
+                id.encode(&mut field);
+            }
+            put_tag_bytes(out, TAG_AWAITED, &field);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -218,6 +230,7 @@ impl Wire for StatusReply {
             locked_keys: 0,
             locked_keys_named: Vec::new(),
             other_clusters: Vec::new(),
+            awaited: Vec::new(),
         };
         for _ in 0..reader.count("members", MEMBERS_MAX)? {
             let length = reader.count("member", usize::MAX)?;
@@ -239,6 +252,11 @@ impl Wire for StatusReply {
                     let length = field.count("other cluster", usize::MAX)?;
                     let mut part = field.part(length)?;
                     status.other_clusters.push(OtherCluster::decode(&mut part)?);
+                }
+            } else if tag == TAG_AWAITED {
+                status.awaited.clear();
+                for _ in 0..field.count("awaited", MEMBERS_MAX)? {
+                    status.awaited.push(NodeId::decode(&mut field)?);
                 }
             }
         }

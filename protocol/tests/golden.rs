@@ -172,6 +172,7 @@ fn status() -> StatusReply {
         locked_keys: 0,
         locked_keys_named: Vec::new(),
         other_clusters: Vec::new(),
+        awaited: Vec::new(),
     }
 }
 
@@ -304,6 +305,15 @@ fn gossip() -> Gossip {
             nonce: 0,
         }],
     }
+}
+
+/// Of a member that says which ring it follows, and that it has what it gained.
+fn gossip_of_a_change() -> Gossip {
+    let mut gossip = gossip();
+    for entry in &mut gossip.entries {
+        (entry.ring_version, entry.complete_since) = (RingVersion(7), RingVersion(5));
+    }
+    gossip
 }
 
 /// As it is sent today: it names the run that the counters are of.
@@ -648,6 +658,7 @@ fn requests() -> Vec<(&'static str, Request)> {
             "gossip.disk_hangs",
             Request::Gossip(gossip_of_a_hanging_disk()),
         ),
+        ("gossip.changing", Request::Gossip(gossip_of_a_change())),
         ("gossip.disk_full", Request::Gossip(gossip_of_a_full_disk())),
         (
             "probe",
@@ -664,6 +675,17 @@ fn requests() -> Vec<(&'static str, Request)> {
                 r: None,
                 is_rebuilding: true,
                 knows_changes: false,
+            }),
+        ),
+        (
+            "join.changing",
+            Request::Join(Join {
+                member: member("node-4", 8083, "c"),
+                n: None,
+                w: None,
+                r: None,
+                is_rebuilding: false,
+                knows_changes: true,
             }),
         ),
         ("fetch-ring", Request::FetchRing),
@@ -863,6 +885,13 @@ fn responses() -> Vec<(&'static str, Response)> {
             Response::Status(StatusReply {
                 locked_keys: 300,
                 locked_keys_named: vec![Bytes::from_static(KEY)],
+                ..status()
+            }),
+        ),
+        (
+            "status.changing",
+            Response::Status(StatusReply {
+                awaited: vec![node("node-2"), node("node-4")],
                 ..status()
             }),
         ),

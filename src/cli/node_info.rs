@@ -8,6 +8,7 @@ use dynakv_protocol::placement::Placement;
 use dynakv_protocol::shell::quoted;
 use serde::Serialize;
 
+use self::change::Change;
 pub(super) use self::ring::{RingSummary, ring_text};
 use self::verdict::{Verdict, is_in_reach, verdict};
 use super::exit::Exit;
@@ -171,6 +172,7 @@ struct StatusDocument<'a> {
     locked_keys: u64,
     locked_keys_named: Vec<String>,
     other_clusters: Vec<others::Document<'a>>,
+    change: Option<Change<'a>>,
 }
 
 #[derive(Serialize)]
@@ -248,10 +250,12 @@ impl Rebuilding {
                 .iter()
                 .position(|it| it.id == member.id)
         {
-            let placement = Placement::new(&ring.document);
+            let read = Placement::new(&ring.document);
+            let also = Placement::also_written(&ring.document);
             let owns = |segment: &u16| {
-                let owners = placement.owners(Segment(*segment));
-                owners.iter().any(|owner| owner.slot() == index)
+                let placements = [&read].into_iter().chain(&also);
+                let mut owners = placements.flat_map(|it| it.owners(Segment(*segment)));
+                owners.any(|owner| owner.slot() == index)
             };
             of = (0..=u16::MAX).filter(owns).count() as u32;
         }
@@ -335,6 +339,7 @@ fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format)
             locked_keys: status.locked_keys,
             locked_keys_named: named.map(|key| key.escape_ascii().to_string()).collect(),
             other_clusters: others::documents(status),
+            change: ring.and_then(|ring| Change::of(status, ring)),
         };
         return Report::data(verdict.exit(), json_line(&document));
     }
@@ -381,7 +386,9 @@ fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format)
         Format::Json | Format::Plain => format!("{}\n{}", verdict.name(), table.plain()),
     };
     let mut report = Report::data(verdict.exit(), text);
-    report.messages = remarks(status, ring) + &others::text(status);
+    let change = ring.and_then(|ring| Change::of(status, ring));
+    let change = change.map_or_else(String::new, |change| change.text());
+    report.messages = change + &remarks(status, ring) + &others::text(status);
     report
 }
 
@@ -404,6 +411,7 @@ fn rows_text(table: &Table, format: Format) -> String {
     }
 }
 
+mod change;
 mod others;
 mod ring;
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use dynakv_client::RingReply;
 
 use crate::harness::{
-    Cluster, Node, QUICK, all_is_well, block_on, client, client_of_one, eventually, read_all,
-    under_load, write_all,
+    Cluster, Node, QUICK, all_is_well, become_same, block_on, client, client_of_one, eventually,
+    read_all, under_load, write_all,
 };
 
 fn ring_of(node: &Node) -> RingReply {
@@ -92,4 +92,114 @@ fn a_node_comes_to_a_cluster_under_load_and_no_request_fails() {
     load.is_all_there(&cluster, 2);
     is_all_of_before_there(&cluster);
     all_is_well(&mut cluster);
+}
+
+#[test]
+fn one_node_grows_to_three_and_each_has_every_key() {
+    let mut cluster = Cluster::start_with(1, QUICK);
+    write_before(&cluster);
+    let before = cluster[0].stat("/ring/version").unwrap();
+    let load = under_load(&mut cluster, |cluster, load| {
+        for number in [2, 3] {
+            let mut node = newcomer(cluster, number);
+            node.start();
+            cluster.add(node);
+        }
+        for number in [1, 2] {
+            cluster[number].wait_ready();
+        }
+        let nodes: Vec<&Node> = cluster.nodes().iter().collect();
+        become_members(&nodes, 3);
+        load.goes_on(500);
+    });
+    load.failed_nowhere();
+    load.is_all_there(&cluster, 2);
+    // Both came by one change, and what belongs to one key moved once.
+    assert_eq!(cluster[0].stat("/ring/version"), Ok(before + 3));
+    is_all_of_before_there(&cluster);
+    become_same(&cluster);
+    let keys = |node: usize| cluster[node].stat("/total_keys").unwrap();
+    assert_eq!(
+        (keys(1), keys(2)),
+        (keys(0), keys(0)),
+        "every node has every key"
+    );
+    all_is_well(&mut cluster);
+}
+
+/// The newcomer, and a source of what it fetches, are killed as soon as the ring changes.
+#[test]
+fn a_change_ends_though_who_comes_and_a_source_are_killed() {
+    let mut cluster = Cluster::start_with(3, QUICK);
+    write_before(&cluster);
+    let load = under_load(&mut cluster, |cluster, load| {
+        let mut node = newcomer(cluster, 4);
+        node.start();
+        node.wait_ready();
+        node.kill();
+        cluster.add(node);
+        load.goes_on(200);
+        cluster[3].start();
+        cluster[3].wait_ready();
+        cluster[1].kill();
+        let there = [0, 2, 3].map(|at| &cluster[at]);
+        become_members(&there, 4);
+        load.goes_on(200);
+        cluster[1].start();
+        cluster[1].wait_ready();
+    });
+    drop(load.take_failures());
+    load.is_all_there(&cluster, 2);
+    is_all_of_before_there(&cluster);
+    all_is_well(&mut cluster);
+}
+
+/// What it had fetched is gone with its disk: the change is given up, and it is taken in anew.
+#[test]
+fn a_newcomer_that_loses_its_disk_on_the_way_comes_in_anew() {
+    let mut cluster = Cluster::start_with(3, QUICK);
+    write_before(&cluster);
+    let load = under_load(&mut cluster, |cluster, load| {
+        let mut node = newcomer(cluster, 4);
+        node.start();
+        node.wait_ready();
+        node.kill();
+        std::fs::remove_dir_all(node.data_dir()).unwrap();
+        node.start();
+        node.wait_ready();
+        cluster.add(node);
+        let nodes: Vec<&Node> = cluster.nodes().iter().collect();
+        become_members(&nodes, 4);
+        load.goes_on(200);
+    });
+    load.is_all_there(&cluster, 2);
+    is_all_of_before_there(&cluster);
+    all_is_well(&mut cluster);
+}
+
+/// Of a node that comes to stay it is said how far it is.
+#[test]
+fn status_says_that_the_ring_changes_and_whom_it_waits_for() {
+    let cluster = Cluster::start_with(3, QUICK);
+    write_before(&cluster);
+    let mut node = newcomer(&cluster, 4);
+    node.start();
+    node.wait_ready();
+    node.kill();
+    let status = || cluster[0].run(&["status"]);
+    eventually("status names who is waited for", || {
+        let said = format!("{:?}", status());
+        let is_said = said.contains("the ring changes (ring ")
+            && said.contains("node-4 coming; step 1 of 2, waiting for node-4 (dead");
+        is_said.then_some(()).ok_or(said)
+    });
+    let json = cluster[0].run(&["status", "--output", "json"]).json();
+    assert_eq!(json["change"]["coming"][0], "node-4", "{json}");
+    // Nobody else is touched by that.
+    cluster[1].run(&["put", "meanwhile", "value"]).exits(0);
+    node.start();
+    node.wait_ready();
+    become_members(&[&cluster[0], &node], 4);
+    let json = cluster[0].run(&["status", "--output", "json"]).json();
+    assert!(json["change"].is_null(), "{json}");
 }

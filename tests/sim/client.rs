@@ -60,6 +60,8 @@ pub(crate) type Answer<T> = Result<T, Failure>;
 pub(crate) struct Client {
     name: String,
     machines: Vec<Rc<Machine>>,
+    /// How many of them are there from the beginning.
+    founders: usize,
     owners: Rc<Owners>,
     trace: Trace,
     connections: BTreeMap<usize, Connection>,
@@ -75,13 +77,14 @@ struct Connection {
 impl Client {
     pub(crate) fn new(
         name: &str,
-        machines: Vec<Rc<Machine>>,
+        (machines, founders): (Vec<Rc<Machine>>, usize),
         owners: Rc<Owners>,
         trace: Trace,
     ) -> Self {
         Self {
             name: name.to_owned(),
             machines,
+            founders,
             owners,
             trace,
             connections: BTreeMap::new(),
@@ -152,9 +155,9 @@ impl Client {
         }
     }
 
-    /// Waits until each node sees all of them in the ring and alive.
+    /// Waits until each node that is there from the beginning sees all of those in the ring and alive.
     pub(crate) async fn wait_for_cluster(&mut self) {
-        for node in 0..self.machines() {
+        for node in 0..self.founders {
             while !self.sees_all(node).await {
                 sleep(Duration::from_millis(50)).await;
             }
@@ -162,9 +165,9 @@ impl Client {
     }
 
     async fn sees_all(&mut self, node: usize) -> bool {
-        let machines = self.machines();
+        let founders = self.founders;
         let is_all = |stats: StatsReply| {
-            stats.total_nodes as usize == machines && stats.alive_nodes as usize == machines
+            stats.total_nodes as usize >= founders && stats.alive_nodes as usize >= founders
         };
         let within = Duration::from_secs(1);
         match self.ask(node, Request::Stats, within).await {

@@ -48,6 +48,12 @@ impl Owners {
         self.of_key(key).unwrap_or_else(all)
     }
 
+    /// The version of the newest ring that lies on a disk.
+    pub(crate) fn newest_version(&self) -> u64 {
+        let rings = self.machines.iter().filter_map(|machine| ring_of(machine));
+        rings.map(|ring| ring.version.0).max().unwrap_or(0)
+    }
+
     /// Where the ring of each machine stands, and how many members it has.
     pub(crate) fn rings(&self) -> Vec<(String, String, usize)> {
         let ring = |machine: &Rc<Machine>| {

@@ -15,6 +15,8 @@ use crate::world::World;
 pub(crate) struct Verdict {
     plan: String,
     pub(crate) violations: Vec<Violation>,
+    /// The newest ring at the end.
+    pub(crate) ring_version: u64,
     pub(crate) trace: Trace,
     pub(crate) tally: Tally,
 }
@@ -106,6 +108,7 @@ impl Verdict {
         let verdict = Self {
             plan: text,
             violations: history.violations().to_vec(),
+            ring_version: world.owners.newest_version(),
             trace: world.trace.clone(),
             tally: Tally {
                 acknowledged: history.acknowledged(),

@@ -45,6 +45,8 @@ thread_local! {
 pub(crate) struct World {
     sim: Sim<'static>,
     pub(crate) machines: Vec<Rc<Machine>>,
+    /// How many of them are switched on from the beginning.
+    founders: usize,
     pub(crate) owners: Rc<Owners>,
     pub(crate) trace: Trace,
     random: fastrand::Rng,
@@ -98,6 +100,7 @@ impl World {
         Self {
             sim,
             owners: Rc::new(Owners::new(machines.clone())),
+            founders: machines.len(),
             machines,
             trace,
             random,
@@ -114,6 +117,7 @@ impl World {
     /// The same, of which some machines are switched on only when the plan says so.
     pub(crate) fn growing(seed: u64, founders: usize, machines: usize, flaw: Flaw) -> Self {
         let mut world = Self::new(seed, machines, flaw);
+        world.founders = founders;
         for node in founders..machines {
             world.cut_power(node, 0);
         }
@@ -130,8 +134,8 @@ impl World {
     where
         F: Future<Output = turmoil::Result> + 'static,
     {
-        let (machines, owners) = (self.machines.clone(), self.owners.clone());
-        let client = Client::new(name, machines, owners, self.trace.clone());
+        let machines = (self.machines.clone(), self.founders);
+        let client = Client::new(name, machines, self.owners.clone(), self.trace.clone());
         self.sim.client(name, work(client));
         self.clients.push(name.to_owned());
     }

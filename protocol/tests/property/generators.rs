@@ -785,9 +785,10 @@ fn status() -> impl Strategy<Value = StatusReply> {
                     n,
                     w,
                     r,
-                    members,
                     locked_keys: if locked.2 { locked.0 } else { 0 },
                     locked_keys_named: if locked.2 { locked.1 } else { Vec::new() },
+                    awaited: members.iter().take(2).map(|it| it.id.clone()).collect(),
+                    members,
                     other_clusters,
                 }
             },

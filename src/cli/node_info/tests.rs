@@ -40,6 +40,7 @@ fn status(n: u8, states: &[MemberState]) -> StatusReply {
         locked_keys: 0,
         locked_keys_named: Vec::new(),
         other_clusters: Vec::new(),
+        awaited: Vec::new(),
     }
 }
 
@@ -232,7 +233,7 @@ fn status_has_these_forms() {
         r#"{"id":"node-2","address":"127.0.0.1:8081","state":"dead","#,
         r#""state_age_ms":1500,"generation":2,"zone":"","keys":10,"disk_bytes":2048,"rebuilding_segments":0,"#,
         r#""rebuilding_of_segments":0,"rebuilt_percent":100.0,"hints_waiting":2,"disk_hangs":false,"disk_full":false,"unreachable":false,"#,
-        r#""owns_percent":33.33,"software":"0.1.0"}],"locked_keys":0,"locked_keys_named":[],"other_clusters":[]}"#,
+        r#""owns_percent":33.33,"software":"0.1.0"}],"locked_keys":0,"locked_keys_named":[],"other_clusters":[],"change":null}"#,
         "\n"
     );
     assert_eq!(report, Report::data(Exit::Unavailable, expected));
@@ -331,4 +332,63 @@ fn rebuilding_is_told_with_its_progress() {
     let text = ring_text(&ring, &status.members, Format::Table);
     let line = text.lines().find(|line| line.starts_with("node-2 "));
     assert!(line.unwrap().ends_with("65536 segments"), "{text}");
+}
+
+/// node-3 goes, node-4 comes and has much to fetch yet.
+#[test]
+fn a_change_of_the_ring_names_who_is_waited_for() {
+    use dynakv_protocol::ring_document::{Change, ChangePhase, Stake};
+    let mut ring = ring(3, 4);
+    ring.document.members[3].weight = 0;
+    let weights = [1, 1, 0, 1];
+    let mut change = Change {
+        phase: ChangePhase::WriteBoth,
+        begun_at: RingVersion(3),
+        target: weights
+            .map(|weight| Stake {
+                weight,
+                zone: String::new(),
+            })
+            .to_vec(),
+    };
+    ring.document.step = Step::Changing(change.clone());
+    let mut status = status(3, &[MemberState::Alive; 4]);
+    status.members[3].rebuilding_segments = 700;
+    status.awaited = vec![id(4)];
+    let report = status_report(&status, Some(&ring), Format::Table);
+    let line = "dynakv: the ring changes (ring 3): node-4 coming; node-3 going; step 1 of 2, waiting for node-4 \
+                (alive, 700 segments left) to fetch what they gain\n";
+    assert!(report.messages.starts_with(line), "{}", report.messages);
+    let json = status_report(&status, Some(&ring), Format::Json).data;
+    let json = String::from_utf8(json).unwrap();
+    let expected = concat!(
+        r#""change":{"step":"write-both","begun_at":3,"coming":["node-4"],"going":["node-3"],"#,
+        r#""awaited":[{"id":"node-4","state":"alive","segments_left":700}]}}"#
+    );
+    assert!(json.contains(expected), "{json}");
+    // Those that are read are all there, and of the two sides that are written each has its quorum.
+    assert_eq!(report.exit, Exit::Degraded);
+    status.members[3].state = MemberState::Dead;
+    let report = status_report(&status, Some(&ring), Format::Table);
+    assert!(
+        report.messages.contains("(dead, 700 "),
+        "{}",
+        report.messages
+    );
+    assert_eq!(report.exit, Exit::Degraded);
+    status.members[0].state = MemberState::Dead;
+    // node-2 alone is left of those that are to be.
+    assert_eq!(verdict(&status, Some(&ring)), Verdict::Unavailable);
+    change.phase = ChangePhase::ReadNew;
+    ring.document.step = Step::Changing(change);
+    let report = status_report(&status, Some(&ring), Format::Table);
+    assert!(
+        report.messages.contains("step 2 of 2, waiting"),
+        "{}",
+        report.messages
+    );
+    status.awaited.clear();
+    let report = status_report(&status, Some(&ring), Format::Table);
+    let messages = &report.messages;
+    assert!(messages.contains("the next is due"), "{messages}");
 }

@@ -69,11 +69,7 @@ pub(super) fn verdict(status: &StatusReply, ring: Option<&RingReply>) -> Verdict
             _ => Verdict::Degraded,
         };
     }
-    let owners = usize::from(status.n).min(status.members.len());
-    let (w, r) = (
-        usize::from(status.w).min(owners),
-        usize::from(status.r).min(owners),
-    );
+    let (w, r) = (usize::from(status.w), usize::from(status.r));
     let served = match ring {
         Some(ring) => {
             let members = &ring.document.members;
@@ -82,18 +78,26 @@ pub(super) fn verdict(status: &StatusReply, ring: Option<&RingReply>) -> Verdict
                 members.iter().map(able).collect()
             };
             let (writable, readable) = (able(takes_writes), able(answers_reads));
-            let placement = Placement::new(&ring.document);
-            (0..=u16::MAX).all(|segment| {
-                let owners = placement.owners(Segment(segment));
-                let count = |able: &[bool]| owners.iter().filter(|it| able[it.slot()]).count();
-                count(&writable) >= w && count(&readable) >= r
-            })
+            let is_met = |placement: &Placement, able: &[bool], needed: usize| {
+                let needed = needed.min(placement.copies());
+                (0..=u16::MAX).all(|segment| {
+                    let owners = placement.owners(Segment(segment)).iter();
+                    owners.filter(|it| able[it.slot()]).count() >= needed
+                })
+            };
+            let read = Placement::new(&ring.document);
+            // While the ring changes, who is written besides.
+            let also = Placement::also_written(&ring.document);
+            is_met(&read, &readable, r)
+                && is_met(&read, &writable, w)
+                && also.is_none_or(|also| is_met(&also, &writable, w))
         }
         None => {
             let members = || status.members.iter();
             let dead = members().filter(|member| !takes_writes(member));
             let mute = members().filter(|member| !answers_reads(member));
-            dead.count() <= owners - w && mute.count() <= owners - r
+            let owners = usize::from(status.n).min(status.members.len());
+            dead.count() <= owners - w.min(owners) && mute.count() <= owners - r.min(owners)
         }
     };
     if served {

@@ -38,7 +38,7 @@ impl Control {
         tracing::info!(
             version = version.0,
             members = document.members.len(),
-            step = ?document.step,
+            step = document.step.name(),
             "ring"
         );
         let ring = Ring::new(document);

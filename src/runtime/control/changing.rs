@@ -94,6 +94,20 @@ impl Control {
         (now >= since + RANK_DELAY * before_me as u32).then_some(next)
     }
 
+    /// Whom the next step of the change waits for that is under way.
+    pub(super) fn awaited(&self) -> Vec<NodeId> {
+        let members = self.membership.members();
+        let progress = |id: &NodeId| {
+            let member = members.iter().find(|member| member.id == *id);
+            member.map_or(Progress::default(), progress_of)
+        };
+        let ring = self.ring.as_ref();
+        match ring.and_then(|ring| steps::due(ring, progress)) {
+            Some(Due::Fetching(ids) | Due::Following(ids)) => ids,
+            Some(Due::Step(_)) | None => Vec::new(),
+        }
+    }
+
     fn tell_waiting(&mut self, waits: Due, now: Instant) {
         let changing = &mut self.changing;
         let is_news = changing.waits_for.as_ref() != Some(&waits);

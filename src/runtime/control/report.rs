@@ -126,6 +126,7 @@ impl Control {
                 others.extend(self.others.callers(Instant::now()));
                 others
             },
+            awaited: self.awaited(),
         })
     }
 
