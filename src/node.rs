@@ -51,6 +51,7 @@ use crate::runtime::shared::data_directory::{SNAPSHOTS_DIRECTORY, list_set_aside
 use crate::runtime::shared::environment::{Disk, Environment, StoreThreads, SystemClock};
 use crate::runtime::shared::events::ConnectionId;
 use crate::runtime::shared::view::View;
+use crate::runtime::store::fences::Fences;
 use crate::runtime::store::hint_worker::KeptHints;
 use crate::runtime::store::power;
 use crate::runtime::store::quarantine::open_store;
@@ -259,7 +260,7 @@ impl Node {
         let confirmer = ground.confirmer();
         let control = ground.control(
             confirmer.clone(),
-            (hints.clone(), store.fences),
+            (hints.clone(), Fences::new(store.fences, hints.clone())),
             inboxes.control,
         )?;
         let coordinator = ground.coordinator(

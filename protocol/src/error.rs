@@ -233,3 +233,30 @@ impl Wire for ErrorReply {
         Ok(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    /// A node of a newer version refuses, and sends a ring that this one does not know the form of, or half of one.
+    #[test]
+    fn a_refusal_is_read_also_where_its_ring_cannot_be() {
+        let message = "you follow ring 4, this node ring 5: follow that one";
+        let refusal = ErrorReply::new(ErrorCode::StaleRing, message);
+        let refusal = refusal.retryable().with_ring_version(RingVersion(5));
+        for ring in [&b""[..], b"\xff", &[0xff; 300]] {
+            let mut bytes = BytesMut::from(&refusal.to_bytes()[..]);
+            put_tag_bytes(&mut bytes, TAG_RING_DOCUMENT, ring);
+            // What stands behind it is read, too.
+            put_tag_u8(&mut bytes, TAG_GOT, 1);
+            let read = ErrorReply::from_bytes(&Bytes::from(bytes)).unwrap();
+            let expected = ErrorReply {
+                got: Some(1),
+                ..refusal.clone()
+            };
+            assert_eq!(read, expected, "{ring:?}");
+        }
+    }
+}

@@ -49,11 +49,10 @@ use crate::runtime::shared::known_processes::KnownProcesses;
 use crate::runtime::shared::ledger::Ledger;
 use crate::runtime::shared::unreachable::Unreachable;
 use crate::runtime::shared::view::View;
+use crate::runtime::store::fences::Fences;
 use crate::runtime::store::hint_worker::{self, HintBounds, HintHandle, KeptHints};
 use crate::runtime::store::rebuilding::Rebuilding;
-use crate::runtime::store::store_worker::{
-    self, FenceMover, Recounter, Running, StoreEvent, StoreHandle,
-};
+use crate::runtime::store::store_worker::{self, Recounter, Running, StoreEvent, StoreHandle};
 
 /// Where it listens.
 pub(super) struct Doors {
@@ -282,7 +281,7 @@ impl Ground {
     pub(super) fn control(
         &mut self,
         confirmer: Arc<Confirmer>,
-        (hints, fences): (HintHandle, FenceMover),
+        (hints, fences): (HintHandle, Fences),
         inbox: ControlInbox,
     ) -> Result<impl Future<Output = Result<(), ControlError>> + Send + use<>, ServeError> {
         let config = &self.config;

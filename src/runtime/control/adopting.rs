@@ -130,3 +130,6 @@ impl Control {
         self.decide_if_due(Instant::now());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,10 +34,10 @@ use crate::runtime::shared::events::{ControlEvent, Responder};
 use crate::runtime::shared::known_processes::KnownProcesses;
 use crate::runtime::shared::unreachable::Unreachable;
 use crate::runtime::shared::view::View;
+use crate::runtime::store::fences::Fences;
 use crate::runtime::store::hint_worker::HintHandle;
 use crate::runtime::store::rebuilding::Rebuilding;
 use crate::runtime::store::snapshots::{self, Snapshots};
-use crate::runtime::store::store_worker::FenceMover;
 
 mod adopting;
 mod changing;
@@ -92,7 +92,7 @@ pub struct Control {
     ring: Option<Arc<Ring>>,
     /// The next ring, which is durable, while the store is still at the one before.
     adopting: Option<RingDocument>,
-    fences: FenceMover,
+    fences: Fences,
     decisions: Decisions,
     changing: Changing,
     joining: Joining,

@@ -22,9 +22,9 @@ use crate::runtime::shared::events::ControlEvent;
 use crate::runtime::shared::known_processes::KnownProcesses;
 use crate::runtime::shared::unreachable::Unreachable;
 use crate::runtime::shared::view::View;
+use crate::runtime::store::fences::Fences;
 use crate::runtime::store::hint_worker::HintHandle;
 use crate::runtime::store::rebuilding::Rebuilding;
-use crate::runtime::store::store_worker::FenceMover;
 
 /// N, W and R where they were given.
 pub type Quorums = (Option<u8>, Option<u8>, Option<u8>);
@@ -82,8 +82,8 @@ pub struct Parts {
     pub repairs: Arc<Repairs>,
     /// What is kept for other nodes.
     pub hints: HintHandle,
-    /// Has the store follow another ring.
-    pub fences: FenceMover,
+    /// Has the store, and who keeps hints, follow another ring.
+    pub fences: Fences,
     /// Whether the disk hangs.
     pub disk: Arc<DiskProgress>,
     /// Where locked keys are mended.

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynakv_protocol::codec::Wire;
-use dynakv_protocol::{ErrorReply, NodeId};
+use dynakv_protocol::{ErrorReply, NodeId, RingVersion};
 use dynakv_storage::{HintLog, Store, StoreError};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::store_worker::{StoreEvent, Token};
+use super::store_worker::{Fence, StoreEvent, Token};
 use crate::engine::anti_entropy::handoff::{Hint, HintBook};
 use crate::engine::read::answer::sealed;
 use crate::engine::write::mint::Minter;
@@ -88,6 +88,13 @@ impl HintHandle {
         dropped
     }
 
+    /// Has hints be kept under this ring from then on, and gives what tells when: once what was asked for before is done.
+    pub fn move_fence(&self, version: RingVersion) -> oneshot::Receiver<()> {
+        let (done, is_done) = oneshot::channel();
+        let _ = self.jobs.send(vec![HintJob::Fence { version, done }]);
+        is_done
+    }
+
     /// How many keys are kept for others.
     pub fn kept(&self) -> u64 {
         self.kept.load(Ordering::Relaxed)
@@ -143,6 +150,7 @@ pub fn start(parts: Parts) -> Result<HintHandle, StoreError> {
         log,
         book,
         store: disk.store.clone(),
+        fence: Fence::default(),
         minter,
         gave_up_any: false,
         clock,
@@ -186,6 +194,8 @@ struct Worker {
     book: HintBook,
     /// Knows how much room the disk has.
     store: Arc<dyn Store>,
+    /// Of its own: its queue is not the store's.
+    fence: Fence,
     minter: Minter,
     /// Whether a hint was given up since the actor last minted.
     gave_up_any: bool,
@@ -265,12 +275,19 @@ impl Worker {
     /// Applies one job. Whether a sync is due for it.
     fn apply(&mut self, job: HintJob, now_unix_ms: u64) -> bool {
         match job {
-            HintJob::Keep { token, key, hint } => {
-                let result = self.keep(&key, *hint).map(|_| ());
+            HintJob::Keep {
+                token,
+                ring_version,
+                key,
+                hint,
+            } => {
+                let is_of_ring = self.fence.check(ring_version);
+                let result = is_of_ring.and_then(|()| self.keep(&key, *hint).map(|_| ()));
                 self.answer_later(token, result)
             }
             HintJob::Mint {
                 token,
+                ring_version,
                 key,
                 intent,
                 owed,
@@ -283,7 +300,8 @@ impl Worker {
                     needed,
                     kept_at_ms: now_unix_ms,
                 };
-                let minted = self.mint(&key, *intent, hint, now_unix_ms);
+                let is_of_ring = self.fence.check(ring_version);
+                let minted = is_of_ring.and_then(|()| self.mint(&key, *intent, hint, now_unix_ms));
                 let result = minted.map(|versions| {
                     self.send(vec![StoreEvent::Job {
                         token,
@@ -325,6 +343,12 @@ impl Worker {
                     self.confirm(&by, &confirmation);
                 }
                 // A hint that comes back after a crash is handed over twice, which does no harm.
+                false
+            }
+            HintJob::Fence { version, done } => {
+                self.fence.raise(version);
+                // At a start nobody waits for it.
+                let _ = done.send(());
                 false
             }
             HintJob::Tick => {

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`store_worker`] | the store's writer, reader and scanner |
 //! | [`hint_worker`] | the keeper of hints |
+//! | [`fences`] | which ring both of them follow |
 //! | [`quarantine`], [`power`] | a store that is damaged or lost its end |
 //! | [`rebuilding`] | what the node then does not know |
 //! | [`snapshots`], [`restoring`] | copies of the store that is in use, and starts in them |
 
+pub mod fences;
 pub mod hint_worker;
 pub mod power;
 pub mod quarantine;

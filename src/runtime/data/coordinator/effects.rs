@@ -356,6 +356,7 @@ impl Coordinator {
         };
         self.hint_jobs.push(HintJob::Mint {
             token: Token::Operation(id.message(Purpose::Write)),
+            ring_version: in_hand.ring_version,
             key: in_hand.key.clone(),
             intent,
             owed: owners,

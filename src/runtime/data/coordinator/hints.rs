@@ -113,6 +113,7 @@ impl Coordinator {
         self.replica_jobs += 1;
         self.hint_jobs.push(HintJob::Keep {
             token: Token::Hint(connection, request_id),
+            ring_version: hint.ring_version,
             key: hint.key,
             hint: Box::new(Hint {
                 versions: Some(versions),

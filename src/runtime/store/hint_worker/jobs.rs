@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use dynakv_protocol::{ClusterId, NodeId};
+use dynakv_protocol::{ClusterId, NodeId, RingVersion};
 use tokio::sync::oneshot;
 
 use crate::engine::anti_entropy::handoff::{Hint, Revision, Word};
@@ -17,6 +17,8 @@ pub enum HintJob {
     Keep {
         /// Who waits.
         token: Token,
+        /// The ring under which it is asked for.
+        ring_version: RingVersion,
         /// The key.
         key: Bytes,
         /// The versions, and for whom they are kept.
@@ -27,6 +29,8 @@ pub enum HintJob {
     Mint {
         /// Who waits.
         token: Token,
+        /// The ring under which it is asked for.
+        ring_version: RingVersion,
         /// The key.
         key: Bytes,
         /// What to write.
@@ -63,6 +67,13 @@ pub enum HintJob {
         /// What it said, hint by hint.
         confirmations: Vec<Confirmation>,
     },
+    /// From here on this ring is followed, and nothing is kept that was asked for under another one.
+    Fence {
+        /// Which ring.
+        version: RingVersion,
+        /// Told when that is so.
+        done: oneshot::Sender<()>,
+    },
     /// Some time has passed: look after ages and metrics.
     Tick,
 }
@@ -72,7 +83,11 @@ impl HintJob {
     pub fn token(&self) -> Option<Token> {
         match self {
             Self::Keep { token, .. } | Self::Mint { token, .. } => Some(*token),
-            Self::Remind { .. } | Self::Next { .. } | Self::Confirm { .. } | Self::Tick => None,
+            Self::Remind { .. }
+            | Self::Next { .. }
+            | Self::Confirm { .. }
+            | Self::Fence { .. }
+            | Self::Tick => None,
         }
     }
 }

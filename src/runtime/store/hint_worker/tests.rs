@@ -78,6 +78,7 @@ fn started(memory: &MemoryDisk) -> Kept {
 fn mint(token: u64, key: &'static str, value: &'static str) -> HintJob {
     HintJob::Mint {
         token: Token::Operation(token),
+        ring_version: RingVersion(0),
         key: Bytes::from_static(key.as_bytes()),
         intent: Box::new(Intent {
             write_id: WriteId(u128::from(token)),
@@ -169,6 +170,7 @@ fn a_hint_that_no_node_could_read_is_refused_and_what_was_kept_stays() {
         };
         let keep = |versions: &Versions| HintJob::Keep {
             token: Token::Hint(ConnectionId(1), 1),
+            ring_version: RingVersion(0),
             key: Bytes::from_static(b"k"),
             hint: Box::new(Hint {
                 versions: Some(versions.clone()),
@@ -358,6 +360,7 @@ fn a_hint_that_is_too_large_is_refused_and_others_are_kept() {
         versions.write(&causal::Clock::new(), dot, incoming);
         kept.handle.send(vec![HintJob::Keep {
             token: Token::Hint(ConnectionId(4), 9),
+            ring_version: RingVersion(0),
             key: Bytes::from_static(b"k"),
             hint: Box::new(Hint {
                 versions: Some(versions),
@@ -508,6 +511,7 @@ fn another_nodes_hint_is_answered_after_a_sync_also_when_it_is_no_news() {
         let token = Token::Hint(ConnectionId(4), 9);
         kept.handle.send(vec![HintJob::Keep {
             token,
+            ring_version: RingVersion(0),
             key: Bytes::from_static(b"k"),
             hint: Box::new(Hint {
                 versions: Some(versions),
@@ -529,5 +533,65 @@ fn another_nodes_hint_is_answered_after_a_sync_also_when_it_is_no_news() {
             }
         }
         assert_eq!(durable, [Token::Operation(1), token]);
+    });
+}
+
+#[test]
+fn what_was_asked_for_under_another_ring_is_not_kept() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut kept = started(&memory);
+        let keep = |version, request_id, key: &'static str| HintJob::Keep {
+            token: Token::Hint(ConnectionId(4), request_id),
+            ring_version: RingVersion(version),
+            key: Bytes::from_static(key.as_bytes()),
+            hint: Box::new(Hint {
+                versions: Some(Versions::default()),
+                owed: owners(),
+                needed: 2,
+                kept_at_ms: 1,
+            }),
+        };
+        let mint_at = |version, key| {
+            let mut job = mint(4, key, "v");
+            if let HintJob::Mint { ring_version, .. } = &mut job {
+                *ring_version = RingVersion(version);
+            }
+            job
+        };
+        let _is_through = kept.handle.move_fence(RingVersion(3));
+        kept.handle
+            .send(vec![keep(3, 1, "before"), keep(2, 2, "late")]);
+        let moved = kept.handle.move_fence(RingVersion(4));
+        kept.handle.send(vec![
+            keep(3, 3, "behind"),
+            mint_at(3, "minted behind"),
+            keep(4, 5, "after"),
+        ]);
+        moved.await.unwrap();
+        let (mut durable, mut stale) = (Vec::new(), Vec::new());
+        while durable.len() + stale.len() < 5 {
+            for event in kept.events.recv().await.unwrap() {
+                match event {
+                    StoreEvent::Job {
+                        token: Token::Hint(_, number) | Token::Operation(number),
+                        outcome,
+                    } => match outcome {
+                        JobOutcome::Durable { .. } => durable.push(number),
+                        JobOutcome::Refused(error) if error.code == ErrorCode::StaleRing => {
+                            assert!(error.ring_version >= Some(RingVersion(3)), "{error}");
+                            stale.push(number);
+                        }
+                        other => panic!("{other:?}"),
+                    },
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!((durable, stale), (vec![1, 5], vec![2, 3, 4]));
+        let mut keys: Vec<_> = next(&kept, "a").await;
+        keys.sort_by(|a, b| a.key.cmp(&b.key));
+        let keys: Vec<_> = keys.into_iter().map(|due| due.key).collect();
+        assert_eq!(keys, ["after", "before"]);
     });
 }
