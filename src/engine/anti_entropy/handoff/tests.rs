@@ -1,6 +1,10 @@
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
 use dynakv_protocol::Actor;
-use dynakv_protocol::causal::{Clock, Dot, Incoming, Value};
-use dynakv_protocol::ids::WriteId;
+use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions};
+use dynakv_protocol::codec::Wire;
+use dynakv_protocol::ids::{NodeId, WriteId};
 
 use super::*;
 
