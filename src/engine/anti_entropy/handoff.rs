@@ -3,7 +3,7 @@
 //!
 //! | Hint | Kept by | Contents | Ends |
 //! |---|---|---|---|
-//! | that counted | a stand-in of a sloppy write | the whole versions: it is a replica | once W owners have it durably at one moment; until then it is neither dropped nor expired |
+//! | that counted | a stand-in of a sloppy write | the whole versions: it is a replica | once W owners have it durably at one moment, and while the ring changes W of the old and W of the new ones; until then it is neither dropped nor expired |
 //! | that counts for nothing | an owner, of a write that another owner missed | a reminder: the owner's own store has the versions | once the other owner has it, or by age, or never begun at the bound: anti-entropy takes over |
 //!
 //! A stand-in owes its hint to *all* owners, because it does not know which of them have the write. So
@@ -18,9 +18,10 @@
 //! One whose process is another one is handed the hint again.
 
 mod book;
+mod following;
 mod hint;
 
-pub use self::book::{Confirmed, HintBook, Revision, Word};
+pub use self::book::{Confirmed, HintBook, Revision, Rewritten, Word};
 pub use self::hint::Hint;
 
 /// Whether a hint of so many bytes still fits, where what the same key has there already takes

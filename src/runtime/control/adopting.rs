@@ -41,7 +41,9 @@ impl Control {
             step = ?document.step,
             "ring"
         );
-        self.ring = Some(Arc::new(Ring::new(document)));
+        let ring = Arc::new(Ring::new(document));
+        self.hints.follow(ring.clone());
+        self.ring = Some(ring);
         self.note_accepted();
         self.step(Event::RingMembers(members));
         self.step(Event::RingVersion(version));
