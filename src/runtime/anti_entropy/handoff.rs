@@ -2,7 +2,8 @@
 //!
 //! It merges at the owner, which answers when the versions are durable there; only then is the hint
 //! confirmed. A hint goes over twice rather than not at all. The owner paces it: so many keys are under way
-//! at a time, and whoever says that it has too much to do is left alone for a while.
+//! at a time, and whoever says that it has too much to do is left alone for a while. It is asked under the ring by which
+//! the hint is owed to it; where it follows another one the rings are about to become the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::anti_entropy::handoff::{Revision, Word};
 use crate::runtime::net::replica_rpc::{Asker, Unreachable};
 use crate::runtime::shared::view::{MemberView, View};
-use crate::runtime::store::hint_worker::{Confirmation, Due, HintHandle, HintJob, Owed};
+use crate::runtime::store::hint_worker::{Batch, Confirmation, Due, HintHandle, HintJob, Owed};
 
 /// How often it looks whether somebody is there again.
 const TICK: Duration = Duration::from_millis(500);
@@ -69,6 +70,26 @@ impl Given {
     }
 }
 
+/// What an owner has said of the hints that it was given.
+#[derive(Debug, Default)]
+struct Answers {
+    confirmations: Vec<Confirmation>,
+    /// How many it refuses as none of its own.
+    not_owned: u64,
+    /// Why it is given no more for now.
+    trouble: Option<HandoffError>,
+}
+
+impl Answers {
+    /// It did not take one, or this node's own copy could not be read.
+    fn hear(&mut self, response: &Response) {
+        let is_not_owned =
+            matches!(response, Response::Error(error) if error.code == ErrorCode::NotOwner);
+        self.not_owned += u64::from(is_not_owned);
+        self.trouble = refused(response).or(self.trouble.take());
+    }
+}
+
 /// Why a node is not given more for now.
 #[derive(Debug, thiserror::Error)]
 enum HandoffError {
@@ -81,6 +102,9 @@ enum HandoffError {
     /// Some of it cannot go over as things are: it is too large, or the own copy is being rebuilt.
     #[error("{0} hints could not be handed over")]
     NotTaken(u64),
+    /// It follows another ring: soon it follows this node's, or whoever owns the keys is worked out anew here.
+    #[error("it follows another ring than this node's hints")]
+    OtherRing,
 }
 
 /// Since when, and for how long, a node is left alone.
@@ -144,9 +168,11 @@ fn on_end(node: NodeId, result: Result<u64, HandoffError>, resting: &mut BTreeMa
         }
         Err(error) => {
             tracing::debug!(%node, %error, "handing over stopped early");
-            let pause = resting
-                .get(&node)
-                .map_or(BACKOFF_FIRST, |rest| (rest.pause * 2).min(BACKOFF_MAX));
+            let longer = |rest: &Rest| (rest.pause * 2).min(BACKOFF_MAX);
+            let pause = match error {
+                HandoffError::OtherRing => BACKOFF_FIRST,
+                _ => resting.get(&node).map_or(BACKOFF_FIRST, longer),
+            };
             let until = Instant::now() + pause;
             resting.insert(node, Rest { until, pause });
         }
@@ -178,31 +204,40 @@ impl Handoff {
     /// Hands over all that is owed to one node. How many keys it took.
     async fn hand_over(&self, member: &MemberView) -> Result<u64, HandoffError> {
         let mut after = None;
-        let (mut keys, mut not_taken) = (0, 0);
+        let (mut keys, mut not_taken, mut not_owned) = (0, 0, 0);
         loop {
-            let due = self.next(&member.id, after.take()).await;
-            let Some(last) = due.last() else {
+            let batch = self.next(&member.id, after.take()).await;
+            let Some(last) = batch.hints.last() else {
                 // What it does not take is not tried again at once.
-                return match not_taken {
-                    0 => Ok(keys),
-                    not_taken => Err(HandoffError::NotTaken(not_taken)),
+                return match (not_taken, not_owned) {
+                    (0, 0) => Ok(keys),
+                    (0, _) => Err(HandoffError::OtherRing),
+                    (not_taken, _) => Err(HandoffError::NotTaken(not_taken)),
                 };
             };
             after = Some(last.key.clone());
-            let given = due.len() as u64;
-            let (confirmations, trouble) = self.give(member, due).await;
+            let given = batch.hints.len() as u64;
+            let ring_version = batch.ring_version;
+            let Answers {
+                confirmations,
+                not_owned: refused,
+                trouble,
+            } = self.give(member, batch).await;
             let taken = confirmations
                 .iter()
                 .filter(|it| matches!(it.word, Word::Has { .. }));
             keys += taken.count() as u64;
+            not_owned += refused;
             if trouble.is_none() {
-                not_taken += given - confirmations.len() as u64;
+                not_taken += given - confirmations.len() as u64 - refused;
             }
             if !confirmations.is_empty() {
                 let by = member.id.clone();
-                self.0
-                    .hints
-                    .send(vec![HintJob::Confirm { by, confirmations }]);
+                self.0.hints.send(vec![HintJob::Confirm {
+                    by,
+                    ring_version,
+                    confirmations,
+                }]);
             }
             if let Some(trouble) = trouble {
                 return Err(trouble);
@@ -210,7 +245,7 @@ impl Handoff {
         }
     }
 
-    async fn next(&self, node: &NodeId, after: Option<Bytes>) -> Vec<Due> {
+    async fn next(&self, node: &NodeId, after: Option<Bytes>) -> Batch {
         let (reply, answer) = oneshot::channel();
         self.0.hints.send(vec![HintJob::Next {
             node: node.clone(),
@@ -223,14 +258,13 @@ impl Handoff {
         answer.await.unwrap_or_default()
     }
 
-    /// Gives hints to an owner. Which of them it has now, and why it does not have all.
-    async fn give(
-        &self,
-        member: &MemberView,
-        due: Vec<Due>,
-    ) -> (Vec<Confirmation>, Option<HandoffError>) {
-        let ring_version = self.0.view.borrow().ring_version();
-        let (mut confirmations, mut trouble) = (Vec::new(), None);
+    /// Gives hints to an owner.
+    async fn give(&self, member: &MemberView, batch: Batch) -> Answers {
+        let Batch {
+            ring_version,
+            hints,
+        } = batch;
+        let mut answers = Answers::default();
         let mut given = Vec::new();
         let mut merges = Vec::new();
         let mut give = |hint: Given, versions| {
@@ -258,7 +292,7 @@ impl Handoff {
             revision,
             versions,
             is_said,
-        } in due
+        } in hints
         {
             let hint = Given { key, revision };
             match versions {
@@ -275,30 +309,31 @@ impl Handoff {
                 Ok(Response::Versions(own)) if own.rebuilding => {}
                 Ok(Response::Versions(own)) if own.versions.is_empty() => {
                     // There is nothing to hand over, so whoever was to have it has it.
-                    confirmations.push(hint.has(self.0.asker.run));
+                    answers.confirmations.push(hint.has(self.0.asker.run));
                 }
                 Ok(Response::Versions(own)) => give(hint, own.versions),
-                Ok(other) => trouble = refused(&other).or(trouble),
-                Err(error) => trouble = Some(error.into()),
+                Ok(other) => answers.hear(&other),
+                Err(error) => answers.trouble = Some(error.into()),
             }
         }
         // In full: that something is there says nothing of what.
         let still = said.iter().map(|(hint, _)| read(hint, None));
         let requests = merges.into_iter().chain(still).collect();
-        let (answers, run) = self.0.asker.ask_in_run(Some(member), requests).await;
+        let (said_now, run) = self.0.asker.ask_in_run(Some(member), requests).await;
         let given = given.into_iter().map(|hint| (hint, Bytes::new()));
-        for ((hint, kept), answer) in given.chain(said).zip(answers) {
+        for ((hint, kept), answer) in given.chain(said).zip(said_now) {
             match answer {
-                Ok(Response::Merged(_)) => confirmations.push(hint.has(run)),
+                Ok(Response::Merged(_)) => answers.confirmations.push(hint.has(run)),
                 Ok(Response::Versions(own)) => {
                     let word = word_of(&own, &kept, run);
-                    confirmations.extend(word.map(|word| hint.says(word)));
+                    let confirmation = word.map(|word| hint.says(word));
+                    answers.confirmations.extend(confirmation);
                 }
-                Ok(other) => trouble = refused(&other).or(trouble),
-                Err(error) => trouble = Some(error.into()),
+                Ok(other) => answers.hear(&other),
+                Err(error) => answers.trouble = Some(error.into()),
             }
         }
-        (confirmations, trouble)
+        answers
     }
 }
 
@@ -328,6 +363,9 @@ fn refused(response: &Response) -> Option<HandoffError> {
             tracing::debug!(%error, "a hint is owed to a node that owns its key no more");
             None
         }
+        Response::Error(error) if error.code == ErrorCode::StaleRing => {
+            Some(HandoffError::OtherRing)
+        }
         Response::Error(error) if !error.retryable => {
             tracing::warn!(%error, "a hint is not taken");
             None
@@ -355,12 +393,36 @@ mod tests {
         versions.unwrap().to_bytes()
     }
 
+    fn heard(code: ErrorCode) -> Answers {
+        let mut answers = Answers::default();
+        answers.hear(&Response::Error(ErrorReply::new(code, "no").retryable()));
+        answers
+    }
+
     /// One that may never be taken does not hold up the others; one that has too much to do does.
     #[test]
     fn a_former_owner_takes_nothing_and_holds_up_nothing() {
-        let refusal = |code| Response::Error(ErrorReply::new(code, "no").retryable());
-        assert!(refused(&refusal(ErrorCode::NotOwner)).is_none());
-        assert!(refused(&refusal(ErrorCode::Overloaded)).is_some());
+        let answers = heard(ErrorCode::NotOwner);
+        assert!(answers.trouble.is_none() && answers.not_owned == 1);
+        let answers = heard(ErrorCode::Overloaded);
+        assert!(answers.trouble.is_some() && answers.not_owned == 0);
+    }
+
+    /// The rings are about to become the same: however often that comes, the pause stays short.
+    #[test]
+    fn a_node_that_follows_another_ring_rests_for_a_moment_only() {
+        let node = NodeId::new("b").unwrap();
+        let mut resting = BTreeMap::new();
+        for _ in 0..3 {
+            let trouble = heard(ErrorCode::StaleRing).trouble.unwrap();
+            on_end(node.clone(), Err(trouble), &mut resting);
+            assert_eq!(resting[&node].pause, BACKOFF_FIRST);
+        }
+        for _ in 0..3 {
+            let trouble = heard(ErrorCode::Overloaded).trouble.unwrap();
+            on_end(node.clone(), Err(trouble), &mut resting);
+        }
+        assert_eq!(resting[&node].pause, BACKOFF_FIRST * 8);
     }
 
     #[test]

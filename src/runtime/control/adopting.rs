@@ -41,11 +41,12 @@ impl Control {
             step = document.step.name(),
             "ring"
         );
-        let ring = Ring::new(document);
+        let ring = Arc::new(Ring::new(document));
         let own = ring.index_of(&self.me.node_id);
         let is_owned = |segment| own.is_none_or(|own| ring.rebuilds(own, segment));
         self.rebuilding.follow(version, is_owned);
-        self.ring = Some(Arc::new(ring));
+        self.hints.follow(ring.clone());
+        self.ring = Some(ring);
         self.note_accepted();
         self.step(Event::RingMembers(members));
         self.step(Event::RingVersion(version));

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::store_worker::{Fence, StoreEvent, Token};
 use crate::engine::anti_entropy::handoff::{Hint, HintBook};
+use crate::engine::placement::ring::Ring;
 use crate::engine::read::answer::sealed;
 use crate::engine::write::mint::Minter;
 use crate::engine::write::outcome::JobOutcome;
@@ -25,11 +26,12 @@ use crate::runtime::observe::metrics::Metrics;
 use crate::runtime::shared::disk_progress::DiskProgress;
 use crate::runtime::shared::environment::{Disk, Stall, StoreThreads, WallClock};
 
+mod following;
 mod jobs;
 mod keeping;
 mod kept;
 
-pub use self::jobs::{Confirmation, Due, HintJob, Owed};
+pub use self::jobs::{Batch, Confirmation, Due, HintJob, Owed};
 pub use self::kept::KeptHints;
 use self::kept::enter;
 
@@ -93,6 +95,11 @@ impl HintHandle {
         let (done, is_done) = oneshot::channel();
         let _ = self.jobs.send(vec![HintJob::Fence { version, done }]);
         is_done
+    }
+
+    /// From now on hints are owed to the owners under this ring.
+    pub fn follow(&self, ring: Arc<Ring>) {
+        self.send(vec![HintJob::Follow { ring }]);
     }
 
     /// How many keys are kept for others.
@@ -160,6 +167,8 @@ pub fn start(parts: Parts) -> Result<HintHandle, StoreError> {
         written: Vec::new(),
         failed: None,
         ticks: 0,
+        own_jobs: jobs.downgrade(),
+        waits_to_follow: false,
         reminders_waiting: reminders_waiting.clone(),
         kept: kept.clone(),
         owed: owed_out,
@@ -208,6 +217,10 @@ struct Worker {
     /// Why the disk takes nothing more.
     failed: Option<StoreError>,
     ticks: u32,
+    /// Where it asks itself to go on with what is long. Holds nobody up who ends.
+    own_jobs: mpsc::WeakUnboundedSender<Vec<HintJob>>,
+    /// Whether it has asked itself to go on with following the ring.
+    waits_to_follow: bool,
     reminders_waiting: Arc<AtomicUsize>,
     kept: Arc<AtomicU64>,
     owed: watch::Sender<Vec<Owed>>,
@@ -262,11 +275,14 @@ impl Worker {
         let mut must_sync = false;
         let mut next = Some(first);
         while let Some(list) = next {
+            let mut is_long = false;
             for job in list {
+                is_long |= matches!(job, HintJob::Follow { .. } | HintJob::FollowOn);
                 must_sync |= self.apply(job, now_unix_ms);
                 self.progress.hints.step();
             }
-            let full = self.failed.is_some() || self.written.len() >= JOBS_PER_SYNC_MAX;
+            // Whoever waits for the sync does not wait for all hints to follow the ring.
+            let full = self.failed.is_some() || is_long || self.written.len() >= JOBS_PER_SYNC_MAX;
             next = if full { None } else { jobs.try_recv().ok() };
         }
         must_sync
@@ -334,13 +350,20 @@ impl Worker {
                 bytes_max,
                 reply,
             } => {
-                let due = self.next(&node, after.as_ref(), (keys_max, bytes_max));
-                let _ = reply.send(due);
+                let hints = self.next(&node, after.as_ref(), (keys_max, bytes_max));
+                let _ = reply.send(Batch {
+                    ring_version: self.book.ring_version(),
+                    hints,
+                });
                 false
             }
-            HintJob::Confirm { by, confirmations } => {
+            HintJob::Confirm {
+                by,
+                ring_version,
+                confirmations,
+            } => {
                 for confirmation in confirmations {
-                    self.confirm(&by, &confirmation);
+                    self.confirm(&by, ring_version, &confirmation);
                 }
                 // A hint that comes back after a crash is handed over twice, which does no harm.
                 false
@@ -351,7 +374,11 @@ impl Worker {
                 let _ = done.send(());
                 false
             }
+            HintJob::Follow { ring } => self.follow(ring),
+            HintJob::FollowOn => self.follow_on(),
             HintJob::Tick => {
+                // After a failure of the disk all hints are looked at anew.
+                self.ask_to_follow_on();
                 // Looks at all hints, so not each time.
                 if self.ticks.is_multiple_of(LOOKS_EVERY_TICKS) {
                     self.look_over(now_unix_ms);

@@ -1,8 +1,17 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
 use dynakv_protocol::Actor;
-use dynakv_protocol::causal::{Clock, Dot, Incoming, Value};
-use dynakv_protocol::ids::WriteId;
+use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions};
+use dynakv_protocol::codec::Wire;
+use dynakv_protocol::ids::{ClusterId, DirectoryId, NodeId, RingVersion, WriteId};
+use dynakv_protocol::ring_document::{Member, RingDocument, Step};
 
 use super::*;
+use crate::engine::placement::ring::Ring;
+
+mod following;
 
 fn node(number: usize) -> NodeId {
     NodeId::new(&format!("node-{number}")).unwrap()
@@ -32,24 +41,57 @@ fn counted(owners: &[usize], needed: u8) -> Hint {
 
 const KEY: Bytes = Bytes::from_static(b"k");
 
+/// All of these own all keys.
+fn ring(version: u64, owners: &[usize], w: u8) -> RingDocument {
+    let member = |&number: &usize| Member {
+        id: node(number),
+        directory_id: DirectoryId(1),
+        address: format!("node-{number}:8080"),
+        weight: 1,
+        zone: String::new(),
+    };
+    RingDocument {
+        cluster_id: ClusterId(1),
+        cluster_name: "test".to_owned(),
+        version: RingVersion(version),
+        step: Step::Final,
+        n: owners.len() as u8,
+        w,
+        r: 1,
+        members: owners.iter().map(member).collect(),
+    }
+}
+
 /// A book with one hint.
 struct Book(HintBook, Revision);
 
 impl Book {
+    /// Whoever is owed the hint owns its key.
     fn of(hint: &Hint) -> Self {
+        let mut owners: Vec<usize> = (1..=5).collect();
+        owners.retain(|&it| hint.owed.contains(&node(it)));
+        Self::under(Arc::new(Ring::new(ring(1, &owners, 1))), hint)
+    }
+
+    fn under(ring: Arc<Ring>, hint: &Hint) -> Self {
         let mut book = HintBook::default();
+        book.follow(ring);
+        assert_eq!(book.follow_on(1, 1), []);
         let revision = book.put(KEY, hint);
         Self(book, revision)
     }
 
+    fn says(&mut self, owner: usize, word: Word) -> Confirmed {
+        let under = (self.1, self.0.ring_version());
+        self.0.confirm(&KEY, under, &node(owner), word)
+    }
+
     fn has(&mut self, owner: usize, run: u64) -> Confirmed {
-        self.0
-            .confirm(&KEY, self.1, &node(owner), Word::Has { run })
+        self.says(owner, Word::Has { run })
     }
 
     fn still(&mut self, owner: usize, run: u64) -> Confirmed {
-        self.0
-            .confirm(&KEY, self.1, &node(owner), Word::Still { run })
+        self.says(owner, Word::Still { run })
     }
 
     /// Who is to be handed it, or, with true, asked again.
@@ -109,20 +151,24 @@ fn an_owner_that_lost_its_data_since_is_owed_again() {
     let mut book = Book::of(&counted(&[1, 2], 2));
     book.has(1, 10);
     book.has(2, 20);
-    let lost = book.0.confirm(&KEY, book.1, &node(1), Word::Lost);
-    assert_eq!(lost, Confirmed::Noted);
+    assert_eq!(book.says(1, Word::Lost), Confirmed::Noted);
     assert_eq!(book.owed(), [(1, false), (2, true)]);
 }
 
 /// One disk after the other is lost, each owner is rebuilt at once from as few of the others as must be
 /// asked, and answers are slow. Whether the write was gone after its hint counted for nothing any more.
 /// With `believes_first_words` the hint does so once W owners have said that they have it, whenever that was.
-fn is_lost(seed: u64, believes_first_words: bool) -> (bool, bool) {
+fn is_lost(
+    seed: u64,
+    of_three_and_five: [&Arc<Ring>; 2],
+    believes_first_words: bool,
+) -> (bool, bool) {
     let mut random = fastrand::Rng::with_seed(seed);
     let n: usize = if random.bool() { 3 } else { 5 };
     let w = n / 2 + 1;
     let all: Vec<_> = (1..=n).collect();
-    let mut book = Book::of(&counted(&all, w as u8));
+    let ring = of_three_and_five[usize::from(n == 5)].clone();
+    let mut book = Book::under(ring, &counted(&all, w as u8));
     let mut has = vec![false; n + 1];
     let mut run = vec![1_u64; n + 1];
     let mut on_their_way: Vec<(usize, Word)> = Vec::new();
@@ -150,7 +196,7 @@ fn is_lost(seed: u64, believes_first_words: bool) -> (bool, bool) {
             2 if !on_their_way.is_empty() => {
                 let at = random.usize(..on_their_way.len());
                 let (owner, word) = on_their_way.swap_remove(at);
-                let confirmed = book.0.confirm(&KEY, book.1, &node(owner), word);
+                let confirmed = book.says(owner, word);
                 first_words.insert(owner);
                 counts &= match believes_first_words {
                     true => first_words.len() < w,
@@ -178,12 +224,15 @@ fn is_lost(seed: u64, believes_first_words: bool) -> (bool, bool) {
 #[test]
 fn what_a_hint_held_outlives_one_lost_disk_after_the_other() {
     let seeds = 0..3_000;
-    let lost = seeds.clone().find(|&seed| is_lost(seed, false).0);
+    let of_three = Arc::new(Ring::new(ring(1, &[1, 2, 3], 2)));
+    let of_five = Arc::new(Ring::new(ring(1, &[1, 2, 3, 4, 5], 3)));
+    let run = |seed, believes| is_lost(seed, [&of_three, &of_five], believes);
+    let lost = seeds.clone().find(|&seed| run(seed, false).0);
     assert_eq!(lost, None, "the write of this seed is gone");
-    let settled = seeds.clone().filter(|&seed| is_lost(seed, false).1);
+    let settled = seeds.clone().filter(|&seed| run(seed, false).1);
     assert!(settled.count() > 100, "few hints came to their end");
     // The model would notice.
-    assert!(seeds.clone().any(|seed| is_lost(seed, true).0));
+    assert!(seeds.clone().any(|seed| run(seed, true).0));
 }
 
 #[test]
@@ -235,6 +284,8 @@ fn hints_have_a_form_on_disk() {
 #[test]
 fn the_book_knows_what_is_owed_to_whom() {
     let mut book = HintBook::default();
+    book.follow(Arc::new(Ring::new(ring(1, &[1, 2, 3], 2))));
+    assert!(book.is_behind() && book.follow_on(1, 1).is_empty() && !book.is_behind());
     let key = |text: &'static str| Bytes::from_static(text.as_bytes());
     let first = book.put(key("a"), &counted(&[1, 2], 2));
     book.put(key("b"), &Hint::reminder([node(1)], 3));
@@ -249,7 +300,8 @@ fn the_book_knows_what_is_owed_to_whom() {
     assert_eq!(keys(&book, 3, None), [""; 0]);
     assert!(book.is_current(b"a", first));
     // What is on its way to another owner is not out of date because one has it.
-    book.confirm(&key("a"), first, &node(1), Word::Has { run: 1 });
+    let under = (first, book.ring_version());
+    book.confirm(&key("a"), under, &node(1), Word::Has { run: 1 });
     assert!(book.is_current(b"a", first));
     assert_eq!(keys(&book, 1, None), ["b"]);
     let second = book.put(key("a"), &counted(&[2], 1));

@@ -1,12 +1,14 @@
 //! What the keeper of hints is asked to do.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use dynakv_protocol::{ClusterId, NodeId, RingVersion};
 use tokio::sync::oneshot;
 
 use crate::engine::anti_entropy::handoff::{Hint, Revision, Word};
+use crate::engine::placement::ring::Ring;
 use crate::engine::write::mint::Intent;
 use crate::runtime::store::store_worker::Token;
 
@@ -58,12 +60,14 @@ pub enum HintJob {
         /// No more once they have so many bytes.
         bytes_max: usize,
         /// The answer.
-        reply: oneshot::Sender<Vec<Due>>,
+        reply: oneshot::Sender<Batch>,
     },
     /// An owner has said something of these.
     Confirm {
         /// The owner that said it.
         by: NodeId,
+        /// The ring under which it was asked.
+        ring_version: RingVersion,
         /// What it said, hint by hint.
         confirmations: Vec<Confirmation>,
     },
@@ -74,6 +78,13 @@ pub enum HintJob {
         /// Told when that is so.
         done: oneshot::Sender<()>,
     },
+    /// From now on this is the ring: what is owed follows the owners.
+    Follow {
+        /// The ring.
+        ring: Arc<Ring>,
+    },
+    /// Go on with the hints that are owed as under an earlier ring. The worker asks itself.
+    FollowOn,
     /// Some time has passed: look after ages and metrics.
     Tick,
 }
@@ -87,9 +98,20 @@ impl HintJob {
             | Self::Next { .. }
             | Self::Confirm { .. }
             | Self::Fence { .. }
+            | Self::Follow { .. }
+            | Self::FollowOn
             | Self::Tick => None,
         }
     }
+}
+
+/// What is handed over to a node next.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The ring under which it is owed: the node is asked to take it under that one.
+    pub ring_version: RingVersion,
+    /// The hints, in the order of their keys.
+    pub hints: Vec<Due>,
 }
 
 /// A hint that is owed.

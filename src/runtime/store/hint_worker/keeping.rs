@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
-use dynakv_protocol::{ErrorCode, ErrorReply, NodeId};
+use dynakv_protocol::{ErrorCode, ErrorReply, NodeId, RingVersion};
 use dynakv_storage::{Change, HintLog, StoreError};
 
 use super::kept::read_book;
@@ -16,15 +16,18 @@ use crate::runtime::store::store_worker::{StoreEvent, refusal};
 
 impl Worker {
     /// Adds to what is kept of a key; gives what is kept now.
-    pub(super) fn keep(&mut self, key: &Bytes, hint: Hint) -> Result<Hint, ErrorReply> {
+    pub(super) fn keep(&mut self, key: &Bytes, mut hint: Hint) -> Result<Hint, ErrorReply> {
         // One of its own: a slice would hold on to the buffer that its request came in.
         let key = &Bytes::copy_from_slice(key);
         let counts = hint.counts();
+        // It may have been sent under an earlier ring.
+        self.follow_with(&mut hint, key);
         let kept = match self.stored(key)? {
-            Some(before) => {
+            Some(mut before) => {
+                let is_other = self.follow_with(&mut before, key);
                 let mut kept = before.clone();
                 kept.absorb(hint);
-                if kept.is_no_news_after(&before) {
+                if !is_other && kept.is_no_news_after(&before) {
                     if before.versions.is_none() {
                         // What it stands for may have changed since it was handed over.
                         self.book.put(key.clone(), &before);
@@ -35,6 +38,13 @@ impl Worker {
             }
             None => hint,
         };
+        if kept.owed.is_empty() {
+            // Who was to be reminded owns the key no more.
+            if self.log.contains(key) {
+                self.remove(key)?;
+            }
+            return Ok(kept);
+        }
         let document = kept.to_bytes();
         if let Some(versions) = &kept.versions {
             limits::check(key, versions, document.len())?;
@@ -64,7 +74,7 @@ impl Worker {
         Ok(kept)
     }
 
-    fn write(&mut self, key: &Bytes, document: &[u8]) -> Result<(), ErrorReply> {
+    pub(super) fn write(&mut self, key: &Bytes, document: &[u8]) -> Result<(), ErrorReply> {
         match self.log.put(key.clone(), document) {
             Ok(()) => Ok(()),
             // Nothing is wrong with the disk.
@@ -100,7 +110,7 @@ impl Worker {
     }
 
     /// What is kept of a key. Damage is worth as much as nothing: the hint is given up.
-    fn stored(&mut self, key: &Bytes) -> Result<Option<Hint>, ErrorReply> {
+    pub(super) fn stored(&mut self, key: &Bytes) -> Result<Option<Hint>, ErrorReply> {
         let document = match self.log.get(key) {
             Ok(document) => document,
             Err(error) if error.is_corruption() => {
@@ -125,7 +135,7 @@ impl Worker {
         self.remove(key)
     }
 
-    fn remove(&mut self, key: &Bytes) -> Result<(), ErrorReply> {
+    pub(super) fn remove(&mut self, key: &Bytes) -> Result<(), ErrorReply> {
         self.gave_up_any = true;
         self.book.remove(key);
         match self.log.remove(key) {
@@ -188,13 +198,19 @@ impl Worker {
         due
     }
 
-    pub(super) fn confirm(&mut self, by: &NodeId, confirmation: &Confirmation) {
+    pub(super) fn confirm(
+        &mut self,
+        by: &NodeId,
+        ring_version: RingVersion,
+        confirmation: &Confirmation,
+    ) {
         let Confirmation {
             key,
             revision,
             word,
         } = confirmation;
-        let confirmed = self.book.confirm(key, *revision, by, *word);
+        let under = (*revision, ring_version);
+        let confirmed = self.book.confirm(key, under, by, *word);
         if matches!(word, Word::Has { .. }) && confirmed != Confirmed::Stale {
             self.metrics.hints.handed_over.increment(1);
         }

@@ -4,16 +4,20 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use dynakv_protocol::causal::{self, Dot, Incoming, Value, Versions};
-use dynakv_protocol::{Actor, ClusterId, ErrorCode, WriteId};
+use dynakv_protocol::ring_document::{Member, RingDocument, Step};
+use dynakv_protocol::{Actor, ClusterId, DirectoryId, ErrorCode, RingVersion, WriteId};
 use dynakv_storage::MemoryDisk;
 use dynakv_storage::hint_log::HINT_BYTES_MAX;
 use tokio::sync::oneshot;
 
 use super::*;
 use crate::engine::anti_entropy::handoff::Word;
+use crate::engine::placement::ring::Ring;
 use crate::engine::write::mint::Intent;
 use crate::runtime::shared::environment::WallClock;
 use crate::runtime::shared::events::ConnectionId;
+
+mod following;
 
 /// A time of day that tests set.
 #[derive(Default)]
@@ -40,7 +44,34 @@ fn owners() -> BTreeSet<NodeId> {
     [node("a"), node("b"), node("c")].into_iter().collect()
 }
 
+/// A final ring in which all of these own all keys.
+fn ring(version: u64, owners: [&str; 3]) -> Arc<Ring> {
+    let member = |name: &str| Member {
+        id: node(name),
+        directory_id: DirectoryId(1),
+        address: format!("{name}:8080"),
+        weight: 1,
+        zone: String::new(),
+    };
+    Arc::new(Ring::new(RingDocument {
+        cluster_id: ClusterId(1),
+        cluster_name: "test".to_owned(),
+        version: RingVersion(version),
+        step: Step::Final,
+        n: 3,
+        w: 2,
+        r: 2,
+        members: owners.map(member).into(),
+    }))
+}
+
 fn start_on(memory: &MemoryDisk, bytes_max: u64, age_max: Duration) -> Kept {
+    let kept = start_without_ring(memory, bytes_max, age_max);
+    kept.handle.follow(ring(1, ["a", "b", "c"]));
+    kept
+}
+
+fn start_without_ring(memory: &MemoryDisk, bytes_max: u64, age_max: Duration) -> Kept {
     let (events_in, events) = mpsc::unbounded_channel();
     let metrics = Arc::new(Metrics::new("test").unwrap());
     let clock = Arc::new(Clock(AtomicU64::new(1_000_000)));
@@ -117,13 +148,17 @@ async fn next(kept: &Kept, owner: &str) -> Vec<Due> {
         bytes_max: usize::MAX,
         reply,
     }]);
-    answer.await.unwrap()
+    answer.await.unwrap().hints
 }
 
 /// No owner is another process in between.
 const RUN: u64 = 4;
 
 fn confirm(kept: &Kept, owner: &str, due: &[Due]) {
+    confirm_under(kept, 1, owner, due);
+}
+
+fn confirm_under(kept: &Kept, version: u64, owner: &str, due: &[Due]) {
     let confirmations = due.iter().map(|due| Confirmation {
         key: due.key.clone(),
         revision: due.revision,
@@ -134,6 +169,7 @@ fn confirm(kept: &Kept, owner: &str, due: &[Due]) {
     });
     kept.handle.send(vec![HintJob::Confirm {
         by: node(owner),
+        ring_version: RingVersion(version),
         confirmations: confirmations.collect(),
     }]);
 }
