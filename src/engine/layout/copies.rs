@@ -4,9 +4,8 @@
 //! decide a second ring under one number ([`decide`](super::decide)). So a copy is a directory that was lost: it gets an
 //! id of its own, has no vote, and the members decide on a ring that lists it.
 //!
-//! There is one ring about which nobody ever votes: a final one with a single member. Nobody joins a final ring, and
-//! another directory for its member would take the vote of the one that is gone. So nothing is forgotten there, and
-//! nobody else is there to let the copy in.
+//! A final ring with a single member is the exception: nobody else is there to let the copy in. If somebody has joined
+//! since the copy was made, the copy is found out as older than what was seen, as soon as one of those speaks to it.
 
 use dynakv_protocol::ring_document::{RingDocument, Step};
 
@@ -35,7 +34,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_ring_that_can_never_change_keeps_a_copy() {
+    fn only_the_lone_member_of_a_final_ring_keeps_its_place() {
         let join = |name: &str| Join {
             member: member(name),
             n: None,
