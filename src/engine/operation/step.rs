@@ -263,7 +263,9 @@ impl Operation {
         version: RingVersion,
         effects: &mut Effects,
     ) {
-        if self.may_begin_again(from == SELF) {
+        // What was read has its quorum: only the mending is late.
+        let is_mending = matches!(self, Self::Get(_)) && purpose == Purpose::Repair;
+        if !is_mending && self.may_begin_again(from == SELF) {
             return effects.list.push(Effect::BeginAgain(version));
         }
         match self {

@@ -1,6 +1,7 @@
 //! Events in, whole lists of effects out, in the words of the coordinator.
 
-use dynakv_protocol::causal::Value;
+use dynakv_protocol::causal::{Clock, Dot, Incoming, Value, Versions};
+use dynakv_protocol::codec::Wire;
 use dynakv_protocol::frame::{Frame, Header};
 use dynakv_protocol::message::{Response, kind};
 use dynakv_protocol::peer::{Digest, Merged, VersionsReply};
@@ -417,4 +418,49 @@ fn a_disk_that_hangs_is_not_waited_for_by_those_that_wait_for_its_copy() {
     step(&mut import, Event::DiskHangs(B));
     let effects = step(&mut import, durable(Purpose::Write));
     assert_eq!(error_of(&effects).code, ErrorCode::QuorumUnavailable);
+}
+
+/// A read whose quorum is met waits for its mending only: an owner that follows a newer ring does not begin it anew.
+#[test]
+fn a_newer_ring_does_not_take_back_what_was_read() {
+    let plan = Plan {
+        r: 2,
+        repair_first: true,
+        in_full: false,
+        turn: 1,
+    };
+    let mut pace = Pace::default();
+    let pace = (&mut pace, std::time::Duration::from_secs(1));
+    let mut get = begin(|effects| Operation::get(owners(), 0, plan, usable, pace, effects)).0;
+    let mut versions = Versions::new();
+    let dot = Dot {
+        actor: Actor(1),
+        counter: 1,
+    };
+    let incoming = Incoming {
+        write_id: WriteId(1),
+        timestamp: 1,
+        expires_at_ms: None,
+        value: Value::Bytes(bytes()),
+    };
+    versions.write(&Clock::new(), dot, incoming);
+    let theirs = Response::Versions(VersionsReply {
+        versions: versions.to_bytes(),
+        rebuilding: false,
+        digest: None,
+        actor: None,
+    });
+    step(&mut get, answered(A, Purpose::Read, theirs));
+    let nothing = JobOutcome::Read {
+        versions: Bytes::new(),
+        digest: None,
+        rebuilding: false,
+    };
+    let mends = step(&mut get, stored(Purpose::Read, nothing));
+    let is_mending = |effect: &Effect| matches!(effect, Effect::Merge { purpose, .. } if *purpose == Purpose::Repair);
+    assert!(mends.iter().any(is_mending), "{mends:?}");
+    let stale = declined(SELF, Purpose::Repair, ErrorCode::StaleRing);
+    let effects = step(&mut get, stale);
+    let is_anew = |effect: &Effect| matches!(effect, Effect::BeginAgain(_));
+    assert!(!effects.iter().any(is_anew), "{effects:?}");
 }

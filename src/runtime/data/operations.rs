@@ -105,6 +105,9 @@ pub struct InHand {
     pub frame: Frame,
     /// The ring under which it is decided: what is asked for it is labelled with that.
     pub ring_version: RingVersion,
+    /// Whether it has met a newer ring after it had its dot. Then its dot is no sign that it is in time: whoever was to
+    /// have it may have refused it, and somebody else been given the write since.
+    pub is_rebased: bool,
     /// What is decided about it.
     pub operation: Operation,
     /// When another node is to be tried besides; `None` when no other may be.
@@ -229,6 +232,7 @@ impl Operations {
             key,
             frame,
             ring_version,
+            is_rebased: false,
             operation,
             slow_at: Some(slow_at),
             is_tail: false,
@@ -249,6 +253,7 @@ impl Operations {
         let next = OperationId::new(id.index(), self.generation);
         let in_hand = self.get_mut(id)?;
         in_hand.ring_version = version;
+        in_hand.is_rebased = true;
         in_hand.id = next;
         Some(next)
     }

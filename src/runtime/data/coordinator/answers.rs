@@ -3,9 +3,10 @@
 use dynakv_protocol::peer::{Merged, VersionsReply};
 
 use super::{
-    ConnectionId, ControlEvent, Coordinator, ErrorCode, Frame, NodeSlot, OperationId, ReplicaOp,
-    Response, RingVersion, StoreEvent, Token, kind,
+    ConnectionId, ControlEvent, Coordinator, ErrorCode, ErrorReply, Frame, NodeSlot, OperationId,
+    ReplicaOp, Response, RingVersion, StoreEvent, Token, kind,
 };
+use crate::engine::counters::check_ring_version;
 use crate::engine::operation::{Event, Lost, Purpose};
 use crate::engine::write::outcome::JobOutcome;
 
@@ -26,7 +27,8 @@ impl Coordinator {
             self.on_read_answer(from, took, frame.header.kind);
         }
         if !is_in_hand {
-            return;
+            // It is told once over each connection.
+            return self.take_told_ring(&frame);
         }
         let replica_op = match purpose {
             Purpose::Ping => ReplicaOp::Ping,
@@ -51,13 +53,11 @@ impl Coordinator {
         if let Some(took) = took {
             self.metrics.replica_answered(replica_op, took);
         }
+        self.take_told_ring(&frame);
         let response = match Response::decode(frame.header.kind, &frame.body) {
-            Ok(Response::Error(mut error)) => {
-                if let Some(document) = error.ring_document.take() {
-                    // Its number alone has it fetched.
-                    let _ = self.control.try_send(ControlEvent::RingTold { document });
-                }
-                Response::Error(error)
+            Ok(Response::Error(error)) if !self.may_be_stale(id, &error) => {
+                tracing::warn!(node = %self.links.id(from), %error, "a refusal that cannot be");
+                return self.on_failed(id, from);
             }
             Ok(response) => response,
             Err(error) => {
@@ -87,6 +87,30 @@ impl Coordinator {
                 response,
             },
         );
+    }
+
+    /// Who follows a newer ring sends it along, whatever has become of what it was asked for.
+    fn take_told_ring(&self, frame: &Frame) {
+        if frame.header.kind != kind::ERROR {
+            return;
+        }
+        if let Ok(Response::Error(mut error)) = Response::decode(frame.header.kind, &frame.body)
+            && let Some(document) = error.ring_document.take()
+        {
+            // Its number alone has it fetched.
+            let _ = self.control.try_send(ControlEvent::RingTold { document });
+        }
+    }
+
+    /// Whether a refusal names a ring that is newer than that of what was asked, and can be. Otherwise what is asked
+    /// again and again would be refused again and again.
+    fn may_be_stale(&mut self, id: OperationId, error: &ErrorReply) -> bool {
+        let version = match (error.code, error.ring_version) {
+            (ErrorCode::StaleRing, Some(version)) => version,
+            _ => return true,
+        };
+        let asked = self.operations.get_mut(id).map(|it| it.ring_version);
+        asked.is_some_and(|asked| asked < version) && check_ring_version(version).is_ok()
     }
 
     /// The ring under which the owner that was handed a request is none, if that is newer than the one that it was handed

@@ -93,11 +93,12 @@ impl Coordinator {
                 Effect::BeginAgain(version) => self.begin_again(id, version),
                 Effect::AwaitRing(version) => self.awaiting_ring.push((id, version)),
                 Effect::Rebase { round, versions } => {
-                    self.write_here(
-                        id,
-                        Purpose::write(round),
-                        WriteWork::Rebase { sent: versions },
-                    );
+                    let in_hand = self.operations.get_mut(id);
+                    let work = WriteWork::Rebase {
+                        sent: versions,
+                        begin_by: in_hand.and_then(|it| it.requester.begin_by),
+                    };
+                    self.write_here(id, Purpose::write(round), work);
                 }
                 Effect::Answer(result) => self.answer(id, result),
             }
@@ -338,8 +339,8 @@ impl Coordinator {
             seen,
             catches_up,
             cluster_id,
-            // What was begun in time is brought to its end.
-            begin_by: begin_by.filter(|_| round == Round::First),
+            // What was begun in time is brought to its end, unless the ring has changed on it.
+            begin_by: begin_by.filter(|_| round == Round::First || in_hand.is_rebased),
         };
         self.write_here(id, Purpose::write(round), work);
     }

@@ -9,6 +9,7 @@ use dynakv_protocol::peer::MergeVersions;
 use dynakv_protocol::unlock::Replace;
 
 use super::disk::hanging;
+use crate::engine::counters::check_ring_version;
 use crate::runtime::net::undecodable::undecodable;
 
 use super::{
@@ -244,6 +245,9 @@ impl Coordinator {
         if own.0 == 0 {
             let message = "this node has not joined its cluster yet";
             return Err(ErrorReply::new(ErrorCode::NotReady, message).retryable());
+        }
+        if let Err(error) = check_ring_version(theirs) {
+            return Err(ErrorReply::new(ErrorCode::BadRequest, error.to_string()));
         }
         match theirs.cmp(&own) {
             Ordering::Equal => Ok(Fit::Now),

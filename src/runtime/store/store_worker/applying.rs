@@ -37,9 +37,9 @@ impl Writer {
             return 0;
         }
         let applied = match work {
-            WriteWork::Rebase { sent } => {
+            WriteWork::Rebase { sent, begin_by } => {
                 let work = Work::Rebase { sent };
-                self.try_apply((token, &key), work, None, now_unix_ms, events)
+                self.try_apply((token, &key), work, begin_by, now_unix_ms, events)
             }
             WriteWork::Replace { expected, versions } => {
                 self.replace(token, &key, (expected, versions))

@@ -85,6 +85,8 @@ pub enum WriteWork {
     Rebase {
         /// What was sent, encoded.
         sent: Bytes,
+        /// After this it is not sent again: somebody else was given the write by then.
+        begin_by: Option<Instant>,
     },
     /// Versions that take the place of what is there, if that is as expected.
     Replace {

@@ -875,18 +875,28 @@ fn a_write_is_sent_again_as_it_stands_unless_it_is_gone() {
         let JobOutcome::Minted { versions: sent, .. } = minted[0].1.clone() else {
             panic!("not minted: {minted:?}");
         };
-        let again = |key: &'static str| WriteJob {
+        let by = |key: &'static str, begin_by| WriteJob {
             token: Token::Operation(2),
             ring_version: RingVersion(0),
             key: Bytes::from_static(key.as_bytes()),
-            work: WriteWork::Rebase { sent: sent.clone() },
+            work: WriteWork::Rebase {
+                sent: sent.clone(),
+                begin_by,
+            },
         };
+        let again = |key| by(key, None);
         running.handle.write(vec![mint(3, "key", "beside", None)]);
         told(&mut running, 2).await;
         running.handle.write(vec![again("key")]);
         let is = told(&mut running, 2).await;
         assert!(matches!(&is[0].1, JobOutcome::Minted { versions, .. } if *versions != sent));
         assert!(matches!(is[1].1, JobOutcome::Durable { .. }));
+        // Somebody else was given it by now, and what stands beside it may have replaced that.
+        running.handle.write(vec![by("key", Some(Instant::now()))]);
+        let late = told(&mut running, 1).await;
+        assert!(
+            matches!(&late[0].1, JobOutcome::Refused(error) if error.code == ErrorCode::Timeout)
+        );
         running.handle.write(vec![again("nothing here")]);
         let gone = told(&mut running, 1).await;
         assert!(matches!(&gone[0].1, JobOutcome::Refused(error) if error.maybe_applied));
