@@ -169,6 +169,7 @@ pub fn start(parts: Parts) -> Result<HintHandle, StoreError> {
         ticks: 0,
         own_jobs: jobs.downgrade(),
         waits_to_follow: false,
+        follows_in_memory: false,
         reminders_waiting: reminders_waiting.clone(),
         kept: kept.clone(),
         owed: owed_out,
@@ -221,6 +222,8 @@ struct Worker {
     own_jobs: mpsc::WeakUnboundedSender<Vec<HintJob>>,
     /// Whether it has asked itself to go on with following the ring.
     waits_to_follow: bool,
+    /// Whether the disk took nothing since it follows this ring: what is owed is not written then until there is need.
+    follows_in_memory: bool,
     reminders_waiting: Arc<AtomicUsize>,
     kept: Arc<AtomicU64>,
     owed: watch::Sender<Vec<Owed>>,

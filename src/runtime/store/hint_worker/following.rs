@@ -22,6 +22,7 @@ impl Worker {
     /// Follows a ring, and takes the first step. Whether a sync is due.
     pub(super) fn follow(&mut self, ring: Arc<Ring>) -> bool {
         self.book.follow(ring);
+        self.follows_in_memory = false;
         self.take_step()
     }
 
@@ -68,8 +69,15 @@ impl Worker {
     /// after a restart it is worked out anew.
     fn rewrite(&mut self, rewritten: &Rewritten) -> Result<(), ErrorReply> {
         let Rewritten { key, owed, needed } = rewritten;
-        if owed.is_empty() {
-            return self.remove(key);
+        match (owed.is_empty(), self.follows_in_memory) {
+            (true, false) => return self.remove(key),
+            (true, true) => {
+                self.gave_up_any = true;
+                self.book.remove(key);
+                return Ok(());
+            }
+            (false, true) => return Ok(()),
+            (false, false) => {}
         }
         let Some(mut hint) = self.stored(key)? else {
             return Ok(());

@@ -103,6 +103,8 @@ impl Worker {
         self.send(refused.collect());
         // A dot may be gone that others have seen.
         self.gave_up_any = true;
+        // Or each attempt would undo itself, and nothing were handed over.
+        self.follows_in_memory = true;
         match read_book(&mut self.log, self.book.successor()) {
             Ok(book) => self.book = book,
             Err(error) => self.failed = Some(error),

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use dynakv_protocol::causal::{self, Dot, Incoming, Value, Versions};
 use dynakv_protocol::ring_document::{Member, RingDocument, Step};
 use dynakv_protocol::{Actor, ClusterId, DirectoryId, ErrorCode, RingVersion, WriteId};
-use dynakv_storage::MemoryDisk;
 use dynakv_storage::hint_log::HINT_BYTES_MAX;
+use dynakv_storage::{AppendFile, MemoryDisk};
 use tokio::sync::oneshot;
 
 use super::*;
@@ -72,10 +72,19 @@ fn start_on(memory: &MemoryDisk, bytes_max: u64, age_max: Duration) -> Kept {
 }
 
 fn start_without_ring(memory: &MemoryDisk, bytes_max: u64, age_max: Duration) -> Kept {
+    start_with(memory.hints(), memory, bytes_max, age_max)
+}
+
+fn start_with(
+    file: Arc<dyn AppendFile>,
+    memory: &MemoryDisk,
+    bytes_max: u64,
+    age_max: Duration,
+) -> Kept {
     let (events_in, events) = mpsc::unbounded_channel();
     let metrics = Arc::new(Metrics::new("test").unwrap());
     let clock = Arc::new(Clock(AtomicU64::new(1_000_000)));
-    let hints = KeptHints::open(memory.hints()).unwrap();
+    let hints = KeptHints::open(file).unwrap();
     let parts = Parts {
         hints,
         disk: Disk {

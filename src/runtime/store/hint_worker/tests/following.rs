@@ -1,6 +1,51 @@
 //! Hints when another node takes the place of an owner.
 
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
 use super::*;
+
+/// A file that may find no room.
+struct Crowded {
+    file: Arc<dyn AppendFile>,
+    is_full: AtomicBool,
+}
+
+impl AppendFile for Crowded {
+    fn path(&self) -> PathBuf {
+        self.file.path()
+    }
+
+    fn len(&self) -> Result<u64, StoreError> {
+        self.file.len()
+    }
+
+    fn read(&self, at: u64, length: usize) -> Result<Bytes, StoreError> {
+        self.file.read(at, length)
+    }
+
+    fn append(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        match self.is_full.load(Ordering::Relaxed) {
+            true => Err(StoreError::DiskFull { path: self.path() }),
+            false => self.file.append(bytes),
+        }
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.file.sync()
+    }
+
+    fn truncate(&self, length: u64) -> Result<(), StoreError> {
+        self.file.truncate(length)
+    }
+
+    fn replace(
+        &self,
+        pieces: &mut dyn FnMut() -> Result<Option<Bytes>, StoreError>,
+    ) -> Result<(), StoreError> {
+        self.file.replace(pieces)
+    }
+}
 
 /// What lies on the disk, by key.
 fn on_disk(memory: &MemoryDisk) -> Vec<(Bytes, Hint)> {
@@ -133,5 +178,39 @@ fn many_hints_follow_in_steps_and_hold_nobody_up() {
         assert!(first > 0 && first < keys as usize, "{first}");
         settle(&kept).await;
         assert_eq!(followed(&memory), keys as usize + 1);
+    });
+}
+
+/// A full disk holds up no handing over, which is what makes room.
+#[test]
+fn hints_follow_in_memory_where_the_disk_takes_nothing() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let file = Arc::new(Crowded {
+            file: memory.hints(),
+            is_full: AtomicBool::new(false),
+        });
+        let mut kept = start_with(file.clone(), &memory, 1 << 20, Duration::from_secs(3600));
+        kept.handle.follow(ring(1, ["a", "b", "c"]));
+        kept.handle.send(vec![mint(1, "k", "v")]);
+        minted(&mut kept).await;
+        kept.events.recv().await.unwrap();
+        file.is_full.store(true, Ordering::Relaxed);
+        kept.handle.follow(ring(2, ["a", "b", "d"]));
+        settle(&kept).await;
+        // Not handed to anybody before it was looked at once more.
+        assert!(next(&kept, "a").await.is_empty());
+        kept.handle.send(vec![HintJob::Tick]);
+        settle(&kept).await;
+        for (owner, hints) in [("a", 1), ("b", 1), ("c", 0), ("d", 1)] {
+            assert_eq!(next(&kept, owner).await.len(), hints, "{owner}");
+        }
+        assert!(on_disk(&memory)[0].1.owed.contains(&node("c")));
+        // With room again the next ring is written.
+        file.is_full.store(false, Ordering::Relaxed);
+        kept.handle.follow(ring(3, ["a", "d", "e"]));
+        settle(&kept).await;
+        let hint = on_disk(&memory).remove(0).1;
+        assert!(hint.owed.contains(&node("e")) && !hint.owed.contains(&node("c")));
     });
 }
