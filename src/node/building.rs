@@ -49,10 +49,11 @@ use crate::runtime::shared::known_processes::KnownProcesses;
 use crate::runtime::shared::ledger::Ledger;
 use crate::runtime::shared::unreachable::Unreachable;
 use crate::runtime::shared::view::View;
-use crate::runtime::store::fences::Fences;
 use crate::runtime::store::hint_worker::{self, HintBounds, HintHandle, KeptHints};
-use crate::runtime::store::rebuilding::Rebuilding;
-use crate::runtime::store::store_worker::{self, Recounter, Running, StoreEvent, StoreHandle};
+use crate::runtime::store::store_worker::{
+    self, Dropper, Recounter, Running, StoreEvent, StoreHandle,
+};
+use crate::runtime::store::{fences::Fences, rebuilding::Rebuilding};
 
 /// Where it listens.
 pub(super) struct Doors {
@@ -412,7 +413,7 @@ impl Ground {
     pub(super) async fn spawn_anti_entropy(
         &mut self,
         hints: HintHandle,
-        recounter: Recounter,
+        (recounter, dropper): (Recounter, Dropper),
         unlock_jobs: mpsc::Receiver<unlocking::UnlockJob>,
     ) {
         let calls = Calls::about_data(
@@ -446,6 +447,7 @@ impl Ground {
             rebuilding: self.rebuilding.clone(),
             threads: self.world.disk.threads.clone(),
             recounter,
+            dropper,
             repairs: self.repairs.clone(),
             interval: self.config.anti_entropy_interval,
             random: self.world.random.fork(),

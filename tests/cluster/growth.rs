@@ -91,7 +91,34 @@ fn a_node_comes_to_a_cluster_under_load_and_no_request_fails() {
     load.failed_nowhere();
     load.is_all_there(&cluster, 2);
     is_all_of_before_there(&cluster);
+    hold_what_they_own(&cluster);
     all_is_well(&mut cluster);
+}
+
+/// Waits until nobody holds anything that it does not own.
+#[track_caller]
+fn hold_what_they_own(cluster: &Cluster) {
+    let dropped = |node: &Node| {
+        node.metric("dynakv_leftover_keys_dropped_total", "")
+            .unwrap()
+    };
+    eventually("what has moved away is dropped", || {
+        let dropped: u64 = cluster.nodes().iter().map(dropped).sum();
+        // A fourth of three copies has moved.
+        match dropped > KEYS as u64 / 2 {
+            true => Ok(()),
+            false => Err(format!("{dropped} keys")),
+        }
+    });
+    for node in cluster.nodes() {
+        let what = format!("{} holds nothing that it does not own", node.id);
+        eventually(&what, || {
+            match node.metric("dynakv_leftover_segments", "")? {
+                0 => Ok(()),
+                left => Err(format!("{left} segments")),
+            }
+        });
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
 use crate::hangs::Hangs;
-use crate::invariants::{convergence, hints_drain};
+use crate::invariants::{convergence, hints_drain, owners_only};
 use crate::machine::{Machine, address};
 use crate::owners::Owners;
 use crate::trace::Trace;
@@ -98,6 +98,17 @@ impl Client {
             let owners = self.owners.or_all(key).into_iter();
             let copies = owners.map(|owner| self.machines[owner].copy(key, with_hashes));
             convergence::check(key, &copies.collect::<Vec<_>>())
+        })
+    }
+
+    /// What some machine holds and does not own, if one does.
+    pub(crate) fn left_over(&self) -> Option<String> {
+        let mut machines = (0..).zip(&self.machines);
+        machines.find_map(|(number, machine)| {
+            let stored = machine.all_stored();
+            let keys = stored.iter().map(|(key, _)| key.as_str());
+            let owns = |key: &str| self.owners.or_all(key).contains(&number);
+            owners_only::check(&machine.name, keys, owns)
         })
     }
 

@@ -12,13 +12,16 @@ use tokio::time::{sleep, sleep_until};
 use crate::client::{Client, get};
 use crate::clock;
 use crate::history::{History, Promise};
-use crate::invariants::{Heard, convergence, hints_drain};
+use crate::invariants::{Heard, convergence, hints_drain, owners_only};
 
 /// How long after the last fault a read may still fail: silent links are given up and dialled again.
 const HEALED_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long after the last fault hints may wait: links first, then the pauses after refusals.
 const HANDED_OVER_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long after that machines may hold what they do not own.
+const DROPPED_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long after that copies may differ: links first, then a pass or two of anti-entropy.
 const MENDED_WITHIN: Duration = Duration::from_secs(60);
@@ -39,6 +42,14 @@ pub(crate) async fn settle(
     while let Some(what) = client.kept_for_others() {
         if clock::now() >= deadline {
             history.borrow_mut().violate(hints_drain::NAME, what);
+            break;
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    let deadline = clock::now() + DROPPED_WITHIN;
+    while let Some(what) = client.left_over() {
+        if clock::now() >= deadline {
+            history.borrow_mut().violate(owners_only::NAME, what);
             break;
         }
         sleep(Duration::from_millis(200)).await;

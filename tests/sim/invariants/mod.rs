@@ -17,6 +17,7 @@
 //! | [`convergence`] | all owners of a key hold the same | once all is healed, before any read, and at the end |
 //! | [`hints_drain`] | what is kept for other nodes is handed over | once all is healed, before any read |
 //! | [`change_ends`] | the ring is final and has all machines | at the end |
+//! | [`owners_only`] | a machine holds nothing that it does not own | once all is healed |
 //! | [`unique_dots`] | a dot names one write for ever | at each read, on all disks at intervals, hints included, before each power cut, at the end |
 //! | [`bounded`] | nothing panics, no node ends by itself, each request ends in time | always |
 
@@ -34,6 +35,7 @@ pub(crate) mod no_false_conflict;
 pub(crate) mod no_lost_write;
 pub(crate) mod no_phantom;
 pub(crate) mod no_resurrection;
+pub(crate) mod owners_only;
 pub(crate) mod sequential_blind_writes;
 pub(crate) mod unique_dots;
 

@@ -11,6 +11,7 @@ use dynakv_storage::StoreError;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::dropping::DropJob;
 use crate::engine::write::mint::Intent;
 use crate::engine::write::outcome::JobOutcome;
 use crate::engine::write::put::Seen;
@@ -43,6 +44,8 @@ pub(super) enum Queued {
         /// Told when that is so.
         done: oneshot::Sender<()>,
     },
+    /// Keys are to go. Many have one sync, and nobody waits for them by a token.
+    Drop(DropJob),
 }
 
 /// What the writer is to do.
