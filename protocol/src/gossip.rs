@@ -180,7 +180,7 @@ pub struct Vote {
     /// What was accepted before, to be proposed again instead of one's own.
     pub accepted: Option<(Ballot, RingDocument)>,
     /// The voter's ring, when it is at this slot already or beyond.
-    pub decided: Option<RingDocument>,
+    pub decided: Option<Box<RingDocument>>,
 }
 
 impl Wire for MemberState {
@@ -449,7 +449,7 @@ impl Wire for Vote {
                     let ballot = Ballot::decode(&mut field)?;
                     vote.accepted = Some((ballot, RingDocument::decode(&mut field)?));
                 }
-                TAG_DECIDED => vote.decided = Some(RingDocument::decode(&mut field)?),
+                TAG_DECIDED => vote.decided = Some(Box::new(RingDocument::decode(&mut field)?)),
                 _ => {}
             }
         }

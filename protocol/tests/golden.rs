@@ -1180,7 +1180,7 @@ fn responses() -> Vec<(&'static str, Response)> {
             "accepted.decided-already",
             Response::Accepted(Vote {
                 granted: false,
-                decided: Some(ring_document()),
+                decided: Some(Box::new(ring_document())),
                 ..vote
             }),
         ),

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use self::change::Change;
 pub(super) use self::ring::{RingSummary, ring_text};
+pub(super) use self::state::state_name;
 use self::verdict::{Verdict, is_in_reach, verdict};
 use super::exit::Exit;
 use super::prompt::{Prompt, Session};
@@ -221,14 +222,6 @@ impl<'a> StatusMember<'a> {
     }
 }
 
-pub(super) fn state_name(state: MemberState) -> &'static str {
-    match state {
-        MemberState::Alive => "alive",
-        MemberState::Suspected => "suspected",
-        MemberState::Dead => "dead",
-    }
-}
-
 /// How far a member is that has lost data.
 struct Rebuilding {
     left: u32,
@@ -414,6 +407,7 @@ fn rows_text(table: &Table, format: Format) -> String {
 mod change;
 mod others;
 mod ring;
+mod state;
 #[cfg(test)]
 mod tests;
 mod verdict;

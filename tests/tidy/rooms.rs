@@ -9,7 +9,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("src/engine/", &[]),
     ("src/engine/placement/", &["src/engine/"]),
     ("src/engine/membership/", &["src/engine/"]),
-    ("src/engine/layout/", &["src/engine/"]),
+    (
+        "src/engine/layout/",
+        &["src/engine/", "src/engine/placement/"],
+    ),
     (
         "src/engine/read/",
         &["src/engine/", "src/engine/placement/"],

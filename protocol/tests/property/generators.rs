@@ -813,7 +813,7 @@ fn vote() -> impl Strategy<Value = Vote> {
         any::<bool>(),
         ballot(),
         option::of((ballot(), ring_document())),
-        option::of(ring_document()),
+        option::of(ring_document().prop_map(Box::new)),
     )
         .prop_map(|(slot, granted, promised, accepted, decided)| Vote {
             slot,

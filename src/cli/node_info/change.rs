@@ -4,6 +4,8 @@ use dynakv_client::{RingReply, StatusReply};
 use dynakv_protocol::ring_document::ChangePhase;
 use serde::Serialize;
 
+use super::state::state_name;
+
 /// A change of the ring, as far as the answering node knows.
 #[derive(Debug, Serialize)]
 pub(super) struct Change<'a> {
@@ -46,7 +48,7 @@ impl<'a> Change<'a> {
             awaited: awaited
                 .map(|member| Awaited {
                     id: member.id.as_str(),
-                    state: super::state_name(member.state),
+                    state: state_name(member.state),
                     segments_left: member.rebuilding_segments,
                 })
                 .collect(),

@@ -20,7 +20,7 @@ use dynakv_protocol::ids::{NodeId, RingVersion};
 use dynakv_protocol::limits::MEMBERS_MAX;
 use dynakv_protocol::ring_document::{Change, ChangePhase, Member, RingDocument, Stake, Step};
 
-use super::document::{JoinRefusal, check_member, successor};
+use super::entry::{check_member, successor};
 
 /// Why no change to these members begins. The text is meant for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,7 +47,7 @@ pub enum ChangeRefusal {
     /// A member is named twice, or more than a ring can have with those that go.
     #[error("the list names {id} twice: name each member once")]
     NamedTwice {
-        /// Who.
+        /// The member.
         id: NodeId,
     },
     /// There would be fewer copies of a key than there are.
@@ -75,7 +75,7 @@ pub enum ChangeRefusal {
          by itself"
     )]
     OtherNode {
-        /// Who.
+        /// The member.
         id: NodeId,
     },
     /// Two members are reached at one address.
@@ -89,12 +89,12 @@ pub enum ChangeRefusal {
         address: String,
     },
     /// An entry that cannot stand in a ring.
-    #[error("{id}: {refusal}")]
+    #[error("{id}: {what}: correct it and ask again")]
     InvalidMember {
-        /// Whose.
+        /// The member.
         id: NodeId,
-        /// What is wrong with it.
-        refusal: JoinRefusal,
+        /// What is wrong with it, with its limits.
+        what: String,
     },
     /// These would not understand the ring.
     #[error(
@@ -102,7 +102,7 @@ pub enum ChangeRefusal {
         in_words(.ids)
     )]
     TooOld {
-        /// Who.
+        /// The members.
         ids: Vec<NodeId>,
     },
     /// The ring's number cannot grow any more.
@@ -196,8 +196,8 @@ fn check_target(current: &RingDocument, target: &[Member]) -> Result<(), ChangeR
         if !named.insert(&entry.id) {
             return Err(ChangeRefusal::NamedTwice { id });
         }
-        if let Err(refusal) = check_member(entry) {
-            return Err(ChangeRefusal::InvalidMember { id, refusal });
+        if let Err(what) = check_member(entry) {
+            return Err(ChangeRefusal::InvalidMember { id, what });
         }
         if let Some(member) = current.member(&entry.id) {
             let is_same =

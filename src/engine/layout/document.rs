@@ -18,11 +18,12 @@
 //! [`change`](super::change).
 
 use dynakv_protocol::gossip::Join;
-use dynakv_protocol::ids::{ClusterId, NAME_BYTES_MAX, NodeId, RingVersion};
+use dynakv_protocol::ids::{ClusterId, NodeId, RingVersion};
 use dynakv_protocol::limits::MEMBERS_MAX;
-use dynakv_protocol::ring_document::{Member, RingDocument, Step, WEIGHT_MAX};
+use dynakv_protocol::ring_document::{Member, RingDocument, Step};
 
 use super::change;
+use super::entry::{check_entry, check_member, successor};
 use crate::engine::counters;
 
 /// Why a node is not taken into the ring. The text is meant for whoever started that node: it says
@@ -205,7 +206,7 @@ pub fn found(
 /// [`JoinRefusal::AlreadyMember`] nothing needs to be decided.
 pub fn admit(current: &RingDocument, join: &Join) -> Result<RingDocument, JoinRefusal> {
     check_quorums(current, join)?;
-    check_member(&join.member)?;
+    check_member(&join.member).map_err(|what| JoinRefusal::InvalidMember { what })?;
     let asker = &join.member;
     if current.member(&asker.id) == Some(asker) {
         return Err(JoinRefusal::AlreadyMember {
@@ -352,15 +353,6 @@ fn is_renewal(current: &RingDocument, next: &RingDocument) -> bool {
         && !pairs().any(|pair| is_changed(&pair) && change::is_coming_in(current, pair.0))
 }
 
-/// The present ring under the next number; `None` after 2^64 versions.
-pub(super) fn successor(current: &RingDocument) -> Option<RingDocument> {
-    let version = RingVersion(current.version.0.checked_add(1)?);
-    Some(RingDocument {
-        version,
-        ..current.clone()
-    })
-}
-
 /// Exactly one entry is new, all others are as they were, and the list is one that every node can read.
 fn check_one_member(current: &RingDocument, next: &RingDocument) -> Result<(), InvalidStep> {
     let in_order = next.members.windows(2).all(|two| two[0].id < two[1].id);
@@ -383,35 +375,6 @@ fn check_one_member(current: &RingDocument, next: &RingDocument) -> Result<(), I
         return Err(InvalidStep::InvalidMembers);
     }
     Ok(())
-}
-
-/// Bounds that hold for every entry of a ring, so that whoever reads it back accepts it.
-pub(super) fn check_member(member: &Member) -> Result<(), JoinRefusal> {
-    check_entry(member)?;
-    if !(1..=WEIGHT_MAX).contains(&member.weight) {
-        let weight = member.weight;
-        let what = format!("the weight is {weight}, 1 to {WEIGHT_MAX} are possible");
-        return Err(JoinRefusal::InvalidMember { what });
-    }
-    Ok(())
-}
-
-/// The same but for the weight, which is 0 for who is being taken in.
-fn check_entry(member: &Member) -> Result<(), JoinRefusal> {
-    let what = if member.address.is_empty() || member.address.len() > NAME_BYTES_MAX {
-        format!(
-            "the address has {} bytes, 1 to {NAME_BYTES_MAX} are possible",
-            member.address.len()
-        )
-    } else if member.zone.len() > NAME_BYTES_MAX {
-        format!(
-            "the zone has {} bytes, {NAME_BYTES_MAX} at most are possible",
-            member.zone.len()
-        )
-    } else {
-        return Ok(());
-    };
-    Err(JoinRefusal::InvalidMember { what })
 }
 
 /// N belongs to the ring; W and R of a node may be stricter than the ring's, never laxer: clients were

@@ -5,6 +5,7 @@
 //! | [`document`] | which ring may follow which: founding, joining, sealing |
 //! | [`change`] | which ring may follow one that holds data: from one list of members to another |
 //! | [`steps`] | when a change may take its next step |
+//! | `entry` | what holds for every ring and every entry in it |
 //! | [`decide`] | which of several proposed rings becomes the next version |
 //! | [`copies`] | whether a copy of a directory may be a member in its place |
 //! | [`founding`] | whether a node that finds no cluster may found one |
@@ -16,6 +17,7 @@ pub mod change;
 pub mod copies;
 pub mod decide;
 pub mod document;
+mod entry;
 pub mod founding;
 pub mod steps;
 

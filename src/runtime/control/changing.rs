@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use dynakv_protocol::NodeId;
 use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::ring_document::RingDocument;
-use dynakv_protocol::{NodeId, RingVersion};
 use dynakv_storage::StoreError;
 use tokio::time::Instant;
 
 use super::Control;
+use super::state::Changing;
 use crate::engine::anti_entropy::rebuilding::SegmentSet;
 use crate::engine::layout::steps::{self, Due, Progress};
 use crate::engine::membership::MemberView;
@@ -22,17 +23,6 @@ const RANK_DELAY: Duration = Duration::from_secs(1);
 
 /// How often the log says whom a change waits for.
 const LINE: Duration = Duration::from_secs(60);
-
-/// What is known of the change that is under way.
-#[derive(Debug, Default)]
-pub(super) struct Changing {
-    look_due: Option<Instant>,
-    /// Since when the step after this ring is due.
-    due_since: Option<(RingVersion, Instant)>,
-    /// What it was seen to wait for last, and when the log said so.
-    waits_for: Option<Due>,
-    told: Option<Instant>,
-}
 
 impl Control {
     /// Notes, durably, what this node gains by the change that this ring is about: before the ring is on disk, so that
@@ -55,13 +45,18 @@ impl Control {
     pub(super) fn next_step(&mut self, now: Instant) -> Option<RingDocument> {
         let ring = self.ring.clone()?;
         if ring.document().change().is_none() {
-            self.changing = Changing::default();
+            self.decisions.changing = Changing::default();
             return None;
         }
-        if self.changing.look_due.is_some_and(|due| due > now) {
+        if self
+            .decisions
+            .changing
+            .look_due
+            .is_some_and(|due| due > now)
+        {
             return None;
         }
-        self.changing.look_due = Some(now + LOOK);
+        self.decisions.changing.look_due = Some(now + LOOK);
         let members = self.membership.members();
         let of = |id: &NodeId| members.iter().find(|member| member.id == *id);
         let progress = |id: &NodeId| of(id).map_or(Progress::default(), progress_of);
@@ -79,14 +74,14 @@ impl Control {
             }
         };
         let Some(next) = next else {
-            self.changing.due_since = None;
+            self.decisions.changing.due_since = None;
             return None;
         };
-        let since = match self.changing.due_since {
+        let since = match self.decisions.changing.due_since {
             Some((version, since)) if version == ring.version() => since,
             _ => now,
         };
-        self.changing.due_since = Some((ring.version(), since));
+        self.decisions.changing.due_since = Some((ring.version(), since));
         let before_me = members
             .iter()
             .filter(|it| it.id < self.me.node_id && it.state == MemberState::Alive)
@@ -109,7 +104,7 @@ impl Control {
     }
 
     fn tell_waiting(&mut self, waits: Due, now: Instant) {
-        let changing = &mut self.changing;
+        let changing = &mut self.decisions.changing;
         let is_news = changing.waits_for.as_ref() != Some(&waits);
         if is_news || changing.told.is_none_or(|told| now >= told + LINE) {
             match &waits {

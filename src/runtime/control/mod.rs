@@ -16,7 +16,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::changing::Changing;
 use self::state::{CallEnd, Decisions, Joining, Seeds};
 use crate::engine::layout::Acceptor;
 use crate::engine::membership::{Effect, Event, Membership};
@@ -94,7 +93,6 @@ pub struct Control {
     adopting: Option<RingDocument>,
     fences: Fences,
     decisions: Decisions,
-    changing: Changing,
     joining: Joining,
     seeds: Seeds,
     others: Arc<OtherClusters>,
@@ -179,7 +177,6 @@ impl Control {
             adopting: None,
             fences,
             decisions: Decisions::new(acceptor),
-            changing: Changing::default(),
             joining: Joining::new(now),
             seeds: Seeds::new(&startup.seeds, now),
             others,

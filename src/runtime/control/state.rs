@@ -12,6 +12,7 @@ use dynakv_protocol::ring_document::{Member, RingDocument};
 use dynakv_protocol::{DirectoryId, ErrorReply, NodeId, RingVersion};
 use tokio::time::Instant;
 
+use crate::engine::layout::steps::Due;
 use crate::engine::layout::{Acceptor, Phase, Proposer};
 use crate::runtime::net::confirming::There;
 use crate::runtime::net::link::DialError;
@@ -98,6 +99,19 @@ pub(super) struct Decisions {
     /// No attempt before this.
     pub(super) pause_until: Option<Instant>,
     pub(super) next_round: u64,
+    /// What is known of the change of the ring that is under way.
+    pub(super) changing: Changing,
+}
+
+/// What is known of the change that is under way.
+#[derive(Debug, Default)]
+pub(super) struct Changing {
+    pub(super) look_due: Option<Instant>,
+    /// Since when the step after this ring is due.
+    pub(super) due_since: Option<(RingVersion, Instant)>,
+    /// What it was seen to wait for last, and when the log said so.
+    pub(super) waits_for: Option<Due>,
+    pub(super) told: Option<Instant>,
 }
 
 impl Decisions {
@@ -114,6 +128,7 @@ impl Decisions {
             phase_deadline: Instant::now(),
             pause_until: None,
             next_round: 1,
+            changing: Changing::default(),
         }
     }
 

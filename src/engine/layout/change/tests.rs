@@ -3,7 +3,9 @@ use dynakv_protocol::gossip::Join;
 use dynakv_protocol::ids::{ClusterId, DirectoryId};
 
 use super::*;
-use crate::engine::layout::document::{InvalidStep, admit, check_later, check_next, found, seal};
+use crate::engine::layout::document::{
+    InvalidStep, JoinRefusal, admit, check_later, check_next, found, seal,
+};
 
 fn id(name: &str) -> NodeId {
     NodeId::new(name).unwrap()

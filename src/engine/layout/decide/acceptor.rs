@@ -245,7 +245,7 @@ impl Acceptor {
                 granted: false,
                 promised: promised.unwrap_or_else(nothing_promised),
                 accepted: None,
-                decided: (slot <= current.version).then(|| current.clone()),
+                decided: (slot <= current.version).then(|| Box::new(current.clone())),
             },
             save: false,
         }

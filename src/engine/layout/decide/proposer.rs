@@ -164,7 +164,7 @@ impl Proposer {
         if let Some(ring) = vote.decided {
             // Decided is decided, whichever question brought it to light.
             if ring.version >= self.slot && check_later(&self.current, &ring).is_ok() {
-                self.finish(Effect::Decided(ring), effects);
+                self.finish(Effect::Decided(*ring), effects);
             }
             return;
         }

@@ -1,6 +1,7 @@
 use super::*;
 use dynakv_protocol::codec::Wire;
-use dynakv_protocol::ids::DirectoryId;
+use dynakv_protocol::ids::{DirectoryId, NAME_BYTES_MAX};
+use dynakv_protocol::ring_document::WEIGHT_MAX;
 
 fn id(name: &str) -> NodeId {
     NodeId::new(name).unwrap()

@@ -30,7 +30,7 @@ fn refused(slot: u64, promised: Ballot, decided: Option<RingDocument>) -> Answer
             granted: false,
             promised,
             accepted: None,
-            decided,
+            decided: decided.map(Box::new),
         },
         save: false,
     }

@@ -171,7 +171,7 @@ fn what_was_decided_meanwhile_ends_the_attempt_in_either_phase() {
     let mut later = seal(&ring(3)).unwrap();
     later.version = RingVersion(4);
     let told = Vote {
-        decided: Some(later.clone()),
+        decided: Some(Box::new(later.clone())),
         ..no()
     };
     let mut foreign = told.clone();
