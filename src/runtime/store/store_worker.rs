@@ -13,6 +13,7 @@ use dynakv_storage::{Store, StoreError};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::rebuilding::Rebuilding;
+use crate::engine::anti_entropy::rebuilding::SegmentSet;
 use crate::engine::write::mint::Minter;
 use crate::engine::write::outcome::JobOutcome;
 use crate::runtime::observe::metrics::Metrics;
@@ -21,6 +22,8 @@ use crate::runtime::shared::environment::{Disk, Stall, StoreThreads, WallClock};
 use crate::runtime::shared::ledger::Ledger;
 
 mod applying;
+mod dropper;
+mod dropping;
 mod fence;
 mod hot;
 mod jobs;
@@ -31,10 +34,11 @@ mod scanner;
 mod trouble;
 mod waiting;
 
+pub use self::dropper::{Dropper, held};
 pub use self::fence::{Fence, stale};
 use self::hot::HotReads;
-use self::jobs::Queued;
-pub use self::jobs::{Part, ReadJob, Scanned, StoreEvent, Token, WriteJob, WriteWork};
+pub use self::jobs::{Dropped, Part, ReadJob, Scanned, StoreEvent, Token, WriteJob, WriteWork};
+use self::jobs::{Queued, WaitingDrop};
 use self::reader::{Reader, SharedLines};
 use self::scanner::Scanner;
 pub use self::scanner::{Recounter, ScanJob, ScanWork};
@@ -121,6 +125,8 @@ impl StoreHandle {
             match queued {
                 Queued::Work(mut list) => jobs.append(&mut list),
                 fence @ Queued::Fence { .. } => fences.push(fence),
+                // Who waits for it hears that it was not done, and asks again.
+                Queued::Drop(_) => {}
             }
         }
         for fence in fences {
@@ -150,6 +156,8 @@ pub struct Running {
     pub handle: StoreHandle,
     /// Counts the store anew.
     pub recounter: Recounter,
+    /// Removes what was owned once.
+    pub dropper: Dropper,
     /// Gives what came of them, in lists.
     pub events: mpsc::UnboundedReceiver<Vec<StoreEvent>>,
     /// Where the keeper of hints puts what came of its jobs.
@@ -196,6 +204,7 @@ pub fn start(
         store: disk.store.clone(),
         actor: actor.clone(),
         fence: fence.clone(),
+        minted_in: minted_before(&minter),
         minter,
         clock,
         metrics,
@@ -203,6 +212,7 @@ pub fn start(
         rebuilding: rebuilding.clone(),
         events: events_out.clone(),
         written: Vec::new(),
+        dropped: Vec::new(),
         failed: None,
         progress: progress.clone(),
         warned_at: None,
@@ -237,6 +247,7 @@ pub fn start(
     }
     Ok(Running {
         recounter: Recounter::new(&scans),
+        dropper: Dropper::new(disk.store.clone(), &writes),
         fences: FenceMover {
             fence,
             writes: writes.downgrade(),
@@ -257,6 +268,15 @@ pub fn start(
     })
 }
 
+/// Where the actor of a minter that begins may have dots.
+fn minted_before(minter: &Minter) -> SegmentSet {
+    match minter.position().1 {
+        0 => SegmentSet::default(),
+        // Those of an earlier run, anywhere.
+        _ => SegmentSet::all(),
+    }
+}
+
 /// A job that is applied and waits for the sync that it shares with others.
 struct Written {
     token: Token,
@@ -268,6 +288,8 @@ struct Writer {
     store: Arc<dyn Store>,
     fence: Fence,
     minter: Minter,
+    /// Where there are dots of the minter's actor, and perhaps where there are none.
+    minted_in: SegmentSet,
     /// The minter's actor, for others to see.
     actor: Arc<AtomicU64>,
     clock: Arc<dyn WallClock>,
@@ -278,6 +300,8 @@ struct Writer {
     events: mpsc::UnboundedSender<Vec<StoreEvent>>,
     /// Who waits for the next sync.
     written: Vec<Written>,
+    /// The same, of those who have something removed.
+    dropped: Vec<WaitingDrop>,
     /// Why the disk takes nothing more.
     failed: Option<StoreError>,
     progress: Arc<DiskProgress>,
@@ -347,6 +371,10 @@ impl Writer {
                     // Who does not wait any more looks at the fence.
                     let _ = done.send(());
                 }
+                Queued::Drop(job) => {
+                    bytes += self.drop_keys(job);
+                    self.progress.writer.step();
+                }
             }
             let full = self.failed.is_some()
                 || self.written.len() >= JOBS_PER_SYNC_MAX
@@ -362,10 +390,14 @@ impl Writer {
             bytes += self.apply(job, now_unix_ms, &mut events);
             self.progress.writer.step();
         }
-        let actor = self.minter.position().0.0;
-        self.actor.store(actor, Ordering::Relaxed);
+        self.show_actor();
         self.send(events);
         bytes
+    }
+
+    fn show_actor(&self) {
+        let actor = self.minter.position().0.0;
+        self.actor.store(actor, Ordering::Relaxed);
     }
 
     /// Makes everything applied durable and says so. False when the disk failed.
@@ -374,12 +406,13 @@ impl Writer {
             self.send(vec![StoreEvent::Failed(Arc::new(error))]);
             return false;
         }
-        if self.written.is_empty() {
+        if self.written.is_empty() && self.dropped.is_empty() {
             return true;
         }
-        self.metrics
-            .writes_per_sync
-            .record(self.written.len() as f64);
+        if !self.written.is_empty() {
+            let writes = self.written.len() as f64;
+            self.metrics.writes_per_sync.record(writes);
+        }
         let begun = std::time::Instant::now();
         let result = self.store.sync();
         self.metrics
@@ -393,6 +426,7 @@ impl Writer {
                 };
                 let events = self.written.drain(..).map(durable).collect();
                 self.send(events);
+                self.dropped.drain(..).for_each(|it| it.tell(Ok(())));
                 true
             }
             // It is all still there, and durable once there is room and something more is written.
@@ -404,6 +438,8 @@ impl Writer {
                 };
                 let events = self.written.drain(..).map(refused).collect();
                 self.send(events);
+                let dropped = self.dropped.drain(..);
+                dropped.for_each(|it| it.tell(Err(error.clone())));
                 true
             }
             Err(error) => {

@@ -24,6 +24,12 @@ pub struct MendingMetrics {
     pub segments_rebuilt: Counter,
     /// Of these, those that an operator's word ended.
     pub losses_accepted: Counter,
+    /// Segments that are held and not owned any more.
+    pub leftover_segments: Gauge,
+    /// Keys of such segments that were sent to owners that lacked them, or had them differently.
+    pub leftover_keys_sent: Counter,
+    /// Keys of such segments that were removed.
+    pub leftover_keys_dropped: Counter,
 }
 
 impl MendingMetrics {
@@ -66,6 +72,18 @@ impl MendingMetrics {
             losses_accepted: counter(
                 "dynakv_rebuilding_losses_accepted_total",
                 "Segments whose rebuilding an operator ended although too few owners had everything.",
+            ),
+            leftover_segments: gauge(
+                "dynakv_leftover_segments",
+                "Segments of 65,536 of which this node has something left that it does not own any more.",
+            ),
+            leftover_keys_sent: counter(
+                "dynakv_leftover_keys_sent_total",
+                "Keys that this node does not own any more, and that an owner lacked or had differently and was sent.",
+            ),
+            leftover_keys_dropped: counter(
+                "dynakv_leftover_keys_dropped_total",
+                "Keys that this node does not own any more and removed, once enough owners had them.",
             ),
         }
     }

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use dynakv_protocol::ErrorReply;
 use dynakv_protocol::causal::Dot;
+use dynakv_protocol::hash::Segment;
 use dynakv_protocol::limits::SIBLINGS_WARN;
 use dynakv_protocol::peer::Digest;
 use dynakv_storage::{Footprint, Mutation, StoreError};
@@ -106,6 +107,9 @@ impl Writer {
         // It may have waited for the disk.
         if begin_by.is_some_and(|by| by <= Instant::now()) {
             return Err(lateness::refusal());
+        }
+        if matches!(work, Work::Mint(_)) {
+            self.minted_in.insert(Segment::of_key(key));
         }
         let minter = &mut self.minter;
         let applied = apply::apply(key, present, work, minter, now_unix_ms, rebuilding);
@@ -253,7 +257,7 @@ impl Writer {
 }
 
 /// What a key adds to what the store counts of all, as it is stored.
-fn footprint(key: &[u8], present: &Present) -> Footprint {
+pub(super) fn footprint(key: &[u8], present: &Present) -> Footprint {
     match &present.encoded {
         Some(encoded) => Footprint::of_encoded(key, &present.versions, encoded),
         None => Footprint::default(),

@@ -17,6 +17,8 @@ use crate::engine::write::put::{Beside, Replaced, Seen};
 use crate::runtime::shared::environment::SystemClock;
 use crate::runtime::shared::events::ConnectionId;
 
+mod dropping;
+
 fn mint(token: u64, key: &'static str, value: &'static str, context: Option<Clock>) -> WriteJob {
     WriteJob {
         token: Token::Operation(token),
