@@ -123,7 +123,8 @@ pub fn difference(ours: Listed, theirs: Listed) -> Difference {
     difference
 }
 
-fn place(key: &[u8]) -> (Position, &[u8]) {
+/// Where a key stands among others, in the order of lists.
+pub(super) fn place(key: &[u8]) -> (Position, &[u8]) {
     (Position::of_key(key), key)
 }
 

@@ -7,9 +7,11 @@
 //! | [`mending`] | where two replicas differ |
 //! | [`rebuilding`] | which segments a node has lost, where its reads do not count |
 //! | [`rebuild_sources`] | who has given what was lost, and when a segment is whole again |
+//! | [`leftovers`] | what a node has left of what it owned once, and when that may go |
 //! | [`unlock`] | what becomes of a state that is beyond a limit |
 
 pub mod handoff;
+pub mod leftovers;
 pub mod mending;
 pub mod rebuild_sources;
 pub mod rebuilding;
