@@ -272,7 +272,7 @@ impl Node {
         let control = tokio::spawn(control);
         let local = ground.open_local(ConnectionId::LOCAL).await;
         ground
-            .spawn_anti_entropy(hints, store.recounter, inboxes.unlock_jobs)
+            .spawn_anti_entropy(hints, (store.recounter, store.dropper), inboxes.unlock_jobs)
             .await;
         let token = ground.world.random.u64(..);
         let client = LocalClient::new(local, ground.me.address.clone(), token);

@@ -52,7 +52,7 @@ use crate::runtime::shared::view::View;
 use crate::runtime::store::hint_worker::{self, HintBounds, HintHandle, KeptHints};
 use crate::runtime::store::rebuilding::Rebuilding;
 use crate::runtime::store::store_worker::{
-    self, FenceMover, Recounter, Running, StoreEvent, StoreHandle,
+    self, Dropper, FenceMover, Recounter, Running, StoreEvent, StoreHandle,
 };
 
 /// Where it listens.
@@ -408,12 +408,11 @@ impl Ground {
         local
     }
 
-    /// Hands hints over, compares copies, and mends locked keys. Each asks owners as nodes do, this one by a connection of
-    /// its own.
+    /// Hands hints over, compares copies, and mends locked keys. Each asks owners as nodes do, this one without a socket.
     pub(super) async fn spawn_anti_entropy(
         &mut self,
         hints: HintHandle,
-        recounter: Recounter,
+        (recounter, dropper): (Recounter, Dropper),
         unlock_jobs: mpsc::Receiver<unlocking::UnlockJob>,
     ) {
         let calls = Calls::about_data(
@@ -447,6 +446,7 @@ impl Ground {
             rebuilding: self.rebuilding.clone(),
             threads: self.world.disk.threads.clone(),
             recounter,
+            dropper,
             repairs: self.repairs.clone(),
             interval: self.config.anti_entropy_interval,
             random: self.world.random.fork(),

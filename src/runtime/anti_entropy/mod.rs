@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `comparing`, `segments` | comparing copies with another node, and mending what differs |
 //! | `rebuild` | bringing back what was lost |
+//! | [`leftovers`] | handing on and removing what this node does not own any more |
 //! | `counting` | counting the store anew |
 //! | `questions` | what is asked of the others |
 //! | [`repairs`] | what operators want of all that |
@@ -39,13 +40,16 @@ use crate::runtime::observe::metrics::Metrics;
 use crate::runtime::shared::environment::StoreThreads;
 use crate::runtime::shared::view::View;
 use crate::runtime::store::rebuilding::{Copy, Rebuilding};
-use crate::runtime::store::store_worker::Recounter;
+use crate::runtime::store::store_worker::{Dropper, Recounter};
 use count::Count;
+use pending::Pending;
 
 mod comparing;
 mod count;
 mod counting;
 pub mod handoff;
+pub mod leftovers;
+mod pending;
 mod questions;
 mod rebuild;
 pub mod repairs;
@@ -152,6 +156,8 @@ pub struct Parts {
     pub threads: StoreThreads,
     /// How the store is counted anew.
     pub recounter: Recounter,
+    /// How it has removed what this node does not own any more.
+    pub dropper: Dropper,
     /// What operators want.
     pub repairs: Arc<Repairs>,
     /// How often each other node is compared with.
@@ -182,6 +188,8 @@ struct State {
     told: String,
     /// An operator wants it to end.
     accept_loss: bool,
+    /// What this node does not own any more.
+    leftovers: Pending,
     count: Option<Count>,
 }
 
@@ -204,13 +212,15 @@ pub async fn run(mut parts: Parts, stop: CancellationToken) {
         rebuild_pause: RETRY,
         told: String::new(),
         accept_loss: false,
+        leftovers: Pending::default(),
         count: None,
     };
     let anti_entropy = AntiEntropy(parts);
     let work = async {
         loop {
             anti_entropy.turn(&mut state).await;
-            if state.schedule.wants_any() || state.count.is_some() {
+            let is_busy = state.count.is_some() || state.leftovers.is_under_way();
+            if state.schedule.wants_any() || is_busy {
                 continue;
             }
             tokio::select! {
@@ -228,7 +238,7 @@ pub async fn run(mut parts: Parts, stop: CancellationToken) {
 }
 
 impl AntiEntropy {
-    /// Does what is due: rebuilds first, then compares with one node.
+    /// Does what is due: rebuilds first, then hands on what it does not own any more, then compares with one node.
     async fn turn(&self, state: &mut State) {
         let view = self.0.view.borrow().clone();
         let Some(ring) = view.ring.clone() else {
@@ -240,6 +250,7 @@ impl AntiEntropy {
             self.go_on_rebuilding(&ring, state).await;
         }
         state.accept_loss = false;
+        self.go_on_dropping(&ring, state).await;
         self.go_on_counting(state).await;
         self.compare_with_next(&view, &ring, state).await;
         let age_ms = state.schedule.age_ms(state.now_ms());
@@ -270,6 +281,7 @@ impl AntiEntropy {
             state.rebuild_pause = RETRY;
             let due = state.rebuild_due;
             state.rebuild_due = due.map(|due| due.min(Instant::now() + RETRY));
+            state.leftovers.look_within(RETRY);
         }
         let members = view.members.iter();
         let members = members.map(|it| (&it.id, it.state == MemberState::Alive));

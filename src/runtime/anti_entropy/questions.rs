@@ -1,5 +1,7 @@
 //! What anti-entropy asks: of other nodes over the network, of its own without.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::limits::TIMEOUT_MS_DEFAULT;
@@ -24,6 +26,17 @@ pub(super) struct Had {
     pub(super) rebuilding: bool,
 }
 
+/// Which runs of a node's process have answered.
+#[derive(Debug, Default)]
+pub(super) struct Runs(BTreeSet<u64>);
+
+impl Runs {
+    /// Whether all that was answered was by one: what it said first still held when it said the last of it.
+    pub(super) fn is_one(&self) -> bool {
+        self.0.len() == 1
+    }
+}
+
 /// In each of these no member means this node.
 impl AntiEntropy {
     /// A part of each segment's keys, from behind a key on.
@@ -32,6 +45,18 @@ impl AntiEntropy {
         member: Option<&MemberView>,
         ring: &Ring,
         parts: impl IntoIterator<Item = (Segment, Option<Bytes>, bool)>,
+    ) -> Answers<Listed> {
+        let mut runs = Runs::default();
+        self.lists_in_run(member, ring, parts, &mut runs).await
+    }
+
+    /// The same, and who answered.
+    pub(super) async fn lists_in_run(
+        &self,
+        member: Option<&MemberView>,
+        ring: &Ring,
+        parts: impl IntoIterator<Item = (Segment, Option<Bytes>, bool)>,
+        runs: &mut Runs,
     ) -> Answers<Listed> {
         let list = |(segment, after_key, with_versions)| {
             Request::List(List {
@@ -43,11 +68,11 @@ impl AntiEntropy {
             })
         };
         let requests = parts.into_iter().map(list).collect();
-        self.ask_all(member, requests, |response| match response {
+        let take = |response| match response {
             Response::Listed(listed) => Ok(listed),
             other => Err(Box::new(other)),
-        })
-        .await
+        };
+        self.ask_all_in_run(member, requests, take, runs).await
     }
 
     /// The hashes of what this node and `with` both own, as `member` has them, or this node.
@@ -110,6 +135,19 @@ impl AntiEntropy {
         ring_version: RingVersion,
         keys: impl IntoIterator<Item = (Bytes, Bytes)>,
     ) -> Answers<()> {
+        let mut runs = Runs::default();
+        self.merge_in_run(member, ring_version, keys, &mut runs)
+            .await
+    }
+
+    /// The same, and who answered.
+    pub(super) async fn merge_in_run(
+        &self,
+        member: Option<&MemberView>,
+        ring_version: RingVersion,
+        keys: impl IntoIterator<Item = (Bytes, Bytes)>,
+        runs: &mut Runs,
+    ) -> Answers<()> {
         let merge = |(key, versions)| {
             Request::Merge(MergeVersions {
                 ring_version,
@@ -120,11 +158,11 @@ impl AntiEntropy {
             })
         };
         let requests = keys.into_iter().map(merge).collect();
-        self.ask_all(member, requests, |response| match response {
+        let take = |response| match response {
             Response::Merged(_) => Ok(()),
             other => Err(Box::new(other)),
-        })
-        .await
+        };
+        self.ask_all_in_run(member, requests, take, runs).await
     }
 
     /// Asks a node, or this one, many things at once. A node that has too much in hand is asked again
@@ -135,6 +173,17 @@ impl AntiEntropy {
         requests: Vec<Request>,
         take: impl Fn(Response) -> Result<T, Box<Response>>,
     ) -> Answers<T> {
+        let mut runs = Runs::default();
+        self.ask_all_in_run(member, requests, take, &mut runs).await
+    }
+
+    async fn ask_all_in_run<T>(
+        &self,
+        member: Option<&MemberView>,
+        requests: Vec<Request>,
+        take: impl Fn(Response) -> Result<T, Box<Response>>,
+        runs: &mut Runs,
+    ) -> Answers<T> {
         let mut answers: Vec<Option<Result<T, MendError>>> = Vec::new();
         answers.resize_with(requests.len(), || None);
         let mut open: Vec<usize> = (0..requests.len()).collect();
@@ -144,7 +193,9 @@ impl AntiEntropy {
             attempts_left -= 1;
             let asked: Vec<Request> = open.iter().map(|&at| requests[at].clone()).collect();
             let mut busy = Vec::new();
-            for (at, response) in open.into_iter().zip(self.0.asker.ask(member, asked).await) {
+            let (responses, run) = self.0.asker.ask_in_run(member, asked).await;
+            runs.0.insert(run);
+            for (at, response) in open.into_iter().zip(responses) {
                 let taken = match response.map(&take) {
                     Ok(Ok(taken)) => Ok(taken),
                     Ok(Err(other)) => match *other {

@@ -29,12 +29,12 @@ impl Default for Sizes {
 }
 
 impl Sizes {
-    fn keys_at_once(self) -> usize {
+    pub(super) fn keys_at_once(self) -> usize {
         (BYTES_AT_ONCE / self.bytes_each.max(1)).clamp(1, KEYS_AT_ONCE)
     }
 
     /// What comes next is most likely as large. Taken for larger it costs time, for smaller memory.
-    fn see(&mut self, bytes: usize, keys: usize) {
+    pub(super) fn see(&mut self, bytes: usize, keys: usize) {
         let seen = bytes / keys.max(1);
         self.bytes_each = seen.max(self.bytes_each / 2 + seen / 2);
     }
