@@ -408,8 +408,7 @@ impl Ground {
         local
     }
 
-    /// Hands hints over, compares copies, and mends locked keys. Each asks owners as nodes do, this one by a connection of
-    /// its own.
+    /// Hands hints over, compares copies, and mends locked keys. Each asks owners as nodes do, this one without a socket.
     pub(super) async fn spawn_anti_entropy(
         &mut self,
         hints: HintHandle,

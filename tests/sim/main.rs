@@ -22,7 +22,7 @@
 //! | [`invariants`] | what must hold: one checker a file |
 //! | [`chaos`], [`verdict`] | a plan under a random workload: one seed, one verdict |
 //! | [`seeds`] | which seeds are run |
-//! | [`random`], [`lost_disk`], [`crash`], [`partition`], [`blind`], [`sloppy`], [`damaged`], [`hanging`] | the tests |
+//! | [`random`], [`lost_disk`], [`crash`], [`partition`], [`blind`], [`sloppy`], [`damaged`], [`hanging`], [`leftovers`] | the tests |
 //! | [`determinism`] | the same seed is the same run |
 //! | [`flaws`], [`flawed_store`], [`rewriting`], [`rerouting`] | rules of safety broken on purpose, and noticed |
 
@@ -43,6 +43,7 @@ mod hints;
 mod history;
 mod invariants;
 mod late;
+mod leftovers;
 mod lost_disk;
 mod machine;
 mod network;

@@ -6,7 +6,7 @@
 //! the store's writer removes. All of it is asked for under the one ring that left it over, so that where another is
 //! followed, here or there, nothing of it is done any more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,16 +15,17 @@ use dynakv_protocol::hash::{Position, Segment, checksum};
 use dynakv_storage::Store;
 use tokio::time::Instant;
 
+use super::pending::{Pass, Pending};
 use super::questions::Runs;
 use super::segments::Sizes;
 use super::{
     AntiEntropy, Copy, MISSES_MAX, MendError, REST_PER_COMPARING, RETRY, SEGMENTS_AT_ONCE, State,
 };
-use crate::engine::anti_entropy::leftovers::{Leftovers, Part, can_go, left_over};
+use crate::engine::anti_entropy::leftovers::{Part, can_go, left_over};
 use crate::engine::anti_entropy::rebuilding::SegmentSet;
 use crate::engine::placement::ring::{MemberIndex, Ring};
 use crate::runtime::shared::view::MemberView;
-use crate::runtime::store::store_worker::{Dropped, held};
+use crate::runtime::store::store_worker::held;
 
 /// How long it goes on before other work has its turn.
 const TURN: Duration = Duration::from_secs(5);
@@ -42,42 +43,6 @@ pub fn leftover_segments(store: &dyn Store, ring: &Ring, me: Option<MemberIndex>
     left_over(ring, me, &held(store))
 }
 
-/// How far it is.
-#[derive(Default)]
-pub(super) struct Pending {
-    leftovers: Leftovers,
-    /// When the next pass begins; nothing for at once.
-    due: Option<Instant>,
-    /// How long after the present one, if that leaves something.
-    pause: Duration,
-    /// How many segments a pass has left, as it was last told.
-    told: u32,
-    pass: Pass,
-}
-
-/// What a pass came to so far.
-#[derive(Default)]
-struct Pass {
-    dropped: Dropped,
-    sent: u64,
-    sizes: Sizes,
-    misses: BTreeMap<MemberIndex, u32>,
-    last_error: Option<MendError>,
-}
-
-impl Pending {
-    /// Whether a pass is under way.
-    pub(super) fn is_under_way(&self) -> bool {
-        !self.leftovers.is_over()
-    }
-
-    /// Somebody came, or went: who came may be an owner that was missing.
-    pub(super) fn look_soon(&mut self) {
-        self.due = self.due.map(|due| due.min(Instant::now() + RETRY));
-        self.pause = RETRY;
-    }
-}
-
 impl Pass {
     /// Whether a member has not answered for so long that it is asked no more.
     fn is_silent(&self, member: MemberIndex) -> bool {
@@ -85,11 +50,19 @@ impl Pass {
         misses.is_some_and(|&it| it >= MISSES_MAX)
     }
 
-    fn failed(&mut self, member: MemberIndex, error: MendError) {
-        if matches!(error, MendError::Unreachable(_)) {
-            *self.misses.entry(member).or_default() += 1;
+    fn asked(&mut self, member: MemberIndex, result: Result<(), MendError>) {
+        match &result {
+            Err(MendError::Unreachable(_)) => *self.misses.entry(member).or_default() += 1,
+            // It has said something.
+            Ok(()) | Err(_) => drop(self.misses.remove(&member)),
         }
-        self.last_error = Some(error);
+        if let Err(error) = result {
+            self.failed(&error);
+        }
+    }
+
+    fn failed(&mut self, error: &MendError) {
+        self.last_error = error.to_string();
     }
 }
 
@@ -188,6 +161,7 @@ impl AntiEntropy {
             after: None,
         };
         let mut walks: Vec<_> = segments.map(walk).collect();
+        let mut sizes = Sizes::default();
         while !walks.is_empty() && !self.has_moved_on(ring) {
             let began = Instant::now();
             let parts = walks
@@ -207,14 +181,15 @@ impl AntiEntropy {
                             after: Some(next),
                         }));
                     }
-                    Err(error) => pass.last_error = Some(error),
+                    Err(error) => pass.failed(&error),
                 }
             }
             walks = open;
-            self.bring_to_owners(ring, &mut parts, pass).await;
+            self.bring_to_owners(ring, &mut parts, (&mut *pass, &mut sizes))
+                .await;
             let to_drop: Vec<_> = parts.iter().flat_map(|(part, _)| part.to_drop()).collect();
             if let Err(error) = self.remove(ring, &to_drop, pass).await {
-                pass.last_error = Some(error);
+                pass.failed(&error);
                 return;
             }
             self.rest(began, REST_PER_COMPARING).await;
@@ -246,7 +221,7 @@ impl AntiEntropy {
         &self,
         ring: &Ring,
         parts: &mut [(Part, Option<Bytes>)],
-        pass: &mut Pass,
+        (pass, sizes): (&mut Pass, &mut Sizes),
     ) {
         let view = self.0.view.borrow().clone();
         for member in view.members.iter().filter(|it| it.id != self.0.asker.me) {
@@ -270,10 +245,10 @@ impl AntiEntropy {
             if wanted.is_empty() {
                 continue;
             }
-            match self.bring_to(member, other, ring, wanted, pass).await {
-                Ok(()) => drop(pass.misses.remove(&other)),
-                Err(error) => pass.failed(other, error),
-            }
+            let result = self
+                .bring_to(member, other, ring, wanted, (&mut *pass, &mut *sizes))
+                .await;
+            pass.asked(other, result);
         }
     }
 
@@ -284,7 +259,7 @@ impl AntiEntropy {
         other: MemberIndex,
         ring: &Ring,
         mut parts: Vec<Compared<'_>>,
-        pass: &mut Pass,
+        (pass, sizes): (&mut Pass, &mut Sizes),
     ) -> Result<(), MendError> {
         let mut runs = Runs::default();
         let mut result = self
@@ -302,9 +277,9 @@ impl AntiEntropy {
         let mut sent = Vec::new();
         let mut left = &to_send[..];
         while !left.is_empty() {
-            let (now, later) = left.split_at(pass.sizes.keys_at_once().min(left.len()));
+            let (now, later) = left.split_at(sizes.keys_at_once().min(left.len()));
             let (keys, error) = self
-                .send(member, ring, &parts, now, (&mut runs, &mut pass.sizes))
+                .send(member, ring, &parts, now, (&mut runs, sizes))
                 .await;
             sent.extend(keys);
             result = error.map_or(result, Err);
@@ -318,7 +293,7 @@ impl AntiEntropy {
         let mut is_durable = !sent.is_empty();
         while !is_durable && let Some(&probe) = probes.next() {
             let (keys, error) = self
-                .send(member, ring, &parts, &[probe], (&mut runs, &mut pass.sizes))
+                .send(member, ring, &parts, &[probe], (&mut runs, sizes))
                 .await;
             is_durable = !keys.is_empty();
             result = error.map_or(result, Err);
@@ -448,9 +423,9 @@ fn end_pass(pending: &mut Pending, left: u32) {
         (pending.due, pending.pause, pending.told) = (Some(Instant::now() + PAUSE_MAX), RETRY, 0);
         return;
     }
-    let reason = match pass.last_error {
-        Some(error) => error.to_string(),
-        None => "too few of their owners are there, or something cannot be read".to_owned(),
+    let reason = match pass.last_error.is_empty() {
+        true => "too few of their owners are there, or something cannot be read".to_owned(),
+        false => pass.last_error,
     };
     if removed > 0 {
         pending.pause = RETRY;
@@ -468,4 +443,69 @@ fn end_pass(pending: &mut Pending, left: u32) {
     }
     pending.due = Some(Instant::now() + pending.pause);
     pending.pause = (pending.pause * 2).min(PAUSE_MAX);
+}
+
+#[cfg(test)]
+mod tests {
+    use dynakv_protocol::NodeId;
+
+    use super::*;
+    use crate::runtime::net::replica_rpc::Unreachable;
+
+    #[test]
+    fn who_swallows_every_question_is_asked_no_more_in_this_pass() {
+        let node = NodeId::new("c").unwrap();
+        let silence = MendError::Unreachable(Unreachable {
+            node: node.clone(),
+            reason: String::new(),
+        });
+        let (silent, other) = (MemberIndex(2), MemberIndex(1));
+        let mut pass = Pass::default();
+        for _ in 1..MISSES_MAX {
+            pass.asked(silent, Err(silence.clone()));
+        }
+        // It has said something, which is no silence.
+        pass.asked(silent, Err(MendError::Circle(node)));
+        for _ in 1..MISSES_MAX {
+            pass.asked(silent, Err(silence.clone()));
+        }
+        assert!(!pass.is_silent(silent));
+        pass.asked(silent, Err(silence));
+        assert!(pass.is_silent(silent) && !pass.is_silent(other));
+    }
+
+    #[test]
+    fn a_pass_that_leaves_something_is_repeated_later_and_later_until_something_goes() {
+        let mut pending = Pending {
+            pause: RETRY,
+            ..Pending::default()
+        };
+        let due_in = |pending: &Pending| pending.due.unwrap().duration_since(Instant::now());
+        for _ in 0..10 {
+            end_pass(&mut pending, 3);
+            assert!(due_in(&pending) <= PAUSE_MAX);
+        }
+        assert!(due_in(&pending) > PAUSE_MAX / 2);
+        // Who came may be an owner that was missing.
+        pending.look_within(RETRY);
+        assert!(due_in(&pending) <= RETRY);
+        for _ in 0..10 {
+            end_pass(&mut pending, 3);
+        }
+        pending.pass.dropped.removed = 1;
+        end_pass(&mut pending, 2);
+        assert!(due_in(&pending) <= RETRY);
+        end_pass(&mut pending, 0);
+        assert_eq!(pending.told, 0);
+    }
+
+    #[test]
+    fn a_list_that_does_not_get_on_goes_round_in_circles() {
+        let mut keys = ["a", "b"].map(|key| Bytes::from_static(key.as_bytes()));
+        keys.sort_by_key(|key| Position::of_key(key));
+        let [first, second] = &keys;
+        assert!(is_behind(None, Some(first)) && is_behind(Some(first), Some(second)));
+        assert!(!is_behind(Some(second), Some(first)) && !is_behind(Some(first), Some(first)));
+        assert!(is_behind(Some(first), None));
+    }
 }

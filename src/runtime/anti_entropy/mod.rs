@@ -42,12 +42,14 @@ use crate::runtime::shared::view::View;
 use crate::runtime::store::rebuilding::{Copy, Rebuilding};
 use crate::runtime::store::store_worker::{Dropper, Recounter};
 use count::Count;
+use pending::Pending;
 
 mod comparing;
 mod count;
 mod counting;
 pub mod handoff;
 pub mod leftovers;
+mod pending;
 mod questions;
 mod rebuild;
 pub mod repairs;
@@ -187,7 +189,7 @@ struct State {
     /// An operator wants it to end.
     accept_loss: bool,
     /// What this node does not own any more.
-    leftovers: leftovers::Pending,
+    leftovers: Pending,
     count: Option<Count>,
 }
 
@@ -210,7 +212,7 @@ pub async fn run(mut parts: Parts, stop: CancellationToken) {
         rebuild_pause: RETRY,
         told: String::new(),
         accept_loss: false,
-        leftovers: leftovers::Pending::default(),
+        leftovers: Pending::default(),
         count: None,
     };
     let anti_entropy = AntiEntropy(parts);
@@ -279,7 +281,7 @@ impl AntiEntropy {
             state.rebuild_pause = RETRY;
             let due = state.rebuild_due;
             state.rebuild_due = due.map(|due| due.min(Instant::now() + RETRY));
-            state.leftovers.look_soon();
+            state.leftovers.look_within(RETRY);
         }
         let members = view.members.iter();
         let members = members.map(|it| (&it.id, it.state == MemberState::Alive));

@@ -22,6 +22,7 @@ use crate::runtime::shared::environment::{Disk, Stall, StoreThreads, WallClock};
 use crate::runtime::shared::ledger::Ledger;
 
 mod applying;
+mod dropper;
 mod dropping;
 mod fence;
 mod hot;
@@ -33,12 +34,11 @@ mod scanner;
 mod trouble;
 mod waiting;
 
-pub use self::dropping::{Dropped, Dropper, held};
-use self::dropping::{WaitingDrop, minted_before};
+pub use self::dropper::{Dropper, held};
 pub use self::fence::{Fence, stale};
 use self::hot::HotReads;
-use self::jobs::Queued;
-pub use self::jobs::{Part, ReadJob, Scanned, StoreEvent, Token, WriteJob, WriteWork};
+pub use self::jobs::{Dropped, Part, ReadJob, Scanned, StoreEvent, Token, WriteJob, WriteWork};
+use self::jobs::{Queued, WaitingDrop};
 use self::reader::{Reader, SharedLines};
 use self::scanner::Scanner;
 pub use self::scanner::{Recounter, ScanJob, ScanWork};
@@ -266,6 +266,15 @@ pub fn start(
         events_in: events_out,
         finished,
     })
+}
+
+/// Where the actor of a minter that begins may have dots.
+fn minted_before(minter: &Minter) -> SegmentSet {
+    match minter.position().1 {
+        0 => SegmentSet::default(),
+        // Those of an earlier run, anywhere.
+        _ => SegmentSet::all(),
+    }
 }
 
 /// A job that is applied and waits for the sync that it shares with others.

@@ -11,7 +11,6 @@ use dynakv_storage::StoreError;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::dropping::DropJob;
 use crate::engine::write::mint::Intent;
 use crate::engine::write::outcome::JobOutcome;
 use crate::engine::write::put::Seen;
@@ -98,6 +97,40 @@ pub enum WriteWork {
         /// Encoded.
         versions: Bytes,
     },
+}
+
+/// Keys to be removed, each with the [`checksum`](dynakv_protocol::hash::checksum) of what is to be stored under it.
+#[derive(Debug)]
+pub(super) struct DropJob {
+    /// The ring under which it is asked for.
+    pub(super) ring_version: RingVersion,
+    /// Which ones.
+    pub(super) keys: Vec<(Bytes, u64)>,
+    /// Told once it is durable.
+    pub(super) done: oneshot::Sender<Result<Dropped, ErrorReply>>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Keys that were removed.
+    pub removed: u64,
+    /// Keys that were kept, because their versions are others or cannot be read.
+    pub kept: u64,
+}
+
+/// A job that is done and waits for the sync that it shares with others.
+pub(super) struct WaitingDrop {
+    pub(super) done: oneshot::Sender<Result<Dropped, ErrorReply>>,
+    pub(super) result: Result<Dropped, ErrorReply>,
+}
+
+impl WaitingDrop {
+    /// It is as durable as it will be, or that failed.
+    pub(super) fn tell(self, synced: Result<(), ErrorReply>) {
+        // Who does not wait any more has no use for it.
+        let _ = self.done.send(synced.and(self.result));
+    }
 }
 
 /// What the reader is to do.

@@ -3,7 +3,6 @@
 use dynakv_protocol::hash::checksum;
 
 use super::*;
-use crate::runtime::store::store_worker::dropping::minted_before;
 
 /// Has a key written by this node; what is stored then.
 async fn written(running: &mut Running, memory: &MemoryDisk, key: &'static str) -> (Bytes, u64) {
