@@ -303,3 +303,17 @@ fn no_acceptor_takes_a_step_that_is_none() {
     assert!(check_later(&ring, &unreadable).is_err());
     assert!(RingDocument::from_bytes(&unreadable.to_bytes()).is_err());
 }
+
+/// Who stays would lack what it missed and only one of those that go has.
+#[test]
+fn no_key_loses_a_copy_for_good() {
+    let ring = ring("abc");
+    let refusal = begin(&ring, &members("ab"), |_| false).unwrap_err();
+    assert_eq!(refusal, ChangeRefusal::FewerCopies { now: 3, then: 2 });
+    assert!(begin(&ring, &members("abd"), |_| false).is_ok());
+    let alone = RingDocument {
+        members: members("a"),
+        ..ring
+    };
+    assert!(begin(&alone, &members("ab"), |_| false).is_ok());
+}

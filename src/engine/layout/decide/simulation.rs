@@ -188,7 +188,7 @@ impl Wish {
                     Ok(next) => Some(next),
                     Err(ChangeRefusal::StillOpen) => seal(ring),
                     Err(ChangeRefusal::Running { .. }) => Self::Onwards.next(ring, directories),
-                    Err(ChangeRefusal::NothingChanges) => None,
+                    Err(ChangeRefusal::NothingChanges | ChangeRefusal::FewerCopies { .. }) => None,
                     Err(refusal) => panic!("{refusal}"),
                 }
             }
@@ -611,7 +611,7 @@ fn one_document_is_decided_per_version_and_wishes_come_to_an_end() {
     assert!(joined > runs / 10, "{joined} nodes joined");
     println!("{versions} versions, {begun} changes, {finished} finished, {given_up} given up");
     assert!(
-        begun > runs / 2 && finished > runs / 2,
+        begun > runs / 2 && finished > runs / 3,
         "{begun} changes, {finished} finished"
     );
     assert!(given_up > runs / 50, "{given_up} given up");
