@@ -32,7 +32,7 @@ impl Node {
     /// Waits until the node has found or founded its cluster, so that it takes requests.
     ///
     /// A node that founds a cluster is ready at once, and its first write **seals the ring**: nodes that
-    /// ask to join after it are refused. A program that starts several nodes waits with
+    /// join after it have their part to fetch first. A program that starts several nodes waits with
     /// [`wait_for_members`](Self::wait_for_members) before it writes.
     ///
     /// # Errors

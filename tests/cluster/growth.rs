@@ -181,22 +181,33 @@ fn a_change_ends_though_who_comes_and_a_source_are_killed() {
     all_is_well(&mut cluster);
 }
 
-/// What it had fetched is gone with its disk: the change is given up, and it is taken in anew.
+/// What it had fetched is gone with its disk: the change is given up, and it is taken in anew. So is another one that was
+/// coming in with it, and has lost nothing.
 #[test]
-fn a_newcomer_that_loses_its_disk_on_the_way_comes_in_anew() {
+fn a_newcomer_that_loses_its_disk_on_the_way_comes_in_anew_and_so_does_another() {
     let mut cluster = Cluster::start_with(3, QUICK);
     write_before(&cluster);
     let load = under_load(&mut cluster, |cluster, load| {
-        let mut node = newcomer(cluster, 4);
-        node.start();
-        node.wait_ready();
-        node.kill();
-        std::fs::remove_dir_all(node.data_dir()).unwrap();
-        node.start();
-        node.wait_ready();
-        cluster.add(node);
+        let mut nodes = [4, 5].map(|number| newcomer(cluster, number));
+        for node in &mut nodes {
+            node.start();
+        }
+        for node in &mut nodes {
+            node.wait_ready();
+        }
+        let [wiped, other] = &mut nodes;
+        wiped.kill();
+        std::fs::remove_dir_all(wiped.data_dir()).unwrap();
+        // It hears of what becomes of the change only when it is back.
+        other.kill();
+        wiped.start();
+        load.goes_on(200);
+        other.start();
+        for node in nodes {
+            cluster.add(node);
+        }
         let nodes: Vec<&Node> = cluster.nodes().iter().collect();
-        become_members(&nodes, 4);
+        become_members(&nodes, 5);
         load.goes_on(200);
     });
     load.is_all_there(&cluster, 2);

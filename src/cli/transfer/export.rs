@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use dynakv_client::{Client, Error, Exported};
+use dynakv_client::{Client, Error, Exported, RingReply};
 use dynakv_protocol::causal::Versions;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::hash::Position;
@@ -164,10 +164,13 @@ async fn run(
     timeout: Duration,
     out: impl Write,
 ) -> Result<Done, Failure> {
-    let (members, mut missing) = if args.all {
-        connect_all(client, timeout).await?
-    } else {
-        (vec![client.clone()], Vec::new())
+    let ring = match args.all {
+        true => Some(settled_ring(client).await?),
+        false => None,
+    };
+    let (members, mut missing) = match &ring {
+        Some(ring) => connect_all(ring, timeout).await,
+        None => (vec![client.clone()], Vec::new()),
     };
     let share = PARTS_BYTES_MAX / u32::try_from(members.len().max(1)).unwrap_or(u32::MAX);
     let bytes_max = share.clamp(PART_BYTES_MIN, PART_BYTES);
@@ -229,6 +232,11 @@ async fn run(
         damaged.append(&mut source.damaged);
         locked.append(&mut source.locked);
     }
+    if let Some(ring) = ring
+        && settled_ring(client).await?.document.version != ring.document.version
+    {
+        return Err(changed());
+    }
     let trailer = count.end((damaged.len() + locked.len()) as u64);
     out.write_all(json_line(&Line::Trailer(trailer.clone())).as_bytes())?;
     out.flush()?;
@@ -241,12 +249,23 @@ async fn run(
     })
 }
 
-/// A client for each member that answers, and the names of the others.
-async fn connect_all(
-    client: &Client,
-    timeout: Duration,
-) -> Result<(Vec<Client>, Vec<String>), Error> {
+/// The ring, while it does not change: what moves from one member to another meanwhile, both may not show.
+async fn settled_ring(client: &Client) -> Result<RingReply, Failure> {
     let ring = client.ring().await?;
+    match ring.document.change() {
+        None => Ok(ring),
+        Some(_) => Err(changed()),
+    }
+}
+
+fn changed() -> Failure {
+    let why = "the ring changes, and keys that move meanwhile may be missing: export again once `dynakv status` says \
+               nothing of it any more";
+    Failure::Unusable(why.to_owned())
+}
+
+/// A client for each member that answers, and the names of the others.
+async fn connect_all(ring: &RingReply, timeout: Duration) -> (Vec<Client>, Vec<String>) {
     let (mut clients, mut missing) = (Vec::new(), Vec::new());
     for (member, address) in ring.document.members.iter().zip(&ring.addresses) {
         let connected = Client::builder()
@@ -260,7 +279,7 @@ async fn connect_all(
             Err(error) => missing.push(format!("{}: {error}", member.id)),
         }
     }
-    Ok((clients, missing))
+    (clients, missing)
 }
 
 /// The next key in ring order, with what all sources have of it. All give their keys in that order, so

@@ -105,6 +105,16 @@ pub enum ChangeRefusal {
         /// The members.
         ids: Vec<NodeId>,
     },
+    /// Nobody can tell whether these would.
+    #[error(
+        "{} not heard of since this node was started, and might be too old for a ring that changes: start those that \
+         are down, then ask again",
+        were_in_words(.ids)
+    )]
+    Unheard {
+        /// The members.
+        ids: Vec<NodeId>,
+    },
     /// The ring's number cannot grow any more.
     #[error("the ring's version number is exhausted: found a new cluster")]
     VersionsExhausted,
@@ -118,14 +128,33 @@ fn in_words(ids: &[NodeId]) -> String {
     }
 }
 
-/// The ring that begins a change to these members. `is_too_old` says of a member whether it cannot read such a ring.
+fn were_in_words(ids: &[NodeId]) -> String {
+    let names: Vec<&str> = ids.iter().map(NodeId::as_str).collect();
+    match names[..] {
+        [one] => format!("{one} was"),
+        _ => format!("{} were", names.join(", ")),
+    }
+}
+
+/// Whether a member can read a ring that changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// It can.
+    Changes,
+    /// Its version is from before there were changes.
+    TooOld,
+    /// It was not heard of.
+    Unheard,
+}
+
+/// The ring that begins a change to these members. `reads` says of each what it can read.
 ///
 /// # Errors
 /// [`ChangeRefusal`], whose text tells the operator what to do.
 pub fn begin(
     current: &RingDocument,
     target: &[Member],
-    is_too_old: impl Fn(&NodeId) -> bool,
+    reads: impl Fn(&NodeId) -> Reads,
 ) -> Result<RingDocument, ChangeRefusal> {
     match &current.step {
         Step::Open => return Err(ChangeRefusal::StillOpen),
@@ -145,11 +174,17 @@ pub fn begin(
     if then < now {
         return Err(ChangeRefusal::FewerCopies { now, then });
     }
-    let ids = next.members.iter().map(|member| &member.id);
-    let ids: Vec<NodeId> = ids.filter(|id| is_too_old(id)).cloned().collect();
-    match ids.is_empty() {
+    let that = |read| -> Vec<NodeId> {
+        let ids = next.members.iter().map(|member| &member.id);
+        ids.filter(|id| reads(id) == read).cloned().collect()
+    };
+    let (too_old, unheard) = (that(Reads::TooOld), that(Reads::Unheard));
+    if !too_old.is_empty() {
+        return Err(ChangeRefusal::TooOld { ids: too_old });
+    }
+    match unheard.is_empty() {
         true => Ok(next),
-        false => Err(ChangeRefusal::TooOld { ids }),
+        false => Err(ChangeRefusal::Unheard { ids: unheard }),
     }
 }
 
@@ -265,7 +300,7 @@ pub(super) fn is_step(current: &RingDocument, next: &RingDocument) -> bool {
         (Step::Final, Step::Changing(change)) if change.phase == ChangePhase::WriteBoth => {
             let target = next.also_written_members().unwrap_or_default();
             let target: Vec<Member> = target.iter().filter(|it| it.weight > 0).cloned().collect();
-            begin(current, &target, |_| false).is_ok_and(|begun| begun == *next)
+            begin(current, &target, |_| Reads::Changes).is_ok_and(|begun| begun == *next)
         }
         (Step::Changing(_), Step::Changing(_)) => read_new(current).as_ref() == Some(next),
         (Step::Changing(_), Step::Final) => {

@@ -40,16 +40,9 @@ pub enum JoinRefusal {
         /// The ring it is in.
         version: RingVersion,
     },
-    /// The ring is final: data may have been written under it.
-    #[error(
-        "cluster {cluster_name:?} holds data, and nodes cannot be added to a cluster that does yet: \
-         start all nodes before the first write, or found a new cluster of the size you need and copy \
-         the data into it"
-    )]
-    HoldsData {
-        /// The cluster's name.
-        cluster_name: String,
-    },
+    /// Data may have been written under the ring: it takes a [`change`] to come in.
+    #[error("the cluster holds data: a node comes in by a change of its ring")]
+    HoldsData,
     /// It was started with another number of copies.
     #[error(
         "the ring keeps n = {ring} copies of a key, but this node was started with -n {asked}: start it \
@@ -233,9 +226,7 @@ pub fn admit(current: &RingDocument, join: &Join) -> Result<RingDocument, JoinRe
                 id: asker.id.clone(),
                 version: current.version,
             },
-            None => JoinRefusal::HoldsData {
-                cluster_name: current.cluster_name.clone(),
-            },
+            None => JoinRefusal::HoldsData,
         });
     }
     let others = current.members.iter().filter(|m| m.id != asker.id);

@@ -1,8 +1,8 @@
 //! When a change of the ring may take its next step.
 //!
-//! What members say of themselves only ever becomes more: the ring that they follow, and by which change they have all
-//! that they gained. So any member can judge by what it has heard, however late that is, and the step is decided as
-//! every ring is.
+//! Members say of themselves which ring they follow, and by which change they have all that they gained. Any member can
+//! judge by what it has heard, however late that is, and the step is decided as every ring is. Who was complete and is
+//! not any more has lost something since, as any owner may after the step.
 //!
 //! | Step | Once |
 //! |---|---|
@@ -82,11 +82,12 @@ fn still_read_old(ring: &Ring, change: &Change, follows: &[bool]) -> Vec<MemberI
     let r = usize::from(ring.document().r);
     let mut waited_for = vec![false; ring.len()];
     for segment in (0..=u16::MAX).map(Segment) {
-        if ring.owners(segment).len() == ring.readers(segment).len() {
+        let old = ring.others(segment);
+        let readers = ring.readers(segment).len();
+        if (ring.owners(segment).len(), old.clone().count()) == (readers, readers) {
             // The same owners in both: nobody reads anybody else.
             continue;
         }
-        let old = ring.others(segment);
         let lacking = || old.clone().filter(|member| !follows[member.slot()]);
         if lacking().count() >= r.min(old.clone().count()) {
             lacking().for_each(|member| waited_for[member.slot()] = true);

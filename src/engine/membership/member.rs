@@ -79,6 +79,8 @@ impl Peer {
             heartbeat: 0,
             directory_id,
             nonce: 0,
+            ring_version: RingVersion(0),
+            complete_since: RingVersion(0),
             ..self.entry.clone()
         };
         self.has_news = false;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dynakv_protocol::RingVersion;
 use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::hash::Segment;
 use dynakv_storage::Loss;
@@ -234,7 +235,7 @@ impl AntiEntropy {
             let is_over = |loss: &Loss| ended.contains(&loss.segment());
             self.forgive(losses.into_iter().filter(is_over).collect())
                 .await?;
-            let finished = self.finish(ended.clone()).await?;
+            let finished = self.finish(ended.clone(), attempt.ring.version()).await?;
             for segment in &finished {
                 attempt.sources.forget(*segment);
             }
@@ -284,14 +285,18 @@ impl AntiEntropy {
     }
 
     /// Ends the rebuilding of these, where the disk may be waited for. Which ones it has ended.
-    async fn finish(&self, segments: Vec<Segment>) -> Result<Vec<Segment>, MendError> {
+    async fn finish(
+        &self,
+        segments: Vec<Segment>,
+        ring_version: RingVersion,
+    ) -> Result<Vec<Segment>, MendError> {
         if segments.is_empty() {
             return Ok(segments);
         }
         let rebuilding = self.0.rebuilding.clone();
         let finished = match self.0.threads {
             StoreThreads::Own => {
-                let finish = move || rebuilding.finish(&segments);
+                let finish = move || rebuilding.finish(&segments, ring_version);
                 match tokio::task::spawn_blocking(finish).await {
                     Ok(finished) => finished,
                     // It takes this task with it, as if it had run here.
@@ -299,7 +304,7 @@ impl AntiEntropy {
                     Err(error) => return Err(MendError::Store(error.to_string())),
                 }
             }
-            StoreThreads::Simulated { .. } => rebuilding.finish(&segments),
+            StoreThreads::Simulated { .. } => rebuilding.finish(&segments, ring_version),
         };
         finished.map_err(|error| MendError::Store(error.to_string()))
     }

@@ -31,6 +31,9 @@ impl Control {
         let Some(change) = document.change() else {
             return Ok(());
         };
+        if self.rebuilding.has_met(change.begun_at) {
+            return Ok(());
+        }
         let ring = Ring::new(document.clone());
         let mut gained = SegmentSet::default();
         if let Some(own) = ring.index_of(&self.me.node_id) {
@@ -58,17 +61,17 @@ impl Control {
         }
         self.decisions.changing.look_due = Some(now + LOOK);
         let members = self.membership.members();
+        self.watch_the_dead(&members, now);
         let of = |id: &NodeId| members.iter().find(|member| member.id == *id);
         let progress = |id: &NodeId| of(id).map_or(Progress::default(), progress_of);
         let next = match steps::due(&ring, progress)? {
             Due::Step(next) => Some(*next),
             waits => {
                 self.tell_waiting(waits, now);
-                let now_ms = self.now_ms();
-                let is_dead = |member: &&MemberView| member.state == MemberState::Dead;
+                let dead_since = &self.decisions.changing.dead_since;
                 let dead_for_ms = |id: &NodeId| {
-                    let dead = of(id).filter(is_dead);
-                    dead.map(|member| now_ms.saturating_sub(member.since_ms))
+                    let since = dead_since.get(id)?;
+                    Some(now.duration_since(*since).as_millis() as u64)
                 };
                 steps::given_up(&ring, progress, dead_for_ms)
             }
@@ -89,17 +92,28 @@ impl Control {
         (now >= since + RANK_DELAY * before_me as u32).then_some(next)
     }
 
-    /// Whom the next step of the change waits for that is under way.
+    /// Whom the next step of the change waits for that is under way, as it was last looked at.
     pub(super) fn awaited(&self) -> Vec<NodeId> {
-        let members = self.membership.members();
-        let progress = |id: &NodeId| {
-            let member = members.iter().find(|member| member.id == *id);
-            member.map_or(Progress::default(), progress_of)
-        };
-        let ring = self.ring.as_ref();
-        match ring.and_then(|ring| steps::due(ring, progress)) {
-            Some(Due::Fetching(ids) | Due::Following(ids)) => ids,
+        match &self.decisions.changing.waits_for {
+            Some(Due::Fetching(ids) | Due::Following(ids)) => ids.clone(),
             Some(Due::Step(_)) | None => Vec::new(),
+        }
+    }
+
+    /// For how long each member is dead, in milliseconds, as far as this node has watched it without a break: who did not
+    /// run itself for a while has seen nothing.
+    fn watch_the_dead(&mut self, members: &[MemberView], now: Instant) {
+        let changing = &mut self.decisions.changing;
+        let has_watched = changing.watched_at.is_some_and(|at| now < at + LOOK * 10);
+        if !has_watched {
+            changing.dead_since.clear();
+        }
+        changing.watched_at = Some(now);
+        let dead = members.iter().filter(|it| it.state == MemberState::Dead);
+        let dead: Vec<&NodeId> = dead.map(|member| &member.id).collect();
+        changing.dead_since.retain(|id, _| dead.contains(&id));
+        for id in dead {
+            changing.dead_since.entry(id.clone()).or_insert(now);
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::Control;
 use super::state::{CallEnd, HolderTried, JoinWish, VoteFrom};
-use crate::engine::layout::change::{ChangeRefusal, begin, give_up};
+use crate::engine::layout::change::{ChangeRefusal, Reads, begin, give_up};
 use crate::engine::layout::{Answer, Effect, JoinRefusal, Phase, Proposer, admit, seal};
 use crate::engine::membership::generations::Process;
 use crate::runtime::net::confirming::There;
@@ -174,17 +174,19 @@ impl Control {
                     self.decisions.joins.push_front(wish);
                     return give_up(current);
                 }
-                Err(JoinRefusal::HoldsData { .. }) if now < wish.came_at + GATHERING => {
+                Err(JoinRefusal::HoldsData) if now < wish.came_at + GATHERING => {
                     self.decisions.joins.push_front(wish);
                     return None;
                 }
-                Err(JoinRefusal::HoldsData { .. }) => match self.begin_change(current, &wish) {
+                Err(JoinRefusal::HoldsData) => match self.begin_change(current, &wish) {
                     Ok(next) => {
                         self.decisions.joins.push_front(wish);
                         return Some(next);
                     }
                     Err(
-                        refusal @ (ChangeRefusal::Running { .. } | ChangeRefusal::TooOld { .. }),
+                        refusal @ (ChangeRefusal::Running { .. }
+                        | ChangeRefusal::TooOld { .. }
+                        | ChangeRefusal::Unheard { .. }),
                     ) => {
                         let error = ErrorReply::new(ErrorCode::NotReady, refusal.to_string());
                         wish.responder.respond(&Response::Error(error.retryable()));
@@ -209,25 +211,31 @@ impl Control {
         let joins: Vec<&Join> = joins
             .chain(self.decisions.joins.iter().map(|wish| &wish.join))
             .collect();
-        // A member that has never said which ring it follows runs a version that knows none that changes, or was not
-        // heard of yet.
-        let is_too_old = |id: &NodeId| {
+        // A member that does not say which ring it follows runs a version that knows none that changes.
+        let reads = |id: &NodeId| {
             let join = joins.iter().find(|join| join.member.id == *id);
             let member = members.iter().find(|member| member.id == *id);
-            match join {
-                Some(join) => !join.knows_changes,
-                None => member.is_none_or(|member| member.ring_version == RingVersion(0)),
+            let says_so = match join {
+                Some(join) => Some(join.knows_changes),
+                None => member
+                    .filter(|member| !member.software.is_empty())
+                    .map(|member| member.ring_version > RingVersion(0)),
+            };
+            match says_so {
+                Some(true) => Reads::Changes,
+                Some(false) => Reads::TooOld,
+                None => Reads::Unheard,
             }
         };
         let all: Vec<&Join> = joins
             .iter()
-            .filter(|join| matches!(admit(current, join), Err(JoinRefusal::HoldsData { .. })))
+            .filter(|join| matches!(admit(current, join), Err(JoinRefusal::HoldsData)))
             .copied()
             .collect();
         let to = |joins: &[&Join]| {
             let joining = joins.iter().map(|join| &join.member);
             let target: Vec<_> = current.members.iter().chain(joining).cloned().collect();
-            begin(current, &target, is_too_old)
+            begin(current, &target, reads)
         };
         // Where the others stand in the way it comes alone.
         to(&all).or_else(|_| to(&joins[..1]))

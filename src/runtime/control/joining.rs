@@ -146,16 +146,17 @@ impl Control {
     /// Asks the next seed, or all of them when this node may found a cluster, when none is being asked.
     pub(super) fn join_if_due(&mut self, now: Instant) {
         let joining = &mut self.joining;
-        if self.ring.is_some() || joining.is_asking || now < joining.due {
+        if joining.is_asking || now < joining.due || self.is_member() {
             return;
         }
-        let count = self.startup.seeds.len();
-        if count == 0 {
+        let seeds = self.seeds_to_ask();
+        if seeds.is_empty() {
             return;
         }
+        let joining = &mut self.joining;
         joining.is_asking = true;
         joining.attempts += 1;
-        if self.me.may_found {
+        if self.me.may_found && self.ring.is_none() {
             let (calls, seeds) = (self.calls.clone(), self.startup.seeds.clone());
             let own = self.me.address.clone();
             self.spawn(
@@ -163,8 +164,26 @@ impl Control {
             );
             return;
         }
-        let seed = self.startup.seeds[(joining.attempts - 1) % count].clone();
+        let seed = seeds[(joining.attempts - 1) % seeds.len()].clone();
         self.ask_to_join(seed, None);
+    }
+
+    /// Whether it is in the ring that it follows. A node that was being taken in is not when that was given up.
+    pub(super) fn is_member(&self) -> bool {
+        let ring = self.ring.as_ref();
+        ring.is_some_and(|ring| ring.index_of(&self.me.node_id).is_some())
+    }
+
+    /// Whom it asks to be let in: its seeds, or who is in the ring that it has.
+    fn seeds_to_ask(&self) -> Vec<String> {
+        let ring = self.ring.as_ref().filter(|_| self.startup.seeds.is_empty());
+        match ring {
+            Some(ring) => {
+                let members = ring.document().members.iter();
+                members.map(|member| member.address.clone()).collect()
+            }
+            None => self.startup.seeds.clone(),
+        }
     }
 
     /// Asks a seed to be let in: at this address, or at each that its name has until one lets it in, or refuses for
@@ -319,7 +338,7 @@ impl Control {
     /// What came of asking to be let in.
     pub(super) fn on_join_tried(&mut self, tried: JoinTried) {
         self.joining.is_asking = false;
-        if self.ring.is_some() {
+        if self.is_member() {
             return;
         }
         let JoinTried { seed, ends } = tried;

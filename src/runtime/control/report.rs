@@ -67,6 +67,8 @@ impl Control {
             "shutting down".to_owned()
         } else if self.ring.is_none() {
             format!("not in a cluster yet: {}", self.joining.trouble())
+        } else if !self.is_member() {
+            format!("not in its ring any more: {}", self.joining.trouble())
         } else if self.disk.hangs() {
             HANGING.to_owned()
         } else {
@@ -209,7 +211,7 @@ impl Control {
         let locked_keys = self.rebuilding.locked().count();
         metrics.store.update(&totals, &store_status, locked_keys);
         let is_draining = self.draining.is_cancelled();
-        let ready = self.ring.is_some() && !is_draining && !self.disk.hangs();
+        let ready = self.is_member() && !is_draining && !self.disk.hangs();
         metrics.cluster.ready.set(f64::from(u8::from(ready)));
         metrics.upkeep();
     }

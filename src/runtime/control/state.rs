@@ -109,6 +109,9 @@ pub(super) struct Changing {
     pub(super) look_due: Option<Instant>,
     /// Since when the step after this ring is due.
     pub(super) due_since: Option<(RingVersion, Instant)>,
+    /// When the members were looked at last, and since when those are dead that were at each look since.
+    pub(super) watched_at: Option<Instant>,
+    pub(super) dead_since: BTreeMap<NodeId, Instant>,
     /// What it was seen to wait for last, and when the log said so.
     pub(super) waits_for: Option<Due>,
     pub(super) told: Option<Instant>,

@@ -97,6 +97,8 @@ impl Rebuilding {
     /// # Errors
     /// What the disk says.
     pub fn note_none(files: &dyn SmallFiles) -> Result<(), StoreError> {
+        // First: what a change brings is not lost, and is fetched once more.
+        gained::forget(files)?;
         files.remove_durable(DOCUMENT)
     }
 
@@ -236,6 +238,11 @@ impl Rebuilding {
 
     // Something is gained.
 
+    /// Whether it is noted what the change of the ring brought that began with this version.
+    pub fn has_met(&self, begun_at: RingVersion) -> bool {
+        self.gained.is_known(begun_at)
+    }
+
     /// The change of the ring that began with this version gives these segments to this node: what it may have of them
     /// is not all that was acknowledged there, until it was fetched. Only the first call for a change does anything.
     /// Durable when it returns.
@@ -251,6 +258,7 @@ impl Rebuilding {
             return Ok(());
         }
         let mut lost = self.lost();
+        self.gained.announce(begun_at);
         for segment in segments.iter() {
             lost.segments.insert(segment);
             // An attempt that is under way knows of no such owners, and may not end it.
@@ -279,12 +287,20 @@ impl Rebuilding {
 
     /// Ends the rebuilding of these segments, except where something was lost since
     /// [`take_begun_again`](Self::take_begun_again): reads count there again. Durable before anybody
-    /// sees it. Which these are.
+    /// sees it. Which these are: none, where a change has begun since the ring under which they were brought back, as
+    /// owners may not have given what they were given under that.
     ///
     /// # Errors
     /// What the disk says. Nothing has ended then.
-    pub fn finish(&self, finished: &[Segment]) -> Result<Vec<Segment>, StoreError> {
+    pub fn finish(
+        &self,
+        finished: &[Segment],
+        ring_version: RingVersion,
+    ) -> Result<Vec<Segment>, StoreError> {
         let mut lost = self.lost();
+        if self.gained.announced() > ring_version {
+            return Ok(Vec::new());
+        }
         let mut left = lost.segments.clone();
         let finished = finished.iter().copied();
         let finished: Vec<_> = finished.filter(|&it| !lost.again.contains(it)).collect();
@@ -360,6 +376,8 @@ mod tests {
     use super::*;
     use dynakv_storage::{DirectoryFiles, MemoryDisk};
 
+    const NEWEST: RingVersion = RingVersion(u64::MAX);
+
     #[test]
     fn what_is_to_be_rebuilt_survives_restarts() {
         let directory = tempfile::tempdir().unwrap();
@@ -417,15 +435,15 @@ mod tests {
         rebuilding.note_replaced(b"a").unwrap();
         // Damage that is only met tells of itself again.
         assert!(!rebuilding.begin(b"b").unwrap());
-        assert_eq!(rebuilding.finish(&[a, b]).unwrap(), [b]);
+        assert_eq!(rebuilding.finish(&[a, b], NEWEST).unwrap(), [b]);
         assert!(rebuilding.covers(b"a") && !rebuilding.covers(b"b"));
         assert!(Rebuilding::load(files.clone()).unwrap().covers(b"a"));
         assert_eq!(rebuilding.take_begun_again(&[a, b]), [a]);
         rebuilding.begin_all().unwrap();
-        assert_eq!(rebuilding.finish(&[a, b]).unwrap(), []);
+        assert_eq!(rebuilding.finish(&[a, b], NEWEST).unwrap(), []);
         assert!(Rebuilding::load(files.clone()).unwrap().is_all());
         assert_eq!(rebuilding.take_begun_again(&[a, b]), [a, b]);
-        assert_eq!(rebuilding.finish(&[a, b]).unwrap(), [a, b]);
+        assert_eq!(rebuilding.finish(&[a, b], NEWEST).unwrap(), [a, b]);
         assert_eq!(rebuilding.left(), 65_534);
         // It was ended between the finding of the damage and its replacing.
         rebuilding.note_replaced(b"b").unwrap();
@@ -442,7 +460,7 @@ mod tests {
         disk.crash();
         assert!(rebuilding.begin(b"a").is_err());
         assert!(rebuilding.begin(b"a").is_err(), "it is still not on disk");
-        assert!(rebuilding.finish(&[b]).is_err());
+        assert!(rebuilding.finish(&[b], NEWEST).is_err());
         assert!(rebuilding.covers(b"a") && rebuilding.covers(b"b"));
     }
 
@@ -463,7 +481,7 @@ mod tests {
             .unwrap();
         rebuilding.follow(first, is_owned);
         assert_eq!((rebuilding.left(), rebuilding.is_all()), (32_768, true));
-        rebuilding.finish(&owned).unwrap();
+        rebuilding.finish(&owned, NEWEST).unwrap();
         // It reports nothing, and gives no vote.
         assert_eq!(rebuilding.left(), 0);
         assert!(rebuilding.covers(&key));
@@ -485,7 +503,10 @@ mod tests {
         assert_eq!(rebuilding.left(), 32_768);
         rebuilding.set_aside(&foreign[1..], second);
         assert_eq!(rebuilding.left(), 1);
-        assert_eq!(rebuilding.finish(&foreign[..1]).unwrap(), foreign[..1]);
+        assert_eq!(
+            rebuilding.finish(&foreign[..1], NEWEST).unwrap(),
+            foreign[..1]
+        );
         assert_eq!(
             (rebuilding.left(), rebuilding.segments().len()),
             (0, 32_767)
@@ -543,7 +564,7 @@ mod tests {
         rebuilding.begin(b"a").unwrap();
         let closed = gate.lock().unwrap();
         let ends = rebuilding.clone();
-        let end = std::thread::spawn(move || ends.finish(&[Segment::of_key(b"a")]));
+        let end = std::thread::spawn(move || ends.finish(&[Segment::of_key(b"a")], NEWEST));
         while rebuilding.lost.try_lock().is_ok() {
             std::thread::yield_now();
         }
@@ -578,25 +599,36 @@ mod tests {
             .begin_gained(RingVersion(5), set(&["a", "b"]))
             .unwrap();
         assert_eq!(
-            rebuilding.finish(&[b]).unwrap(),
+            rebuilding.finish(&[b], NEWEST).unwrap(),
             [],
             "it was given none of that"
         );
         assert_eq!(rebuilding.complete_since(), RingVersion(0));
         assert_eq!(rebuilding.take_begun_again(&[a, b]), [a, b]);
-        assert_eq!(rebuilding.finish(&[b]).unwrap(), [b]);
+        let before = RingVersion(4);
+        assert_eq!(
+            rebuilding.finish(&[b], before).unwrap(),
+            [],
+            "others owned it then"
+        );
+        assert_eq!(rebuilding.finish(&[b], NEWEST).unwrap(), [b]);
         // By a restart, and by a later version of the same change, nothing begins anew.
         let again = Rebuilding::load(files.clone()).unwrap();
         again
             .begin_gained(RingVersion(5), set(&["a", "b"]))
             .unwrap();
         assert!(again.covers(b"a") && !again.covers(b"b"));
-        assert_eq!(again.finish(&[a]).unwrap(), [a]);
+        assert_eq!(again.finish(&[a], NEWEST).unwrap(), [a]);
         assert_eq!(again.complete_since(), RingVersion(5));
         let again = Rebuilding::load(files.clone()).unwrap();
         assert_eq!(again.complete_since(), RingVersion(5));
         again.begin_gained(RingVersion(9), set(&[])).unwrap();
         assert_eq!(again.complete_since(), RingVersion(9), "it gains nothing");
+        // Where a loss is accepted nothing is rebuilt, but what is gained was not lost.
+        Rebuilding::note_none(&*files).unwrap();
+        let accepted = Rebuilding::load(files.clone()).unwrap();
+        accepted.begin_gained(RingVersion(9), set(&["a"])).unwrap();
+        assert!(accepted.covers(b"a") && accepted.complete_since() == RingVersion(0));
         // What can't be read is fetched once more.
         save_document(&*files, "gained", b"\x01").unwrap();
         let damaged = Rebuilding::load(files).unwrap();

@@ -36,7 +36,7 @@ fn ring(names: &str) -> RingDocument {
 }
 
 fn to(current: &RingDocument, names: &str) -> RingDocument {
-    begin(current, &members(names), |_| false).unwrap()
+    begin(current, &members(names), |_| Reads::Changes).unwrap()
 }
 
 /// The document that every node can read, and every acceptor takes.
@@ -123,7 +123,7 @@ fn weights_and_zones_change_as_members_do() {
     let ring = ring("abc");
     let mut target = members("abc");
     (target[1].weight, target[2].zone) = (2, "east".to_owned());
-    let begun = begin(&ring, &target, |_| false).unwrap();
+    let begun = begin(&ring, &target, |_| Reads::Changes).unwrap();
     is_sound(&ring, &begun);
     assert_eq!(weights(&begun.read_members()), "a1 b1 c1");
     let done = finish(&read_new(&begun).unwrap()).unwrap();
@@ -133,7 +133,7 @@ fn weights_and_zones_change_as_members_do() {
 #[test]
 fn what_cannot_be_a_ring_is_refused_with_what_to_do() {
     let ring = ring("abc");
-    let refusal = |target: &[Member]| begin(&ring, target, |_| false).unwrap_err();
+    let refusal = |target: &[Member]| begin(&ring, target, |_| Reads::Changes).unwrap_err();
     assert_eq!(refusal(&members("abc")), ChangeRefusal::NothingChanges);
     assert_eq!(refusal(&members("cba")), ChangeRefusal::NothingChanges);
     assert_eq!(refusal(&[]), ChangeRefusal::NobodyLeft);
@@ -180,7 +180,7 @@ fn what_cannot_be_a_ring_is_refused_with_what_to_do() {
 fn one_change_at_a_time_and_none_before_the_first_write() {
     let ring = ring("abc");
     let begun = to(&ring, "abcd");
-    let again = begin(&begun, &members("ab"), |_| false).unwrap_err();
+    let again = begin(&begun, &members("ab"), |_| Reads::Changes).unwrap_err();
     assert_eq!(
         again,
         ChangeRefusal::Running {
@@ -189,7 +189,7 @@ fn one_change_at_a_time_and_none_before_the_first_write() {
     );
     assert!(again.to_string().contains("dynakv status"));
     let open = found(ClusterId(7), "shop", member("a"), 3, 2, 2);
-    let refusal = begin(&open, &members("ab"), |_| false).unwrap_err();
+    let refusal = begin(&open, &members("ab"), |_| Reads::Changes).unwrap_err();
     assert_eq!(refusal, ChangeRefusal::StillOpen);
     assert_eq!(seal(&begun), None, "it holds data");
 }
@@ -198,7 +198,10 @@ fn one_change_at_a_time_and_none_before_the_first_write() {
 fn who_is_too_old_is_named() {
     let ring = ring("abc");
     let said = |old: &[&str]| {
-        let is_old = |id: &NodeId| old.contains(&id.as_str());
+        let is_old = |id: &NodeId| match old.contains(&id.as_str()) {
+            true => Reads::TooOld,
+            false => Reads::Changes,
+        };
         begin(&ring, &members("abcd"), is_old)
             .unwrap_err()
             .to_string()
@@ -308,12 +311,12 @@ fn no_acceptor_takes_a_step_that_is_none() {
 #[test]
 fn no_key_loses_a_copy_for_good() {
     let ring = ring("abc");
-    let refusal = begin(&ring, &members("ab"), |_| false).unwrap_err();
+    let refusal = begin(&ring, &members("ab"), |_| Reads::Changes).unwrap_err();
     assert_eq!(refusal, ChangeRefusal::FewerCopies { now: 3, then: 2 });
-    assert!(begin(&ring, &members("abd"), |_| false).is_ok());
+    assert!(begin(&ring, &members("abd"), |_| Reads::Changes).is_ok());
     let alone = RingDocument {
         members: members("a"),
         ..ring
     };
-    assert!(begin(&alone, &members("ab"), |_| false).is_ok());
+    assert!(begin(&alone, &members("ab"), |_| Reads::Changes).is_ok());
 }

@@ -153,7 +153,7 @@ impl Wish {
                 Ok(next) => Some(next),
                 Err(
                     JoinRefusal::AlreadyMember { .. }
-                    | JoinRefusal::HoldsData { .. }
+                    | JoinRefusal::HoldsData
                     | JoinRefusal::ComingIn { .. }
                     | JoinRefusal::DirectoryLost { .. },
                 ) => None,
@@ -184,7 +184,7 @@ impl Wish {
                     })
                 };
                 let target: Vec<Member> = members.iter().map(entry).collect();
-                match change::begin(ring, &target, |_| false) {
+                match change::begin(ring, &target, |_| change::Reads::Changes) {
                     Ok(next) => Some(next),
                     Err(ChangeRefusal::StillOpen) => seal(ring),
                     Err(ChangeRefusal::Running { .. }) => Self::Onwards.next(ring, directories),

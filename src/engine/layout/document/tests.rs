@@ -63,13 +63,7 @@ fn a_sealed_ring_has_the_same_members_and_takes_nobody() {
     assert_eq!(seal(&sealed), None);
 
     let refusal = admit(&sealed, &join("node-9")).unwrap_err();
-    assert_eq!(
-        refusal,
-        JoinRefusal::HoldsData {
-            cluster_name: "shop".to_owned()
-        }
-    );
-    assert!(refusal.to_string().contains("before the first write"));
+    assert_eq!(refusal, JoinRefusal::HoldsData);
     // Its own member is told so, wherever it lives now.
     let mut moved = join("node-1");
     moved.member.address = "elsewhere:1".to_owned();

@@ -38,7 +38,10 @@ fn final_ring(names: &str, (n, w, r): (u8, u8, u8)) -> RingDocument {
 
 /// A change that began with version 5.
 fn begun(from: &str, to: &str) -> RingDocument {
-    change::begin(&final_ring(from, (3, 2, 2)), &members(to), |_| false).unwrap()
+    change::begin(&final_ring(from, (3, 2, 2)), &members(to), |_| {
+        change::Reads::Changes
+    })
+    .unwrap()
 }
 
 /// What members have said: which ring they follow, and by which change they are complete.
@@ -91,7 +94,7 @@ fn a_heavier_member_gains_and_is_waited_for() {
     let mut target = members("abcd");
     target[1].weight = 3;
     let ring = final_ring("abcd", (3, 2, 2));
-    let begun = change::begin(&ring, &target, |_| false).unwrap();
+    let begun = change::begin(&ring, &target, |_| change::Reads::Changes).unwrap();
     assert_eq!(Said::of(&[]).due(&begun), Some(Due::Fetching(ids("b"))));
 }
 
@@ -115,7 +118,7 @@ fn the_change_ends_once_those_behind_are_no_read_quorum() {
     );
     // With r = 1 each of them answers reads by itself.
     let ring = final_ring("abc", (3, 3, 1));
-    let begun = change::begin(&ring, &members("abcd"), |_| false).unwrap();
+    let begun = change::begin(&ring, &members("abcd"), |_| change::Reads::Changes).unwrap();
     let read = change::read_new(&begun).unwrap();
     assert_eq!(said.due(&read), Some(Due::Following(ids("c"))));
 }

@@ -61,8 +61,8 @@ impl Put {
         };
         let versions = versions.clone();
         self.sent_before.get_or_insert_with(|| versions.clone());
-        let Some(own) = owners.coordinating_place_of(SELF) else {
-            // Its store is that of no owner that is read any more, and so not what the others are to be given.
+        let Some(own) = owners.place_of(SELF) else {
+            // Its store is no owner's any more, and so not what the others are to be given.
             return self.fail(self.unavailable(), effects);
         };
         let sides = owners.sides();

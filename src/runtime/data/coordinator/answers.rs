@@ -27,8 +27,13 @@ impl Coordinator {
             self.on_read_answer(from, took, frame.header.kind);
         }
         if !is_in_hand {
-            // It is told once over each connection.
-            return self.take_told_ring(&frame);
+            // The ring is told once over each connection.
+            if frame.header.kind == kind::ERROR
+                && let Ok(Response::Error(mut error)) = Response::decode(kind::ERROR, &frame.body)
+            {
+                self.take_told_ring(&mut error);
+            }
+            return;
         }
         let replica_op = match purpose {
             Purpose::Ping => ReplicaOp::Ping,
@@ -53,11 +58,14 @@ impl Coordinator {
         if let Some(took) = took {
             self.metrics.replica_answered(replica_op, took);
         }
-        self.take_told_ring(&frame);
         let response = match Response::decode(frame.header.kind, &frame.body) {
-            Ok(Response::Error(error)) if !self.may_be_stale(id, &error) => {
-                tracing::warn!(node = %self.links.id(from), %error, "a refusal that cannot be");
-                return self.on_failed(id, from);
+            Ok(Response::Error(mut error)) => {
+                self.take_told_ring(&mut error);
+                if !self.may_be_stale(id, &error) {
+                    tracing::warn!(node = %self.links.id(from), %error, "a refusal that cannot be");
+                    return self.on_failed(id, from);
+                }
+                Response::Error(error)
             }
             Ok(response) => response,
             Err(error) => {
@@ -90,13 +98,8 @@ impl Coordinator {
     }
 
     /// Who follows a newer ring sends it along, whatever has become of what it was asked for.
-    fn take_told_ring(&self, frame: &Frame) {
-        if frame.header.kind != kind::ERROR {
-            return;
-        }
-        if let Ok(Response::Error(mut error)) = Response::decode(frame.header.kind, &frame.body)
-            && let Some(document) = error.ring_document.take()
-        {
+    fn take_told_ring(&self, error: &mut ErrorReply) {
+        if let Some(document) = error.ring_document.take() {
             // Its number alone has it fetched.
             let _ = self.control.try_send(ControlEvent::RingTold { document });
         }

@@ -1,6 +1,7 @@
 //! What this node gains by a change of the ring: noted once for each change, so that what was fetched for it is not
 //! fetched again, by a restart or by another version of the same change.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
@@ -25,6 +26,13 @@ struct State {
 pub(super) struct Gained {
     files: Arc<dyn SmallFiles>,
     state: Mutex<State>,
+    /// The last change that began to be noted.
+    announced: AtomicU64,
+}
+
+/// Forgets what was gained, durably: it is noted, and fetched, once more.
+pub(super) fn forget(files: &dyn SmallFiles) -> Result<(), StoreError> {
+    files.remove_durable(GAINED)
 }
 
 impl Gained {
@@ -36,13 +44,26 @@ impl Gained {
             Err(error) if error.is_corruption() => State::default(),
             Err(error) => return Err(error),
         };
-        let state = Mutex::new(state);
-        Ok(Self { files, state })
+        Ok(Self {
+            files,
+            announced: AtomicU64::new(state.begun_at.0),
+            state: Mutex::new(state),
+        })
     }
 
     /// Whether this change was met before.
     pub(super) fn is_known(&self, begun_at: RingVersion) -> bool {
         self.lock().begun_at >= begun_at
+    }
+
+    /// This change is about to be noted: what was fetched under a ring before it counts for nothing any more.
+    pub(super) fn announce(&self, begun_at: RingVersion) {
+        self.announced.fetch_max(begun_at.0, Ordering::AcqRel);
+    }
+
+    /// The last change that was.
+    pub(super) fn announced(&self) -> RingVersion {
+        RingVersion(self.announced.load(Ordering::Acquire))
     }
 
     /// This change brings these segments, which are marked. Durable when it returns.

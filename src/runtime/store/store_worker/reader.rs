@@ -249,6 +249,7 @@ pub(super) fn outcome(mut versions: Bytes, most: Option<u32>, rebuilding: bool) 
 
 #[cfg(test)]
 mod tests {
+    use dynakv_protocol::RingVersion;
     use dynakv_protocol::hash::Segment;
     use dynakv_storage::{
         MemoryDisk, Mutation, Page, PageLimit, PositionRange, StoreError, Totals,
@@ -262,7 +263,7 @@ mod tests {
     impl Store for RebuiltMeanwhile {
         fn get(&self, _: &[u8]) -> Result<Option<Bytes>, StoreError> {
             let segments: Vec<_> = self.0.segments().iter().collect();
-            self.0.finish(&segments)?;
+            self.0.finish(&segments, RingVersion(u64::MAX))?;
             Ok(None)
         }
 

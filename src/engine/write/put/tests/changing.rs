@@ -161,9 +161,9 @@ fn a_write_is_rebased_from_one_side_to_two() {
     assert!(!step(&mut put, merged(D)).is_empty() && put.is_answered());
 }
 
-/// Who is only written holds no ground to count a write from.
+/// The new owners are read by now, and this node is none of them. It has the write all the same, as an old owner has to.
 #[test]
-fn a_write_whose_coordinator_is_read_no_more_ends_as_maybe_applied() {
+fn a_write_whose_coordinator_is_read_no_more_is_brought_to_its_end() {
     let (mut put, _) = start(2, usable);
     step(&mut put, minted());
     let version = dynakv_protocol::RingVersion(8);
@@ -172,9 +172,28 @@ fn a_write_whose_coordinator_is_read_no_more_ends_as_maybe_applied() {
     let mut effects = Vec::new();
     let sides = Sides {
         readers: 3,
-        others: 0b1110,
+        others: 0b1011,
     };
     let owners = Preference::joint([B, C, D, SELF], sides);
+    put.rebase(
+        owners,
+        ([B, C, D].into_iter().collect(), SmallVec::new()),
+        &mut effects,
+    );
+    step(&mut put, minted());
+    assert_eq!(step(&mut put, DURABLE), []);
+    assert_eq!(
+        step(&mut put, merged(C)),
+        [],
+        "of those that are read C alone has it"
+    );
+    assert!(!step(&mut put, merged(B)).is_empty() && put.is_answered());
+    // Where it owns nothing of it any more it is for others to say what has become of it.
+    let (mut put, _) = start(2, usable);
+    step(&mut put, minted());
+    step(&mut put, Event::Stale { round, version });
+    let mut effects = Vec::new();
+    let owners = Preference::new([B, C, D]);
     put.rebase(owners, (SmallVec::new(), SmallVec::new()), &mut effects);
     assert!(error_of(&effects).maybe_applied);
 }
