@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dynakv_protocol::RingVersion;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::ring_document::RingDocument;
-use dynakv_storage::save_document;
+use dynakv_storage::{StoreError, save_document};
 use tokio::time::Instant;
 
 use super::state::CallEnd;
@@ -17,9 +17,14 @@ use crate::runtime::shared::data_directory::RING;
 
 impl Control {
     /// Follows the ring that its directory has, before anything is asked of it.
-    pub(super) fn begin_with(&mut self, document: RingDocument) {
+    ///
+    /// # Errors
+    /// What the disk says when what this node gains is noted that was not.
+    pub(super) fn begin_with(&mut self, document: RingDocument) -> Result<(), StoreError> {
+        self.note_gained(&document)?;
         self.fences.begin_at(document.version);
         self.follow(document);
+        Ok(())
     }
 
     /// Follows a ring that is on disk already.

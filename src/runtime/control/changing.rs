@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use dynakv_protocol::NodeId;
-use dynakv_protocol::gossip::MemberState;
+use dynakv_protocol::gossip::{Join, MemberState};
 use dynakv_protocol::ring_document::RingDocument;
+use dynakv_protocol::{NodeId, RingVersion};
 use dynakv_storage::StoreError;
 use tokio::time::Instant;
 
 use super::Control;
-use super::state::Changing;
+use super::state::{Changing, JoinWish};
 use crate::engine::anti_entropy::rebuilding::SegmentSet;
+use crate::engine::layout::change::{ChangeRefusal, Reads, begin};
 use crate::engine::layout::steps::{self, Due, Progress};
+use crate::engine::layout::{JoinRefusal, admit};
 use crate::engine::membership::MemberView;
 use crate::engine::placement::ring::Ring;
 
@@ -42,6 +44,48 @@ impl Control {
             }
         }
         self.rebuilding.begin_gained(change.begun_at, gained)
+    }
+
+    /// The ring that begins to take this node in, and whoever else wants in: one change moves less than one after the
+    /// other does.
+    pub(super) fn begin_change(
+        &self,
+        current: &RingDocument,
+        wish: &JoinWish,
+    ) -> Result<RingDocument, ChangeRefusal> {
+        let members = self.membership.members();
+        let joins = [&wish.join].into_iter();
+        let joins: Vec<&Join> = joins
+            .chain(self.decisions.joins.iter().map(|wish| &wish.join))
+            .collect();
+        // A member that does not say which ring it follows runs a version that knows none that changes.
+        let reads = |id: &NodeId| {
+            let join = joins.iter().find(|join| join.member.id == *id);
+            let member = members.iter().find(|member| member.id == *id);
+            let says_so = match join {
+                Some(join) => Some(join.knows_changes),
+                None => member
+                    .filter(|member| !member.software.is_empty())
+                    .map(|member| member.ring_version > RingVersion(0)),
+            };
+            match says_so {
+                Some(true) => Reads::Changes,
+                Some(false) => Reads::TooOld,
+                None => Reads::Unheard,
+            }
+        };
+        let all: Vec<&Join> = joins
+            .iter()
+            .filter(|join| matches!(admit(current, join), Err(JoinRefusal::HoldsData)))
+            .copied()
+            .collect();
+        let to = |joins: &[&Join]| {
+            let joining = joins.iter().map(|join| &join.member);
+            let target: Vec<_> = current.members.iter().chain(joining).cloned().collect();
+            begin(current, &target, reads)
+        };
+        // Where the others stand in the way it comes alone.
+        to(&all).or_else(|_| to(&joins[..1]))
     }
 
     /// The next ring of a change, once it is due and this node's turn has come to propose it.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::Control;
 use super::state::{CallEnd, HolderTried, JoinWish, VoteFrom};
-use crate::engine::layout::change::{ChangeRefusal, Reads, begin, give_up};
+use crate::engine::layout::change::{ChangeRefusal, give_up};
 use crate::engine::layout::{Answer, Effect, JoinRefusal, Phase, Proposer, admit, seal};
 use crate::engine::membership::generations::Process;
 use crate::runtime::net::confirming::There;
@@ -197,48 +197,6 @@ impl Control {
             }
         }
         None
-    }
-
-    /// The ring that begins to take this node in, and whoever else wants in: one change moves less than one after the
-    /// other does.
-    fn begin_change(
-        &self,
-        current: &RingDocument,
-        wish: &JoinWish,
-    ) -> Result<RingDocument, ChangeRefusal> {
-        let members = self.membership.members();
-        let joins = [&wish.join].into_iter();
-        let joins: Vec<&Join> = joins
-            .chain(self.decisions.joins.iter().map(|wish| &wish.join))
-            .collect();
-        // A member that does not say which ring it follows runs a version that knows none that changes.
-        let reads = |id: &NodeId| {
-            let join = joins.iter().find(|join| join.member.id == *id);
-            let member = members.iter().find(|member| member.id == *id);
-            let says_so = match join {
-                Some(join) => Some(join.knows_changes),
-                None => member
-                    .filter(|member| !member.software.is_empty())
-                    .map(|member| member.ring_version > RingVersion(0)),
-            };
-            match says_so {
-                Some(true) => Reads::Changes,
-                Some(false) => Reads::TooOld,
-                None => Reads::Unheard,
-            }
-        };
-        let all: Vec<&Join> = joins
-            .iter()
-            .filter(|join| matches!(admit(current, join), Err(JoinRefusal::HoldsData)))
-            .copied()
-            .collect();
-        let to = |joins: &[&Join]| {
-            let joining = joins.iter().map(|join| &join.member);
-            let target: Vec<_> = current.members.iter().chain(joining).cloned().collect();
-            begin(current, &target, reads)
-        };
-        // Where the others stand in the way it comes alone.
-        to(&all).or_else(|_| to(&joins[..1]))
     }
 
     /// A node asks for a name that the ring has with another directory: is the holder still there? It is called where it

@@ -211,8 +211,7 @@ impl Control {
         match load_wire::<RingDocument>(&*control.files, RING)? {
             Some(document) => {
                 control.check_settings(&document)?;
-                control.note_gained(&document)?;
-                control.begin_with(document);
+                control.begin_with(document)?;
             }
             None => control.found_if_due()?,
         }
