@@ -15,7 +15,7 @@
 //!
 //! While a ring is open no data exists, so a member can be added without moving any. Once it is final
 //! the owners of a key are settled, and a change streams segments between them first: see
-//! [`change`](super::change).
+//! [`change`].
 
 use dynakv_protocol::gossip::Join;
 use dynakv_protocol::ids::{ClusterId, NodeId, RingVersion};

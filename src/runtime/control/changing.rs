@@ -95,21 +95,20 @@ impl Control {
             self.decisions.changing = Changing::default();
             return None;
         }
-        if self
-            .decisions
-            .changing
-            .look_due
-            .is_some_and(|due| due > now)
-        {
+        let look_due = &mut self.decisions.changing.look_due;
+        if look_due.is_some_and(|due| due > now) {
             return None;
         }
-        self.decisions.changing.look_due = Some(now + LOOK);
+        *look_due = Some(now + LOOK);
         let members = self.membership.members();
         self.watch_the_dead(&members, now);
         let of = |id: &NodeId| members.iter().find(|member| member.id == *id);
         let progress = |id: &NodeId| of(id).map_or(Progress::default(), progress_of);
         let next = match steps::due(&ring, progress)? {
-            Due::Step(next) => Some(*next),
+            Due::Step(next) => {
+                self.decisions.changing.waits_for = None;
+                Some(*next)
+            }
             waits => {
                 self.tell_waiting(waits, now);
                 let dead_since = &self.decisions.changing.dead_since;
