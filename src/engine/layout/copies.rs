@@ -16,33 +16,14 @@ pub fn keeps_its_place(ring: &RingDocument) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use dynakv_protocol::gossip::Join;
-    use dynakv_protocol::ring_document::Member;
-    use dynakv_protocol::{ClusterId, DirectoryId, NodeId};
+    use dynakv_protocol::ClusterId;
 
     use super::*;
+    use crate::engine::layout::made_up::{join, member};
     use crate::engine::layout::{JoinRefusal, admit, found, seal};
-
-    fn member(name: &str) -> Member {
-        Member {
-            id: NodeId::new(name).unwrap(),
-            directory_id: DirectoryId(7),
-            address: format!("{name}:1"),
-            weight: 1,
-            zone: String::new(),
-        }
-    }
 
     #[test]
     fn only_the_lone_member_of_a_final_ring_keeps_its_place() {
-        let join = |name: &str| Join {
-            member: member(name),
-            n: None,
-            w: None,
-            r: None,
-            is_rebuilding: false,
-            knows_changes: true,
-        };
         let open = found(ClusterId(1), "c", member("a"), 1, 1, 1);
         assert!(!keeps_its_place(&open), "somebody may join, by its vote");
         let alone = seal(&open).unwrap();

@@ -19,6 +19,8 @@ pub mod decide;
 pub mod document;
 mod entry;
 pub mod founding;
+#[cfg(test)]
+mod made_up;
 pub mod steps;
 
 pub use decide::{Acceptor, Answer, Effect, ImpossibleBallot, Phase, Proposer};

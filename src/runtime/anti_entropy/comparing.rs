@@ -4,8 +4,9 @@ use dynakv_protocol::hash::Segment;
 use dynakv_protocol::mend::PAGE_SEGMENTS;
 use tokio::time::{Instant, sleep};
 
+use super::misses::MISSES_MAX;
 use super::segments::{Direction, Mended, Sizes};
-use super::{AntiEntropy, BUSY_PAUSE, MISSES_MAX, MendError, REST_PER_COMPARING, SEGMENTS_AT_ONCE};
+use super::{AntiEntropy, BUSY_PAUSE, MendError, REST_PER_COMPARING, SEGMENTS_AT_ONCE};
 use crate::engine::anti_entropy::mending::differing;
 use crate::engine::placement::ring::Ring;
 use crate::runtime::shared::view::MemberView;

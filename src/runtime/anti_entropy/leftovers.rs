@@ -18,9 +18,7 @@ use tokio::time::Instant;
 use super::pending::{Pass, Pending};
 use super::questions::Runs;
 use super::segments::Sizes;
-use super::{
-    AntiEntropy, Copy, MISSES_MAX, MendError, REST_PER_COMPARING, RETRY, SEGMENTS_AT_ONCE, State,
-};
+use super::{AntiEntropy, Copy, MendError, REST_PER_COMPARING, RETRY, SEGMENTS_AT_ONCE, State};
 use crate::engine::anti_entropy::leftovers::{Part, can_go, left_over};
 use crate::engine::anti_entropy::rebuilding::SegmentSet;
 use crate::engine::placement::ring::{MemberIndex, Ring};
@@ -44,18 +42,9 @@ pub fn leftover_segments(store: &dyn Store, ring: &Ring, me: Option<MemberIndex>
 }
 
 impl Pass {
-    /// Whether a member has not answered for so long that it is asked no more.
-    fn is_silent(&self, member: MemberIndex) -> bool {
-        let misses = self.misses.get(&member);
-        misses.is_some_and(|&it| it >= MISSES_MAX)
-    }
-
     fn asked(&mut self, member: MemberIndex, result: Result<(), MendError>) {
-        match &result {
-            Err(MendError::Unreachable(_)) => *self.misses.entry(member).or_default() += 1,
-            // It has said something.
-            Ok(()) | Err(_) => drop(self.misses.remove(&member)),
-        }
+        let is_silence = result.as_ref().is_err_and(MendError::is_silence);
+        self.misses.asked(member, !is_silence);
         if let Err(error) = result {
             self.failed(&error);
         }
@@ -152,7 +141,7 @@ impl AntiEntropy {
         let view = self.0.view.borrow().clone();
         let is_there = |owner| {
             let member = view.member(&ring.member(owner).id);
-            member.is_some_and(|it| it.state != MemberState::Dead) && !pass.is_silent(owner)
+            member.is_some_and(|it| it.state != MemberState::Dead) && !pass.misses.is_silent(owner)
         };
         let segments = segments.into_iter();
         let segments = segments.filter(|&segment| can_go(ring, segment, is_there));
@@ -228,7 +217,7 @@ impl AntiEntropy {
             let Some(other) = ring.index_of(&member.id) else {
                 continue;
             };
-            if member.state == MemberState::Dead || pass.is_silent(other) {
+            if member.state == MemberState::Dead || pass.misses.is_silent(other) {
                 continue;
             }
             let wanted = parts
@@ -447,32 +436,8 @@ fn end_pass(pending: &mut Pending, left: u32) {
 
 #[cfg(test)]
 mod tests {
-    use dynakv_protocol::NodeId;
 
     use super::*;
-    use crate::runtime::net::replica_rpc::Unreachable;
-
-    #[test]
-    fn who_swallows_every_question_is_asked_no_more_in_this_pass() {
-        let node = NodeId::new("c").unwrap();
-        let silence = MendError::Unreachable(Unreachable {
-            node: node.clone(),
-            reason: String::new(),
-        });
-        let (silent, other) = (MemberIndex(2), MemberIndex(1));
-        let mut pass = Pass::default();
-        for _ in 1..MISSES_MAX {
-            pass.asked(silent, Err(silence.clone()));
-        }
-        // It has said something, which is no silence.
-        pass.asked(silent, Err(MendError::Circle(node)));
-        for _ in 1..MISSES_MAX {
-            pass.asked(silent, Err(silence.clone()));
-        }
-        assert!(!pass.is_silent(silent));
-        pass.asked(silent, Err(silence));
-        assert!(pass.is_silent(silent) && !pass.is_silent(other));
-    }
 
     #[test]
     fn a_pass_that_leaves_something_is_repeated_later_and_later_until_something_goes() {

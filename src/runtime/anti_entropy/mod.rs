@@ -49,6 +49,7 @@ mod count;
 mod counting;
 pub mod handoff;
 pub mod leftovers;
+mod misses;
 mod pending;
 mod questions;
 mod rebuild;
@@ -90,10 +91,6 @@ const REST_PER_REBUILDING: f64 = 0.25;
 
 /// How long it rests at most: a node that was slow once is not always.
 const REST_MAX: Duration = Duration::from_secs(1);
-
-/// After so many questions in a row that a node did not answer a comparison with it ends, or it is asked no
-/// more in an attempt to rebuild.
-const MISSES_MAX: u32 = 3;
 
 /// Why something was not compared or brought back. It is tried again later.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -142,6 +139,13 @@ pub enum MendError {
     /// The note of what is rebuilt could not be saved.
     #[error("{0}")]
     Store(String),
+}
+
+impl MendError {
+    /// Whether a node was asked and has not answered.
+    fn is_silence(&self) -> bool {
+        matches!(self, Self::Unreachable(_))
+    }
 }
 
 /// What anti-entropy is given.

@@ -1,12 +1,11 @@
 //! How far it is that what a node does not own any more goes.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::misses::Misses;
 use crate::engine::anti_entropy::leftovers::Leftovers;
-use crate::engine::placement::ring::MemberIndex;
 use crate::runtime::store::store_worker::Dropped;
 
 /// What is still to be gone through, in this pass, and when the next one begins.
@@ -27,8 +26,7 @@ pub(super) struct Pending {
 pub(super) struct Pass {
     pub(super) dropped: Dropped,
     pub(super) sent: u64,
-    /// How many questions in a row each member did not answer.
-    pub(super) misses: BTreeMap<MemberIndex, u32>,
+    pub(super) misses: Misses,
     pub(super) last_error: String,
 }
 

@@ -1,6 +1,6 @@
 //! Bringing back what this node has lost, page by page.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use dynakv_protocol::RingVersion;
 use dynakv_protocol::gossip::MemberState;
@@ -8,10 +8,10 @@ use dynakv_protocol::hash::Segment;
 use dynakv_storage::Loss;
 use tokio::time::Instant;
 
+use super::misses::Misses;
 use super::segments::{Direction, Sizes};
 use super::{
-    AntiEntropy, MISSES_MAX, MendError, REST_PER_REBUILDING, RETRY, RETRY_MAX, SEGMENTS_AT_ONCE,
-    State,
+    AntiEntropy, MendError, REST_PER_REBUILDING, RETRY, RETRY_MAX, SEGMENTS_AT_ONCE, State,
 };
 use crate::engine::anti_entropy::mending::segments_of_page;
 use crate::engine::anti_entropy::rebuild_sources::{Sources, Wanted, needed};
@@ -53,25 +53,6 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     fn give(&mut self, segment: Segment, member: MemberIndex) {
         self.is_ahead |= self.sources.give(segment, member);
-    }
-}
-
-/// How many questions in a row each member did not answer.
-#[derive(Default)]
-struct Misses(BTreeMap<MemberIndex, u32>);
-
-impl Misses {
-    fn asked<T>(&mut self, member: MemberIndex, result: &Result<T, MendError>) {
-        let misses = self.0.entry(member).or_default();
-        *misses = match result {
-            Err(MendError::Unreachable(_)) => *misses + 1,
-            Ok(_) | Err(_) => 0,
-        };
-    }
-
-    /// Whether it has not answered for so long that it is asked no more.
-    fn is_silent(&self, member: MemberIndex) -> bool {
-        self.0.get(&member).is_some_and(|&it| it >= MISSES_MAX)
     }
 }
 
@@ -335,7 +316,8 @@ impl AntiEntropy {
                 let fetched = self
                     .fetch_from(attempt, member, other, page, &mut wanted)
                     .await;
-                attempt.misses.asked(other, &fetched);
+                let is_silence = fetched.as_ref().is_err_and(MendError::is_silence);
+                attempt.misses.asked(other, !is_silence);
                 match fetched {
                     Ok(()) => continue,
                     Err(error) => attempt.last_error = Some(error),
@@ -436,34 +418,5 @@ impl AntiEntropy {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use dynakv_protocol::NodeId;
-
-    use super::*;
-    use crate::runtime::net::replica_rpc::Unreachable;
-
-    #[test]
-    fn who_swallows_every_question_is_not_asked_for_each_page() {
-        let node = NodeId::new("c").unwrap();
-        let silence = Err::<(), _>(MendError::Unreachable(Unreachable {
-            node: node.clone(),
-            reason: String::new(),
-        }));
-        let (silent, other) = (MemberIndex(2), MemberIndex(1));
-        let mut misses = Misses::default();
-        for _ in 1..MISSES_MAX {
-            misses.asked(silent, &silence);
-        }
-        misses.asked(silent, &Err::<(), _>(MendError::NoSource(node)));
-        for _ in 1..MISSES_MAX {
-            misses.asked(silent, &silence);
-        }
-        assert!(!misses.is_silent(silent), "it has said something");
-        misses.asked(silent, &silence);
-        assert!(misses.is_silent(silent) && !misses.is_silent(other));
     }
 }

@@ -1,32 +1,11 @@
 use dynakv_protocol::codec::Wire;
-use dynakv_protocol::gossip::Join;
 use dynakv_protocol::ids::{ClusterId, DirectoryId};
 
 use super::*;
 use crate::engine::layout::document::{
     InvalidStep, JoinRefusal, admit, check_later, check_next, found, seal,
 };
-
-fn id(name: &str) -> NodeId {
-    NodeId::new(name).unwrap()
-}
-
-fn member(name: &str) -> Member {
-    Member {
-        id: id(name),
-        directory_id: DirectoryId(1),
-        address: format!("{name}:8080"),
-        weight: 1,
-        zone: String::new(),
-    }
-}
-
-fn members(names: &str) -> Vec<Member> {
-    names
-        .chars()
-        .map(|name| member(&name.to_string()))
-        .collect()
-}
+use crate::engine::layout::made_up::{id, join, member, members};
 
 /// A final ring of version 9 with these members.
 fn ring(names: &str) -> RingDocument {
@@ -215,16 +194,10 @@ fn a_directory_is_renewed_in_every_step() {
     let ring = ring("abc");
     let begun = to(&ring, "abd");
     let read = read_new(&begun).unwrap();
-    let lost = |name: &str| Join {
-        member: Member {
-            directory_id: DirectoryId(5),
-            ..member(name)
-        },
-        n: None,
-        w: None,
-        r: None,
-        is_rebuilding: true,
-        knows_changes: true,
+    let lost = |name: &str| {
+        let mut lost = join(name);
+        (lost.member.directory_id, lost.is_rebuilding) = (DirectoryId(5), true);
+        lost
     };
     for (ring, name) in [(&ring, "c"), (&begun, "c"), (&read, "c"), (&read, "d")] {
         let renewed = admit(ring, &lost(name)).unwrap();

@@ -17,44 +17,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::gossip::{Accept, Ballot, Join, Prepare, Vote};
-use dynakv_protocol::ids::{ClusterId, DirectoryId, NodeId, RingVersion};
+use dynakv_protocol::ids::{ClusterId, DirectoryId, RingVersion};
 use dynakv_protocol::ring_document::{Member, RingDocument, Step};
 
 use super::{Acceptor, Effect, Phase, Proposer};
 use crate::engine::counters::{ROUND_JUMP_MAX, ROUND_MAX};
 use crate::engine::layout::change::{self, ChangeRefusal};
 use crate::engine::layout::document::{JoinRefusal, admit, found, seal};
+use crate::engine::layout::made_up::{id, join, member};
 
 const RUNS: u64 = 60_000;
 const FOUNDERS_MAX: usize = 7;
 const JOINERS_MAX: usize = 2;
 /// In a quiet network one attempt per wish and version is enough; this is far more.
 const QUIET_ATTEMPTS_MAX: usize = 100;
-
-pub(super) fn id(name: &str) -> NodeId {
-    NodeId::new(name).unwrap()
-}
-
-pub(super) fn member(name: &str) -> Member {
-    Member {
-        id: id(name),
-        directory_id: DirectoryId(1),
-        address: format!("{name}:1"),
-        weight: 1,
-        zone: String::new(),
-    }
-}
-
-pub(super) fn join(name: &str) -> Join {
-    Join {
-        member: member(name),
-        n: None,
-        w: None,
-        r: None,
-        is_rebuilding: false,
-        knows_changes: true,
-    }
-}
 
 pub(super) fn ballot(round: u64, name: &str) -> Ballot {
     Ballot {

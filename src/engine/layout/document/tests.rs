@@ -1,32 +1,8 @@
 use super::*;
+use crate::engine::layout::made_up::{id, join, member};
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::ids::{DirectoryId, NAME_BYTES_MAX};
 use dynakv_protocol::ring_document::WEIGHT_MAX;
-
-fn id(name: &str) -> NodeId {
-    NodeId::new(name).unwrap()
-}
-
-fn member(name: &str) -> Member {
-    Member {
-        id: id(name),
-        directory_id: DirectoryId(1),
-        address: format!("{name}:8080"),
-        weight: 1,
-        zone: String::new(),
-    }
-}
-
-fn join(name: &str) -> Join {
-    Join {
-        member: member(name),
-        is_rebuilding: false,
-        knows_changes: true,
-        n: None,
-        w: None,
-        r: None,
-    }
-}
 
 fn open() -> RingDocument {
     found(ClusterId(7), "shop", member("node-2"), 3, 2, 2)

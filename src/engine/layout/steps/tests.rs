@@ -1,26 +1,10 @@
 use std::collections::BTreeMap;
 
-use dynakv_protocol::ids::{ClusterId, DirectoryId};
-use dynakv_protocol::ring_document::{Member, Step};
+use dynakv_protocol::ids::ClusterId;
+use dynakv_protocol::ring_document::Step;
 
 use super::*;
-
-fn member(name: &str) -> Member {
-    Member {
-        id: NodeId::new(name).unwrap(),
-        directory_id: DirectoryId(1),
-        address: format!("{name}:1"),
-        weight: 1,
-        zone: String::new(),
-    }
-}
-
-fn members(names: &str) -> Vec<Member> {
-    names
-        .chars()
-        .map(|name| member(&name.to_string()))
-        .collect()
-}
+use crate::engine::layout::made_up::members;
 
 /// A final ring of version 4.
 fn final_ring(names: &str, (n, w, r): (u8, u8, u8)) -> RingDocument {

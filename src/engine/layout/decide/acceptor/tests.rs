@@ -1,6 +1,7 @@
 use super::*;
-use crate::engine::layout::decide::simulation::{ballot, id, member, ring};
+use crate::engine::layout::decide::simulation::{ballot, ring};
 use crate::engine::layout::document::seal;
+use crate::engine::layout::made_up::{id, member};
 use dynakv_protocol::ids::ClusterId;
 use dynakv_protocol::ring_document::Step;
 

@@ -1,7 +1,8 @@
 use super::*;
 use crate::engine::counters::ROUND_MAX;
-use crate::engine::layout::decide::simulation::{ballot, id, join, ring};
+use crate::engine::layout::decide::simulation::{ballot, ring};
 use crate::engine::layout::document::{admit, seal};
+use crate::engine::layout::made_up::{id, join};
 use dynakv_protocol::ids::ClusterId;
 
 /// Members are named a, b, c, …; the proposer is a, in round 5.
