@@ -4,6 +4,7 @@
 
 use crate::blind::{self, Outage};
 use crate::chaos::{self, FAULTS_FROM, FAULTS_UNTIL, MACHINES};
+use crate::growth;
 use crate::invariants::{
     bounded_siblings, fresh_read, no_lost_write, no_resurrection, sequential_blind_writes,
     unique_dots,
@@ -182,6 +183,18 @@ fn voting_while_rebuilding_is_noticed() {
         let cluster = (MACHINES, Quorums::USUAL);
         blind::rounds(Outage::OfAllWhoHaveIt, cluster, seed, flaw)
     });
+}
+
+/// Reads are answered by whoever is to have something, as if it had.
+#[test]
+fn reading_the_new_owners_at_once_is_noticed() {
+    let missing = [
+        no_lost_write::NAME,
+        fresh_read::NAME,
+        sequential_blind_writes::NAME,
+    ];
+    let flaw = Flaw::ReadsTheNewAtOnce;
+    expect_noticed(flaw, &missing, |seed, flaw| growth::run(3, 5, seed, flaw));
 }
 
 /// A node that votes although it has lost its data lets reads miss what was acknowledged.

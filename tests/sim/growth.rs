@@ -11,7 +11,7 @@ use crate::world::World;
 const SEEDS: u64 = 8;
 
 /// Runs one seed in which so many machines become more.
-fn run(founders: usize, machines: usize, seed: u64, flaw: Flaw) -> Verdict {
+pub(crate) fn run(founders: usize, machines: usize, seed: u64, flaw: Flaw) -> Verdict {
     let mut world = World::growing(seed, founders, machines, flaw);
     let faults = (FAULTS_FROM, FAULTS_UNTIL);
     let plan = Plan::growing(founders, machines, faults, &mut world.fork());

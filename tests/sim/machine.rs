@@ -72,6 +72,9 @@ pub(crate) enum Flaw {
     /// Rule 11: a node that has lost its data knows it, and fetches it back, and meanwhile answers reads as
     /// if it had never lost anything.
     VotesWhileRebuilding,
+    /// While the ring changes: who gains a part of it says at once that it has all of that, and answers reads as if it
+    /// had.
+    ReadsTheNewAtOnce,
     /// Rule 19: what is kept for others does not outlive a power cut, although it counted.
     DropsHints,
     /// Rule 7, of hints: the disk says "synced" of what is kept for others, and has not.

@@ -9,12 +9,14 @@ use dynakv_protocol::codec::Wire;
 use dynakv_protocol::frame::{
     BatchWriter, Frame, FrameDecoder, KIND_BATCH, put_frame, split_batch,
 };
+use dynakv_protocol::gossip::Gossip;
 use dynakv_protocol::message::{Request, kind};
 use dynakv_protocol::peer::{Merged, VersionsReply};
 
 use crate::machine::Flaw;
 
 const VERSIONS: u8 = kind::READ | kind::ANSWER;
+const NEWS: u8 = kind::GOSSIP | kind::ANSWER;
 const MERGED: u8 = kind::MERGE | kind::ANSWER;
 
 /// What becomes of what is written to one connection.
@@ -34,14 +36,18 @@ impl Rewriting {
     pub(crate) fn of(flaw: Flaw) -> Option<Self> {
         let is_made_here = matches!(
             flaw,
-            Flaw::VotesWhileRebuilding | Flaw::CountsRebuilding | Flaw::HidesBeside
+            Flaw::VotesWhileRebuilding
+                | Flaw::CountsRebuilding
+                | Flaw::HidesBeside
+                | Flaw::ReadsTheNewAtOnce
         );
         is_made_here.then(|| Self::new(flaw))
     }
 
     /// The same of what is written to a connection that was dialled.
     pub(crate) fn of_requests(flaw: Flaw) -> Option<Self> {
-        (flaw == Flaw::BeginsLate).then(|| Self::new(flaw))
+        let is_made_here = matches!(flaw, Flaw::BeginsLate | Flaw::ReadsTheNewAtOnce);
+        is_made_here.then(|| Self::new(flaw))
     }
 
     fn new(flaw: Flaw) -> Self {
@@ -86,7 +92,23 @@ impl Rewriting {
 
     fn rewritten(&self, mut frame: Frame) -> Frame {
         match (self.flaw, frame.header.kind) {
-            (Flaw::VotesWhileRebuilding, VERSIONS) => {
+            (Flaw::ReadsTheNewAtOnce, kind::GOSSIP) => {
+                let request = Request::decode(frame.header.kind, &frame.body);
+                let mut request = request.expect("a node sends what can be read");
+                if let Request::Gossip(gossip) = &mut request {
+                    say_complete(gossip);
+                }
+                let mut body = BytesMut::new();
+                request.encode(&mut body);
+                frame.body = body.freeze();
+            }
+            (Flaw::ReadsTheNewAtOnce, NEWS) => {
+                let gossip = Gossip::from_bytes(&frame.body);
+                let mut gossip = gossip.expect("a node sends what can be read");
+                say_complete(&mut gossip);
+                frame.body = gossip.to_bytes();
+            }
+            (Flaw::VotesWhileRebuilding | Flaw::ReadsTheNewAtOnce, VERSIONS) => {
                 let reply = VersionsReply::from_bytes(&frame.body);
                 let mut reply = reply.expect("a node sends what can be read");
                 reply.rebuilding = false;
@@ -116,5 +138,12 @@ impl Rewriting {
             _ => {}
         }
         frame
+    }
+}
+
+/// Everybody has all that it gained, whatever it says of itself.
+fn say_complete(gossip: &mut Gossip) {
+    for entry in &mut gossip.entries {
+        entry.complete_since = entry.ring_version;
     }
 }
