@@ -603,9 +603,11 @@ async fn a_failed_disk_ends_the_node_with_a_reason() {
 async fn a_refused_node_says_why_wherever_it_is_asked() {
     let root = tempfile::tempdir().unwrap();
     let founder = Node::start(config(root.path(), "founder")).await.unwrap();
-    founder.put("a", "the ring is closed now").await.unwrap();
+    founder.put("a", "1").await.unwrap();
     let late = Config {
         seeds: vec![founder.address().to_string()],
+        // The cluster keeps three copies.
+        n: Some(5),
         ..config(root.path(), "late")
     };
     let directory = late.data_dir.clone();
