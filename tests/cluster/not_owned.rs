@@ -1,8 +1,7 @@
 //! What a member asks of a node that owns no copy under the ring that both follow: it is refused, and nothing comes of it.
 
 use bytes::Bytes;
-use dynakv_protocol::causal::{Clock, Dot, Sibling, Value, Versions};
-use dynakv_protocol::codec::Wire;
+use dynakv_protocol::ErrorCode;
 use dynakv_protocol::handshake::{Lane, PeerIdentity};
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::mend::{Compare, List};
@@ -10,10 +9,9 @@ use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::peer::{KeepHint, MergeVersions, ReadVersions};
 use dynakv_protocol::placement::Placement;
 use dynakv_protocol::unlock::Replace;
-use dynakv_protocol::{Actor, ErrorCode, WriteId};
 
 use crate::harness::Cluster;
-use crate::strangers::{connect, disguised_as, hello, id, ring_of};
+use crate::strangers::{connect, disguised_as, hello, id, one_value, ring_of};
 
 /// Four nodes, three copies: one of them owns no copy of the key.
 #[test]
@@ -25,21 +23,7 @@ fn who_owns_no_copy_takes_none_and_gives_none() {
     let owners = placement.owners_of_key(b"key");
     let owners: Vec<_> = owners.iter().map(|it| usize::from(it.0)).collect();
     let outsider = (0..4).find(|it| !owners.contains(it)).unwrap();
-    let versions = {
-        let dot = Dot {
-            actor: Actor(1),
-            counter: 1,
-        };
-        let sibling = Sibling {
-            dot,
-            write_id: WriteId(1),
-            timestamp: 1,
-            expires_at_ms: None,
-            value: Value::Bytes(Bytes::from_static(b"astray")),
-        };
-        let clock: Clock = [dot].into_iter().collect();
-        Versions::from_parts(clock, [sibling]).unwrap().to_bytes()
-    };
+    let versions = one_value(b"astray");
     let (ring_version, timeout_ms, key) = (ring.version, 5_000, Bytes::from_static(b"key"));
     let merge = Request::Merge(MergeVersions {
         ring_version,

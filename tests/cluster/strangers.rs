@@ -433,27 +433,30 @@ fn nobody_is_sent_to_an_address_by_gossip() {
     assert_eq!(visits, [0, 0], "dialled because gossip said so");
 }
 
+/// Versions with one value, that no node has written.
+pub(crate) fn one_value(value: &'static [u8]) -> Bytes {
+    let dot = Dot {
+        actor: Actor(1),
+        counter: 1,
+    };
+    let sibling = Sibling {
+        dot,
+        write_id: WriteId(1),
+        timestamp: 1,
+        expires_at_ms: None,
+        value: Value::Bytes(Bytes::from_static(value)),
+    };
+    let clock: Clock = [dot].into_iter().collect();
+    Versions::from_parts(clock, [sibling]).unwrap().to_bytes()
+}
+
 /// What nodes ask of each other about data is not answered to strangers, and what they hand over is not taken.
 #[test]
 fn strangers_neither_give_nor_get_copies() {
     let mut cluster = Cluster::start(3);
     cluster.seal("key", "value");
     let ring = ring_of(&cluster[0]);
-    let versions = {
-        let dot = Dot {
-            actor: Actor(1),
-            counter: 1,
-        };
-        let sibling = Sibling {
-            dot,
-            write_id: WriteId(1),
-            timestamp: 1,
-            expires_at_ms: None,
-            value: Value::Bytes(Bytes::from_static(b"forged")),
-        };
-        let clock: Clock = [dot].into_iter().collect();
-        Versions::from_parts(clock, [sibling]).unwrap().to_bytes()
-    };
+    let versions = one_value(b"forged");
     let (ring_version, timeout_ms, key) = (ring.version, 5_000, Bytes::from_static(b"key"));
     let asked = [
         Request::Merge(MergeVersions {

@@ -12,7 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::hash::{Position, Segment, checksum};
-use dynakv_storage::Store;
 use tokio::time::Instant;
 
 use super::pending::{Pass, Pending};
@@ -20,10 +19,8 @@ use super::questions::Runs;
 use super::segments::Sizes;
 use super::{AntiEntropy, Copy, MendError, REST_PER_COMPARING, RETRY, SEGMENTS_AT_ONCE, State};
 use crate::engine::anti_entropy::leftovers::{Part, can_go, left_over};
-use crate::engine::anti_entropy::rebuilding::SegmentSet;
 use crate::engine::placement::ring::{MemberIndex, Ring};
 use crate::runtime::shared::view::MemberView;
-use crate::runtime::store::store_worker::held;
 
 /// How long it goes on before other work has its turn.
 const TURN: Duration = Duration::from_secs(5);
@@ -35,11 +32,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How many keys are sent once more, at most, to learn whether an owner has durably what it has listed: one is enough,
 /// unless it is beyond a limit.
 const PROBES_MAX: usize = 4;
-
-/// The segments that a node has left over; see [`left_over`].
-pub fn leftover_segments(store: &dyn Store, ring: &Ring, me: Option<MemberIndex>) -> SegmentSet {
-    left_over(ring, me, &held(store))
-}
 
 impl Pass {
     fn asked(&mut self, member: MemberIndex, result: Result<(), MendError>) {
