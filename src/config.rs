@@ -34,6 +34,9 @@ pub struct Config {
     /// `--bootstrap`: found a cluster although seeds are given, if all of them say that they are in none. Nodes that
     /// have it must be among each other's seeds: the one with the smallest id founds.
     pub bootstrap: bool,
+    /// `--auto-join`: whether nodes come into a cluster that holds data without an operator's word. Where it is false, here
+    /// or at the node that this one asks, this one waits for `dynakv cluster join`, and so does who asks this one.
+    pub auto_join: bool,
     /// `--data-dir`.
     pub data_dir: PathBuf,
     /// `-n`: replicas of each key; the ring's when absent (3 for a new ring).
@@ -118,6 +121,7 @@ impl Config {
             http_port: None,
             seeds: Vec::new(),
             bootstrap: false,
+            auto_join: true,
             data_dir,
             n: None,
             w: None,

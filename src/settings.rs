@@ -178,6 +178,8 @@ settings! {
         Bounds::count(0, MEMBERS_MAX, "a cluster has no more members");
     /// `--bootstrap`.
     bootstrap: bool, "DYNAKV_BOOTSTRAP", Bounds::form("true or false");
+    /// `--auto-join`.
+    auto_join: bool, "DYNAKV_AUTO_JOIN", Bounds::form("true or false");
     /// `--data-dir`.
     data_dir: PathBuf, "DYNAKV_DATA_DIR",
         Bounds::text(1, 3_072, "paths end at 4,096 bytes, and those of the store come on top");
@@ -297,6 +299,7 @@ fn with_defaults(settings: Layer) -> Result<Config, SettingsError> {
         port,
         http_host,
         bootstrap,
+        auto_join,
         data_dir,
         zone,
         weight,

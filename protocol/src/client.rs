@@ -16,7 +16,7 @@ pub use crate::handed_on::HandedOn;
 pub use crate::stats::{HealthReply, StatsReply};
 pub use crate::status::{
     LOCKED_KEYS_NAMED_MAX, MemberStatus, OTHER_CLUSTER_TEXT_BYTES_MAX, OTHER_CLUSTERS_MAX,
-    OtherCluster, RingReply, StatusReply,
+    OtherCluster, RingReply, StatusReply, WAITING_MAX,
 };
 
 const TAG_QUORUM: u8 = 1;

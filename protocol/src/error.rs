@@ -102,6 +102,8 @@ error_codes! {
     DirectoryLost = 19, "directory_lost";
     /// The key has several concurrent values, and the write was to replace one at most.
     Conflict = 20, "conflict";
+    /// The members of the ring cannot be changed so; the message says why, and what to do.
+    ChangeRefused = 21, "change_refused";
 }
 
 /// A typed refusal: what, whether the write may have happened all the same, whether a retry may help.

@@ -65,6 +65,8 @@ pub struct MemberEntry {
     pub ring_version: RingVersion,
     /// It has all that it gained by the change that began with this version, durably; 0 for none.
     pub complete_since: RingVersion,
+    /// By the change that began with this version it is to go, and it has nothing left that the others need; 0 for none.
+    pub settled_since: RingVersion,
     /// The directory that holds its data, which the generation counts the starts of: news of another one
     /// than the ring says is news of somebody else. 0 when the sender does not say.
     pub directory_id: DirectoryId,
@@ -92,6 +94,7 @@ impl MemberEntry {
             disk_full: false,
             ring_version: RingVersion(0),
             complete_since: RingVersion(0),
+            settled_since: RingVersion(0),
             directory_id,
             nonce: 0,
         }
@@ -139,6 +142,8 @@ pub struct Join {
     pub is_rebuilding: bool,
     /// It can read a ring that changes, and so be taken into one that holds data.
     pub knows_changes: bool,
+    /// It is to be let into a ring with data only once an operator says so.
+    pub waits: bool,
 }
 
 /// A proposal's number: a later round wins, then the greater node id.
@@ -235,6 +240,7 @@ impl Wire for MemberEntry {
             let mut ring = BytesMut::with_capacity(16);
             self.ring_version.encode(&mut ring);
             self.complete_since.encode(&mut ring);
+            self.settled_since.encode(&mut ring);
             put_tag_bytes(out, TAG_RING, &ring);
         }
     }
@@ -257,6 +263,7 @@ impl Wire for MemberEntry {
             disk_full: false,
             ring_version: RingVersion(0),
             complete_since: RingVersion(0),
+            settled_since: RingVersion(0),
             directory_id: DirectoryId::default(),
             nonce: 0,
         };
@@ -272,6 +279,7 @@ impl Wire for MemberEntry {
                 TAG_RING => {
                     entry.ring_version = RingVersion::decode(&mut field)?;
                     entry.complete_since = RingVersion::decode(&mut field)?;
+                    entry.settled_since = RingVersion::decode(&mut field)?;
                 }
                 _ => {}
             }
@@ -334,6 +342,7 @@ impl Wire for Probed {
 
 const TAG_IS_REBUILDING: u8 = 1;
 const TAG_KNOWS_CHANGES: u8 = 2;
+const TAG_WAITS: u8 = 3;
 
 impl Wire for Join {
     fn encode(&self, out: &mut BytesMut) {
@@ -348,6 +357,9 @@ impl Wire for Join {
         if self.knows_changes {
             put_tag_u8(out, TAG_KNOWS_CHANGES, 1);
         }
+        if self.waits {
+            put_tag_u8(out, TAG_WAITS, 1);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -355,11 +367,12 @@ impl Wire for Join {
         let member = Member::decode(&mut reader.part(length)?)?;
         let mut quorum = || reader.u8().map(|q| (q > 0).then_some(q));
         let (n, w, r) = (quorum()?, quorum()?, quorum()?);
-        let (mut is_rebuilding, mut knows_changes) = (false, false);
+        let (mut is_rebuilding, mut knows_changes, mut waits) = (false, false, false);
         while let Some((tag, mut field)) = reader.tag()? {
             match tag {
                 TAG_IS_REBUILDING => is_rebuilding = field.bool("is rebuilding")?,
                 TAG_KNOWS_CHANGES => knows_changes = field.bool("knows changes")?,
+                TAG_WAITS => waits = field.bool("waits")?,
                 _ => {}
             }
         }
@@ -370,6 +383,7 @@ impl Wire for Join {
             r,
             is_rebuilding,
             knows_changes,
+            waits,
         })
     }
 }

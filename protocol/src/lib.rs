@@ -13,6 +13,7 @@
 //! | [`oversize`] | frames that are too long, passed over |
 //! | [`handshake`], [`client`], [`admin`], [`peer`], [`gossip`] | the messages, by who speaks them |
 //! | [`repair`], [`snapshot`] | what operators have a node do, and how far that is |
+//! | [`change_ring`] | changing the members of the ring |
 //! | [`unlock`] | mending a key that is beyond a limit |
 //! | [`message`] | all of them as one [`message::Request`] and one [`message::Response`] |
 //! | [`traffic`] | the class of traffic that a request belongs to |
@@ -23,6 +24,7 @@
 
 pub mod admin;
 pub mod causal;
+pub mod change_ring;
 pub mod client;
 pub mod codec;
 pub mod error;

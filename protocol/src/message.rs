@@ -6,6 +6,7 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::admin::{Explain, Explained, Export, Exported, Import, Imported};
+use crate::change_ring::ChangeRing;
 use crate::client::{
     Fetched, Get, HealthReply, RingReply, StatsReply, StatusReply, Write, Written,
 };
@@ -57,6 +58,8 @@ pub mod kind {
     pub const UNLOCK: u8 = 0x1c;
     /// Copy all that a node holds into a directory beside it, and how far that is.
     pub const SNAPSHOT: u8 = 0x1d;
+    /// Change the members of the ring, or say which ring that would be.
+    pub const CHANGE_RING: u8 = 0x1e;
     /// Merge versions (peers).
     pub const MERGE: u8 = 0x20;
     /// Read versions (peers).
@@ -210,6 +213,8 @@ messages! {
         Unlock(Unlock) = kind::UNLOCK, Unlock::decode, Unlock::encode;
         /// Copy all that a node holds into a directory beside it, and how far that is.
         Snapshot(Snapshot) = kind::SNAPSHOT, Snapshot::decode, Snapshot::encode;
+        /// Change the members of the ring, or say which ring that would be.
+        ChangeRing(ChangeRing) = kind::CHANGE_RING, ChangeRing::decode, ChangeRing::encode;
         /// Merge versions.
         Merge(MergeVersions) = kind::MERGE, MergeVersions::decode, MergeVersions::encode;
         /// Read versions.
@@ -274,6 +279,8 @@ messages! {
         Unlocked(Unlocked) = kind::UNLOCK | kind::ANSWER, Unlocked::decode, Unlocked::encode;
         /// How far a snapshot is.
         Snapshotting(SnapshotProgress) = kind::SNAPSHOT | kind::ANSWER, SnapshotProgress::decode, SnapshotProgress::encode;
+        /// The ring that was decided, or would be.
+        RingChanged(RingDocument) = kind::CHANGE_RING | kind::ANSWER, RingDocument::decode, RingDocument::encode;
         /// Merged, and durable.
         Merged(Merged) = kind::MERGE | kind::ANSWER, Merged::decode, Merged::encode;
         /// What a replica has of a key.

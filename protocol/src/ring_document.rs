@@ -7,8 +7,7 @@ use std::borrow::Cow;
 
 use bytes::{BufMut, BytesMut};
 
-use crate::codec::skip_tags;
-use crate::codec::{DecodeError, Reader, Wire, put_string, put_varint};
+use crate::codec::{DecodeError, Reader, Wire, put_string, put_tag_bytes, put_varint};
 use crate::hash::VIRTUAL_NODES_PER_NODE;
 use crate::ids::{ClusterId, DirectoryId, NAME_BYTES_MAX, NodeId, RingVersion};
 use crate::limits::MEMBERS_MAX;
@@ -16,6 +15,9 @@ pub use crate::limits::N_MAX;
 
 /// The largest weight of a node: the number of its virtual nodes is 150 times this.
 pub const WEIGHT_MAX: u16 = 100;
+
+/// Who is gone, of those that a change takes away.
+const TAG_STOPPED: u8 = 1;
 
 const STEP_OPEN: u8 = 0;
 const STEP_FINAL: u8 = 1;
@@ -60,6 +62,8 @@ pub struct Change {
     pub begun_at: RingVersion,
     /// The stake that each member is to have, in the order of the members.
     pub target: Vec<Stake>,
+    /// Those that are to go and are gone already, as an operator says: nobody waits for them. In the order of their ids.
+    pub stopped: Vec<NodeId>,
 }
 
 /// How far a change of the ring has come.
@@ -206,14 +210,35 @@ impl RingDocument {
         self.voters().count() / 2 + 1
     }
 
-    /// Whether each member has a stake, or is to have one, and some have one on either side.
+    /// The stake that a member is to have; nothing unless the ring changes.
+    pub fn target_of(&self, id: &NodeId) -> Option<&Stake> {
+        let at = self.members.binary_search_by(|member| member.id.cmp(id));
+        self.change()?.target.get(at.ok()?)
+    }
+
+    /// Whether the change takes this member away.
+    pub fn is_leaving(&self, id: &NodeId) -> bool {
+        self.target_of(id).is_some_and(|stake| stake.weight == 0)
+    }
+
+    /// Whether an operator has said that this member, which is to go, is gone.
+    pub fn is_stopped(&self, id: &NodeId) -> bool {
+        let change = self.change();
+        change.is_some_and(|change| change.stopped.binary_search(id).is_ok())
+    }
+
+    /// Whether each member has a stake, or is to have one, and some have one on either side; and whether only those are
+    /// gone that are to go.
     pub fn has_possible_stakes(&self) -> bool {
         let weights = || self.members.iter().map(|member| member.weight);
         let is_possible = |weight| weight <= WEIGHT_MAX;
         match self.change() {
             None => weights().all(|weight| (1..=WEIGHT_MAX).contains(&weight)),
-            Some(Change { target, .. }) => {
+            Some(Change {
+                target, stopped, ..
+            }) => {
                 let target = || target.iter().map(|stake| stake.weight);
+                let is_in_order = stopped.windows(2).all(|two| two[0] < two[1]);
                 target().len() == self.members.len()
                     && weights().chain(target()).all(is_possible)
                     && weights()
@@ -221,6 +246,8 @@ impl RingDocument {
                         .all(|(now, then)| now > 0 || then > 0)
                     && weights().any(|weight| weight > 0)
                     && target().any(|weight| weight > 0)
+                    && is_in_order
+                    && stopped.iter().all(|id| self.is_leaving(id))
             }
         }
     }
@@ -271,6 +298,8 @@ impl Wire for Step {
             phase,
             begun_at,
             target,
+            // They are told behind the members.
+            stopped: Vec::new(),
         }))
     }
 }
@@ -308,13 +337,22 @@ impl Wire for RingDocument {
         for member in &self.members {
             member.encode(out);
         }
+        let stopped = self.change().map_or(&[][..], |change| &change.stopped);
+        if !stopped.is_empty() {
+            let mut field = BytesMut::new();
+            put_varint(&mut field, stopped.len() as u64);
+            for id in stopped {
+                id.encode(&mut field);
+            }
+            put_tag_bytes(out, TAG_STOPPED, &field);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let cluster_id = ClusterId::decode(reader)?;
         let cluster_name = reader.string("cluster name", NAME_BYTES_MAX)?.to_owned();
         let version = RingVersion::decode(reader)?;
-        let step = Step::decode(reader)?;
+        let mut step = Step::decode(reader)?;
         let (n, w, r) = (reader.u8()?, reader.u8()?, reader.u8()?);
         if !(1..=N_MAX).contains(&n) || w == 0 || r == 0 {
             return Err(DecodeError::Invalid { what: "n, w, r" });
@@ -340,7 +378,13 @@ impl Wire for RingDocument {
                 what: "ring document",
             });
         }
-        skip_tags(reader)?;
+        while let Some((tag, mut field)) = reader.tag()? {
+            if let (TAG_STOPPED, Step::Changing(change)) = (tag, &mut step) {
+                for _ in 0..field.count("stopped members", MEMBERS_MAX)? {
+                    change.stopped.push(NodeId::decode(&mut field)?);
+                }
+            }
+        }
         let document = Self {
             cluster_id,
             cluster_name,

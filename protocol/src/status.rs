@@ -10,7 +10,7 @@ use crate::codec::{
 use crate::gossip::MemberState;
 use crate::ids::{ClusterId, Generation, NAME_BYTES_MAX, NodeId, RingVersion};
 use crate::limits::{KEY_BYTES_MAX, MEMBERS_MAX};
-use crate::ring_document::RingDocument;
+use crate::ring_document::{Member, RingDocument};
 
 /// Of a member's status.
 const TAG_HINTS: u8 = 1;
@@ -21,12 +21,16 @@ const TAG_UNREACHABLE: u8 = 4;
 const TAG_LOCKED: u8 = 8;
 const TAG_OTHER_CLUSTERS: u8 = 9;
 const TAG_AWAITED: u8 = 10;
+const TAG_WAITING: u8 = 11;
 
 /// The most locked keys that a status names.
 pub const LOCKED_KEYS_NAMED_MAX: usize = 16;
 
 /// The most nodes of other clusters that a status names.
 pub const OTHER_CLUSTERS_MAX: usize = 16;
+
+/// The most nodes that want in and wait that a status names.
+pub const WAITING_MAX: usize = 256;
 
 /// The longest address and the longest reason of one of them, in bytes.
 pub const OTHER_CLUSTER_TEXT_BYTES_MAX: usize = 4096;
@@ -95,6 +99,8 @@ pub struct StatusReply {
     /// Whom the next step of a change of the ring waits for, as far as the answering node knows: who has not fetched
     /// all that it gains, or does not follow the ring yet.
     pub awaited: Vec<NodeId>,
+    /// Nodes that have asked the answering one to be let in and wait for an operator to say so, at most [`WAITING_MAX`].
+    pub waiting: Vec<Member>,
 }
 
 /// A node of another cluster that is among the seeds of the answering one, or has that among its own.
@@ -215,6 +221,15 @@ impl Wire for StatusReply {
             }
             put_tag_bytes(out, TAG_AWAITED, &field);
         }
+        if !self.waiting.is_empty() {
+            let mut field = BytesMut::new();
+            put_varint(&mut field, self.waiting.len() as u64);
+            for member in &self.waiting {
+                // Each is counted, so that a newer version may add to it.
+                put_bytes(&mut field, &member.to_bytes());
+            }
+            put_tag_bytes(out, TAG_WAITING, &field);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -231,6 +246,7 @@ impl Wire for StatusReply {
             locked_keys_named: Vec::new(),
             other_clusters: Vec::new(),
             awaited: Vec::new(),
+            waiting: Vec::new(),
         };
         for _ in 0..reader.count("members", MEMBERS_MAX)? {
             let length = reader.count("member", usize::MAX)?;
@@ -257,6 +273,13 @@ impl Wire for StatusReply {
                 status.awaited.clear();
                 for _ in 0..field.count("awaited", MEMBERS_MAX)? {
                     status.awaited.push(NodeId::decode(&mut field)?);
+                }
+            } else if tag == TAG_WAITING {
+                status.waiting.clear();
+                for _ in 0..field.count("waiting", WAITING_MAX)? {
+                    let length = field.count("member", usize::MAX)?;
+                    let mut part = field.part(length)?;
+                    status.waiting.push(Member::decode(&mut part)?);
                 }
             }
         }

@@ -50,6 +50,7 @@ impl RequestKind {
             | Self::Repair
             | Self::Unlock
             | Self::Snapshot
+            | Self::ChangeRing
             | Self::Gossip
             | Self::Probe
             | Self::Join
@@ -93,7 +94,7 @@ mod tests {
         assert_eq!(of(TrafficClass::Replica), [0x20, 0x21, 0x24, 0x28]);
         assert_eq!(of(TrafficClass::Mending), [kind::COMPARE, kind::LIST]);
         let control = [
-            0x13, 0x14, 0x15, 0x16, 0x1a, 0x1c, 0x1d, 0x30, 0x31, 0x32, 0x33, 0x34, 0x35,
+            0x13, 0x14, 0x15, 0x16, 0x1a, 0x1c, 0x1d, 0x1e, 0x30, 0x31, 0x32, 0x33, 0x34, 0x35,
         ];
         assert_eq!(of(TrafficClass::Control), control);
     }

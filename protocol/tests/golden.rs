@@ -15,6 +15,7 @@ use dynakv_protocol::admin::{
     OwnerState,
 };
 use dynakv_protocol::causal::{Clock, Dot, Incoming, Mark, Value, Versions, context};
+use dynakv_protocol::change_ring::{ChangeRing, MemberWish, RingWish};
 use dynakv_protocol::client::{
     Fetched, FetchedSibling, Get, HandedOn, HealthReply, MemberStatus, OtherCluster, RingReply,
     StatsReply, StatusReply, Write, Written,
@@ -173,6 +174,7 @@ fn status() -> StatusReply {
         locked_keys_named: Vec::new(),
         other_clusters: Vec::new(),
         awaited: Vec::new(),
+        waiting: Vec::new(),
     }
 }
 
@@ -271,6 +273,7 @@ fn changing_ring_document() -> RingDocument {
         phase: ChangePhase::ReadNew,
         begun_at: RingVersion(2),
         target: vec![stake(2, "a"), stake(1, "b"), stake(0, ""), stake(1, "c")],
+        stopped: vec![node("node-3")],
     });
     document
 }
@@ -301,6 +304,7 @@ fn gossip() -> Gossip {
             disk_full: false,
             ring_version: RingVersion(0),
             complete_since: RingVersion(0),
+            settled_since: RingVersion(0),
             directory_id: DirectoryId(0),
             nonce: 0,
         }],
@@ -312,6 +316,7 @@ fn gossip_of_a_change() -> Gossip {
     let mut gossip = gossip();
     for entry in &mut gossip.entries {
         (entry.ring_version, entry.complete_since) = (RingVersion(7), RingVersion(5));
+        entry.settled_since = RingVersion(5);
     }
     gossip
 }
@@ -537,6 +542,35 @@ fn requests() -> Vec<(&'static str, Request)> {
         ),
         ("snapshot.look", Request::Snapshot(Snapshot::Look)),
         (
+            "change-ring",
+            Request::ChangeRing(ChangeRing {
+                planned_on: RingVersion(3),
+                is_plan: false,
+                accept_loss: true,
+                wish: RingWish::Members(vec![
+                    MemberWish::Joins(member("node-4", 8083, "c")),
+                    MemberWish::Leaves(node("node-1")),
+                    MemberWish::IsGone(node("node-2")),
+                    MemberWish::HasStake(
+                        node("node-3"),
+                        Stake {
+                            weight: 2,
+                            zone: "b".to_owned(),
+                        },
+                    ),
+                ]),
+            }),
+        ),
+        (
+            "change-ring.abort",
+            Request::ChangeRing(ChangeRing {
+                planned_on: RingVersion(4),
+                is_plan: true,
+                accept_loss: false,
+                wish: RingWish::Abort,
+            }),
+        ),
+        (
             "hint",
             Request::Hint(KeepHint {
                 ring_version: RingVersion(3),
@@ -675,6 +709,7 @@ fn requests() -> Vec<(&'static str, Request)> {
                 r: None,
                 is_rebuilding: true,
                 knows_changes: false,
+                waits: false,
             }),
         ),
         (
@@ -686,6 +721,7 @@ fn requests() -> Vec<(&'static str, Request)> {
                 r: None,
                 is_rebuilding: false,
                 knows_changes: true,
+                waits: true,
             }),
         ),
         ("fetch-ring", Request::FetchRing),
@@ -892,6 +928,13 @@ fn responses() -> Vec<(&'static str, Response)> {
             "status.changing",
             Response::Status(StatusReply {
                 awaited: vec![node("node-2"), node("node-4")],
+                ..status()
+            }),
+        ),
+        (
+            "status.waiting",
+            Response::Status(StatusReply {
+                waiting: vec![member("node-4", 8083, "c")],
                 ..status()
             }),
         ),

@@ -23,6 +23,8 @@ pub(crate) enum Exit {
     Degraded,
     /// 7: the disk failed under a running node.
     DiskFailed,
+    /// 8: the node was taken out of its cluster.
+    Removed,
 }
 
 impl Exit {
@@ -37,6 +39,7 @@ impl Exit {
             Self::Conflict => 5,
             Self::Degraded => 6,
             Self::DiskFailed => 7,
+            Self::Removed => 8,
         }
     }
 

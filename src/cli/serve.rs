@@ -15,6 +15,7 @@ use super::exit::Exit;
 use super::logging;
 use super::output::{Format, Report};
 use crate::node::{self, ServeError};
+use crate::runtime::control::ControlError;
 use crate::runtime::store::quarantine::OpenError;
 use crate::settings::SettingsError;
 
@@ -50,6 +51,10 @@ pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
                 ServeError::DiskFailed(_) => {
                     fail(Exit::DiskFailed, &error.to_string(), "dmesg | tail -50")
                 }
+                ServeError::Control(ControlError::Removed { .. }) => {
+                    let next = moved_away(&data_dir);
+                    fail(Exit::Removed, &error.to_string(), &next)
+                }
                 _ => fail(Exit::Error, &error.to_string(), &next_of(&error, &data_dir)),
             }
         }
@@ -60,6 +65,12 @@ pub(crate) fn run(args: ServeArgs, format: Format) -> Exit {
 fn end(report: &Report) -> Exit {
     logging::say(&report.messages);
     report.exit
+}
+
+/// What makes room for a node of that name to come in anew. What the directory holds is kept.
+fn moved_away(data_dir: &Path) -> String {
+    let path = |suffix: &str| quoted(&format!("{}{suffix}", data_dir.display()));
+    format!("mv {} {}", path(""), path(".removed"))
 }
 
 /// Where to look after a start that failed.
@@ -128,7 +139,7 @@ mod tests {
         let args = parse(
             "serve --id node-2 --port 7000 -n 5 -w 3 -r 3 --host 0.0.0.0 --seed a:1,b:2 --seed c:3 \
              --data-dir /data --http-port 7001 --http-host 0.0.0.0 --cluster blue --advertise n2:7000 \
-             --zone east --weight 4 --bootstrap --accept-loss \
+             --zone east --weight 4 --bootstrap --auto-join false --accept-loss \
              --durability interval:50ms",
         );
         let Loaded {
@@ -144,6 +155,7 @@ mod tests {
             http_port: Some(7001),
             seeds: vec!["a:1".to_owned(), "b:2".to_owned(), "c:3".to_owned()],
             bootstrap: true,
+            auto_join: false,
             data_dir: PathBuf::from("/data"),
             n: Some(5),
             w: Some(3),

@@ -39,6 +39,12 @@ pub type Place = u8;
 /// [`N_MAX`](dynakv_protocol::ring_document::N_MAX) owners.
 pub type Places = u64;
 
+/// Of so many of `n` owners one at least has each write that `w` of them acknowledged.
+pub fn copies_that_meet_every_write(n: usize, w: usize) -> usize {
+    // Where there are fewer owners than that, all of them had to acknowledge.
+    (n + 1).saturating_sub(w.min(n))
+}
+
 /// Which places of a preference list count for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sides {

@@ -45,6 +45,7 @@ use crate::runtime::shared::events::{
     CONTROL_EVENTS_MAX, COORDINATOR_EVENTS_MAX, ConnectionId, ControlEvent, ControlSender,
     CoordinatorEvent, CoordinatorSender,
 };
+use crate::runtime::shared::handed_on::HandedOn;
 use crate::runtime::shared::known_processes::KnownProcesses;
 use crate::runtime::shared::ledger::Ledger;
 use crate::runtime::shared::unreachable::Unreachable;
@@ -125,6 +126,7 @@ pub(super) struct Ground {
     repairs: Arc<Repairs>,
     others: Arc<OtherClusters>,
     unreachable: Arc<Unreachable>,
+    handed_on: Arc<HandedOn>,
     ledger: Arc<Ledger>,
     intake: Intake,
     progress: Arc<DiskProgress>,
@@ -200,6 +202,7 @@ impl Ground {
             },
             unlock_jobs,
         };
+        let draining = CancellationToken::new();
         let ground = Self {
             progress: Arc::new(DiskProgress::new(world.disk.store.clone())),
             repairs: Arc::new(Repairs::new(config.id.clone())),
@@ -209,7 +212,8 @@ impl Ground {
             me,
             stop: Stop {
                 end: EndReason::default(),
-                draining: CancellationToken::new(),
+                clients: draining.child_token(),
+                draining,
                 shutdown: CancellationToken::new(),
             },
             tasks: TaskTracker::new(),
@@ -220,6 +224,7 @@ impl Ground {
             seen,
             others: Arc::default(),
             unreachable: Arc::default(),
+            handed_on: Arc::default(),
             ledger,
             intake,
             events_in,
@@ -297,6 +302,7 @@ impl Ground {
                 zone: config.zone.clone(),
             },
             is_new_directory: self.is_new_directory,
+            auto_join: config.auto_join,
         };
         let membership = MembershipConfig {
             gossip_interval_ms: config.gossip_interval.as_millis() as u64,
@@ -330,6 +336,8 @@ impl Ground {
             unlocks: inbox.unlocks,
             random: self.world.random.fork(),
             draining: self.stop.draining.clone(),
+            clients: self.stop.clients.clone(),
+            handed_on: self.handed_on.clone(),
             shutdown: self.stop.shutdown.clone(),
         })?;
         let reason = self.stop.end.clone();
@@ -451,6 +459,7 @@ impl Ground {
             interval: self.config.anti_entropy_interval,
             random: self.world.random.fork(),
             metrics: self.metrics.clone(),
+            handed_on: self.handed_on.clone(),
         };
         self.tasks.spawn(anti_entropy::run(comparing, draining()));
     }
@@ -464,7 +473,7 @@ impl Ground {
             confirmer,
             self.seen.clone(),
             self.others.clone(),
-            stop.draining.clone(),
+            stop.clients.clone(),
         );
         let shared = Shared {
             admission: Arc::new(admission),
@@ -477,7 +486,7 @@ impl Ground {
             ledger: self.ledger.clone(),
             metrics: self.metrics.clone(),
             disk: self.progress.clone(),
-            draining: stop.draining.clone(),
+            clients: stop.clients.clone(),
             drain: config.shutdown_deadline,
             shutdown: stop.shutdown.clone(),
         };
@@ -489,7 +498,7 @@ impl Ground {
             disk: self.progress.clone(),
             data_dir: config.data_dir.clone(),
             view: self.view.clone(),
-            draining: stop.draining.clone(),
+            clients: stop.clients.clone(),
             data_port: doors.address.port(),
         };
         let shutdown = stop.shutdown.clone();

@@ -17,7 +17,7 @@ pub(super) struct NodePages {
     pub(super) disk: Arc<DiskProgress>,
     pub(super) data_dir: PathBuf,
     pub(super) view: watch::Receiver<Arc<View>>,
-    pub(super) draining: CancellationToken,
+    pub(super) clients: CancellationToken,
     pub(super) data_port: u16,
 }
 
@@ -31,8 +31,8 @@ impl Pages for NodePages {
     }
 
     fn not_ready(&self) -> Option<String> {
-        if self.draining.is_cancelled() {
-            return Some("shutting down".to_owned());
+        if self.clients.is_cancelled() {
+            return Some("shutting down, or leaving the cluster".to_owned());
         }
         match self.view.borrow().ring {
             Some(_) if self.disk.hangs() => Some(HANGING.to_owned()),

@@ -11,6 +11,8 @@ pub(super) struct Stop {
     pub(super) end: EndReason,
     /// Not ready any more; nothing new is begun.
     pub(super) draining: CancellationToken,
+    /// Clients are to go on elsewhere: the node is draining, or goes out of its ring.
+    pub(super) clients: CancellationToken,
     /// Connections and tasks end.
     pub(super) shutdown: CancellationToken,
 }

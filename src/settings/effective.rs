@@ -156,6 +156,7 @@ fn value(config: &Config, name: &str) -> Option<String> {
         }
         "seed" => Some(config.seeds.join(",")),
         "bootstrap" => Some(config.bootstrap.to_string()),
+        "auto_join" => Some(config.auto_join.to_string()),
         "data_dir" => Some(config.data_dir.display().to_string()),
         "n" => quorum(config.n),
         "w" => quorum(config.w),

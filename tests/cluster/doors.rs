@@ -48,6 +48,7 @@ fn join(ring: &RingDocument, namesake: &PeerIdentity) -> Request {
         r: None,
         is_rebuilding: true,
         knows_changes: true,
+        waits: false,
     })
 }
 

@@ -572,6 +572,7 @@ fn nobody_joins_under_the_name_of_a_member_that_lives() {
         r: None,
         is_rebuilding: true,
         knows_changes: true,
+        waits: false,
     });
     let answer = stranger.ask(join);
     let Response::Error(error) = answer else {

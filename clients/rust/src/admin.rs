@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use dynakv_protocol::admin::{Explain, Explained, Export, Exported, Import, Imported};
+use dynakv_protocol::change_ring::ChangeRing;
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::repair::{Repair, RepairProgress};
+use dynakv_protocol::ring_document::RingDocument;
 use dynakv_protocol::snapshot::{Snapshot, SnapshotProgress};
 use dynakv_protocol::unlock::{Unlock, Unlocked};
 use tokio::time::Instant;
@@ -67,6 +69,15 @@ impl Client {
     /// [`Error`]; no other node is asked in its place.
     pub async fn snapshot(&self, snapshot: Snapshot) -> Result<SnapshotProgress, Error> {
         self.answering_seed()?.snapshot(snapshot).await
+    }
+
+    /// Has the seed that has answered so far change the members of the ring, or say which ring that would be; see
+    /// [`NodeClient::change_ring`](crate::NodeClient::change_ring).
+    ///
+    /// # Errors
+    /// [`Error`]; no other node is asked in its place.
+    pub async fn change_ring(&self, change: ChangeRing) -> Result<RingDocument, Error> {
+        self.answering_seed()?.change_ring(change).await
     }
 
     /// Mends a key that is locked: whose versions are beyond a limit, so that it cannot be read, or not be written. All its

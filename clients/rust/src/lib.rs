@@ -111,6 +111,7 @@ pub use transport::Transport;
 pub use update::{Update, UpdateRequest, Updated};
 
 pub use dynakv_protocol::admin::{Explained, Exported, Imported};
+pub use dynakv_protocol::change_ring::{ChangeRing, MemberWish, RingWish};
 pub use dynakv_protocol::client::{
     FetchedSibling, HealthReply, MemberStatus, OtherCluster, RingReply, StatsReply, StatusReply,
 };

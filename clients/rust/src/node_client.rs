@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dynakv_protocol::change_ring::ChangeRing;
 use dynakv_protocol::client::{HealthReply, RingReply, StatsReply, StatusReply};
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::repair::{Repair, RepairProgress};
+use dynakv_protocol::ring_document::RingDocument;
 use dynakv_protocol::snapshot::{Snapshot, SnapshotProgress};
 use tokio::time::Instant;
 
@@ -74,6 +76,18 @@ impl NodeClient {
     pub async fn snapshot(&self, snapshot: Snapshot) -> Result<SnapshotProgress, Error> {
         match self.ask(&Request::Snapshot(snapshot)).await? {
             Response::Snapshotting(progress) => Ok(progress),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// Has it change the members of the ring, or say which ring that would be. The answer is that ring: once it is decided
+    /// the change goes on by itself, as [`status`](Self::status) tells.
+    ///
+    /// # Errors
+    /// [`Error`], when it cannot be reached or does not answer in time, or refuses the change; the text says what to do.
+    pub async fn change_ring(&self, change: ChangeRing) -> Result<RingDocument, Error> {
+        match self.ask(&Request::ChangeRing(change)).await? {
+            Response::RingChanged(document) => Ok(document),
             _ => Err(self.unexpected()),
         }
     }

@@ -6,6 +6,7 @@ use dynakv_protocol::admin::{
     OwnerState, SiblingDigest, ValueDigest,
 };
 use dynakv_protocol::causal::{Clock, Dot, Sibling, Value, Versions};
+use dynakv_protocol::change_ring::{ChangeRing, MemberWish, RingWish};
 use dynakv_protocol::client::{
     Fetched, FetchedSibling, Get, HandedOn, HealthReply, MemberStatus, OtherCluster, RingReply,
     StatsReply, StatusReply, Write, Written,
@@ -191,6 +192,7 @@ pub(crate) fn ring_document() -> impl Strategy<Value = RingDocument> {
             phase,
             begun_at: RingVersion(begun_at),
             target: stakes.into_iter().map(stake).collect(),
+            stopped: Vec::new(),
         })
     });
     let step = prop_oneof![Just(Step::Open), Just(Step::Final), changing];
@@ -212,6 +214,9 @@ pub(crate) fn ring_document() -> impl Strategy<Value = RingDocument> {
                     if members.len() > 1 {
                         members[0].weight = 0;
                         change.target[1].weight = 0;
+                        if version % 2 == 0 {
+                            change.stopped = vec![members[1].id.clone()];
+                        }
                     }
                 }
                 RingDocument {
@@ -372,6 +377,7 @@ fn member_entry() -> impl Strategy<Value = MemberEntry> {
                     disk_full: heartbeat % 3 == 1,
                     ring_version: RingVersion(heartbeat % 5),
                     complete_since: RingVersion((heartbeat % 5) / 2),
+                    settled_since: RingVersion((heartbeat % 5) / 3),
                     directory_id: DirectoryId(keys),
                     // Without a directory it is not sent.
                     nonce: if keys == 0 { 0 } else { heartbeat },
@@ -389,6 +395,28 @@ fn gossip() -> impl Strategy<Value = Gossip> {
 
 fn ballot() -> impl Strategy<Value = Ballot> {
     (number(), node_id()).prop_map(|(round, node)| Ballot { round, node })
+}
+
+fn change_ring() -> impl Strategy<Value = ChangeRing> {
+    let stake = (any::<u16>(), text()).prop_map(|(weight, zone)| Stake { weight, zone });
+    let wish = prop_oneof![
+        member().prop_map(MemberWish::Joins),
+        node_id().prop_map(MemberWish::Leaves),
+        node_id().prop_map(MemberWish::IsGone),
+        (node_id(), stake).prop_map(|(id, stake)| MemberWish::HasStake(id, stake)),
+    ];
+    let wish = prop_oneof![
+        Just(RingWish::Abort),
+        vec(wish, 0..4).prop_map(RingWish::Members)
+    ];
+    (ring_version(), any::<bool>(), any::<bool>(), wish).prop_map(
+        |(planned_on, is_plan, accept_loss, wish)| ChangeRing {
+            planned_on,
+            is_plan,
+            accept_loss,
+            wish,
+        },
+    )
 }
 
 /// Every request, all kinds equally often.
@@ -428,6 +456,7 @@ pub(crate) fn request() -> BoxedStrategy<Request> {
     let join = (member(), quorum(), quorum(), quorum(), any::<bool>()).prop_map(
         |(member, n, w, r, is_rebuilding)| Join {
             knows_changes: !is_rebuilding,
+            waits: is_rebuilding,
             member,
             n,
             w,
@@ -519,6 +548,7 @@ pub(crate) fn request() -> BoxedStrategy<Request> {
         import.prop_map(Request::Import),
         repair.prop_map(Request::Repair),
         snapshot.prop_map(Request::Snapshot),
+        change_ring().prop_map(Request::ChangeRing),
         unlock().prop_map(Request::Unlock),
         replace().prop_map(Request::Replace),
         merge.prop_map(Request::Merge),
@@ -764,7 +794,7 @@ fn status() -> impl Strategy<Value = StatusReply> {
         any::<(u8, u8, u8)>(),
         vec(member_status(), 0..4),
         (1..=u64::MAX, vec(octets(40), 0..3), any::<bool>()),
-        vec(other_cluster(), 0..3),
+        (vec(other_cluster(), 0..3), vec(member(), 0..3)),
     )
         .prop_map(
             |(
@@ -775,7 +805,7 @@ fn status() -> impl Strategy<Value = StatusReply> {
                 (n, w, r),
                 members,
                 locked,
-                other_clusters,
+                (other_clusters, waiting),
             )| {
                 StatusReply {
                     node_id,
@@ -788,6 +818,7 @@ fn status() -> impl Strategy<Value = StatusReply> {
                     locked_keys: if locked.2 { locked.0 } else { 0 },
                     locked_keys_named: if locked.2 { locked.1 } else { Vec::new() },
                     awaited: members.iter().take(2).map(|it| it.id.clone()).collect(),
+                    waiting,
                     members,
                     other_clusters,
                 }
@@ -1052,6 +1083,7 @@ pub(crate) fn response() -> BoxedStrategy<Response> {
         gossip().prop_map(Response::Gossip),
         probed.prop_map(Response::Probed),
         ring_document().prop_map(Response::Joined),
+        ring_document().prop_map(Response::RingChanged),
         ring_document().prop_map(Response::RingDocument),
         vote().prop_map(Response::Promise),
         vote().prop_map(Response::Accepted),

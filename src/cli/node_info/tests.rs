@@ -41,6 +41,7 @@ fn status(n: u8, states: &[MemberState]) -> StatusReply {
         locked_keys_named: Vec::new(),
         other_clusters: Vec::new(),
         awaited: Vec::new(),
+        waiting: Vec::new(),
     }
 }
 
@@ -350,6 +351,7 @@ fn a_change_of_the_ring_names_who_is_waited_for() {
                 zone: String::new(),
             })
             .to_vec(),
+        stopped: Vec::new(),
     };
     ring.document.step = Step::Changing(change.clone());
     let mut status = status(3, &[MemberState::Alive; 4]);

@@ -175,6 +175,7 @@ fn what_giving_up_means_names_who_is_away() {
         locked_keys_named: Vec::new(),
         other_clusters: Vec::new(),
         awaited: Vec::new(),
+        waiting: Vec::new(),
     };
     let text = meaning(&status);
     assert!(text.contains("rebuilding 65536 segments"), "{text}");

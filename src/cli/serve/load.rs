@@ -59,6 +59,10 @@ pub(crate) struct ServeArgs {
     /// Found a new cluster although seeds are given, if all of them say that they are in none
     #[arg(long)]
     pub(crate) bootstrap: bool,
+    /// Whether nodes come into a cluster that holds data without an operator's word, this one and those that ask it; where
+    /// not they wait for `dynakv cluster join` [default: true]
+    #[arg(long, value_name = "true|false")]
+    pub(crate) auto_join: Option<bool>,
     /// When a write counts as on disk: `sync` (a power cut loses nothing), or `interval:100ms` (it loses
     /// what was acknowledged in that time, on this node) [default: sync]
     #[arg(long, value_name = "sync|interval:TIME")]
@@ -142,6 +146,7 @@ impl From<ServeArgs> for Layer {
             http_port: args.http_port,
             seed: (!args.seed.is_empty()).then_some(args.seed),
             bootstrap: args.bootstrap.then_some(true),
+            auto_join: args.auto_join,
             data_dir: args.data_dir,
             n: args.n,
             w: args.w,

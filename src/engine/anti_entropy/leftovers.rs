@@ -14,22 +14,44 @@ use bytes::Bytes;
 use dynakv_protocol::RingVersion;
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::mend::Listed;
-use dynakv_protocol::ring_document::Step;
+use dynakv_protocol::ring_document::{ChangePhase, Step};
 
 use super::mending::place;
 use super::rebuilding::SegmentSet;
 use crate::engine::placement::ring::{MemberIndex, Ring};
 
-/// Which of the segments that a node holds keys of it has merely left: it owns no copy of them, and is to own none. While
-/// the ring changes none are, because the change may be given up; and none in an open one, which anybody may still join.
-/// `me` is nothing for a node that is no member any more.
+/// What becomes of what a node holds and does not need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It is handed on and removed.
+    Drop,
+    /// It is handed on: its node goes, and takes no other part in the ring any more. What it has is left as it is.
+    Leave,
+}
+
+/// What becomes of left-overs under this ring. Nothing while it changes, because the change may be given up, but for the
+/// node that goes once the new owners are read; and nothing in an open ring, which anybody may still join.
+pub fn purpose(ring: &Ring, me: Option<MemberIndex>) -> Option<Purpose> {
+    let document = ring.document();
+    let goes = || me.is_some_and(|me| document.is_leaving(&ring.member(me).id));
+    match &document.step {
+        Step::Final => Some(Purpose::Drop),
+        Step::Changing(change) if change.phase == ChangePhase::ReadNew && goes() => {
+            Some(Purpose::Leave)
+        }
+        Step::Open | Step::Changing(_) => None,
+    }
+}
+
+/// Which of the segments that a node holds keys of it has merely left: it owns no copy of them that counts, and is to own
+/// none. `me` is nothing for a node that is no member any more.
 pub fn left_over(ring: &Ring, me: Option<MemberIndex>, held: &SegmentSet) -> SegmentSet {
     let mut left = SegmentSet::default();
-    if ring.document().step != Step::Final {
+    if purpose(ring, me).is_none() {
         return left;
     }
     for segment in held.iter() {
-        if me.is_none_or(|me| !ring.owns(me, segment)) {
+        if me.is_none_or(|me| !ring.readers(segment).contains(&me)) {
             left.insert(segment);
         }
     }
@@ -40,13 +62,13 @@ pub fn left_over(ring: &Ring, me: Option<MemberIndex>, held: &SegmentSet) -> Seg
 /// where nobody owns the segment nothing goes.
 pub fn copies_needed(ring: &Ring, segment: Segment) -> usize {
     let w = usize::from(ring.document().w);
-    w.min(ring.owners(segment).len()).max(1)
+    w.min(ring.readers(segment).len()).max(1)
 }
 
 /// Whether so many owners are there. Where they are not nothing can go yet, and handing it on to fewer would have to be
 /// looked at again.
 pub fn can_go(ring: &Ring, segment: Segment, is_there: impl Fn(MemberIndex) -> bool) -> bool {
-    let owners = ring.owners(segment).iter();
+    let owners = ring.readers(segment).iter();
     owners.filter(|&&owner| is_there(owner)).count() >= copies_needed(ring, segment)
 }
 
@@ -191,7 +213,7 @@ impl Part {
 mod tests {
     use dynakv_protocol::ids::{ClusterId, DirectoryId, NodeId};
     use dynakv_protocol::mend::ListedKey;
-    use dynakv_protocol::ring_document::{Change, ChangePhase, Member, RingDocument, Stake};
+    use dynakv_protocol::ring_document::{Change, Member, RingDocument, Stake};
 
     use super::*;
 
@@ -217,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_not_owned_under_a_final_ring_is_left_over() {
+    fn only_what_is_not_owned_is_left_over_and_only_by_who_goes_while_the_ring_changes() {
         let me = MemberIndex(3);
         let all = SegmentSet::all();
         let ring = Ring::new(document(4, 2));
@@ -244,10 +266,21 @@ mod tests {
                 phase,
                 begun_at: RingVersion(1),
                 target: [1, 1, 1, 0].map(stake).to_vec(),
+                stopped: Vec::new(),
             });
             let changing = Ring::new(changing);
-            assert!(left_over(&changing, Some(me), &all).is_empty());
+            // Who stays waits for the end, and so does who goes until the others are read.
+            assert!(left_over(&changing, Some(MemberIndex(0)), &all).is_empty());
             assert!(left_over(&changing, None, &all).is_empty());
+            let hands_on = phase == ChangePhase::ReadNew;
+            let expected = hands_on.then_some(Purpose::Leave);
+            assert_eq!(purpose(&changing, Some(me)), expected);
+            let left = left_over(&changing, Some(me), &all);
+            assert_eq!(left.len(), if hands_on { all.len() } else { 0 });
+            for segment in left.iter().step_by(97) {
+                assert!(!changing.readers(segment).contains(&me));
+                assert_eq!(copies_needed(&changing, segment), 2);
+            }
         }
         let mut open = document(4, 2);
         open.step = Step::Open;

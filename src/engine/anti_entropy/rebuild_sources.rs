@@ -12,29 +12,56 @@ use dynakv_protocol::hash::Segment;
 use dynakv_protocol::mend::Compared;
 
 use crate::engine::placement::ring::{MemberIndex, Ring};
+use crate::engine::quorum::copies_that_meet_every_write;
 
-/// From how many owners a segment must be fetched, of the `n` that are read, until every write acknowledged by the
-/// smallest quorum promised, `w` of them, is at one of those.
+/// What a member that fetches a segment has of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Own {
+    /// What it is given: it is none of the owners that are read.
+    Nothing,
+    /// It is one of them, and has lost something.
+    Lost,
+    /// It is one of them, and has what it ever acknowledged.
+    Whole,
+}
+
+/// From how many other owners a segment must be fetched, of the `n` that are read, until every write acknowledged by the
+/// smallest quorum promised, `w` of them, is at one of those or here.
 ///
 /// Whoever is one of the n itself fetches from the others. If its own lost copy was one of the w that is as many: it
 /// lacks one fewer. But with w = 1 no number is enough, and then all others are asked.
-fn sources_needed(n: usize, w: usize, is_one_of_them: bool) -> usize {
-    // Where there are fewer owners than that, all of them had to acknowledge.
-    let needed = (n + 1).saturating_sub(w.min(n));
-    match is_one_of_them {
-        true => needed.min(n.saturating_sub(1)),
-        false => needed,
+fn sources_needed(n: usize, w: usize, own: Own) -> usize {
+    let needed = copies_that_meet_every_write(n, w);
+    match own {
+        Own::Nothing => needed,
+        Own::Lost => needed.min(n.saturating_sub(1)),
+        Own::Whole => needed.saturating_sub(1),
     }
 }
 
-/// From how many of the owners that are read a member must fetch a segment, that it lost or gains. `None` for who is the
-/// only one of them: there is nobody to bring it back from.
-pub fn needed(ring: &Ring, member: MemberIndex, segment: Segment) -> Option<usize> {
+/// From how many of the owners that are read a member must fetch a segment, that it lost or gains, or of which there are
+/// to be fewer copies. `None` for who lost something and is the only one of them: there is nobody to bring it back from.
+///
+/// Who is gone for good gives nothing to who gains it: an operator has accepted that. What was lost, too, comes back
+/// without it by a word of its own.
+pub fn needed(ring: &Ring, member: MemberIndex, segment: Segment, has_lost: bool) -> Option<usize> {
     let readers = ring.readers(segment);
-    let is_one_of_them = readers.contains(&member);
+    let own = match (readers.contains(&member), has_lost) {
+        (false, _) => Own::Nothing,
+        (true, true) => Own::Lost,
+        (true, false) => Own::Whole,
+    };
     let w = usize::from(ring.document().w);
-    let needed = sources_needed(readers.len(), w, is_one_of_them);
-    Some(needed).filter(|_| !is_one_of_them || readers.len() > 1)
+    let needed = sources_needed(readers.len(), w, own);
+    match own {
+        Own::Lost => Some(needed).filter(|_| readers.len() > 1),
+        Own::Nothing | Own::Whole => {
+            let is_there = |&&other: &&MemberIndex| {
+                other != member && !ring.document().is_stopped(&ring.member(other).id)
+            };
+            Some(needed.min(readers.iter().filter(is_there).count()))
+        }
+    }
 }
 
 /// What is to be fetched of a segment from an owner.
@@ -122,19 +149,20 @@ mod tests {
 
     #[test]
     fn enough_sources_are_asked_to_meet_every_write_quorum() {
-        for (n, w, of_others, of_a_gainer) in [
-            (3, 2, 2, 2),
-            (3, 3, 1, 1),
+        for (n, w, lost, nothing, whole) in [
+            (3, 2, 2, 2, 1),
+            (3, 3, 1, 1, 0),
             // Who is none of the owners can ask all of them, the one that has the write among them.
-            (3, 1, 2, 3),
-            (5, 3, 3, 3),
-            (2, 2, 1, 1),
+            (3, 1, 2, 3, 2),
+            (5, 3, 3, 3, 2),
+            (2, 2, 1, 1, 0),
             // A ring of two members that was promised three copies.
-            (2, 3, 1, 1),
-            (1, 1, 0, 1),
+            (2, 3, 1, 1, 0),
+            (1, 1, 0, 1, 0),
         ] {
-            assert_eq!(sources_needed(n, w, true), of_others, "{n} {w}");
-            assert_eq!(sources_needed(n, w, false), of_a_gainer, "{n} {w}");
+            assert_eq!(sources_needed(n, w, Own::Lost), lost, "{n} {w}");
+            assert_eq!(sources_needed(n, w, Own::Nothing), nothing, "{n} {w}");
+            assert_eq!(sources_needed(n, w, Own::Whole), whole, "{n} {w}");
         }
     }
 

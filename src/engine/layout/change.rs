@@ -50,16 +50,6 @@ pub enum ChangeRefusal {
         /// The member.
         id: NodeId,
     },
-    /// There would be fewer copies of a key than there are.
-    #[error(
-        "keys would have {then} copies instead of {now}: add a node for each that goes, as many as n must be left"
-    )]
-    FewerCopies {
-        /// How many a key has.
-        now: usize,
-        /// How many it would have.
-        then: usize,
-    },
     /// Too many for one ring.
     #[error(
         "the ring would have {members} members while it changes, {MEMBERS_MAX} at most are possible: change it in \
@@ -75,6 +65,12 @@ pub enum ChangeRefusal {
          by itself"
     )]
     OtherNode {
+        /// The member.
+        id: NodeId,
+    },
+    /// Only who goes can be gone.
+    #[error("{id} is no member that goes: only those are not waited for")]
+    NotGoing {
         /// The member.
         id: NodeId,
     },
@@ -147,13 +143,15 @@ pub enum Reads {
     Unheard,
 }
 
-/// The ring that begins a change to these members. `reads` says of each what it can read.
+/// The ring that begins a change to these members. `reads` says of each what it can read. Those that are `stopped` are
+/// none of them any more, and gone already: nobody waits for them.
 ///
 /// # Errors
 /// [`ChangeRefusal`], whose text tells the operator what to do.
 pub fn begin(
     current: &RingDocument,
     target: &[Member],
+    stopped: &[NodeId],
     reads: impl Fn(&NodeId) -> Reads,
 ) -> Result<RingDocument, ChangeRefusal> {
     match &current.step {
@@ -165,18 +163,12 @@ pub fn begin(
         Step::Final => {}
     }
     let next = successor(current).ok_or(ChangeRefusal::VersionsExhausted)?;
-    let next = changing(current, next, target)?;
-    // Who keeps its copy would have to fetch, too, what it missed and one of those that go has.
-    let (now, then) = (
-        current.effective_n(),
-        usize::from(current.n).min(target.len()),
-    );
-    if then < now {
-        return Err(ChangeRefusal::FewerCopies { now, then });
-    }
+    let next = changing(current, next, target, stopped)?;
+    // Who is gone never reads it.
     let that = |read| -> Vec<NodeId> {
         let ids = next.members.iter().map(|member| &member.id);
-        ids.filter(|id| reads(id) == read).cloned().collect()
+        let ids = ids.filter(|id| !stopped.contains(id) && reads(id) == read);
+        ids.cloned().collect()
     };
     let (too_old, unheard) = (that(Reads::TooOld), that(Reads::Unheard));
     if !too_old.is_empty() {
@@ -193,8 +185,16 @@ fn changing(
     current: &RingDocument,
     mut next: RingDocument,
     target: &[Member],
+    stopped: &[NodeId],
 ) -> Result<RingDocument, ChangeRefusal> {
     check_target(current, target)?;
+    let is_gone = |id: &NodeId| {
+        let is_named = target.iter().any(|entry| entry.id == *id);
+        current.member(id).is_some() && !is_named
+    };
+    if let Some(id) = stopped.iter().find(|&id| !is_gone(id)) {
+        return Err(ChangeRefusal::NotGoing { id: id.clone() });
+    }
     for member in target.iter().filter(|it| current.member(&it.id).is_none()) {
         let weight = 0;
         next.members.push(Member {
@@ -217,8 +217,14 @@ fn changing(
         phase: ChangePhase::WriteBoth,
         begun_at: next.version,
         target: next.members.iter().map(stake_of).collect(),
+        stopped: in_order(stopped.iter().cloned()),
     });
     Ok(next)
+}
+
+fn in_order(ids: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
+    let ids: BTreeSet<NodeId> = ids.collect();
+    ids.into_iter().collect()
 }
 
 fn check_target(current: &RingDocument, target: &[Member]) -> Result<(), ChangeRefusal> {
@@ -285,6 +291,19 @@ pub fn give_up(current: &RingDocument) -> Option<RingDocument> {
     ended(current, &current.members).filter(|_| is_begun)
 }
 
+/// The ring in which nobody waits any more for this member, which is to go and is gone. `None` unless that is news.
+pub fn stop_waiting_for(current: &RingDocument, gone: &NodeId) -> Option<RingDocument> {
+    let change = current.change()?;
+    let is_news = current.is_leaving(gone) && !current.is_stopped(gone);
+    let mut next = successor(current).filter(|_| is_news)?;
+    let stopped = change.stopped.iter().chain([gone]);
+    next.step = Step::Changing(Change {
+        stopped: in_order(stopped.cloned()),
+        ..change.clone()
+    });
+    Some(next)
+}
+
 fn ended(current: &RingDocument, members: &[Member]) -> Option<RingDocument> {
     let staying = members.iter().filter(|member| member.weight > 0);
     let mut next = successor(current)?;
@@ -300,14 +319,25 @@ pub(super) fn is_step(current: &RingDocument, next: &RingDocument) -> bool {
         (Step::Final, Step::Changing(change)) if change.phase == ChangePhase::WriteBoth => {
             let target = next.also_written_members().unwrap_or_default();
             let target: Vec<Member> = target.iter().filter(|it| it.weight > 0).cloned().collect();
-            begin(current, &target, |_| Reads::Changes).is_ok_and(|begun| begun == *next)
+            let begun = begin(current, &target, &change.stopped, |_| Reads::Changes);
+            begun.is_ok_and(|begun| begun == *next)
         }
-        (Step::Changing(_), Step::Changing(_)) => read_new(current).as_ref() == Some(next),
+        (Step::Changing(_), Step::Changing(then)) => {
+            let mut gone = then.stopped.iter();
+            read_new(current).as_ref() == Some(next)
+                || gone.any(|id| stop_waiting_for(current, id).as_ref() == Some(next))
+        }
         (Step::Changing(_), Step::Final) => {
             [finish(current), give_up(current)].contains(&Some(next.clone()))
         }
         _ => false,
     }
+}
+
+/// Whether this node has copies that count under a ring: it is a member, and not one that is only being taken in.
+pub fn holds_copies(ring: &RingDocument, id: &NodeId) -> bool {
+    let member = ring.member(id);
+    member.is_some_and(|member| !is_coming_in(ring, member))
 }
 
 /// Whether a member is being taken in, and is nobody yet whose copies count.

@@ -11,6 +11,7 @@
 //! | `WriteBoth` | `ReadNew` | the same | [`read_new`](super::change::read_new) |
 //! | `WriteBoth` | `Final` | those of before the change | [`give_up`](super::change::give_up) |
 //! | `ReadNew` | `Final` | those of the change's target | [`finish`](super::change::finish) |
+//! | `WriteBoth`, `ReadNew` | the same | one that goes is gone | [`stop_waiting_for`](super::change::stop_waiting_for) |
 //! | any but `Open` | the same | one lives in another directory | [`admit`] |
 //!
 //! While a ring is open no data exists, so a member can be added without moving any. Once it is final

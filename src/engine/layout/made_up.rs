@@ -32,5 +32,6 @@ pub(super) fn join(name: &str) -> Join {
         r: None,
         is_rebuilding: false,
         knows_changes: true,
+        waits: false,
     }
 }

@@ -5,6 +5,7 @@
 //! | [`document`] | which ring may follow which: founding, joining, sealing |
 //! | [`change`] | which ring may follow one that holds data: from one list of members to another |
 //! | [`steps`] | when a change may take its next step |
+//! | [`wish`] | which change an operator's wish is |
 //! | `entry` | what holds for every ring and every entry in it |
 //! | [`decide`] | which of several proposed rings becomes the next version |
 //! | [`copies`] | whether a copy of a directory may be a member in its place |
@@ -22,6 +23,7 @@ pub mod founding;
 #[cfg(test)]
 mod made_up;
 pub mod steps;
+pub mod wish;
 
 pub use decide::{Acceptor, Answer, Effect, ImpossibleBallot, Phase, Proposer};
 pub use document::{InvalidStep, JoinRefusal, admit, check_later, check_next, found, seal};

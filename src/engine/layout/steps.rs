@@ -6,8 +6,10 @@
 //!
 //! | Step | Once |
 //! |---|---|
-//! | `WriteBoth` → `ReadNew` | whoever gains a segment has it: from then on it is read |
-//! | `ReadNew` → `Final` | of the old owners of each segment so many follow `ReadNew` that the others are no read quorum: none of them answers reads by itself any more |
+//! | `WriteBoth` → `ReadNew` | whoever gains a segment has it: from then on it is read. Where there are to be fewer copies, who keeps one has what the others had |
+//! | `ReadNew` → `Final` | of the old owners of each segment so many follow `ReadNew` that the others are no read quorum: none of them answers reads by itself any more. And who goes has handed on what it has |
+//!
+//! Who is gone, as an operator says, is not waited for.
 
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::ids::{NodeId, RingVersion};
@@ -23,6 +25,8 @@ pub struct Progress {
     pub ring_version: RingVersion,
     /// By which change it has all that it gained.
     pub complete_since: RingVersion,
+    /// By which change it is to go and has nothing left that the others need.
+    pub settled_since: RingVersion,
 }
 
 /// What a change of the ring waits for.
@@ -34,37 +38,60 @@ pub enum Due {
     Fetching(Vec<NodeId>),
     /// These members do not follow the ring yet.
     Following(Vec<NodeId>),
+    /// These members go, and have something left that they are to hand on.
+    HandingOn(Vec<NodeId>),
 }
 
-/// What comes next. `None` unless the ring changes.
-pub fn due(ring: &Ring, progress: impl Fn(&NodeId) -> Progress) -> Option<Due> {
-    let change = ring.document().change()?;
-    let members = (0..ring.len() as u16).map(MemberIndex);
+impl Due {
+    /// Whom it waits for.
+    pub fn waits_for(&self) -> &[NodeId] {
+        match self {
+            Self::Step(_) => &[],
+            Self::Fetching(ids) | Self::Following(ids) | Self::HandingOn(ids) => ids,
+        }
+    }
+}
+
+/// What comes next. `None` unless the ring changes. `dead_for_ms` says for how long a member has been dead, as far as who
+/// asks has watched it without a break.
+pub fn due(
+    ring: &Ring,
+    progress: impl Fn(&NodeId) -> Progress,
+    dead_for_ms: impl Fn(&NodeId) -> Option<u64>,
+) -> Option<Due> {
+    let document = ring.document();
+    let change = document.change()?;
+    let members = || (0..ring.len() as u16).map(MemberIndex);
     let of = |member: MemberIndex| progress(&ring.member(member).id);
     let (waits, next) = match change.phase {
         ChangePhase::WriteBoth => {
             let has_it = |member| of(member).complete_since >= change.begun_at;
-            let lacks = members.filter(|&it| ring.is_anywhere_only_written(it) && !has_it(it));
+            let lacks = members().filter(|&it| !has_it(it) && ring.must_fetch(it));
             (
                 Due::Fetching(named(ring, lacks)),
-                change::read_new(ring.document()),
+                change::read_new(document),
             )
         }
         ChangePhase::ReadNew => {
-            let follows: Vec<bool> = members
+            let follows: Vec<bool> = members()
                 .map(|member| of(member).ring_version >= ring.version())
                 .collect();
-            let lacks = still_read_old(ring, change, &follows);
-            (
-                Due::Following(named(ring, lacks)),
-                change::finish(ring.document()),
-            )
+            let lacks = named(ring, still_read_old(ring, change, &follows));
+            let is_dead = |id| dead_for_ms(id).is_some_and(|ms| ms >= NOT_HANDING_ON_AFTER_MS);
+            let hands_on = |&member: &MemberIndex| {
+                let id = &ring.member(member).id;
+                let is_there = document.is_leaving(id) && !document.is_stopped(id) && !is_dead(id);
+                is_there && of(member).settled_since < change.begun_at
+            };
+            let waits = match lacks.is_empty() {
+                false => Due::Following(lacks),
+                true => Due::HandingOn(named(ring, members().filter(hands_on))),
+            };
+            (waits, change::finish(document))
         }
     };
-    let waits_for_nobody =
-        matches!(&waits, Due::Fetching(ids) | Due::Following(ids) if ids.is_empty());
     match next {
-        Some(next) if waits_for_nobody => Some(Due::Step(Box::new(next))),
+        Some(next) if waits.waits_for().is_empty() => Some(Due::Step(Box::new(next))),
         Some(_) | None => Some(waits),
     }
 }
@@ -88,7 +115,10 @@ fn still_read_old(ring: &Ring, change: &Change, follows: &[bool]) -> Vec<MemberI
             // The same owners in both: nobody reads anybody else.
             continue;
         }
-        let lacking = || old.clone().filter(|member| !follows[member.slot()]);
+        // With r = 1 it matters that who is said to be gone is.
+        let is_gone = |member: MemberIndex| ring.document().is_stopped(&ring.member(member).id);
+        let lacks = |member: &MemberIndex| !follows[member.slot()] && !is_gone(*member);
+        let lacking = || old.clone().filter(lacks);
         if lacking().count() >= r.min(old.clone().count()) {
             lacking().for_each(|member| waited_for[member.slot()] = true);
         }
@@ -96,6 +126,10 @@ fn still_read_old(ring: &Ring, change: &Change, follows: &[bool]) -> Vec<MemberI
     let members = (0..ring.len() as u16).map(MemberIndex);
     members.filter(|member| waited_for[member.slot()]).collect()
 }
+
+/// For how long a member that goes may be dead before nobody waits any more for what it would hand on, in milliseconds.
+/// What was acknowledged all new owners have fetched from others.
+pub const NOT_HANDING_ON_AFTER_MS: u64 = 60 * 1000;
 
 /// For how long a member that is being taken in may be dead before the change is given up, in milliseconds.
 pub const GIVEN_UP_AFTER_MS: u64 = 5 * 60 * 1000;

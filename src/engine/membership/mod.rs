@@ -155,6 +155,7 @@ impl Membership {
                 hints_waiting,
                 disk_full,
                 complete_since,
+                settled_since,
             } => {
                 self.me.keys = keys;
                 self.me.disk_bytes = disk_bytes;
@@ -162,6 +163,7 @@ impl Membership {
                 self.me.hints_waiting = hints_waiting;
                 self.me.disk_full = disk_full;
                 self.me.complete_since = complete_since;
+                self.me.settled_since = settled_since;
             }
             Event::LocalDisk { hangs } => self.set_disk(hangs, effects),
         }

@@ -10,15 +10,17 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
+use dynakv_protocol::RingVersion;
 use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::hash::{Position, Segment, checksum};
+use dynakv_protocol::ring_document::Step;
 use tokio::time::Instant;
 
 use super::pending::{Pass, Pending};
 use super::questions::Runs;
 use super::segments::Sizes;
 use super::{AntiEntropy, Copy, MendError, REST_PER_COMPARING, RETRY, SEGMENTS_AT_ONCE, State};
-use crate::engine::anti_entropy::leftovers::{Part, can_go, left_over};
+use crate::engine::anti_entropy::leftovers::{Part, Purpose, can_go, left_over, purpose};
 use crate::engine::placement::ring::{MemberIndex, Ring};
 use crate::runtime::shared::view::MemberView;
 
@@ -43,6 +45,7 @@ impl Pass {
     }
 
     fn failed(&mut self, error: &MendError) {
+        self.is_partial = true;
         self.last_error = error.to_string();
     }
 }
@@ -84,9 +87,36 @@ impl AntiEntropy {
         }
         let left = self.left_over(ring);
         self.0.metrics.mending.leftover_segments.set(left);
-        if !pending.is_under_way() {
-            end_pass(pending, left);
+        if pending.is_under_way() {
+            return;
         }
+        match (pending.pass.purpose, ring.document().change()) {
+            (Purpose::Leave, Some(change)) => self.end_handing_on(pending, change.begun_at),
+            _ => end_pass(pending, left),
+        }
+    }
+
+    /// A pass of a node that goes is over. Where all it held is with its owners there is no other one: what has come since
+    /// it began has W new owners by itself.
+    fn end_handing_on(&self, pending: &mut Pending, begun_at: RingVersion) {
+        let pass = std::mem::take(&mut pending.pass);
+        let now = Instant::now();
+        if !pass.is_partial {
+            self.0.handed_on.note(begun_at);
+            tracing::info!(
+                sent = pass.sent,
+                "what this node holds is with those that own it now"
+            );
+            pending.due = Some(now + PAUSE_MAX);
+            return;
+        }
+        tracing::warn!(
+            sent = pass.sent,
+            reason = pass.last_error,
+            "not all that this node holds is with its new owners yet; it is tried again"
+        );
+        pending.due = Some(now + pending.pause);
+        pending.pause = (pending.pause * 2).min(PAUSE_MAX);
     }
 
     /// Whether there is something to go through.
@@ -96,24 +126,34 @@ impl AntiEntropy {
             return false;
         }
         let me = ring.index_of(&self.0.asker.me);
+        let Some(purpose) = purpose(ring, me) else {
+            pending.due = Some(now + PAUSE_MAX);
+            return false;
+        };
         let left_over = left_over(ring, me, &self.0.dropper.held());
         let left = left_over.len();
         self.0.metrics.mending.leftover_segments.set(left);
+        pending.pass = Pass::new(purpose);
         if left_over.is_empty() {
             pending.due = Some(now + PAUSE_MAX);
+            if let (Purpose::Leave, Some(change)) = (purpose, ring.document().change()) {
+                self.end_handing_on(pending, change.begun_at);
+            }
             return false;
         }
         if pending.told == 0 {
+            let what = match purpose {
+                Purpose::Drop => "handed on to their owners and removed",
+                Purpose::Leave => "handed on to their owners",
+            };
             tracing::info!(
                 segments = left,
                 ring_version = ring.version().0,
-                "this node has something left of segments that it does not own any more: it is handed on to their \
-                 owners and removed"
+                "this node has something left of segments that it does not own any more: it is {what}"
             );
             pending.told = left;
         }
         pending.leftovers.begin(left_over);
-        pending.pass = Pass::default();
         true
     }
 
@@ -135,6 +175,7 @@ impl AntiEntropy {
             let member = view.member(&ring.member(owner).id);
             member.is_some_and(|it| it.state != MemberState::Dead) && !pass.misses.is_silent(owner)
         };
+        let all = segments.len();
         let segments = segments.into_iter();
         let segments = segments.filter(|&segment| can_go(ring, segment, is_there));
         let walk = |segment| Walk {
@@ -142,6 +183,7 @@ impl AntiEntropy {
             after: None,
         };
         let mut walks: Vec<_> = segments.map(walk).collect();
+        pass.is_partial |= walks.len() < all;
         let mut sizes = Sizes::default();
         while !walks.is_empty() && !self.has_moved_on(ring) {
             let began = Instant::now();
@@ -168,7 +210,11 @@ impl AntiEntropy {
             walks = open;
             self.bring_to_owners(ring, &mut parts, (&mut *pass, &mut sizes))
                 .await;
-            let to_drop: Vec<_> = parts.iter().flat_map(|(part, _)| part.to_drop()).collect();
+            pass.is_partial |= parts.iter().any(|(part, _)| part.is_wanting());
+            let to_drop: Vec<_> = match pass.purpose {
+                Purpose::Drop => parts.iter().flat_map(|(part, _)| part.to_drop()).collect(),
+                Purpose::Leave => Vec::new(),
+            };
             if let Err(error) = self.remove(ring, &to_drop, pass).await {
                 pass.failed(&error);
                 return;
@@ -212,9 +258,9 @@ impl AntiEntropy {
             if member.state == MemberState::Dead || pass.misses.is_silent(other) {
                 continue;
             }
-            let wanted = parts
-                .iter_mut()
-                .filter(|(part, _)| ring.owns(other, part.segment()) && part.is_wanting());
+            let wanted = parts.iter_mut().filter(|(part, _)| {
+                ring.readers(part.segment()).contains(&other) && part.is_wanting()
+            });
             let wanted: Vec<_> = wanted
                 .map(|(part, after)| Compared {
                     part,
@@ -333,7 +379,7 @@ impl AntiEntropy {
     }
 
     /// Sends keys to an owner, each by its part and its place there. Which of them it has taken, durably and as they are
-    /// listed here; and the last error, if it has not taken all.
+    /// listed here, or newer; and the last error, if it has not taken all.
     async fn send(
         &self,
         member: &MemberView,
@@ -344,15 +390,18 @@ impl AntiEntropy {
     ) -> (Vec<(usize, usize)>, Option<MendError>) {
         let (mut taken, mut error) = (Vec::new(), None);
         let key_of = |&(number, at): &(usize, usize)| parts[number].part.key(at);
+        // While its node still takes writes it may be newer, which is as good where nothing goes.
+        let may_change = ring.document().step != Step::Final;
+        let is_as_listed = |versions: &Bytes, key: &(usize, usize)| {
+            may_change || checksum(versions) == key_of(key).1
+        };
         let wanted = keys.iter().map(|key| key_of(key).0.clone());
         let ours = self.read(None, ring.version(), wanted).await;
         let mut merges = Vec::new();
         for (key, ours) in keys.iter().zip(ours) {
             match ours {
                 // Nobody may change it here; should it be another one all the same, it is not the one that would go.
-                Ok(had) if checksum(&had.versions) == key_of(key).1 => {
-                    merges.push((key, had.versions));
-                }
+                Ok(had) if is_as_listed(&had.versions, key) => merges.push((key, had.versions)),
                 Ok(_) => {}
                 Err(failed) => error = Some(failed),
             }

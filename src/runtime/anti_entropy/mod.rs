@@ -38,6 +38,7 @@ use crate::engine::placement::ring::Ring;
 use crate::runtime::net::replica_rpc::{Asker, Unreachable};
 use crate::runtime::observe::metrics::Metrics;
 use crate::runtime::shared::environment::StoreThreads;
+use crate::runtime::shared::handed_on::HandedOn;
 use crate::runtime::shared::view::View;
 use crate::runtime::store::rebuilding::{Copy, Rebuilding};
 use crate::runtime::store::store_worker::{Dropper, Recounter};
@@ -170,6 +171,8 @@ pub struct Parts {
     pub random: fastrand::Rng,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// How far a node that goes has handed on what it holds.
+    pub handed_on: Arc<HandedOn>,
 }
 
 struct AntiEntropy(Parts);
@@ -249,8 +252,8 @@ impl AntiEntropy {
             return;
         };
         self.look_around(&view, state);
-        if self.0.rebuilding.left() > 0 && state.rebuild_due.is_none_or(|due| due <= Instant::now())
-        {
+        let has_work = self.0.rebuilding.left_to_fetch() > 0;
+        if has_work && state.rebuild_due.is_none_or(|due| due <= Instant::now()) {
             self.go_on_rebuilding(&ring, state).await;
         }
         state.accept_loss = false;

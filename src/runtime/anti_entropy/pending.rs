@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::misses::Misses;
-use crate::engine::anti_entropy::leftovers::Leftovers;
+use crate::engine::anti_entropy::leftovers::{Leftovers, Purpose};
 use crate::runtime::store::store_worker::Dropped;
 
 /// What is still to be gone through, in this pass, and when the next one begins.
@@ -22,12 +22,33 @@ pub(super) struct Pending {
 }
 
 /// What a pass came to so far.
-#[derive(Default)]
 pub(super) struct Pass {
+    pub(super) purpose: Purpose,
+    /// Something could not be handed on.
+    pub(super) is_partial: bool,
     pub(super) dropped: Dropped,
     pub(super) sent: u64,
     pub(super) misses: Misses,
     pub(super) last_error: String,
+}
+
+impl Pass {
+    pub(super) fn new(purpose: Purpose) -> Self {
+        Self {
+            purpose,
+            is_partial: false,
+            dropped: Dropped::default(),
+            sent: 0,
+            misses: Misses::default(),
+            last_error: String::new(),
+        }
+    }
+}
+
+impl Default for Pass {
+    fn default() -> Self {
+        Self::new(Purpose::Drop)
+    }
 }
 
 impl Pending {

@@ -1,4 +1,4 @@
-//! Bringing back what this node has lost, page by page.
+//! Bringing back what this node has lost, and fetching what a change of the ring has it fetch, page by page.
 
 use std::collections::BTreeSet;
 
@@ -58,7 +58,7 @@ impl Attempt<'_> {
 
 impl AntiEntropy {
     pub(super) async fn go_on_rebuilding(&self, ring: &Ring, state: &mut State) {
-        let segments_before = self.0.rebuilding.left();
+        let segments_before = self.0.rebuilding.left_to_fetch();
         state.sources.follow(ring.version());
         let mut attempt = Attempt {
             ring,
@@ -73,7 +73,7 @@ impl AntiEntropy {
             last_error: None,
         };
         self.rebuild(&mut attempt).await;
-        let segments_left = self.0.rebuilding.left();
+        let segments_left = self.0.rebuilding.left_to_fetch();
         if attempt.accepted > 0 {
             let accepted = attempt.accepted;
             self.0
@@ -131,7 +131,7 @@ impl AntiEntropy {
     /// Brings back what there are nodes to bring it from. With `accept_loss` what nobody has any more is
     /// given up; what somebody has who is there and did not answer is not.
     async fn rebuild(&self, attempt: &mut Attempt<'_>) {
-        let lost = self.0.rebuilding.segments();
+        let lost = self.0.rebuilding.to_fetch();
         let Some(own) = attempt.ring.index_of(&self.0.asker.me) else {
             return;
         };
@@ -203,7 +203,8 @@ impl AntiEntropy {
             self.fetch_page(attempt, view, page, &mut segments).await;
             let (mut whole, mut accepted) = (Vec::new(), Vec::new());
             for lost in segments {
-                let needed = needed(attempt.ring, own, lost.segment);
+                let has_lost = rebuilding.contains(lost.segment);
+                let needed = needed(attempt.ring, own, lost.segment, has_lost);
                 if attempt.sources.is_whole(lost.segment, needed) {
                     whole.push(lost.segment);
                 } else if attempt.accept_loss && !lost.is_failed {

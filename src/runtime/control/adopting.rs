@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dynakv_protocol::RingVersion;
 use dynakv_protocol::codec::Wire;
-use dynakv_protocol::ring_document::RingDocument;
+use dynakv_protocol::ring_document::{ChangePhase, RingDocument};
 use dynakv_storage::{StoreError, save_document};
 use tokio::time::Instant;
 
@@ -49,7 +49,10 @@ impl Control {
         let ring = Arc::new(Ring::new(document));
         let own = ring.index_of(&self.me.node_id);
         let is_owned = |segment| own.is_none_or(|own| ring.rebuilds(own, segment));
-        self.rebuilding.follow(version, is_owned);
+        let fetches = ring.document().change();
+        let fetches = fetches.filter(|change| change.phase == ChangePhase::WriteBoth);
+        let fetches_for = fetches.map(|change| change.begun_at);
+        self.rebuilding.follow(version, fetches_for, is_owned);
         self.hints.follow(ring.clone());
         self.ring = Some(ring);
         self.note_accepted();
@@ -87,6 +90,9 @@ impl Control {
                 id: self.me.node_id.clone(),
             });
             return;
+        }
+        if self.is_removed_by(&document) {
+            return self.end_as_removed(document.version);
         }
         let gained = self.note_gained(&document);
         let saved = gained.and_then(|()| save_document(&*self.files, RING, &document.to_bytes()));

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 
 use super::Control;
 use super::state::{Changing, JoinWish};
-use crate::engine::anti_entropy::rebuilding::SegmentSet;
 use crate::engine::layout::change::{ChangeRefusal, Reads, begin};
 use crate::engine::layout::steps::{self, Due, Progress};
 use crate::engine::layout::{JoinRefusal, admit};
 use crate::engine::membership::MemberView;
 use crate::engine::placement::ring::Ring;
+use crate::runtime::store::rebuilding::Gain;
 
 /// How often it is looked whether a step is due: that takes a walk over all segments.
 const LOOK: Duration = Duration::from_millis(500);
@@ -37,10 +37,13 @@ impl Control {
             return Ok(());
         }
         let ring = Ring::new(document.clone());
-        let mut gained = SegmentSet::default();
+        let mut gained = Gain::default();
         if let Some(own) = ring.index_of(&self.me.node_id) {
             for segment in ring.gained_by(own) {
-                gained.insert(segment);
+                gained.new.insert(segment);
+            }
+            for segment in ring.topped_up_by(own) {
+                gained.to_top_up.insert(segment);
             }
         }
         self.rebuilding.begin_gained(change.begun_at, gained)
@@ -55,23 +58,15 @@ impl Control {
     ) -> Result<RingDocument, ChangeRefusal> {
         let members = self.membership.members();
         let joins = [&wish.join].into_iter();
-        let joins: Vec<&Join> = joins
-            .chain(self.decisions.joins.iter().map(|wish| &wish.join))
-            .collect();
-        // A member that does not say which ring it follows runs a version that knows none that changes.
+        let others = self.decisions.joins.iter().map(|wish| &wish.join);
+        let others = others.filter(|join| !self.is_for_operators(join));
+        let joins: Vec<&Join> = joins.chain(others).collect();
         let reads = |id: &NodeId| {
             let join = joins.iter().find(|join| join.member.id == *id);
-            let member = members.iter().find(|member| member.id == *id);
-            let says_so = match join {
-                Some(join) => Some(join.knows_changes),
-                None => member
-                    .filter(|member| !member.software.is_empty())
-                    .map(|member| member.ring_version > RingVersion(0)),
-            };
-            match says_so {
+            match join.map(|join| join.knows_changes) {
                 Some(true) => Reads::Changes,
                 Some(false) => Reads::TooOld,
-                None => Reads::Unheard,
+                None => self.reads(id, &members),
             }
         };
         let all: Vec<&Join> = joins
@@ -82,10 +77,28 @@ impl Control {
         let to = |joins: &[&Join]| {
             let joining = joins.iter().map(|join| &join.member);
             let target: Vec<_> = current.members.iter().chain(joining).cloned().collect();
-            begin(current, &target, reads)
+            begin(current, &target, &[], reads)
         };
         // Where the others stand in the way it comes alone.
         to(&all).or_else(|_| to(&joins[..1]))
+    }
+
+    /// Whether an operator is to say that this node is let into a ring that holds data. One that cannot read a ring that
+    /// changes is told that instead.
+    pub(super) fn is_for_operators(&self, join: &Join) -> bool {
+        join.knows_changes && (join.waits || !self.startup.auto_join)
+    }
+
+    /// What a member can read, as it says: one that does not tell which ring it follows runs a version that knows none
+    /// that changes.
+    pub(super) fn reads(&self, id: &NodeId, members: &[MemberView]) -> Reads {
+        let member = members.iter().find(|member| member.id == *id);
+        let known = member.filter(|member| !member.software.is_empty());
+        match known.map(|member| member.ring_version > RingVersion(0)) {
+            Some(true) => Reads::Changes,
+            Some(false) => Reads::TooOld,
+            None => Reads::Unheard,
+        }
     }
 
     /// The next ring of a change, once it is due and this node's turn has come to propose it.
@@ -104,18 +117,18 @@ impl Control {
         self.watch_the_dead(&members, now);
         let of = |id: &NodeId| members.iter().find(|member| member.id == *id);
         let progress = |id: &NodeId| of(id).map_or(Progress::default(), progress_of);
-        let next = match steps::due(&ring, progress)? {
+        let dead_since = self.decisions.changing.dead_since.clone();
+        let dead_for_ms = |id: &NodeId| {
+            let since = dead_since.get(id)?;
+            Some(now.duration_since(*since).as_millis() as u64)
+        };
+        let next = match steps::due(&ring, progress, dead_for_ms)? {
             Due::Step(next) => {
                 self.decisions.changing.waits_for = None;
                 Some(*next)
             }
             waits => {
                 self.tell_waiting(waits, now);
-                let dead_since = &self.decisions.changing.dead_since;
-                let dead_for_ms = |id: &NodeId| {
-                    let since = dead_since.get(id)?;
-                    Some(now.duration_since(*since).as_millis() as u64)
-                };
                 steps::given_up(&ring, progress, dead_for_ms)
             }
         };
@@ -137,10 +150,8 @@ impl Control {
 
     /// Whom the next step of the change waits for that is under way, as it was last looked at.
     pub(super) fn awaited(&self) -> Vec<NodeId> {
-        match &self.decisions.changing.waits_for {
-            Some(Due::Fetching(ids) | Due::Following(ids)) => ids.clone(),
-            Some(Due::Step(_)) | None => Vec::new(),
-        }
+        let waits_for = self.decisions.changing.waits_for.as_ref();
+        waits_for.map_or(Vec::new(), |waits| waits.waits_for().to_vec())
     }
 
     /// For how long each member is dead, in milliseconds, as far as this node has watched it without a break: who did not
@@ -171,6 +182,12 @@ impl Control {
                 Due::Following(ids) => {
                     tracing::info!(?ids, "the change of the ring ends once these follow it");
                 }
+                Due::HandingOn(ids) => {
+                    tracing::info!(
+                        ?ids,
+                        "the change of the ring ends once these have handed on what they have"
+                    );
+                }
                 Due::Step(_) => {}
             }
             changing.told = Some(now);
@@ -183,5 +200,6 @@ fn progress_of(member: &MemberView) -> Progress {
     Progress {
         ring_version: member.ring_version,
         complete_since: member.complete_since,
+        settled_since: member.settled_since,
     }
 }

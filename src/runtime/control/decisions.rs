@@ -129,8 +129,9 @@ impl Control {
         let Some(current) = self.ring.as_ref().map(|ring| ring.document().clone()) else {
             return;
         };
+        let wanted = self.next_wish(&current, now);
         // Who asked to join before the first write is in before it.
-        let wanted = self.next_join(&current, now);
+        let wanted = wanted.or_else(|| self.next_join(&current, now));
         let wanted = wanted.or_else(|| self.next_seal(&current));
         if let Some(wanted) = wanted.or_else(|| self.next_step(now)) {
             self.attempt(current, wanted);
@@ -173,6 +174,10 @@ impl Control {
                 Err(JoinRefusal::ComingIn { .. }) => {
                     self.decisions.joins.push_front(wish);
                     return give_up(current);
+                }
+                Err(JoinRefusal::HoldsData) if self.is_for_operators(&wish.join) => {
+                    let error = self.note_waiting(&wish.join, now);
+                    wish.responder.respond(&Response::Error(error));
                 }
                 Err(JoinRefusal::HoldsData) if now < wish.came_at + GATHERING => {
                     self.decisions.joins.push_front(wish);

@@ -1,6 +1,6 @@
 //! Why a node can't go on.
 
-use dynakv_protocol::{DecodeError, ErrorReply, NodeId};
+use dynakv_protocol::{DecodeError, ErrorReply, NodeId, RingVersion};
 use dynakv_storage::StoreError;
 
 use crate::engine::layout::ImpossibleBallot;
@@ -21,6 +21,17 @@ pub enum ControlError {
     Replaced {
         /// This node.
         id: NodeId,
+    },
+    /// The ring does without this node.
+    #[error(
+        "{id} was taken out of the cluster by ring {by}: it owns nothing any more, and its data directory is not used \
+         again. To bring it in as a new node move that directory away and start it with --seed HOST:PORT of a member"
+    )]
+    Removed {
+        /// This node.
+        id: NodeId,
+        /// The ring without it.
+        by: RingVersion,
     },
     /// The directory belongs to a cluster of another name.
     #[error(

@@ -197,6 +197,7 @@ impl Control {
             r,
             is_rebuilding: self.rebuilding.is_all(),
             knows_changes: true,
+            waits: !self.startup.auto_join,
         });
         let calls = self.calls.clone();
         self.spawn(async move {

@@ -30,6 +30,7 @@ use crate::runtime::observe::metrics::Metrics;
 use crate::runtime::shared::data_directory::{ACCEPTOR, RING};
 use crate::runtime::shared::disk_progress::DiskProgress;
 use crate::runtime::shared::events::{ControlEvent, Responder};
+use crate::runtime::shared::handed_on::HandedOn;
 use crate::runtime::shared::known_processes::KnownProcesses;
 use crate::runtime::shared::unreachable::Unreachable;
 use crate::runtime::shared::view::View;
@@ -43,6 +44,7 @@ mod changing;
 mod decisions;
 mod error;
 mod joining;
+mod leaving;
 mod news;
 mod parts;
 mod report;
@@ -51,6 +53,7 @@ mod seeds;
 mod snapshot;
 mod state;
 mod strangers;
+mod wishes;
 
 pub use self::running::{Runner, prepare, run};
 
@@ -99,6 +102,11 @@ pub struct Control {
     unreachable: Arc<Unreachable>,
     view: watch::Sender<Arc<View>>,
     draining: CancellationToken,
+    /// Cancelled once clients are to go on elsewhere.
+    clients: CancellationToken,
+    handed_on: Arc<HandedOn>,
+    /// Since when they are.
+    farewell_since: Option<Instant>,
     /// Probes that other nodes have asked for.
     probes: FxHashMap<u64, Responder>,
     next_probe: u64,
@@ -144,8 +152,11 @@ impl Control {
             unlocks,
             mut random,
             draining,
+            clients,
+            handed_on,
             ..
         } = parts;
+        leaving::check_not_removed(&*files, &me.node_id)?;
         let entry = MemberEntry {
             generation: me.generation,
             software: env!("CARGO_PKG_VERSION").to_owned(),
@@ -198,6 +209,9 @@ impl Control {
             random,
             view,
             draining,
+            clients,
+            handed_on,
+            farewell_since: None,
             probes: FxHashMap::default(),
             next_probe: 0,
             fetch_due: now,
@@ -268,6 +282,7 @@ impl Control {
             (Request::Ring, _) => responder.respond(&self.ring_reply()),
             (Request::Repair(repair), _) => responder.respond(&self.repair(repair)),
             (Request::Snapshot(snapshot), _) => responder.respond(&self.snapshot(snapshot)),
+            (Request::ChangeRing(change), _) => self.on_change_ring(change, responder),
             (Request::Unlock(unlock), _) => self.unlock(unlock, responder),
             (Request::Gossip(mut gossip), Some(peer)) => {
                 self.sift(&mut gossip, None);

@@ -19,6 +19,7 @@ use crate::runtime::observe::metrics::Metrics;
 use crate::runtime::shared::disk_progress::DiskProgress;
 use crate::runtime::shared::environment::{StoreThreads, WallClock};
 use crate::runtime::shared::events::ControlEvent;
+use crate::runtime::shared::handed_on::HandedOn;
 use crate::runtime::shared::known_processes::KnownProcesses;
 use crate::runtime::shared::unreachable::Unreachable;
 use crate::runtime::shared::view::View;
@@ -40,6 +41,8 @@ pub struct Startup {
     pub member: Member,
     /// Whether the directory has never been part of a cluster.
     pub is_new_directory: bool,
+    /// Whether nodes come into a ring with data without an operator's word: this one, and those that ask this one.
+    pub auto_join: bool,
 }
 
 /// What the control task is given.
@@ -92,6 +95,10 @@ pub struct Parts {
     pub random: fastrand::Rng,
     /// Not ready from now on.
     pub draining: CancellationToken,
+    /// Cancelled once clients are to go on elsewhere.
+    pub clients: CancellationToken,
+    /// How far a node that goes has handed on what it holds.
+    pub handed_on: Arc<HandedOn>,
     /// Ends the task.
     pub shutdown: CancellationToken,
 }

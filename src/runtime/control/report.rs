@@ -65,6 +65,8 @@ impl Control {
     pub(super) fn health(&self) -> Response {
         let reason = if self.draining.is_cancelled() {
             "shutting down".to_owned()
+        } else if self.clients.is_cancelled() {
+            "leaving the cluster".to_owned()
         } else if self.ring.is_none() {
             format!("not in a cluster yet: {}", self.joining.trouble())
         } else if !self.is_member() {
@@ -129,6 +131,7 @@ impl Control {
                 others
             },
             awaited: self.awaited(),
+            waiting: self.waiting(),
         })
     }
 
@@ -186,6 +189,7 @@ impl Control {
     pub(super) fn upkeep(&mut self) {
         let totals = self.store.totals();
         let store_status = self.store.status();
+        let settled_since = self.settled_since();
         self.step(Event::LocalLoad {
             keys: totals.keys,
             disk_bytes: totals.disk_bytes,
@@ -193,6 +197,7 @@ impl Control {
             hints_waiting: self.hints.kept(),
             disk_full: store_status.refuses_writes,
             complete_since: self.rebuilding.complete_since(),
+            settled_since,
         });
         let metrics = &self.metrics;
         metrics.totals.keys.set(totals.keys as f64);
@@ -210,8 +215,8 @@ impl Control {
             .set(f64::from(self.rebuilding.left()));
         let locked_keys = self.rebuilding.locked().count();
         metrics.store.update(&totals, &store_status, locked_keys);
-        let is_draining = self.draining.is_cancelled();
-        let ready = self.is_member() && !is_draining && !self.disk.hangs();
+        let takes_clients = !self.clients.is_cancelled();
+        let ready = self.is_member() && takes_clients && !self.disk.hangs();
         metrics.cluster.ready.set(f64::from(u8::from(ready)));
         metrics.upkeep();
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dynakv_protocol::change_ring::ChangeRing;
 use dynakv_protocol::client::{OTHER_CLUSTERS_MAX, OtherCluster};
 use dynakv_protocol::gossip::{Gossip, Join, MemberEntry, Vote};
 use dynakv_protocol::handshake::Welcome;
@@ -66,6 +67,38 @@ pub(super) struct JoinWish {
     pub(super) gone: Option<DirectoryId>,
 }
 
+/// An operator's wish, until the ring that fulfils it is decided.
+pub(super) struct ChangeWish {
+    pub(super) change: ChangeRing,
+    pub(super) responder: Responder,
+    pub(super) until: Instant,
+    /// The ring that was proposed for it last.
+    pub(super) proposed: Option<RingDocument>,
+}
+
+impl ChangeWish {
+    /// Whether this is the ring that was proposed, or one that went on from there.
+    pub(super) fn is_fulfilled_by(&self, current: &RingDocument) -> bool {
+        let Some(proposed) = &self.proposed else {
+            return false;
+        };
+        let goes_on = || {
+            let (now, then) = (current.change(), proposed.change());
+            let is_same = now.zip(then).is_some_and(|(now, then)| {
+                (now.begun_at, &now.target) == (then.begun_at, &then.target)
+            });
+            is_same && current.version > proposed.version
+        };
+        current == proposed || goes_on()
+    }
+}
+
+/// A node that wants in and waits for an operator.
+pub(super) struct Waiting {
+    pub(super) member: Member,
+    pub(super) asked_at: Instant,
+}
+
 /// What was found where the holder of a name is known to be.
 pub(super) struct HolderTried {
     pub(super) holder: Member,
@@ -89,6 +122,8 @@ pub(super) struct Decisions {
     /// Whether it has promised what is not durable, so that no vote of it may leave.
     pub(super) is_unsaved: bool,
     pub(super) joins: VecDeque<JoinWish>,
+    pub(super) wishes: VecDeque<ChangeWish>,
+    pub(super) waiting: BTreeMap<NodeId, Waiting>,
     /// Wishes for names whose holders are being called: one for each name.
     pub(super) trying: BTreeMap<NodeId, JoinWish>,
     pub(super) seal_until: Option<Instant>,
@@ -124,6 +159,8 @@ impl Decisions {
             acceptor,
             is_unsaved: false,
             joins: VecDeque::new(),
+            wishes: VecDeque::new(),
+            waiting: BTreeMap::new(),
             trying: BTreeMap::new(),
             seal_until: None,
             proposer: None,

@@ -44,19 +44,19 @@ pub struct Admission {
     confirmer: Arc<Confirmer>,
     seen: Arc<KnownProcesses>,
     others: Arc<OtherClusters>,
-    draining: CancellationToken,
+    clients: CancellationToken,
 }
 
 impl Admission {
     /// Who this node is, where to look for its cluster, how to ask members about themselves, what was seen of them,
-    /// where nodes of other clusters are noted, and what says that it is about to end.
+    /// where nodes of other clusters are noted, and what says that clients are to go on elsewhere.
     pub fn new(
         me: Myself,
         view: watch::Receiver<Arc<View>>,
         confirmer: Arc<Confirmer>,
         seen: Arc<KnownProcesses>,
         others: Arc<OtherClusters>,
-        draining: CancellationToken,
+        clients: CancellationToken,
     ) -> Self {
         Self {
             me,
@@ -64,7 +64,7 @@ impl Admission {
             confirmer,
             seen,
             others,
-            draining,
+            clients,
         }
     }
 
@@ -98,8 +98,8 @@ impl Admission {
             }
         })?;
         // It would be sent away at once. Other nodes still decide with this one.
-        if hello.peer.is_none() && self.draining.is_cancelled() {
-            let message = "this node is shutting down; ask another one";
+        if hello.peer.is_none() && self.clients.is_cancelled() {
+            let message = "this node is shutting down, or leaves the cluster; ask another one";
             return Err(ErrorReply::new(ErrorCode::NotReady, message).retryable());
         }
         if let Some(peer) = &hello.peer {

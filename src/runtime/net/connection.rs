@@ -66,8 +66,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Whether the disk hangs.
     pub disk: Arc<DiskProgress>,
-    /// The node is about to end: clients are asked to go elsewhere.
-    pub draining: CancellationToken,
+    /// The node is about to end, or goes out of its ring: clients are asked to go elsewhere.
+    pub clients: CancellationToken,
     /// How long it may then take to answer what it has in hand.
     pub drain: Duration,
     /// Ends all connections.
@@ -341,7 +341,7 @@ async fn read_requests(
         let read = tokio::select! {
             biased;
             // What was taken from the stream is carried out first.
-            () = shared.draining.cancelled(), if knows_goaway && held.is_empty() => {
+            () = shared.clients.cancelled(), if knows_goaway && held.is_empty() => {
                 Err(Leave::Draining)
             }
             () = outbox.room_for_reads(shared.waiting_bytes_max), if !held.is_empty() => continue,

@@ -8,6 +8,9 @@ pub(crate) const RING: &str = "ring";
 /// The document that holds what this node has promised and accepted.
 pub(crate) const ACCEPTOR: &str = "acceptor";
 
+/// The document that says by which ring the node of this directory was taken out of its cluster.
+pub(crate) const REMOVED: &str = "removed";
+
 /// Where the store lives in the data directory.
 pub const STORE_DIRECTORY: &str = "store";
 

@@ -17,6 +17,7 @@ pub mod data_directory;
 pub mod disk_progress;
 pub mod environment;
 pub mod events;
+pub mod handed_on;
 pub mod known_processes;
 pub mod ledger;
 pub mod outbox;

@@ -63,6 +63,7 @@ pub struct HintHandle {
     jobs: mpsc::UnboundedSender<Vec<HintJob>>,
     reminders_waiting: Arc<AtomicUsize>,
     kept: Arc<AtomicU64>,
+    counted: Arc<AtomicU64>,
     owed: watch::Receiver<Vec<Owed>>,
 }
 
@@ -105,6 +106,11 @@ impl HintHandle {
     /// How many keys are kept for others.
     pub fn kept(&self) -> u64 {
         self.kept.load(Ordering::Relaxed)
+    }
+
+    /// How many of them an acknowledged write counts on.
+    pub fn counted(&self) -> u64 {
+        self.counted.load(Ordering::Relaxed)
     }
 
     /// To whom anything is owed, as of the last sync or so.
@@ -152,7 +158,7 @@ pub fn start(parts: Parts) -> Result<HintHandle, StoreError> {
     let (jobs, waiting) = mpsc::unbounded_channel();
     let (owed_out, owed) = watch::channel(Vec::new());
     let reminders_waiting = Arc::new(AtomicUsize::new(0));
-    let kept = Arc::new(AtomicU64::new(0));
+    let (kept, counted) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
     let mut worker = Worker {
         log,
         book,
@@ -172,6 +178,7 @@ pub fn start(parts: Parts) -> Result<HintHandle, StoreError> {
         follows_in_memory: false,
         reminders_waiting: reminders_waiting.clone(),
         kept: kept.clone(),
+        counted: counted.clone(),
         owed: owed_out,
         progress,
     };
@@ -195,6 +202,7 @@ pub fn start(parts: Parts) -> Result<HintHandle, StoreError> {
         jobs,
         reminders_waiting,
         kept,
+        counted,
         owed,
     })
 }
@@ -226,6 +234,7 @@ struct Worker {
     follows_in_memory: bool,
     reminders_waiting: Arc<AtomicUsize>,
     kept: Arc<AtomicU64>,
+    counted: Arc<AtomicU64>,
     owed: watch::Sender<Vec<Owed>>,
     progress: Arc<DiskProgress>,
 }
@@ -449,6 +458,8 @@ impl Worker {
     fn publish(&mut self) {
         self.report();
         self.kept.store(self.book.len() as u64, Ordering::Relaxed);
+        let counted = self.book.counted() as u64;
+        self.counted.store(counted, Ordering::Relaxed);
         let owed: Vec<_> = self.book.owed().collect();
         let owed = owed.into_iter().map(|(node, keys)| Owed {
             node: node.clone(),

@@ -10,6 +10,7 @@ use dynakv_protocol::hash::{SEGMENTS, Segment};
 use dynakv_storage::{SmallFiles, StoreError, load_document, save_document};
 
 use self::aside::Aside;
+pub use self::gained::Gain;
 use self::gained::Gained;
 pub use self::locked::{Copy, LockedKeys};
 use self::recount::Recount;
@@ -132,6 +133,20 @@ impl Rebuilding {
         self.shown.segments()
     }
 
+    /// What is to be fetched from others: what is marked, and what is [topped up](Gain::to_top_up).
+    pub fn to_fetch(&self) -> SegmentSet {
+        let mut all = self.segments();
+        for segment in self.gained.to_top_up().iter() {
+            all.insert(segment);
+        }
+        all
+    }
+
+    /// How many segments are to be fetched. Those that are [set aside](Self::set_aside) are not among them.
+    pub fn left_to_fetch(&self) -> u32 {
+        self.left() + self.gained.to_top_up().len()
+    }
+
     /// Whether all segments are.
     pub fn is_all(&self) -> bool {
         self.shown.len() as usize == SEGMENTS
@@ -142,7 +157,15 @@ impl Rebuilding {
     /// From now on this ring is followed. What this node does not own under it is set aside, and what it owns is to be
     /// rebuilt, as far as it is marked. **The marks stay**, on disk, too: what this node has left of a segment gives no
     /// vote when it owns that again.
-    pub fn follow(&self, ring_version: RingVersion, is_owned: impl Fn(Segment) -> bool) {
+    /// While the ring begins a change, it is the one that began with `fetches_for`: what was to be fetched for another
+    /// one is not any more.
+    pub fn follow(
+        &self,
+        ring_version: RingVersion,
+        fetches_for: Option<RingVersion>,
+        is_owned: impl Fn(Segment) -> bool,
+    ) {
+        self.gained.follow(fetches_for);
         // Under its lock: nothing is set aside that has ended meanwhile.
         self.aside.follow(ring_version, || {
             let mut foreign = self.shown.segments();
@@ -243,23 +266,19 @@ impl Rebuilding {
         self.gained.is_known(begun_at)
     }
 
-    /// The change of the ring that began with this version gives these segments to this node: what it may have of them
+    /// The change of the ring that began with this version gives segments to this node: what it may have of the new ones
     /// is not all that was acknowledged there, until it was fetched. Only the first call for a change does anything.
     /// Durable when it returns.
     ///
     /// # Errors
     /// What the disk says. That ring may not be followed then.
-    pub fn begin_gained(
-        &self,
-        begun_at: RingVersion,
-        segments: SegmentSet,
-    ) -> Result<(), StoreError> {
+    pub fn begin_gained(&self, begun_at: RingVersion, gain: Gain) -> Result<(), StoreError> {
         if self.gained.is_known(begun_at) {
             return Ok(());
         }
         let mut lost = self.lost();
         self.gained.announce(begun_at);
-        for segment in segments.iter() {
+        for segment in gain.new.iter() {
             lost.segments.insert(segment);
             // An attempt that is under way knows of no such owners, and may not end it.
             lost.again.insert(segment);
@@ -267,7 +286,7 @@ impl Rebuilding {
         self.shown.show(&lost.segments);
         self.save(&mut lost)?;
         drop(lost);
-        self.gained.note(begun_at, segments)
+        self.gained.note(begun_at, gain)
     }
 
     /// By which change of the ring this node has all that it gained: the version that began it. 0 while it lacks some.
@@ -307,6 +326,7 @@ impl Rebuilding {
         for &segment in &finished {
             left.remove(segment);
         }
+        self.gained.top_up(&finished)?;
         match left.is_empty() {
             true => self.files.remove_durable(DOCUMENT)?,
             false => save(&*self.files, &left)?,
@@ -479,7 +499,7 @@ mod tests {
             .into_iter()
             .find(|key| !is_owned(Segment::of_key(key)))
             .unwrap();
-        rebuilding.follow(first, is_owned);
+        rebuilding.follow(first, None, is_owned);
         assert_eq!((rebuilding.left(), rebuilding.is_all()), (32_768, true));
         rebuilding.finish(&owned, NEWEST).unwrap();
         // It reports nothing, and gives no vote.
@@ -489,7 +509,7 @@ mod tests {
         // So it is after a restart.
         let again = Rebuilding::load(files).unwrap();
         assert!(again.covers(&key));
-        again.follow(first, is_owned);
+        again.follow(first, None, is_owned);
         assert_eq!((again.left(), again.segments().len()), (0, 32_768));
         // More is lost there: that is to be looked at.
         rebuilding.begin(&key).unwrap();
@@ -497,7 +517,7 @@ mod tests {
         rebuilding.set_aside(&foreign, first);
         assert_eq!(rebuilding.left(), 0);
         // It owns all of it again: an attempt under the ring before has no say.
-        rebuilding.follow(second, |_| true);
+        rebuilding.follow(second, None, |_| true);
         rebuilding.set_aside(&foreign, first);
         assert!(rebuilding.covers(&key));
         assert_eq!(rebuilding.left(), 32_768);
@@ -589,6 +609,10 @@ mod tests {
             }
             set
         };
+        let new = |keys: &[&str]| Gain {
+            new: set(keys),
+            ..Gain::default()
+        };
         let [a, b] = ["a", "b"].map(|key| Segment::of_key(key.as_bytes()));
         let rebuilding = Rebuilding::load(files.clone()).unwrap();
         assert_eq!(rebuilding.complete_since(), RingVersion(0));
@@ -596,7 +620,7 @@ mod tests {
         // An attempt is under way, for what was lost.
         assert_eq!(rebuilding.take_begun_again(&[b]), []);
         rebuilding
-            .begin_gained(RingVersion(5), set(&["a", "b"]))
+            .begin_gained(RingVersion(5), new(&["a", "b"]))
             .unwrap();
         assert_eq!(
             rebuilding.finish(&[b], NEWEST).unwrap(),
@@ -615,25 +639,25 @@ mod tests {
         // By a restart, and by a later version of the same change, nothing begins anew.
         let again = Rebuilding::load(files.clone()).unwrap();
         again
-            .begin_gained(RingVersion(5), set(&["a", "b"]))
+            .begin_gained(RingVersion(5), new(&["a", "b"]))
             .unwrap();
         assert!(again.covers(b"a") && !again.covers(b"b"));
         assert_eq!(again.finish(&[a], NEWEST).unwrap(), [a]);
         assert_eq!(again.complete_since(), RingVersion(5));
         let again = Rebuilding::load(files.clone()).unwrap();
         assert_eq!(again.complete_since(), RingVersion(5));
-        again.begin_gained(RingVersion(9), set(&[])).unwrap();
+        again.begin_gained(RingVersion(9), new(&[])).unwrap();
         assert_eq!(again.complete_since(), RingVersion(9), "it gains nothing");
         // Where a loss is accepted nothing is rebuilt, but what is gained was not lost.
         Rebuilding::note_none(&*files).unwrap();
         let accepted = Rebuilding::load(files.clone()).unwrap();
-        accepted.begin_gained(RingVersion(9), set(&["a"])).unwrap();
+        accepted.begin_gained(RingVersion(9), new(&["a"])).unwrap();
         assert!(accepted.covers(b"a") && accepted.complete_since() == RingVersion(0));
         // What can't be read is fetched once more.
         save_document(&*files, "gained", b"\x01").unwrap();
         let damaged = Rebuilding::load(files).unwrap();
         assert_eq!(damaged.complete_since(), RingVersion(0));
-        damaged.begin_gained(RingVersion(9), set(&["a"])).unwrap();
+        damaged.begin_gained(RingVersion(9), new(&["a"])).unwrap();
         assert!(damaged.covers(b"a"));
     }
 
@@ -642,16 +666,50 @@ mod tests {
         let disk = MemoryDisk::new();
         let rebuilding = Rebuilding::load(Arc::new(disk.files())).unwrap();
         disk.crash();
-        let all = SegmentSet::all();
-        assert!(
-            rebuilding
-                .begin_gained(RingVersion(5), all.clone())
-                .is_err()
-        );
+        let all = Gain {
+            new: SegmentSet::all(),
+            ..Gain::default()
+        };
+        let begun = rebuilding.begin_gained(RingVersion(5), all.clone());
+        assert!(begun.is_err());
         assert!(rebuilding.covers(b"a") && rebuilding.complete_since() == RingVersion(0));
         let restarted = Rebuilding::load(Arc::new(disk.files())).unwrap();
         restarted.begin_gained(RingVersion(5), all).unwrap();
         assert!(restarted.is_all());
+    }
+
+    /// What is topped up counts as before.
+    #[test]
+    fn what_is_topped_up_is_fetched_and_gives_votes_meanwhile() {
+        let files = Arc::new(MemoryDisk::new().files());
+        let [a, b] = ["a", "b"].map(|key| Segment::of_key(key.as_bytes()));
+        let mut gain = Gain::default();
+        for segment in [a, b] {
+            gain.to_top_up.insert(segment);
+        }
+        let begun = RingVersion(5);
+        let rebuilding = Rebuilding::load(files.clone()).unwrap();
+        rebuilding.begin_gained(begun, gain).unwrap();
+        assert!(!rebuilding.covers(b"a") && rebuilding.left() == 0);
+        assert_eq!(rebuilding.left_to_fetch(), 2);
+        assert_eq!(rebuilding.complete_since(), RingVersion(0));
+        assert_eq!(rebuilding.finish(&[a], NEWEST).unwrap(), [a]);
+        let again = Rebuilding::load(files.clone()).unwrap();
+        again.follow(begun, Some(begun), |_| true);
+        assert_eq!(again.to_fetch().iter().collect::<Vec<_>>(), [b]);
+        // Where a value is lost meanwhile there is more to be done.
+        again.begin(b"b").unwrap();
+        assert_eq!(again.finish(&[b], NEWEST).unwrap(), [b]);
+        assert_eq!(again.complete_since(), begun);
+        // The change is over, or was given up.
+        let again = Rebuilding::load(files).unwrap();
+        let gain = Gain {
+            to_top_up: SegmentSet::all(),
+            ..Gain::default()
+        };
+        again.begin_gained(RingVersion(9), gain).unwrap();
+        again.follow(RingVersion(10), None, |_| true);
+        assert!(again.to_fetch().is_empty());
     }
 
     #[test]

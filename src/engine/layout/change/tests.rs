@@ -15,7 +15,7 @@ fn ring(names: &str) -> RingDocument {
 }
 
 fn to(current: &RingDocument, names: &str) -> RingDocument {
-    begin(current, &members(names), |_| Reads::Changes).unwrap()
+    begin(current, &members(names), &[], |_| Reads::Changes).unwrap()
 }
 
 /// The document that every node can read, and every acceptor takes.
@@ -102,7 +102,7 @@ fn weights_and_zones_change_as_members_do() {
     let ring = ring("abc");
     let mut target = members("abc");
     (target[1].weight, target[2].zone) = (2, "east".to_owned());
-    let begun = begin(&ring, &target, |_| Reads::Changes).unwrap();
+    let begun = begin(&ring, &target, &[], |_| Reads::Changes).unwrap();
     is_sound(&ring, &begun);
     assert_eq!(weights(&begun.read_members()), "a1 b1 c1");
     let done = finish(&read_new(&begun).unwrap()).unwrap();
@@ -112,7 +112,7 @@ fn weights_and_zones_change_as_members_do() {
 #[test]
 fn what_cannot_be_a_ring_is_refused_with_what_to_do() {
     let ring = ring("abc");
-    let refusal = |target: &[Member]| begin(&ring, target, |_| Reads::Changes).unwrap_err();
+    let refusal = |target: &[Member]| begin(&ring, target, &[], |_| Reads::Changes).unwrap_err();
     assert_eq!(refusal(&members("abc")), ChangeRefusal::NothingChanges);
     assert_eq!(refusal(&members("cba")), ChangeRefusal::NothingChanges);
     assert_eq!(refusal(&[]), ChangeRefusal::NobodyLeft);
@@ -159,7 +159,7 @@ fn what_cannot_be_a_ring_is_refused_with_what_to_do() {
 fn one_change_at_a_time_and_none_before_the_first_write() {
     let ring = ring("abc");
     let begun = to(&ring, "abcd");
-    let again = begin(&begun, &members("ab"), |_| Reads::Changes).unwrap_err();
+    let again = begin(&begun, &members("ab"), &[], |_| Reads::Changes).unwrap_err();
     assert_eq!(
         again,
         ChangeRefusal::Running {
@@ -168,7 +168,7 @@ fn one_change_at_a_time_and_none_before_the_first_write() {
     );
     assert!(again.to_string().contains("dynakv status"));
     let open = found(ClusterId(7), "shop", member("a"), 3, 2, 2);
-    let refusal = begin(&open, &members("ab"), |_| Reads::Changes).unwrap_err();
+    let refusal = begin(&open, &members("ab"), &[], |_| Reads::Changes).unwrap_err();
     assert_eq!(refusal, ChangeRefusal::StillOpen);
     assert_eq!(seal(&begun), None, "it holds data");
 }
@@ -181,7 +181,7 @@ fn who_is_too_old_is_named() {
             true => Reads::TooOld,
             false => Reads::Changes,
         };
-        begin(&ring, &members("abcd"), is_old)
+        begin(&ring, &members("abcd"), &[], is_old)
             .unwrap_err()
             .to_string()
     };
@@ -236,7 +236,7 @@ fn no_acceptor_takes_a_step_that_is_none() {
             Step::Open | Step::Final => panic!("no change"),
         }
     }
-    let forgeries: [Forgery; 8] = [
+    let forgeries: [Forgery; 9] = [
         |it| change(it).begun_at = RingVersion(2),
         |it| change(it).phase = ChangePhase::ReadNew,
         |it| change(it).target[3].weight = 0,
@@ -245,6 +245,7 @@ fn no_acceptor_takes_a_step_that_is_none() {
         |it| change(it).target.truncate(3),
         |it| it.members[0].weight = 2,
         |it| it.members[3].weight = 1,
+        |it| change(it).stopped = vec![id("a")],
     ];
     for (number, forge) in forgeries.into_iter().enumerate() {
         let mut forged = begun.clone();
@@ -280,16 +281,55 @@ fn no_acceptor_takes_a_step_that_is_none() {
     assert!(RingDocument::from_bytes(&unreadable.to_bytes()).is_err());
 }
 
-/// Who stays would lack what it missed and only one of those that go has.
+/// Nobody waits for who is gone, and only who goes can be.
 #[test]
-fn no_key_loses_a_copy_for_good() {
-    let ring = ring("abc");
-    let refusal = begin(&ring, &members("ab"), |_| Reads::Changes).unwrap_err();
-    assert_eq!(refusal, ChangeRefusal::FewerCopies { now: 3, then: 2 });
-    assert!(begin(&ring, &members("abd"), |_| Reads::Changes).is_ok());
-    let alone = RingDocument {
-        members: members("a"),
-        ..ring
+fn members_that_go_may_be_gone_already_or_be_found_gone_later() {
+    let ring = ring("abcd");
+    let going = [id("d"), id("c")];
+    let unheard = |id: &NodeId| match going.contains(id) {
+        true => Reads::Unheard,
+        false => Reads::Changes,
     };
-    assert!(begin(&alone, &members("ab"), |_| Reads::Changes).is_ok());
+    let refusal = begin(&ring, &members("ab"), &[], unheard).unwrap_err();
+    assert!(matches!(refusal, ChangeRefusal::Unheard { .. }));
+    let begun = begin(&ring, &members("ab"), &going, unheard).unwrap();
+    is_sound(&ring, &begun);
+    assert_eq!(begun.change().unwrap().stopped, [id("c"), id("d")]);
+    assert!(begun.is_stopped(&id("c")) && begun.is_leaving(&id("c")));
+    for stays in ["a", "e"] {
+        let refusal = begin(&ring, &members("ab"), &[id(stays)], unheard).unwrap_err();
+        assert_eq!(refusal, ChangeRefusal::NotGoing { id: id(stays) });
+    }
+
+    let begun = to(&ring, "ab");
+    for ring in [&begun, &read_new(&begun).unwrap()] {
+        let one = stop_waiting_for(ring, &id("d")).unwrap();
+        is_sound(ring, &one);
+        assert_eq!(stop_waiting_for(&one, &id("d")), None, "it is no news");
+        let both = stop_waiting_for(&one, &id("c")).unwrap();
+        is_sound(&one, &both);
+        assert_eq!(both.change().unwrap().stopped, [id("c"), id("d")]);
+        assert_eq!(stop_waiting_for(ring, &id("a")), None, "it stays");
+        // Nobody is waited for again.
+        let back = RingDocument {
+            version: RingVersion(both.version.0 + 1),
+            ..one.clone()
+        };
+        assert_eq!(check_next(&both, &back), Err(InvalidStep::NoStep));
+    }
+    let mut forged = to(&ring, "abc");
+    if let Step::Changing(change) = &mut forged.step {
+        change.stopped = vec![id("a")];
+    }
+    assert!(RingDocument::from_bytes(&forged.to_bytes()).is_err());
+    assert!(check_later(&ring, &forged).is_err());
+}
+
+#[test]
+fn there_may_be_fewer_copies_afterwards() {
+    let ring = ring("abc");
+    let begun = to(&ring, "a");
+    is_sound(&ring, &begun);
+    let done = finish(&read_new(&begun).unwrap()).unwrap();
+    assert_eq!((begun.effective_n(), done.effective_n()), (3, 1));
 }

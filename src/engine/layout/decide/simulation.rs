@@ -160,11 +160,11 @@ impl Wish {
                     })
                 };
                 let target: Vec<Member> = members.iter().map(entry).collect();
-                match change::begin(ring, &target, |_| change::Reads::Changes) {
+                match change::begin(ring, &target, &[], |_| change::Reads::Changes) {
                     Ok(next) => Some(next),
                     Err(ChangeRefusal::StillOpen) => seal(ring),
                     Err(ChangeRefusal::Running { .. }) => Self::Onwards.next(ring, directories),
-                    Err(ChangeRefusal::NothingChanges | ChangeRefusal::FewerCopies { .. }) => None,
+                    Err(ChangeRefusal::NothingChanges) => None,
                     Err(refusal) => panic!("{refusal}"),
                 }
             }

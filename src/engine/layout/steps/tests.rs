@@ -22,33 +22,52 @@ fn final_ring(names: &str, (n, w, r): (u8, u8, u8)) -> RingDocument {
 
 /// A change that began with version 5.
 fn begun(from: &str, to: &str) -> RingDocument {
-    change::begin(&final_ring(from, (3, 2, 2)), &members(to), |_| {
+    change::begin(&final_ring(from, (3, 2, 2)), &members(to), &[], |_| {
         change::Reads::Changes
     })
     .unwrap()
 }
 
 /// What members have said: which ring they follow, and by which change they are complete.
-struct Said(BTreeMap<String, (u64, u64)>);
+struct Said {
+    said: BTreeMap<String, (u64, u64)>,
+    /// By which change whoever goes has handed on what it has.
+    settled: u64,
+    /// Who is dead, and for how long.
+    dead: Option<(&'static str, u64)>,
+}
 
 impl Said {
     fn of(said: &[(&str, u64, u64)]) -> Self {
         let said = said
             .iter()
             .map(|&(name, ring, complete)| (name.to_owned(), (ring, complete)));
-        Self(said.collect())
+        Self {
+            said: said.collect(),
+            settled: 0,
+            dead: None,
+        }
     }
 
     fn progress(&self, id: &NodeId) -> Progress {
-        let (ring, complete) = self.0.get(id.as_str()).copied().unwrap_or_default();
+        let (ring, complete) = self.said.get(id.as_str()).copied().unwrap_or_default();
         Progress {
             ring_version: RingVersion(ring),
             complete_since: RingVersion(complete),
+            settled_since: RingVersion(self.settled),
         }
     }
 
     fn due(&self, document: &RingDocument) -> Option<Due> {
-        due(&Ring::new(document.clone()), |id| self.progress(id))
+        let dead_for = |id: &NodeId| {
+            let dead = self.dead.filter(|(name, _)| *name == id.as_str());
+            dead.map(|(_, ms)| ms)
+        };
+        due(
+            &Ring::new(document.clone()),
+            |id| self.progress(id),
+            dead_for,
+        )
     }
 }
 
@@ -78,7 +97,7 @@ fn a_heavier_member_gains_and_is_waited_for() {
     let mut target = members("abcd");
     target[1].weight = 3;
     let ring = final_ring("abcd", (3, 2, 2));
-    let begun = change::begin(&ring, &target, |_| change::Reads::Changes).unwrap();
+    let begun = change::begin(&ring, &target, &[], |_| change::Reads::Changes).unwrap();
     assert_eq!(Said::of(&[]).due(&begun), Some(Due::Fetching(ids("b"))));
 }
 
@@ -102,7 +121,7 @@ fn the_change_ends_once_those_behind_are_no_read_quorum() {
     );
     // With r = 1 each of them answers reads by itself.
     let ring = final_ring("abc", (3, 3, 1));
-    let begun = change::begin(&ring, &members("abcd"), |_| change::Reads::Changes).unwrap();
+    let begun = change::begin(&ring, &members("abcd"), &[], |_| change::Reads::Changes).unwrap();
     let read = change::read_new(&begun).unwrap();
     assert_eq!(said.due(&read), Some(Due::Following(ids("c"))));
 }
@@ -137,4 +156,51 @@ fn a_change_is_given_up_for_a_newcomer_that_died_before_it_was_complete() {
         super::given_up(&read, |id| nothing.progress(id), dead),
         None
     );
+}
+
+#[test]
+fn whoever_goes_hands_on_what_it_has_first() {
+    let read = change::read_new(&begun("abcd", "abc")).unwrap();
+    let mut said = Said::of(&[("a", 6, 5), ("b", 6, 5), ("c", 6, 5), ("d", 6, 0)]);
+    assert_eq!(said.due(&read), Some(Due::HandingOn(ids("d"))));
+    // By a change before this one it was to go, too.
+    said.settled = 4;
+    assert_eq!(said.due(&read), Some(Due::HandingOn(ids("d"))));
+    said.settled = 5;
+    assert!(matches!(said.due(&read), Some(Due::Step(_))));
+    said.settled = 0;
+    said.dead = Some(("d", NOT_HANDING_ON_AFTER_MS - 1));
+    assert_eq!(said.due(&read), Some(Due::HandingOn(ids("d"))));
+    said.dead = Some(("d", NOT_HANDING_ON_AFTER_MS));
+    assert!(matches!(said.due(&read), Some(Due::Step(_))));
+    said.dead = None;
+    let gone = change::stop_waiting_for(&read, &ids("d")[0]).unwrap();
+    let mut said = Said::of(&[("a", 7, 5), ("b", 7, 5), ("c", 7, 5)]);
+    said.settled = 0;
+    assert!(matches!(said.due(&gone), Some(Due::Step(_))));
+}
+
+/// With r = 1 each old owner answers reads by itself: one that is gone does not.
+#[test]
+fn who_is_gone_is_not_waited_for_with_r_of_one_either() {
+    let ring = final_ring("abcd", (3, 3, 1));
+    let gone = ids("d");
+    let begun = change::begin(&ring, &members("abc"), &gone, |_| change::Reads::Changes).unwrap();
+    let read = change::read_new(&begun).unwrap();
+    let said = Said::of(&[("a", 6, 5), ("b", 6, 5), ("c", 6, 5)]);
+    assert!(matches!(said.due(&read), Some(Due::Step(_))));
+    let begun = change::begin(&ring, &members("abc"), &[], |_| change::Reads::Changes).unwrap();
+    let read = change::read_new(&begun).unwrap();
+    assert_eq!(said.due(&read), Some(Due::Following(ids("d"))));
+}
+
+/// B has missed what A and C acknowledged. With C gone and A the next to go, nobody would have it.
+#[test]
+fn where_there_are_to_be_fewer_copies_who_stays_fetches_too() {
+    let begun = begun("abc", "ab");
+    assert_eq!(Said::of(&[]).due(&begun), Some(Due::Fetching(ids("ab"))));
+    let said = Said::of(&[("a", 5, 5), ("b", 5, 0)]);
+    assert_eq!(said.due(&begun), Some(Due::Fetching(ids("b"))));
+    let said = Said::of(&[("a", 5, 5), ("b", 5, 5)]);
+    assert!(matches!(said.due(&begun), Some(Due::Step(_))));
 }

@@ -54,6 +54,11 @@ impl Joint {
         self.only_written.contains(&member)
     }
 
+    /// How many owners a segment has under the stakes that are not read.
+    pub(super) fn copies(&self) -> usize {
+        self.also.copies()
+    }
+
     /// All owners of a segment, those that are read first.
     pub(super) fn owners(&self, segment: Segment) -> &[MemberIndex] {
         let at = usize::from(segment.0);

@@ -120,6 +120,43 @@ impl Ring {
         })
     }
 
+    /// The segments of which this member keeps a copy while the number of copies shrinks. It may be the only one of the
+    /// W that is left, so it has to have what any of those acknowledged.
+    pub fn topped_up_by(&self, member: MemberIndex) -> impl Iterator<Item = Segment> + '_ {
+        let segments = (0..=u16::MAX).map(Segment);
+        segments.filter(move |&segment| self.is_topped_up_by(member, segment))
+    }
+
+    /// Whether this is one of them.
+    pub fn is_topped_up_by(&self, member: MemberIndex, segment: Segment) -> bool {
+        let keeps = || {
+            let mut others = self.others(segment);
+            self.readers(segment).contains(&member) && others.any(|other| other == member)
+        };
+        self.shrinks() && keeps()
+    }
+
+    /// Whether a key has fewer copies after the change that is under way.
+    fn shrinks(&self) -> bool {
+        let phase = self.document.change().map(|change| change.phase);
+        let copies = (
+            self.placement.copies(),
+            self.joint.as_ref().map_or(0, Joint::copies),
+        );
+        match (phase, copies) {
+            (None, _) => false,
+            (Some(ChangePhase::WriteBoth), (old, new))
+            | (Some(ChangePhase::ReadNew), (new, old)) => new < old,
+        }
+    }
+
+    /// Whether this member has to fetch anything before the new owners are read.
+    pub fn must_fetch(&self, member: MemberIndex) -> bool {
+        let phase = self.document.change().map(|change| change.phase);
+        phase == Some(ChangePhase::WriteBoth)
+            && (self.is_anywhere_only_written(member) || self.topped_up_by(member).next().is_some())
+    }
+
     /// Whether this member brings the segment back from the others when it lacks some of it: an owner does, and who
     /// gains it; who loses it needs it no more.
     pub fn rebuilds(&self, member: MemberIndex, segment: Segment) -> bool {

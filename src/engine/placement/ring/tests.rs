@@ -342,6 +342,7 @@ fn changing(
         phase: ChangePhase::WriteBoth,
         begun_at: begun.version,
         target: begun.members.iter().map(stake).collect(),
+        stopped: Vec::new(),
     });
     (old, new, begun)
 }

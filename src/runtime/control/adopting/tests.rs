@@ -165,6 +165,7 @@ impl Node {
                 quorums: (None, None, None),
                 member: ring(1).members[0].clone(),
                 is_new_directory: false,
+                auto_join: true,
             },
             membership: MembershipConfig::default(),
             calls: Arc::new(Calls::new(outgoing.clone(), hello)),
@@ -188,6 +189,8 @@ impl Node {
             unlocks,
             random: fastrand::Rng::with_seed(1),
             draining: CancellationToken::new(),
+            clients: CancellationToken::new(),
+            handed_on: Arc::default(),
             shutdown: CancellationToken::new(),
             me,
         };

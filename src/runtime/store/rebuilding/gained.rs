@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::BytesMut;
 use dynakv_protocol::RingVersion;
 use dynakv_protocol::codec::{Reader, Wire};
+use dynakv_protocol::hash::Segment;
 use dynakv_storage::{SmallFiles, StoreError, load_document, save_document};
 
 use crate::engine::anti_entropy::rebuilding::SegmentSet;
@@ -14,12 +15,21 @@ use crate::engine::anti_entropy::rebuilding::SegmentSet;
 /// The document that says by which change this node gained which segments last.
 const GAINED: &str = "gained";
 
+/// What a change has a node fetch.
+#[derive(Debug, Default, Clone)]
+pub struct Gain {
+    /// The segments that it comes to own.
+    pub new: SegmentSet,
+    /// Those of which it keeps one of fewer copies. What it has of them counts as before; it may lack what the others have.
+    pub to_top_up: SegmentSet,
+}
+
 /// What one change brings.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct State {
     /// The version that began it.
     begun_at: RingVersion,
-    segments: SegmentSet,
+    gain: Gain,
 }
 
 /// The last change of the ring that this node has met.
@@ -66,27 +76,59 @@ impl Gained {
         RingVersion(self.announced.load(Ordering::Acquire))
     }
 
-    /// This change brings these segments, which are marked. Durable when it returns.
-    pub(super) fn note(
-        &self,
-        begun_at: RingVersion,
-        segments: SegmentSet,
-    ) -> Result<(), StoreError> {
-        let mut bytes = BytesMut::new();
-        begun_at.encode(&mut bytes);
-        segments.encode(&mut bytes);
-        save_document(&*self.files, GAINED, &bytes)?;
-        *self.lock() = State { begun_at, segments };
+    /// This change brings this, and what is new is marked. Durable when it returns.
+    pub(super) fn note(&self, begun_at: RingVersion, gain: Gain) -> Result<(), StoreError> {
+        let state = State { begun_at, gain };
+        self.save(&state)?;
+        *self.lock() = state;
         Ok(())
     }
 
-    /// By which change this node has all that it gained, while these segments are being fetched; 0 while it lacks some.
+    /// The change that is followed now, as far as it is one that has just begun.
+    pub(super) fn follow(&self, fetches_for: Option<RingVersion>) {
+        let mut state = self.lock();
+        if fetches_for != Some(state.begun_at) {
+            state.gain.to_top_up = SegmentSet::default();
+        }
+    }
+
+    /// What is to be topped up.
+    pub(super) fn to_top_up(&self) -> SegmentSet {
+        self.lock().gain.to_top_up.clone()
+    }
+
+    /// These segments were fetched. Durable when it returns. One call at a time.
+    pub(super) fn top_up(&self, fetched: &[Segment]) -> Result<(), StoreError> {
+        let mut next = self.lock().clone();
+        let left = &mut next.gain.to_top_up;
+        let removed = fetched.iter().filter(|&&it| left.remove(it)).count();
+        if removed == 0 {
+            return Ok(());
+        }
+        // Who looks does not wait for the disk.
+        self.save(&next)?;
+        let mut state = self.lock();
+        for &segment in fetched {
+            state.gain.to_top_up.remove(segment);
+        }
+        Ok(())
+    }
+
+    /// By which change this node has all that it is to fetch, while these segments are being rebuilt; 0 while it lacks some.
     pub(super) fn complete_since(&self, rebuilding: &SegmentSet) -> RingVersion {
         let state = self.lock();
-        match state.segments.meets(rebuilding) {
+        match state.gain.new.meets(rebuilding) || !state.gain.to_top_up.is_empty() {
             true => RingVersion(0),
             false => state.begun_at,
         }
+    }
+
+    fn save(&self, state: &State) -> Result<(), StoreError> {
+        let mut bytes = BytesMut::new();
+        state.begun_at.encode(&mut bytes);
+        state.gain.new.encode(&mut bytes);
+        state.gain.to_top_up.encode(&mut bytes);
+        save_document(&*self.files, GAINED, &bytes)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -97,6 +139,12 @@ impl Gained {
 fn decode(bytes: &bytes::Bytes) -> Option<State> {
     let mut reader = Reader::new(bytes);
     let begun_at = RingVersion::decode(&mut reader).ok()?;
-    let segments = SegmentSet::decode(&mut reader).ok()?;
-    Some(State { begun_at, segments })
+    let new = SegmentSet::decode(&mut reader).ok()?;
+    // An earlier version noted no more than that.
+    let to_top_up = match reader.left() {
+        0 => SegmentSet::default(),
+        _ => SegmentSet::decode(&mut reader).ok()?,
+    };
+    let gain = Gain { new, to_top_up };
+    Some(State { begun_at, gain })
 }

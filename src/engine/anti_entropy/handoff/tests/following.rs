@@ -16,7 +16,7 @@ fn rings(former: &[usize], new: &[usize], w: u8) -> Rings {
     let mut former = ring(1, former, w);
     former.n = former.n.max(new.len() as u8);
     let target = ring(1, new, w).members;
-    let write_both = change::begin(&former, &target, |_| change::Reads::Changes).unwrap();
+    let write_both = change::begin(&former, &target, &[], |_| change::Reads::Changes).unwrap();
     let read_new = change::read_new(&write_both).unwrap();
     let new = change::finish(&read_new).unwrap();
     let given_up = change::give_up(&write_both).unwrap();
@@ -232,7 +232,7 @@ fn a_ring_with_the_same_owners_is_no_work_and_forgets_nothing() {
     assert!(differs(&|ring| {
         let mut target = ring.members.clone();
         target[0].weight = 2;
-        *ring = change::begin(ring, &target, |_| change::Reads::Changes).unwrap();
+        *ring = change::begin(ring, &target, &[], |_| change::Reads::Changes).unwrap();
     }));
 }
 

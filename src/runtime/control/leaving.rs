@@ -1,0 +1,78 @@
+//! A node that goes: it sends its clients to others, says when nothing is left with it that is needed, and ends once the
+//! ring does without it.
+
+use dynakv_protocol::codec::Wire;
+use dynakv_protocol::ring_document::{ChangePhase, RingDocument};
+use dynakv_protocol::{NodeId, RingVersion};
+use dynakv_storage::{SmallFiles, StoreError, save_document};
+use tokio::time::{Duration, Instant};
+
+use super::{Control, ControlError, load_wire};
+use crate::engine::layout::change::holds_copies;
+use crate::runtime::shared::data_directory::REMOVED;
+
+/// How long clients have to finish what they have asked of a node that goes, before it says that it is done. It still
+/// answers until it ends.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A directory whose node was taken out of the ring is none to start in.
+///
+/// # Errors
+/// [`ControlError::Removed`].
+pub(super) fn check_not_removed(files: &dyn SmallFiles, id: &NodeId) -> Result<(), ControlError> {
+    match load_wire::<RingVersion>(files, REMOVED)? {
+        Some(by) => Err(ControlError::Removed { id: id.clone(), by }),
+        None => Ok(()),
+    }
+}
+
+impl Control {
+    /// By which change of the ring this node goes, once the new owners are read: from then on nobody needs it but for what
+    /// it has to hand on.
+    fn goes_by(&self) -> Option<RingVersion> {
+        let document = self.ring.as_ref()?.document();
+        let change = document.change()?;
+        let goes = change.phase == ChangePhase::ReadNew && document.is_leaving(&self.me.node_id);
+        goes.then_some(change.begun_at)
+    }
+
+    /// By which change it goes and has nothing left that the others need, for gossip: its clients were told to go on
+    /// elsewhere, what it holds is with its owners, and no hint counts on it.
+    pub(super) fn settled_since(&mut self) -> RingVersion {
+        let Some(begun_at) = self.goes_by() else {
+            return RingVersion(0);
+        };
+        let now = Instant::now();
+        let since = *self.farewell_since.get_or_insert_with(|| {
+            tracing::info!("this node leaves the cluster: clients are sent to other nodes");
+            now
+        });
+        self.clients.cancel();
+        let is_settled = now >= since + FAREWELL
+            && self.handed_on.since() == begun_at
+            && self.hints.counted() == 0;
+        match is_settled {
+            true => begun_at,
+            false => RingVersion(0),
+        }
+    }
+
+    /// Whether a ring does without this node, which has copies under the one before. Who was only coming in asks anew.
+    pub(super) fn is_removed_by(&self, document: &RingDocument) -> bool {
+        let own = self.newest_ring();
+        let held = own.is_some_and(|own| holds_copies(own, &self.me.node_id));
+        held && document.member(&self.me.node_id).is_none()
+    }
+
+    /// Ends this node, and has every start in its directory end: what is in there is of a member that is none any more,
+    /// and may be out of date by any time.
+    pub(super) fn end_as_removed(&mut self, by: RingVersion) {
+        let id = self.me.node_id.clone();
+        self.end = Some(match save_document(&*self.files, REMOVED, &by.to_bytes()) {
+            Ok(()) => ControlError::Removed { id, by },
+            // The others tell it again at its next start.
+            Err(error) if error.is_shortage() => ControlError::Removed { id, by },
+            Err(error) => StoreError::into(error),
+        });
+    }
+}
