@@ -1,79 +1,9 @@
 //! Nodes that come to a cluster which holds data, while clients go on.
 
-use dynakv_client::RingReply;
-
 use crate::harness::{
-    Cluster, Node, QUICK, all_is_well, become_same, block_on, client, client_of_one, eventually,
-    read_all, under_load, write_all,
+    Cluster, KEYS, Node, QUICK, all_is_well, become_members, become_same, eventually,
+    hold_what_they_own, is_all_of_before_there, newcomer, under_load, write_before,
 };
-
-fn ring_of(node: &Node) -> RingReply {
-    block_on(async { client_of_one(node).await.ring().await.unwrap() })
-}
-
-/// Waits until these nodes follow a final ring of so many members.
-#[track_caller]
-fn become_members(nodes: &[&Node], count: usize) {
-    eventually(&format!("a final ring of {count}"), || {
-        for node in nodes {
-            let document = ring_of(node).document;
-            let (step, members) = (document.step.name(), document.members.len());
-            if (step, members) != ("final", count) {
-                return Err(format!("{}: {step}, {members} members", node.id));
-            }
-        }
-        Ok(())
-    });
-}
-
-/// A node that is to come to a cluster.
-fn newcomer(cluster: &Cluster, number: usize) -> Node {
-    Node::new(cluster.root(), &format!("node-{number}"))
-        .with(&[
-            "-n",
-            "3",
-            "-w",
-            "2",
-            "-r",
-            "2",
-            "--seed",
-            &cluster[0].address(),
-        ])
-        .with_settings(QUICK)
-}
-
-/// So many keys lie in the cluster before anybody comes.
-const KEYS: usize = 2_000;
-
-fn keys() -> impl Iterator<Item = String> {
-    (0..KEYS).map(|number| format!("before-{number}"))
-}
-
-fn write_before(cluster: &Cluster) {
-    block_on(async {
-        let client = client(&cluster.addresses()).await;
-        let failed = write_all(&client, keys().map(|key| (key, "before".to_owned()))).await;
-        assert!(failed.is_empty(), "{failed:?}");
-    });
-}
-
-/// Every key of before is read from each node, with one owner asked and with two.
-#[track_caller]
-fn is_all_of_before_there(cluster: &Cluster) {
-    for node in cluster.nodes() {
-        let found = block_on(async {
-            let client = client_of_one(node).await;
-            read_all(&client, keys(), 2).await
-        });
-        let lost = keys().filter(|key| found[key] != ["before"]);
-        assert_eq!(
-            lost.collect::<Vec<_>>(),
-            Vec::<String>::new(),
-            "at {}",
-            node.id
-        );
-    }
-}
 
 #[test]
 fn a_node_comes_to_a_cluster_under_load_and_no_request_fails() {
@@ -91,13 +21,13 @@ fn a_node_comes_to_a_cluster_under_load_and_no_request_fails() {
     load.failed_nowhere();
     load.is_all_there(&cluster, 2);
     is_all_of_before_there(&cluster);
-    hold_what_they_own(&cluster);
+    drop_what_has_moved(&cluster);
     all_is_well(&mut cluster);
 }
 
-/// Waits until nobody holds anything that it does not own.
+/// Waits until what has moved away was dropped.
 #[track_caller]
-fn hold_what_they_own(cluster: &Cluster) {
+fn drop_what_has_moved(cluster: &Cluster) {
     let dropped = |node: &Node| {
         node.metric("dynakv_leftover_keys_dropped_total", "")
             .unwrap()
@@ -110,15 +40,7 @@ fn hold_what_they_own(cluster: &Cluster) {
             false => Err(format!("{dropped} keys")),
         }
     });
-    for node in cluster.nodes() {
-        let what = format!("{} holds nothing that it does not own", node.id);
-        eventually(&what, || {
-            match node.metric("dynakv_leftover_segments", "")? {
-                0 => Ok(()),
-                left => Err(format!("{left} segments")),
-            }
-        });
-    }
+    hold_what_they_own(cluster);
 }
 
 #[test]

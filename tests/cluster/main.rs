@@ -40,6 +40,7 @@ mod handoff;
 mod hanging_disk;
 mod harness;
 mod hostile;
+mod leaving;
 mod limits;
 mod locked;
 mod logging;

@@ -131,24 +131,22 @@ fn still_read_old(ring: &Ring, change: &Change, follows: &[bool]) -> Vec<MemberI
 /// What was acknowledged all new owners have fetched from others.
 pub const NOT_HANDING_ON_AFTER_MS: u64 = 60 * 1000;
 
-/// For how long a member that is being taken in may be dead before the change is given up, in milliseconds.
+/// For how long a member that is to fetch something may be dead before the change is given up, in milliseconds.
 pub const GIVEN_UP_AFTER_MS: u64 = 5 * 60 * 1000;
 
-/// The ring without a change that cannot go on by itself: one whose newcomer has died before it had all that it gains.
-/// `dead_for_ms` says for how long a member has been dead, as far as who asks has watched it without a break. A
-/// member of before the change is waited for: it has copies, and comes back with them.
+/// The ring without a change that cannot go on by itself: one in which somebody has died before it had all that it is to
+/// fetch. `dead_for_ms` is as for [`due`]. Who is only to give what it has is waited for: it comes back with that.
 pub fn given_up(
     ring: &Ring,
     progress: impl Fn(&NodeId) -> Progress,
     dead_for_ms: impl Fn(&NodeId) -> Option<u64>,
 ) -> Option<RingDocument> {
     let change = ring.document().change()?;
-    let mut members = ring.document().members.iter();
+    let mut members = (0..ring.len() as u16).map(MemberIndex);
     let is_lost = members.any(|member| {
-        let is_dead = || dead_for_ms(&member.id).is_some_and(|ms| ms >= GIVEN_UP_AFTER_MS);
-        change::is_coming_in(ring.document(), member)
-            && progress(&member.id).complete_since < change.begun_at
-            && is_dead()
+        let id = &ring.member(member).id;
+        let is_dead = || dead_for_ms(id).is_some_and(|ms| ms >= GIVEN_UP_AFTER_MS);
+        progress(id).complete_since < change.begun_at && is_dead() && ring.must_fetch(member)
     });
     change::give_up(ring.document()).filter(|_| is_lost)
 }

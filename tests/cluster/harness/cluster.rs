@@ -180,6 +180,11 @@ impl Cluster {
         self.nodes.push(node);
     }
 
+    /// One that is none of them any more.
+    pub(crate) fn take_out(&mut self, index: usize) -> Node {
+        self.nodes.remove(index)
+    }
+
     /// The addresses of all nodes.
     pub(crate) fn addresses(&self) -> Vec<String> {
         self.nodes.iter().map(Node::address).collect()

@@ -132,7 +132,7 @@ fn nothing_is_due_in_a_ring_that_does_not_change() {
 }
 
 #[test]
-fn a_change_is_given_up_for_a_newcomer_that_died_before_it_was_complete() {
+fn a_change_is_given_up_for_whoever_died_before_it_was_complete() {
     let begun = begun("abc", "abcd");
     let ring = Ring::new(begun.clone());
     let given_up = |said: &Said, dead: &str, ms: u64| {
@@ -148,6 +148,13 @@ fn a_change_is_given_up_for_a_newcomer_that_died_before_it_was_complete() {
         None,
         "it is waited for"
     );
+    // One that stays and is to get what another one leaves.
+    let leaving = Ring::new(self::begun("abcde", "abcd"));
+    let dead =
+        |name: &'static str| move |id: &NodeId| (id.as_str() == name).then_some(GIVEN_UP_AFTER_MS);
+    let progress = |id: &NodeId| nothing.progress(id);
+    assert!(super::given_up(&leaving, progress, dead("b")).is_some());
+    assert_eq!(super::given_up(&leaving, progress, dead("e")), None);
     let complete = Said::of(&[("d", 5, 5)]);
     assert_eq!(given_up(&complete, "d", GIVEN_UP_AFTER_MS), None);
     let read = Ring::new(change::read_new(&begun).unwrap());
