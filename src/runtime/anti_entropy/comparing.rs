@@ -112,21 +112,26 @@ impl AntiEntropy {
                 return Ok(false);
             }
         };
+        // What a change of the ring brings is fetched, and what it takes is handed on: here it would go its way twice.
+        let both = [&self.0.asker.me, &member.id].map(|id| ring.index_of(id));
+        let is_read = |segment| {
+            let readers = ring.readers(segment);
+            both.iter().flatten().all(|member| readers.contains(member))
+        };
+        let segments = places.into_iter();
+        let segments = segments.map(|place| Segment(u16::from_be_bytes([page, place])));
+        let segments: Vec<_> = segments.filter(|&segment| is_read(segment)).collect();
         self.0
             .metrics
             .mending
             .segments_differing
-            .increment(places.len() as u64);
+            .increment(segments.len() as u64);
         let mut is_whole = true;
-        for places in places.chunks(SEGMENTS_AT_ONCE) {
+        for segments in segments.chunks(SEGMENTS_AT_ONCE) {
             let began = Instant::now();
-            let segments = places.iter();
-            let segments: Vec<_> = segments
-                .map(|&place| Segment(u16::from_be_bytes([page, place])))
-                .collect();
             let sizes = &mut comparing.sizes;
             let outcomes = self
-                .mend_segments(member, ring, &segments, Direction::Both, sizes)
+                .mend_segments(member, ring, segments, Direction::Both, sizes)
                 .await;
             let mut mended = Mended::default();
             let mut error = None;
@@ -137,7 +142,7 @@ impl AntiEntropy {
             comparing.mended += mended;
             if comparing.is_told {
                 self.0.repairs.update(|progress| {
-                    progress.segments_differing += places.len() as u64;
+                    progress.segments_differing += segments.len() as u64;
                     progress.keys_fetched += mended.fetched;
                     progress.keys_sent += mended.sent;
                     progress.keys_locked += mended.locked;

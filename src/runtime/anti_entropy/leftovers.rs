@@ -408,6 +408,7 @@ impl AntiEntropy {
         }
         let bytes: usize = merges.iter().map(|(_, versions)| versions.len()).sum();
         sizes.see(bytes, keys.len());
+        self.0.metrics.mending.bytes_sent.increment(bytes as u64);
         let asked = merges
             .iter()
             .map(|(key, versions)| (key_of(key).0.clone(), versions.clone()));

@@ -12,6 +12,10 @@ pub struct MendingMetrics {
     pub keys_fetched: Counter,
     /// Keys that were brought up to date at another node.
     pub keys_sent: Counter,
+    /// The bytes of what others gave for all that.
+    pub bytes_fetched: Counter,
+    /// The bytes of what they were sent, also of what this node does not own any more.
+    pub bytes_sent: Counter,
     /// Comparisons that did not come to their end, or not with all.
     pub failures: Counter,
     /// Segments that differed when they were compared.
@@ -48,6 +52,14 @@ impl MendingMetrics {
             keys_sent: counter(
                 "dynakv_anti_entropy_keys_sent_total",
                 "Keys whose copy at another node was brought up to date, found by comparing.",
+            ),
+            bytes_fetched: counter(
+                "dynakv_anti_entropy_fetched_bytes_total",
+                "Bytes of the versions that other nodes gave, by comparing, while rebuilding or for a change of the ring.",
+            ),
+            bytes_sent: counter(
+                "dynakv_anti_entropy_sent_bytes_total",
+                "Bytes of the versions that other nodes were sent, found by comparing, or handed on to their owners.",
             ),
             failures: counter(
                 "dynakv_anti_entropy_failures_total",
