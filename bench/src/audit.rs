@@ -5,6 +5,8 @@
 //! |---|---|
 //! | [`workload`] | one client of the load |
 //! | [`kills`] | kills nodes, one at a time |
+//! | [`resizing`] | gives the cluster more nodes and fewer |
+//! | [`latencies`] | how long requests take meanwhile |
 //! | [`value`] | values that name their write |
 //! | [`log`] | the log on disk: what was begun, what was acknowledged |
 //! | [`books`] | a [`History`](crate::history::History) for each key, and what was found to be wrong |
@@ -32,7 +34,9 @@ mod books;
 mod converge;
 mod hints;
 mod kills;
+mod latencies;
 mod log;
+mod resizing;
 mod shared;
 mod value;
 mod verdict;
@@ -41,6 +45,7 @@ mod workload;
 
 use books::{Books, KEYS_MAX, Trust};
 use log::{Entry, Log, LogError};
+use resizing::Report;
 use shared::Shared;
 use value::RunId;
 use verdict::{Exit, verdict};
@@ -103,6 +108,17 @@ pub struct AuditArgs {
     /// Kill a node of that cluster every so often with kill -9, and start it again
     #[arg(long, value_name = "DURATION", requires = "nodes", value_parser = parse_duration)]
     kill_every: Option<Duration>,
+    /// Resize that cluster to so many nodes, one number after the other: more come in, the last ones leave. The load
+    /// goes on until the last change is over, with calm before, between and after, which shares --duration
+    #[arg(
+        long,
+        value_name = "NODES,...",
+        requires = "nodes",
+        conflicts_with = "kill_every",
+        value_delimiter = ',',
+        value_parser = clap::value_parser!(u16).range(1..=50)
+    )]
+    resize: Vec<u16>,
     /// Where that cluster lives, kept afterwards [default: a temporary directory]
     #[arg(long, value_name = "DIR", requires = "nodes")]
     directory: Option<PathBuf>,
@@ -235,7 +251,12 @@ async fn audit(
         Trust::Weak
     };
     let shared = Arc::new(Shared::new(Books::new(run, keys), trust, Duration::ZERO));
-    let cluster = load(args, cluster, &clients, &log, &shared, early).await?;
+    let (cluster, report) = load(args, cluster, &clients, &log, &shared, early).await?;
+    // Others may have come, and some have gone.
+    let servers = cluster.as_ref().map_or(servers, Cluster::addresses);
+    if let Some(report) = report {
+        print!("{}", report.text(&shared));
+    }
 
     let exit = conclude(args, &clients, &shared, &servers, cluster.as_ref()).await?;
     if let Some(mut cluster) = cluster {
@@ -269,7 +290,7 @@ async fn load(
     log: &Log,
     shared: &Arc<Shared>,
     mut early: tokio::sync::watch::Receiver<bool>,
-) -> Result<Option<Cluster>, AuditError> {
+) -> Result<(Option<Cluster>, Option<Report>), AuditError> {
     let mut random = fastrand::Rng::with_seed(args.seed);
     let mut workers = JoinSet::new();
     for number in 0..usize::from(args.clients) {
@@ -296,14 +317,31 @@ async fn load(
                 let shared = Arc::clone(shared);
                 kills::kill_one_after_the_other(cluster, every, shared, random)
                     .await
-                    .map(Some)
+                    .map(|cluster| (Some(cluster), None))
             }
-            (cluster, _) => Ok(cluster),
+            (Some(cluster), None) if !args.resize.is_empty() => {
+                let calm = args.duration / (args.resize.len() as u32 + 1);
+                resizing::resize(cluster, &args.resize, calm, shared)
+                    .await
+                    .map(|(cluster, report)| (Some(cluster), Some(report)))
+            }
+            (cluster, _) => Ok((cluster, None)),
         }
     };
     let ending = async {
         let ended_early = early.wait_for(|early| *early);
-        let _either = tokio::time::timeout(args.duration, ended_early).await;
+        // Who resizes says when that is over.
+        let mut is_over = shared.stop.subscribe();
+        let resized = async {
+            match args.resize.is_empty() {
+                true => tokio::time::sleep(args.duration).await,
+                false => drop(is_over.wait_for(|stopped| *stopped).await),
+            }
+        };
+        tokio::select! {
+            () = resized => {}
+            _ = ended_early => {}
+        }
         shared.stop.send_replace(true);
     };
     let working = async {
@@ -317,11 +355,11 @@ async fn load(
     };
     let all = async {
         let killing = async { killing.await.map_err(AuditError::from) };
-        let (cluster, (), ()) = tokio::try_join!(killing, working, async {
+        let (ended, (), ()) = tokio::try_join!(killing, working, async {
             ending.await;
             Ok(())
         })?;
-        Ok(cluster)
+        Ok(ended)
     };
     tokio::select! {
         ended = all => ended,

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 mod binary;
 mod error;
 mod ports;
+mod resizing;
 
 pub use binary::find_dynakv;
 pub use error::ClusterError;

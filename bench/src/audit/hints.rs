@@ -64,7 +64,8 @@ fn of_page(page: &str) -> io::Result<Hints> {
     })
 }
 
-fn number(page: &str, metric: &str) -> io::Result<u64> {
+/// The number that a page of metrics shows for one of them.
+pub(super) fn number(page: &str, metric: &str) -> io::Result<u64> {
     let value = page.lines().find_map(|line| {
         let labels = line.strip_prefix(metric)?.strip_prefix('{')?;
         labels.rsplit_once("} ")?.1.trim().parse().ok()

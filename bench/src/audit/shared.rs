@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::books::{Books, Trust};
+use super::latencies::{Latencies, Summary};
 use super::value::RunId;
 
 /// So many failed requests are told one by one.
@@ -31,6 +32,7 @@ pub(super) struct Shared {
     handed_over_before_kills: AtomicU64,
     failures: AtomicU64,
     down: Mutex<Option<String>>,
+    latencies: Mutex<Latencies>,
 }
 
 impl Shared {
@@ -47,6 +49,7 @@ impl Shared {
             handed_over_before_kills: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             down: Mutex::new(None),
+            latencies: Mutex::default(),
         }
     }
 
@@ -85,6 +88,35 @@ impl Shared {
             eprintln!("{at:.3} s: {what} of key {key} failed{down}: {error}");
         }
         self.sleep(PAUSE_AFTER_FAILURE).await;
+    }
+
+    // Spells.
+
+    /// From now on requests are noted, under this name.
+    pub(super) fn begin_spell(&self, name: String) {
+        self.latencies().begin(name);
+    }
+
+    /// From now on they are not.
+    pub(super) fn end_spell(&self) {
+        self.latencies().end();
+    }
+
+    /// A request has succeeded that began then.
+    pub(super) fn succeeded(&self, began: Duration) {
+        let took = self.now().saturating_sub(began);
+        self.latencies().note(took);
+    }
+
+    /// What came of each spell.
+    pub(super) fn spells(&self) -> Vec<Summary> {
+        self.latencies().summaries()
+    }
+
+    fn latencies(&self) -> MutexGuard<'_, Latencies> {
+        self.latencies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A node was killed.

@@ -168,6 +168,7 @@ impl Worker {
                 return;
             }
         };
+        self.shared.succeeded(began);
         let values: Vec<_> = fetched
             .siblings
             .into_iter()
@@ -263,8 +264,12 @@ impl Worker {
         context: Option<Context>,
     ) -> Result<(), WorkError> {
         let (shared, key) = (Arc::clone(&self.shared), name.key);
+        let began = shared.now();
         let answer = self.send(name, is_delete, context).await;
         let at = shared.now();
+        if answer.is_ok() {
+            shared.succeeded(began);
+        }
         let outcome = match &answer {
             Ok(()) => Outcome::Acknowledged,
             Err(error) if error.maybe_applied() => Outcome::Unknown,

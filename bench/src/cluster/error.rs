@@ -12,6 +12,12 @@ pub(super) const READY_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClusterError {
+    /// Its ring does not change as it is to.
+    #[error("the cluster does not change as it is to: {reason}\n  next: dynakv status")]
+    Change {
+        /// What keeps it.
+        reason: String,
+    },
     /// There is no binary to start.
     #[error("{} does not exist: build it with `cargo build --release --bin dynakv`, or give --dynakv PATH", path.display())]
     NoBinary {
