@@ -97,6 +97,33 @@ impl Scratch {
 }
 
 #[test]
+fn nothing_is_lost_while_nodes_come_and_leave() {
+    let dynakv = common::dynakv();
+    let scratch = Scratch::new();
+    let ended = audit(&[
+        "--nodes",
+        "2",
+        "--resize",
+        "4,3",
+        "--duration",
+        "3s",
+        "--dynakv",
+        dynakv.to_str().unwrap(),
+        "--log",
+        scratch.log().to_str().unwrap(),
+    ]);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    let lines: Vec<&str> = ended.stdout.lines().collect();
+    let begins = ["2 nodes", "2 -> 4", "4 nodes", "4 -> 3", "3 nodes", "change 1: write-both"];
+    for (line, begin) in lines.iter().zip(begins) {
+        assert!(line.starts_with(begin), "{ended:#?}");
+    }
+    assert!(lines[5].contains(", read-new "), "{ended:#?}");
+    assert_eq!(lines.len(), begins.len() + 2, "{ended:#?}");
+    assert!(ended.verdict().starts_with("audit passed: "), "{ended:#?}");
+}
+
+#[test]
 fn nothing_is_lost_while_nodes_are_killed() {
     let dynakv = common::dynakv();
     let scratch = Scratch::new();
