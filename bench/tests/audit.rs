@@ -114,7 +114,14 @@ fn nothing_is_lost_while_nodes_come_and_leave() {
     ]);
     assert_eq!(ended.code, Some(0), "{ended:#?}");
     let lines: Vec<&str> = ended.stdout.lines().collect();
-    let begins = ["2 nodes", "2 -> 4", "4 nodes", "4 -> 3", "3 nodes", "change 1: write-both"];
+    let begins = [
+        "2 nodes",
+        "2 -> 4",
+        "4 nodes",
+        "4 -> 3",
+        "3 nodes",
+        "change 1: write-both",
+    ];
     for (line, begin) in lines.iter().zip(begins) {
         assert!(line.starts_with(begin), "{ended:#?}");
     }

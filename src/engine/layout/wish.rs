@@ -122,12 +122,26 @@ pub fn wished(
     {
         check_dead(id, known)?;
         let next = change::stop_waiting_for(current, id);
-        return next.ok_or(WishRefusal::Change(ChangeRefusal::NothingChanges));
+        let next = next.ok_or(WishRefusal::Change(ChangeRefusal::NothingChanges))?;
+        return checked(current, next, known);
     }
     let (target, gone) = target(current, wishes, known)?;
     let next = change::begin(current, &target, &gone, known.reads)?;
-    if !known.accept_loss {
-        check_copies(current, gone)?;
+    checked(current, next, known)
+}
+
+/// The next ring, unless writes may be lost by it and that is not accepted. Once the new owners are read they have all of
+/// them.
+fn checked(
+    current: &RingDocument,
+    next: RingDocument,
+    known: &Known<'_>,
+) -> Result<RingDocument, WishRefusal> {
+    if let Some(change) = next.change()
+        && change.phase == ChangePhase::WriteBoth
+        && !known.accept_loss
+    {
+        check_copies(current, &change.stopped)?;
     }
     Ok(next)
 }
@@ -197,7 +211,7 @@ fn id_of(wish: &MemberWish) -> &NodeId {
 }
 
 /// Whether each acknowledged write is on a copy that is left without those that are gone.
-fn check_copies(current: &RingDocument, gone: Vec<NodeId>) -> Result<(), WishRefusal> {
+fn check_copies(current: &RingDocument, gone: &[NodeId]) -> Result<(), WishRefusal> {
     if gone.is_empty() {
         return Ok(());
     }
@@ -213,7 +227,7 @@ fn check_copies(current: &RingDocument, gone: Vec<NodeId>) -> Result<(), WishRef
         false => Err(WishRefusal::WritesMayBeLost {
             needed: needed(current.effective_n()),
             w: current.w,
-            gone,
+            gone: gone.to_vec(),
         }),
     }
 }
@@ -367,6 +381,24 @@ mod tests {
                 WishRefusal::Change(ChangeRefusal::Running { .. })
             ));
         }
+    }
+
+    /// What it alone has nobody fetches any more, until the new owners are read.
+    #[test]
+    fn a_leaver_that_dies_with_what_it_alone_has_takes_a_word_of_its_own() {
+        let ring = ring("abc", (3, 1, 3));
+        let begun = asked(&ring, &all(&[leaves("c")]), "", false).unwrap();
+        let now = |ring: RingDocument| RingDocument {
+            version: RingVersion(9),
+            ..ring
+        };
+        let begun = now(begun);
+        let wish = all(&[is_gone("c")]);
+        let refusal = asked(&begun, &wish, "c", false).unwrap_err();
+        assert!(matches!(refusal, WishRefusal::WritesMayBeLost { .. }));
+        assert!(asked(&begun, &wish, "c", true).is_ok());
+        let read = now(change::read_new(&begun).unwrap());
+        assert!(asked(&read, &wish, "c", false).is_ok());
     }
 
     #[test]
