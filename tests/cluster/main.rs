@@ -21,6 +21,7 @@ mod bad_links;
 mod blackout;
 mod blind_writes;
 mod causality;
+mod changing;
 mod command_line;
 mod console;
 mod crashes;
