@@ -4,6 +4,7 @@
 //! those of [`exit`], and `--output json` has one form per command, pinned by tests.
 
 mod blocking;
+mod cluster;
 mod config;
 mod data;
 mod dev;
@@ -95,6 +96,11 @@ enum Command {
     Status,
     /// Show the ring
     Ring,
+    /// Change the members of the ring: let nodes in, have them go, and give them other weights and zones
+    Cluster {
+        #[command(subcommand)]
+        command: cluster::ClusterCommand,
+    },
     /// Show what each owner of a key has of it, and why
     Explain(explain::ExplainArgs),
     /// Compare a node's copies with all others' now, and mend what differs
@@ -176,6 +182,9 @@ fn run(cli: Cli) -> Exit {
         }),
         Command::Ring => with_client(global, format, None, async |session| {
             node_info::ring(&session.client, format).await
+        }),
+        Command::Cluster { command } => with_client(global, format, None, async |session| {
+            cluster::run(session, command, format).await
         }),
         Command::Explain(args) => with_client(global, format, None, async |session| {
             explain::explain(session, args, format).await

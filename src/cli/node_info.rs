@@ -8,10 +8,11 @@ use dynakv_protocol::placement::Placement;
 use dynakv_protocol::shell::quoted;
 use serde::Serialize;
 
-use self::change::Change;
+pub(super) use self::change::Change;
 pub(super) use self::ring::{RingSummary, ring_text};
 pub(super) use self::state::state_name;
 use self::verdict::{Verdict, is_in_reach, verdict};
+pub(super) use self::waiting::Waiting;
 use super::exit::Exit;
 use super::prompt::{Prompt, Session};
 
@@ -37,6 +38,9 @@ pub(crate) async fn status(session: &Session, format: Format) -> Result<Report, 
     if status.locked_keys > 0 && format != Format::Json {
         let locked = locked_text(&status, &session.prompt());
         report.messages.insert_str(0, &locked);
+    }
+    if format != Format::Json {
+        report.messages += &waiting::text(&status, &session.prompt());
     }
     Ok(report)
 }
@@ -174,6 +178,7 @@ struct StatusDocument<'a> {
     locked_keys_named: Vec<String>,
     other_clusters: Vec<others::Document<'a>>,
     change: Option<Change<'a>>,
+    waiting: Vec<Waiting<'a>>,
 }
 
 #[derive(Serialize)]
@@ -333,6 +338,7 @@ fn status_report(status: &StatusReply, ring: Option<&RingReply>, format: Format)
             locked_keys_named: named.map(|key| key.escape_ascii().to_string()).collect(),
             other_clusters: others::documents(status),
             change: ring.and_then(|ring| Change::of(status, ring)),
+            waiting: status.waiting.iter().map(Waiting::of).collect(),
         };
         return Report::data(verdict.exit(), json_line(&document));
     }
@@ -411,3 +417,4 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod verdict;
+mod waiting;

@@ -1,4 +1,7 @@
-//! Commands that are printed to be typed next: quoted for a shell, and with the server that was asked.
+//! Commands that are printed to be typed next: quoted for a shell, and with the server that was asked. And questions
+//! that somebody at a terminal is asked.
+
+use std::io::{self, BufRead, IsTerminal, Write};
 
 use dynakv_client::Client;
 use dynakv_protocol::shell::quoted;
@@ -50,6 +53,18 @@ impl Prompt {
         let key = key_words::option(key);
         self.command(&format!("repair {key} --accept-loss"))
     }
+}
+
+/// Asks on a terminal; without one the answer is no. `meaning` ends its own lines.
+pub(crate) fn confirmed(meaning: &str, question: &str) -> bool {
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return false;
+    }
+    let mut answer = String::new();
+    let asked = write!(io::stderr(), "{meaning}{question} [y/N] ");
+    asked.is_ok()
+        && io::stdin().lock().read_line(&mut answer).is_ok()
+        && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `repair`: has a node compare its copies with all others' now, and shows how far it is.
 
 use std::ffi::OsString;
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, Write};
 
 use bytes::Bytes;
 use dynakv_client::{
@@ -13,7 +13,7 @@ use super::exit::Exit;
 use super::following::{Bar, Followed, Progress, follow};
 use super::key::{KeyFields, bytes_of, parse_base64, shown};
 use super::output::{Format, Report, json_line};
-use super::prompt::{Prompt, Session};
+use super::prompt::{Prompt, Session, confirmed};
 
 /// Pages of the tree that two nodes compare.
 const PAGES: u64 = 256;
@@ -57,7 +57,7 @@ pub(crate) async fn repair(
     if args.accept_loss {
         let status = client.status().await?;
         let meaning = meaning(&status);
-        if !args.yes && !confirmed(&meaning) {
+        if !args.yes && !agreed(&meaning) {
             let next = session.prompt().command("repair --accept-loss --yes");
             let what = format!("{meaning}\n  nothing was begun: this has to be confirmed");
             return Ok(Report::error(Exit::Usage, format, &what, &next));
@@ -110,7 +110,7 @@ async fn unlock(session: &Session, key: &[u8], yes: bool, format: Format) -> Res
          oldest values; a value that was replaced or deleted may come back from a hint that still holds it",
         shown(key)
     );
-    if !yes && !confirmed(&meaning) {
+    if !yes && !agreed(&meaning) {
         let what = format!("{meaning}\n  nothing was begun: this has to be confirmed");
         return Ok(Report::error(
             Exit::Usage,
@@ -191,16 +191,9 @@ fn meaning(status: &StatusReply) -> String {
     text
 }
 
-/// Asks on a terminal; without one the answer is no.
-fn confirmed(meaning: &str) -> bool {
-    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-        return false;
-    }
-    let mut answer = String::new();
-    let asked = write!(io::stderr(), "{meaning}.\nGive it up? [y/N] ");
-    asked.is_ok()
-        && io::stdin().lock().read_line(&mut answer).is_ok()
-        && matches!(answer.trim(), "y" | "Y" | "yes")
+/// Asks on a terminal whether what this means is to be done.
+fn agreed(meaning: &str) -> bool {
+    confirmed(&format!("{meaning}.\n"), "Give it up?")
 }
 
 /// How many pages of how many are compared, all members together.

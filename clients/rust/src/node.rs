@@ -115,10 +115,11 @@ impl Node {
         request: &Request,
         deadline: Instant,
     ) -> Result<Response, Error> {
-        let is_write = matches!(
-            request,
-            Request::Put(_) | Request::Delete(_) | Request::Import(_)
-        );
+        let is_write = match request {
+            Request::Put(_) | Request::Delete(_) | Request::Import(_) => true,
+            Request::ChangeRing(change) => !change.is_plan,
+            _ => false,
+        };
         let started = Instant::now();
         let connection = match timeout_at(deadline, self.connection()).await {
             Ok(Ok(connection)) => connection,
