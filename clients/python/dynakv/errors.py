@@ -187,6 +187,12 @@ class WouldReplaceSeveralError(DynakvError):
     name, code = "conflict", 20
 
 
+class ChangeRefusedError(DynakvError):
+    """The members of the ring cannot be changed so (operators only)."""
+
+    name, code = "change_refused", 21
+
+
 class ForkedError(DynakvError):
     """The client was made before a fork, in another process: it has no threads here, and its connections are those
     of that process. Make one in each process."""

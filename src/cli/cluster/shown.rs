@@ -50,9 +50,10 @@ impl Plan {
 
     fn first_line(&self, words: &str) -> String {
         let (before, after) = self.nodes();
-        let nodes = match before == after {
-            true => format!("{after} nodes"),
-            false => format!("{before} → {after} nodes"),
+        let nodes = match (before, after) {
+            (1, 1) => "1 node".to_owned(),
+            _ if before == after => format!("{after} nodes"),
+            _ => format!("{before} → {after} nodes"),
         };
         let (n, w, r) = (self.next.n, self.next.w, self.next.r);
         let right = format!("{nodes}, n {n}, w {w}, r {r}");
@@ -78,7 +79,8 @@ impl Plan {
             .max();
         let most = most.unwrap_or(0).max(1);
         let part = |segments: u32| {
-            let cells = (segments as usize * BAR).div_ceil(most as usize).min(BAR);
+            let share = f64::from(segments) / f64::from(most);
+            let cells = (share * BAR as f64).round() as usize;
             format!("{:<BAR$} {:>5.1} %", "█".repeat(cells), percent(segments))
         };
         for share in &self.shares {

@@ -234,7 +234,7 @@ fn status_has_these_forms() {
         r#"{"id":"node-2","address":"127.0.0.1:8081","state":"dead","#,
         r#""state_age_ms":1500,"generation":2,"zone":"","keys":10,"disk_bytes":2048,"rebuilding_segments":0,"#,
         r#""rebuilding_of_segments":0,"rebuilt_percent":100.0,"hints_waiting":2,"disk_hangs":false,"disk_full":false,"unreachable":false,"#,
-        r#""owns_percent":33.33,"software":"0.1.0"}],"locked_keys":0,"locked_keys_named":[],"other_clusters":[],"change":null}"#,
+        r#""owns_percent":33.33,"software":"0.1.0"}],"locked_keys":0,"locked_keys_named":[],"other_clusters":[],"change":null,"waiting":[]}"#,
         "\n"
     );
     assert_eq!(report, Report::data(Exit::Unavailable, expected));
@@ -364,8 +364,8 @@ fn a_change_of_the_ring_names_who_is_waited_for() {
     let json = status_report(&status, Some(&ring), Format::Json).data;
     let json = String::from_utf8(json).unwrap();
     let expected = concat!(
-        r#""change":{"step":"write-both","begun_at":3,"coming":["node-4"],"going":["node-3"],"#,
-        r#""awaited":[{"id":"node-4","state":"alive","segments_left":700}]}}"#
+        r#""change":{"step":"write-both","begun_at":3,"coming":["node-4"],"going":["node-3"],"gone":[],"#,
+        r#""awaited":[{"id":"node-4","state":"alive","segments_left":700}]},"waiting":[]}"#
     );
     assert!(json.contains(expected), "{json}");
     // Those that are read are all there, and of the two sides that are written each has its quorum.
@@ -382,15 +382,38 @@ fn a_change_of_the_ring_names_who_is_waited_for() {
     // node-2 alone is left of those that are to be.
     assert_eq!(verdict(&status, Some(&ring)), Verdict::Unavailable);
     change.phase = ChangePhase::ReadNew;
+    ring.document.step = Step::Changing(change.clone());
+    let said = |status: &StatusReply, ring: &RingReply| {
+        status_report(status, Some(ring), Format::Table).messages
+    };
+    let messages = said(&status, &ring);
+    assert!(messages.contains("step 2 of 2, waiting"), "{messages}");
+    assert!(messages.contains(" to follow it\n"), "{messages}");
+    status.awaited = vec![id(3)];
+    let messages = said(&status, &ring);
+    assert!(messages.contains("to hand on what it has\n"), "{messages}");
+    change.stopped = vec![id(3)];
     ring.document.step = Step::Changing(change);
-    let report = status_report(&status, Some(&ring), Format::Table);
-    assert!(
-        report.messages.contains("step 2 of 2, waiting"),
-        "{}",
-        report.messages
-    );
+    let messages = said(&status, &ring);
+    assert!(messages.contains("node-3 (gone) going"), "{messages}");
     status.awaited.clear();
     let report = status_report(&status, Some(&ring), Format::Table);
     let messages = &report.messages;
     assert!(messages.contains("the next is due"), "{messages}");
+}
+
+#[test]
+fn who_waits_to_be_let_in_is_shown() {
+    let mut status = status(3, &[MemberState::Alive; 3]);
+    let mut waiting = ring(3, 4).document.members.remove(3);
+    waiting.zone = "east".to_owned();
+    status.waiting = vec![waiting];
+    let json = status_report(&status, None, Format::Json).data;
+    let expected =
+        r#""waiting":[{"id":"node-4","address":"127.0.0.1:1","weight":1,"zone":"east"}]}"#;
+    assert!(String::from_utf8(json).unwrap().contains(expected));
+    assert_eq!(
+        waiting::text(&status, &Prompt::of("a:1")),
+        "dynakv: node-4 at 127.0.0.1:1 waits to be let in\n  next: dynakv --server a:1 cluster join node-4\n"
+    );
 }
