@@ -12,6 +12,7 @@ from .client import Client, Pending, Pipeline
 from .context import context_from_text, context_to_text
 from .errors import (
     BadRequestError,
+    ChangeRefusedError,
     ConflictError,
     ConnectionLostError,
     DirectoryLostError,
@@ -45,6 +46,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BadRequestError",
+    "ChangeRefusedError",
     "Client",
     "ConflictError",
     "ConnectionLostError",

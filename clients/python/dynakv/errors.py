@@ -253,6 +253,7 @@ _BY_CODE: dict[int, type[DynakvError]] = {
         DiskFullError,
         DirectoryLostError,
         WouldReplaceSeveralError,
+        ChangeRefusedError,
     )
     if kind.code is not None
 }

@@ -28,6 +28,7 @@ fn of_a_change(plan: &Plan) -> Vec<String> {
     facts.extend(gone(plan));
     facts.extend(failures(plan));
     facts.extend(waits(plan));
+    facts.extend(settings(plan));
     let coming = plan.of_role(Role::Comes);
     if !coming.is_empty() {
         facts.push(format!(
@@ -152,6 +153,29 @@ fn waits(plan: &Plan) -> Vec<String> {
             "{} {is} waited for: start {it} first",
             joined(away, " and ")
         ));
+    }
+    facts
+}
+
+/// Which settings have to say the same from then on.
+fn settings(plan: &Plan) -> Vec<String> {
+    let mut facts = Vec::new();
+    for share in plan.shares.iter().filter(|it| it.role == Role::Stays) {
+        let (before, after) = (&share.before, &share.after);
+        let mut settings = Vec::new();
+        if after.weight != before.weight {
+            settings.push(format!("weight = {}", after.weight));
+        }
+        if after.zone != before.zone {
+            settings.push(format!("zone = {:?}", after.zone));
+        }
+        if !settings.is_empty() {
+            facts.push(format!(
+                "have the settings of {} say {}, too: with others its next start is refused",
+                share.id,
+                settings.join(" and ")
+            ));
+        }
     }
     facts
 }

@@ -398,7 +398,9 @@ fn a_plan_says_what_is_to_be_known() {
         assert!(text.contains(part), "{part}: {text}");
     }
     // Another weight: the others hold less.
-    let text = picture(&usual, &calm, "set node-2 --weight 2");
+    let text = picture(&usual, &calm, "set node-2 --weight 2 --zone east");
+    let settings = "have the settings of node-2 say weight = 2 and zone = \"east\", too: ";
+    assert!(text.contains(settings), "{text}");
     assert!(text.contains("4 nodes, n 3, w 2, r 2"), "{text}");
     assert!(!text.contains("ends by itself"), "{text}");
 }
