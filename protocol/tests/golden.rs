@@ -1210,6 +1210,7 @@ fn responses() -> Vec<(&'static str, Response)> {
         ),
         ("joined", Response::Joined(ring_document())),
         ("ring-document", Response::RingDocument(ring_document())),
+        ("ring-changed", Response::RingChanged(ring_document())),
         ("promise", Response::Promise(vote.clone())),
         (
             "promise.accepted-before",

@@ -1,6 +1,7 @@
 //! `cluster status`: the change that is under way, who waits to be let in, and what can be done.
 
 use dynakv_client::{Error, MemberState, RingReply, StatusReply};
+use dynakv_protocol::NodeId;
 use dynakv_protocol::ring_document::Member;
 use serde::Serialize;
 
@@ -103,34 +104,39 @@ impl Advice {
 }
 
 fn advice(status: &StatusReply, ring: &RingReply, waiting: &[Member]) -> Option<Advice> {
-    let document = &ring.document;
     let Some(change) = Change::of(status, ring) else {
         let first = waiting.first()?;
         return Some(Advice::new("", format!("cluster plan join {}", first.id)));
     };
-    let awaited = status.members.iter().filter(|member| {
+    let mut members = status.members.iter();
+    let dead = members.find(|member| {
         let is_dead = member.state == MemberState::Dead;
         is_dead && status.awaited.contains(&member.id)
     });
-    for dead in awaited {
-        let id = &dead.id;
-        let is_coming = document.member(id).is_some_and(|member| member.weight == 0);
-        if document.is_leaving(id) && !document.is_stopped(id) {
-            let why = format!("start {id}, or have nobody wait for it if it is gone for good");
-            return Some(Advice::new(why, format!("cluster plan remove {id}")));
-        }
-        if !change.is_past_giving_up() {
-            let why = match is_coming {
-                true => format!("start {id}; after 5 minutes without it the change is given up"),
-                false => format!("start {id}: the change waits for it. Or give the change up"),
-            };
-            return Some(Advice::new(why, "cluster plan abort"));
-        }
-        let why = format!("start {id}: the change waits for it, and can only be finished");
-        return Some(Advice::new(why, "cluster status"));
+    if let Some(dead) = dead {
+        return Some(about_dead(&dead.id, ring, &change));
     }
     Some(match change.is_past_giving_up() {
         true => Advice::new("", "cluster status"),
         false => Advice::new("until step 2 it can be given up", "cluster plan abort"),
     })
+}
+
+/// What can be done about a member that is dead and waited for.
+fn about_dead(id: &NodeId, ring: &RingReply, change: &Change<'_>) -> Advice {
+    let document = &ring.document;
+    if document.is_leaving(id) && !document.is_stopped(id) {
+        let why = format!("start {id}, or have nobody wait for it if it is gone for good");
+        return Advice::new(why, format!("cluster plan remove {id}"));
+    }
+    if change.is_past_giving_up() {
+        let why = format!("start {id}: the change waits for it, and can only be finished");
+        return Advice::new(why, "cluster status");
+    }
+    let is_coming = document.member(id).is_some_and(|member| member.weight == 0);
+    let why = match is_coming {
+        true => format!("start {id}; after 5 minutes without it the change is given up"),
+        false => format!("start {id}: the change waits for it. Or give the change up"),
+    };
+    Advice::new(why, "cluster plan abort")
 }

@@ -509,7 +509,7 @@ async fn watched(begun: &Begun, said: Vec<Option<Seen>>) -> (Watched, Vec<(u64, 
 }
 
 fn segments_done_of(seen: &Seen) -> (u64, u64) {
-    super::course::segments_done(seen, 1000)
+    course::segments_done(seen, 1000)
 }
 
 fn outcome(begun: &Begun, watched: Watched, format: Format) -> Report {
