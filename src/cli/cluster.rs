@@ -25,7 +25,7 @@ use self::watch::{End, Members, Watched, follow};
 use self::wish::Known;
 use super::exit::Exit;
 use super::output::{Format, Report, json_line};
-use super::prompt::{Prompt, Session, confirmed};
+use super::prompt::{Prompt, Session, confirmed, is_asked};
 
 /// Runs one of the commands.
 pub(crate) async fn run(
@@ -145,15 +145,14 @@ async fn carry_out(
         Kind::GivesUp => "Give it up?",
         Kind::Begins | Kind::StopsWaiting => "Do it?",
     };
-    if consent.yes {
+    if consent.yes || !is_asked() {
         // It stands in the script's log.
         let _nowhere_to_say_so = io::stderr().write_all(picture.as_bytes());
-    } else if !confirmed(&picture, question) {
+    }
+    if !consent.yes && !confirmed(&picture, question) {
         let again = planned.command(&prompt);
-        let plan = prompt.command(&format!("cluster plan {}", planned.words));
-        let what =
-            format!("nothing was begun: this has to be confirmed; `{plan}` shows what it does");
-        return Ok(Report::error(Exit::Usage, format, &what, &again));
+        let what = "nothing was begun: this has to be confirmed";
+        return Ok(Report::error(Exit::Usage, format, what, &again));
     }
     let wish = ChangeRing {
         is_plan: false,

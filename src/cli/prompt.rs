@@ -55,9 +55,14 @@ impl Prompt {
     }
 }
 
+/// Whether there is a terminal to ask somebody at.
+pub(crate) fn is_asked() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
 /// Asks on a terminal; without one the answer is no. `meaning` ends its own lines.
 pub(crate) fn confirmed(meaning: &str, question: &str) -> bool {
-    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+    if !is_asked() {
         return false;
     }
     let mut answer = String::new();

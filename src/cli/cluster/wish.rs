@@ -86,8 +86,8 @@ impl Known<'_> {
             let seed = quoted(seed);
             Refusal {
                 what: format!(
-                    "nobody waits to be let in as {id}: start that node, and it waits for your word with --auto-join \
-                     false"
+                    "nobody waits to be let in as {id}: start that node with --auto-join false, and it waits for your \
+                     word"
                 ),
                 next: format!("dynakv serve --id {id} --seed {seed} --auto-join false"),
             }
