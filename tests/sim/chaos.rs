@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::blind_writer::BlindWriter;
 use crate::history::History;
 use crate::machine::Flaw;
+use crate::operator::{Operator, Order};
 use crate::plan::Plan;
 use crate::settle::settle;
 use crate::verdict::Verdict;
@@ -52,7 +53,12 @@ pub(crate) fn run_with(
 }
 
 /// Runs a plan in a world that is about to begin.
-pub(crate) fn run_in(mut world: World, plan: Plan) -> Verdict {
+pub(crate) fn run_in(world: World, plan: Plan) -> Verdict {
+    run_operated(world, plan, Vec::new())
+}
+
+/// The same, while an operator has the ring changed.
+pub(crate) fn run_operated(mut world: World, plan: Plan, orders: Vec<Order>) -> Verdict {
     let machines = world.machines.len();
     let history = Rc::new(RefCell::new(History::default()));
     workload::promise(&mut history.borrow_mut(), CLIENTS, plan.loses_a_disk());
@@ -85,6 +91,12 @@ pub(crate) fn run_in(mut world: World, plan: Plan) -> Verdict {
         let name = format!("blind-{number}");
         world.add_client(&name.clone(), |client| {
             BlindWriter::new(&name, client, random, history, None).run(WORK_UNTIL)
+        });
+    }
+    if !orders.is_empty() {
+        let (random, history) = (world.fork(), history.clone());
+        world.add_client("operator", |client| {
+            Operator::new(client, random, history).run(orders)
         });
     }
     world.add_client("reader", |client| {

@@ -7,12 +7,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use dynakv_protocol::ErrorReply;
-use dynakv_protocol::client::{Fetched, Get, StatsReply, Write, Written};
+use dynakv_protocol::change_ring::ChangeRing;
+use dynakv_protocol::client::{Fetched, Get, StatsReply, StatusReply, Write, Written};
 use dynakv_protocol::frame::{FrameDecoder, Header, put_frame};
 use dynakv_protocol::handshake::Hello;
 use dynakv_protocol::ids::WriteId;
 use dynakv_protocol::message::{Request, Response};
+use dynakv_protocol::ring_document::RingDocument;
+
+use dynakv_protocol::{ErrorReply, RingVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
@@ -25,6 +28,10 @@ use crate::trace::Trace;
 
 /// How long a connection may take to stand.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a node may take to say what it knows, and the members to decide on a ring.
+const ASKED_WITHIN: Duration = Duration::from_secs(1);
+const DECIDED_WITHIN: Duration = Duration::from_secs(6);
 
 /// How much later than its deadline an answer may come: the way there and back, and two turns.
 const SLACK: Duration = Duration::from_millis(200);
@@ -103,8 +110,9 @@ impl Client {
 
     /// What some machine holds and does not own, if one does.
     pub(crate) fn left_over(&self) -> Option<String> {
-        let mut machines = (0..).zip(&self.machines);
-        machines.find_map(|(number, machine)| {
+        let machines = (0..).zip(&self.machines);
+        let mut members = machines.filter(|(number, _)| self.owners.stays(*number));
+        members.find_map(|(number, machine)| {
             let stored = machine.all_stored();
             let keys = stored.iter().map(|(key, _)| key.as_str());
             let owns = |key: &str| self.owners.or_all(key).contains(&number);
@@ -114,8 +122,34 @@ impl Client {
 
     /// What some machine keeps for others, if one does.
     pub(crate) fn kept_for_others(&self) -> Option<String> {
-        let mut machines = self.machines.iter();
-        machines.find_map(|it| hints_drain::check(&it.name, &it.hints_waiting()))
+        let machines = (0..).zip(&self.machines);
+        let mut members = machines.filter(|(number, _)| self.owners.stays(*number));
+        members.find_map(|(_, it)| hints_drain::check(&it.name, &it.hints_waiting()))
+    }
+
+    /// Why the ring is not the one that the run is to end with, if it is not; or who runs on without being a member.
+    pub(crate) fn unsettled(&self) -> Option<String> {
+        self.owners.missed().or_else(|| self.owners.outstaying())
+    }
+
+    /// The machines that are to be members in the end.
+    pub(crate) fn staying(&self) -> Vec<usize> {
+        self.owners.staying()
+    }
+
+    /// The ring has become what it is to be, with this version.
+    pub(crate) fn reached(&self, version: RingVersion) {
+        self.owners.reached(version);
+    }
+
+    /// A change of the ring was given up, as it was asked for.
+    pub(crate) fn given_up(&self) {
+        self.owners.given_up.set(self.owners.given_up.get() + 1);
+    }
+
+    /// How many machines are there from the beginning.
+    pub(crate) fn founders(&self) -> usize {
+        self.founders
     }
 
     /// The machines that own a key, in the order of preference; all, as long as that is not settled.
@@ -163,6 +197,37 @@ impl Client {
         match self.ask(node, request, within).await? {
             Response::Put(written) | Response::Deleted(written) => Ok(written),
             other => panic!("a write was answered with {other:?}"),
+        }
+    }
+
+    /// The ring that a node follows.
+    pub(crate) async fn ring(&mut self, node: usize) -> Answer<RingDocument> {
+        match self.ask(node, Request::Ring, ASKED_WITHIN).await? {
+            Response::Ring(ring) => Ok(ring.document),
+            other => panic!("the ring was asked for and answered with {other:?}"),
+        }
+    }
+
+    /// The cluster as a node sees it.
+    pub(crate) async fn status(&mut self, node: usize) -> Answer<StatusReply> {
+        match self.ask(node, Request::Status, ASKED_WITHIN).await? {
+            Response::Status(status) => Ok(status),
+            other => panic!("the status was asked for and answered with {other:?}"),
+        }
+    }
+
+    /// Asks for other members. The ring that begins the change.
+    pub(crate) async fn change_ring(
+        &mut self,
+        node: usize,
+        change: ChangeRing,
+    ) -> Answer<RingDocument> {
+        match self
+            .ask(node, Request::ChangeRing(change), DECIDED_WITHIN)
+            .await?
+        {
+            Response::RingChanged(document) => Ok(document),
+            other => panic!("another ring was asked for and answered with {other:?}"),
         }
     }
 

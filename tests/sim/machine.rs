@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynakv::config::Config;
-use dynakv::node::Node;
+use dynakv::node::{ControlError, Node, ServeError};
 use dynakv::runtime::shared::environment::{Disk, Environment, Stall, StoreThreads};
 use dynakv::runtime::store::rebuilding::Rebuilding;
 use dynakv_protocol::NodeId;
@@ -28,6 +28,7 @@ use crate::hangs::Hangs;
 use crate::hints::{Kept, hints_in};
 use crate::invariants::convergence;
 use crate::network::SimulatedNetwork;
+use crate::owners::ring_of;
 use crate::resend::Resending;
 use crate::trace::Trace;
 
@@ -121,6 +122,10 @@ pub(crate) struct Machine {
     is_on: Cell<bool>,
     /// How often it was switched off.
     outages: Cell<u64>,
+    /// How often a node ended here because the ring does without it.
+    removals: Cell<u64>,
+    /// How many machines are there from the beginning, if this one is not, and comes in by an operator's word.
+    comes_in_after: Cell<Option<usize>>,
     /// The file of hints when it was last read, and what was in it.
     hints: RefCell<(Bytes, Kept)>,
     /// Tells the node of this life to stop.
@@ -186,28 +191,58 @@ impl Machine {
             lives: Cell::new(0),
             is_on: Cell::new(true),
             outages: Cell::new(0),
+            removals: Cell::new(0),
+            comes_in_after: Cell::new(None),
             hints: RefCell::new((Bytes::new(), Rc::new([]))),
             stop: RefCell::default(),
             trace,
         }
     }
 
-    /// Runs a node until it is told to stop. A node that ends by itself is an error.
+    /// Runs a node until it is told to stop, or was taken out of the ring. Any other end is an error.
     pub(crate) async fn run(&self) -> turmoil::Result {
         let life = self.lives.get();
         self.lives.set(life + 1);
         let stop = CancellationToken::new();
         self.stop.replace(stop.clone());
         self.trace.line(&self.name, "starts");
-        let mut node = Node::start_in(self.config()?, self.environment(life)).await?;
+        let mut node = match Node::start_in(self.config()?, self.environment(life)).await {
+            Err(error) if is_removal(&error) => return self.end_as_removed(),
+            node => node?,
+        };
+        if self.removals() > 0 {
+            return Err(format!("{} runs although it was taken out", self.name).into());
+        }
         tokio::select! {
             biased;
-            error = node.failed() => return Err(format!("{} ended by itself: {error}", self.name).into()),
+            error = node.failed() => {
+                if !is_removal(&error) {
+                    return Err(format!("{} ended by itself: {error}", self.name).into());
+                }
+                node.shutdown().await;
+                return self.end_as_removed();
+            }
             () = stop.cancelled() => {}
         }
         node.shutdown().await;
         self.trace.line(&self.name, "has stopped in order");
         Ok(())
+    }
+
+    fn end_as_removed(&self) -> turmoil::Result {
+        self.removals.set(self.removals() + 1);
+        self.trace.line(&self.name, "was taken out, and ends");
+        Ok(())
+    }
+
+    /// How often a node ended here because the ring does without it.
+    pub(crate) fn removals(&self) -> u64 {
+        self.removals.get()
+    }
+
+    /// It is not there from the beginning, as so many are, and its node waits for an operator to let it in.
+    pub(crate) fn come_in_when_told(&self, founders: usize) {
+        self.comes_in_after.set(Some(founders));
     }
 
     /// Tells the node to stop in order.
@@ -353,6 +388,18 @@ impl Machine {
         config.port = PORT;
         config.advertise = Some(format!("{}:{PORT}", self.name));
         config.seeds.clone_from(&self.seeds);
+        if let Some(founders) = self.comes_in_after.get() {
+            config.auto_join = false;
+            // Any of them may go meanwhile.
+            config.seeds = (0..founders).map(address).collect();
+        }
+        // As its operator has it after a change of weights.
+        let ring = ring_of(self);
+        let weights = ring.as_ref().and_then(|ring| {
+            let member = ring.member(&config.id)?;
+            Some(ring.stakes_of(member)).filter(|stakes| !stakes.is_empty())
+        });
+        config.weight = weights.map_or(config.weight, |stakes| stakes[0].0);
         // Faster than on real networks, so that a run sees nodes die and come back.
         config.gossip_interval = Duration::from_millis(500);
         config.suspect_after = Duration::from_secs(2);
@@ -415,4 +462,9 @@ impl Machine {
         let marked = identity.mark_clean(&files, identity.actor, ceiling, LogPlace::default());
         marked.expect("a disk in memory can be written");
     }
+}
+
+/// Whether a node ended because the ring does without it.
+fn is_removal(error: &ServeError) -> bool {
+    matches!(error, ServeError::Control(ControlError::Removed { .. }))
 }

@@ -16,13 +16,13 @@
 //! |---|---|
 //! | [`world`], [`machine`], [`network`], [`resend`], [`clock`], [`owners`], [`hints`], [`hangs`] | the cluster, and the seams that it stands on |
 //! | [`trace`] | everything that happened, in order |
-//! | [`client`], [`workload`], [`blind_writer`], [`settle`] | who asks: by script, at random, and once all is healed |
+//! | [`client`], [`workload`], [`blind_writer`], [`operator`], [`settle`] | who asks: by script, at random, for another ring, and once all is healed |
 //! | [`plan`] | faults, drawn from a seed |
 //! | [`history`] | what clients sent and saw |
 //! | [`invariants`] | what must hold: one checker a file |
 //! | [`chaos`], [`verdict`] | a plan under a random workload: one seed, one verdict |
 //! | [`seeds`] | which seeds are run |
-//! | [`random`], [`lost_disk`], [`crash`], [`partition`], [`blind`], [`sloppy`], [`damaged`], [`hanging`], [`leftovers`] | the tests |
+//! | [`random`], [`lost_disk`], [`crash`], [`partition`], [`blind`], [`sloppy`], [`damaged`], [`hanging`], [`leftovers`], [`growth`], [`leaving`] | the tests |
 //! | [`determinism`] | the same seed is the same run |
 //! | [`flaws`], [`flawed_store`], [`rewriting`], [`rerouting`] | rules of safety broken on purpose, and noticed |
 
@@ -43,10 +43,12 @@ mod hints;
 mod history;
 mod invariants;
 mod late;
+mod leaving;
 mod leftovers;
 mod lost_disk;
 mod machine;
 mod network;
+mod operator;
 mod owners;
 mod partition;
 mod plan;

@@ -1,20 +1,31 @@
 //! Who owns which key, by the ring document that lies on the machines' disks.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
+use dynakv_protocol::RingVersion;
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::placement::Placement;
 use dynakv_protocol::ring_document::{RingDocument, Step};
 use dynakv_storage::load_document;
 
-use crate::machine::Machine;
+use crate::invariants::change_ends::{self, Followed};
+use crate::machine::{Machine, machine_name};
 
-/// The table of owners, made once the ring is final and has all machines. No run changes it afterwards: a machine that
-/// lost its disk keeps its place.
+/// The ring that a run ends with: the machines that are its members, and the version from which on it counts.
+pub(crate) struct Goal {
+    pub(crate) members: Vec<usize>,
+    pub(crate) since: u64,
+}
+
+/// The table of owners, made once the ring is final and the one that the run is to end with. No run changes it
+/// afterwards: a machine that lost its disk keeps its place.
 pub(crate) struct Owners {
     machines: Vec<Rc<Machine>>,
+    goal: RefCell<Goal>,
     table: OnceCell<Table>,
+    /// How many changes were given up because somebody asked for it.
+    pub(crate) given_up: Cell<u64>,
 }
 
 struct Table {
@@ -24,9 +35,44 @@ struct Table {
 }
 
 impl Owners {
+    /// All machines are to be members.
     pub(crate) fn new(machines: Vec<Rc<Machine>>) -> Self {
-        let table = OnceCell::new();
-        Self { machines, table }
+        let goal = Goal {
+            members: (0..machines.len()).collect(),
+            since: 0,
+        };
+        Self {
+            machines,
+            goal: RefCell::new(goal),
+            table: OnceCell::new(),
+            given_up: Cell::new(0),
+        }
+    }
+
+    /// These are to be, once somebody has seen to it.
+    pub(crate) fn expect(&self, members: Vec<usize>) {
+        let since = u64::MAX;
+        self.goal.replace(Goal { members, since });
+    }
+
+    /// Somebody has: with this version of the ring.
+    pub(crate) fn reached(&self, version: RingVersion) {
+        self.goal.borrow_mut().since = version.0;
+    }
+
+    /// Whether nothing is to be seen to any more.
+    pub(crate) fn is_reached(&self) -> bool {
+        self.goal.borrow().since < u64::MAX
+    }
+
+    /// Whether a machine is to be a member in the end.
+    pub(crate) fn stays(&self, node: usize) -> bool {
+        self.goal.borrow().members.contains(&node)
+    }
+
+    /// Those that are to be.
+    pub(crate) fn staying(&self) -> Vec<usize> {
+        self.goal.borrow().members.clone()
     }
 
     /// The machines that own a key, in the order of preference; nothing as long as that is not settled.
@@ -54,32 +100,55 @@ impl Owners {
         rings.map(|ring| ring.version.0).max().unwrap_or(0)
     }
 
-    /// Where the ring of each machine stands, and how many members it has.
-    pub(crate) fn rings(&self) -> Vec<(String, String, usize)> {
-        let ring = |machine: &Rc<Machine>| {
+    /// Why no machine follows the ring that the run is to end with, if none does.
+    pub(crate) fn missed(&self) -> Option<String> {
+        let followed = |machine: &Rc<Machine>| {
             let document = ring_of(machine)?;
-            let (name, step) = (machine.name.clone(), document.step.name().to_owned());
-            Some((name, step, document.members.len()))
+            let members = document.members.iter();
+            Some(Followed {
+                machine: machine.name.clone(),
+                step: document.step.name(),
+                version: document.version.0,
+                members: members.map(|member| member.id.to_string()).collect(),
+            })
         };
-        self.machines.iter().filter_map(ring).collect()
+        let rings: Vec<_> = self.machines.iter().filter_map(followed).collect();
+        let goal = self.goal.borrow();
+        let mut members: Vec<_> = goal.members.iter().map(|it| machine_name(*it)).collect();
+        members.sort();
+        change_ends::check(&rings, &members, goal.since)
+    }
+
+    /// Which machine is no member any more and runs all the same, if one does.
+    pub(crate) fn outstaying(&self) -> Option<String> {
+        let mut machines = (0..).zip(&self.machines);
+        let stays = machines.find(|(node, it)| it.is_on() && !self.stays(*node));
+        stays.map(|(_, it)| format!("{} is no member any more, and runs", it.name))
     }
 
     fn table_of(&self, machine: &Machine) -> Option<Table> {
         let document = ring_of(machine)?;
-        if document.step != Step::Final || document.members.len() != self.machines.len() {
+        let goal = self.goal.borrow();
+        let is_it = document.step == Step::Final
+            && document.version.0 >= goal.since
+            && document.members.len() == goal.members.len();
+        if !is_it {
             return None;
         }
-        let number_of = |id: &str| self.machines.iter().position(|it| it.name == id);
         let members = document.members.iter();
+        let number_of = |id: &str| self.machines.iter().position(|it| it.name == id);
         let machines = members.map(|member| number_of(member.id.as_str()));
-        Some(Table {
+        let machines: Vec<usize> = machines.collect::<Option<_>>()?;
+        let is_whole = goal.members.iter().all(|it| machines.contains(it));
+        is_whole.then(|| Table {
             placement: Placement::new(&document),
-            machines: machines.collect::<Option<_>>()?,
+            machines,
         })
     }
 }
 
-fn ring_of(machine: &Machine) -> Option<RingDocument> {
+/// The ring that lies on the disk of a machine.
+pub(crate) fn ring_of(machine: &Machine) -> Option<RingDocument> {
     let document = load_document(&machine.disk.files(), "ring").ok()??;
     RingDocument::from_bytes(&document).ok()
 }

@@ -32,6 +32,10 @@ pub(crate) enum Fault {
     Stop { node: usize },
     /// The machine is switched on.
     Start { node: usize },
+    /// The machine is off at once, and its owner does not want it back.
+    ForGood { node: usize },
+    /// The machine is switched on, or off and on again, once the ring is what it is to be in the end.
+    ComeBack { node: usize },
     /// Nothing passes between two machines.
     Partition { a: usize, b: usize },
     /// Nothing passes in one direction.
@@ -81,6 +85,8 @@ impl fmt::Display for Fault {
             Self::DiskAnswers { node } => write!(f, "the disk of {} answers", name(node)),
             Self::Stop { node } => write!(f, "stop {} in order", name(node)),
             Self::Start { node } => write!(f, "start {}", name(node)),
+            Self::ForGood { node } => write!(f, "{} is off for good", name(node)),
+            Self::ComeBack { node } => write!(f, "start {} once all is changed", name(node)),
             Self::Partition { a, b } => write!(f, "cut {} from {}", name(a), name(b)),
             Self::PartitionOneWay { from, to } => {
                 write!(f, "cut the way from {} to {}", name(from), name(to))
@@ -243,6 +249,14 @@ impl Plan {
         plan
     }
 
+    /// From this moment on a machine is off, and only [`Fault::ComeBack`] switches it on.
+    pub(crate) fn switch_off_for_good(&mut self, node: usize, at: Duration) {
+        let is_undone = |step: &Step| step.at >= at && step.fault == Fault::Start { node };
+        self.steps.retain(|step| !is_undone(step));
+        self.add(at, Fault::ForGood { node });
+        self.steps.sort_by_key(|step| step.at);
+    }
+
     /// Faults of every kind, and besides disks hang: one, or two at once, for a moment or for seconds.
     pub(crate) fn hanging(
         machines: usize,
@@ -401,8 +415,12 @@ impl Plan {
 
     /// Whether a disk is lost, and with it what only one owner was to keep.
     pub(crate) fn loses_a_disk(&self) -> bool {
-        let is_loss =
-            |step: &Step| matches!(step.fault, Fault::LoseDisk { .. } | Fault::LoseStore { .. });
+        let is_loss = |step: &Step| {
+            matches!(
+                step.fault,
+                Fault::LoseDisk { .. } | Fault::LoseStore { .. } | Fault::ForGood { .. }
+            )
+        };
         self.steps.iter().any(is_loss)
     }
 

@@ -1,4 +1,4 @@
-//! Once all is healed: whatever is kept for others is handed over and all copies become the same, by
+//! Once all is healed: the ring becomes what it is to be; whatever is kept for others is handed over and all copies become the same, by
 //! themselves; then every key is read at all its owners, and the last word of each is held against the
 //! history.
 
@@ -12,10 +12,13 @@ use tokio::time::{sleep, sleep_until};
 use crate::client::{Client, get};
 use crate::clock;
 use crate::history::{History, Promise};
-use crate::invariants::{Heard, convergence, hints_drain, owners_only};
+use crate::invariants::{Heard, change_ends, convergence, hints_drain, owners_only};
 
 /// How long after the last fault a read may still fail: silent links are given up and dialled again.
 const HEALED_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long after the last fault a change of the ring may still take, and whoever it takes out.
+pub(crate) const CHANGED_WITHIN: Duration = Duration::from_secs(90);
 
 /// How long after the last fault hints may wait: links first, then the pauses after refusals.
 const HANDED_OVER_WITHIN: Duration = Duration::from_secs(60);
@@ -38,6 +41,15 @@ pub(crate) async fn settle(
     let begin = tokio::time::Instant::now() + after.saturating_sub(clock::now());
     sleep_until(begin).await;
     let keys = history.borrow().keys();
+    let deadline = clock::now() + CHANGED_WITHIN;
+    while let Some(what) = client.unsettled() {
+        if clock::now() >= deadline {
+            history.borrow_mut().violate(change_ends::NAME, what);
+            // Nothing else can be right.
+            return Ok(());
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
     let deadline = clock::now() + HANDED_OVER_WITHIN;
     while let Some(what) = client.kept_for_others() {
         if clock::now() >= deadline {
@@ -65,10 +77,11 @@ pub(crate) async fn settle(
         sleep(Duration::from_millis(200)).await;
     }
     let deadline = clock::now() + HEALED_WITHIN;
+    let member = client.staying()[0];
     for key in &keys {
         // With the default quorum, before reads have mended anything.
         let began = clock::now();
-        if let Some(fetched) = read(&mut client, 0, key, None, deadline, &history).await {
+        if let Some(fetched) = read(&mut client, member, key, None, deadline, &history).await {
             let when = (began, clock::now());
             let mut history = history.borrow_mut();
             let heard = heard(&history, key);
@@ -76,7 +89,8 @@ pub(crate) async fn settle(
         }
         let owners = client.owners(key);
         let all = Some(owners.len());
-        read(&mut client, owners[1], key, all, deadline, &history).await;
+        let another = *owners.get(1).unwrap_or(&owners[0]);
+        read(&mut client, another, key, all, deadline, &history).await;
     }
     for key in &keys {
         let mut last = None;

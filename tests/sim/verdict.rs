@@ -17,6 +17,10 @@ pub(crate) struct Verdict {
     pub(crate) violations: Vec<Violation>,
     /// The newest ring at the end.
     pub(crate) ring_version: u64,
+    /// How often a node ended because the ring does without it.
+    pub(crate) removals: u64,
+    /// How many changes of the ring were given up as it was asked for.
+    pub(crate) given_up: u64,
     pub(crate) trace: Trace,
     pub(crate) tally: Tally,
 }
@@ -100,8 +104,8 @@ impl Verdict {
             history.violate(bounded::NAME, what);
         } else {
             expect_equal_disks(&world, &mut history, with_hashes);
-            let rings = world.owners.rings();
-            if let Some(what) = change_ends::check(&rings, world.machines.len()) {
+            let missed = world.owners.missed().into_iter();
+            for what in missed.chain(world.owners.outstaying()) {
                 history.violate(change_ends::NAME, what);
             }
         }
@@ -109,6 +113,8 @@ impl Verdict {
             plan: text,
             violations: history.violations().to_vec(),
             ring_version: world.owners.newest_version(),
+            given_up: world.owners.given_up.get(),
+            removals: world.machines.iter().map(|it| it.removals()).sum(),
             trace: world.trace.clone(),
             tally: Tally {
                 acknowledged: history.acknowledged(),

@@ -59,6 +59,8 @@ pub(crate) struct World {
     isolated: BTreeSet<usize>,
     /// Power cuts that wait for something to lose, until when.
     waiting_cuts: Vec<(Duration, Fault)>,
+    /// Machines that come back once the ring is what it is to be.
+    coming_back: Vec<usize>,
     undone: usize,
     panics_before: usize,
 }
@@ -109,6 +111,7 @@ impl World {
             halves: None,
             isolated: BTreeSet::new(),
             waiting_cuts: Vec::new(),
+            coming_back: Vec::new(),
             undone: 0,
             panics_before: PANICS.get(),
         }
@@ -121,6 +124,21 @@ impl World {
         for node in founders..machines {
             world.cut_power(node, 0);
         }
+        world
+    }
+
+    /// The same, of which some wait for an operator to let them in, and these are members in the end.
+    pub(crate) fn operated(
+        seed: u64,
+        founders: usize,
+        machines: usize,
+        (members, flaw): (Vec<usize>, Flaw),
+    ) -> Self {
+        let world = Self::growing(seed, founders, machines, flaw);
+        for machine in &world.machines[founders..] {
+            machine.come_in_when_told(founders);
+        }
+        world.owners.expect(members);
         world
     }
 
@@ -154,6 +172,11 @@ impl World {
                 self.apply(&step.fault);
             }
             self.cut_what_waits(history);
+            if self.owners.is_reached() {
+                for node in std::mem::take(&mut self.coming_back) {
+                    self.start(node);
+                }
+            }
             if self.sim.elapsed() >= look_at {
                 self.look_at_disks(history);
                 look_at = self.sim.elapsed() + LOOK_EVERY;
@@ -223,6 +246,8 @@ impl World {
             Fault::DiskAnswers { node } => self.machines[node].hang(false, self.sim.elapsed()),
             Fault::Stop { node } => self.machines[node].stop(),
             Fault::Start { node } => self.start(node),
+            Fault::ForGood { node } => self.cut_power(node, 0),
+            Fault::ComeBack { node } => self.coming_back.push(node),
             Fault::Partition { a, b }
             | Fault::PartitionOneWay { from: a, to: b }
             | Fault::Hold { a, b }

@@ -1,0 +1,232 @@
+//! Machines leave, are removed, are replaced and are reweighed, as an operator asks for it in the midst of everything else.
+//!
+//! Who has left is started once more afterwards, and has to end again at once.
+
+use std::time::Duration;
+
+use crate::chaos::{self, FAULTS_FROM, FAULTS_UNTIL};
+use crate::machine::Flaw;
+use crate::operator::{Order, To};
+use crate::plan::{Fault, Plan};
+use crate::seeds::{for_each_seed, replayed};
+use crate::verdict::{Tally, Verdict};
+use crate::world::World;
+
+/// How many seeds `cargo test` runs; `make sim` runs more.
+const SEEDS: u64 = 3;
+
+/// When the operator asks for the change, at the earliest and at the latest.
+const ASKED_FOR_MS: std::ops::Range<u64> = 4_000..14_000;
+
+/// When a machine is switched off for good.
+const OFF_FOR_GOOD_MS: std::ops::Range<u64> = 4_000..9_000;
+
+/// Machines, and what is to become of them.
+#[derive(Debug, Clone)]
+struct Course {
+    /// How many are there from the beginning, and how many may come in besides.
+    founders: usize,
+    newcomers: usize,
+    orders: Vec<Order>,
+    /// Who is off for good, from this moment on.
+    off: Option<(usize, Duration)>,
+}
+
+impl Course {
+    fn new(founders: usize) -> Self {
+        Self {
+            founders,
+            newcomers: 0,
+            orders: Vec::new(),
+            off: None,
+        }
+    }
+
+    fn goes(&self, node: usize) -> bool {
+        let mut wishes = self.orders.iter().flat_map(|order| &order.wishes);
+        wishes.any(|(it, to)| *it == node && matches!(to, To::Leave | To::Remove))
+    }
+
+    fn run(self, seed: u64, flaw: Flaw) -> Verdict {
+        let machines = self.founders + self.newcomers;
+        let (leaving, members) = (0..machines).partition(|node| self.goes(*node));
+        let leaving: Vec<usize> = leaving;
+        let mut world = World::operated(seed, self.founders, machines, (members, flaw));
+        let faults = (FAULTS_FROM, FAULTS_UNTIL);
+        let mut plan = Plan::growing(self.founders, machines, faults, &mut world.fork());
+        if let Some((node, at)) = self.off {
+            plan.switch_off_for_good(node, at);
+        }
+        for node in leaving {
+            plan.add(FAULTS_UNTIL, Fault::ComeBack { node });
+        }
+        chaos::run_operated(world, plan, self.orders)
+    }
+}
+
+/// What of a course is drawn from its seed. Another generator than that of the world.
+fn chance(seed: u64) -> fastrand::Rng {
+    fastrand::Rng::with_seed(seed ^ 0x006c_6561_7669_6e67)
+}
+
+fn moment(range_ms: std::ops::Range<u64>, random: &mut fastrand::Rng) -> Duration {
+    Duration::from_millis(random.u64(range_ms))
+}
+
+/// So many different machines of these.
+fn some_of(founders: usize, count: usize, random: &mut fastrand::Rng) -> Vec<usize> {
+    let mut all: Vec<_> = (0..founders).collect();
+    random.shuffle(&mut all);
+    all.truncate(count);
+    all
+}
+
+/// So many machines leave at once.
+pub(crate) fn shrink(founders: usize, members: usize, seed: u64, flaw: Flaw) -> Verdict {
+    let mut random = chance(seed);
+    let mut course = Course::new(founders);
+    let leaving = some_of(founders, founders - members, &mut random);
+    let wishes: Vec<_> = leaving.iter().map(|node| (*node, To::Leave)).collect();
+    let at = moment(ASKED_FOR_MS, &mut random);
+    course.orders.push(Order::new(at, &wishes));
+    course.run(seed, flaw)
+}
+
+/// One comes in and another one goes, in a smaller or a larger cluster.
+pub(crate) fn replace(seed: u64, flaw: Flaw) -> Verdict {
+    let mut random = chance(seed);
+    let founders = if random.bool() { 3 } else { 5 };
+    let mut course = Course::new(founders);
+    course.newcomers = 1;
+    let at = moment(ASKED_FOR_MS, &mut random);
+    let goes = random.usize(..founders);
+    let wishes = [(founders, To::Join), (goes, To::Leave)];
+    course.orders.push(Order::new(at, &wishes));
+    course.run(seed, flaw)
+}
+
+/// One is off for good, and removed; or another one comes in for it.
+pub(crate) fn remove(newcomers: usize, seed: u64, flaw: Flaw) -> Verdict {
+    let mut random = chance(seed);
+    let founders = if random.bool() { 3 } else { 5 };
+    let mut course = Course::new(founders);
+    course.newcomers = newcomers;
+    let goes = random.usize(..founders);
+    let off = moment(OFF_FOR_GOOD_MS, &mut random);
+    course.off = Some((goes, off));
+    let joins = (founders..founders + newcomers).map(|node| (node, To::Join));
+    let wishes: Vec<_> = joins.chain([(goes, To::Remove)]).collect();
+    course.orders.push(Order::new(off, &wishes));
+    course.run(seed, flaw)
+}
+
+/// One weighs twice as much, and then as before.
+pub(crate) fn reweigh(seed: u64, flaw: Flaw) -> Verdict {
+    let mut random = chance(seed);
+    let mut course = Course::new(5);
+    let node = random.usize(..5);
+    let at = moment(ASKED_FOR_MS, &mut random);
+    for weight in [2, 1] {
+        let order = Order::new(at, &[(node, To::Weigh(weight))]);
+        course.orders.push(order);
+    }
+    course.run(seed, flaw)
+}
+
+/// A change is given up as soon as it has begun, and asked for again.
+pub(crate) fn give_up(seed: u64, flaw: Flaw) -> Verdict {
+    let mut random = chance(seed);
+    let mut course = Course::new(5);
+    let at = moment(ASKED_FOR_MS, &mut random);
+    let goes = random.usize(..5);
+    let mut order = match random.bool() {
+        true => Order::new(at, &[(goes, To::Leave)]),
+        false => {
+            course.newcomers = 1;
+            Order::new(at, &[(5, To::Join), (goes, To::Leave)])
+        }
+    };
+    order.is_given_up = true;
+    course.orders.push(order);
+    course.run(seed, flaw)
+}
+
+/// All is well, the ring has come so far, and so many nodes have ended because it does without them, each of them twice.
+fn changed(rings: u64, gone: u64, verdict: Verdict) -> Result<Tally, String> {
+    let (version, removals) = (verdict.ring_version, verdict.removals);
+    let tally = verdict.into_result()?;
+    if version < rings {
+        return Err(format!("ring {version} is none that has changed"));
+    }
+    if removals < 2 * gone {
+        return Err(format!("nodes ended {removals} times as taken out"));
+    }
+    match tally.acknowledged >= 20 && tally.reads >= 50 {
+        true => Ok(tally),
+        false => Err(format!("not enough came of it: {tally}")),
+    }
+}
+
+/// The least version after one change: three members at least found, the first write seals, and a change is three rings.
+const ONE_CHANGE: u64 = 3 + 1 + 3;
+
+#[test]
+fn five_machines_become_three_and_nothing_is_lost() {
+    let test = "five_machines_become_three_and_nothing_is_lost";
+    for_each_seed(SEEDS, test, |seed| {
+        changed(ONE_CHANGE + 2, 2, shrink(5, 3, seed, Flaw::None))
+    });
+}
+
+#[test]
+fn three_machines_become_one_and_nothing_is_lost() {
+    let test = "three_machines_become_one_and_nothing_is_lost";
+    for_each_seed(SEEDS, test, |seed| {
+        changed(ONE_CHANGE, 2, shrink(3, 1, seed, Flaw::None))
+    });
+}
+
+#[test]
+fn one_machine_comes_in_for_another_and_nothing_is_lost() {
+    let test = "one_machine_comes_in_for_another_and_nothing_is_lost";
+    for_each_seed(SEEDS, test, |seed| {
+        changed(ONE_CHANGE, 1, replace(seed, Flaw::None))
+    });
+}
+
+#[test]
+fn a_dead_machine_is_removed_and_nothing_is_lost() {
+    let test = "a_dead_machine_is_removed_and_nothing_is_lost";
+    for_each_seed(SEEDS, test, |seed| {
+        changed(ONE_CHANGE, 0, remove(0, seed, Flaw::None))
+    });
+}
+
+#[test]
+fn a_dead_machine_is_replaced_and_nothing_is_lost() {
+    let test = "a_dead_machine_is_replaced_and_nothing_is_lost";
+    for_each_seed(SEEDS, test, |seed| {
+        changed(ONE_CHANGE, 0, remove(1, seed, Flaw::None))
+    });
+}
+
+#[test]
+fn a_weight_goes_up_and_down_and_nothing_is_lost() {
+    let test = "a_weight_goes_up_and_down_and_nothing_is_lost";
+    for_each_seed(SEEDS, test, |seed| {
+        changed(ONE_CHANGE + 2 + 3, 0, reweigh(seed, Flaw::None))
+    });
+}
+
+/// Where it could not be given up any more it went on, and nothing was left to be asked for.
+#[test]
+fn a_change_is_given_up_and_nothing_is_lost() {
+    let test = "a_change_is_given_up_and_nothing_is_lost";
+    let given_up = std::cell::Cell::new(0);
+    for_each_seed(SEEDS, test, |seed| {
+        let verdict = give_up(seed, Flaw::None);
+        given_up.set(given_up.get() + verdict.given_up);
+        changed(ONE_CHANGE + 2, 1, verdict)
+    });
+    assert!(given_up.get() > 0 || replayed().is_some());
+}
