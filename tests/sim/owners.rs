@@ -119,11 +119,12 @@ impl Owners {
         change_ends::check(&rings, &members, goal.since)
     }
 
-    /// Which machine is no member any more and runs all the same, if one does.
+    /// Which machine is no member any more and runs all the same, or has not been told yet, if one is.
     pub(crate) fn outstaying(&self) -> Option<String> {
         let mut machines = (0..).zip(&self.machines);
-        let stays = machines.find(|(node, it)| it.is_on() && !self.stays(*node));
-        stays.map(|(_, it)| format!("{} is no member any more, and runs", it.name))
+        let has_ended = |it: &Machine| !it.is_on() && it.removals() > 0;
+        let stays = machines.find(|(node, it)| !self.stays(*node) && !has_ended(it));
+        stays.map(|(_, it)| format!("{} is no member any more, and has not ended", it.name))
     }
 
     fn table_of(&self, machine: &Machine) -> Option<Table> {

@@ -34,7 +34,7 @@ pub(crate) enum Fault {
     Start { node: usize },
     /// The machine is off at once, and its owner does not want it back.
     ForGood { node: usize },
-    /// The machine is switched on, or off and on again, once the ring is what it is to be in the end.
+    /// The machine, once it is off, is switched on when the ring is what it is to be in the end.
     ComeBack { node: usize },
     /// Nothing passes between two machines.
     Partition { a: usize, b: usize },

@@ -172,11 +172,7 @@ impl World {
                 self.apply(&step.fault);
             }
             self.cut_what_waits(history);
-            if self.owners.is_reached() {
-                for node in std::mem::take(&mut self.coming_back) {
-                    self.start(node);
-                }
-            }
+            self.start_who_comes_back();
             if self.sim.elapsed() >= look_at {
                 self.look_at_disks(history);
                 look_at = self.sim.elapsed() + LOOK_EVERY;
@@ -290,6 +286,16 @@ impl World {
             let machine = self.machines[node].clone();
             if machine.is_on() && !self.sim.is_host_running(machine.name.as_str()) {
                 self.cut_power(node, 0);
+            }
+        }
+    }
+
+    /// Starts machines that are off and were to be started once the ring is what it is to be.
+    fn start_who_comes_back(&mut self) {
+        for node in std::mem::take(&mut self.coming_back) {
+            match self.owners.is_reached() && !self.machines[node].is_on() {
+                true => self.start(node),
+                false => self.coming_back.push(node),
             }
         }
     }
