@@ -92,7 +92,7 @@ impl Control {
             return;
         }
         if self.is_removed_by(&document) {
-            return self.end_as_removed(document.version);
+            return self.go_by(document);
         }
         let gained = self.note_gained(&document);
         let saved = gained.and_then(|()| save_document(&*self.files, RING, &document.to_bytes()));

@@ -1,6 +1,8 @@
 //! A node that goes: it sends its clients to others, says when nothing is left with it that is needed, and ends once the
 //! ring does without it.
 
+use std::collections::BTreeSet;
+
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::ring_document::{ChangePhase, RingDocument};
 use dynakv_protocol::{NodeId, RingVersion};
@@ -14,6 +16,17 @@ use crate::runtime::shared::data_directory::REMOVED;
 /// How long clients have to finish what they have asked of a node that goes, before it says that it is done. It still
 /// answers until it ends.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How often a node that goes tells of the ring without it.
+const ANNOUNCE: Duration = Duration::from_secs(1);
+
+/// A ring that does without this node.
+pub(super) struct Removal {
+    document: RingDocument,
+    /// Which of its members are known to follow it, or one after it.
+    followed_by: BTreeSet<NodeId>,
+    announce_due: Instant,
+}
 
 /// A directory whose node was taken out of the ring is none to start in.
 ///
@@ -57,6 +70,58 @@ impl Control {
         }
     }
 
+    /// A ring does without this node, which ends, but not before a majority of that ring's members are known to follow it.
+    /// Whoever goes may be the only one that knows what was decided, and those that stay cannot decide it again once too
+    /// few voters of the ring before are left.
+    pub(super) fn go_by(&mut self, document: RingDocument) {
+        let is_news = |removal: &Removal| removal.document.version < document.version;
+        if self.removal.as_ref().is_none_or(is_news) {
+            tracing::info!(
+                version = document.version.0,
+                "the ring does without this node, which ends as soon as those that stay know"
+            );
+            self.removal = Some(Removal {
+                document,
+                followed_by: BTreeSet::new(),
+                announce_due: Instant::now(),
+            });
+            self.tell_who_stays(Instant::now());
+        }
+    }
+
+    /// Tells those that stay of the ring without this node, until it ends.
+    pub(super) fn tell_who_stays(&mut self, now: Instant) {
+        let Some(removal) = self.removal.as_mut().filter(|it| it.announce_due <= now) else {
+            return;
+        };
+        removal.announce_due = now + ANNOUNCE;
+        self.announce();
+    }
+
+    /// The newest ring to tell others of: one that was decided, even if this node follows it never.
+    pub(super) fn ring_to_tell(&self) -> Option<&RingDocument> {
+        let removal = self.removal.as_ref().map(|it| &it.document);
+        removal.or_else(|| self.newest_ring())
+    }
+
+    /// A member follows this ring.
+    pub(super) fn note_followed(&mut self, by: &NodeId, version: RingVersion) {
+        let Some(removal) = self
+            .removal
+            .as_mut()
+            .filter(|it| it.document.version <= version)
+        else {
+            return;
+        };
+        if removal.document.member(by).is_some() {
+            removal.followed_by.insert(by.clone());
+        }
+        if removal.followed_by.len() >= removal.document.majority() {
+            let by = removal.document.version;
+            self.end_as_removed(by);
+        }
+    }
+
     /// Whether a ring does without this node, which has copies under the one before. Who was only coming in asks anew.
     pub(super) fn is_removed_by(&self, document: &RingDocument) -> bool {
         let own = self.newest_ring();
@@ -66,7 +131,7 @@ impl Control {
 
     /// Ends this node, and has every start in its directory end: what is in there is of a member that is none any more,
     /// and may be out of date by any time.
-    pub(super) fn end_as_removed(&mut self, by: RingVersion) {
+    fn end_as_removed(&mut self, by: RingVersion) {
         let id = self.me.node_id.clone();
         self.end = Some(match save_document(&*self.files, REMOVED, &by.to_bytes()) {
             Ok(()) => ControlError::Removed { id, by },

@@ -107,6 +107,8 @@ pub struct Control {
     handed_on: Arc<HandedOn>,
     /// Since when they are.
     farewell_since: Option<Instant>,
+    /// The ring that does without this node, as soon as there is one.
+    removal: Option<leaving::Removal>,
     /// Probes that other nodes have asked for.
     probes: FxHashMap<u64, Responder>,
     next_probe: u64,
@@ -212,6 +214,7 @@ impl Control {
             clients,
             handed_on,
             farewell_since: None,
+            removal: None,
             probes: FxHashMap::default(),
             next_probe: 0,
             fetch_due: now,
@@ -308,7 +311,7 @@ impl Control {
                 });
             }
             (Request::Join(join), Some(peer)) => self.on_join(join, &peer, responder),
-            (Request::FetchRing, Some(_)) => responder.respond(&match self.newest_ring() {
+            (Request::FetchRing, Some(_)) => responder.respond(&match self.ring_to_tell() {
                 Some(document) => Response::RingDocument(document.clone()),
                 None => self.not_joined(),
             }),
@@ -362,6 +365,7 @@ impl Control {
     fn on_call_end(&mut self, end: CallEnd) {
         match end {
             CallEnd::Gossip(from, Some(mut gossip)) => {
+                self.note_followed(&from, gossip.ring_version);
                 self.sift(&mut gossip, Some(&from));
                 self.step(Event::GossipReceived {
                     from,
@@ -401,6 +405,7 @@ impl Control {
         self.join_if_due(now);
         self.ask_seeds_if_due(now);
         self.decide_if_due(now);
+        self.tell_who_stays(now);
         self.publish();
     }
 

@@ -25,13 +25,13 @@ const DOUBT_PAUSE: Duration = Duration::from_secs(1);
 impl Control {
     /// Tells all members of the ring's version at once, rather than with the next rounds of gossip.
     pub(super) fn announce(&mut self) {
-        let Some(ring) = self.ring.clone() else {
+        let Some(ring_version) = self.ring_to_tell().map(|ring| ring.version) else {
             return;
         };
         for member in self.membership.members() {
             if member.id != self.me.node_id {
                 let news = Request::Gossip(Gossip {
-                    ring_version: ring.version(),
+                    ring_version,
                     entries: Vec::new(),
                 });
                 self.call_for_gossip(member.id, member.address, news);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use dynakv_protocol::causal::{Clock, Dot, Sibling, Value, Versions};
 use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity};
 use dynakv_protocol::ring_document::{Member, Step};
-use dynakv_protocol::{Actor, ClusterId, DirectoryId, ErrorCode, Generation, WriteId};
+use dynakv_protocol::{Actor, ClusterId, DirectoryId, ErrorCode, Generation, NodeId, WriteId};
 use dynakv_storage::{MemoryDisk, Store, load_document};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -28,6 +28,7 @@ use crate::runtime::net::confirming::Confirmer;
 use crate::runtime::net::frame_reader::Intake;
 use crate::runtime::net::outgoing::Outgoing;
 use crate::runtime::observe::metrics::Metrics;
+use crate::runtime::shared::data_directory::REMOVED;
 use crate::runtime::shared::disk_progress::DiskProgress;
 use crate::runtime::shared::environment::{
     BoxFuture, Disk, Listener, Network, ReadHalf, Stall, StoreThreads, SystemClock, WriteHalf,
@@ -343,5 +344,34 @@ fn a_fence_that_is_through_follows_no_ring_but_its_own() {
         assert_eq!(node.told().await, Err(ErrorCode::StaleRing));
         node.merge(3, "new");
         assert_eq!(node.told().await, Ok(()));
+    });
+}
+
+/// Whoever stays may have nobody else to hear it from.
+#[test]
+fn who_is_taken_out_ends_once_most_of_those_that_stay_follow() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let mut node = started(&memory);
+        let mut without = ring(2);
+        let named = |id: &str| Member {
+            id: id.parse().unwrap(),
+            ..without.members[1].clone()
+        };
+        without.members = ["b", "c", "d"].map(named).to_vec();
+        let [b, c, x] = ["b", "c", "x"].map(|id| id.parse::<NodeId>().unwrap());
+        let control = &mut node.control;
+        control.adopt(without.clone());
+        assert_eq!(control.ring_to_tell(), Some(&without));
+        for (by, version) in [(&b, 1), (&b, 2), (&b, 3), (&x, 2), (&c, 1)] {
+            control.note_followed(by, RingVersion(version));
+            assert!(control.end.is_none(), "{by} follows {version}");
+        }
+        control.adopt(without);
+        control.note_followed(&c, RingVersion(3));
+        let end = control.end.take();
+        assert!(matches!(end, Some(ControlError::Removed { by, .. }) if by == RingVersion(2)));
+        assert_eq!(node.rings(), (1, None));
+        assert!(load_document(&memory.files(), REMOVED).unwrap().is_some());
     });
 }
