@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use crate::chaos::{self, FAULTS_FROM, FAULTS_UNTIL, MACHINES, MANY_MACHINES};
+use crate::leaving;
 use crate::machine::Flaw;
 use crate::plan::Plan;
 use crate::seeds::for_each_seed;
@@ -25,6 +26,13 @@ fn a_seed_replays_on_five_machines() {
 fn a_seed_replays_where_machines_stand_in_for_others() {
     let test = "a_seed_replays_where_machines_stand_in_for_others";
     expect_replays(test, |seed| sloppy::divided(seed, Flaw::None));
+}
+
+#[test]
+fn a_seed_replays_where_machines_leave() {
+    expect_replays("a_seed_replays_where_machines_leave", |seed| {
+        leaving::shrink(MANY_MACHINES, MACHINES, seed, Flaw::None)
+    });
 }
 
 /// With all kinds of faults, a lost disk among them.

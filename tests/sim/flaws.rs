@@ -10,6 +10,7 @@ use crate::invariants::{
     unique_dots,
 };
 use crate::late;
+use crate::leaving;
 use crate::machine::{Flaw, Quorums};
 use crate::plan::Plan;
 use crate::seeds::{for_each_seed, replayed};
@@ -195,6 +196,29 @@ fn reading_the_new_owners_at_once_is_noticed() {
     ];
     let flaw = Flaw::ReadsTheNewAtOnce;
     expect_noticed(flaw, &missing, |seed, flaw| growth::run(3, 5, seed, flaw));
+}
+
+/// Nobody but who gains anything fetches before the new owners are read: of fewer copies the one that is left may lack what
+/// the others have.
+#[test]
+fn keeping_a_last_copy_as_it_is_is_noticed() {
+    let missing = [
+        no_lost_write::NAME,
+        fresh_read::NAME,
+        sequential_blind_writes::NAME,
+    ];
+    let flaw = Flaw::ReadsTheNewAtOnce;
+    expect_noticed(flaw, &missing, |seed, flaw| {
+        leaving::shrink(3, 1, seed, flaw)
+    });
+}
+
+#[test]
+fn leaving_at_once_is_noticed() {
+    let missing = [no_lost_write::NAME, fresh_read::NAME];
+    expect_noticed(Flaw::LeavesAtOnce, &missing, |seed, flaw| {
+        leaving::shrink(3, 1, seed, flaw)
+    });
 }
 
 /// A node that votes although it has lost its data lets reads miss what was acknowledged.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::chaos::{self, FAULTS_FROM, FAULTS_UNTIL};
 use crate::machine::Flaw;
-use crate::operator::{Order, To};
+use crate::operator::{Dies, Order, To};
 use crate::plan::{Fault, Plan};
 use crate::seeds::{for_each_seed, replayed};
 use crate::verdict::{Tally, Verdict};
@@ -21,6 +21,12 @@ const ASKED_FOR_MS: std::ops::Range<u64> = 4_000..14_000;
 /// When a machine is switched off for good.
 const OFF_FOR_GOOD_MS: std::ops::Range<u64> = 4_000..9_000;
 
+/// How long after it lost its disk a machine is switched on.
+const LOST_FOR: Duration = Duration::from_millis(800);
+
+/// How long after it was asked to leave a machine is off for good.
+const DIES_AFTER_MS: std::ops::Range<u64> = 0..6_000;
+
 /// Machines, and what is to become of them.
 #[derive(Debug, Clone)]
 struct Course {
@@ -30,6 +36,8 @@ struct Course {
     orders: Vec<Order>,
     /// Who is off for good, from this moment on.
     off: Option<(usize, Duration)>,
+    /// Who of those that stay loses its disk, and when.
+    loses_disk: Option<(usize, Duration)>,
 }
 
 impl Course {
@@ -39,6 +47,7 @@ impl Course {
             newcomers: 0,
             orders: Vec::new(),
             off: None,
+            loses_disk: None,
         }
     }
 
@@ -56,6 +65,11 @@ impl Course {
         let mut plan = Plan::growing(self.founders, machines, faults, &mut world.fork());
         if let Some((node, at)) = self.off {
             plan.switch_off_for_good(node, at);
+        }
+        if let Some((node, at)) = self.loses_disk {
+            plan.add(at, Fault::LoseDisk { node });
+            plan.add(at + LOST_FOR, Fault::Start { node });
+            plan.steps.sort_by_key(|step| step.at);
         }
         for node in leaving {
             plan.add(FAULTS_UNTIL, Fault::ComeBack { node });
@@ -92,6 +106,21 @@ pub(crate) fn shrink(founders: usize, members: usize, seed: u64, flaw: Flaw) -> 
     course.run(seed, flaw)
 }
 
+/// Two of five leave, and one that stays loses its disk: not the first, which would found another cluster.
+pub(crate) fn shrink_losing_a_disk(seed: u64, flaw: Flaw) -> Verdict {
+    let mut random = chance(seed);
+    let mut course = Course::new(5);
+    let mut chosen = some_of(5, 5, &mut random);
+    let first = chosen.iter().position(|node| *node == 0).unwrap_or(0);
+    chosen.swap(first, 0);
+    let wishes: Vec<_> = chosen[..2].iter().map(|node| (*node, To::Leave)).collect();
+    let at = moment(ASKED_FOR_MS, &mut random);
+    course.orders.push(Order::new(at, &wishes));
+    let lost = at + moment(DIES_AFTER_MS, &mut random);
+    course.loses_disk = Some((chosen[2], lost));
+    course.run(seed, flaw)
+}
+
 /// One comes in and another one goes, in a smaller or a larger cluster.
 pub(crate) fn replace(seed: u64, flaw: Flaw) -> Verdict {
     let mut random = chance(seed);
@@ -117,6 +146,24 @@ pub(crate) fn remove(newcomers: usize, seed: u64, flaw: Flaw) -> Verdict {
     let joins = (founders..founders + newcomers).map(|node| (node, To::Join));
     let wishes: Vec<_> = joins.chain([(goes, To::Remove)]).collect();
     course.orders.push(Order::new(off, &wishes));
+    course.run(seed, flaw)
+}
+
+/// One is to leave, and is off for good soon after that was asked for.
+pub(crate) fn die(seed: u64, flaw: Flaw) -> Verdict {
+    let mut random = chance(seed);
+    let founders = if random.bool() { 3 } else { 5 };
+    let mut course = Course::new(founders);
+    let at = moment(ASKED_FOR_MS, &mut random);
+    let goes = random.usize(..founders);
+    let off = at + moment(DIES_AFTER_MS, &mut random);
+    course.off = Some((goes, off));
+    let mut order = Order::new(at, &[(goes, To::Leave)]);
+    order.dies = Some(match random.bool() {
+        true => Dies::Told,
+        false => Dies::Untold,
+    });
+    course.orders.push(order);
     course.run(seed, flaw)
 }
 
@@ -229,4 +276,20 @@ fn a_change_is_given_up_and_nothing_is_lost() {
         changed(ONE_CHANGE + 2, 1, verdict)
     });
     assert!(given_up.get() > 0 || replayed().is_some());
+}
+
+#[test]
+fn who_dies_while_it_leaves_is_not_waited_for_and_nothing_is_lost() {
+    let test = "who_dies_while_it_leaves_is_not_waited_for_and_nothing_is_lost";
+    for_each_seed(SEEDS, test, |seed| {
+        changed(ONE_CHANGE, 0, die(seed, Flaw::None))
+    });
+}
+
+#[test]
+fn a_disk_is_lost_while_machines_leave_and_nothing_is_lost() {
+    let test = "a_disk_is_lost_while_machines_leave_and_nothing_is_lost";
+    for_each_seed(SEEDS, test, |seed| {
+        changed(ONE_CHANGE + 2, 2, shrink_losing_a_disk(seed, Flaw::None))
+    });
 }

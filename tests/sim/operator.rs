@@ -42,6 +42,17 @@ pub(crate) struct Order {
     pub(crate) wishes: Vec<(usize, To)>,
     /// It is given up as soon as it has begun, if it can be, and asked for once more.
     pub(crate) is_given_up: bool,
+    /// Who is to leave is off for good at some time, and is removed instead where the change has not begun by then.
+    pub(crate) dies: Option<Dies>,
+}
+
+/// What an operator says where who leaves is gone while the ring changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dies {
+    /// That nobody is to wait for it.
+    Told,
+    /// Nothing.
+    Untold,
 }
 
 impl Order {
@@ -50,6 +61,7 @@ impl Order {
             at,
             wishes: wishes.to_vec(),
             is_given_up: false,
+            dies: None,
         }
     }
 }
@@ -137,11 +149,20 @@ impl Operator {
                 if self.gives_up && change.phase == ChangePhase::WriteBoth {
                     self.give_up(node, ring.version).await;
                 }
+                if order.dies == Some(Dies::Told) && change.stopped.is_empty() {
+                    let gone = self.wishes(&order.wishes, To::Remove).await;
+                    let gone = RingWish::Members(gone.unwrap_or_default());
+                    self.ask(node, ring.version, gone).await;
+                }
                 return false;
             }
             Step::Open | Step::Final => {}
         }
-        let Some(wishes) = self.wishes(&order.wishes).await else {
+        let leaving = match order.dies.is_some() && self.random.bool() {
+            true => To::Remove,
+            false => To::Leave,
+        };
+        let Some(wishes) = self.wishes(&order.wishes, leaving).await else {
             return false;
         };
         let begun = self
@@ -167,11 +188,12 @@ impl Operator {
         }
     }
 
-    /// What is to be asked for; nothing as long as nobody knows who waits.
-    async fn wishes(&mut self, wishes: &[(usize, To)]) -> Option<Vec<MemberWish>> {
+    /// What is to be asked for, where who leaves is asked to do this; nothing as long as nobody knows who waits.
+    async fn wishes(&mut self, wishes: &[(usize, To)], leaving: To) -> Option<Vec<MemberWish>> {
         let mut asked = Vec::new();
         for &(node, to) in wishes {
             let id = id(node);
+            let to = if to == To::Leave { leaving } else { to };
             asked.push(match to {
                 To::Join => MemberWish::Joins(self.waiting(&id).await?),
                 To::Leave => MemberWish::Leaves(id),
