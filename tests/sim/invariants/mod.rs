@@ -16,8 +16,8 @@
 //! | [`no_resurrection`] | what was replaced stays away | once all is healed |
 //! | [`convergence`] | all owners of a key hold the same | once all is healed, before any read, and at the end |
 //! | [`hints_drain`] | what is kept for other nodes is handed over | once all is healed, before any read |
-//! | [`change_ends`] | the ring is final and has all machines | at the end |
-//! | [`owners_only`] | a machine holds nothing that it does not own | once all is healed |
+//! | [`change_ends`] | the ring is final and has the members that it is to have, and nobody else runs | once all is healed, and at the end |
+//! | [`owners_only`] | a member holds nothing that it does not own | once all is healed |
 //! | [`unique_dots`] | a dot names one write for ever | at each read, on all disks at intervals, hints included, before each power cut, at the end |
 //! | [`bounded`] | nothing panics, no node ends by itself, each request ends in time | always |
 

@@ -1,4 +1,4 @@
-//! **owners_only**: once all is healed, every machine holds what it owns and nothing else, within a bounded time: what a
+//! **owners_only**: once all is healed, every member holds what it owns and nothing else, within a bounded time: what a
 //! change of the ring took from it is with its owners, and gone here.
 
 pub(crate) const NAME: &str = "owners_only";
