@@ -213,14 +213,6 @@ fn keeping_a_last_copy_as_it_is_is_noticed() {
     });
 }
 
-#[test]
-fn leaving_at_once_is_noticed() {
-    let missing = [no_lost_write::NAME, fresh_read::NAME];
-    expect_noticed(Flaw::LeavesAtOnce, &missing, |seed, flaw| {
-        leaving::shrink(3, 1, seed, flaw)
-    });
-}
-
 /// A node that votes although it has lost its data lets reads miss what was acknowledged.
 #[test]
 fn voting_after_a_lost_disk_is_noticed() {

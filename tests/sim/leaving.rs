@@ -38,6 +38,8 @@ struct Course {
     off: Option<(usize, Duration)>,
     /// Who of those that stay loses its disk, and when.
     loses_disk: Option<(usize, Duration)>,
+    /// Faults are those of machines that are divided, so that nodes stand in for others.
+    is_divided: bool,
 }
 
 impl Course {
@@ -48,6 +50,7 @@ impl Course {
             orders: Vec::new(),
             off: None,
             loses_disk: None,
+            is_divided: false,
         }
     }
 
@@ -61,8 +64,14 @@ impl Course {
         let (leaving, members) = (0..machines).partition(|node| self.goes(*node));
         let leaving: Vec<usize> = leaving;
         let mut world = World::operated(seed, self.founders, machines, (members, flaw));
-        let faults = (FAULTS_FROM, FAULTS_UNTIL);
-        let mut plan = Plan::growing(self.founders, machines, faults, &mut world.fork());
+        let (from, until, random) = (FAULTS_FROM, FAULTS_UNTIL, &mut world.fork());
+        let mut plan = match self.is_divided {
+            true => Plan::divided(machines, from, until, random),
+            false => Plan::growing(self.founders, machines, (from, until), random),
+        };
+        for &node in &leaving {
+            plan.spare_disk(node);
+        }
         if let Some((node, at)) = self.off {
             plan.switch_off_for_good(node, at);
         }
@@ -100,6 +109,18 @@ pub(crate) fn shrink(founders: usize, members: usize, seed: u64, flaw: Flaw) -> 
     let mut random = chance(seed);
     let mut course = Course::new(founders);
     let leaving = some_of(founders, founders - members, &mut random);
+    let wishes: Vec<_> = leaving.iter().map(|node| (*node, To::Leave)).collect();
+    let at = moment(ASKED_FOR_MS, &mut random);
+    course.orders.push(Order::new(at, &wishes));
+    course.run(seed, flaw)
+}
+
+/// Two of five leave, while clients write although owners cannot be reached.
+pub(crate) fn shrink_divided(seed: u64, flaw: Flaw) -> Verdict {
+    let mut random = chance(seed);
+    let mut course = Course::new(5);
+    course.is_divided = true;
+    let leaving = some_of(5, 2, &mut random);
     let wishes: Vec<_> = leaving.iter().map(|node| (*node, To::Leave)).collect();
     let at = moment(ASKED_FOR_MS, &mut random);
     course.orders.push(Order::new(at, &wishes));
@@ -291,5 +312,13 @@ fn a_disk_is_lost_while_machines_leave_and_nothing_is_lost() {
     let test = "a_disk_is_lost_while_machines_leave_and_nothing_is_lost";
     for_each_seed(SEEDS, test, |seed| {
         changed(ONE_CHANGE + 2, 2, shrink_losing_a_disk(seed, Flaw::None))
+    });
+}
+
+#[test]
+fn who_stands_in_for_others_leaves_and_nothing_is_lost() {
+    let test = "who_stands_in_for_others_leaves_and_nothing_is_lost";
+    for_each_seed(SEEDS, test, |seed| {
+        changed(ONE_CHANGE + 2, 2, shrink_divided(seed, Flaw::None))
     });
 }

@@ -76,8 +76,6 @@ pub(crate) enum Flaw {
     /// While the ring changes: who gains a part of it says at once that it has all of that, and answers reads as if it
     /// had.
     ReadsTheNewAtOnce,
-    /// While the ring changes: who goes says at once that it has handed on what it has.
-    LeavesAtOnce,
     /// Rule 19: what is kept for others does not outlive a power cut, although it counted.
     DropsHints,
     /// Rule 7, of hints: the disk says "synced" of what is kept for others, and has not.

@@ -257,6 +257,14 @@ impl Plan {
         self.steps.sort_by_key(|step| step.at);
     }
 
+    /// A machine loses its power where it would lose its disk: who is out of the ring and has an empty one is a newcomer.
+    pub(crate) fn spare_disk(&mut self, node: usize) {
+        let lost = Fault::LoseDisk { node };
+        for step in self.steps.iter_mut().filter(|step| step.fault == lost) {
+            step.fault = Fault::power_cut(node, 0);
+        }
+    }
+
     /// Faults of every kind, and besides disks hang: one, or two at once, for a moment or for seconds.
     pub(crate) fn hanging(
         machines: usize,

@@ -40,17 +40,13 @@ impl Rewriting {
                 | Flaw::CountsRebuilding
                 | Flaw::HidesBeside
                 | Flaw::ReadsTheNewAtOnce
-                | Flaw::LeavesAtOnce
         );
         is_made_here.then(|| Self::new(flaw))
     }
 
     /// The same of what is written to a connection that was dialled.
     pub(crate) fn of_requests(flaw: Flaw) -> Option<Self> {
-        let is_made_here = matches!(
-            flaw,
-            Flaw::BeginsLate | Flaw::ReadsTheNewAtOnce | Flaw::LeavesAtOnce
-        );
+        let is_made_here = matches!(flaw, Flaw::BeginsLate | Flaw::ReadsTheNewAtOnce);
         is_made_here.then(|| Self::new(flaw))
     }
 
@@ -96,20 +92,20 @@ impl Rewriting {
 
     fn rewritten(&self, mut frame: Frame) -> Frame {
         match (self.flaw, frame.header.kind) {
-            (Flaw::ReadsTheNewAtOnce | Flaw::LeavesAtOnce, kind::GOSSIP) => {
+            (Flaw::ReadsTheNewAtOnce, kind::GOSSIP) => {
                 let request = Request::decode(frame.header.kind, &frame.body);
                 let mut request = request.expect("a node sends what can be read");
                 if let Request::Gossip(gossip) = &mut request {
-                    self.say_complete(gossip);
+                    say_complete(gossip);
                 }
                 let mut body = BytesMut::new();
                 request.encode(&mut body);
                 frame.body = body.freeze();
             }
-            (Flaw::ReadsTheNewAtOnce | Flaw::LeavesAtOnce, NEWS) => {
+            (Flaw::ReadsTheNewAtOnce, NEWS) => {
                 let gossip = Gossip::from_bytes(&frame.body);
                 let mut gossip = gossip.expect("a node sends what can be read");
-                self.say_complete(&mut gossip);
+                say_complete(&mut gossip);
                 frame.body = gossip.to_bytes();
             }
             (Flaw::VotesWhileRebuilding | Flaw::ReadsTheNewAtOnce, VERSIONS) => {
@@ -143,14 +139,11 @@ impl Rewriting {
         }
         frame
     }
+}
 
-    /// Everybody has all that it gained, or has handed on all that it has, whatever it says of itself.
-    fn say_complete(&self, gossip: &mut Gossip) {
-        for entry in &mut gossip.entries {
-            match self.flaw {
-                Flaw::LeavesAtOnce => entry.settled_since = entry.ring_version,
-                _ => entry.complete_since = entry.ring_version,
-            }
-        }
+/// Everybody has all that it gained, whatever it says of itself.
+fn say_complete(gossip: &mut Gossip) {
+    for entry in &mut gossip.entries {
+        entry.complete_since = entry.ring_version;
     }
 }
