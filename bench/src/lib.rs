@@ -5,9 +5,11 @@
 #[path = "../../tests/skipped/mod.rs"]
 mod skipped;
 
+mod aligned;
 pub mod audit;
 pub mod cli;
 pub mod cluster;
+mod drawing;
 mod grouped;
 pub mod history;
 pub mod html;

@@ -3,14 +3,12 @@
 
 use std::fmt::Write;
 
+use crate::drawing::{LEFT, Panel, RIGHT, begin, scale_end};
 use crate::grouped::grouped;
+use crate::html::escape;
 use crate::report::{Report, TimelineOp, TimelinePoint};
 
-const WIDTH: f64 = 880.0;
 const HEIGHT: f64 = 430.0;
-/// Where the panels begin and end.
-const LEFT: f64 = 76.0;
-const RIGHT: f64 = WIDTH - 20.0;
 const RATE: Panel = Panel {
     top: 92.0,
     bottom: 262.0,
@@ -19,10 +17,6 @@ const LATENCY: Panel = Panel {
     top: 300.0,
     bottom: 380.0,
 };
-/// No scale ends higher: what lies above is drawn at its top.
-const SCALE_MAX: f64 = 1e12;
-/// Lines across a panel, besides its foot.
-const LINES: u32 = 2;
 
 /// Light and dark, as the reader's screen is.
 const STYLE: &str = "\
@@ -33,40 +27,17 @@ text{font:13px system-ui,sans-serif;fill:#24292f}.title{font-size:17px;font-weig
 @media(prefers-color-scheme:dark){text{fill:#e6edf3}.small{fill:#8d96a0}.grid{stroke:#30363d}.paper{fill:#0d1117}\
 .latency{stroke:#58a6ff}.rate{fill:#3fb95033;stroke:#3fb950}.event{stroke:#f85149}.failed{fill:#f85149}}";
 
-/// A part of the picture with a scale of its own.
-#[derive(Debug, Clone, Copy)]
-struct Panel {
-    top: f64,
-    bottom: f64,
-}
-
-impl Panel {
-    fn y(self, value: f64, most: f64) -> f64 {
-        self.bottom - (self.bottom - self.top) * (value / most).clamp(0.0, 1.0)
-    }
-}
-
 /// The picture. What came from the network is shown as text.
 pub fn picture(report: &Report) -> String {
-    let mut out = String::new();
+    let mut out = begin(HEIGHT, STYLE, &title(report), &under(report));
     let end = report.timeline.last().map_or(1.0, |last| last.at_seconds);
     let x = |seconds: f64| LEFT + (RIGHT - LEFT) * (seconds / end).clamp(0.0, 1.0);
-    // Writing to a string cannot fail, here and below.
-    let _ = write!(
-        out,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\
-         <title>{title}</title><style>{STYLE}</style>\
-         <rect class=\"paper\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>\
-         <text class=\"title\" x=\"20\" y=\"32\">{title}</text>\
-         <text class=\"small\" x=\"20\" y=\"54\">{under}</text>",
-        title = escape(&title(report)),
-        under = escape(&under(report)),
-    );
     let rates = |point: &TimelinePoint| point.by_op.values().map(|op| op.ops_per_second).sum();
     let p99 = |point: &TimelinePoint| slowest(point, |op| op.p99_ms);
-    panel(&mut out, RATE, "operations per second", most(report, rates));
-    panel(&mut out, LATENCY, "P99, ms", most(report, p99));
+    RATE.frame(&mut out, "operations per second", most(report, rates));
+    LATENCY.frame(&mut out, "P99, ms", most(report, p99));
     for second in (0..=end as u64).step_by(step(end)) {
+        // Writing to a string cannot fail, here and below.
         let _ = write!(
             out,
             "<text class=\"small\" x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{second} s</text>",
@@ -142,27 +113,6 @@ fn under(report: &Report) -> String {
     )
 }
 
-/// The frame of a panel, with its scale.
-fn panel(out: &mut String, panel: Panel, what: &str, most: f64) {
-    let _ = write!(
-        out,
-        "<text class=\"small\" x=\"{LEFT}\" y=\"{}\">{what}</text>",
-        panel.top - 8.0
-    );
-    for line in 0..=LINES {
-        let value = most * f64::from(line) / f64::from(LINES);
-        let y = panel.y(value, most);
-        let _ = write!(
-            out,
-            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{RIGHT}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
-             <text class=\"small\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            LEFT - 8.0,
-            y + 4.0,
-            scale(value)
-        );
-    }
-}
-
 /// The points of a line, from edge to edge.
 fn course(
     report: &Report,
@@ -186,14 +136,9 @@ fn slowest(point: &TimelinePoint, value: impl Fn(&TimelineOp) -> f64) -> f64 {
     point.by_op.values().map(value).fold(0.0, f64::max)
 }
 
-/// The upper end of a scale: 1, 2 or 5 times a power of ten that is no less than all values.
+/// The upper end of the scale of these values.
 fn most(report: &Report, value: impl Fn(&TimelinePoint) -> f64) -> f64 {
-    let largest = report.timeline.iter().map(value).fold(0.0, f64::max);
-    let largest = largest.min(SCALE_MAX);
-    let power = 10_f64.powf(largest.max(1.0).log10().floor());
-    let fits = [1.0, 2.0, 5.0].map(|times| times * power);
-    let fits = fits.into_iter().find(|most| *most >= largest);
-    fits.unwrap_or(10.0 * power)
+    scale_end(report.timeline.iter().map(value).fold(0.0, f64::max))
 }
 
 /// So many seconds between two numbers below the picture.
@@ -205,20 +150,10 @@ fn step(end: f64) -> usize {
     fits.unwrap_or(3600) as usize
 }
 
-fn scale(value: f64) -> String {
-    match value < 10.0 && value.fract() > 0.0 {
-        true => format!("{value:.1}"),
-        false => grouped(value as u64),
-    }
-}
-
-fn escape(text: &str) -> String {
-    crate::html::escape(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drawing::WIDTH;
     use crate::report::Event;
 
     fn report() -> Report {
@@ -279,25 +214,5 @@ mod tests {
         }
         report.timeline.clear();
         assert!(picture(&report).starts_with("<svg"));
-    }
-
-    #[test]
-    fn scales_end_above_what_they_show() {
-        let mut report = report();
-        for (value, expected) in [
-            (0.0, 1.0),
-            (1.0, 1.0),
-            (1.1, 2.0),
-            (37.0, 50.0),
-            (60.0, 100.0),
-        ] {
-            for point in &mut report.timeline {
-                for op in point.by_op.values_mut() {
-                    op.p99_ms = value;
-                }
-            }
-            let end = most(&report, |point| slowest(point, |op| op.p99_ms));
-            assert_eq!(end, expected, "{value}");
-        }
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::recorder::Second;
+use crate::aligned::aligned;
 use crate::grouped::grouped;
 use crate::report::{Event, OpReport, Report};
 
@@ -92,22 +93,7 @@ fn table(report: &Report) -> String {
         ]);
         rows.push(total);
     }
-    let mut widths = [0; HEADINGS.len()];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.len().max(*width);
-        }
-    }
-    let mut out = String::new();
-    for row in &rows {
-        let mut line = format!("{:<width$}", row[0], width = widths[0]);
-        for (cell, width) in row.iter().zip(widths).skip(1) {
-            let _ = write!(line, "  {cell:>width$}");
-        }
-        out.push_str(line.trim_end());
-        out.push('\n');
-    }
-    out
+    aligned(&rows)
 }
 
 fn row(name: &str, op: &OpReport) -> [String; HEADINGS.len()] {
