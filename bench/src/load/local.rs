@@ -10,12 +10,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::host::file_system;
 use super::measure::Target;
 use super::options::{InvalidOption, LoadOptions, Plan, parse_duration};
 use super::output::say;
+use super::own_cluster;
 use super::stop::StopSignals;
-use super::{EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Failure, finish, measured};
+use super::{EXIT_INTERRUPTED, EXIT_USAGE, Failure, finish, measured};
 use crate::cluster::{Cluster, ClusterError, ClusterOptions};
 use crate::report::{Event, Report};
 
@@ -121,17 +121,13 @@ async fn on_own_cluster(
     outage: Option<Outage>,
     stop: &mut StopSignals,
 ) -> Result<Report, Failure> {
-    // Complete before the first write, which settles who the members are.
-    let mut cluster = tokio::select! {
-        cluster = Cluster::start(options) => cluster.map_err(|error| failure(&error))?,
-        () = stop.received() => return Err(Failure::new(EXIT_INTERRUPTED, "interrupted", "")),
-    };
+    let mut cluster = own_cluster::start("local", options, stop).await?;
     let target = Target {
         servers: cluster.addresses(),
         metrics: cluster.http_addresses(),
         begun: Rc::default(),
     };
-    let in_memory = file_system(cluster.directory()).is_some_and(|kind| kind == "tmpfs");
+    let in_memory = own_cluster::memory_warning(&cluster);
     let events = RefCell::default();
     let mut outcome = {
         let mut measuring = pin!(measured(plan, &target, stop));
@@ -141,7 +137,7 @@ async fn on_own_cluster(
                 outcome = &mut measuring => outcome,
                 done = carry_out(outage, &mut cluster, &target.begun, &events) => match done {
                     Ok(()) => measuring.await,
-                    Err(error) => Err(failure(&error)),
+                    Err(error) => Err(own_cluster::failure("local", &error)),
                 },
             },
         }
@@ -149,48 +145,10 @@ async fn on_own_cluster(
     if let Ok(report) = &mut outcome {
         report.events = events.into_inner();
     }
-    if let Ok(report) = &mut outcome
-        && in_memory
-    {
-        report.warnings.push(format!(
-            "the data lay in memory ({} is a tmpfs), where a sync costs nothing: \
-             --directory DIR on a disk shows what writes cost",
-            cluster.directory().display()
-        ));
+    if let Ok(report) = &mut outcome {
+        report.warnings.extend(in_memory);
     }
     let interrupted = matches!(&outcome, Err(failure) if failure.exit == EXIT_INTERRUPTED);
-    let stopped = if interrupted {
-        kill_all(cluster).await
-    } else {
-        // At another signal the cluster is dropped, which kills the nodes.
-        tokio::select! {
-            stopped = cluster.stop() => stopped,
-            () = stop.received() => Ok(()),
-        }
-    };
-    if let Err(error) = stopped {
-        say(&format!("dynakv-bench: {error}\n"));
-    }
+    own_cluster::end(cluster, interrupted, stop).await;
     outcome
-}
-
-/// For somebody who does not want to wait: gone when it returns, whatever state the nodes are in.
-async fn kill_all(mut cluster: Cluster) -> Result<(), ClusterError> {
-    for index in 0..cluster.size() {
-        cluster.kill(index).await?;
-    }
-    Ok(())
-}
-
-fn failure(error: &ClusterError) -> Failure {
-    let (exit, next) = match error {
-        ClusterError::NoBinary { .. } => (EXIT_FAILED, "cargo build --release"),
-        ClusterError::Nodes { .. } => (EXIT_USAGE, "dynakv-bench help local"),
-        ClusterError::Directory { .. } => (EXIT_FAILED, "dynakv-bench local --directory DIR"),
-        _ => (
-            EXIT_FAILED,
-            "dynakv-bench local --directory DIR (keeps the logs)",
-        ),
-    };
-    Failure::new(exit, error, next)
 }

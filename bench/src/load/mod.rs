@@ -13,6 +13,7 @@ mod local;
 mod measure;
 mod options;
 mod output;
+mod own_cluster;
 mod pace;
 mod recorder;
 mod sequence;
@@ -82,6 +83,16 @@ impl Failure {
             next: next.into(),
         }
     }
+
+    /// Says so, and gives the exit code.
+    fn tell(self) -> ExitCode {
+        let next = match self.next.as_str() {
+            "" => String::new(),
+            next => format!("  next: {next}\n"),
+        };
+        say(&format!("dynakv-bench: {}\n{next}", self.what));
+        ExitCode::from(self.exit)
+    }
 }
 
 /// Runs the command.
@@ -106,14 +117,7 @@ fn finish(
     match outcome {
         Ok(report) if report.by_op.values().any(|op| op.count > 0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(EXIT_FAILED),
-        Err(Failure { exit, what, next }) => {
-            let next = match next.as_str() {
-                "" => String::new(),
-                next => format!("  next: {next}\n"),
-            };
-            say(&format!("dynakv-bench: {what}\n{next}"));
-            ExitCode::from(exit)
-        }
+        Err(failure) => failure.tell(),
     }
 }
 
@@ -131,6 +135,16 @@ fn outcome(
         svg: options.svg.as_deref(),
     };
     output::check(files).map_err(|error| usage(&error))?;
+    let report = in_runtime(async |stop| work(&plan, stop).await)?;
+    let written = output::write(&report, files);
+    written.map_err(|error| Failure::new(EXIT_FAILED, error, "df -h"))?;
+    Ok(report)
+}
+
+/// Runs a command's work on this thread, with the signals that end it.
+fn in_runtime<T>(
+    work: impl AsyncFnOnce(&mut StopSignals) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let no_runtime = |error: std::io::Error| {
         let what = format!("the operating system gives this process no event queue: {error}");
         Failure::new(EXIT_FAILED, what, "ulimit -n")
@@ -142,13 +156,10 @@ fn outcome(
         .build()
         .map_err(no_runtime)?;
     let local = LocalSet::new();
-    let report = local.block_on(&runtime, async {
+    local.block_on(&runtime, async {
         let mut stop = StopSignals::new().map_err(no_runtime)?;
-        work(&plan, &mut stop).await
-    })?;
-    let written = output::write(&report, files);
-    written.map_err(|error| Failure::new(EXIT_FAILED, error, "df -h"))?;
-    Ok(report)
+        work(&mut stop).await
+    })
 }
 
 async fn measured(plan: &Plan, target: &Target, stop: &mut StopSignals) -> Result<Report, Failure> {

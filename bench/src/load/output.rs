@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use super::text;
 use crate::html;
 use crate::picture::picture;
@@ -38,10 +40,26 @@ pub(super) fn say(message: &str) {
 pub(super) fn check(files: Files<'_>) -> Result<(), OutputError> {
     let json = files.json.filter(|path| !is_standard_output(path));
     let files = [json, files.html, files.svg];
-    for path in files.into_iter().flatten() {
-        let opened = fs::File::options().create(true).append(true).open(path);
-        opened.map_err(|source| failed(path, source))?;
-    }
+    files.into_iter().flatten().try_for_each(check_file)
+}
+
+/// Checks that a file can be written, without changing it.
+///
+/// # Errors
+/// [`OutputError`].
+pub(super) fn check_file(path: &Path) -> Result<(), OutputError> {
+    let opened = fs::File::options().create(true).append(true).open(path);
+    opened.map_err(|source| failed(path, source))?;
+    Ok(())
+}
+
+/// Writes a file, and says so.
+///
+/// # Errors
+/// [`OutputError`].
+pub(super) fn write_file(path: &Path, text: &str) -> Result<(), OutputError> {
+    fs::write(path, text).map_err(|source| failed(path, source))?;
+    say(&format!("wrote {}\n", path.display()));
     Ok(())
 }
 
@@ -68,13 +86,7 @@ pub(super) fn write(report: &Report, files: Files<'_>) -> Result<(), OutputError
     let written = [to_file, page, picture]
         .into_iter()
         .flatten()
-        .map(|(path, text)| {
-            let outcome = fs::write(path, text).map_err(|source| failed(path, source));
-            if outcome.is_ok() {
-                say(&format!("wrote {}\n", path.display()));
-            }
-            outcome
-        });
+        .map(|(path, text)| write_file(path, &text));
     let outcomes: Vec<_> = written.collect();
     outcomes.into_iter().collect()
 }
@@ -90,12 +102,13 @@ fn is_standard_output(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// A reader that has closed its end (`| head`) is no failure.
-fn print(text: &str) {
+/// Writes to standard output. A reader that has closed its end (`| head`) is no failure.
+pub(super) fn print(text: &str) {
     let _closed = io::stdout().write_all(text.as_bytes());
 }
 
-fn json_document(report: &Report) -> String {
+/// A result as JSON.
+pub(super) fn json_document(report: &impl Serialize) -> String {
     // All keys are strings and all numbers finite, so that there is a document.
     let mut document = serde_json::to_string_pretty(report).unwrap_or_default();
     document.push('\n');
