@@ -1,19 +1,19 @@
 //! `dynakv-bench run` and `local` against real nodes, judged by their exit codes and files.
 
+#[path = "common/command.rs"]
+mod command;
 mod common;
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use command::{bench, eventually, interrupt, leaves_nothing, nodes_in, said};
 use common::dynakv;
 use dynakv_bench::cluster::{Cluster, ClusterOptions};
 use dynakv_bench::report::{Latency, Report};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-
-/// Far longer than anything takes on a machine that is not stuck.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Small enough for a second of work.
 const SMALL: [&str; 8] = [
@@ -26,17 +26,6 @@ const SMALL: [&str; 8] = [
     "--duration",
     "1s",
 ];
-
-fn bench(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dynakv-bench"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("DYNAKV_") {
-            command.env_remove(name);
-        }
-    }
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
 
 fn run(arguments: &[&str]) -> Output {
     bench(arguments)
@@ -58,16 +47,6 @@ fn json(arguments: &[&str]) -> (Value, String) {
     (
         document.unwrap_or_else(|error| panic!("{error}: {said}")),
         said,
-    )
-}
-
-fn said(output: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    format!(
-        "{}\n{}\n{}",
-        output.status,
-        text(&output.stdout),
-        text(&output.stderr)
     )
 }
 
@@ -402,43 +381,6 @@ fn local_command(temporary: &Path, more: &[&str]) -> Command {
     command
 }
 
-/// The node processes of a cluster whose directory lies in here.
-fn nodes_in(directory: &Path) -> Vec<i32> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).into_owned();
-        if line.contains("serve") && line.contains(directory.to_str().unwrap()) {
-            found.push(pid);
-        }
-    }
-    found
-}
-
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-#[track_caller]
-fn leaves_nothing(temporary: &Path, pids: &[i32]) {
-    eventually("the nodes are gone", || {
-        let runs =
-            |pid: &i32| Pid::from_raw(*pid).is_some_and(|pid| test_kill_process(pid).is_ok());
-        nodes_in(temporary).is_empty() && !pids.iter().any(runs)
-    });
-    let left: Vec<_> = std::fs::read_dir(temporary).unwrap().flatten().collect();
-    assert!(left.is_empty(), "{left:?}");
-}
-
 #[test]
 fn a_local_cluster_leaves_nothing_behind() {
     let temporary = tempfile::tempdir().unwrap();
@@ -455,11 +397,6 @@ fn a_local_cluster_leaves_nothing_behind() {
         "{text}"
     );
     leaves_nothing(temporary.path(), &[]);
-}
-
-fn interrupt(child: &Child) {
-    // It was not waited for, so the pid is still its own.
-    kill_process(Pid::from_child(child), Signal::INT).unwrap();
 }
 
 /// A local run of an hour that is under way, with the ids of its nodes.
