@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::audit::{self, AuditArgs};
-use crate::load::{self, LocalArgs, RunArgs};
+use crate::load::{self, LocalArgs, RunArgs, ScaleArgs};
 
 /// Puts load on a dynakv cluster and measures it, and audits that no acknowledged write is lost.
 #[derive(Debug, Parser)]
@@ -24,6 +24,12 @@ enum Command {
     Run(RunArgs),
     /// Bring up a cluster on this machine, put load on it, and take it down
     Local(LocalArgs),
+    /// Show what clusters of more and more nodes cost on this machine
+    ///
+    /// Each number of nodes gets a cluster of its own, which is loaded, left at rest, written to and read from. All
+    /// processes share this machine's processors, so CPU per operation is the figure that means something, and
+    /// operations per second are not what so many machines would do.
+    Scale(ScaleArgs),
     /// Write, read and delete, and prove that no acknowledged write is lost
     Audit(AuditArgs),
 }
@@ -42,6 +48,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => load::run(&args),
         Command::Local(args) => load::local(&args),
+        Command::Scale(args) => load::scale(&args),
         Command::Audit(args) => audit::run(args),
     }
 }

@@ -18,3 +18,4 @@ pub mod load;
 pub mod picture;
 pub mod replicas;
 pub mod report;
+pub mod scale;

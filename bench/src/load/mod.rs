@@ -1,4 +1,4 @@
-//! `run` and `local`: load on a cluster, measured.
+//! `run`, `local` and `scale`: load on a cluster, measured.
 //!
 //! Exit codes: 0 when there is a report and any operation succeeded (failed ones are counted in it), 1
 //! when none did or something else failed, 2 when an option is wrong, 130 when a signal came before
@@ -15,7 +15,9 @@ mod options;
 mod output;
 mod own_cluster;
 mod pace;
+mod processes;
 mod recorder;
+mod scale;
 mod sequence;
 mod servers;
 mod siblings;
@@ -39,6 +41,7 @@ use stop::StopSignals;
 use crate::report::Report;
 
 pub use local::{LocalArgs, local};
+pub use scale::{ScaleArgs, scale};
 
 const SERVER_DEFAULT: &str = "127.0.0.1:8080";
 
