@@ -7,7 +7,7 @@ LOCKED := --locked $(CARGO_FLAGS)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run clean test lint fix doc deny interleavings sim audit resize mend gossip crash powercut flip memory bench picture bench-storage profile
+.PHONY: help build run clean test lint fix doc deny interleavings sim audit resize mend gossip crash powercut flip memory bench picture scale bench-storage profile
 
 ##@ Start
 
@@ -118,6 +118,12 @@ picture: ## draw docs/one-node-killed.svg anew, from a run in which a node is ki
 	$(CARGO) build --workspace --release --bin dynakv --bin dynakv-bench $(LOCKED)
 	$(TARGET_DIR)/release/dynakv-bench local --workload a --rate 20000 --keys 20000 --duration 30s \
 		--kill-at 10s --restart-after 10s --svg docs/one-node-killed.svg
+
+SCALE ?= --picture docs/more-nodes.svg
+
+scale: ## measure clusters of 3, 6, 10 and 20 nodes (3 minutes), and draw docs/more-nodes.svg; others with SCALE="--nodes 2,4"
+	$(CARGO) build --workspace --release --bin dynakv --bin dynakv-bench $(LOCKED)
+	$(TARGET_DIR)/release/dynakv-bench scale $(SCALE)
 
 # With the features of the whole workspace, so that what `make build` has built is used again.
 bench-storage: ## measure the store alone: processor time per operation, beside sled (minutes)
