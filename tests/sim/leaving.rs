@@ -235,6 +235,9 @@ fn changed(rings: u64, gone: u64, verdict: Verdict) -> Result<Tally, String> {
     }
 }
 
+/// How many members become how many, where each key has fewer copies afterwards.
+const FEWER_COPIES: [(usize, usize); 4] = [(3, 2), (5, 2), (5, 1), (4, 2)];
+
 /// The least version after one change: three members at least found, the first write seals, and a change is three rings.
 const ONE_CHANGE: u64 = 3 + 1 + 3;
 
@@ -251,6 +254,20 @@ fn three_machines_become_one_and_nothing_is_lost() {
     let test = "three_machines_become_one_and_nothing_is_lost";
     for_each_seed(SEEDS, test, |seed| {
         changed(ONE_CHANGE, 2, shrink(3, 1, seed, Flaw::None))
+    });
+}
+
+#[test]
+fn fewer_copies_are_left_and_nothing_is_lost() {
+    let test = "fewer_copies_are_left_and_nothing_is_lost";
+    for_each_seed(FEWER_COPIES.len() as u64, test, |seed| {
+        let (founders, members) = FEWER_COPIES[seed as usize % FEWER_COPIES.len()];
+        let gone = (founders - members) as u64;
+        changed(
+            ONE_CHANGE,
+            gone,
+            shrink(founders, members, seed, Flaw::None),
+        )
     });
 }
 

@@ -23,7 +23,7 @@ const ANNOUNCE: Duration = Duration::from_secs(1);
 /// A ring that does without this node.
 pub(super) struct Removal {
     document: RingDocument,
-    /// Which of its members are known to follow it, or one after it.
+    /// Which of those that decide about the ring after it are known to follow it, or one after it.
     followed_by: BTreeSet<NodeId>,
     announce_due: Instant,
 }
@@ -113,7 +113,7 @@ impl Control {
         else {
             return;
         };
-        if removal.document.member(by).is_some() {
+        if removal.document.is_voter(by) {
             removal.followed_by.insert(by.clone());
         }
         if removal.followed_by.len() >= removal.document.majority() {
