@@ -10,7 +10,6 @@ use dynakv_protocol::limits::{FRAME_BYTES_MAX, frame_bytes_max};
 use dynakv_protocol::ring_document::Member;
 use dynakv_storage::{Identity, LastStop, Started};
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::beginning::hello;
@@ -32,7 +31,7 @@ use crate::runtime::net::confirming::Confirmer;
 use crate::runtime::net::connection::Shared;
 use crate::runtime::net::frame_reader::Intake;
 use crate::runtime::net::listener;
-use crate::runtime::net::local::{EndReason, Local, LocalBounds};
+use crate::runtime::net::local::{Local, LocalBounds};
 use crate::runtime::net::other_clusters::OtherClusters;
 use crate::runtime::net::outgoing::Outgoing;
 use crate::runtime::net::replica_rpc::Asker;
@@ -93,12 +92,11 @@ async fn listen(
 /// Port + 1000 unless told otherwise; a free one beside a free port.
 fn http_port(config: &Config) -> Result<u16, ServeError> {
     let port = config.port;
+    let above = port.checked_add(1000);
     match config.http_port {
         Some(http_port) => Ok(http_port),
         None if port == 0 => Ok(0),
-        None => port
-            .checked_add(1000)
-            .ok_or(ServeError::NoHttpPort { port }),
+        None => above.ok_or(ServeError::NoHttpPort { port }),
     }
 }
 
@@ -202,7 +200,6 @@ impl Ground {
             },
             unlock_jobs,
         };
-        let draining = CancellationToken::new();
         let ground = Self {
             progress: Arc::new(DiskProgress::new(world.disk.store.clone())),
             repairs: Arc::new(Repairs::new(config.id.clone())),
@@ -210,12 +207,7 @@ impl Ground {
             identity,
             world,
             me,
-            stop: Stop {
-                end: EndReason::default(),
-                clients: draining.child_token(),
-                draining,
-                shutdown: CancellationToken::new(),
-            },
+            stop: Stop::default(),
             tasks: TaskTracker::new(),
             view,
             is_new_directory,
@@ -234,8 +226,7 @@ impl Ground {
     }
 
     pub(super) fn start_store(&mut self) -> Result<Running, ServeError> {
-        let identity = &self.identity;
-        let random = self.world.random.fork();
+        let (identity, random) = (&self.identity, self.world.random.fork());
         let store = store_worker::start(
             &self.world.disk,
             Minter::new(identity.actor, identity.counter_floor, random),

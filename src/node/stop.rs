@@ -17,6 +17,18 @@ pub(super) struct Stop {
     pub(super) shutdown: CancellationToken,
 }
 
+impl Default for Stop {
+    fn default() -> Self {
+        let draining = CancellationToken::new();
+        Self {
+            end: EndReason::default(),
+            clients: draining.child_token(),
+            draining,
+            shutdown: CancellationToken::new(),
+        }
+    }
+}
+
 impl Drop for Stop {
     fn drop(&mut self) {
         self.end.tell("the node was dropped");

@@ -9,6 +9,7 @@ use dynakv_protocol::{NodeId, RingVersion};
 use dynakv_storage::{SmallFiles, StoreError, save_document};
 use tokio::time::{Duration, Instant};
 
+use super::state::Removal;
 use super::{Control, ControlError, load_wire};
 use crate::engine::layout::change::holds_copies;
 use crate::runtime::shared::data_directory::REMOVED;
@@ -20,26 +21,21 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// How often a node that goes tells of the ring without it.
 const ANNOUNCE: Duration = Duration::from_secs(1);
 
-/// A ring that does without this node.
-pub(super) struct Removal {
-    document: RingDocument,
-    /// Which of those that decide about the ring after it are known to follow it, or one after it.
-    followed_by: BTreeSet<NodeId>,
-    announce_due: Instant,
-}
-
-/// A directory whose node was taken out of the ring is none to start in.
-///
-/// # Errors
-/// [`ControlError::Removed`].
-pub(super) fn check_not_removed(files: &dyn SmallFiles, id: &NodeId) -> Result<(), ControlError> {
-    match load_wire::<RingVersion>(files, REMOVED)? {
-        Some(by) => Err(ControlError::Removed { id: id.clone(), by }),
-        None => Ok(()),
-    }
-}
-
 impl Control {
+    /// A directory whose node was taken out of the ring is none to start in.
+    ///
+    /// # Errors
+    /// [`ControlError::Removed`].
+    pub(super) fn check_not_removed(
+        files: &dyn SmallFiles,
+        id: &NodeId,
+    ) -> Result<(), ControlError> {
+        match load_wire::<RingVersion>(files, REMOVED)? {
+            Some(by) => Err(ControlError::Removed { id: id.clone(), by }),
+            None => Ok(()),
+        }
+    }
+
     /// By which change of the ring this node goes, once the new owners are read: from then on nobody needs it but for what
     /// it has to hand on.
     fn goes_by(&self) -> Option<RingVersion> {

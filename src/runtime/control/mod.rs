@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::state::{CallEnd, Decisions, Joining, Seeds};
+use self::state::{CallEnd, Decisions, Joining, Removal, Seeds};
 use crate::engine::layout::Acceptor;
 use crate::engine::membership::{Effect, Event, Membership};
 use crate::engine::placement::ring::Ring;
@@ -108,7 +108,7 @@ pub struct Control {
     /// Since when they are.
     farewell_since: Option<Instant>,
     /// The ring that does without this node, as soon as there is one.
-    removal: Option<leaving::Removal>,
+    removal: Option<Removal>,
     /// Probes that other nodes have asked for.
     probes: FxHashMap<u64, Responder>,
     next_probe: u64,
@@ -158,7 +158,7 @@ impl Control {
             handed_on,
             ..
         } = parts;
-        leaving::check_not_removed(&*files, &me.node_id)?;
+        Self::check_not_removed(&*files, &me.node_id)?;
         let entry = MemberEntry {
             generation: me.generation,
             software: env!("CARGO_PKG_VERSION").to_owned(),
@@ -225,16 +225,22 @@ impl Control {
             effects: Vec::new(),
             end: None,
         };
-        match load_wire::<RingDocument>(&*control.files, RING)? {
-            Some(document) => {
-                control.check_settings(&document)?;
-                control.begin_with(document)?;
-            }
-            None => control.found_if_due()?,
-        }
-        control.upkeep();
-        control.publish();
+        control.begin()?;
         Ok(control)
+    }
+
+    /// Follows the ring of the directory, or founds a cluster where that is due.
+    fn begin(&mut self) -> Result<(), ControlError> {
+        match load_wire::<RingDocument>(&*self.files, RING)? {
+            Some(document) => {
+                self.check_settings(&document)?;
+                self.begin_with(document)?;
+            }
+            None => self.found_if_due()?,
+        }
+        self.upkeep();
+        self.publish();
+        Ok(())
     }
 
     fn now_ms(&self) -> u64 {

@@ -1,6 +1,6 @@
 //! What the control task remembers between its steps, and what its calls come to.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,6 +91,14 @@ impl ChangeWish {
         };
         current == proposed || goes_on()
     }
+}
+
+/// A ring that does without this node.
+pub(super) struct Removal {
+    pub(super) document: RingDocument,
+    /// Which of those that decide about the ring after it are known to follow it, or one after it.
+    pub(super) followed_by: BTreeSet<NodeId>,
+    pub(super) announce_due: Instant,
 }
 
 /// A node that wants in and waits for an operator.
