@@ -279,7 +279,10 @@ impl Wire for MemberEntry {
                 TAG_RING => {
                     entry.ring_version = RingVersion::decode(&mut field)?;
                     entry.complete_since = RingVersion::decode(&mut field)?;
-                    entry.settled_since = RingVersion::decode(&mut field)?;
+                    // Versions that nobody leaves do not say it.
+                    if field.left() > 0 {
+                        entry.settled_since = RingVersion::decode(&mut field)?;
+                    }
                 }
                 _ => {}
             }

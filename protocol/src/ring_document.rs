@@ -380,6 +380,7 @@ impl Wire for RingDocument {
         }
         while let Some((tag, mut field)) = reader.tag()? {
             if let (TAG_STOPPED, Step::Changing(change)) = (tag, &mut step) {
+                change.stopped.clear();
                 for _ in 0..field.count("stopped members", MEMBERS_MAX)? {
                     change.stopped.push(NodeId::decode(&mut field)?);
                 }
