@@ -6,7 +6,7 @@ use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::hash::VIRTUAL_NODES_PER_NODE;
 use dynakv_protocol::message::Response;
 use dynakv_protocol::repair::Repair;
-use dynakv_protocol::ring_document::{Member, RingDocument};
+use dynakv_protocol::ring_document::{ChangePhase, Member, RingDocument};
 use dynakv_protocol::unlock::Unlock;
 use dynakv_protocol::{ErrorCode, ErrorReply};
 use tokio::sync::mpsc::error::TrySendError;
@@ -218,6 +218,15 @@ impl Control {
         let takes_clients = !self.clients.is_cancelled();
         let ready = self.is_member() && takes_clients && !self.disk.hangs();
         metrics.cluster.ready.set(f64::from(u8::from(ready)));
+        let change = self.ring.as_ref().and_then(|ring| ring.document().change());
+        let step = match change.map(|change| change.phase) {
+            None => 0.0,
+            Some(ChangePhase::WriteBoth) => 1.0,
+            Some(ChangePhase::ReadNew) => 2.0,
+        };
+        metrics.cluster.ring_change_step.set(step);
+        let awaited = self.awaited().len() as f64;
+        metrics.cluster.ring_change_awaited.set(awaited);
         metrics.upkeep();
     }
 

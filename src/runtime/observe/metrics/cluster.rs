@@ -10,6 +10,10 @@ pub struct ClusterMetrics {
     pub members: [Gauge; 3],
     /// The ring the node follows.
     pub ring_version: Gauge,
+    /// How far a change of the ring is: 0 for none, 1 while the old owners are read, 2 while the new ones are.
+    pub ring_change_step: Gauge,
+    /// How many members its next step waits for, as far as this node knows.
+    pub ring_change_awaited: Gauge,
     /// Writes that were in hand when it changed, and were counted anew.
     pub writes_rebased: Counter,
     /// Members of the ring.
@@ -40,6 +44,14 @@ impl ClusterMetrics {
             ring_version: gauge(
                 "dynakv_ring_version",
                 "The version of the ring this node follows.",
+            ),
+            ring_change_step: gauge(
+                "dynakv_ring_change_step",
+                "How far a change of the ring is: 0 for none, 1 while the old owners are read, 2 while the new ones are.",
+            ),
+            ring_change_awaited: gauge(
+                "dynakv_ring_change_awaited",
+                "Members that the next step of a change of the ring waits for; `dynakv cluster status` names them.",
             ),
             writes_rebased: make.counter_of(
                 "dynakv_writes_rebased_total",
