@@ -19,7 +19,10 @@ use tokio::time::Instant;
 use super::pending::{Pass, Pending};
 use super::questions::Runs;
 use super::segments::Sizes;
-use super::{AntiEntropy, Copy, MendError, REST_PER_COMPARING, RETRY, SEGMENTS_AT_ONCE, State};
+use super::{
+    AntiEntropy, Copy, MendError, REST_PER_CHANGING, REST_PER_LEFTOVERS, RETRY, SEGMENTS_AT_ONCE,
+    State,
+};
 use crate::engine::anti_entropy::leftovers::{Part, Purpose, can_go, left_over, purpose};
 use crate::engine::placement::ring::{MemberIndex, Ring};
 use crate::runtime::shared::view::MemberView;
@@ -219,7 +222,11 @@ impl AntiEntropy {
                 pass.failed(&error);
                 return;
             }
-            self.rest(began, REST_PER_COMPARING).await;
+            let rest = match pass.purpose {
+                Purpose::Drop => REST_PER_LEFTOVERS,
+                Purpose::Leave => REST_PER_CHANGING,
+            };
+            self.rest(began, rest).await;
         }
     }
 

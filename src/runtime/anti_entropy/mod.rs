@@ -85,10 +85,13 @@ const KEYS_AT_ONCE: usize = 256;
 /// About how many bytes of versions these may have: with large ones there are fewer of them.
 const BYTES_AT_ONCE: usize = 16 * 1024 * 1024;
 
-/// How long it rests after work, as a multiple of how long that took: comparing gets half of the time,
-/// and rebuilding more, because until it is over a copy less counts.
+/// How long it rests after work, as a multiple of how long that took: comparing gets half of the time. Rebuilding gets
+/// more, because until it is over a copy less counts; not so what is fetched for a change of the ring. What is left over
+/// costs nothing but room.
 const REST_PER_COMPARING: f64 = 1.0;
 const REST_PER_REBUILDING: f64 = 0.25;
+const REST_PER_CHANGING: f64 = 1.0;
+const REST_PER_LEFTOVERS: f64 = 3.0;
 
 /// How long it rests at most: a node that was slow once is not always.
 const REST_MAX: Duration = Duration::from_secs(1);

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use super::misses::Misses;
 use super::segments::{Direction, Sizes};
 use super::{
-    AntiEntropy, MendError, REST_PER_REBUILDING, RETRY, RETRY_MAX, SEGMENTS_AT_ONCE, State,
+    AntiEntropy, MendError, REST_PER_CHANGING, REST_PER_REBUILDING, RETRY, RETRY_MAX,
+    SEGMENTS_AT_ONCE, State,
 };
 use crate::engine::anti_entropy::mending::segments_of_page;
 use crate::engine::anti_entropy::rebuild_sources::{Sources, Wanted, needed};
@@ -387,7 +388,11 @@ impl AntiEntropy {
                 if let Some(error) = unreachable {
                     return Err(error);
                 }
-                self.rest(began, REST_PER_REBUILDING).await;
+                let rest = match attempt.ring.document().change() {
+                    Some(_) => REST_PER_CHANGING,
+                    None => REST_PER_REBUILDING,
+                };
+                self.rest(began, rest).await;
             }
         }
         Ok(())
