@@ -94,10 +94,11 @@ impl Owners {
         self.of_key(key).unwrap_or_else(all)
     }
 
-    /// The version of the newest ring that lies on a disk.
-    pub(crate) fn newest_version(&self) -> u64 {
+    /// The newest ring that lies on a disk: its version and its step.
+    pub(crate) fn newest(&self) -> (u64, &'static str) {
         let rings = self.machines.iter().filter_map(|machine| ring_of(machine));
-        rings.map(|ring| ring.version.0).max().unwrap_or(0)
+        let rings = rings.map(|ring| (ring.version.0, ring.step.name()));
+        rings.max().unwrap_or((0, "none"))
     }
 
     /// Why no machine follows the ring that the run is to end with, if none does.

@@ -112,7 +112,7 @@ impl Verdict {
         let verdict = Self {
             plan: text,
             violations: history.violations().to_vec(),
-            ring_version: world.owners.newest_version(),
+            ring_version: world.owners.newest().0,
             given_up: world.owners.given_up.get(),
             removals: world.machines.iter().map(|it| it.removals()).sum(),
             trace: world.trace.clone(),

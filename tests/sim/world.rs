@@ -62,6 +62,8 @@ pub(crate) struct World {
     /// Machines that come back once the ring is what it is to be.
     coming_back: Vec<usize>,
     undone: usize,
+    /// The newest ring that was seen on a disk.
+    ring: u64,
     panics_before: usize,
 }
 
@@ -113,6 +115,7 @@ impl World {
             waiting_cuts: Vec::new(),
             coming_back: Vec::new(),
             undone: 0,
+            ring: 0,
             panics_before: PANICS.get(),
         }
     }
@@ -175,6 +178,7 @@ impl World {
             self.start_who_comes_back();
             if self.sim.elapsed() >= look_at {
                 self.look_at_disks(history);
+                self.look_at_rings();
                 look_at = self.sim.elapsed() + LOOK_EVERY;
             }
             let is_over = self.sim.step().map_err(|error| error.to_string())?;
@@ -208,6 +212,15 @@ impl World {
                     look(key, versions);
                 }
             }
+        }
+    }
+
+    /// Notes a ring that is new, for whoever reads the trace.
+    fn look_at_rings(&mut self) {
+        let newest = self.owners.newest();
+        if newest.0 > self.ring {
+            self.ring = newest.0;
+            self.note(&format!("ring {}, {}", newest.0, newest.1));
         }
     }
 
