@@ -30,6 +30,11 @@ pub(crate) const FAULTS_UNTIL: Duration = Duration::from_secs(23);
 /// When clients end: after the last fault, so that they also meet the healing.
 pub(crate) const WORK_UNTIL: Duration = Duration::from_secs(25);
 
+/// How much longer all of that takes where an operator has the ring changed: a change takes its time.
+const CHANGING_FOR: Duration = Duration::from_secs(20);
+pub(crate) const CHANGING_UNTIL: Duration = FAULTS_UNTIL.saturating_add(CHANGING_FOR);
+pub(crate) const CHANGED_FROM: Duration = SETTLE_FROM.saturating_add(CHANGING_FOR);
+
 /// When the last word of each node is read.
 pub(crate) const SETTLE_FROM: Duration = Duration::from_secs(28);
 
@@ -60,6 +65,10 @@ pub(crate) fn run_in(world: World, plan: Plan) -> Verdict {
 /// The same, while an operator has the ring changed.
 pub(crate) fn run_operated(mut world: World, plan: Plan, orders: Vec<Order>) -> Verdict {
     let machines = world.machines.len();
+    let (work_until, settle_from) = match orders.is_empty() {
+        true => (WORK_UNTIL, SETTLE_FROM),
+        false => (WORK_UNTIL + CHANGING_FOR, CHANGED_FROM),
+    };
     let history = Rc::new(RefCell::new(History::default()));
     workload::promise(&mut history.borrow_mut(), CLIENTS, plan.loses_a_disk());
     let sloppy_percent = match (machines, plan.divides(machines)) {
@@ -77,7 +86,7 @@ pub(crate) fn run_operated(mut world: World, plan: Plan, orders: Vec<Order>) -> 
                 client,
                 random,
                 history,
-                until: WORK_UNTIL,
+                until: work_until,
                 sloppy_percent,
                 seen: BTreeMap::new(),
                 once: 0,
@@ -90,7 +99,7 @@ pub(crate) fn run_operated(mut world: World, plan: Plan, orders: Vec<Order>) -> 
         let (random, history) = (world.fork(), history.clone());
         let name = format!("blind-{number}");
         world.add_client(&name.clone(), |client| {
-            BlindWriter::new(&name, client, random, history, None).run(WORK_UNTIL)
+            BlindWriter::new(&name, client, random, history, None).run(work_until)
         });
     }
     if !orders.is_empty() {
@@ -100,7 +109,7 @@ pub(crate) fn run_operated(mut world: World, plan: Plan, orders: Vec<Order>) -> 
         });
     }
     world.add_client("reader", |client| {
-        settle(client, history.clone(), SETTLE_FROM)
+        settle(client, history.clone(), settle_from)
     });
     Verdict::of(world, &plan, &history)
 }

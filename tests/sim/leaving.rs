@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::chaos::{self, FAULTS_FROM, FAULTS_UNTIL};
+use crate::chaos::{self, CHANGING_UNTIL, FAULTS_FROM};
 use crate::machine::Flaw;
 use crate::operator::{Dies, Order, To};
 use crate::plan::{Fault, Plan};
@@ -64,10 +64,10 @@ impl Course {
         let (leaving, members) = (0..machines).partition(|node| self.goes(*node));
         let leaving: Vec<usize> = leaving;
         let mut world = World::operated(seed, self.founders, machines, (members, flaw));
-        let (from, until, random) = (FAULTS_FROM, FAULTS_UNTIL, &mut world.fork());
+        let (from, until, random) = (FAULTS_FROM, CHANGING_UNTIL, &mut world.fork());
         let mut plan = match self.is_divided {
             true => Plan::divided(machines, from, until, random),
-            false => Plan::growing(self.founders, machines, (from, until), random),
+            false => Plan::changing(self.founders, machines, (from, until), random),
         };
         for &node in &leaving {
             plan.spare_disk(node);
@@ -81,7 +81,7 @@ impl Course {
             plan.steps.sort_by_key(|step| step.at);
         }
         for node in leaving {
-            plan.add(FAULTS_UNTIL, Fault::ComeBack { node });
+            plan.add(CHANGING_UNTIL, Fault::ComeBack { node });
         }
         chaos::run_operated(world, plan, self.orders)
     }

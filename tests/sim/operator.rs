@@ -11,7 +11,7 @@ use dynakv_protocol::ids::{NodeId, RingVersion};
 use dynakv_protocol::ring_document::{ChangePhase, Member, RingDocument, Stake, Step};
 use tokio::time::sleep;
 
-use crate::chaos::SETTLE_FROM;
+use crate::chaos::CHANGED_FROM;
 use crate::client::Client;
 use crate::clock;
 use crate::history::History;
@@ -98,7 +98,7 @@ impl Operator {
     /// Carries out one order after the other.
     pub(crate) async fn run(mut self, orders: Vec<Order>) -> turmoil::Result {
         self.client.wait_for_cluster().await;
-        let deadline = SETTLE_FROM + CHANGED_WITHIN;
+        let deadline = CHANGED_FROM + CHANGED_WITHIN;
         for order in &orders {
             sleep(order.at.saturating_sub(clock::now())).await;
             self.expect(order);

@@ -150,6 +150,9 @@ impl fmt::Display for Plan {
 const LASTS_MS: std::ops::Range<u64> = 200..5000;
 const PAUSE_MS: std::ops::Range<u64> = 500..6000;
 
+/// How many times as long pauses are while the ring changes.
+const CHANGING_PAUSES: std::ops::Range<u64> = 2..7;
+
 /// For how long a machine flaps, and how long it is cut off or back each time.
 const FLAPS_FOR_MS: std::ops::Range<u64> = 2000..8000;
 const FLAP_MS: std::ops::Range<u64> = 100..900;
@@ -180,9 +183,19 @@ impl Plan {
         until: Duration,
         random: &mut fastrand::Rng,
     ) -> Self {
+        Self::with_pauses(machines, 1, (from, until), random)
+    }
+
+    /// The same with pauses that are so many times as long.
+    fn with_pauses(
+        machines: usize,
+        times: u64,
+        (from, until): (Duration, Duration),
+        random: &mut fastrand::Rng,
+    ) -> Self {
         let mut plan = Self::default();
         // Each machine and link has about as much trouble, so with more of them each has it less often.
-        let pause_ms = PAUSE_MS.start..PAUSE_MS.end * (machines as u64 - 1) / 2;
+        let pause_ms = PAUSE_MS.start..PAUSE_MS.end * times * (machines as u64 - 1) / 2;
         for node in 0..machines {
             plan.add_episodes((from, until), &pause_ms, random, |random| {
                 power_fault(node, random)
@@ -243,6 +256,24 @@ impl Plan {
         let span_ms = (until - from).as_millis() as u64;
         for node in founders..machines {
             let at = from + Duration::from_millis(random.u64(..span_ms * 3 / 4));
+            plan.add(at, Fault::Start { node });
+        }
+        plan.steps.sort_by_key(|step| step.at);
+        plan
+    }
+
+    /// Faults of every kind with longer pauses, so that a change of the ring comes to its end among them. Machines behind
+    /// the founders are switched on soon.
+    pub(crate) fn changing(
+        founders: usize,
+        machines: usize,
+        (from, until): (Duration, Duration),
+        random: &mut fastrand::Rng,
+    ) -> Self {
+        let times = random.u64(CHANGING_PAUSES);
+        let mut plan = Self::with_pauses(machines, times, (from, until), random);
+        for node in founders..machines {
+            let at = from + Duration::from_millis(random.u64(PAUSE_MS));
             plan.add(at, Fault::Start { node });
         }
         plan.steps.sort_by_key(|step| step.at);

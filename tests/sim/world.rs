@@ -35,7 +35,7 @@ const MALICE: Duration = Duration::from_millis(60);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// No simulation lasts longer than this, in simulated time.
-const DURATION_MAX: Duration = Duration::from_secs(300);
+const DURATION_MAX: Duration = Duration::from_secs(400);
 
 thread_local! {
     static PANICS: Cell<usize> = const { Cell::new(0) };
