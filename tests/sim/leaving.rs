@@ -13,7 +13,7 @@ use crate::verdict::{Tally, Verdict};
 use crate::world::World;
 
 /// How many seeds `cargo test` runs; `make sim` runs more.
-const SEEDS: u64 = 3;
+const SEEDS: u64 = 2;
 
 /// When the operator asks for the change, at the earliest and at the latest.
 const ASKED_FOR_MS: std::ops::Range<u64> = 4_000..14_000;
