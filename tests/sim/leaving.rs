@@ -260,7 +260,7 @@ fn three_machines_become_one_and_nothing_is_lost() {
 #[test]
 fn fewer_copies_are_left_and_nothing_is_lost() {
     let test = "fewer_copies_are_left_and_nothing_is_lost";
-    for_each_seed(FEWER_COPIES.len() as u64, test, |seed| {
+    for_each_seed(SEEDS, test, |seed| {
         let (founders, members) = FEWER_COPIES[seed as usize % FEWER_COPIES.len()];
         let gone = (founders - members) as u64;
         changed(
