@@ -65,8 +65,8 @@ pub struct MemberEntry {
     pub ring_version: RingVersion,
     /// It has all that it gained by the change that began with this version, durably; 0 for none.
     pub complete_since: RingVersion,
-    /// By the change that began with this version it is to go, and it has nothing left that the others need; 0 for none.
-    pub settled_since: RingVersion,
+    /// By this ring it is to go, and it has nothing left that the others need; 0 for none.
+    pub settled_at: RingVersion,
     /// The directory that holds its data, which the generation counts the starts of: news of another one
     /// than the ring says is news of somebody else. 0 when the sender does not say.
     pub directory_id: DirectoryId,
@@ -94,7 +94,7 @@ impl MemberEntry {
             disk_full: false,
             ring_version: RingVersion(0),
             complete_since: RingVersion(0),
-            settled_since: RingVersion(0),
+            settled_at: RingVersion(0),
             directory_id,
             nonce: 0,
         }
@@ -240,7 +240,7 @@ impl Wire for MemberEntry {
             let mut ring = BytesMut::with_capacity(16);
             self.ring_version.encode(&mut ring);
             self.complete_since.encode(&mut ring);
-            self.settled_since.encode(&mut ring);
+            self.settled_at.encode(&mut ring);
             put_tag_bytes(out, TAG_RING, &ring);
         }
     }
@@ -263,7 +263,7 @@ impl Wire for MemberEntry {
             disk_full: false,
             ring_version: RingVersion(0),
             complete_since: RingVersion(0),
-            settled_since: RingVersion(0),
+            settled_at: RingVersion(0),
             directory_id: DirectoryId::default(),
             nonce: 0,
         };
@@ -281,7 +281,7 @@ impl Wire for MemberEntry {
                     entry.complete_since = RingVersion::decode(&mut field)?;
                     // Versions that nobody leaves do not say it.
                     if field.left() > 0 {
-                        entry.settled_since = RingVersion::decode(&mut field)?;
+                        entry.settled_at = RingVersion::decode(&mut field)?;
                     }
                 }
                 _ => {}

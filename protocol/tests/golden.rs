@@ -304,7 +304,7 @@ fn gossip() -> Gossip {
             disk_full: false,
             ring_version: RingVersion(0),
             complete_since: RingVersion(0),
-            settled_since: RingVersion(0),
+            settled_at: RingVersion(0),
             directory_id: DirectoryId(0),
             nonce: 0,
         }],
@@ -316,7 +316,7 @@ fn gossip_of_a_change() -> Gossip {
     let mut gossip = gossip();
     for entry in &mut gossip.entries {
         (entry.ring_version, entry.complete_since) = (RingVersion(7), RingVersion(5));
-        entry.settled_since = RingVersion(5);
+        entry.settled_at = RingVersion(5);
     }
     gossip
 }

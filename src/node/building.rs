@@ -44,9 +44,9 @@ use crate::runtime::shared::events::{
     CONTROL_EVENTS_MAX, COORDINATOR_EVENTS_MAX, ConnectionId, ControlEvent, ControlSender,
     CoordinatorEvent, CoordinatorSender,
 };
-use crate::runtime::shared::handed_on::HandedOn;
 use crate::runtime::shared::known_processes::KnownProcesses;
 use crate::runtime::shared::ledger::Ledger;
+use crate::runtime::shared::settling::Settling;
 use crate::runtime::shared::unreachable::Unreachable;
 use crate::runtime::shared::view::View;
 use crate::runtime::store::hint_worker::{self, HintBounds, HintHandle, KeptHints};
@@ -124,7 +124,7 @@ pub(super) struct Ground {
     repairs: Arc<Repairs>,
     others: Arc<OtherClusters>,
     unreachable: Arc<Unreachable>,
-    handed_on: Arc<HandedOn>,
+    settling: Arc<Settling>,
     ledger: Arc<Ledger>,
     intake: Intake,
     progress: Arc<DiskProgress>,
@@ -216,7 +216,7 @@ impl Ground {
             seen,
             others: Arc::default(),
             unreachable: Arc::default(),
-            handed_on: Arc::default(),
+            settling: Arc::default(),
             ledger,
             intake,
             events_in,
@@ -328,7 +328,7 @@ impl Ground {
             random: self.world.random.fork(),
             draining: self.stop.draining.clone(),
             clients: self.stop.clients.clone(),
-            handed_on: self.handed_on.clone(),
+            settling: self.settling.clone(),
             shutdown: self.stop.shutdown.clone(),
         })?;
         let reason = self.stop.end.clone();
@@ -450,7 +450,7 @@ impl Ground {
             interval: self.config.anti_entropy_interval,
             random: self.world.random.fork(),
             metrics: self.metrics.clone(),
-            handed_on: self.handed_on.clone(),
+            settling: self.settling.clone(),
         };
         self.tasks.spawn(anti_entropy::run(comparing, draining()));
     }

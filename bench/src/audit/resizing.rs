@@ -80,7 +80,8 @@ async fn change(cluster: &mut Cluster, size: usize) -> Result<Change, ClusterErr
     let before = cluster.size();
     let mut traffic = Traffic::default();
     traffic.look(cluster).await;
-    let at_first = traffic.bytes();
+    // What is written meanwhile comes to those that gain by itself, and what moves is held twice for a while.
+    let (at_first, live_bytes) = (traffic.bytes(), traffic.live_bytes);
     let began = Instant::now();
     match size > before {
         true => cluster.start_more(size - before).await?,
@@ -96,7 +97,10 @@ async fn change(cluster: &mut Cluster, size: usize) -> Result<Change, ClusterErr
             Err(reason) if began.elapsed() >= PATIENCE => {
                 return Err(ClusterError::Change { reason });
             }
-            Err(_) => continue,
+            Err(_) => {
+                sleep(LOOK).await;
+                continue;
+            }
         };
         let is_over = ring.members.len() == size && ring.change().is_none();
         if is_over {
@@ -104,7 +108,7 @@ async fn change(cluster: &mut Cluster, size: usize) -> Result<Change, ClusterErr
         }
         if ring.change().is_some() {
             *steps.entry(ring.step.name()).or_insert(Duration::ZERO) += looked.elapsed();
-            least_bytes = least(&ring, traffic.live_bytes);
+            least_bytes = least(&ring, live_bytes);
         }
         looked = Instant::now();
         if began.elapsed() >= PATIENCE {
@@ -157,7 +161,7 @@ impl Traffic {
             left += segments;
             live += bytes;
         }
-        self.live_bytes = self.live_bytes.max(live);
+        self.live_bytes = live;
         left
     }
 
@@ -182,7 +186,7 @@ fn least(ring: &RingDocument, live_bytes: u64) -> u64 {
             new.filter(|owner| !had.contains(owner)).count()
         })
         .sum();
-    let copies = SEGMENTS * old.copies().max(new.copies());
+    let copies = SEGMENTS * old.copies();
     (live_bytes as f64 * gained as f64 / copies as f64) as u64
 }
 

@@ -377,7 +377,7 @@ fn member_entry() -> impl Strategy<Value = MemberEntry> {
                     disk_full: heartbeat % 3 == 1,
                     ring_version: RingVersion(heartbeat % 5),
                     complete_since: RingVersion((heartbeat % 5) / 2),
-                    settled_since: RingVersion((heartbeat % 5) / 3),
+                    settled_at: RingVersion((heartbeat % 5) / 3),
                     directory_id: DirectoryId(keys),
                     // Without a directory it is not sent.
                     nonce: if keys == 0 { 0 } else { heartbeat },

@@ -71,9 +71,9 @@ impl Begun {
 
     /// Why it was given up, as far as that can be told by what was seen last.
     pub(super) fn why_given_up(&self, last: Option<&StatusReply>) -> String {
-        let is_coming = |id: &NodeId| !self.before.iter().any(|member| member.id == *id);
+        let is_to_be = |id: &NodeId| self.after.iter().any(|member| member.id == *id);
         let members = last.iter().flat_map(|status| &status.members);
-        let dead = members.filter(|it| is_coming(&it.id) && it.state == MemberState::Dead);
+        let dead = members.filter(|it| is_to_be(&it.id) && it.state == MemberState::Dead);
         let dead: Vec<NodeId> = dead.map(|member| member.id.clone()).collect();
         match dead.is_empty() {
             true => "an operator gave it up, or who was coming in lost its directory".to_owned(),

@@ -12,8 +12,8 @@ use serde::Serialize;
 use crate::engine::anti_entropy::rebuild_sources;
 use crate::engine::layout::change;
 use crate::engine::layout::steps::{self, Due, Progress};
+use crate::engine::layout::wish::may_lose_writes;
 use crate::engine::placement::ring::Ring;
-use crate::engine::quorum::copies_that_meet_every_write;
 
 /// What would be decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -98,7 +98,7 @@ impl Plan {
                 afterwards,
             ),
             held_up_by: held_up_by(next, absent),
-            may_lose_writes: may_lose_writes(next, &sides.before),
+            may_lose_writes: may_lose_writes(next),
             shares,
             present: present.clone(),
             next: next.clone(),
@@ -268,10 +268,11 @@ fn held_up_by(next: &RingDocument, absent: impl Fn(&NodeId) -> bool) -> Vec<Node
             false => Progress {
                 ring_version: ring.version(),
                 complete_since: change.begun_at,
-                settled_since: change.begun_at,
+                settled_at: ring.version(),
+                hints: 0,
             },
         };
-        // Nobody waits for what is handed on by one that is dead.
+        // What one that is dead would hand on is waited for for a minute, unless it keeps hints: that is not known here.
         if let Some(Due::Following(ids)) = steps::due(&ring, progress, |_| None) {
             awaited.extend(ids);
         }
@@ -310,13 +311,4 @@ fn not_fetching(next: &RingDocument, absent: &impl Fn(&NodeId) -> bool) -> BTree
         }
     }
     awaited
-}
-
-fn may_lose_writes(next: &RingDocument, before: &Placement) -> bool {
-    let is_gone = |slot: usize| next.is_stopped(&next.members[slot].id);
-    let needed = copies_that_meet_every_write(before.copies(), usize::from(next.w));
-    segments().any(|segment| {
-        let owners = before.owners(segment).iter();
-        owners.filter(|owner| !is_gone(owner.slot())).count() < needed
-    })
 }

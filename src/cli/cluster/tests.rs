@@ -133,6 +133,7 @@ fn next_of(
         planned_on: question.planned_on,
         accept_loss: question.accept_loss,
         state: &state,
+        hints: &|_| 0,
         reads: &|_| Reads::Changes,
     };
     wished(&ring.document, &question.wish, &known)

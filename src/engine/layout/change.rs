@@ -294,8 +294,10 @@ pub fn give_up(current: &RingDocument) -> Option<RingDocument> {
 /// The ring in which nobody waits any more for this member, which is to go and is gone. `None` unless that is news.
 pub fn stop_waiting_for(current: &RingDocument, gone: &NodeId) -> Option<RingDocument> {
     let change = current.change()?;
-    let is_news = current.is_leaving(gone) && !current.is_stopped(gone);
-    let mut next = successor(current).filter(|_| is_news)?;
+    if !current.is_leaving(gone) || current.is_stopped(gone) {
+        return None;
+    }
+    let mut next = successor(current)?;
     let stopped = change.stopped.iter().chain([gone]);
     next.step = Step::Changing(Change {
         stopped: in_order(stopped.cloned()),

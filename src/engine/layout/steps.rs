@@ -25,8 +25,10 @@ pub struct Progress {
     pub ring_version: RingVersion,
     /// By which change it has all that it gained.
     pub complete_since: RingVersion,
-    /// By which change it is to go and has nothing left that the others need.
-    pub settled_since: RingVersion,
+    /// By which ring it is to go and has nothing left that the others need.
+    pub settled_at: RingVersion,
+    /// How many keys it keeps for others.
+    pub hints: u64,
 }
 
 /// What a change of the ring waits for.
@@ -80,8 +82,10 @@ pub fn due(
             let is_dead = |id| dead_for_ms(id).is_some_and(|ms| ms >= NOT_HANDING_ON_AFTER_MS);
             let hands_on = |&member: &MemberIndex| {
                 let id = &ring.member(member).id;
-                let is_there = document.is_leaving(id) && !document.is_stopped(id) && !is_dead(id);
-                is_there && of(member).settled_since < change.begun_at
+                let goes = document.is_leaving(id) && !document.is_stopped(id);
+                // A hint may be a copy that an acknowledged write counts on, and no owner has.
+                let is_missed = || !is_dead(id) || of(member).hints > 0;
+                goes && of(member).settled_at < ring.version() && is_missed()
             };
             let waits = match lacks.is_empty() {
                 false => Due::Following(lacks),
@@ -115,7 +119,7 @@ fn still_read_old(ring: &Ring, change: &Change, follows: &[bool]) -> Vec<MemberI
             // The same owners in both: nobody reads anybody else.
             continue;
         }
-        // With r = 1 it matters that who is said to be gone is.
+        // Who is said to be gone and is not still answers reads: that it is, is the operator's word.
         let is_gone = |member: MemberIndex| ring.document().is_stopped(&ring.member(member).id);
         let lacks = |member: &MemberIndex| !follows[member.slot()] && !is_gone(*member);
         let lacking = || old.clone().filter(lacks);
@@ -128,7 +132,8 @@ fn still_read_old(ring: &Ring, change: &Change, follows: &[bool]) -> Vec<MemberI
 }
 
 /// For how long a member that goes may be dead before nobody waits any more for what it would hand on, in milliseconds.
-/// What was acknowledged all new owners have fetched from others.
+/// What owners have acknowledged all new ones have fetched from others. One that keeps anything for others is waited for
+/// until it is back, or gone by an operator's word.
 pub const NOT_HANDING_ON_AFTER_MS: u64 = 60 * 1000;
 
 /// For how long a member that is to fetch something may be dead before the change is given up, in milliseconds.

@@ -74,6 +74,23 @@ pub enum WishRefusal {
         /// The ring's w.
         w: u8,
     },
+    /// It may have the only copy that an acknowledged write counts on.
+    #[error(
+        "{id} kept {hints} keys for other nodes when it was last heard of: writes that were acknowledged while those \
+         were down may be lost with it. Start it, or accept that with --accept-loss"
+    )]
+    HintsMayBeLost {
+        /// Who is gone.
+        id: NodeId,
+        /// How many keys.
+        hints: u64,
+    },
+    /// Nobody waits for it.
+    #[error("{id} counts as gone already, and nobody waits for it: nothing is to be done")]
+    GoneAlready {
+        /// The member.
+        id: NodeId,
+    },
     /// Nothing is under way.
     #[error("the ring does not change: there is nothing to give up")]
     NothingToGiveUp,
@@ -93,6 +110,8 @@ pub struct Known<'a> {
     pub accept_loss: bool,
     /// How a member stands.
     pub state: &'a dyn Fn(&NodeId) -> MemberState,
+    /// How many keys it keeps for others.
+    pub hints: &'a dyn Fn(&NodeId) -> u64,
     /// What it can read.
     pub reads: &'a dyn Fn(&NodeId) -> Reads,
 }
@@ -122,7 +141,7 @@ pub fn wished(
     {
         check_dead(id, known)?;
         let next = change::stop_waiting_for(current, id);
-        let next = next.ok_or(WishRefusal::Change(ChangeRefusal::NothingChanges))?;
+        let next = next.ok_or_else(|| WishRefusal::GoneAlready { id: id.clone() })?;
         return checked(current, next, known);
     }
     let (target, gone) = target(current, wishes, known)?;
@@ -130,18 +149,28 @@ pub fn wished(
     checked(current, next, known)
 }
 
-/// The next ring, unless writes may be lost by it and that is not accepted. Once the new owners are read they have all of
-/// them.
+/// The next ring, unless writes may be lost by it and that is not accepted.
 fn checked(
     current: &RingDocument,
     next: RingDocument,
     known: &Known<'_>,
 ) -> Result<RingDocument, WishRefusal> {
-    if let Some(change) = next.change()
-        && change.phase == ChangePhase::WriteBoth
-        && !known.accept_loss
-    {
-        check_copies(current, &change.stopped)?;
+    let Some(change) = next.change().filter(|_| !known.accept_loss) else {
+        return Ok(next);
+    };
+    let mut news = change.stopped.iter().filter(|id| !current.is_stopped(id));
+    if let Some(id) = news.find(|id| (known.hints)(id) > 0) {
+        let (id, hints) = (id.clone(), (known.hints)(id));
+        return Err(WishRefusal::HintsMayBeLost { id, hints });
+    }
+    // Once the new owners are read they have what the others had.
+    if change.phase == ChangePhase::WriteBoth && may_lose_writes(&next) {
+        let owners = current.effective_n();
+        return Err(WishRefusal::WritesMayBeLost {
+            gone: change.stopped.clone(),
+            needed: copies_that_meet_every_write(owners, usize::from(current.w)),
+            w: current.w,
+        });
     }
     Ok(next)
 }
@@ -210,26 +239,19 @@ fn id_of(wish: &MemberWish) -> &NodeId {
     }
 }
 
-/// Whether each acknowledged write is on a copy that is left without those that are gone.
-fn check_copies(current: &RingDocument, gone: &[NodeId]) -> Result<(), WishRefusal> {
-    if gone.is_empty() {
-        return Ok(());
+/// Whether an acknowledged write may be on no copy that is left, of the owners that are read, without those that are gone.
+pub fn may_lose_writes(next: &RingDocument) -> bool {
+    if next.change().is_none_or(|change| change.stopped.is_empty()) {
+        return false;
     }
-    let ring = Ring::new(current.clone());
-    let is_left = |&&owner: &&MemberIndex| !gone.contains(&ring.member(owner).id);
-    let needed = |owners| copies_that_meet_every_write(owners, usize::from(current.w));
+    let ring = Ring::new(next.clone());
+    let is_left = |&&owner: &&MemberIndex| !next.is_stopped(&ring.member(owner).id);
     let is_enough = |segment| {
         let owners = ring.readers(segment);
-        owners.iter().filter(is_left).count() >= needed(owners.len())
+        let needed = copies_that_meet_every_write(owners.len(), usize::from(next.w));
+        owners.iter().filter(is_left).count() >= needed
     };
-    match (0..=u16::MAX).map(Segment).all(is_enough) {
-        true => Ok(()),
-        false => Err(WishRefusal::WritesMayBeLost {
-            needed: needed(current.effective_n()),
-            w: current.w,
-            gone: gone.to_vec(),
-        }),
-    }
+    !(0..=u16::MAX).map(Segment).all(is_enough)
 }
 
 #[cfg(test)]
@@ -269,6 +291,8 @@ mod tests {
             planned_on: RingVersion(9),
             accept_loss,
             state: &state,
+            // Named so for that.
+            hints: &|id| u64::from(id.as_str() == "h"),
             reads: &|_| Reads::Changes,
         };
         let next = wished(ring, wish, &known)?;
@@ -350,6 +374,28 @@ mod tests {
             }
             assert!(asked(&ring, &all(&wishes), gone, true).is_ok());
         }
+    }
+
+    /// In either step: nobody fetches hints.
+    #[test]
+    fn a_stand_in_is_not_given_up_without_a_word() {
+        let ring = ring("abch", (3, 2, 2));
+        let wish = all(&[is_gone("h")]);
+        let refusal = asked(&ring, &wish, "h", false).unwrap_err();
+        assert_eq!(
+            refusal,
+            WishRefusal::HintsMayBeLost {
+                id: id("h"),
+                hints: 1
+            }
+        );
+        assert!(asked(&ring, &wish, "h", true).is_ok());
+        let begun = asked(&ring, &all(&[leaves("h")]), "", false).unwrap();
+        let mut read = change::read_new(&begun).unwrap();
+        read.version = RingVersion(9);
+        let refusal = asked(&read, &wish, "h", false).unwrap_err();
+        assert!(matches!(refusal, WishRefusal::HintsMayBeLost { .. }));
+        assert!(asked(&read, &wish, "h", true).is_ok());
     }
 
     #[test]

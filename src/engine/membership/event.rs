@@ -70,8 +70,8 @@ pub enum Event {
         disk_full: bool,
         /// It has all that it gained by the change of the ring that began with this version.
         complete_since: RingVersion,
-        /// It is to go by the change of the ring that began with this version, and has nothing left to hand on.
-        settled_since: RingVersion,
+        /// By this ring it is to go, and it has nothing left to hand on.
+        settled_at: RingVersion,
     },
     /// Whether this node's own disk hangs, to be told to others at once.
     LocalDisk {

@@ -81,7 +81,7 @@ impl Peer {
             nonce: 0,
             ring_version: RingVersion(0),
             complete_since: RingVersion(0),
-            settled_since: RingVersion(0),
+            settled_at: RingVersion(0),
             ..self.entry.clone()
         };
         self.has_news = false;
@@ -186,8 +186,8 @@ pub struct MemberView {
     pub ring_version: RingVersion,
     /// By which change of the ring it has all that it gained, as it last said.
     pub complete_since: RingVersion,
-    /// By which change of the ring it is to go and has handed on what it has, as it last said.
-    pub settled_since: RingVersion,
+    /// By which ring it is to go and has handed on what it has, as it last said.
+    pub settled_at: RingVersion,
     /// Whether the run that is known was heard of lately, by its heartbeat or directly.
     pub is_heard: bool,
 }
@@ -209,7 +209,7 @@ impl MemberView {
             disk_full: entry.disk_full,
             ring_version: entry.ring_version,
             complete_since: entry.complete_since,
-            settled_since: entry.settled_since,
+            settled_at: entry.settled_at,
             is_heard,
         }
     }

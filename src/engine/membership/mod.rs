@@ -155,7 +155,7 @@ impl Membership {
                 hints_waiting,
                 disk_full,
                 complete_since,
-                settled_since,
+                settled_at,
             } => {
                 self.me.keys = keys;
                 self.me.disk_bytes = disk_bytes;
@@ -163,7 +163,7 @@ impl Membership {
                 self.me.hints_waiting = hints_waiting;
                 self.me.disk_full = disk_full;
                 self.me.complete_since = complete_since;
-                self.me.settled_since = settled_since;
+                self.me.settled_at = settled_at;
             }
             Event::LocalDisk { hangs } => self.set_disk(hangs, effects),
         }

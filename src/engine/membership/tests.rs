@@ -525,7 +525,7 @@ fn a_reply_says_what_the_asker_does_not_know() {
             hints_waiting: 6,
             disk_full: true,
             complete_since: RingVersion(2),
-            settled_since: RingVersion(2),
+            settled_at: RingVersion(2),
         },
         0,
     );
@@ -546,7 +546,7 @@ fn a_reply_says_what_the_asker_does_not_know() {
         disk_full: true,
         ring_version: RingVersion(3),
         complete_since: RingVersion(2),
-        settled_since: RingVersion(2),
+        settled_at: RingVersion(2),
         ..entry("a", 1, 0)
     };
     assert_eq!(

@@ -93,19 +93,19 @@ impl AntiEntropy {
         if pending.is_under_way() {
             return;
         }
-        match (pending.pass.purpose, ring.document().change()) {
-            (Purpose::Leave, Some(change)) => self.end_handing_on(pending, change.begun_at),
-            _ => end_pass(pending, left),
+        match pending.pass.purpose {
+            Purpose::Leave => self.end_handing_on(pending, ring.version()),
+            Purpose::Drop => end_pass(pending, left),
         }
     }
 
     /// A pass of a node that goes is over. Where all it held is with its owners there is no other one: what has come since
     /// it began has W new owners by itself.
-    fn end_handing_on(&self, pending: &mut Pending, begun_at: RingVersion) {
+    fn end_handing_on(&self, pending: &mut Pending, ring_version: RingVersion) {
         let pass = std::mem::take(&mut pending.pass);
         let now = Instant::now();
         if !pass.is_partial {
-            self.0.handed_on.note(begun_at);
+            self.0.settling.note_handed_on(ring_version);
             tracing::info!(
                 sent = pass.sent,
                 "what this node holds is with those that own it now"
@@ -133,14 +133,18 @@ impl AntiEntropy {
             pending.due = Some(now + PAUSE_MAX);
             return false;
         };
+        let handed_on_under = self.0.settling.has_handed_on_under();
+        if purpose == Purpose::Leave && handed_on_under == ring.version() {
+            return false;
+        }
         let left_over = left_over(ring, me, &self.0.dropper.held());
         let left = left_over.len();
         self.0.metrics.mending.leftover_segments.set(left);
         pending.pass = Pass::new(purpose);
         if left_over.is_empty() {
             pending.due = Some(now + PAUSE_MAX);
-            if let (Purpose::Leave, Some(change)) = (purpose, ring.document().change()) {
-                self.end_handing_on(pending, change.begun_at);
+            if purpose == Purpose::Leave {
+                self.end_handing_on(pending, ring.version());
             }
             return false;
         }
@@ -397,7 +401,8 @@ impl AntiEntropy {
     ) -> (Vec<(usize, usize)>, Option<MendError>) {
         let (mut taken, mut error) = (Vec::new(), None);
         let key_of = |&(number, at): &(usize, usize)| parts[number].part.key(at);
-        // While its node still takes writes it may be newer, which is as good where nothing goes.
+        // Its node goes and nothing is removed. So what is newer than it was listed is as good; and a key that is locked,
+        // which no attempt ever brings over, passes for taken: nobody waits for it.
         let may_change = ring.document().step != Step::Final;
         let is_as_listed = |versions: &Bytes, key: &(usize, usize)| {
             may_change || checksum(versions) == key_of(key).1
@@ -410,6 +415,7 @@ impl AntiEntropy {
                 // Nobody may change it here; should it be another one all the same, it is not the one that would go.
                 Ok(had) if is_as_listed(&had.versions, key) => merges.push((key, had.versions)),
                 Ok(_) => {}
+                Err(MendError::Locked { .. }) if may_change => taken.push(*key),
                 Err(failed) => error = Some(failed),
             }
         }
@@ -431,7 +437,10 @@ impl AntiEntropy {
                         let locked = self.0.rebuilding.locked();
                         locked.note(key_of(key).0, reason, Copy::Whole);
                     }
-                    error = Some(failed);
+                    match failed {
+                        MendError::Locked { .. } if may_change => taken.push(*key),
+                        failed => error = Some(failed),
+                    }
                 }
             }
         }

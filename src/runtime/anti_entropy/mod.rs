@@ -38,7 +38,7 @@ use crate::engine::placement::ring::Ring;
 use crate::runtime::net::replica_rpc::{Asker, Unreachable};
 use crate::runtime::observe::metrics::Metrics;
 use crate::runtime::shared::environment::StoreThreads;
-use crate::runtime::shared::handed_on::HandedOn;
+use crate::runtime::shared::settling::Settling;
 use crate::runtime::shared::view::View;
 use crate::runtime::store::rebuilding::{Copy, Rebuilding};
 use crate::runtime::store::store_worker::{Dropper, Recounter};
@@ -175,7 +175,7 @@ pub struct Parts {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// How far a node that goes has handed on what it holds.
-    pub handed_on: Arc<HandedOn>,
+    pub settling: Arc<Settling>,
 }
 
 struct AntiEntropy(Parts);

@@ -60,6 +60,7 @@ impl Attempt<'_> {
 impl AntiEntropy {
     pub(super) async fn go_on_rebuilding(&self, ring: &Ring, state: &mut State) {
         let segments_before = self.0.rebuilding.left_to_fetch();
+        let had_lost = self.0.rebuilding.left() > 0;
         state.sources.follow(ring.version());
         let mut attempt = Attempt {
             ring,
@@ -102,7 +103,7 @@ impl AntiEntropy {
             state.rebuild_due = None;
             state.told.clear();
             // It may only have found out that it owns none of them.
-            let is_rebuilt = attempt.ended > 0;
+            let is_rebuilt = attempt.ended > 0 && had_lost;
             if is_rebuilt {
                 tracing::info!("everything is rebuilt: reads of this node count again");
             }
@@ -208,7 +209,7 @@ impl AntiEntropy {
                 let needed = needed(attempt.ring, own, lost.segment, has_lost);
                 if attempt.sources.is_whole(lost.segment, needed) {
                     whole.push(lost.segment);
-                } else if attempt.accept_loss && !lost.is_failed {
+                } else if attempt.accept_loss && has_lost && !lost.is_failed {
                     accepted.push(lost.segment);
                 }
             }

@@ -200,6 +200,7 @@ fn progress_of(member: &MemberView) -> Progress {
     Progress {
         ring_version: member.ring_version,
         complete_since: member.complete_since,
-        settled_since: member.settled_since,
+        settled_at: member.settled_at,
+        hints: member.hints_waiting,
     }
 }

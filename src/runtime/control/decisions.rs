@@ -115,8 +115,11 @@ impl Control {
         }
         let decisions = &mut self.decisions;
         decisions.joins.retain(|wish| wish.until > now);
-        if self.adopting.is_some() || self.removal.is_some() {
-            // The next attempt begins with that ring, where there is one.
+        if self.removal.is_some() {
+            return self.refuse_wishes();
+        }
+        if self.adopting.is_some() {
+            // The next attempt begins with that ring.
             return;
         }
         if decisions.seal_until.is_some_and(|until| until <= now) {

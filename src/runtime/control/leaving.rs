@@ -36,19 +36,19 @@ impl Control {
         }
     }
 
-    /// By which change of the ring this node goes, once the new owners are read: from then on nobody needs it but for what
+    /// By which ring this node goes, once the new owners are read: from then on nobody needs it but for what
     /// it has to hand on.
     fn goes_by(&self) -> Option<RingVersion> {
         let document = self.ring.as_ref()?.document();
         let change = document.change()?;
         let goes = change.phase == ChangePhase::ReadNew && document.is_leaving(&self.me.node_id);
-        goes.then_some(change.begun_at)
+        goes.then_some(document.version)
     }
 
-    /// By which change it goes and has nothing left that the others need, for gossip: its clients were told to go on
-    /// elsewhere, what it holds is with its owners, and no hint counts on it.
-    pub(super) fn settled_since(&mut self) -> RingVersion {
-        let Some(begun_at) = self.goes_by() else {
+    /// Sends clients away once this node goes. By which ring it goes and has nothing left that the others need, for gossip:
+    /// its clients were told to go on elsewhere, what it holds is with its owners, and no hint counts on it.
+    pub(super) fn take_leave(&mut self) -> RingVersion {
+        let Some(ring_version) = self.goes_by() else {
             return RingVersion(0);
         };
         let now = Instant::now();
@@ -58,10 +58,10 @@ impl Control {
         });
         self.clients.cancel();
         let is_settled = now >= since + FAREWELL
-            && self.handed_on.since() == begun_at
+            && self.settling.has_handed_on_under() == ring_version
             && self.hints.counted() == 0;
         match is_settled {
-            true => begun_at,
+            true => ring_version,
             false => RingVersion(0),
         }
     }

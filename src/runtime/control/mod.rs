@@ -30,8 +30,8 @@ use crate::runtime::observe::metrics::Metrics;
 use crate::runtime::shared::data_directory::{ACCEPTOR, RING};
 use crate::runtime::shared::disk_progress::DiskProgress;
 use crate::runtime::shared::events::{ControlEvent, Responder};
-use crate::runtime::shared::handed_on::HandedOn;
 use crate::runtime::shared::known_processes::KnownProcesses;
+use crate::runtime::shared::settling::Settling;
 use crate::runtime::shared::unreachable::Unreachable;
 use crate::runtime::shared::view::View;
 use crate::runtime::store::fences::Fences;
@@ -104,7 +104,7 @@ pub struct Control {
     draining: CancellationToken,
     /// Cancelled once clients are to go on elsewhere.
     clients: CancellationToken,
-    handed_on: Arc<HandedOn>,
+    settling: Arc<Settling>,
     /// Since when they are.
     farewell_since: Option<Instant>,
     /// The ring that does without this node, as soon as there is one.
@@ -155,7 +155,7 @@ impl Control {
             mut random,
             draining,
             clients,
-            handed_on,
+            settling,
             ..
         } = parts;
         Self::check_not_removed(&*files, &me.node_id)?;
@@ -212,7 +212,7 @@ impl Control {
             view,
             draining,
             clients,
-            handed_on,
+            settling,
             farewell_since: None,
             removal: None,
             probes: FxHashMap::default(),

@@ -19,8 +19,8 @@ use crate::runtime::observe::metrics::Metrics;
 use crate::runtime::shared::disk_progress::DiskProgress;
 use crate::runtime::shared::environment::{StoreThreads, WallClock};
 use crate::runtime::shared::events::ControlEvent;
-use crate::runtime::shared::handed_on::HandedOn;
 use crate::runtime::shared::known_processes::KnownProcesses;
+use crate::runtime::shared::settling::Settling;
 use crate::runtime::shared::unreachable::Unreachable;
 use crate::runtime::shared::view::View;
 use crate::runtime::store::fences::Fences;
@@ -98,7 +98,7 @@ pub struct Parts {
     /// Cancelled once clients are to go on elsewhere.
     pub clients: CancellationToken,
     /// How far a node that goes has handed on what it holds.
-    pub handed_on: Arc<HandedOn>,
+    pub settling: Arc<Settling>,
     /// Ends the task.
     pub shutdown: CancellationToken,
 }

@@ -189,15 +189,15 @@ impl Control {
     pub(super) fn upkeep(&mut self) {
         let totals = self.store.totals();
         let store_status = self.store.status();
-        let settled_since = self.settled_since();
+        let settled_at = self.take_leave();
         self.step(Event::LocalLoad {
             keys: totals.keys,
             disk_bytes: totals.disk_bytes,
-            rebuilding_segments: self.rebuilding.left(),
+            rebuilding_segments: self.rebuilding.left_to_fetch(),
             hints_waiting: self.hints.kept(),
             disk_full: store_status.refuses_writes,
             complete_since: self.rebuilding.complete_since(),
-            settled_since,
+            settled_at,
         });
         let metrics = &self.metrics;
         metrics.totals.keys.set(totals.keys as f64);

@@ -85,7 +85,8 @@ impl ChangeWish {
         let goes_on = || {
             let (now, then) = (current.change(), proposed.change());
             let is_same = now.zip(then).is_some_and(|(now, then)| {
-                (now.begun_at, &now.target) == (then.begun_at, &then.target)
+                let are_stopped = then.stopped.iter().all(|id| now.stopped.contains(id));
+                (now.begun_at, &now.target) == (then.begun_at, &then.target) && are_stopped
             });
             is_same && current.version > proposed.version
         };

@@ -76,7 +76,12 @@ impl Control {
             let state = self.membership.state_of(id);
             state.unwrap_or(MemberState::Dead)
         };
+        let hints = |id: &NodeId| {
+            let member = members.iter().find(|member| member.id == *id);
+            member.map_or(0, |member| member.hints_waiting)
+        };
         let known = Known {
+            hints: &hints,
             planned_on: change.planned_on,
             accept_loss: change.accept_loss,
             state: &state,
@@ -114,6 +119,16 @@ impl Control {
             }
         }
         None
+    }
+
+    /// A node that goes decides nothing any more.
+    pub(super) fn refuse_wishes(&mut self) {
+        for wish in self.decisions.wishes.drain(..) {
+            let message =
+                "this node has left the cluster; ask another one whether that was decided";
+            let error = ErrorReply::new(ErrorCode::NotReady, message).maybe_applied(true);
+            wish.responder.respond(&Response::Error(error));
+        }
     }
 
     // Who waits to be let in.

@@ -419,7 +419,7 @@ async fn go_away(
     };
     if knows_goaway {
         let reason = match &end {
-            None => "the node is shutting down: ask another one".to_owned(),
+            None => "the node is shutting down, or leaves the cluster: ask another one".to_owned(),
             Some(error) => error.message.clone(),
         };
         let goaway = GoAway {

@@ -165,7 +165,7 @@ impl Rebuilding {
         fetches_for: Option<RingVersion>,
         is_owned: impl Fn(Segment) -> bool,
     ) {
-        self.gained.follow(fetches_for);
+        self.gained.follow(ring_version, fetches_for);
         // Under its lock: nothing is set aside that has ended meanwhile.
         self.aside.follow(ring_version, || {
             let mut foreign = self.shown.segments();
@@ -701,13 +701,26 @@ mod tests {
         again.begin(b"b").unwrap();
         assert_eq!(again.finish(&[b], NEWEST).unwrap(), [b]);
         assert_eq!(again.complete_since(), begun);
-        // The change is over, or was given up.
-        let again = Rebuilding::load(files).unwrap();
-        let gain = Gain {
+        // What is lost after it was topped up is not here.
+        again.begin(b"a").unwrap();
+        assert_eq!(again.complete_since(), RingVersion(0));
+        assert_eq!(again.take_begun_again(&[a]), []);
+        assert_eq!(again.finish(&[a], NEWEST).unwrap(), [a]);
+        assert_eq!(again.complete_since(), begun);
+        // A crash after it was noted and before the ring was saved: the one before is followed.
+        let all = || Gain {
             to_top_up: SegmentSet::all(),
             ..Gain::default()
         };
-        again.begin_gained(RingVersion(9), gain).unwrap();
+        let next = RingVersion(9);
+        again.begin_gained(next, all()).unwrap();
+        let again = Rebuilding::load(files).unwrap();
+        again.follow(RingVersion(8), None, |_| true);
+        again.begin_gained(next, all()).unwrap();
+        again.follow(next, Some(next), |_| true);
+        assert_eq!(again.left_to_fetch() as usize, SEGMENTS);
+        assert_eq!(again.complete_since(), RingVersion(0));
+        // The change is over, or was given up.
         again.follow(RingVersion(10), None, |_| true);
         assert!(again.to_fetch().is_empty());
     }

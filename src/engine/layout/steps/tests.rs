@@ -31,8 +31,9 @@ fn begun(from: &str, to: &str) -> RingDocument {
 /// What members have said: which ring they follow, and by which change they are complete.
 struct Said {
     said: BTreeMap<String, (u64, u64)>,
-    /// By which change whoever goes has handed on what it has.
+    /// By which ring whoever goes has handed on what it has, and how many hints it has.
     settled: u64,
+    hints: u64,
     /// Who is dead, and for how long.
     dead: Option<(&'static str, u64)>,
 }
@@ -45,6 +46,7 @@ impl Said {
         Self {
             said: said.collect(),
             settled: 0,
+            hints: 0,
             dead: None,
         }
     }
@@ -54,7 +56,8 @@ impl Said {
         Progress {
             ring_version: RingVersion(ring),
             complete_since: RingVersion(complete),
-            settled_since: RingVersion(self.settled),
+            settled_at: RingVersion(self.settled),
+            hints: self.hints,
         }
     }
 
@@ -170,16 +173,19 @@ fn whoever_goes_hands_on_what_it_has_first() {
     let read = change::read_new(&begun("abcd", "abc")).unwrap();
     let mut said = Said::of(&[("a", 6, 5), ("b", 6, 5), ("c", 6, 5), ("d", 6, 0)]);
     assert_eq!(said.due(&read), Some(Due::HandingOn(ids("d"))));
-    // By a change before this one it was to go, too.
-    said.settled = 4;
-    assert_eq!(said.due(&read), Some(Due::HandingOn(ids("d"))));
+    // Since the ring before this one an owner may have lost what it was handed.
     said.settled = 5;
+    assert_eq!(said.due(&read), Some(Due::HandingOn(ids("d"))));
+    said.settled = 6;
     assert!(matches!(said.due(&read), Some(Due::Step(_))));
     said.settled = 0;
     said.dead = Some(("d", NOT_HANDING_ON_AFTER_MS - 1));
     assert_eq!(said.due(&read), Some(Due::HandingOn(ids("d"))));
     said.dead = Some(("d", NOT_HANDING_ON_AFTER_MS));
     assert!(matches!(said.due(&read), Some(Due::Step(_))));
+    // It may be the only one that has what it was to hand over.
+    said.hints = 1;
+    assert_eq!(said.due(&read), Some(Due::HandingOn(ids("d"))));
     said.dead = None;
     let gone = change::stop_waiting_for(&read, &ids("d")[0]).unwrap();
     let mut said = Said::of(&[("a", 7, 5), ("b", 7, 5), ("c", 7, 5)]);

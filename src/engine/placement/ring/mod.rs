@@ -124,16 +124,11 @@ impl Ring {
     /// W that is left, so it has to have what any of those acknowledged.
     pub fn topped_up_by(&self, member: MemberIndex) -> impl Iterator<Item = Segment> + '_ {
         let segments = (0..=u16::MAX).map(Segment);
-        segments.filter(move |&segment| self.is_topped_up_by(member, segment))
-    }
-
-    /// Whether this is one of them.
-    pub fn is_topped_up_by(&self, member: MemberIndex, segment: Segment) -> bool {
-        let keeps = || {
+        let segments = segments.take_while(|_| self.shrinks());
+        segments.filter(move |&segment| {
             let mut others = self.others(segment);
             self.readers(segment).contains(&member) && others.any(|other| other == member)
-        };
-        self.shrinks() && keeps()
+        })
     }
 
     /// Whether a key has fewer copies after the change that is under way.

@@ -191,7 +191,7 @@ impl Node {
             random: fastrand::Rng::with_seed(1),
             draining: CancellationToken::new(),
             clients: CancellationToken::new(),
-            handed_on: Arc::default(),
+            settling: Arc::default(),
             shutdown: CancellationToken::new(),
             me,
         };

@@ -30,6 +30,8 @@ struct State {
     /// The version that began it.
     begun_at: RingVersion,
     gain: Gain,
+    /// What of it is still to be topped up.
+    left: SegmentSet,
 }
 
 /// The last change of the ring that this node has met.
@@ -78,30 +80,35 @@ impl Gained {
 
     /// This change brings this, and what is new is marked. Durable when it returns.
     pub(super) fn note(&self, begun_at: RingVersion, gain: Gain) -> Result<(), StoreError> {
-        let state = State { begun_at, gain };
+        let left = gain.to_top_up.clone();
+        let state = State {
+            begun_at,
+            gain,
+            left,
+        };
         self.save(&state)?;
         *self.lock() = state;
         Ok(())
     }
 
-    /// The change that is followed now, as far as it is one that has just begun.
-    pub(super) fn follow(&self, fetches_for: Option<RingVersion>) {
+    /// This ring is followed now, in which this change has just begun, if any. The change that was noted is over with a ring
+    /// after its own that is not the begin of it; one before that is still followed where it was only noted so far.
+    pub(super) fn follow(&self, ring_version: RingVersion, fetches_for: Option<RingVersion>) {
         let mut state = self.lock();
-        if fetches_for != Some(state.begun_at) {
-            state.gain.to_top_up = SegmentSet::default();
+        if ring_version >= state.begun_at && fetches_for != Some(state.begun_at) {
+            state.left = SegmentSet::default();
         }
     }
 
     /// What is to be topped up.
     pub(super) fn to_top_up(&self) -> SegmentSet {
-        self.lock().gain.to_top_up.clone()
+        self.lock().left.clone()
     }
 
     /// These segments were fetched. Durable when it returns. One call at a time.
     pub(super) fn top_up(&self, fetched: &[Segment]) -> Result<(), StoreError> {
         let mut next = self.lock().clone();
-        let left = &mut next.gain.to_top_up;
-        let removed = fetched.iter().filter(|&&it| left.remove(it)).count();
+        let removed = fetched.iter().filter(|&&it| next.left.remove(it)).count();
         if removed == 0 {
             return Ok(());
         }
@@ -109,7 +116,7 @@ impl Gained {
         self.save(&next)?;
         let mut state = self.lock();
         for &segment in fetched {
-            state.gain.to_top_up.remove(segment);
+            state.left.remove(segment);
         }
         Ok(())
     }
@@ -117,7 +124,10 @@ impl Gained {
     /// By which change this node has all that it is to fetch, while these segments are being rebuilt; 0 while it lacks some.
     pub(super) fn complete_since(&self, rebuilding: &SegmentSet) -> RingVersion {
         let state = self.lock();
-        match state.gain.new.meets(rebuilding) || !state.gain.to_top_up.is_empty() {
+        let Gain { new, to_top_up } = &state.gain;
+        // What was topped up and is lost since is not here.
+        let lacks = new.meets(rebuilding) || to_top_up.meets(rebuilding);
+        match lacks || !state.left.is_empty() {
             true => RingVersion(0),
             false => state.begun_at,
         }
@@ -128,6 +138,7 @@ impl Gained {
         state.begun_at.encode(&mut bytes);
         state.gain.new.encode(&mut bytes);
         state.gain.to_top_up.encode(&mut bytes);
+        state.left.encode(&mut bytes);
         save_document(&*self.files, GAINED, &bytes)
     }
 
@@ -141,10 +152,15 @@ fn decode(bytes: &bytes::Bytes) -> Option<State> {
     let begun_at = RingVersion::decode(&mut reader).ok()?;
     let new = SegmentSet::decode(&mut reader).ok()?;
     // An earlier version noted no more than that.
-    let to_top_up = match reader.left() {
-        0 => SegmentSet::default(),
-        _ => SegmentSet::decode(&mut reader).ok()?,
+    let mut rest = || match reader.left() {
+        0 => Some(SegmentSet::default()),
+        _ => SegmentSet::decode(&mut reader).ok(),
     };
+    let (to_top_up, left) = (rest()?, rest()?);
     let gain = Gain { new, to_top_up };
-    Some(State { begun_at, gain })
+    Some(State {
+        begun_at,
+        gain,
+        left,
+    })
 }
