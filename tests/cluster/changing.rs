@@ -3,16 +3,13 @@
 use std::collections::BTreeMap;
 
 use crate::harness::{
-    Cluster, Node, Proxy, QUICK, Rule, all_is_well, ask_until_granted, become_members, become_same,
-    block_on, client_of_one, ends_as_removed, eventually, hold_what_they_own,
-    is_all_of_before_there, leaves, newcomer, read_all, ring_of, under_load, write_before,
+    Cluster, Node, Proxy, QUICK, Rule, all_become_members, all_is_well, ask_until_granted,
+    become_members, become_same, block_on, client_of_one, ends_as_removed, eventually,
+    hold_what_they_own, is_all_of_before_there, leaves, newcomer, nothing_is_lost, read_all,
+    ring_of, under_load, write_before,
 };
 
 const SEED: u64 = 20_261_130;
-
-fn all(cluster: &Cluster) -> Vec<&Node> {
-    cluster.nodes().iter().collect()
-}
 
 fn step_of(node: &Node) -> &'static str {
     ring_of(node).document.step.name()
@@ -46,13 +43,11 @@ fn a_change_goes_on_without_the_one_that_began_it() {
         load.goes_on(200);
         cluster[0].start_ready();
         ends_as_removed(&mut cluster.take_out(3));
-        become_members(&all(cluster), 3);
+        all_become_members(cluster, 3);
         load.goes_on(200);
     });
     drop(load.take_failures());
-    load.is_all_there(&cluster, 2);
-    is_all_of_before_there(&cluster);
-    all_is_well(&mut cluster);
+    nothing_is_lost(&load, &mut cluster);
 }
 
 /// Whoever comes cannot be reached, in either step: nothing is decided without it, and nothing fails for long.
@@ -77,14 +72,11 @@ fn a_change_waits_while_the_network_is_cut_and_ends_when_it_is_whole() {
         }
         load.goes_on(100);
         cluster[3].wait_ready();
-        become_members(&all(cluster), 4);
+        all_become_members(cluster, 4);
         load.goes_on(200);
     });
     drop(load.take_failures());
-    load.is_all_there(&cluster, 2);
-    is_all_of_before_there(&cluster);
-    hold_what_they_own(&cluster);
-    all_is_well(&mut cluster);
+    nothing_is_lost(&load, &mut cluster);
 }
 
 /// Each asks a member of another side. One side alone cannot decide; both are in in the end, in one order.
@@ -110,7 +102,7 @@ fn two_that_come_on_two_sides_of_a_cut_are_taken_in_by_one_ring_after_the_other(
         node.wait_ready();
         cluster.add(node);
     }
-    become_members(&all(&cluster), 5);
+    all_become_members(&cluster, 5);
     let rings: BTreeMap<u64, _> = cluster
         .nodes()
         .iter()
@@ -144,7 +136,7 @@ fn a_newcomer_without_room_is_waited_for_until_it_has_some() {
     node.start();
     node.wait_ready();
     cluster.add(node);
-    become_members(&all(&cluster), 4);
+    all_become_members(&cluster, 4);
     is_all_of_before_there(&cluster);
     all_is_well(&mut cluster);
 }

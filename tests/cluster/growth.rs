@@ -1,8 +1,9 @@
 //! Nodes that come to a cluster which holds data, while clients go on.
 
 use crate::harness::{
-    Cluster, KEYS, Node, QUICK, all_is_well, become_members, become_same, eventually,
-    hold_what_they_own, is_all_of_before_there, newcomer, under_load, write_before,
+    Cluster, KEYS, Node, QUICK, all_become_members, all_is_well, become_members, become_same,
+    eventually, hold_what_they_own, is_all_of_before_there, newcomer, nothing_is_lost, under_load,
+    write_before,
 };
 
 #[test]
@@ -14,8 +15,7 @@ fn a_node_comes_to_a_cluster_under_load_and_no_request_fails() {
         node.start();
         node.wait_ready();
         cluster.add(node);
-        let nodes: Vec<&Node> = cluster.nodes().iter().collect();
-        become_members(&nodes, 4);
+        all_become_members(cluster, 4);
         load.goes_on(500);
     });
     load.failed_nowhere();
@@ -57,8 +57,7 @@ fn one_node_grows_to_three_and_each_has_every_key() {
         for number in [1, 2] {
             cluster[number].wait_ready();
         }
-        let nodes: Vec<&Node> = cluster.nodes().iter().collect();
-        become_members(&nodes, 3);
+        all_become_members(cluster, 3);
         load.goes_on(500);
     });
     load.failed_nowhere();
@@ -98,9 +97,7 @@ fn a_change_ends_though_who_comes_and_a_source_are_killed() {
         cluster[1].wait_ready();
     });
     drop(load.take_failures());
-    load.is_all_there(&cluster, 2);
-    is_all_of_before_there(&cluster);
-    all_is_well(&mut cluster);
+    nothing_is_lost(&load, &mut cluster);
 }
 
 /// What it had fetched is gone with its disk: the change is given up, and it is taken in anew. So is another one that was
@@ -128,13 +125,10 @@ fn a_newcomer_that_loses_its_disk_on_the_way_comes_in_anew_and_so_does_another()
         for node in nodes {
             cluster.add(node);
         }
-        let nodes: Vec<&Node> = cluster.nodes().iter().collect();
-        become_members(&nodes, 5);
+        all_become_members(cluster, 5);
         load.goes_on(200);
     });
-    load.is_all_there(&cluster, 2);
-    is_all_of_before_there(&cluster);
-    all_is_well(&mut cluster);
+    nothing_is_lost(&load, &mut cluster);
 }
 
 /// Of a node that comes to stay it is said how far it is.

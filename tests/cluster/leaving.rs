@@ -6,14 +6,11 @@ use dynakv_client::{ErrorCode, MemberWish, RingWish};
 use dynakv_protocol::ring_document::Stake;
 
 use crate::harness::{
-    Cluster, Node, QUICK, all_is_well, ask, ask_accepting, ask_until_granted, become_members,
-    become_same, block_on, client_of_one, ends_as_removed, eventually, hold_what_they_own,
-    is_all_of_before_there, is_gone, leaves, newcomer, ring_of, under_load, write_before,
+    Cluster, Node, QUICK, all_become_members, all_is_well, ask, ask_accepting, ask_until_granted,
+    become_members, become_same, block_on, client_of_one, ends_as_removed, eventually,
+    hold_what_they_own, is_all_of_before_there, is_gone, leaves, newcomer, nothing_is_lost,
+    ring_of, under_load, write_before,
 };
-
-fn all(cluster: &Cluster) -> Vec<&Node> {
-    cluster.nodes().iter().collect()
-}
 
 /// What a node is refused.
 #[track_caller]
@@ -44,14 +41,11 @@ fn two_of_five_leave_under_load_and_no_request_fails() {
         for at in [4, 3] {
             ends_as_removed(&mut cluster.take_out(at));
         }
-        become_members(&all(cluster), 3);
+        all_become_members(cluster, 3);
         load.goes_on(500);
     });
     load.failed_nowhere();
-    load.is_all_there(&cluster, 2);
-    is_all_of_before_there(&cluster);
-    hold_what_they_own(&cluster);
-    all_is_well(&mut cluster);
+    nothing_is_lost(&load, &mut cluster);
 }
 
 #[test]
@@ -68,7 +62,7 @@ fn three_become_one_and_three_again_with_all_that_was_written() {
         ask_until_granted(&cluster[0], &wishes);
         let mut gone = [cluster.take_out(2), cluster.take_out(1)];
         gone.iter_mut().for_each(ends_as_removed);
-        become_members(&all(cluster), 1);
+        all_become_members(cluster, 1);
         load.goes_on(200);
         for mut node in gone {
             fs::remove_dir_all(node.data_dir()).unwrap();
@@ -97,15 +91,13 @@ fn a_dead_member_is_removed_and_is_told_so_when_it_comes_back() {
         load.goes_on(200);
         ask_until_granted(&cluster[1], &[is_gone(&cluster[3])]);
         let mut gone = cluster.take_out(3);
-        become_members(&all(cluster), 3);
+        all_become_members(cluster, 3);
         gone.start();
         ends_as_removed(&mut gone);
         load.goes_on(200);
     });
     drop(load.take_failures());
-    load.is_all_there(&cluster, 2);
-    is_all_of_before_there(&cluster);
-    all_is_well(&mut cluster);
+    nothing_is_lost(&load, &mut cluster);
 }
 
 /// By one change: what the dead one had goes to the new one, and nothing else moves.
@@ -132,14 +124,12 @@ fn a_dead_member_is_replaced_by_one_that_waits() {
         drop(cluster.take_out(1));
         node.wait_ready();
         cluster.add(node);
-        become_members(&all(cluster), 3);
+        all_become_members(cluster, 3);
         load.goes_on(200);
     });
     drop(load.take_failures());
     assert_eq!(ring_of(&cluster[0]).document.version.0, before + 3);
-    load.is_all_there(&cluster, 2);
-    is_all_of_before_there(&cluster);
-    all_is_well(&mut cluster);
+    nothing_is_lost(&load, &mut cluster);
 }
 
 /// The change goes on without it once an operator says that it is gone.
@@ -160,15 +150,13 @@ fn a_member_dies_while_it_leaves() {
             let refused = ask(&cluster[1], wish).err().map(|error| error.to_string());
             Err(format!("{}: {refused:?}", document.step.name()))
         });
-        become_members(&all(cluster), 3);
+        all_become_members(cluster, 3);
         gone.start();
         ends_as_removed(&mut gone);
         load.goes_on(200);
     });
     drop(load.take_failures());
-    load.is_all_there(&cluster, 2);
-    is_all_of_before_there(&cluster);
-    all_is_well(&mut cluster);
+    nothing_is_lost(&load, &mut cluster);
 }
 
 /// What the one that is down gains it has to fetch first.
@@ -189,13 +177,10 @@ fn a_member_leaves_while_another_one_is_down_and_status_says_who_is_waited_for()
         load.goes_on(200);
         cluster[1].start_ready();
         ends_as_removed(&mut cluster.take_out(4));
-        become_members(&all(cluster), 4);
+        all_become_members(cluster, 4);
     });
     drop(load.take_failures());
-    load.is_all_there(&cluster, 2);
-    is_all_of_before_there(&cluster);
-    hold_what_they_own(&cluster);
-    all_is_well(&mut cluster);
+    nothing_is_lost(&load, &mut cluster);
 }
 
 #[test]
@@ -218,7 +203,7 @@ fn a_weight_is_doubled_and_halved_again_under_load() {
             };
             let wish = MemberWish::HasStake("node-2".parse().unwrap(), stake);
             ask_until_granted(&cluster[2], &[wish]);
-            become_members(&all(cluster), 4);
+            all_become_members(cluster, 4);
             match weight {
                 1 => assert_eq!(share(cluster), before),
                 _ => assert!(share(cluster) > before * 11 / 10),
@@ -228,9 +213,7 @@ fn a_weight_is_doubled_and_halved_again_under_load() {
         }
     });
     load.failed_nowhere();
-    load.is_all_there(&cluster, 2);
-    is_all_of_before_there(&cluster);
-    all_is_well(&mut cluster);
+    nothing_is_lost(&load, &mut cluster);
 }
 
 #[test]
@@ -250,12 +233,12 @@ fn a_change_is_given_up_by_a_word() {
     let running = refusal(&cluster[0], RingWish::Members(vec![leaves(&cluster[2])]));
     assert!(running.contains("is not over"), "{running}");
     ask(&cluster[1], RingWish::Abort).unwrap();
-    become_members(&all(&cluster), 3);
+    all_become_members(&cluster, 3);
     // It asks anew.
     node.start();
     node.wait_ready();
     cluster.add(node);
-    become_members(&all(&cluster), 4);
+    all_become_members(&cluster, 4);
     is_all_of_before_there(&cluster);
     all_is_well(&mut cluster);
 }
@@ -288,7 +271,7 @@ fn who_may_have_the_only_copy_is_not_removed_without_a_word() {
     });
     ask_accepting(&cluster[0], wish, true).unwrap();
     drop(cluster.take_out(2));
-    become_members(&all(&cluster), 2);
+    all_become_members(&cluster, 2);
     cluster[1].run(&["put", "key", "value"]).exits(0);
     let found = cluster[0].run(&["get", "key"]).exits(0);
     assert_eq!(found.text(), "value");

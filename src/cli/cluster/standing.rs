@@ -10,6 +10,7 @@ use crate::cli::exit::Exit;
 use crate::cli::node_info::{Change, Waiting};
 use crate::cli::output::{Format, Report, json_line};
 use crate::cli::prompt::{Prompt, Session};
+use crate::engine::layout::steps::GIVEN_UP_AFTER_MS;
 
 /// Asks the node, and the others who waits there.
 pub(super) async fn status(session: &Session, format: Format) -> Result<Report, Error> {
@@ -133,10 +134,7 @@ fn about_dead(id: &NodeId, ring: &RingReply, change: &Change<'_>) -> Advice {
         let why = format!("start {id}: the change waits for it, and can only be finished");
         return Advice::new(why, "cluster status");
     }
-    let is_coming = document.member(id).is_some_and(|member| member.weight == 0);
-    let why = match is_coming {
-        true => format!("start {id}; after 5 minutes without it the change is given up"),
-        false => format!("start {id}: the change waits for it. Or give the change up"),
-    };
+    let minutes = GIVEN_UP_AFTER_MS / 60_000;
+    let why = format!("start {id}; after {minutes} minutes without it the change is given up");
     Advice::new(why, "cluster plan abort")
 }

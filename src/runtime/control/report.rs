@@ -193,7 +193,7 @@ impl Control {
         self.step(Event::LocalLoad {
             keys: totals.keys,
             disk_bytes: totals.disk_bytes,
-            rebuilding_segments: self.rebuilding.left_to_fetch(),
+            rebuilding_segments: self.rebuilding.left(),
             hints_waiting: self.hints.kept(),
             disk_full: store_status.refuses_writes,
             complete_since: self.rebuilding.complete_since(),

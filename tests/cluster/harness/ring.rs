@@ -5,7 +5,9 @@ use dynakv_protocol::ring_document::RingDocument;
 
 use super::cluster::{Cluster, QUICK};
 use super::data::{block_on, client, client_of_one, read_all, write_all};
+use super::load::Load;
 use super::node::Node;
+use super::replicas::all_is_well;
 use super::wait::eventually;
 
 /// So many keys lie in the cluster before its ring changes.
@@ -60,6 +62,13 @@ pub(crate) fn become_members(nodes: &[&Node], count: usize) {
         }
         Ok(())
     });
+}
+
+/// The same of all nodes.
+#[track_caller]
+pub(crate) fn all_become_members(cluster: &Cluster, count: usize) {
+    let nodes: Vec<&Node> = cluster.nodes().iter().collect();
+    become_members(&nodes, count);
 }
 
 /// A node that is to come to a cluster.
@@ -138,4 +147,14 @@ pub(crate) fn hold_what_they_own(cluster: &Cluster) {
             }
         });
     }
+}
+
+/// All that was acknowledged is there, before the ring changed and under the load meanwhile. Nobody holds anything else
+/// than its own, and all are well.
+#[track_caller]
+pub(crate) fn nothing_is_lost(load: &Load, cluster: &mut Cluster) {
+    load.is_all_there(cluster, 2);
+    is_all_of_before_there(cluster);
+    hold_what_they_own(cluster);
+    all_is_well(cluster);
 }
