@@ -7,7 +7,7 @@ LOCKED := --locked $(CARGO_FLAGS)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run clean test lint fix doc deny interleavings sim audit resize mend gossip crash powercut flip memory bench picture scale bench-storage profile
+.PHONY: help build run clean test lint fix doc deny interleavings sim audit resize changes mend gossip crash powercut flip memory bench picture scale bench-storage profile
 
 ##@ Start
 
@@ -78,6 +78,10 @@ audit: ## kill nodes of a real cluster for DURATION=40s and prove that no acknow
 resize: ## grow a cluster of three to six nodes and shrink it to four under an audit; prints what moved and how long requests took
 	$(CARGO) build --workspace --release --bin dynakv --bin dynakv-bench $(LOCKED)
 	$(TARGET_DIR)/release/dynakv-bench audit --nodes 3 --resize 6,4 --keys 200000 --clients 32 --duration $(DURATION)
+
+changes: ## all tests of a changing ring on real processes, also the long ones that "make test" leaves out (minutes)
+	$(CARGO) test $(LOCKED) -p dynakv --test cluster --no-run
+	$(CARGO) test $(LOCKED) -p dynakv --test cluster -- --include-ignored growth:: leaving:: changing::
 
 mend: ## kill one of five nodes every 3 s for two minutes, and again with sloppy writes: do all copies become the same without a read?
 	$(CARGO) build --workspace --release --bin dynakv $(LOCKED)

@@ -49,6 +49,7 @@ fn two_of_five_leave_under_load_and_no_request_fails() {
 }
 
 #[test]
+#[ignore = "make changes"]
 fn three_become_one_and_three_again_with_all_that_was_written() {
     let mut cluster = Cluster::start_with(3, QUICK);
     write_before(&cluster);
@@ -134,6 +135,7 @@ fn a_dead_member_is_replaced_by_one_that_waits() {
 
 /// The change goes on without it once an operator says that it is gone.
 #[test]
+#[ignore = "make changes"]
 fn a_member_dies_while_it_leaves() {
     let mut cluster = Cluster::start_with(4, QUICK);
     write_before(&cluster);
@@ -161,6 +163,7 @@ fn a_member_dies_while_it_leaves() {
 
 /// What the one that is down gains it has to fetch first.
 #[test]
+#[ignore = "make changes"]
 fn a_member_leaves_while_another_one_is_down_and_status_says_who_is_waited_for() {
     let mut cluster = Cluster::start_with(5, QUICK);
     write_before(&cluster);
