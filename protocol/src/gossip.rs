@@ -67,6 +67,8 @@ pub struct MemberEntry {
     pub complete_since: RingVersion,
     /// By this ring it is to go, and it has nothing left that the others need; 0 for none.
     pub settled_at: RingVersion,
+    /// How many of the keys that it keeps for others an acknowledged write counts on.
+    pub hints_counted: u64,
     /// The directory that holds its data, which the generation counts the starts of: news of another one
     /// than the ring says is news of somebody else. 0 when the sender does not say.
     pub directory_id: DirectoryId,
@@ -95,6 +97,7 @@ impl MemberEntry {
             ring_version: RingVersion(0),
             complete_since: RingVersion(0),
             settled_at: RingVersion(0),
+            hints_counted: 0,
             directory_id,
             nonce: 0,
         }
@@ -241,6 +244,7 @@ impl Wire for MemberEntry {
             self.ring_version.encode(&mut ring);
             self.complete_since.encode(&mut ring);
             self.settled_at.encode(&mut ring);
+            put_varint(&mut ring, self.hints_counted);
             put_tag_bytes(out, TAG_RING, &ring);
         }
     }
@@ -264,6 +268,7 @@ impl Wire for MemberEntry {
             ring_version: RingVersion(0),
             complete_since: RingVersion(0),
             settled_at: RingVersion(0),
+            hints_counted: 0,
             directory_id: DirectoryId::default(),
             nonce: 0,
         };
@@ -282,6 +287,7 @@ impl Wire for MemberEntry {
                     // Versions that nobody leaves do not say it.
                     if field.left() > 0 {
                         entry.settled_at = RingVersion::decode(&mut field)?;
+                        entry.hints_counted = field.varint()?;
                     }
                 }
                 _ => {}

@@ -305,6 +305,7 @@ fn gossip() -> Gossip {
             ring_version: RingVersion(0),
             complete_since: RingVersion(0),
             settled_at: RingVersion(0),
+            hints_counted: 0,
             directory_id: DirectoryId(0),
             nonce: 0,
         }],
@@ -316,7 +317,7 @@ fn gossip_of_a_change() -> Gossip {
     let mut gossip = gossip();
     for entry in &mut gossip.entries {
         (entry.ring_version, entry.complete_since) = (RingVersion(7), RingVersion(5));
-        entry.settled_at = RingVersion(5);
+        (entry.settled_at, entry.hints_counted) = (RingVersion(5), 300);
     }
     gossip
 }

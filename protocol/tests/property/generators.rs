@@ -378,6 +378,8 @@ fn member_entry() -> impl Strategy<Value = MemberEntry> {
                     ring_version: RingVersion(heartbeat % 5),
                     complete_since: RingVersion((heartbeat % 5) / 2),
                     settled_at: RingVersion((heartbeat % 5) / 3),
+                    // It is told with the ring.
+                    hints_counted: if heartbeat % 5 == 0 { 0 } else { heartbeat },
                     directory_id: DirectoryId(keys),
                     // Without a directory it is not sent.
                     nonce: if keys == 0 { 0 } else { heartbeat },

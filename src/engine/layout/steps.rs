@@ -27,7 +27,7 @@ pub struct Progress {
     pub complete_since: RingVersion,
     /// By which ring it is to go and has nothing left that the others need.
     pub settled_at: RingVersion,
-    /// How many keys it keeps for others.
+    /// How many keys it keeps for others that an acknowledged write counts on.
     pub hints: u64,
 }
 

@@ -76,8 +76,8 @@ pub enum WishRefusal {
     },
     /// It may have the only copy that an acknowledged write counts on.
     #[error(
-        "{id} kept {hints} keys for other nodes when it was last heard of: writes that were acknowledged while those \
-         were down may be lost with it. Start it, or accept that with --accept-loss"
+        "{id} kept {hints} keys for other nodes when it was last heard of, and writes that were acknowledged while those \
+         were down count on it. Start it, or accept that they may be lost with --accept-loss"
     )]
     HintsMayBeLost {
         /// Who is gone.
@@ -110,7 +110,7 @@ pub struct Known<'a> {
     pub accept_loss: bool,
     /// How a member stands.
     pub state: &'a dyn Fn(&NodeId) -> MemberState,
-    /// How many keys it keeps for others.
+    /// How many keys it keeps for others that an acknowledged write counts on.
     pub hints: &'a dyn Fn(&NodeId) -> u64,
     /// What it can read.
     pub reads: &'a dyn Fn(&NodeId) -> Reads,

@@ -72,6 +72,8 @@ pub enum Event {
         complete_since: RingVersion,
         /// By this ring it is to go, and it has nothing left to hand on.
         settled_at: RingVersion,
+        /// Keys that are kept for other nodes and that an acknowledged write counts on.
+        hints_counted: u64,
     },
     /// Whether this node's own disk hangs, to be told to others at once.
     LocalDisk {

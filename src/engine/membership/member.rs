@@ -82,6 +82,7 @@ impl Peer {
             ring_version: RingVersion(0),
             complete_since: RingVersion(0),
             settled_at: RingVersion(0),
+            hints_counted: 0,
             ..self.entry.clone()
         };
         self.has_news = false;
@@ -188,6 +189,8 @@ pub struct MemberView {
     pub complete_since: RingVersion,
     /// By which ring it is to go and has handed on what it has, as it last said.
     pub settled_at: RingVersion,
+    /// How many keys it keeps for other nodes that an acknowledged write counts on, as it last said.
+    pub hints_counted: u64,
     /// Whether the run that is known was heard of lately, by its heartbeat or directly.
     pub is_heard: bool,
 }
@@ -210,6 +213,7 @@ impl MemberView {
             ring_version: entry.ring_version,
             complete_since: entry.complete_since,
             settled_at: entry.settled_at,
+            hints_counted: entry.hints_counted,
             is_heard,
         }
     }

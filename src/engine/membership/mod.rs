@@ -156,6 +156,7 @@ impl Membership {
                 disk_full,
                 complete_since,
                 settled_at,
+                hints_counted,
             } => {
                 self.me.keys = keys;
                 self.me.disk_bytes = disk_bytes;
@@ -164,6 +165,7 @@ impl Membership {
                 self.me.disk_full = disk_full;
                 self.me.complete_since = complete_since;
                 self.me.settled_at = settled_at;
+                self.me.hints_counted = hints_counted;
             }
             Event::LocalDisk { hangs } => self.set_disk(hangs, effects),
         }

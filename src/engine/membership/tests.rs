@@ -526,6 +526,7 @@ fn a_reply_says_what_the_asker_does_not_know() {
             disk_full: true,
             complete_since: RingVersion(2),
             settled_at: RingVersion(2),
+            hints_counted: 4,
         },
         0,
     );
@@ -547,6 +548,7 @@ fn a_reply_says_what_the_asker_does_not_know() {
         ring_version: RingVersion(3),
         complete_since: RingVersion(2),
         settled_at: RingVersion(2),
+        hints_counted: 4,
         ..entry("a", 1, 0)
     };
     assert_eq!(

@@ -201,6 +201,6 @@ fn progress_of(member: &MemberView) -> Progress {
         ring_version: member.ring_version,
         complete_since: member.complete_since,
         settled_at: member.settled_at,
-        hints: member.hints_waiting,
+        hints: member.hints_counted,
     }
 }

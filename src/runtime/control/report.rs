@@ -198,6 +198,7 @@ impl Control {
             disk_full: store_status.refuses_writes,
             complete_since: self.rebuilding.complete_since(),
             settled_at,
+            hints_counted: self.hints.counted(),
         });
         let metrics = &self.metrics;
         metrics.totals.keys.set(totals.keys as f64);

@@ -78,7 +78,7 @@ impl Control {
         };
         let hints = |id: &NodeId| {
             let member = members.iter().find(|member| member.id == *id);
-            member.map_or(0, |member| member.hints_waiting)
+            member.map_or(0, |member| member.hints_counted)
         };
         let known = Known {
             hints: &hints,
