@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use crate::hash::{Position, SEGMENTS, Segment};
 use crate::ids::RingVersion;
-use crate::ring_document::{Member, RingDocument};
+use crate::ring_document::{ChangePhase, Member, RingDocument};
 
 /// Which member of a ring document: an index into [`RingDocument::members`].
 ///
@@ -64,6 +64,16 @@ impl Placement {
     pub fn also_written(document: &RingDocument) -> Option<Self> {
         let members = document.also_written_members()?;
         Some(Self::of(document, &members))
+    }
+
+    /// The owners before the change that is under way, and after it. `None` unless the ring changes.
+    pub fn before_and_after(document: &RingDocument) -> Option<(Self, Self)> {
+        let phase = document.change()?.phase;
+        let (read, also) = (Self::new(document), Self::also_written(document)?);
+        Some(match phase {
+            ChangePhase::WriteBoth => (read, also),
+            ChangePhase::ReadNew => (also, read),
+        })
     }
 
     /// The placement of the document's members with these stakes.

@@ -108,7 +108,10 @@ async fn change(cluster: &mut Cluster, size: usize) -> Result<Change, ClusterErr
         }
         if ring.change().is_some() {
             *steps.entry(ring.step.name()).or_insert(Duration::ZERO) += looked.elapsed();
-            least_bytes = least(&ring, live_bytes);
+            // Once: whoever owns what does not change on the way, and to work it out takes its time.
+            if least_bytes == 0 {
+                least_bytes = least(&ring, live_bytes);
+            }
         }
         looked = Instant::now();
         if began.elapsed() >= PATIENCE {
@@ -172,12 +175,9 @@ impl Traffic {
 
 /// What those have to get that come to own segments, where all nodes together have so many bytes.
 fn least(ring: &RingDocument, live_bytes: u64) -> u64 {
-    let (read, also) = (Placement::new(ring), Placement::also_written(ring));
-    let Some(also) = also else {
+    let Some((old, new)) = Placement::before_and_after(ring) else {
         return 0;
     };
-    let is_begun = ring.step.name() == "write-both";
-    let (old, new) = if is_begun { (read, also) } else { (also, read) };
     let segments = || (0..=u16::MAX).map(Segment);
     let gained: usize = segments()
         .map(|segment| {

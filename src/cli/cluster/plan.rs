@@ -145,22 +145,11 @@ struct Sides {
 
 impl Sides {
     fn of(ring: &RingDocument) -> Self {
-        let read = Placement::new(ring);
-        let phase = ring.change().map(|change| change.phase);
-        match (Placement::also_written(ring), phase) {
-            (Some(also), Some(ChangePhase::WriteBoth)) => Self {
-                before: read,
-                after: also,
-            },
-            (Some(also), Some(ChangePhase::ReadNew)) => Self {
-                before: also,
-                after: read,
-            },
-            (_, None) | (None, _) => Self {
-                before: read.clone(),
-                after: read,
-            },
-        }
+        let (before, after) = Placement::before_and_after(ring).unwrap_or_else(|| {
+            let always = Placement::new(ring);
+            (always.clone(), always)
+        });
+        Self { before, after }
     }
 }
 

@@ -123,8 +123,9 @@ impl Ring {
     /// The segments of which this member keeps a copy while the number of copies shrinks. It may be the only one of the
     /// W that is left, so it has to have what any of those acknowledged.
     pub fn topped_up_by(&self, member: MemberIndex) -> impl Iterator<Item = Segment> + '_ {
-        let segments = (0..=u16::MAX).map(Segment);
-        let segments = segments.take_while(|_| self.shrinks());
+        // Without that nobody has to look at any segment.
+        let looked_at = if self.shrinks() { SEGMENTS } else { 0 };
+        let segments = (0..=u16::MAX).map(Segment).take(looked_at);
         segments.filter(move |&segment| {
             let mut others = self.others(segment);
             self.readers(segment).contains(&member) && others.any(|other| other == member)
