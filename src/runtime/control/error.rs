@@ -60,21 +60,6 @@ pub enum ControlError {
         /// " or more" for w and r.
         or_more: &'static str,
     },
-    /// The node was started with another zone or weight than its ring has for it.
-    #[error(
-        "the ring has {name} = {ring:?} for this node, it was started with {name} = {asked:?}: {option}. The \
-         ring decides which keys a node keeps, and its {name} cannot be changed by a restart"
-    )]
-    OtherPlace {
-        /// zone or weight.
-        name: &'static str,
-        /// The ring's.
-        ring: String,
-        /// The node's.
-        asked: String,
-        /// What to start it with.
-        option: String,
-    },
     /// The directory holds data but no ring.
     #[error(
         "this data directory holds data, but does not say of which cluster: give --seed HOST:PORT of a \

@@ -11,6 +11,7 @@ use std::time::Duration;
 use dynakv_protocol::gossip::Join;
 use dynakv_protocol::message::{Request, Response};
 use dynakv_protocol::ring_document::RingDocument;
+use dynakv_protocol::shell::quoted;
 use dynakv_protocol::{ClusterId, ErrorCode, ErrorReply, NodeId};
 use tokio::time::Instant;
 
@@ -39,11 +40,10 @@ pub(crate) struct StartedWith<'a> {
 impl StartedWith<'_> {
     /// Holds it against a ring: that of the node's directory, or the one that let it in.
     ///
-    /// What the ring says of a node counts until the ring changes, so a setting that says something else would
-    /// be ignored; it is refused instead. An address alone may change, for gossip carries the new one.
+    /// Clients were promised what the ring says, so another N, or a smaller W or R, is refused.
     ///
     /// # Errors
-    /// [`ControlError::OtherCluster`], [`ControlError::OtherQuorum`], [`ControlError::OtherPlace`].
+    /// [`ControlError::OtherCluster`], [`ControlError::OtherQuorum`].
     pub(crate) fn hold_against(&self, document: &RingDocument) -> Result<(), ControlError> {
         if document.cluster_name != self.cluster_name {
             return Err(ControlError::OtherCluster {
@@ -65,34 +65,31 @@ impl StartedWith<'_> {
             (_, _, Some(r)) if r < document.r => return other('r', document.r, r, " or more"),
             _ => {}
         }
-        let Some(entry) = document.member(self.id) else {
-            return Ok(());
-        };
-        let other = |name, ring: String, asked: String| {
-            let option = if ring.is_empty() {
-                format!("leave --{name} out")
-            } else {
-                format!("start it with --{name} {ring}")
-            };
-            Err(ControlError::OtherPlace {
-                name,
-                ring,
-                asked,
-                option,
-            })
-        };
-        let stakes = document.stakes_of(entry);
-        if stakes.contains(&(self.weight, self.zone)) {
-            return Ok(());
-        }
+        Ok(())
+    }
+
+    /// The weight and the zone that the ring has for the node, where the settings say others. The ring counts: an operator
+    /// may have changed it since, and a node that did not start for that would be missed.
+    fn other_stake<'d>(&self, document: &'d RingDocument) -> Option<(u16, &'d str)> {
+        let stakes = document.stakes_of(document.member(self.id)?);
+        let is_own = stakes.contains(&(self.weight, self.zone));
         // What it has, or is to have where it has none.
-        let Some((weight, zone)) = stakes.first() else {
-            return Ok(());
-        };
-        if *zone != self.zone {
-            return other("zone", zone.to_string(), self.zone.to_owned());
+        stakes.first().copied().filter(|_| !is_own)
+    }
+
+    fn warn_of_other_stake(&self, document: &RingDocument) {
+        if let Some((weight, zone)) = self.other_stake(document) {
+            let (id, asked) = (self.id, quoted(self.zone));
+            tracing::warn!(
+                weight,
+                zone,
+                asked_weight = self.weight,
+                asked_zone = self.zone,
+                "the ring has another weight or zone for this node than its settings, and the ring counts: correct the \
+                 settings, or change the ring with `dynakv cluster set {id} --weight {} --zone {asked}`",
+                self.weight
+            );
         }
-        other("weight", weight.to_string(), self.weight.to_string())
     }
 }
 
@@ -107,7 +104,9 @@ impl Control {
             zone: &member.zone,
             weight: member.weight,
         };
-        started_with.hold_against(document)
+        started_with.hold_against(document)?;
+        started_with.warn_of_other_stake(document);
+        Ok(())
     }
 
     /// Founds a cluster when this node is to and has nobody to ask.
