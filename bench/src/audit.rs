@@ -45,7 +45,7 @@ mod workload;
 
 use books::{Books, KEYS_MAX, Trust};
 use log::{Entry, Log, LogError};
-use resizing::Report;
+use resizing::{Course, Report};
 use shared::Shared;
 use value::RunId;
 use verdict::{Exit, verdict};
@@ -108,8 +108,8 @@ pub struct AuditArgs {
     /// Kill a node of that cluster every so often with kill -9, and start it again
     #[arg(long, value_name = "DURATION", requires = "nodes", value_parser = parse_duration)]
     kill_every: Option<Duration>,
-    /// Resize that cluster to so many nodes, one number after the other: more come in, the last ones leave. The load
-    /// goes on until the last change is over, with calm before, between and after, which shares --duration
+    /// Resize that cluster to so many nodes, one number after the other: more come in, the last ones leave. First each key
+    /// is written once. The load goes on until the last change is over, with calm before, between and after, which shares --duration
     #[arg(
         long,
         value_name = "NODES,...",
@@ -309,7 +309,7 @@ async fn load(
             args.sloppy,
             place,
         );
-        workers.spawn(worker.run());
+        workers.spawn(worker.run(!args.resize.is_empty()));
     }
     let killing = async {
         match (cluster, args.kill_every) {
@@ -320,8 +320,12 @@ async fn load(
                     .map(|cluster| (Some(cluster), None))
             }
             (Some(cluster), None) if !args.resize.is_empty() => {
-                let calm = args.duration / (args.resize.len() as u32 + 1);
-                resizing::resize(cluster, &args.resize, calm, shared)
+                let course = Course {
+                    sizes: &args.resize,
+                    calm: args.duration / (args.resize.len() as u32 + 1),
+                    clients: u32::from(args.clients),
+                };
+                resizing::resize(cluster, course, shared)
                     .await
                     .map(|(cluster, report)| (Some(cluster), Some(report)))
             }

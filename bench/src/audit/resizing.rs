@@ -46,17 +46,31 @@ pub(super) struct Report {
     changes: Vec<Change>,
 }
 
-/// Resizes the cluster to each of these numbers of nodes, with a spell of calm before, between and after. Ends the load.
+/// What is done with the cluster.
+pub(super) struct Course<'a> {
+    /// How many nodes it is to have, one number after the other.
+    pub(super) sizes: &'a [u16],
+    /// How long nothing is done before, between and after.
+    pub(super) calm: Duration,
+    /// How many clients write each of their keys first.
+    pub(super) clients: u32,
+}
+
+/// Resizes the cluster, once each key was written. Ends the load.
 ///
 /// # Errors
 /// [`ClusterError`] when a change does not come to its end.
 pub(super) async fn resize(
     mut cluster: Cluster,
-    sizes: &[u16],
-    calm: Duration,
+    course: Course<'_>,
     shared: &Arc<Shared>,
 ) -> Result<(Cluster, Report), ClusterError> {
+    let Course { sizes, calm, .. } = course;
     let mut report = Report::default();
+    eprintln!("writing each key once");
+    while !shared.is_filled_by(course.clients) && !shared.is_stopped() {
+        shared.sleep(LOOK).await;
+    }
     for &size in sizes {
         let size = usize::from(size);
         shared.begin_spell(format!("{} nodes", cluster.size()));

@@ -28,6 +28,8 @@ pub(super) struct Shared {
     /// What the clock showed then.
     offset: Duration,
     pub(super) stop: watch::Sender<bool>,
+    /// How many clients have written each of their keys once.
+    filled: AtomicU64,
     kills: AtomicU64,
     handed_over_before_kills: AtomicU64,
     failures: AtomicU64,
@@ -45,6 +47,7 @@ impl Shared {
             started: Instant::now(),
             offset,
             stop: watch::Sender::new(false),
+            filled: AtomicU64::new(0),
             kills: AtomicU64::new(0),
             handed_over_before_kills: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -88,6 +91,16 @@ impl Shared {
             eprintln!("{at:.3} s: {what} of key {key} failed{down}: {error}");
         }
         self.sleep(PAUSE_AFTER_FAILURE).await;
+    }
+
+    /// One more client has written each of its keys once.
+    pub(super) fn has_filled(&self) {
+        self.filled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether so many clients have.
+    pub(super) fn is_filled_by(&self, clients: u32) -> bool {
+        self.filled.load(Ordering::Relaxed) >= u64::from(clients)
     }
 
     // Spells.

@@ -71,6 +71,11 @@ const ALONE_EVERY: u32 = 8;
 const ALONE_FIRST: u32 = 6;
 
 impl Place {
+    /// Whether this client is the one that writes a key first: of those that one alone writes, that one.
+    fn fills(self, key: u32) -> bool {
+        key / ALONE_EVERY % self.clients == self.number
+    }
+
     /// A key that only this client writes, near this one; nothing if there are too few keys.
     fn own_key(self, near: u32, keys: u32) -> Option<u32> {
         let all = (keys + ALONE_EVERY - 1 - ALONE_FIRST) / ALONE_EVERY;
@@ -103,14 +108,35 @@ impl Worker {
         }
     }
 
-    /// Works until it is time to end.
+    /// Works until it is time to end; where the cluster is to be filled, after each of its keys was written once.
     ///
     /// # Errors
     /// [`WorkError`]; a failed request is none.
-    pub(super) async fn run(mut self) -> Result<(), WorkError> {
+    pub(super) async fn run(mut self, fills: bool) -> Result<(), WorkError> {
+        if fills {
+            self.fill().await?;
+        }
         while !self.shared.is_stopped() {
             self.one().await?;
         }
+        Ok(())
+    }
+
+    async fn fill(&mut self) -> Result<(), WorkError> {
+        let is_strict = self.shared.trust == Trust::Strict;
+        for key in 0..self.keys {
+            if self.shared.is_stopped() {
+                return Ok(());
+            }
+            if !self.place.fills(key) {
+                continue;
+            }
+            match key % ALONE_EVERY {
+                ALONE_FIRST if is_strict => self.write_alone(key, false).await?,
+                _ => self.update(key, false).await?,
+            }
+        }
+        self.shared.has_filled();
         Ok(())
     }
 
@@ -120,7 +146,7 @@ impl Worker {
             _ => self.random.u32(..self.keys),
         };
         let percent = self.random.u8(..100);
-        match key % 8 {
+        match key % ALONE_EVERY {
             // Only with contexts.
             0..=4 => match percent {
                 0..25 => self.read(key).await,
@@ -336,6 +362,7 @@ mod tests {
                 let place = Place { number, clients };
                 let own = (0..keys).filter_map(|near| place.own_key(near, keys));
                 let own: BTreeSet<u32> = own.collect();
+                assert!(own.iter().all(|&key| place.fills(key)));
                 assert!(all.is_disjoint(&own), "{clients} clients, {keys} keys");
                 all.extend(own);
             }

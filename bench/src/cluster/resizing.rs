@@ -53,6 +53,7 @@ impl Cluster {
             planned_on,
             is_plan: false,
             accept_loss: false,
+            is_forced: false,
             wish: RingWish::Members(wishes.to_vec()),
         };
         let changed = client.change_ring(change).await;
