@@ -2,8 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use crate::codec::skip_tags;
-use crate::codec::{DecodeError, Reader, Wire, put_bool, put_string, put_varint};
+use crate::codec::{DecodeError, Reader, Wire, put_bool, put_string, put_tag_u8, put_varint};
 use crate::ids::{NAME_BYTES_MAX, NodeId, RingVersion};
 use crate::limits::MEMBERS_MAX;
 use crate::ring_document::{Member, Stake};
@@ -15,6 +14,8 @@ const MEMBER_JOINS: u8 = 0;
 const MEMBER_LEAVES: u8 = 1;
 const MEMBER_IS_GONE: u8 = 2;
 const MEMBER_HAS_STAKE: u8 = 3;
+
+const TAG_IS_FORCED: u8 = 1;
 
 /// The most members that one request is about.
 pub const WISHES_MAX: usize = MEMBERS_MAX;
@@ -28,6 +29,8 @@ pub struct ChangeRing {
     pub is_plan: bool,
     /// Acknowledged writes may be lost, where too few copies are left without those that are gone.
     pub accept_loss: bool,
+    /// The answering node decides by itself, as more than half of those that would are gone for good.
+    pub is_forced: bool,
     /// What is to become of the ring.
     pub wish: RingWish,
 }
@@ -113,6 +116,9 @@ impl Wire for ChangeRing {
                 }
             }
         }
+        if self.is_forced {
+            put_tag_u8(out, TAG_IS_FORCED, 1);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -134,11 +140,18 @@ impl Wire for ChangeRing {
                 });
             }
         };
-        skip_tags(reader)?;
+        let mut is_forced = false;
+        while let Some((tag, mut field)) = reader.tag()? {
+            match tag {
+                TAG_IS_FORCED => is_forced = field.bool("is forced")?,
+                _ => {}
+            }
+        }
         Ok(Self {
             planned_on,
             is_plan,
             accept_loss,
+            is_forced,
             wish,
         })
     }

@@ -194,15 +194,16 @@ impl RingDocument {
         usize::from(self.n).min(placed)
     }
 
-    /// Who decides about the next ring: the members of the last final one. A member that is being taken in has no vote,
-    /// or one that dies on its way in would end all changes of a small cluster.
+    /// Who decides about the next ring: the members of the last final one that are not gone. A member that is being taken
+    /// in has no vote, or one that dies on its way in would end all changes of a small cluster.
     pub fn voters(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter().filter(|member| member.weight > 0)
+        let members = self.members.iter();
+        members.filter(|member| member.weight > 0 && !self.is_stopped(&member.id))
     }
 
     /// Whether this member decides about the next ring.
     pub fn is_voter(&self, id: &NodeId) -> bool {
-        self.member(id).is_some_and(|member| member.weight > 0)
+        self.voters().any(|member| member.id == *id)
     }
 
     /// How many voters decide: more than half.

@@ -548,6 +548,7 @@ fn requests() -> Vec<(&'static str, Request)> {
                 planned_on: RingVersion(3),
                 is_plan: false,
                 accept_loss: true,
+                is_forced: false,
                 wish: RingWish::Members(vec![
                     MemberWish::Joins(member("node-4", 8083, "c")),
                     MemberWish::Leaves(node("node-1")),
@@ -568,7 +569,18 @@ fn requests() -> Vec<(&'static str, Request)> {
                 planned_on: RingVersion(4),
                 is_plan: true,
                 accept_loss: false,
+                is_forced: false,
                 wish: RingWish::Abort,
+            }),
+        ),
+        (
+            "change-ring.forced",
+            Request::ChangeRing(ChangeRing {
+                planned_on: RingVersion(4),
+                is_plan: false,
+                accept_loss: true,
+                is_forced: true,
+                wish: RingWish::Members(vec![MemberWish::IsGone(node("node-2"))]),
             }),
         ),
         (

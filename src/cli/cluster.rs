@@ -143,7 +143,7 @@ async fn carry_out(
     let picture = planned.plan.picture(&planned.words);
     let question = match planned.plan.kind {
         Kind::GivesUp => "Give it up?",
-        Kind::Begins | Kind::StopsWaiting => "Do it?",
+        Kind::Begins | Kind::StopsWaiting | Kind::Forces => "Do it?",
     };
     if consent.yes || !is_asked() {
         // It stands in the script's log.
@@ -176,7 +176,11 @@ async fn carry_out(
     };
     // Another ring than the one that was planned is not decided.
     let Some(begun) = Begun::by(&planned.plan.next) else {
-        return Ok(outcome.at_rest(&planned.plan.next, "given_up", Exit::Ok));
+        let state = match planned.plan.kind {
+            Kind::Forces => "done",
+            Kind::Begins | Kind::StopsWaiting | Kind::GivesUp => "given_up",
+        };
+        return Ok(outcome.at_rest(&planned.plan.next, state, Exit::Ok));
     };
     if consent.no_wait {
         return Ok(outcome.running(&begun, "the change is under way", &looks));

@@ -42,8 +42,9 @@ pub const ROUND_MAX: u64 = 1 << 62;
 /// answers tries every two seconds for 24 days. Who asks further ahead brings the voter on by this much.
 pub const ROUND_JUMP_MAX: u64 = 1 << 20;
 
-/// The highest ring version: a change each second for 136 years.
-pub const RING_VERSION_MAX: u64 = 1 << 32;
+/// The highest ring version: 2^16 epochs, each with a change a second for 136 years. By lies of an epoch each it takes
+/// 2^16 of them to get there.
+pub const RING_VERSION_MAX: u64 = 1 << 48;
 
 /// A counter that nobody can have counted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -6,10 +6,10 @@ use dynakv_client::{ErrorCode, MemberWish, RingWish};
 use dynakv_protocol::ring_document::Stake;
 
 use crate::harness::{
-    Cluster, Node, QUICK, all_become_members, all_is_well, ask, ask_accepting, ask_until_granted,
+    Cluster, Consent, Node, QUICK, all_become_members, all_is_well, ask, ask_as, ask_until_granted,
     become_members, become_same, block_on, client_of_one, ends_as_removed, eventually,
-    hold_what_they_own, is_all_of_before_there, is_gone, leaves, newcomer, nothing_is_lost,
-    ring_of, under_load, write_before,
+    hold_what_they_own, is_all_of_before_there, is_gone, leaves, newcomer, newcomer_with,
+    nothing_is_lost, ring_of, under_load, write_before,
 };
 
 /// What a node is refused.
@@ -246,14 +246,13 @@ fn a_change_is_given_up_by_a_word() {
     all_is_well(&mut cluster);
 }
 
-/// With w = 1 the one that is gone may be the only one that has a write.
-#[test]
-fn who_may_have_the_only_copy_is_not_removed_without_a_word() {
+/// Three nodes of these W and R.
+fn three_with([w, r]: [&str; 2]) -> Cluster {
     let root = tempfile::tempdir().unwrap();
     let mut nodes: Vec<Node> = Vec::new();
     for number in 1..=3 {
         let mut node = Node::new(root.path(), &format!("node-{number}"))
-            .with(&["-n", "3", "-w", "1", "-r", "3"])
+            .with(&["-n", "3", "-w", w, "-r", r])
             .with_settings(QUICK);
         if let Some(first) = nodes.first() {
             node = node.with(&["--seed", &first.address()]);
@@ -261,7 +260,51 @@ fn who_may_have_the_only_copy_is_not_removed_without_a_word() {
         node.start();
         nodes.push(node);
     }
-    let mut cluster = Cluster::of(root, nodes);
+    Cluster::of(root, nodes)
+}
+
+/// Two of three decide, and are gone for good. With w = 3 the last one has all that was acknowledged.
+#[test]
+fn the_last_of_three_goes_on_alone_by_force() {
+    let mut cluster = three_with(["3", "1"]);
+    write_before(&cluster);
+    for at in [1, 2] {
+        cluster[at].kill();
+    }
+    for at in [1, 2] {
+        counts_as_dead(&cluster[at], &cluster[0]);
+    }
+    let remove = ["cluster", "remove", "node-2", "node-3", "--yes"];
+    cluster[0].run(&remove).exits(4).says("it takes 2");
+    let forced = cluster[0]
+        .run(&[&remove[..], &["--force"]].concat())
+        .exits(0);
+    assert!(forced.text().starts_with("done: ring "), "{forced:?}");
+    let mut gone = [cluster.take_out(2), cluster.take_out(1)];
+    all_become_members(&cluster, 1);
+    is_all_of_before_there(&cluster);
+    cluster[0].run(&["put", "key", "value"]).exits(0);
+    // Who was not gone after all follows what was forced.
+    for node in &mut gone {
+        node.start();
+        ends_as_removed(node);
+    }
+    // From there on all goes its usual way, and also after a restart.
+    cluster[0].kill();
+    cluster[0].start_ready();
+    let mut next = newcomer_with(&cluster, 4, ["3", "1"]);
+    next.start();
+    cluster.add(next);
+    all_become_members(&cluster, 2);
+    is_all_of_before_there(&cluster);
+    become_same(&cluster);
+    all_is_well(&mut cluster);
+}
+
+/// With w = 1 the one that is gone may be the only one that has a write.
+#[test]
+fn who_may_have_the_only_copy_is_not_removed_without_a_word() {
+    let mut cluster = three_with(["1", "3"]);
     write_before(&cluster);
     cluster[2].kill();
     let wish = RingWish::Members(vec![is_gone(&cluster[2])]);
@@ -272,7 +315,11 @@ fn who_may_have_the_only_copy_is_not_removed_without_a_word() {
             Ok(_) => panic!("it may have been the only one"),
         }
     });
-    ask_accepting(&cluster[0], wish, true).unwrap();
+    let to_loss = Consent {
+        to_loss: true,
+        ..Consent::default()
+    };
+    ask_as(&cluster[0], wish, to_loss).unwrap();
     drop(cluster.take_out(2));
     all_become_members(&cluster, 2);
     cluster[1].run(&["put", "key", "value"]).exits(0);

@@ -235,6 +235,7 @@ impl Operator {
             is_plan: false,
             // Who is gone may have kept a hint that counts: it is a disk less, as far as was promised.
             accept_loss: true,
+            is_forced: false,
             wish,
         };
         let answer = self.client.change_ring(node, change).await;

@@ -411,11 +411,12 @@ fn change_ring() -> impl Strategy<Value = ChangeRing> {
         Just(RingWish::Abort),
         vec(wish, 0..4).prop_map(RingWish::Members)
     ];
-    (ring_version(), any::<bool>(), any::<bool>(), wish).prop_map(
-        |(planned_on, is_plan, accept_loss, wish)| ChangeRing {
+    (ring_version(), any::<[bool; 3]>(), wish).prop_map(
+        |(planned_on, [is_plan, accept_loss, is_forced], wish)| ChangeRing {
             planned_on,
             is_plan,
             accept_loss,
+            is_forced,
             wish,
         },
     )

@@ -86,6 +86,10 @@ pub(crate) struct RemoveArgs {
     /// Go on where too few copies are left to be sure: acknowledged writes may be lost
     #[arg(long)]
     pub(super) accept_loss: bool,
+    /// Have the node that is asked decide by itself, where more than half of those that decide are gone. Say so to one node
+    /// only: with two, what was written under one of the two rings is lost
+    #[arg(long)]
+    pub(super) force: bool,
 }
 
 /// A node, and who takes its place.
@@ -125,7 +129,8 @@ impl WishCommand {
             Self::Leave(IdsArgs { ids }) => format!("leave {}", joined(ids, " ")),
             Self::Remove(args) => {
                 let loss = accepted(args.accept_loss);
-                format!("remove {}{loss}", joined(&args.ids, " "))
+                let force = if args.force { " --force" } else { "" };
+                format!("remove {}{loss}{force}", joined(&args.ids, " "))
             }
             Self::Replace(args) => {
                 let loss = accepted(args.accept_loss);
@@ -152,6 +157,11 @@ impl WishCommand {
             Self::Replace(args) => args.accept_loss,
             Self::Join(_) | Self::Leave(_) | Self::Set(_) | Self::Abort => false,
         }
+    }
+
+    /// Whether the node that is asked decides by itself.
+    pub(super) fn is_forced(&self) -> bool {
+        matches!(self, Self::Remove(RemoveArgs { force: true, .. }))
     }
 
     /// Who is to come in.

@@ -11,7 +11,7 @@ use crate::engine::layout::steps::GIVEN_UP_AFTER_MS;
 pub(super) fn facts(plan: &Plan) -> Vec<String> {
     match plan.kind {
         Kind::GivesUp => of_giving_up(plan),
-        Kind::Begins | Kind::StopsWaiting => of_a_change(plan),
+        Kind::Begins | Kind::StopsWaiting | Kind::Forces => of_a_change(plan),
     }
 }
 
@@ -23,6 +23,7 @@ fn of_a_change(plan: &Plan) -> Vec<String> {
             "the change that began with ring {begun_at} goes on, and waits no more for who is gone"
         ));
     }
+    facts.extend(force(plan));
     facts.push(moves(plan));
     facts.extend(copies(plan));
     facts.extend(gone(plan));
@@ -44,6 +45,29 @@ fn of_a_change(plan: &Plan) -> Vec<String> {
             1 => format!("{names} hands on what it has, and then ends by itself"),
             _ => format!("{names} hand on what they have, and then end by themselves"),
         });
+    }
+    facts
+}
+
+/// Who decides on it.
+fn force(plan: &Plan) -> Vec<String> {
+    if let Some((there, needed)) = plan.too_few_decide {
+        return vec![format!(
+            "nothing can be decided as things stand: {there} of the members that decide {}, and it takes {needed}. Start \
+             others, or remove those that are gone for good with --force",
+            if there == 1 { "is there" } else { "are there" }
+        )];
+    }
+    if plan.kind != Kind::Forces {
+        return Vec::new();
+    }
+    let mut facts = vec![
+        "the node that is asked decides by itself. Say this to one node only: where two have decided, and not the same, \
+         the ring with the higher number wins, and what was written under the other one is lost"
+            .to_owned(),
+    ];
+    if plan.present.change().is_some() {
+        facts.push("the change that was under way is over with that".to_owned());
     }
     facts
 }
@@ -171,7 +195,7 @@ fn settings(plan: &Plan) -> Vec<String> {
         }
         if !settings.is_empty() {
             facts.push(format!(
-                "have the settings of {} say {}, too: with others its next start is refused",
+                "have the settings of {} say {}, too: the ring counts, and with others it warns at each start",
                 share.id,
                 settings.join(" and ")
             ));

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::engine::anti_entropy::rebuild_sources;
 use crate::engine::layout::change;
+use crate::engine::layout::force::epoch;
 use crate::engine::layout::steps::{self, Due, Progress};
 use crate::engine::layout::wish::may_lose_writes;
 use crate::engine::placement::ring::Ring;
@@ -25,6 +26,8 @@ pub(super) enum Kind {
     StopsWaiting,
     /// The change that is under way is given up.
     GivesUp,
+    /// One node decides by itself that the ring goes on without some.
+    Forces,
 }
 
 /// What becomes of a member.
@@ -67,6 +70,8 @@ pub(super) struct Plan {
     pub(super) may_fail: (i64, i64),
     /// Members that cannot be reached now, and are waited for.
     pub(super) held_up_by: Vec<NodeId>,
+    /// How many of those that decide are there, and how many it takes, where that is more and nobody forces it.
+    pub(super) too_few_decide: Option<(usize, usize)>,
     /// Of some keys too few copies are left without those that are gone to have every acknowledged write among them.
     pub(super) may_lose_writes: bool,
 }
@@ -75,6 +80,7 @@ impl Plan {
     /// What becomes of the present ring if the next one is decided.
     pub(super) fn new(present: &RingDocument, next: &RingDocument, status: &StatusReply) -> Self {
         let kind = match (present.change().is_some(), next.change().is_some()) {
+            _ if epoch(next.version) > epoch(present.version) => Kind::Forces,
             (_, false) => Kind::GivesUp,
             (true, true) => Kind::StopsWaiting,
             (false, true) => Kind::Begins,
@@ -98,6 +104,7 @@ impl Plan {
                 afterwards,
             ),
             held_up_by: held_up_by(next, absent),
+            too_few_decide: too_few_decide(present, status).filter(|_| kind != Kind::Forces),
             may_lose_writes: may_lose_writes(next),
             shares,
             present: present.clone(),
@@ -235,6 +242,17 @@ fn spare(ring: &RingDocument, owners: &Placement, is_up: impl Fn(MemberIndex) ->
         owners.filter(|owner| is_up(**owner)).count()
     });
     up.min().unwrap_or(0) as i64 - needed as i64
+}
+
+/// How many of those that decide about the ring are there, and how many it takes. `None` where enough are.
+fn too_few_decide(present: &RingDocument, status: &StatusReply) -> Option<(usize, usize)> {
+    let is_there = |id| member_of(status, id).is_some_and(|it| it.state != MemberState::Dead);
+    let there = present
+        .voters()
+        .filter(|member| is_there(&member.id))
+        .count();
+    let needed = present.majority();
+    (there < needed).then_some((there, needed))
 }
 
 /// Who is waited for and cannot be reached, nor is gone for good.

@@ -129,9 +129,11 @@ fn next_of(
         let member = members.find(|member| member.id == *id);
         member.map_or(MemberState::Dead, |member| member.state)
     };
+    let first = id(1);
     let known = wish::Known {
         planned_on: question.planned_on,
         accept_loss: question.accept_loss,
+        forced_by: question.is_forced.then_some(&first),
         state: &state,
         hints: &|_| 0,
         reads: &|_| Reads::Changes,
@@ -169,6 +171,7 @@ fn commands_are_understood() {
         "plan remove node-3 node-2 --accept-loss",
         "leave node-3",
         "remove node-3 --accept-loss --yes",
+        "remove node-3 node-2 --force",
         "replace node-3 node-4 --accept-loss",
         "set node-2 --weight 2",
         "set node-2 --zone",
@@ -184,6 +187,7 @@ fn commands_are_understood() {
         "plan join node-4 --yes",
         "leave a/b",
         "leave node-3 --accept-loss",
+        "leave node-3 --force",
         "replace node-3",
         "set node-2",
         "set node-2 --weight 0",
@@ -200,6 +204,7 @@ fn words_are_those_that_were_typed() {
     for line in [
         "join node-4 node-5",
         "remove node-3 --accept-loss",
+        "remove node-3 node-2 --accept-loss --force",
         "replace node-3 node-4",
         "set node-2 --weight 2 --zone east",
         "abort",
@@ -308,6 +313,26 @@ fn refusals_end_with_the_command_that_helps() {
     let report = refused(&error, Format::Plain, |_| "dynakv status".to_owned()).unwrap();
     let expected = "dynakv: node-3 is dead\n  next: dynakv status\n";
     assert_eq!(report, Report::message(Exit::Error, expected));
+}
+
+/// Most of those that decide are gone: without a majority the plan says so, with force it says what that means.
+#[test]
+fn a_plan_says_who_decides() {
+    let ring = ring(3, (3, 3, 1));
+    let alone = status(&ring, &[2, 3], &[]);
+    let plain = picture(&ring, &alone, "remove node-3");
+    assert!(
+        plain.contains("1 of the members that decide is there, and it takes 2."),
+        "{plain}"
+    );
+    let forced = picture(&ring, &alone, "remove node-2 node-3 --force");
+    assert!(forced.contains("decides by itself. Say this to one node only"));
+    assert!(!forced.contains("nothing can be decided"), "{forced}");
+    assert!(forced.contains("cluster remove node-2 node-3 --force --yes"));
+    // With everybody there it is not needed.
+    let two = status(&ring, &[3], &[]);
+    let refusal = next_of(&ring, &two, "remove node-3 --force").unwrap_err();
+    assert!(refusal.to_string().contains("leave --force away"));
 }
 
 #[test]

@@ -34,6 +34,7 @@ impl Known<'_> {
             planned_on: self.ring.document.version,
             is_plan: true,
             accept_loss: command.accept_loss(),
+            is_forced: command.is_forced(),
             wish: self.wish(command)?,
         })
     }

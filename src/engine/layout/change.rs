@@ -181,7 +181,10 @@ pub fn begin(
 }
 
 /// `next` with a change from the members of the final ring `current` to these.
-fn changing(
+///
+/// # Errors
+/// [`ChangeRefusal`].
+pub(super) fn changing(
     current: &RingDocument,
     mut next: RingDocument,
     target: &[Member],

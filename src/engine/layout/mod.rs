@@ -5,6 +5,7 @@
 //! | [`document`] | which ring may follow which: founding, joining, sealing |
 //! | [`change`] | which ring may follow one that holds data: from one list of members to another |
 //! | [`steps`] | when a change may take its next step |
+//! | [`force`] | the ring that one node decides by itself, where no majority is left to decide |
 //! | [`wish`] | which change an operator's wish is |
 //! | `entry` | what holds for every ring and every entry in it |
 //! | [`decide`] | which of several proposed rings becomes the next version |
@@ -19,6 +20,7 @@ pub mod copies;
 pub mod decide;
 pub mod document;
 mod entry;
+pub mod force;
 pub mod founding;
 #[cfg(test)]
 mod made_up;

@@ -1,5 +1,7 @@
 //! The ring that an operator wishes for: which change of the present one it is, or why there is none.
 
+use std::collections::BTreeSet;
+
 use dynakv_protocol::change_ring::{MemberWish, RingWish};
 use dynakv_protocol::gossip::MemberState;
 use dynakv_protocol::hash::Segment;
@@ -7,6 +9,7 @@ use dynakv_protocol::ids::{NodeId, RingVersion};
 use dynakv_protocol::ring_document::{ChangePhase, Member, RingDocument};
 
 use super::change::{self, ChangeRefusal, Reads};
+use super::force;
 use crate::engine::placement::ring::{MemberIndex, Ring};
 use crate::engine::quorum::copies_that_meet_every_write;
 
@@ -85,6 +88,28 @@ pub enum WishRefusal {
         /// How many keys.
         hints: u64,
     },
+    /// It is done without force.
+    #[error(
+        "{there} of the {voters} members that decide are there, which is enough to decide without force: leave --force \
+         away"
+    )]
+    ForceNotNeeded {
+        /// How many of them are not dead.
+        there: usize,
+        /// How many there are.
+        voters: usize,
+    },
+    /// What else is wished for can wait until somebody can decide again.
+    #[error(
+        "with force members can only be removed: remove those that are gone, and ask for the rest afterwards"
+    )]
+    ForcedOther,
+    /// Who would decide is none of those that may.
+    #[error("{id} would not be left in the ring to decide on anything: ask a member that stays")]
+    ForcedByOther {
+        /// Who was asked.
+        id: NodeId,
+    },
     /// Nobody waits for it.
     #[error("{id} counts as gone already, and nobody waits for it: nothing is to be done")]
     GoneAlready {
@@ -108,6 +133,8 @@ pub struct Known<'a> {
     pub planned_on: RingVersion,
     /// That writes may be lost is accepted.
     pub accept_loss: bool,
+    /// Who decides on the ring by itself, if an operator has it do so.
+    pub forced_by: Option<&'a NodeId>,
     /// How a member stands.
     pub state: &'a dyn Fn(&NodeId) -> MemberState,
     /// How many keys it keeps for others that an acknowledged write counts on.
@@ -132,9 +159,11 @@ pub fn wished(
             present,
         });
     }
-    let wishes = match wish {
-        RingWish::Members(wishes) => wishes,
-        RingWish::Abort => return given_up(current),
+    let wishes = match (wish, known.forced_by) {
+        (RingWish::Members(wishes), Some(me)) => return forced(current, me, wishes, known),
+        (RingWish::Abort, Some(_)) => return Err(WishRefusal::ForcedOther),
+        (RingWish::Members(wishes), None) => wishes,
+        (RingWish::Abort, None) => return given_up(current),
     };
     if let [MemberWish::IsGone(id)] = &wishes[..]
         && current.is_leaving(id)
@@ -149,22 +178,61 @@ pub fn wished(
     checked(current, next, known)
 }
 
+/// The ring that `me` decides by itself.
+fn forced(
+    current: &RingDocument,
+    me: &NodeId,
+    wishes: &[MemberWish],
+    known: &Known<'_>,
+) -> Result<RingDocument, WishRefusal> {
+    let voters = current.voters().count();
+    let is_there = |member: &&Member| (known.state)(&member.id) != MemberState::Dead;
+    let there = current.voters().filter(is_there).count();
+    if there >= current.majority() {
+        return Err(WishRefusal::ForceNotNeeded { there, voters });
+    }
+    let mut gone = BTreeSet::new();
+    for wish in wishes {
+        let MemberWish::IsGone(id) = wish else {
+            return Err(WishRefusal::ForcedOther);
+        };
+        if current.member(id).is_none() {
+            return Err(WishRefusal::NoMember { id: id.clone() });
+        }
+        check_dead(id, known)?;
+        if !gone.insert(id.clone()) {
+            return Err(WishRefusal::NamedTwice { id: id.clone() });
+        }
+    }
+    let next = force::forced(current, &gone)?;
+    if !next.is_voter(me) {
+        return Err(WishRefusal::ForcedByOther { id: me.clone() });
+    }
+    checked(current, next, known)
+}
+
 /// The next ring, unless writes may be lost by it and that is not accepted.
 fn checked(
     current: &RingDocument,
     next: RingDocument,
     known: &Known<'_>,
 ) -> Result<RingDocument, WishRefusal> {
-    let Some(change) = next.change().filter(|_| !known.accept_loss) else {
+    if known.accept_loss {
         return Ok(next);
-    };
-    let mut news = change.stopped.iter().filter(|id| !current.is_stopped(id));
+    }
+    // Those that this step takes away, or says to be gone.
+    let is_out = |id: &NodeId| next.member(id).is_none() || next.is_stopped(id);
+    let ids = current.members.iter().map(|member| &member.id);
+    let mut news = ids.filter(|id| is_out(id) && !current.is_stopped(id));
     if let Some(id) = news.find(|id| (known.hints)(id) > 0) {
         let (id, hints) = (id.clone(), (known.hints)(id));
         return Err(WishRefusal::HintsMayBeLost { id, hints });
     }
     // Once the new owners are read they have what the others had.
-    if change.phase == ChangePhase::WriteBoth && may_lose_writes(&next) {
+    if let Some(change) = next.change()
+        && change.phase == ChangePhase::WriteBoth
+        && may_lose_writes(&next)
+    {
         let owners = current.effective_n();
         return Err(WishRefusal::WritesMayBeLost {
             gone: change.stopped.clone(),
@@ -290,6 +358,7 @@ mod tests {
         let known = Known {
             planned_on: RingVersion(9),
             accept_loss,
+            forced_by: None,
             state: &state,
             // Named so for that.
             hints: &|id| u64::from(id.as_str() == "h"),
@@ -374,6 +443,43 @@ mod tests {
             }
             assert!(asked(&ring, &all(&wishes), gone, true).is_ok());
         }
+    }
+
+    /// One node decides what takes more than half of them otherwise.
+    #[test]
+    fn force_is_for_those_that_are_left_without_a_majority() {
+        let ring = ring("abc", (3, 2, 2));
+        let forced = |wishes: &[MemberWish], dead: &str, by: &str, accept_loss| {
+            let (by, state) = (id(by), |id: &NodeId| match dead.contains(id.as_str()) {
+                true => MemberState::Dead,
+                false => MemberState::Alive,
+            });
+            let known = Known {
+                planned_on: RingVersion(9),
+                accept_loss,
+                forced_by: Some(&by),
+                state: &state,
+                hints: &|_| 0,
+                reads: &|_| Reads::Changes,
+            };
+            wished(&ring, &all(wishes), &known)
+        };
+        let both = [is_gone("b"), is_gone("c")];
+        let refusal = forced(&both, "bc", "a", false).unwrap_err();
+        assert!(matches!(refusal, WishRefusal::WritesMayBeLost { .. }));
+        let next = forced(&both, "bc", "a", true).unwrap();
+        assert!(next.is_voter(&id("a")) && next.majority() == 1);
+        let refusal = forced(&[is_gone("c")], "c", "a", true).unwrap_err();
+        let (there, voters) = (2, 3);
+        assert_eq!(refusal, WishRefusal::ForceNotNeeded { there, voters });
+        let refusal = forced(&[leaves("b")], "bc", "a", true).unwrap_err();
+        assert_eq!(refusal, WishRefusal::ForcedOther);
+        let refusal = forced(&[is_gone("a"), is_gone("b")], "ab", "a", true).unwrap_err();
+        assert_eq!(refusal, WishRefusal::ForcedByOther { id: id("a") });
+        let refusal = forced(&[is_gone("a"), is_gone("b")], "bc", "c", true).unwrap_err();
+        assert_eq!(refusal, WishRefusal::NotDead { id: id("a") });
+        let refusal = forced(&[is_gone("b"), is_gone("b")], "bc", "a", true).unwrap_err();
+        assert_eq!(refusal, WishRefusal::NamedTwice { id: id("b") });
     }
 
     /// In either step: nobody fetches hints.

@@ -84,6 +84,7 @@ impl Control {
             hints: &hints,
             planned_on: change.planned_on,
             accept_loss: change.accept_loss,
+            forced_by: change.is_forced.then_some(&self.me.node_id),
             state: &state,
             reads: &reads,
         };
@@ -104,16 +105,27 @@ impl Control {
             }
             if wish.until <= now {
                 let message = "the members did not decide on it in time: too few of them may be there. It may still be \
-                               carried out; `dynakv status` says whether the ring changes";
+                               carried out; `dynakv status` says whether the ring changes. If more than half of them are \
+                               gone for good, one node decides by itself: `dynakv cluster plan remove ID... --force`";
                 let error = ErrorReply::new(ErrorCode::Timeout, message).maybe_applied(true);
                 wish.responder.respond(&Response::Error(error));
                 continue;
             }
             match self.wished(current, &wish.change) {
                 Ok(next) => {
+                    let is_forced = wish.change.is_forced;
                     wish.proposed = Some(next.clone());
                     self.decisions.wishes.push_front(wish);
-                    return Some(next);
+                    if !is_forced {
+                        return Some(next);
+                    }
+                    tracing::warn!(
+                        version = next.version.0,
+                        "an operator has this node decide on the ring by itself"
+                    );
+                    self.adopt(next);
+                    // Answered once it is followed.
+                    return None;
                 }
                 Err(refusal) => wish.responder.respond(&refused(&refusal)),
             }

@@ -29,10 +29,11 @@ pub(crate) fn write_before(cluster: &Cluster) {
 /// Every key of before is read from each node, with two owners asked, or one where there is no other.
 #[track_caller]
 pub(crate) fn is_all_of_before_there(cluster: &Cluster) {
+    let r = cluster.nodes().len().min(2) as u8;
     for node in cluster.nodes() {
         let found = block_on(async {
             let client = client_of_one(node).await;
-            read_all(&client, keys(), 2).await
+            read_all(&client, keys(), r).await
         });
         let lost = keys().filter(|key| found[key] != ["before"]);
         assert_eq!(
@@ -73,8 +74,13 @@ pub(crate) fn all_become_members(cluster: &Cluster, count: usize) {
 
 /// A node that is to come to a cluster.
 pub(crate) fn newcomer(cluster: &Cluster, number: usize) -> Node {
+    newcomer_with(cluster, number, ["2", "2"])
+}
+
+/// The same, with this W and R.
+pub(crate) fn newcomer_with(cluster: &Cluster, number: usize, [w, r]: [&str; 2]) -> Node {
     let seed = cluster[0].address();
-    let quorums = ["-n", "3", "-w", "2", "-r", "2"];
+    let quorums = ["-n", "3", "-w", w, "-r", r];
     Node::new(cluster.root(), &format!("node-{number}"))
         .with(&[&quorums[..], &["--seed", &seed]].concat())
         .with_settings(QUICK)
@@ -82,21 +88,27 @@ pub(crate) fn newcomer(cluster: &Cluster, number: usize) -> Node {
 
 /// Asks a node for another ring, planned on the one that it follows.
 pub(crate) fn ask(node: &Node, wish: RingWish) -> Result<RingDocument, Error> {
-    ask_accepting(node, wish, false)
+    ask_as(node, wish, Consent::default())
 }
 
-/// The same; acknowledged writes may be lost.
-pub(crate) fn ask_accepting(
-    node: &Node,
-    wish: RingWish,
-    accept_loss: bool,
-) -> Result<RingDocument, Error> {
+/// What an operator accepts.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Consent {
+    /// Acknowledged writes may be lost.
+    pub(crate) to_loss: bool,
+    /// One node decides.
+    pub(crate) to_force: bool,
+}
+
+/// The same with more consent.
+pub(crate) fn ask_as(node: &Node, wish: RingWish, consent: Consent) -> Result<RingDocument, Error> {
     block_on(async {
         let client = client_of_one(node).await;
         let change = ChangeRing {
             planned_on: client.ring().await?.document.version,
             is_plan: false,
-            accept_loss,
+            accept_loss: consent.to_loss,
+            is_forced: consent.to_force,
             wish,
         };
         client.change_ring(change).await
