@@ -30,13 +30,16 @@ clean: ## remove what was built (data directories stay)
 # Tests note there what they leave out.
 SKIPPED_FILE := $(abspath $(TARGET_DIR))/skipped
 
+# Tests of clusters wait more than they work.
+TEST_THREADS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+
 # Building and running are two commands, so that a wait for the compiler is not taken for a slow test.
 test: ## run all tests (those marked "ignore" name a target of their own)
 	@echo "==> building the tests"
 	$(CARGO) test --workspace $(LOCKED) --no-run
 	@echo "==> running the tests"
 	@rm -f $(SKIPPED_FILE) && touch $(SKIPPED_FILE)
-	SKIPPED_FILE=$(SKIPPED_FILE) $(CARGO) test --workspace $(LOCKED)
+	SKIPPED_FILE=$(SKIPPED_FILE) RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --workspace $(LOCKED)
 	@echo "==> skipped for want of something on this machine: $$(wc -l < $(SKIPPED_FILE))"
 	@sed 's/^/    /' $(SKIPPED_FILE)
 
