@@ -1,9 +1,16 @@
 //! Nodes that come to a cluster which holds data, while clients go on.
 
+use std::collections::BTreeSet;
+
+use dynakv_protocol::NodeId;
+use dynakv_protocol::hash::Position;
+use dynakv_protocol::placement::Placement;
+use dynakv_protocol::ring_document::RingDocument;
+
 use crate::harness::{
-    Cluster, KEYS, Node, QUICK, all_become_members, all_is_well, become_members, become_same,
-    eventually, hold_what_they_own, is_all_of_before_there, newcomer, nothing_is_lost, under_load,
-    write_before,
+    Cluster, KEYS, Node, QUICK, all_become_members, all_is_well, ask_until_granted, become_members,
+    become_same, ends_as_removed, eventually, hold_what_they_own, is_all_of_before_there, keys,
+    leaves, newcomer, nothing_is_lost, ring_of, under_load, write_before,
 };
 
 #[test]
@@ -73,6 +80,67 @@ fn one_node_grows_to_three_and_each_has_every_key() {
         "every node has every key"
     );
     all_is_well(&mut cluster);
+}
+
+/// How many copies of keys come to owners that had none.
+fn copies_gained(before: &RingDocument, after: &RingDocument) -> u64 {
+    let owners = |ring: &RingDocument, placement: &Placement, key: &str| -> BTreeSet<NodeId> {
+        let owners = placement.owners(Position::of_key(key.as_bytes()).segment());
+        let ids = owners.iter().map(|it| ring.members[it.slot()].id.clone());
+        ids.collect()
+    };
+    let (old, new) = (Placement::new(before), Placement::new(after));
+    let gained = keys().map(|key| {
+        let had = owners(before, &old, &key);
+        owners(after, &new, &key).difference(&had).count() as u64
+    });
+    gained.sum()
+}
+
+/// How many copies of keys nodes were given by others, for whatever reason.
+fn copies_moved(cluster: &Cluster) -> u64 {
+    let moved = cluster.nodes().iter().map(|node| {
+        let fetched = node.metric("dynakv_anti_entropy_keys_fetched_total", "");
+        let sent = node.metric("dynakv_anti_entropy_keys_sent_total", "");
+        let handed_on = node.metric("dynakv_leftover_keys_sent_total", "");
+        fetched.unwrap() + sent.unwrap() + handed_on.unwrap()
+    });
+    moved.sum()
+}
+
+/// From further sources only what differs is fetched, and what goes away is known to be there already.
+#[test]
+fn no_more_moves_than_has_to() {
+    let mut cluster = Cluster::start_with(3, QUICK);
+    write_before(&cluster);
+    become_same(&cluster);
+    let is_least = |cluster: &Cluster, before: &RingDocument, moved: u64| {
+        let least = copies_gained(before, &ring_of(&cluster[0]).document);
+        assert!(least > KEYS as u64 / 2, "{least}");
+        assert!(
+            (least..=least + least / 20).contains(&moved),
+            "{moved} copies moved, and {least} had to"
+        );
+    };
+    let (before, moved) = (ring_of(&cluster[0]).document, copies_moved(&cluster));
+    let mut node = newcomer(&cluster, 4);
+    node.start();
+    node.wait_ready();
+    cluster.add(node);
+    all_become_members(&cluster, 4);
+    is_least(&cluster, &before, copies_moved(&cluster) - moved);
+
+    // What is still there would not have to move again.
+    drop_what_has_moved(&cluster);
+    let before = ring_of(&cluster[0]).document;
+    let wishes = [leaves(&cluster[2])];
+    let mut gone = cluster.take_out(2);
+    let moved = copies_moved(&cluster);
+    ask_until_granted(&cluster[0], &wishes);
+    ends_as_removed(&mut gone);
+    all_become_members(&cluster, 3);
+    is_least(&cluster, &before, copies_moved(&cluster) - moved);
+    is_all_of_before_there(&cluster);
 }
 
 /// The newcomer, and a source of what it fetches, are killed as soon as the ring changes.

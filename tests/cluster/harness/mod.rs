@@ -27,7 +27,7 @@ pub(crate) use proxy::{CLIENTS, Proxy, Rule};
 pub(crate) use replicas::{all_is_well, become_same, hints_drain, stop_and_check};
 pub(crate) use ring::{
     Consent, KEYS, all_become_members, ask, ask_as, ask_until_granted, become_members,
-    ends_as_removed, hold_what_they_own, is_all_of_before_there, is_gone, leaves, newcomer,
+    ends_as_removed, hold_what_they_own, is_all_of_before_there, is_gone, keys, leaves, newcomer,
     newcomer_with, nothing_is_lost, ring_of, write_before,
 };
 pub(crate) use wait::{PATIENCE, eventually};

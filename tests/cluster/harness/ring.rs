@@ -13,7 +13,8 @@ use super::wait::eventually;
 /// So many keys lie in the cluster before its ring changes.
 pub(crate) const KEYS: usize = 2_000;
 
-fn keys() -> impl Iterator<Item = String> {
+/// Their names.
+pub(crate) fn keys() -> impl Iterator<Item = String> {
     (0..KEYS).map(|number| format!("before-{number}"))
 }
 
