@@ -142,9 +142,8 @@ impl Wire for ChangeRing {
         };
         let mut is_forced = false;
         while let Some((tag, mut field)) = reader.tag()? {
-            match tag {
-                TAG_IS_FORCED => is_forced = field.bool("is forced")?,
-                _ => {}
+            if tag == TAG_IS_FORCED {
+                is_forced = field.bool("is forced")?;
             }
         }
         Ok(Self {

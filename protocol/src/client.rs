@@ -15,8 +15,8 @@ use crate::limits::{KEY_BYTES_MAX, SIBLINGS_DECODED_MAX, VALUE_BYTES_MAX};
 pub use crate::handed_on::HandedOn;
 pub use crate::stats::{HealthReply, StatsReply};
 pub use crate::status::{
-    LOCKED_KEYS_NAMED_MAX, MemberStatus, OTHER_CLUSTER_TEXT_BYTES_MAX, OTHER_CLUSTERS_MAX,
-    OtherCluster, RingReply, StatusReply, WAITING_MAX,
+    AwaitedFor, LOCKED_KEYS_NAMED_MAX, MemberStatus, OTHER_CLUSTER_TEXT_BYTES_MAX,
+    OTHER_CLUSTERS_MAX, OtherCluster, RingReply, StatusReply, WAITING_MAX,
 };
 
 const TAG_QUORUM: u8 = 1;

@@ -9,6 +9,7 @@ use crate::codec::{
 };
 use crate::ids::{DirectoryId, Generation, NAME_BYTES_MAX, NodeId, RingVersion};
 use crate::limits::MEMBERS_MAX;
+use crate::moving::Moving;
 use crate::ring_document::{Member, RingDocument};
 
 const TAG_RUN: u8 = 1;
@@ -16,6 +17,7 @@ const TAG_HINTS: u8 = 2;
 const TAG_DISK_HANGS: u8 = 3;
 const TAG_DISK_FULL: u8 = 4;
 const TAG_RING: u8 = 5;
+const TAG_MOVING: u8 = 6;
 const TAG_ACCEPTED: u8 = 1;
 const TAG_DECIDED: u8 = 2;
 
@@ -69,6 +71,8 @@ pub struct MemberEntry {
     pub settled_at: RingVersion,
     /// How many of the keys that it keeps for others an acknowledged write counts on.
     pub hints_counted: u64,
+    /// What a change of the ring still has it move.
+    pub moving: Option<Moving>,
     /// The directory that holds its data, which the generation counts the starts of: news of another one
     /// than the ring says is news of somebody else. 0 when the sender does not say.
     pub directory_id: DirectoryId,
@@ -98,6 +102,7 @@ impl MemberEntry {
             complete_since: RingVersion(0),
             settled_at: RingVersion(0),
             hints_counted: 0,
+            moving: None,
             directory_id,
             nonce: 0,
         }
@@ -247,6 +252,9 @@ impl Wire for MemberEntry {
             put_varint(&mut ring, self.hints_counted);
             put_tag_bytes(out, TAG_RING, &ring);
         }
+        if let Some(moving) = self.moving {
+            put_tag_bytes(out, TAG_MOVING, &moving.to_bytes());
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -269,6 +277,7 @@ impl Wire for MemberEntry {
             complete_since: RingVersion(0),
             settled_at: RingVersion(0),
             hints_counted: 0,
+            moving: None,
             directory_id: DirectoryId::default(),
             nonce: 0,
         };
@@ -290,6 +299,7 @@ impl Wire for MemberEntry {
                         entry.hints_counted = field.varint()?;
                     }
                 }
+                TAG_MOVING => entry.moving = Some(Moving::decode(&mut field)?),
                 _ => {}
             }
         }

@@ -38,6 +38,7 @@ pub mod ids;
 pub mod limits;
 pub mod mend;
 pub mod message;
+pub mod moving;
 pub mod oversize;
 pub mod peer;
 pub mod placement;

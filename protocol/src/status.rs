@@ -10,6 +10,7 @@ use crate::codec::{
 use crate::gossip::MemberState;
 use crate::ids::{ClusterId, Generation, NAME_BYTES_MAX, NodeId, RingVersion};
 use crate::limits::{KEY_BYTES_MAX, MEMBERS_MAX};
+use crate::moving::Moving;
 use crate::ring_document::{Member, RingDocument};
 
 /// Of a member's status.
@@ -17,11 +18,13 @@ const TAG_HINTS: u8 = 1;
 const TAG_DISK_HANGS: u8 = 2;
 const TAG_DISK_FULL: u8 = 3;
 const TAG_UNREACHABLE: u8 = 4;
+const TAG_MOVING: u8 = 5;
 /// Of the whole status.
 const TAG_LOCKED: u8 = 8;
 const TAG_OTHER_CLUSTERS: u8 = 9;
 const TAG_AWAITED: u8 = 10;
 const TAG_WAITING: u8 = 11;
+const TAG_AWAITED_FOR: u8 = 12;
 
 /// The most locked keys that a status names.
 pub const LOCKED_KEYS_NAMED_MAX: usize = 16;
@@ -69,6 +72,19 @@ pub struct MemberStatus {
     /// The answering node has no link to it on which it answers, and could not dial it: so it is in fact, whatever is
     /// thought of it.
     pub unreachable: bool,
+    /// What a change of the ring still has it move, as it gossiped last.
+    pub moving: Option<Moving>,
+}
+
+/// What the members that a change of the ring waits for are to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AwaitedFor {
+    /// To fetch what they gain.
+    Fetching,
+    /// To follow the ring in which the new owners are read.
+    Following,
+    /// To hand on what they have, as those that go.
+    HandingOn,
 }
 
 /// The cluster as one node sees it.
@@ -99,6 +115,8 @@ pub struct StatusReply {
     /// Whom the next step of a change of the ring waits for, as far as the answering node knows: who has not fetched
     /// all that it gains, or does not follow the ring yet.
     pub awaited: Vec<NodeId>,
+    /// What for; nothing where nobody is awaited, and from earlier versions.
+    pub awaited_for: Option<AwaitedFor>,
     /// Nodes that have asked the answering one to be let in and wait for an operator to say so, at most [`WAITING_MAX`].
     pub waiting: Vec<Member>,
 }
@@ -148,6 +166,9 @@ impl Wire for MemberStatus {
         if self.unreachable {
             put_tag_u8(out, TAG_UNREACHABLE, 1);
         }
+        if let Some(moving) = self.moving {
+            put_tag_bytes(out, TAG_MOVING, &moving.to_bytes());
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -167,6 +188,7 @@ impl Wire for MemberStatus {
             disk_hangs: false,
             disk_full: false,
             unreachable: false,
+            moving: None,
         };
         while let Some((tag, mut field)) = reader.tag()? {
             match tag {
@@ -174,6 +196,7 @@ impl Wire for MemberStatus {
                 TAG_DISK_HANGS => member.disk_hangs = field.bool("disk hangs")?,
                 TAG_DISK_FULL => member.disk_full = field.bool("disk full")?,
                 TAG_UNREACHABLE => member.unreachable = field.bool("unreachable")?,
+                TAG_MOVING => member.moving = Some(Moving::decode(&mut field)?),
                 _ => {}
             }
         }
@@ -230,6 +253,14 @@ impl Wire for StatusReply {
             }
             put_tag_bytes(out, TAG_WAITING, &field);
         }
+        if let Some(awaited_for) = self.awaited_for {
+            let number = match awaited_for {
+                AwaitedFor::Fetching => 1,
+                AwaitedFor::Following => 2,
+                AwaitedFor::HandingOn => 3,
+            };
+            put_tag_u8(out, TAG_AWAITED_FOR, number);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -246,6 +277,7 @@ impl Wire for StatusReply {
             locked_keys_named: Vec::new(),
             other_clusters: Vec::new(),
             awaited: Vec::new(),
+            awaited_for: None,
             waiting: Vec::new(),
         };
         for _ in 0..reader.count("members", MEMBERS_MAX)? {
@@ -281,6 +313,14 @@ impl Wire for StatusReply {
                     let mut part = field.part(length)?;
                     status.waiting.push(Member::decode(&mut part)?);
                 }
+            } else if tag == TAG_AWAITED_FOR {
+                status.awaited_for = match field.u8()? {
+                    1 => Some(AwaitedFor::Fetching),
+                    2 => Some(AwaitedFor::Following),
+                    3 => Some(AwaitedFor::HandingOn),
+                    // Of a later version.
+                    _ => None,
+                };
             }
         }
         Ok(status)

@@ -17,8 +17,8 @@ use dynakv_protocol::admin::{
 use dynakv_protocol::causal::{Clock, Dot, Incoming, Mark, Value, Versions, context};
 use dynakv_protocol::change_ring::{ChangeRing, MemberWish, RingWish};
 use dynakv_protocol::client::{
-    Fetched, FetchedSibling, Get, HandedOn, HealthReply, MemberStatus, OtherCluster, RingReply,
-    StatsReply, StatusReply, Write, Written,
+    AwaitedFor, Fetched, FetchedSibling, Get, HandedOn, HealthReply, MemberStatus, OtherCluster,
+    RingReply, StatsReply, StatusReply, Write, Written,
 };
 use dynakv_protocol::codec::Wire;
 use dynakv_protocol::frame::{
@@ -31,6 +31,7 @@ use dynakv_protocol::handshake::{ClientLimits, GoAway, Hello, Lane, PeerIdentity
 use dynakv_protocol::hash::{Position, Segment};
 use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
 use dynakv_protocol::message::{Request, Response};
+use dynakv_protocol::moving::Moving;
 use dynakv_protocol::peer::{Digest, KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
 use dynakv_protocol::repair::{Repair, RepairProgress};
 use dynakv_protocol::ring_document::{Change, ChangePhase, Member, RingDocument, Stake, Step};
@@ -159,6 +160,15 @@ fn node(name: &str) -> NodeId {
     NodeId::new(name).unwrap()
 }
 
+fn moving() -> Moving {
+    Moving {
+        segments_left: 300,
+        bytes: 5_000_000,
+        bytes_per_s: 40_000,
+        seconds_left: Some(61),
+    }
+}
+
 /// A status with nothing to tell.
 fn status() -> StatusReply {
     StatusReply {
@@ -174,6 +184,7 @@ fn status() -> StatusReply {
         locked_keys_named: Vec::new(),
         other_clusters: Vec::new(),
         awaited: Vec::new(),
+        awaited_for: None,
         waiting: Vec::new(),
     }
 }
@@ -306,6 +317,7 @@ fn gossip() -> Gossip {
             complete_since: RingVersion(0),
             settled_at: RingVersion(0),
             hints_counted: 0,
+            moving: None,
             directory_id: DirectoryId(0),
             nonce: 0,
         }],
@@ -318,6 +330,7 @@ fn gossip_of_a_change() -> Gossip {
     for entry in &mut gossip.entries {
         (entry.ring_version, entry.complete_since) = (RingVersion(7), RingVersion(5));
         (entry.settled_at, entry.hints_counted) = (RingVersion(5), 300);
+        entry.moving = Some(moving());
     }
     gossip
 }
@@ -902,6 +915,7 @@ fn responses() -> Vec<(&'static str, Response)> {
                     disk_hangs: false,
                     disk_full: false,
                     unreachable: false,
+                    moving: None,
                 }],
                 ..status()
             }),
@@ -925,6 +939,7 @@ fn responses() -> Vec<(&'static str, Response)> {
                     disk_hangs: true,
                     disk_full: true,
                     unreachable: true,
+                    moving: Some(moving()),
                 }],
                 ..status()
             }),
@@ -941,6 +956,7 @@ fn responses() -> Vec<(&'static str, Response)> {
             "status.changing",
             Response::Status(StatusReply {
                 awaited: vec![node("node-2"), node("node-4")],
+                awaited_for: Some(AwaitedFor::HandingOn),
                 ..status()
             }),
         ),

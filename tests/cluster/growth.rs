@@ -6,6 +6,7 @@ use dynakv_protocol::NodeId;
 use dynakv_protocol::hash::Position;
 use dynakv_protocol::placement::Placement;
 use dynakv_protocol::ring_document::RingDocument;
+use rustix::process::Signal;
 
 use crate::harness::{
     Cluster, KEYS, Node, QUICK, all_become_members, all_is_well, ask_until_granted, become_members,
@@ -200,14 +201,30 @@ fn a_newcomer_that_loses_its_disk_on_the_way_comes_in_anew_and_so_does_another()
 }
 
 /// Of a node that comes to stay it is said how far it is.
+fn signal_all(cluster: &mut Cluster, signal: Signal) {
+    for at in 0..cluster.nodes().len() {
+        cluster[at].process_mut().signal(signal);
+    }
+}
+
 #[test]
 fn status_says_that_the_ring_changes_and_whom_it_waits_for() {
-    let cluster = Cluster::start_with(3, QUICK);
+    let mut cluster = Cluster::start_with(3, QUICK);
     write_before(&cluster);
     let mut node = newcomer(&cluster, 4);
     node.start();
     node.wait_ready();
+    // Those that it fetches from stand still, and it says how much is left.
+    signal_all(&mut cluster, Signal::STOP);
+    eventually("it says what it has still to fetch", || {
+        let json = node.run(&["status", "--output", "json"]).json();
+        let change = &json["change"];
+        let left = change["awaited"][0]["segments_left"].as_u64();
+        let is_told = change["awaited_for"] == "fetching" && left > Some(0);
+        is_told.then_some(()).ok_or(json.to_string())
+    });
     node.kill();
+    signal_all(&mut cluster, Signal::CONT);
     let status = || cluster[0].run(&["status"]);
     eventually("status names who is waited for", || {
         let said = format!("{:?}", status());

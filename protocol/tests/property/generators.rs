@@ -8,8 +8,8 @@ use dynakv_protocol::admin::{
 use dynakv_protocol::causal::{Clock, Dot, Sibling, Value, Versions};
 use dynakv_protocol::change_ring::{ChangeRing, MemberWish, RingWish};
 use dynakv_protocol::client::{
-    Fetched, FetchedSibling, Get, HandedOn, HealthReply, MemberStatus, OtherCluster, RingReply,
-    StatsReply, StatusReply, Write, Written,
+    AwaitedFor, Fetched, FetchedSibling, Get, HandedOn, HealthReply, MemberStatus, OtherCluster,
+    RingReply, StatsReply, StatusReply, Write, Written,
 };
 use dynakv_protocol::codec::{Wire, put_varint};
 use dynakv_protocol::gossip::{
@@ -19,6 +19,7 @@ use dynakv_protocol::handshake::{ClientLimits, GoAway, Hello, Lane, PeerIdentity
 use dynakv_protocol::hash::Segment;
 use dynakv_protocol::mend::{Compare, Compared, List, Listed, ListedKey};
 use dynakv_protocol::message::{Request, Response};
+use dynakv_protocol::moving::Moving;
 use dynakv_protocol::peer::{Digest, KeepHint, MergeVersions, Merged, ReadVersions, VersionsReply};
 use dynakv_protocol::repair::{Repair, RepairProgress};
 use dynakv_protocol::ring_document::{
@@ -380,12 +381,22 @@ fn member_entry() -> impl Strategy<Value = MemberEntry> {
                     settled_at: RingVersion((heartbeat % 5) / 3),
                     // It is told with the ring.
                     hints_counted: if heartbeat % 5 == 0 { 0 } else { heartbeat },
+                    moving: moving(heartbeat),
                     directory_id: DirectoryId(keys),
                     // Without a directory it is not sent.
                     nonce: if keys == 0 { 0 } else { heartbeat },
                 }
             },
         )
+}
+
+fn moving(number: u64) -> Option<Moving> {
+    (number % 2 == 1).then_some(Moving {
+        segments_left: number as u32,
+        bytes: number / 3,
+        bytes_per_s: number / 5,
+        seconds_left: (number % 3 == 1).then_some(number as u32),
+    })
 }
 
 fn gossip() -> impl Strategy<Value = Gossip> {
@@ -776,6 +787,7 @@ fn member_status() -> impl Strategy<Value = MemberStatus> {
                 disk_hangs: numbers.1 % 2 == 1,
                 disk_full: numbers.1 % 3 == 1,
                 unreachable: numbers.2 % 2 == 1,
+                moving: moving(numbers.2),
             },
         )
 }
@@ -820,6 +832,12 @@ fn status() -> impl Strategy<Value = StatusReply> {
                     r,
                     locked_keys: if locked.2 { locked.0 } else { 0 },
                     locked_keys_named: if locked.2 { locked.1 } else { Vec::new() },
+                    awaited_for: match n % 4 {
+                        0 => None,
+                        1 => Some(AwaitedFor::Fetching),
+                        2 => Some(AwaitedFor::Following),
+                        _ => Some(AwaitedFor::HandingOn),
+                    },
                     awaited: members.iter().take(2).map(|it| it.id.clone()).collect(),
                     waiting,
                     members,

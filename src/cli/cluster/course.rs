@@ -1,6 +1,6 @@
 //! How far a change of the ring is, by what members say of it.
 
-use dynakv_client::{MemberState, RingReply, StatusReply};
+use dynakv_client::{MemberState, MemberStatus, RingReply, StatusReply};
 use dynakv_protocol::ring_document::{ChangePhase, Member, RingDocument};
 use dynakv_protocol::{NodeId, RingVersion};
 
@@ -140,7 +140,11 @@ pub(super) fn whom_to_ask(
 pub(super) fn segments_done(seen: &Seen, all: u64) -> (u64, u64) {
     let members = seen.status.members.iter();
     let awaited = members.filter(|it| seen.status.awaited.contains(&it.id));
-    let left: u64 = awaited.map(|it| u64::from(it.rebuilding_segments)).sum();
+    let left_of = |it: &MemberStatus| match it.moving {
+        Some(moving) => moving.segments_left,
+        None => it.rebuilding_segments,
+    };
+    let left: u64 = awaited.map(|it| u64::from(left_of(it))).sum();
     let phase = seen.ring.document.change().map(|change| change.phase);
     let is_first = phase == Some(ChangePhase::WriteBoth);
     // Before anybody has said how much it lacks it is all.

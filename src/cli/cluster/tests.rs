@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use dynakv_client::{MemberState, MemberStatus, MemberWish, RingReply, RingWish};
+use dynakv_protocol::client::AwaitedFor;
 use dynakv_protocol::ring_document::{Member, RingDocument, Stake, Step};
 use dynakv_protocol::{ClusterId, DirectoryId, ErrorReply, Generation, NodeId, RingVersion};
 
@@ -92,6 +93,7 @@ fn status(ring: &RingReply, dead: &[usize], waiting: &[usize]) -> StatusReply {
         disk_hangs: false,
         disk_full: false,
         unreachable: false,
+        moving: None,
     };
     StatusReply {
         node_id: id(1),
@@ -106,6 +108,7 @@ fn status(ring: &RingReply, dead: &[usize], waiting: &[usize]) -> StatusReply {
         locked_keys_named: Vec::new(),
         other_clusters: Vec::new(),
         awaited: Vec::new(),
+        awaited_for: None,
         waiting: waiting.iter().map(|number| member(*number)).collect(),
     }
 }
@@ -685,6 +688,7 @@ fn the_standing_is_told_with_what_can_be_done() {
             .ends_with("next: dynakv cluster plan abort\n")
     );
     let mut going = seen(&read_new, &[(3, 0)]);
+    going.status.awaited_for = Some(AwaitedFor::HandingOn);
     let report = told(&going, &[], Format::Plain);
     let text = String::from_utf8(report.data).unwrap();
     assert!(
@@ -703,7 +707,7 @@ fn the_standing_is_told_with_what_can_be_done() {
     let expected = concat!(
         r#"{"ring_version":14,"step":"read-new","nodes":4,"n":3,"w":2,"r":2,"change":{"step":"read-new","#,
         r#""begun_at":13,"coming":["node-4"],"going":["node-3"],"gone":[],"#,
-        r#""awaited":[{"id":"node-3","state":"dead","segments_left":0}]},"#,
+        r#""awaited":[{"id":"node-3","state":"dead","segments_left":0,"bytes":0,"bytes_per_s":0,"seconds_left":null,"hints_left":0}],"awaited_for":"handing-on"},"#,
         r#""waiting":[{"id":"node-9","address":"10.0.0.9:8080","weight":1,"zone":""}],"#,
         r#""next":"dynakv cluster plan remove node-3"}"#,
         "\n"

@@ -1,6 +1,8 @@
 //! Tests of what the informing commands print.
 
 use dynakv_client::OtherCluster;
+use dynakv_protocol::client::AwaitedFor;
+use dynakv_protocol::moving::Moving;
 use dynakv_protocol::ring_document::{Member, RingDocument, Step};
 use dynakv_protocol::{ClusterId, DirectoryId, Generation, NodeId, RingVersion};
 
@@ -27,6 +29,7 @@ fn status(n: u8, states: &[MemberState]) -> StatusReply {
         disk_hangs: false,
         disk_full: false,
         unreachable: false,
+        moving: None,
     };
     StatusReply {
         node_id: id(1),
@@ -41,6 +44,7 @@ fn status(n: u8, states: &[MemberState]) -> StatusReply {
         locked_keys_named: Vec::new(),
         other_clusters: Vec::new(),
         awaited: Vec::new(),
+        awaited_for: None,
         waiting: Vec::new(),
     }
 }
@@ -357,6 +361,7 @@ fn a_change_of_the_ring_names_who_is_waited_for() {
     let mut status = status(3, &[MemberState::Alive; 4]);
     status.members[3].rebuilding_segments = 700;
     status.awaited = vec![id(4)];
+    status.awaited_for = Some(AwaitedFor::Fetching);
     let report = status_report(&status, Some(&ring), Format::Table);
     let line = "dynakv: the ring changes (ring 3): node-4 coming; node-3 going; step 1 of 2, waiting for node-4 \
                 (alive, 700 segments left) to fetch what they gain\n";
@@ -365,9 +370,23 @@ fn a_change_of_the_ring_names_who_is_waited_for() {
     let json = String::from_utf8(json).unwrap();
     let expected = concat!(
         r#""change":{"step":"write-both","begun_at":3,"coming":["node-4"],"going":["node-3"],"gone":[],"#,
-        r#""awaited":[{"id":"node-4","state":"alive","segments_left":700}]},"waiting":[]}"#
+        r#""awaited":[{"id":"node-4","state":"alive","segments_left":700,"bytes":0,"bytes_per_s":0,"seconds_left":null,"#,
+        r#""hints_left":0}],"awaited_for":"fetching"},"waiting":[]}"#
     );
     assert!(json.contains(expected), "{json}");
+    // What it fetches counts, also where nothing of it was lost, and how fast that goes.
+    status.members[3].rebuilding_segments = 0;
+    status.members[3].moving = Some(Moving {
+        segments_left: 600,
+        bytes: 3 << 20,
+        bytes_per_s: 1 << 19,
+        seconds_left: Some(75),
+    });
+    let messages = status_report(&status, Some(&ring), Format::Table).messages;
+    let told = "(alive, 600 segments left) to fetch what they gain: 3.0 MiB so far, 512 KiB/s, about 1m 15s left\n";
+    assert!(messages.contains(told), "{messages}");
+    status.members[3].moving = None;
+    status.members[3].rebuilding_segments = 700;
     // Those that are read are all there, and of the two sides that are written each has its quorum.
     assert_eq!(report.exit, Exit::Degraded);
     status.members[3].state = MemberState::Dead;
@@ -383,15 +402,22 @@ fn a_change_of_the_ring_names_who_is_waited_for() {
     assert_eq!(verdict(&status, Some(&ring)), Verdict::Unavailable);
     change.phase = ChangePhase::ReadNew;
     ring.document.step = Step::Changing(change.clone());
+    status.awaited_for = Some(AwaitedFor::Following);
     let said = |status: &StatusReply, ring: &RingReply| {
         status_report(status, Some(ring), Format::Table).messages
     };
     let messages = said(&status, &ring);
     assert!(messages.contains("step 2 of 2, waiting"), "{messages}");
     assert!(messages.contains(" to follow it\n"), "{messages}");
+    // One that goes has to follow it first, too.
     status.awaited = vec![id(3)];
     let messages = said(&status, &ring);
-    assert!(messages.contains("to hand on what it has\n"), "{messages}");
+    assert!(messages.contains(" to follow it\n"), "{messages}");
+    status.awaited_for = Some(AwaitedFor::HandingOn);
+    status.members[2].hints_waiting = 9;
+    let messages = said(&status, &ring);
+    let told = "node-3 (alive, 9 hints left) to hand on what it has\n";
+    assert!(messages.contains(told), "{messages}");
     change.stopped = vec![id(3)];
     ring.document.step = Step::Changing(change);
     let messages = said(&status, &ring);

@@ -158,6 +158,7 @@ fn what_giving_up_means_names_who_is_away() {
         disk_hangs: false,
         disk_full: false,
         unreachable: false,
+        moving: None,
     };
     let mut status = StatusReply {
         node_id: id("node-1"),
@@ -175,6 +176,7 @@ fn what_giving_up_means_names_who_is_away() {
         locked_keys_named: Vec::new(),
         other_clusters: Vec::new(),
         awaited: Vec::new(),
+        awaited_for: None,
         waiting: Vec::new(),
     };
     let text = meaning(&status);

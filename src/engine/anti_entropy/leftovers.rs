@@ -100,6 +100,11 @@ impl Leftovers {
         self.to_do.is_empty()
     }
 
+    /// How many are still to be gone through.
+    pub fn left(&self) -> u32 {
+        self.to_do.len()
+    }
+
     /// Takes the next of them, so many at most. They come again with the next [`begin`](Self::begin) if anything of them
     /// is left then.
     pub fn take(&mut self, most: usize) -> Vec<Segment> {

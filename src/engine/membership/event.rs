@@ -2,6 +2,7 @@
 
 use dynakv_protocol::gossip::{Gossip, MemberState};
 use dynakv_protocol::ids::{DirectoryId, Generation, NodeId, RingVersion};
+use dynakv_protocol::moving::Moving;
 
 /// A member, as the ring has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub enum Event {
         settled_at: RingVersion,
         /// Keys that are kept for other nodes and that an acknowledged write counts on.
         hints_counted: u64,
+        /// What a change of the ring still has it move.
+        moving: Option<Moving>,
     },
     /// Whether this node's own disk hangs, to be told to others at once.
     LocalDisk {

@@ -2,6 +2,7 @@
 
 use dynakv_protocol::gossip::{MemberEntry, MemberState};
 use dynakv_protocol::ids::{DirectoryId, Generation, NodeId, RingVersion};
+use dynakv_protocol::moving::Moving;
 
 use super::RingMember;
 use super::config::MembershipConfig;
@@ -83,6 +84,7 @@ impl Peer {
             complete_since: RingVersion(0),
             settled_at: RingVersion(0),
             hints_counted: 0,
+            moving: None,
             ..self.entry.clone()
         };
         self.has_news = false;
@@ -191,6 +193,8 @@ pub struct MemberView {
     pub settled_at: RingVersion,
     /// How many keys it keeps for other nodes that an acknowledged write counts on, as it last said.
     pub hints_counted: u64,
+    /// What a change of the ring still has it move, as it last said.
+    pub moving: Option<Moving>,
     /// Whether the run that is known was heard of lately, by its heartbeat or directly.
     pub is_heard: bool,
 }
@@ -214,6 +218,7 @@ impl MemberView {
             complete_since: entry.complete_since,
             settled_at: entry.settled_at,
             hints_counted: entry.hints_counted,
+            moving: entry.moving,
             is_heard,
         }
     }

@@ -157,6 +157,7 @@ impl Membership {
                 complete_since,
                 settled_at,
                 hints_counted,
+                moving,
             } => {
                 self.me.keys = keys;
                 self.me.disk_bytes = disk_bytes;
@@ -166,6 +167,7 @@ impl Membership {
                 self.me.complete_since = complete_since;
                 self.me.settled_at = settled_at;
                 self.me.hints_counted = hints_counted;
+                self.me.moving = moving;
             }
             Event::LocalDisk { hangs } => self.set_disk(hangs, effects),
         }

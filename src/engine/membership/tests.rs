@@ -1,5 +1,6 @@
 use dynakv_protocol::gossip::Gossip;
 use dynakv_protocol::ids::{DirectoryId, Generation};
+use dynakv_protocol::moving::Moving;
 
 use super::*;
 use crate::engine::counters::{
@@ -516,6 +517,12 @@ fn a_reply_says_what_the_asker_does_not_know() {
     let mut node = node(&["b", "c", "d"]);
     let news = vec![entry("b", 1, 9), entry("c", 1, 9), entry("d", 1, 9)];
     step(&mut node, says("b", news), 0);
+    let moving = Some(Moving {
+        segments_left: 7,
+        bytes: 8,
+        bytes_per_s: 9,
+        seconds_left: None,
+    });
     step(
         &mut node,
         Event::LocalLoad {
@@ -527,6 +534,7 @@ fn a_reply_says_what_the_asker_does_not_know() {
             complete_since: RingVersion(2),
             settled_at: RingVersion(2),
             hints_counted: 4,
+            moving,
         },
         0,
     );
@@ -549,6 +557,7 @@ fn a_reply_says_what_the_asker_does_not_know() {
         complete_since: RingVersion(2),
         settled_at: RingVersion(2),
         hints_counted: 4,
+        moving,
         ..entry("a", 1, 0)
     };
     assert_eq!(

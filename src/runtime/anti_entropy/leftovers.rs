@@ -82,6 +82,9 @@ impl AntiEntropy {
         }
         let until = Instant::now() + TURN;
         while pending.is_under_way() && is_rebuilt() && Instant::now() < until {
+            if pending.pass.purpose == Purpose::Leave {
+                self.0.settling.note_to_hand_on(pending.leftovers.left());
+            }
             let segments = pending.leftovers.take(SEGMENTS_AT_ONCE);
             self.hand_on(ring, segments, &mut pending.pass).await;
             if self.has_moved_on(ring) {
@@ -422,6 +425,7 @@ impl AntiEntropy {
         let bytes: usize = merges.iter().map(|(_, versions)| versions.len()).sum();
         sizes.see(bytes, keys.len());
         self.0.metrics.mending.bytes_sent.increment(bytes as u64);
+        self.0.settling.note_moved(bytes);
         let asked = merges
             .iter()
             .map(|(key, versions)| (key_of(key).0.clone(), versions.clone()));

@@ -254,6 +254,7 @@ impl AntiEntropy {
         let bytes: usize = theirs.iter().map(Bytes::len).sum();
         let metrics = &self.0.metrics.mending;
         metrics.bytes_fetched.increment(bytes as u64);
+        self.0.settling.note_moved(bytes);
 
         let came: Vec<_> = (0..keys.len())
             .filter(|&at| !theirs[at].is_empty())
@@ -294,6 +295,7 @@ impl AntiEntropy {
         }
         let sent_bytes: usize = to_send.iter().map(|(_, ours)| ours.len()).sum();
         metrics.bytes_sent.increment(sent_bytes as u64);
+        self.0.settling.note_moved(sent_bytes);
         let merges = to_send.iter();
         let merges = merges.map(|(at, ours)| (keys[*at].key.clone(), ours.clone()));
         let merged = self.merge(Some(member), version, merges).await;

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use dynakv_protocol::client::AwaitedFor;
 use dynakv_protocol::gossip::{Join, MemberState};
-use dynakv_protocol::ring_document::RingDocument;
+use dynakv_protocol::moving::Moving;
+use dynakv_protocol::ring_document::{ChangePhase, RingDocument};
 use dynakv_protocol::{NodeId, RingVersion};
 use dynakv_storage::StoreError;
 use tokio::time::Instant;
@@ -152,6 +154,29 @@ impl Control {
     pub(super) fn awaited(&self) -> Vec<NodeId> {
         let waits_for = self.decisions.changing.waits_for.as_ref();
         waits_for.map_or(Vec::new(), |waits| waits.waits_for().to_vec())
+    }
+
+    /// What for.
+    pub(super) fn awaited_for(&self) -> Option<AwaitedFor> {
+        match self.decisions.changing.waits_for.as_ref()? {
+            Due::Step(_) => None,
+            Due::Fetching(_) => Some(AwaitedFor::Fetching),
+            Due::Following(_) => Some(AwaitedFor::Following),
+            Due::HandingOn(_) => Some(AwaitedFor::HandingOn),
+        }
+    }
+
+    /// What the change that is under way still has this node move. Once a second.
+    pub(super) fn look_at_moving(&mut self) -> Option<Moving> {
+        let ring = self.ring.as_ref();
+        let phase = ring.and_then(|ring| ring.document().change().map(|change| change.phase));
+        let segments_left = match phase {
+            Some(ChangePhase::WriteBoth) => self.rebuilding.left_to_fetch(),
+            Some(ChangePhase::ReadNew) if self.goes_by().is_some() => self.settling.to_hand_on(),
+            Some(ChangePhase::ReadNew) | None => 0,
+        };
+        let (now_ms, bytes) = (self.now_ms(), self.settling.bytes_moved());
+        self.moving_pace.look(now_ms, segments_left, bytes)
     }
 
     /// For how long each member is dead, in milliseconds, as far as this node has watched it without a break: who did not

@@ -38,7 +38,7 @@ impl Control {
 
     /// By which ring this node goes, once the new owners are read: from then on nobody needs it but for what
     /// it has to hand on.
-    fn goes_by(&self) -> Option<RingVersion> {
+    pub(super) fn goes_by(&self) -> Option<RingVersion> {
         let document = self.ring.as_ref()?.document();
         let change = document.change()?;
         let goes = change.phase == ChangePhase::ReadNew && document.is_leaving(&self.me.node_id);

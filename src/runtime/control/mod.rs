@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::state::{CallEnd, Decisions, Joining, Removal, Seeds};
+use crate::engine::anti_entropy::pace::Pace;
 use crate::engine::layout::Acceptor;
 use crate::engine::membership::{Effect, Event, Membership};
 use crate::engine::placement::ring::Ring;
@@ -105,6 +106,8 @@ pub struct Control {
     /// Cancelled once clients are to go on elsewhere.
     clients: CancellationToken,
     settling: Arc<Settling>,
+    /// How fast this node moves what a change of the ring has it move.
+    moving_pace: Pace,
     /// Since when they are.
     farewell_since: Option<Instant>,
     /// The ring that does without this node, as soon as there is one.
@@ -213,6 +216,7 @@ impl Control {
             draining,
             clients,
             settling,
+            moving_pace: Pace::default(),
             farewell_since: None,
             removal: None,
             probes: FxHashMap::default(),

@@ -111,6 +111,7 @@ impl Control {
                 disk_hangs: news.disk_hangs,
                 disk_full: news.disk_full,
                 unreachable: self.unreachable.has(&member.id),
+                moving: news.moving,
             })
         };
         let view = self.view.borrow();
@@ -131,6 +132,7 @@ impl Control {
                 others
             },
             awaited: self.awaited(),
+            awaited_for: self.awaited_for(),
             waiting: self.waiting(),
         })
     }
@@ -190,6 +192,7 @@ impl Control {
         let totals = self.store.totals();
         let store_status = self.store.status();
         let settled_at = self.take_leave();
+        let moving = self.look_at_moving();
         self.step(Event::LocalLoad {
             keys: totals.keys,
             disk_bytes: totals.disk_bytes,
@@ -199,6 +202,7 @@ impl Control {
             complete_since: self.rebuilding.complete_since(),
             settled_at,
             hints_counted: self.hints.counted(),
+            moving,
         });
         let metrics = &self.metrics;
         metrics.totals.keys.set(totals.keys as f64);
