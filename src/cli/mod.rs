@@ -94,8 +94,8 @@ enum Command {
     Health,
     /// Show the state of the cluster
     Status,
-    /// Show the ring
-    Ring,
+    /// Show the ring, as a table or as a picture
+    Ring(node_info::RingArgs),
     /// Change the members of the ring: let nodes in, have them go, and give them other weights and zones
     Cluster {
         #[command(subcommand)]
@@ -180,8 +180,8 @@ fn run(cli: Cli) -> Exit {
         Command::Status => with_client(global, format, None, async |session| {
             node_info::status(session, format).await
         }),
-        Command::Ring => with_client(global, format, None, async |session| {
-            node_info::ring(&session.client, format).await
+        Command::Ring(args) => with_client(global, format, None, async |session| {
+            node_info::ring(session, &args, format).await
         }),
         Command::Cluster { command } => with_client(global, format, None, async |session| {
             cluster::run(session, command, format).await

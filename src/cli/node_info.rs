@@ -1,5 +1,8 @@
 //! `stats`, `health`, `status` and `ring`: one node's answer about itself and its cluster.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use dynakv_client::{
     Client, Error, HealthReply, MemberState, MemberStatus, RingReply, StatsReply, StatusReply,
 };
@@ -28,6 +31,15 @@ pub(crate) async fn health(client: &Client, format: Format) -> Result<Report, Er
     Ok(health_report(&client.health().await?, format))
 }
 
+/// How the ring is shown.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub(crate) struct RingArgs {
+    /// Draw it, too: an SVG file with who owns what and, while the ring changes, what moves; with "-" to standard output, and
+    /// nothing else
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
+}
+
 /// The state of the cluster.
 pub(crate) async fn status(session: &Session, format: Format) -> Result<Report, Error> {
     let client = &session.client;
@@ -46,8 +58,24 @@ pub(crate) async fn status(session: &Session, format: Format) -> Result<Report, 
 }
 
 /// The ring.
-pub(crate) async fn ring(client: &Client, format: Format) -> Result<Report, Error> {
+pub(crate) async fn ring(
+    session: &Session,
+    args: &RingArgs,
+    format: Format,
+) -> Result<Report, Error> {
+    let client = &session.client;
     let ring = client.ring().await?;
+    if let Some(file) = &args.picture {
+        let picture = picture::picture(&ring.document);
+        if file == Path::new("-") {
+            return Ok(Report::data(Exit::Ok, picture));
+        }
+        if let Err(error) = fs::write(file, picture) {
+            let what = format!("{} cannot be written: {error}", file.display());
+            let next = session.prompt().command("ring --picture -");
+            return Ok(Report::error(Exit::Error, format, &what, &next));
+        }
+    }
     // The ring itself does not know it; an older node may not say.
     let status = client.status().await.ok();
     let members = status.as_ref().map(|status| &status.members[..]);
@@ -412,6 +440,7 @@ fn rows_text(table: &Table, format: Format) -> String {
 
 mod change;
 mod others;
+mod picture;
 mod ring;
 mod state;
 #[cfg(test)]

@@ -49,7 +49,7 @@ fn status(n: u8, states: &[MemberState]) -> StatusReply {
     }
 }
 
-fn ring(n: u8, nodes: usize) -> RingReply {
+pub(super) fn ring(n: u8, nodes: usize) -> RingReply {
     let mut members: Vec<Member> = (1..=nodes)
         .map(|number| Member {
             id: id(number),
