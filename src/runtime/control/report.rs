@@ -232,6 +232,11 @@ impl Control {
         metrics.cluster.ring_change_step.set(step);
         let awaited = self.awaited().len() as f64;
         metrics.cluster.ring_change_awaited.set(awaited);
+        let segments_left = moving.map_or(0, |moving| moving.segments_left);
+        metrics
+            .cluster
+            .ring_change_segments_left
+            .set(f64::from(segments_left));
         metrics.upkeep();
     }
 

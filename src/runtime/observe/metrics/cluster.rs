@@ -14,6 +14,8 @@ pub struct ClusterMetrics {
     pub ring_change_step: Gauge,
     /// How many members its next step waits for, as far as this node knows.
     pub ring_change_awaited: Gauge,
+    /// How many segments this node has still to fetch or to hand on for it.
+    pub ring_change_segments_left: Gauge,
     /// Writes that were in hand when it changed, and were counted anew.
     pub writes_rebased: Counter,
     /// Members of the ring.
@@ -52,6 +54,10 @@ impl ClusterMetrics {
             ring_change_awaited: gauge(
                 "dynakv_ring_change_awaited",
                 "Members that the next step of a change of the ring waits for; `dynakv cluster status` names them.",
+            ),
+            ring_change_segments_left: gauge(
+                "dynakv_ring_change_segments_left",
+                "Segments of 65,536 that this node has still to fetch or to hand on for a change of the ring.",
             ),
             writes_rebased: make.counter_of(
                 "dynakv_writes_rebased_total",
