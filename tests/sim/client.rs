@@ -147,6 +147,11 @@ impl Client {
         self.owners.given_up.set(self.owners.given_up.get() + 1);
     }
 
+    /// Where a machine lies.
+    pub(crate) fn zone(&self, node: usize) -> String {
+        self.machines[node].zone()
+    }
+
     /// How many machines are there from the beginning.
     pub(crate) fn founders(&self) -> usize {
         self.founders

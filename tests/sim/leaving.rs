@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::chaos::{self, CHANGING_UNTIL, FAULTS_FROM};
-use crate::machine::Flaw;
+use crate::machine::{Flaw, Quorums};
 use crate::operator::{Dies, Order, To};
 use crate::plan::{Fault, Plan};
 use crate::seeds::{for_each_seed, replayed};
@@ -40,6 +40,9 @@ struct Course {
     loses_disk: Option<(usize, Duration)>,
     /// Faults are those of machines that are divided, so that nodes stand in for others.
     is_divided: bool,
+    quorums: Quorums,
+    /// How many zones the machines lie in; 0 where nothing is said of any.
+    zones: usize,
 }
 
 impl Course {
@@ -51,7 +54,19 @@ impl Course {
             off: None,
             loses_disk: None,
             is_divided: false,
+            quorums: Quorums::USUAL,
+            zones: 0,
         }
+    }
+
+    /// The same in two zones or three, for some seeds.
+    fn in_zones(mut self, seed: u64) -> Self {
+        self.zones = match seed % 4 {
+            0 => 2,
+            2 => 3,
+            _ => 0,
+        };
+        self
     }
 
     fn goes(&self, node: usize) -> bool {
@@ -63,13 +78,17 @@ impl Course {
         let machines = self.founders + self.newcomers;
         let (leaving, members) = (0..machines).partition(|node| self.goes(*node));
         let leaving: Vec<usize> = leaving;
-        let mut world = World::operated(seed, self.founders, machines, (members, flaw));
+        let sizes = (self.founders, machines);
+        let place = (self.quorums, self.zones);
+        let mut world = World::operated(seed, sizes, place, (members, flaw));
         let (from, until, random) = (FAULTS_FROM, CHANGING_UNTIL, &mut world.fork());
         let mut plan = match self.is_divided {
             true => Plan::divided(machines, from, until, random),
             false => Plan::changing(self.founders, machines, (from, until), random),
         };
-        for &node in &leaving {
+        // With w = 1 nobody else need have what is lost with a disk.
+        let is_spared = |node: &usize| leaving.contains(node) || self.quorums.w == 1;
+        for node in (0..machines).filter(is_spared) {
             plan.spare_disk(node);
         }
         if let Some((node, at)) = self.off {
@@ -107,7 +126,7 @@ fn some_of(founders: usize, count: usize, random: &mut fastrand::Rng) -> Vec<usi
 /// So many machines leave at once.
 pub(crate) fn shrink(founders: usize, members: usize, seed: u64, flaw: Flaw) -> Verdict {
     let mut random = chance(seed);
-    let mut course = Course::new(founders);
+    let mut course = Course::new(founders).in_zones(seed);
     let leaving = some_of(founders, founders - members, &mut random);
     let wishes: Vec<_> = leaving.iter().map(|node| (*node, To::Leave)).collect();
     let at = moment(ASKED_FOR_MS, &mut random);
@@ -146,7 +165,7 @@ pub(crate) fn shrink_losing_a_disk(seed: u64, flaw: Flaw) -> Verdict {
 pub(crate) fn replace(seed: u64, flaw: Flaw) -> Verdict {
     let mut random = chance(seed);
     let founders = if random.bool() { 3 } else { 5 };
-    let mut course = Course::new(founders);
+    let mut course = Course::new(founders).in_zones(seed);
     course.newcomers = 1;
     let at = moment(ASKED_FOR_MS, &mut random);
     let goes = random.usize(..founders);
@@ -159,7 +178,7 @@ pub(crate) fn replace(seed: u64, flaw: Flaw) -> Verdict {
 pub(crate) fn remove(newcomers: usize, seed: u64, flaw: Flaw) -> Verdict {
     let mut random = chance(seed);
     let founders = if random.bool() { 3 } else { 5 };
-    let mut course = Course::new(founders);
+    let mut course = Course::new(founders).in_zones(seed);
     course.newcomers = newcomers;
     let goes = random.usize(..founders);
     let off = moment(OFF_FOR_GOOD_MS, &mut random);
@@ -198,6 +217,50 @@ pub(crate) fn reweigh(seed: u64, flaw: Flaw) -> Verdict {
         let order = Order::new(at, &[(node, To::Weigh(weight))]);
         course.orders.push(order);
     }
+    course.run(seed, flaw)
+}
+
+/// One lies in another zone, and then where it lay.
+pub(crate) fn rezone(seed: u64, flaw: Flaw) -> Verdict {
+    let mut random = chance(seed);
+    let mut course = Course::new(5);
+    course.zones = random.usize(2..=3);
+    let node = random.usize(..5);
+    let own = node % course.zones;
+    let at = moment(ASKED_FOR_MS, &mut random);
+    for zone in [(own + 1) % course.zones, own] {
+        let order = Order::new(at, &[(node, To::LieIn(zone))]);
+        course.orders.push(order);
+    }
+    course.run(seed, flaw)
+}
+
+/// N, W and R with which a change waits for others than usual: with w = 1 or r = 1 for every old owner.
+const OTHER_QUORUMS: [Quorums; 5] = [
+    Quorums::new(3, 3, 1),
+    Quorums::new(3, 1, 3),
+    Quorums::new(2, 2, 1),
+    Quorums::new(2, 1, 2),
+    Quorums::new(5, 3, 3),
+];
+
+/// One comes in, one goes, or both, where N, W and R are others.
+pub(crate) fn otherwise(seed: u64, flaw: Flaw) -> Verdict {
+    let mut random = chance(seed);
+    let quorums = OTHER_QUORUMS[seed as usize % OTHER_QUORUMS.len()];
+    let founders = usize::from(quorums.n) + random.usize(..2);
+    let mut course = Course::new(founders).in_zones(seed / 2);
+    course.quorums = quorums;
+    let goes = random.usize(..founders);
+    let (joins, leaves) = ((founders, To::Join), (goes, To::Leave));
+    let wishes = match random.u8(..3) {
+        0 => vec![joins],
+        1 => vec![leaves],
+        _ => vec![joins, leaves],
+    };
+    course.newcomers = usize::from(wishes.contains(&joins));
+    let at = moment(ASKED_FOR_MS, &mut random);
+    course.orders.push(Order::new(at, &wishes));
     course.run(seed, flaw)
 }
 
@@ -300,6 +363,23 @@ fn a_weight_goes_up_and_down_and_nothing_is_lost() {
     let test = "a_weight_goes_up_and_down_and_nothing_is_lost";
     for_each_seed(SEEDS, test, |seed| {
         changed(ONE_CHANGE + 2 + 3, 0, reweigh(seed, Flaw::None))
+    });
+}
+
+#[test]
+fn a_machine_changes_its_zone_and_nothing_is_lost() {
+    let test = "a_machine_changes_its_zone_and_nothing_is_lost";
+    for_each_seed(SEEDS, test, |seed| {
+        changed(ONE_CHANGE + 2 + 3, 0, rezone(seed, Flaw::None))
+    });
+}
+
+#[test]
+fn members_change_under_other_quorums_and_nothing_is_lost() {
+    let test = "members_change_under_other_quorums_and_nothing_is_lost";
+    for_each_seed(SEEDS, test, |seed| {
+        // Two nodes found, one seals, and a change is three rings.
+        changed(2 + 1 + 3, 0, otherwise(seed, Flaw::None))
     });
 }
 

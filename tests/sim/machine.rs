@@ -28,7 +28,6 @@ use crate::hangs::Hangs;
 use crate::hints::{Kept, hints_in};
 use crate::invariants::convergence;
 use crate::network::SimulatedNetwork;
-use crate::owners::ring_of;
 use crate::resend::Resending;
 use crate::trace::Trace;
 
@@ -112,6 +111,7 @@ pub(crate) struct Machine {
     pub(crate) hangs: Hangs,
     flaw: Flaw,
     quorums: Quorums,
+    zone: RefCell<String>,
     seed: u64,
     sync_us: u64,
     clock_ahead_ms: Arc<AtomicI64>,
@@ -175,6 +175,7 @@ impl Machine {
             hangs: Hangs::default(),
             flaw,
             quorums,
+            zone: RefCell::default(),
             seed: random.u64(..),
             // Some disks are slower than the network, so that others acknowledge first.
             sync_us: random.u64(500..=40_000)
@@ -243,6 +244,16 @@ impl Machine {
     /// It is not there from the beginning, as so many are, and its node waits for an operator to let it in.
     pub(crate) fn come_in_when_told(&self, founders: usize) {
         self.comes_in_after.set(Some(founders));
+    }
+
+    /// Where it lies; nowhere unless it is said.
+    pub(crate) fn zone(&self) -> String {
+        self.zone.borrow().clone()
+    }
+
+    /// It lies there, before its node is started for the first time.
+    pub(crate) fn lie_in(&self, zone: String) {
+        self.zone.replace(zone);
     }
 
     /// Tells the node to stop in order.
@@ -393,13 +404,7 @@ impl Machine {
             // Any of them may go meanwhile.
             config.seeds = (0..founders).map(address).collect();
         }
-        // As its operator has it after a change of weights.
-        let ring = ring_of(self);
-        let weights = ring.as_ref().and_then(|ring| {
-            let member = ring.member(&config.id)?;
-            Some(ring.stakes_of(member)).filter(|stakes| !stakes.is_empty())
-        });
-        config.weight = weights.map_or(config.weight, |stakes| stakes[0].0);
+        config.zone = self.zone();
         // Faster than on real networks, so that a run sees nodes die and come back.
         config.gossip_interval = Duration::from_millis(500);
         config.suspect_after = Duration::from_secs(2);

@@ -18,6 +18,7 @@ use crate::history::History;
 use crate::invariants::change_ends;
 use crate::machine::machine_name;
 use crate::settle::CHANGED_WITHIN;
+use crate::world::zone;
 
 /// The pause between two looks at the ring, in milliseconds.
 const LOOK_MS: std::ops::Range<u64> = 100..600;
@@ -33,6 +34,8 @@ pub(crate) enum To {
     Remove,
     /// It has this weight.
     Weigh(u16),
+    /// It lies in the zone of this number, with the weight that it has at the beginning.
+    LieIn(usize),
 }
 
 /// One change of the ring, and when it is asked for.
@@ -70,8 +73,8 @@ pub(crate) struct Operator {
     client: Client,
     random: fastrand::Rng,
     history: Rc<RefCell<History>>,
-    /// The weights that the members are to have.
-    weights: BTreeMap<NodeId, u16>,
+    /// The stakes that the members are to have.
+    stakes: BTreeMap<NodeId, Stake>,
     /// The newest ring that was seen.
     newest: RingVersion,
     /// The present order is to be given up still.
@@ -84,9 +87,10 @@ impl Operator {
         random: fastrand::Rng,
         history: Rc<RefCell<History>>,
     ) -> Self {
-        let founders = (0..client.founders()).map(id);
+        let founders = 0..client.founders();
+        let stake = |node| stake(1, client.zone(node));
         Self {
-            weights: founders.map(|id| (id, 1)).collect(),
+            stakes: founders.map(|node| (id(node), stake(node))).collect(),
             client,
             random,
             history,
@@ -120,11 +124,20 @@ impl Operator {
     /// Which members there are to be once this is done.
     fn expect(&mut self, order: &Order) {
         for &(node, to) in &order.wishes {
-            match to {
-                To::Join => self.weights.insert(id(node), 1),
-                To::Leave | To::Remove => self.weights.remove(&id(node)),
-                To::Weigh(weight) => self.weights.insert(id(node), weight),
+            match self.stake(node, to) {
+                Some(stake) => self.stakes.insert(id(node), stake),
+                None => self.stakes.remove(&id(node)),
             };
+        }
+    }
+
+    /// What a machine has after that; nothing for one that goes.
+    fn stake(&self, node: usize, to: To) -> Option<Stake> {
+        match to {
+            To::Join => Some(stake(1, self.client.zone(node))),
+            To::Leave | To::Remove => None,
+            To::Weigh(weight) => Some(stake(weight, self.client.zone(node))),
+            To::LieIn(number) => Some(stake(1, zone(number))),
         }
     }
 
@@ -175,9 +188,9 @@ impl Operator {
     }
 
     fn is_as_wished(&self, ring: &RingDocument) -> bool {
-        let weights = ring.members.iter();
-        let weights = weights.map(|member| (member.id.clone(), member.weight));
-        weights.collect::<BTreeMap<_, _>>() == self.weights
+        let stakes = ring.members.iter();
+        let stakes = stakes.map(|it| (it.id.clone(), stake(it.weight, it.zone.clone())));
+        stakes.collect::<BTreeMap<_, _>>() == self.stakes
     }
 
     async fn give_up(&mut self, node: usize, version: RingVersion) {
@@ -194,14 +207,11 @@ impl Operator {
         for &(node, to) in wishes {
             let id = id(node);
             let to = if to == To::Leave { leaving } else { to };
-            asked.push(match to {
-                To::Join => MemberWish::Joins(self.waiting(&id).await?),
-                To::Leave => MemberWish::Leaves(id),
-                To::Remove => MemberWish::IsGone(id),
-                To::Weigh(weight) => {
-                    let zone = String::new();
-                    MemberWish::HasStake(id, Stake { weight, zone })
-                }
+            asked.push(match (to, self.stake(node, to)) {
+                (To::Join, _) => MemberWish::Joins(self.waiting(&id).await?),
+                (To::Remove, _) => MemberWish::IsGone(id),
+                (_, None) => MemberWish::Leaves(id),
+                (_, Some(stake)) => MemberWish::HasStake(id, stake),
             });
         }
         Some(asked)
@@ -249,6 +259,10 @@ impl Operator {
         self.newest = self.newest.max(version);
         Some(version)
     }
+}
+
+fn stake(weight: u16, zone: String) -> Stake {
+    Stake { weight, zone }
 }
 
 fn id(node: usize) -> NodeId {

@@ -67,6 +67,11 @@ pub(crate) struct World {
     panics_before: usize,
 }
 
+/// The name of a zone, by its number.
+pub(crate) fn zone(number: usize) -> String {
+    format!("zone-{}", number + 1)
+}
+
 impl World {
     /// Machines that are about to be switched on. All randomness of the run comes from the seed.
     pub(crate) fn new(seed: u64, machines: usize, flaw: Flaw) -> Self {
@@ -122,22 +127,31 @@ impl World {
 
     /// The same, of which some machines are switched on only when the plan says so.
     pub(crate) fn growing(seed: u64, founders: usize, machines: usize, flaw: Flaw) -> Self {
-        let mut world = Self::new(seed, machines, flaw);
-        world.founders = founders;
-        for node in founders..machines {
-            world.cut_power(node, 0);
-        }
-        world
+        Self::new(seed, machines, flaw).founded_by(founders)
     }
 
-    /// The same, of which some wait for an operator to let them in, and these are members in the end.
+    fn founded_by(mut self, founders: usize) -> Self {
+        self.founders = founders;
+        for node in founders..self.machines.len() {
+            self.cut_power(node, 0);
+        }
+        self
+    }
+
+    /// The same with other quorums, in so many zones, of which some wait for an operator to let them in, and these are
+    /// members in the end.
     pub(crate) fn operated(
         seed: u64,
-        founders: usize,
-        machines: usize,
+        (founders, machines): (usize, usize),
+        (quorums, zones): (Quorums, usize),
         (members, flaw): (Vec<usize>, Flaw),
     ) -> Self {
-        let world = Self::growing(seed, founders, machines, flaw);
+        let world = Self::with_quorums(seed, machines, quorums, flaw).founded_by(founders);
+        for (number, machine) in world.machines.iter().enumerate() {
+            if zones > 0 {
+                machine.lie_in(zone(number % zones));
+            }
+        }
         for machine in &world.machines[founders..] {
             machine.come_in_when_told(founders);
         }
