@@ -283,6 +283,10 @@ impl Store for DiskStore {
         hot.filter(|versions| !versions.is_empty())
     }
 
+    fn touch(&self, key: &[u8]) {
+        self.shared.table.touch(Position::of_key(key));
+    }
+
     fn admit(&self, bytes: usize, change: Change) -> Result<(), StoreError> {
         self.shared.room.admit(bytes, change)
     }

@@ -40,6 +40,11 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
+    /// Says that this key is read or written next, after some others. Does nothing but make that faster; never waits.
+    fn touch(&self, key: &[u8]) {
+        let _ = key;
+    }
+
     /// Whether the disk has room for a change of so many bytes. To be asked before anything of it is
     /// decided: `apply` itself goes into the reserve. Cheap.
     ///

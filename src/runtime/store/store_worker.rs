@@ -36,7 +36,7 @@ mod waiting;
 
 pub use self::dropper::{Dropper, held};
 pub use self::fence::{Fence, stale};
-use self::hot::HotReads;
+use self::hot::{HotReads, touch};
 pub use self::jobs::{Dropped, Part, ReadJob, Scanned, StoreEvent, Token, WriteJob, WriteWork};
 use self::jobs::{Queued, WaitingDrop};
 use self::reader::{Reader, SharedLines};
@@ -105,6 +105,12 @@ impl StoreHandle {
     /// The job.
     pub fn read_hot(&self, job: ReadJob) -> Result<StoreEvent, ReadJob> {
         self.hot.read(job)
+    }
+
+    /// These are read next, by [`read_hot`](Self::read_hot). How many of them, in their order, are ready for that: there
+    /// is one at least where there is any.
+    pub fn touch(&self, jobs: &[ReadJob]) -> usize {
+        self.hot.touch(jobs)
     }
 
     /// Hands over reads.
@@ -386,9 +392,16 @@ impl Writer {
     /// Applies jobs, one after the other. How many bytes they wrote.
     fn apply_list(&mut self, list: Vec<WriteJob>, now_unix_ms: u64) -> usize {
         let (mut bytes, mut events) = (0, Vec::new());
-        for job in list {
-            bytes += self.apply(job, now_unix_ms, &mut events);
-            self.progress.writer.step();
+        let mut list = list.into_iter();
+        loop {
+            let touched = touch(&*self.store, list.as_slice().iter().map(|job| &job.key));
+            if touched == 0 {
+                break;
+            }
+            for job in list.by_ref().take(touched) {
+                bytes += self.apply(job, now_unix_ms, &mut events);
+                self.progress.writer.step();
+            }
         }
         self.show_actor();
         self.send(events);

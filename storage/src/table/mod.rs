@@ -142,6 +142,14 @@ impl Table {
         })
     }
 
+    /// Brings what is in memory of a key near the processor, where nobody has to be waited for. Nothing depends on it: so
+    /// that the processor waits for the memory of many keys at once, and not for one after the other.
+    pub(crate) fn touch(&self, position: Position) {
+        if let Some(shard) = self.shards[shard_of(position)].try_read() {
+            shard.touch(self.spread, position.0);
+        }
+    }
+
     /// Puts a key and its encoded versions, one behind the other in `pair`, in place of what was there, as a part of
     /// the active generation.
     pub(crate) fn put(&self, position: Position, pair: &[u8], key_length: usize) {

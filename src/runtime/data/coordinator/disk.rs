@@ -111,15 +111,23 @@ impl Coordinator {
     pub(super) fn read_hot(&mut self) -> bool {
         let mut any = false;
         let mut jobs = std::mem::take(&mut self.reads);
-        for job in jobs.drain(..) {
-            match self.store.read_hot(job) {
-                Ok(event) => {
-                    any = true;
-                    self.on_stored(event);
+        let mut left = jobs.drain(..);
+        loop {
+            let touched = self.store.touch(left.as_slice());
+            if touched == 0 {
+                break;
+            }
+            for job in left.by_ref().take(touched) {
+                match self.store.read_hot(job) {
+                    Ok(event) => {
+                        any = true;
+                        self.on_stored(event);
+                    }
+                    Err(job) => self.cold_reads.push(job),
                 }
-                Err(job) => self.cold_reads.push(job),
             }
         }
+        drop(left);
         if self.reads.is_empty() {
             // Its room serves the next turn.
             self.reads = jobs;

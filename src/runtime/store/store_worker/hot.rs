@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use dynakv_storage::Store;
 
 use super::fence::Fence;
@@ -27,7 +28,16 @@ impl std::fmt::Debug for HotReads {
     }
 }
 
+/// How many keys are touched before the first of them is worked on: what their memory takes of the processor's nearest
+/// cache is a part of it. The same of writes.
+pub(super) const TOUCHED_AT_ONCE: usize = 64;
+
 impl HotReads {
+    /// These are read next. How many of them, in their order.
+    pub(super) fn touch(&self, jobs: &[ReadJob]) -> usize {
+        touch(&*self.store, jobs.iter().map(|job| &job.key))
+    }
+
     /// What comes of the job at once; gives it back where that takes the reader.
     pub(super) fn read(&self, job: ReadJob) -> Result<StoreEvent, ReadJob> {
         let was_rebuilding = self.rebuilding.covers(&job.key);
@@ -46,9 +56,21 @@ impl HotReads {
     }
 }
 
+/// Touches the first of these keys. How many.
+pub(super) fn touch<'a>(
+    store: &dyn Store,
+    keys: impl ExactSizeIterator<Item = &'a Bytes>,
+) -> usize {
+    let count = keys.len().min(TOUCHED_AT_ONCE);
+    // One alone waits no less for being touched.
+    if count > 1 {
+        keys.take(count).for_each(|key| store.touch(key));
+    }
+    count
+}
+
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use dynakv_protocol::RingVersion;
     use dynakv_protocol::peer::Digest;
     use dynakv_storage::{DiskOptions, DiskStore, Footprint, Mutation};
