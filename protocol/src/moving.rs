@@ -9,7 +9,7 @@ use crate::codec::{DecodeError, Reader, Wire, put_varint};
 pub struct Moving {
     /// How many segments are left.
     pub segments_left: u32,
-    /// How many bytes it has moved for that, since it was started.
+    /// How many bytes it has moved meanwhile, for that and to mend what differs, since it was started.
     pub bytes: u64,
     /// How many bytes it moves a second at present.
     pub bytes_per_s: u64,

@@ -229,7 +229,7 @@ impl RingDocument {
     }
 
     /// Whether each member has a stake, or is to have one, and some have one on either side; and whether only those are
-    /// gone that are to go.
+    /// gone that are to go, and somebody is left to decide.
     pub fn has_possible_stakes(&self) -> bool {
         let weights = || self.members.iter().map(|member| member.weight);
         let is_possible = |weight| weight <= WEIGHT_MAX;
@@ -249,6 +249,7 @@ impl RingDocument {
                     && target().any(|weight| weight > 0)
                     && is_in_order
                     && stopped.iter().all(|id| self.is_leaving(id))
+                    && self.voters().next().is_some()
             }
         }
     }

@@ -42,9 +42,12 @@ pub const ROUND_MAX: u64 = 1 << 62;
 /// answers tries every two seconds for 24 days. Who asks further ahead brings the voter on by this much.
 pub const ROUND_JUMP_MAX: u64 = 1 << 20;
 
-/// The highest ring version: 2^16 epochs, each with a change a second for 136 years. By lies of an epoch each it takes
-/// 2^16 of them to get there.
+/// The highest ring version: 2^16 epochs, each with a change a second for 136 years.
 pub const RING_VERSION_MAX: u64 = 1 << 48;
+
+/// By how much a ring's version may rise at once: 2^8 epochs, each of which an operator has forced. To get to the highest
+/// it takes as many rings, each of which is followed.
+pub const RING_VERSION_JUMP_MAX: u64 = 1 << 40;
 
 /// A counter that nobody can have counted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +96,19 @@ pub fn check_generation_after(known: Generation, generation: Generation) -> Resu
 /// [`Impossible`].
 pub fn check_ring_version(version: RingVersion) -> Result<(), Impossible> {
     within("ring version", version.0, RING_VERSION_MAX)
+}
+
+/// Whether a ring can have been changed so often since this one.
+///
+/// # Errors
+/// [`Impossible`].
+pub fn check_ring_version_after(
+    known: RingVersion,
+    version: RingVersion,
+) -> Result<(), Impossible> {
+    check_ring_version(version)?;
+    let max = known.0.saturating_add(RING_VERSION_JUMP_MAX);
+    within("ring version", version.0, max)
 }
 
 /// Whether what is told of a member can be so; `known` is the last news of it. A member that was called and
@@ -188,6 +204,9 @@ mod tests {
         assert!(check_round(&ballot(ROUND_MAX + 1)).is_err());
         assert!(check_ring_version(RingVersion(RING_VERSION_MAX)).is_ok());
         assert!(check_ring_version(RingVersion(u64::MAX)).is_err());
+        let (known, jump) = (RingVersion(5), RING_VERSION_JUMP_MAX);
+        assert!(check_ring_version_after(known, RingVersion(5 + jump)).is_ok());
+        assert!(check_ring_version_after(known, RingVersion(6 + jump)).is_err());
         let said = check_round(&ballot(u64::MAX)).unwrap_err().to_string();
         assert!(said.contains("round 18446744073709551615"), "{said}");
     }

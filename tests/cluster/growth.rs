@@ -10,8 +10,8 @@ use rustix::process::Signal;
 
 use crate::harness::{
     Cluster, KEYS, Node, QUICK, all_become_members, all_is_well, ask_until_granted, become_members,
-    become_same, ends_as_removed, eventually, hold_what_they_own, is_all_of_before_there, keys,
-    leaves, newcomer, nothing_is_lost, ring_of, under_load, write_before,
+    become_same, eventually, hold_what_they_own, is_all_of_before_there, keys, leaves, newcomer,
+    nothing_is_lost, ring_of, under_load, write_before,
 };
 
 #[test]
@@ -138,7 +138,14 @@ fn no_more_moves_than_has_to() {
     let mut gone = cluster.take_out(2);
     let moved = copies_moved(&cluster);
     ask_until_granted(&cluster[0], &wishes);
-    ends_as_removed(&mut gone);
+    // It looks whether all of it is there, and sends nothing.
+    let (code, said) = gone.ends_by_itself();
+    assert_eq!(code, Some(8), "{said}");
+    let handed_on = said
+        .lines()
+        .find(|it| it.contains("is with those that own it now"));
+    let is_quiet = handed_on.is_some_and(|it| it.contains("\"sent\":0"));
+    assert!(is_quiet, "{said}");
     all_become_members(&cluster, 3);
     is_least(&cluster, &before, copies_moved(&cluster) - moved);
     is_all_of_before_there(&cluster);
@@ -200,13 +207,13 @@ fn a_newcomer_that_loses_its_disk_on_the_way_comes_in_anew_and_so_does_another()
     nothing_is_lost(&load, &mut cluster);
 }
 
-/// Of a node that comes to stay it is said how far it is.
 fn signal_all(cluster: &mut Cluster, signal: Signal) {
     for at in 0..cluster.nodes().len() {
         cluster[at].process_mut().signal(signal);
     }
 }
 
+/// Of a node that comes to stay it is said how far it is.
 #[test]
 fn status_says_that_the_ring_changes_and_whom_it_waits_for() {
     let mut cluster = Cluster::start_with(3, QUICK);

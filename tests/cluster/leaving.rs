@@ -276,8 +276,12 @@ fn the_last_of_three_goes_on_alone_by_force() {
     }
     let remove = ["cluster", "remove", "node-2", "node-3", "--yes"];
     cluster[0].run(&remove).exits(4).says("it takes 2");
+    // What was written without it nobody can tell.
+    let forced = [&remove[..], &["--force"]].concat();
+    let next = "cluster plan remove node-2 node-3 --force --accept-loss";
+    cluster[0].run(&forced).exits(1).says(next);
     let forced = cluster[0]
-        .run(&[&remove[..], &["--force"]].concat())
+        .run(&[&remove[..], &["--force", "--accept-loss"]].concat())
         .exits(0);
     assert!(forced.text().starts_with("done: ring "), "{forced:?}");
     let mut gone = [cluster.take_out(2), cluster.take_out(1)];

@@ -35,7 +35,7 @@ struct Course {
     newcomers: usize,
     orders: Vec<Order>,
     /// Who is off for good, from this moment on.
-    off: Option<(usize, Duration)>,
+    off: Vec<(usize, Duration)>,
     /// Who of those that stay loses its disk, and when.
     loses_disk: Option<(usize, Duration)>,
     /// Faults are those of machines that are divided, so that nodes stand in for others.
@@ -51,7 +51,7 @@ impl Course {
             founders,
             newcomers: 0,
             orders: Vec::new(),
-            off: None,
+            off: Vec::new(),
             loses_disk: None,
             is_divided: false,
             quorums: Quorums::USUAL,
@@ -91,7 +91,7 @@ impl Course {
         for node in (0..machines).filter(is_spared) {
             plan.spare_disk(node);
         }
-        if let Some((node, at)) = self.off {
+        for &(node, at) in &self.off {
             plan.switch_off_for_good(node, at);
         }
         if let Some((node, at)) = self.loses_disk {
@@ -182,10 +182,27 @@ pub(crate) fn remove(newcomers: usize, seed: u64, flaw: Flaw) -> Verdict {
     course.newcomers = newcomers;
     let goes = random.usize(..founders);
     let off = moment(OFF_FOR_GOOD_MS, &mut random);
-    course.off = Some((goes, off));
+    course.off.push((goes, off));
     let joins = (founders..founders + newcomers).map(|node| (node, To::Join));
     let wishes: Vec<_> = joins.chain([(goes, To::Remove)]).collect();
     course.orders.push(Order::new(off, &wishes));
+    course.run(seed, flaw)
+}
+
+/// Of three or four two are off for good, so that no majority is left, and one of the others goes on by force. With w = 3
+/// it has all that was acknowledged of what it owns.
+pub(crate) fn force(seed: u64, flaw: Flaw) -> Verdict {
+    let mut random = chance(seed);
+    let founders = random.usize(3..=4);
+    let mut course = Course::new(founders);
+    course.quorums = Quorums::new(3, 3, 1);
+    let off = moment(OFF_FOR_GOOD_MS, &mut random);
+    let gone = some_of(founders, 2, &mut random);
+    course.off = gone.iter().map(|node| (*node, off)).collect();
+    let wishes: Vec<_> = gone.iter().map(|node| (*node, To::Remove)).collect();
+    let mut order = Order::new(off, &wishes);
+    order.is_forced = true;
+    course.orders.push(order);
     course.run(seed, flaw)
 }
 
@@ -197,7 +214,7 @@ pub(crate) fn die(seed: u64, flaw: Flaw) -> Verdict {
     let at = moment(ASKED_FOR_MS, &mut random);
     let goes = random.usize(..founders);
     let off = at + moment(DIES_AFTER_MS, &mut random);
-    course.off = Some((goes, off));
+    course.off.push((goes, off));
     let mut order = Order::new(at, &[(goes, To::Leave)]);
     order.dies = Some(match random.bool() {
         true => Dies::Told,
@@ -371,6 +388,14 @@ fn a_machine_changes_its_zone_and_nothing_is_lost() {
     let test = "a_machine_changes_its_zone_and_nothing_is_lost";
     for_each_seed(SEEDS, test, |seed| {
         changed(ONE_CHANGE + 2 + 3, 0, rezone(seed, Flaw::None))
+    });
+}
+
+#[test]
+fn those_that_are_left_go_on_by_force_and_nothing_is_lost() {
+    let test = "those_that_are_left_go_on_by_force_and_nothing_is_lost";
+    for_each_seed(SEEDS, test, |seed| {
+        changed(ONE_CHANGE, 0, force(seed, Flaw::None))
     });
 }
 

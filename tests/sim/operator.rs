@@ -45,6 +45,8 @@ pub(crate) struct Order {
     pub(crate) wishes: Vec<(usize, To)>,
     /// It is given up as soon as it has begun, if it can be, and asked for once more.
     pub(crate) is_given_up: bool,
+    /// One node decides on it by itself.
+    pub(crate) is_forced: bool,
     /// Who is to leave is off for good at some time, and is removed instead where the change has not begun by then.
     pub(crate) dies: Option<Dies>,
 }
@@ -64,6 +66,7 @@ impl Order {
             at,
             wishes: wishes.to_vec(),
             is_given_up: false,
+            is_forced: false,
             dies: None,
         }
     }
@@ -79,6 +82,8 @@ pub(crate) struct Operator {
     newest: RingVersion,
     /// The present order is to be given up still.
     gives_up: bool,
+    /// It is forced.
+    forces: bool,
 }
 
 impl Operator {
@@ -96,6 +101,7 @@ impl Operator {
             history,
             newest: RingVersion(0),
             gives_up: false,
+            forces: false,
         }
     }
 
@@ -107,6 +113,7 @@ impl Operator {
             sleep(order.at.saturating_sub(clock::now())).await;
             self.expect(order);
             self.gives_up = order.is_given_up;
+            self.forces = order.is_forced;
             while !self.is_done(order).await {
                 if clock::now() >= deadline {
                     let what = format!("{order:?} is not carried out");
@@ -245,7 +252,7 @@ impl Operator {
             is_plan: false,
             // Who is gone may have kept a hint that counts: it is a disk less, as far as was promised.
             accept_loss: true,
-            is_forced: false,
+            is_forced: self.forces,
             wish,
         };
         let answer = self.client.change_ring(node, change).await;

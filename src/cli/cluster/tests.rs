@@ -328,10 +328,11 @@ fn a_plan_says_who_decides() {
         plain.contains("1 of the members that decide is there, and it takes 2."),
         "{plain}"
     );
-    let forced = picture(&ring, &alone, "remove node-2 node-3 --force");
+    let forced = picture(&ring, &alone, "remove node-2 node-3 --accept-loss --force");
     assert!(forced.contains("decides by itself. Say this to one node only"));
     assert!(!forced.contains("nothing can be decided"), "{forced}");
-    assert!(forced.contains("cluster remove node-2 node-3 --force --yes"));
+    let next = "cluster remove node-2 node-3 --accept-loss --force --yes";
+    assert!(forced.contains(next), "{forced}");
     // With everybody there it is not needed.
     let two = status(&ring, &[3], &[]);
     let refusal = next_of(&ring, &two, "remove node-3 --force").unwrap_err();

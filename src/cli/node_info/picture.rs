@@ -139,13 +139,10 @@ fn legend(out: &mut String, is_changing: bool) {
 /// A member, with what it holds, and what it is to hold.
 fn list(out: &mut String, row: usize, member: &Member, (now, then): (u32, Option<u32>)) {
     let y = LIST_TOP + ROW * row as f64;
-    let mut name: String = member.id.as_str().chars().take(NAME_CHARS_MAX).collect();
-    if name.len() < member.id.as_str().len() {
-        name.push('…');
-    }
+    let name = shortened(member.id.as_str(), NAME_CHARS_MAX);
     let mut place = Vec::new();
     if !member.zone.is_empty() {
-        let zone: String = member.zone.chars().take(NAME_CHARS_MAX / 2).collect();
+        let zone = shortened(&member.zone, NAME_CHARS_MAX / 2);
         place.push(format!("zone {zone}"));
     }
     if member.weight > 1 {
@@ -181,6 +178,13 @@ fn list(out: &mut String, row: usize, member: &Member, (now, then): (u32, Option
             width(segments),
             colour(row)
         );
+    }
+}
+
+fn shortened(name: &str, most: usize) -> String {
+    match name.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
     }
 }
 

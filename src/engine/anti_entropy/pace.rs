@@ -27,13 +27,11 @@ pub struct Pace {
 impl Pace {
     /// Looks once more; nothing where nothing is left. `bytes` are all that were ever moved.
     pub fn look(&mut self, now_ms: u64, segments_left: u32, bytes: u64) -> Option<Moving> {
-        let has_begun_anew = match self.looks.back() {
-            None => true,
-            Some(last) => segments_left > last.segments_left,
-        };
-        if has_begun_anew {
-            self.looks.clear();
-            self.bytes_before = bytes;
+        match self.looks.back() {
+            None => self.bytes_before = bytes,
+            // Something was lost, or came to it: how fast it was says nothing.
+            Some(last) if segments_left > last.segments_left => self.looks.clear(),
+            Some(_) => {}
         }
         if segments_left == 0 {
             self.looks.clear();
@@ -105,7 +103,7 @@ mod tests {
         let mut pace = Pace::default();
         pace.look(0, 10, 0);
         pace.look(1000, 5, 100);
-        assert_eq!(pace.look(2000, 50, 120), Some(moving(50, 0, 0, None)));
+        assert_eq!(pace.look(2000, 50, 120), Some(moving(50, 120, 0, None)));
         assert_eq!(pace.look(3000, 0, 190), None);
         assert_eq!(pace.look(4000, 7, 200), Some(moving(7, 0, 0, None)));
         // A clock that stands still tells nothing.

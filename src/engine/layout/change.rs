@@ -222,7 +222,11 @@ pub(super) fn changing(
         target: next.members.iter().map(stake_of).collect(),
         stopped: in_order(stopped.iter().cloned()),
     });
-    Ok(next)
+    let is_decided_by_somebody = next.voters().next().is_some();
+    match is_decided_by_somebody {
+        true => Ok(next),
+        false => Err(ChangeRefusal::NobodyLeft),
+    }
 }
 
 fn in_order(ids: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
@@ -287,8 +291,14 @@ pub fn finish(current: &RingDocument) -> Option<RingDocument> {
     ended(current, &current.read_members()).filter(|_| is_read)
 }
 
-/// The ring of before the change. `None` once the new owners are read: what was written since may be with them alone.
+/// The ring of before the change. `None` once the new owners are read: what was written since may be with them alone. And
+/// where those that are not gone are no majority of it: it could never be changed again.
 pub fn give_up(current: &RingDocument) -> Option<RingDocument> {
+    taken_back(current).filter(|back| current.voters().count() >= back.majority())
+}
+
+/// The same, whoever could change it.
+pub(super) fn taken_back(current: &RingDocument) -> Option<RingDocument> {
     let change = current.change()?;
     let is_begun = change.phase == ChangePhase::WriteBoth;
     ended(current, &current.members).filter(|_| is_begun)

@@ -310,7 +310,7 @@ pub fn check_later(current: &RingDocument, later: &RingDocument) -> Result<(), I
     if later.cluster_id != current.cluster_id || later.cluster_name != current.cluster_name {
         return Err(InvalidStep::OtherCluster);
     }
-    let is_possible = counters::check_ring_version(later.version).is_ok();
+    let is_possible = counters::check_ring_version_after(current.version, later.version).is_ok();
     if later.version <= current.version || !is_possible {
         return Err(InvalidStep::WrongVersion {
             expected: RingVersion(current.version.0.saturating_add(1)),

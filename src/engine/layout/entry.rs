@@ -3,9 +3,12 @@
 use dynakv_protocol::ids::{NAME_BYTES_MAX, RingVersion};
 use dynakv_protocol::ring_document::{Member, RingDocument, WEIGHT_MAX};
 
-/// The present ring under the next number; `None` after 2^64 versions.
+use crate::engine::counters::check_ring_version;
+
+/// The present ring under the next number; `None` after the last that there is.
 pub(super) fn successor(current: &RingDocument) -> Option<RingDocument> {
     let version = RingVersion(current.version.0.checked_add(1)?);
+    check_ring_version(version).ok()?;
     Some(RingDocument {
         version,
         ..current.clone()

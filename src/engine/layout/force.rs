@@ -5,9 +5,9 @@
 //! could be decided in the epoch before. So whoever comes to light with a ring of the old epoch follows the forced one.
 //!
 //! Two nodes that force in one epoch, each without the other, make two clusters of one. Their rings have other numbers
-//! all the same, as the number holds a part of the ring's hash. So no message that is asked for under the one counts
-//! under the other, and once they meet all follow the higher one. What was acknowledged under the other is lost then.
-//! With the same members they are the same ring.
+//! all the same, but once in a million times, as the number holds 20 bits of the ring's hash. So no message that is asked
+//! for under the one counts under the other, and once they meet all follow the higher one. What was acknowledged under
+//! the other is lost then. With the same members they are the same ring.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ use crate::engine::counters::check_ring_version;
 const EPOCH_BITS: u32 = 32;
 
 /// How many bits at the end of a version are left for the steps after a forced one.
-const STEP_BITS: u32 = 16;
+const STEP_BITS: u32 = 12;
 
 /// How often a ring of this version was forced.
 pub fn epoch(version: RingVersion) -> u64 {
@@ -42,16 +42,19 @@ pub fn forced(
     let base = match current.change().map(|change| change.phase) {
         None if current.step == Step::Open => return Err(ChangeRefusal::StillOpen),
         None => Some(current.clone()),
-        Some(ChangePhase::WriteBoth) => change::give_up(current),
+        Some(ChangePhase::WriteBoth) => change::taken_back(current),
         Some(ChangePhase::ReadNew) => change::finish(current),
     };
     let mut base = base.ok_or(ChangeRefusal::VersionsExhausted)?;
+    // Who was gone before is not back.
+    let stopped = current.change().map(|change| change.stopped.iter());
+    let gone: BTreeSet<&NodeId> = gone.iter().chain(stopped.into_iter().flatten()).collect();
     let next_epoch = epoch(current.version) + 1;
     let first = next_epoch.checked_mul(1 << EPOCH_BITS);
     let first = first.ok_or(ChangeRefusal::VersionsExhausted)?;
     base.version = RingVersion(first);
     let stopped = base.members.iter().map(|member| &member.id);
-    let stopped: Vec<NodeId> = stopped.filter(|id| gone.contains(id)).cloned().collect();
+    let stopped: Vec<NodeId> = stopped.filter(|id| gone.contains(*id)).cloned().collect();
     let mut next = match stopped.is_empty() {
         // They were only coming in, or had gone as good as.
         true => base,
@@ -79,7 +82,7 @@ mod tests {
 
     use super::*;
     use crate::engine::layout::change::Reads;
-    use crate::engine::layout::made_up::{id, member, members};
+    use crate::engine::layout::made_up::{id, members};
     use crate::engine::layout::{check_later, check_next};
 
     fn ring(names: &str) -> RingDocument {
@@ -161,9 +164,8 @@ mod tests {
     #[test]
     fn a_change_that_was_under_way_is_over() {
         let ring = ring("abcd");
-        let target: Vec<Member> = members("abcd").into_iter().chain([member("e")]).collect();
-        let target = &target[1..];
-        let begun = change::begin(&ring, target, &[], |_| Reads::Changes).unwrap();
+        let target = members("bcde");
+        let begun = change::begin(&ring, &target, &[], |_| Reads::Changes).unwrap();
         // Given up: who was coming in is in it no more, and who was going stays.
         let next = without(&begun, "bcd");
         assert_eq!(voters(&next), ["a"]);
@@ -176,6 +178,10 @@ mod tests {
         // They were as good as gone, or not there yet.
         assert_eq!(without(&read, "a").step, Step::Final);
         assert_eq!(without(&begun, "e").step, Step::Final);
+        // Who was gone before stays so.
+        let target = members("abc");
+        let begun = change::begin(&ring, &target, &[id("d")], |_| Reads::Changes).unwrap();
+        assert_eq!(voters(&without(&begun, "c")), ["a", "b"]);
     }
 
     #[test]

@@ -99,6 +99,16 @@ pub enum WishRefusal {
         /// How many there are.
         voters: usize,
     },
+    /// Nobody can tell what else was decided and written.
+    #[error(
+        "this node decides by itself, and cannot know what was decided and written without it after ring {version}: make \
+         sure that nobody who is left follows a later one, and accept that acknowledged writes may be lost with \
+         --accept-loss"
+    )]
+    ForcedBlindly {
+        /// The ring that it follows.
+        version: RingVersion,
+    },
     /// What else is wished for can wait until somebody can decide again.
     #[error(
         "with force members can only be removed: remove those that are gone, and ask for the rest afterwards"
@@ -119,6 +129,13 @@ pub enum WishRefusal {
     /// Nothing is under way.
     #[error("the ring does not change: there is nothing to give up")]
     NothingToGiveUp,
+    /// Nobody could change the ring any more.
+    #[error(
+        "of the ring before this change too many members are gone for anybody to change it again: this change can only be \
+         finished. Start whom it waits for; or, if that one is gone for good, have one node decide without it with \
+         `dynakv cluster remove ID --force`"
+    )]
+    NoMajorityBehind,
     /// It only goes forward.
     #[error(
         "the new owners are read already, and what was written since may be with them alone: this change can only \
@@ -188,7 +205,11 @@ fn forced(
     let voters = current.voters().count();
     let is_there = |member: &&Member| (known.state)(&member.id) != MemberState::Dead;
     let there = current.voters().filter(is_there).count();
-    if there >= current.majority() {
+    // Whom a change waits for that cannot be given up nobody takes away otherwise.
+    let phase = current.change().map(|change| change.phase);
+    let is_begun = phase == Some(ChangePhase::WriteBoth);
+    let is_held_up = is_begun && change::give_up(current).is_none();
+    if there >= current.majority() && !is_held_up {
         return Err(WishRefusal::ForceNotNeeded { there, voters });
     }
     let mut gone = BTreeSet::new();
@@ -204,11 +225,24 @@ fn forced(
             return Err(WishRefusal::NamedTwice { id: id.clone() });
         }
     }
+    if !known.accept_loss {
+        let version = current.version;
+        return Err(WishRefusal::ForcedBlindly { version });
+    }
+    let others = current.members.iter().map(|member| &member.id);
+    let others = others.filter(|id| !gone.contains(id) && (known.state)(id) != MemberState::Dead);
+    let ids: Vec<NodeId> = others
+        .filter(|id| (known.reads)(id) == Reads::TooOld)
+        .cloned()
+        .collect();
+    if !ids.is_empty() {
+        return Err(ChangeRefusal::TooOld { ids }.into());
+    }
     let next = force::forced(current, &gone)?;
     if !next.is_voter(me) {
         return Err(WishRefusal::ForcedByOther { id: me.clone() });
     }
-    checked(current, next, known)
+    Ok(next)
 }
 
 /// The next ring, unless writes may be lost by it and that is not accepted.
@@ -217,22 +251,16 @@ fn checked(
     next: RingDocument,
     known: &Known<'_>,
 ) -> Result<RingDocument, WishRefusal> {
-    if known.accept_loss {
+    let Some(change) = next.change().filter(|_| !known.accept_loss) else {
         return Ok(next);
-    }
-    // Those that this step takes away, or says to be gone.
-    let is_out = |id: &NodeId| next.member(id).is_none() || next.is_stopped(id);
-    let ids = current.members.iter().map(|member| &member.id);
-    let mut news = ids.filter(|id| is_out(id) && !current.is_stopped(id));
+    };
+    let mut news = change.stopped.iter().filter(|id| !current.is_stopped(id));
     if let Some(id) = news.find(|id| (known.hints)(id) > 0) {
         let (id, hints) = (id.clone(), (known.hints)(id));
         return Err(WishRefusal::HintsMayBeLost { id, hints });
     }
     // Once the new owners are read they have what the others had.
-    if let Some(change) = next.change()
-        && change.phase == ChangePhase::WriteBoth
-        && may_lose_writes(&next)
-    {
+    if change.phase == ChangePhase::WriteBoth && may_lose_writes(&next) {
         let owners = current.effective_n();
         return Err(WishRefusal::WritesMayBeLost {
             gone: change.stopped.clone(),
@@ -247,7 +275,7 @@ fn given_up(current: &RingDocument) -> Result<RingDocument, WishRefusal> {
     let phase = current.change().map(|change| change.phase);
     change::give_up(current).ok_or(match phase {
         Some(ChangePhase::ReadNew) => WishRefusal::TooLate,
-        Some(ChangePhase::WriteBoth) => ChangeRefusal::VersionsExhausted.into(),
+        Some(ChangePhase::WriteBoth) => WishRefusal::NoMajorityBehind,
         None => WishRefusal::NothingToGiveUp,
     })
 }
@@ -466,7 +494,9 @@ mod tests {
         };
         let both = [is_gone("b"), is_gone("c")];
         let refusal = forced(&both, "bc", "a", false).unwrap_err();
-        assert!(matches!(refusal, WishRefusal::WritesMayBeLost { .. }));
+        let version = ring.version;
+        assert_eq!(refusal, WishRefusal::ForcedBlindly { version });
+        assert!(refusal.to_string().contains("--accept-loss"));
         let next = forced(&both, "bc", "a", true).unwrap();
         assert!(next.is_voter(&id("a")) && next.majority() == 1);
         let refusal = forced(&[is_gone("c")], "c", "a", true).unwrap_err();

@@ -21,6 +21,8 @@ impl Control {
     /// # Errors
     /// What the disk says when what this node gains is noted that was not.
     pub(super) fn begin_with(&mut self, document: RingDocument) -> Result<(), StoreError> {
+        // A ring that was forced, and whose file was not saved any more, nobody need follow ever.
+        self.rebuilding.forget_gained_after(document.version)?;
         self.note_gained(&document)?;
         self.fences.begin_at(document.version);
         self.follow(document);
@@ -101,7 +103,7 @@ impl Control {
             // Gossip names its version again, and it is fetched again.
             Err(error) if error.is_shortage() => {
                 tracing::warn!(%error, version = document.version.0, "the ring is not followed yet");
-                return;
+                return self.forget_what_is_not_followed();
             }
             Err(error) => {
                 self.end = Some(error.into());
@@ -123,6 +125,16 @@ impl Control {
                 Err(_) => CallEnd::Ring(None),
             }
         });
+    }
+
+    /// What was noted of a ring that could not be saved: it is noted again with the next attempt, if that ever comes.
+    fn forget_what_is_not_followed(&mut self) {
+        let Some(followed) = self.newest_ring().map(|ring| ring.version) else {
+            return;
+        };
+        if let Err(error) = self.rebuilding.forget_gained_after(followed) {
+            self.end = Some(error.into());
+        }
     }
 
     /// From now on the store follows this ring: the node does, too.

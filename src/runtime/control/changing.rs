@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dynakv_protocol::client::AwaitedFor;
 use dynakv_protocol::gossip::{Join, MemberState};
+use dynakv_protocol::hash::Segment;
 use dynakv_protocol::moving::Moving;
 use dynakv_protocol::ring_document::{ChangePhase, RingDocument};
 use dynakv_protocol::{NodeId, RingVersion};
@@ -12,7 +13,9 @@ use tokio::time::Instant;
 
 use super::Control;
 use super::state::{Changing, JoinWish};
+use crate::engine::anti_entropy::rebuilding::SegmentSet;
 use crate::engine::layout::change::{ChangeRefusal, Reads, begin};
+use crate::engine::layout::force::epoch;
 use crate::engine::layout::steps::{self, Due, Progress};
 use crate::engine::layout::{JoinRefusal, admit};
 use crate::engine::membership::MemberView;
@@ -32,6 +35,7 @@ impl Control {
     /// Notes, durably, what this node gains by the change that this ring is about: before the ring is on disk, so that
     /// nobody takes what it lacks for what there is not.
     pub(super) fn note_gained(&self, document: &RingDocument) -> Result<(), StoreError> {
+        self.mark_what_was_dropped(document)?;
         let Some(change) = document.change() else {
             return Ok(());
         };
@@ -49,6 +53,33 @@ impl Control {
             }
         }
         self.rebuilding.begin_gained(change.begun_at, gained)
+    }
+
+    /// A ring that was forced need not go on from the one that this node followed last. What others gave it under that ring
+    /// it may have dropped since, or never fetched, and no change gives it that: so it is marked as lost.
+    fn mark_what_was_dropped(&self, document: &RingDocument) -> Result<(), StoreError> {
+        let Some(own) = self.newest_ring() else {
+            return Ok(());
+        };
+        if epoch(document.version) <= epoch(own.version) {
+            return Ok(());
+        }
+        let id = &self.me.node_id;
+        let is_read = |ring: &Ring, segment| {
+            let me = ring.index_of(id);
+            me.is_some_and(|me| ring.readers(segment).contains(&me))
+        };
+        let (before, after) = (Ring::new(own.clone()), Ring::new(document.clone()));
+        let mut dropped = SegmentSet::default();
+        for segment in (0..=u16::MAX).map(Segment) {
+            if is_read(&after, segment) && !is_read(&before, segment) {
+                dropped.insert(segment);
+            }
+        }
+        match dropped.is_empty() {
+            true => Ok(()),
+            false => self.rebuilding.begin_all_of(&dropped),
+        }
     }
 
     /// The ring that begins to take this node in, and whoever else wants in: one change moves less than one after the

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use dynakv_protocol::gossip::Join;
 use dynakv_protocol::message::{Request, Response};
-use dynakv_protocol::ring_document::RingDocument;
+use dynakv_protocol::ring_document::{RingDocument, Step};
 use dynakv_protocol::shell::quoted;
 use dynakv_protocol::{ClusterId, ErrorCode, ErrorReply, NodeId};
 use tokio::time::Instant;
@@ -80,13 +80,17 @@ impl StartedWith<'_> {
     fn warn_of_other_stake(&self, document: &RingDocument) {
         if let Some((weight, zone)) = self.other_stake(document) {
             let (id, asked) = (self.id, quoted(self.zone));
+            let when = match document.step {
+                Step::Open => " after the first write",
+                Step::Final | Step::Changing(_) => "",
+            };
             tracing::warn!(
                 weight,
                 zone,
                 asked_weight = self.weight,
                 asked_zone = self.zone,
                 "the ring has another weight or zone for this node than its settings, and the ring counts: correct the \
-                 settings, or change the ring with `dynakv cluster set {id} --weight {} --zone {asked}`",
+                 settings, or change the ring{when} with `dynakv cluster set {id} --weight {} --zone {asked}`",
                 self.weight
             );
         }

@@ -45,12 +45,18 @@ impl Control {
             let error = ErrorReply::new(ErrorCode::Overloaded, message).retryable();
             return responder.respond(&Response::Error(error));
         }
-        self.decisions.wishes.push_back(ChangeWish {
+        let is_forced = change.is_forced;
+        let wish = ChangeWish {
             change,
             responder,
             until: Instant::now() + WISH_PATIENCE,
             proposed: None,
-        });
+        };
+        match is_forced {
+            // Nobody else need agree, and what others have to agree on may wait in vain.
+            true => self.decisions.wishes.push_front(wish),
+            false => self.decisions.wishes.push_back(wish),
+        }
         self.decide_if_due(Instant::now());
     }
 

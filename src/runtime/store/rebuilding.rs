@@ -144,7 +144,9 @@ impl Rebuilding {
 
     /// How many segments are to be fetched. Those that are [set aside](Self::set_aside) are not among them.
     pub fn left_to_fetch(&self) -> u32 {
-        self.left() + self.gained.to_top_up().len()
+        let topped_up = self.gained.to_top_up();
+        let is_marked = |segment: &Segment| self.contains(*segment);
+        self.left() + topped_up.iter().filter(|it| !is_marked(it)).count() as u32
     }
 
     /// Whether all segments are.
@@ -199,9 +201,20 @@ impl Rebuilding {
     /// # Errors
     /// What the disk says.
     pub fn begin_all(&self) -> Result<(), StoreError> {
+        self.begin_all_of(&SegmentSet::all())
+    }
+
+    /// The same of these.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn begin_all_of(&self, segments: &SegmentSet) -> Result<(), StoreError> {
         let mut lost = self.lost();
-        lost.segments = SegmentSet::all();
-        lost.again = SegmentSet::all();
+        for segment in segments.iter() {
+            lost.segments.insert(segment);
+            // An attempt that is under way may not end it.
+            lost.again.insert(segment);
+        }
         self.aside.clear();
         self.shown.show(&lost.segments);
         self.save(&mut lost)
@@ -260,6 +273,17 @@ impl Rebuilding {
     }
 
     // Something is gained.
+
+    /// What was noted of a change that began with a later ring than this, which is the one that is followed, is forgotten:
+    /// nobody may ever follow that ring. The marks stay.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn forget_gained_after(&self, followed: RingVersion) -> Result<(), StoreError> {
+        // Under its lock: nothing ends meanwhile.
+        let _lost = self.lost();
+        self.gained.forget_after(followed)
+    }
 
     /// Whether it is noted what the change of the ring brought that began with this version.
     pub fn has_met(&self, begun_at: RingVersion) -> bool {

@@ -333,3 +333,24 @@ fn there_may_be_fewer_copies_afterwards() {
     let done = finish(&read_new(&begun).unwrap()).unwrap();
     assert_eq!((begun.effective_n(), done.effective_n()), (3, 1));
 }
+
+/// It could never be changed again.
+#[test]
+fn nobody_goes_back_to_a_ring_without_a_majority() {
+    let ring = ring("abcde");
+    let gone = [id("d"), id("e")];
+    let begun = begin(&ring, &members("abc"), &gone, |_| Reads::Changes).unwrap();
+    assert_eq!(begun.majority(), 2);
+    let back = give_up(&begun).unwrap();
+    assert_eq!(back.members, ring.members);
+    let gone = [id("c"), id("d"), id("e")];
+    let begun = begin(&ring, &members("ab"), &gone, |_| Reads::Changes).unwrap();
+    assert_eq!(give_up(&begun), None);
+    let back = taken_back(&begun).unwrap();
+    assert_eq!(check_next(&begun, &back), Err(InvalidStep::NoStep));
+    // And somebody has to decide.
+    let target = members("abcdef").split_off(5);
+    let all: Vec<NodeId> = members("abcde").into_iter().map(|it| it.id).collect();
+    let refusal = begin(&ring, &target, &all, |_| Reads::Changes);
+    assert_eq!(refusal, Err(ChangeRefusal::NobodyLeft));
+}

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynakv_protocol::causal::{Clock, Dot, Sibling, Value, Versions};
 use dynakv_protocol::handshake::{Hello, Lane, PeerIdentity};
+use dynakv_protocol::hash::Segment;
 use dynakv_protocol::ring_document::{Member, Step};
 use dynakv_protocol::{Actor, ClusterId, DirectoryId, ErrorCode, Generation, NodeId, WriteId};
 use dynakv_storage::{MemoryDisk, Store, load_document};
@@ -17,6 +18,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::engine::layout::change::{self, Reads};
+use crate::engine::layout::force;
 use crate::engine::membership::MembershipConfig;
 use crate::engine::write::mint::Minter;
 use crate::engine::write::outcome::JobOutcome;
@@ -373,5 +376,72 @@ fn who_is_taken_out_ends_once_most_of_those_that_stay_follow() {
         assert!(matches!(end, Some(ControlError::Removed { by, .. }) if by == RingVersion(2)));
         assert_eq!(node.rings(), (1, None));
         assert!(load_document(&memory.files(), REMOVED).unwrap().is_some());
+    });
+}
+
+/// A ring in which each key has one owner, of these members.
+fn ring_of_one_copy(version: u64, members: &str) -> RingDocument {
+    let names = members.chars();
+    let member = |name: char| Member {
+        id: name.to_string().parse().unwrap(),
+        directory_id: DirectoryId(1),
+        address: format!("{name}:1"),
+        weight: 1,
+        zone: String::new(),
+    };
+    RingDocument {
+        n: 1,
+        members: names.map(member).collect(),
+        ..ring(version)
+    }
+}
+
+/// What it did not own it handed on and dropped, under rings that whoever forces this one has not heard of.
+#[test]
+fn whoever_comes_to_a_forced_ring_marks_what_it_may_have_dropped() {
+    run(async {
+        for (version, marks) in [(2, false), (1 << 32, true)] {
+            let memory = MemoryDisk::new();
+            let before = ring_of_one_copy(1, "ab");
+            save_document(&memory.files(), RING, &before.to_bytes()).unwrap();
+            let mut node = Node::start(&memory);
+            node.control.adopt(ring_of_one_copy(version, "a"));
+            let before = Ring::new(before);
+            let me = before.index_of(&"a".parse().unwrap()).unwrap();
+            let marked = node.control.rebuilding.segments();
+            for segment in (0..=u16::MAX).map(Segment) {
+                let is_new = !before.readers(segment).contains(&me);
+                assert_eq!(marked.contains(segment), is_new && marks, "{segment:?}");
+            }
+        }
+    });
+}
+
+/// Nobody need ever follow it: changes of the epoch before are met as if it had not been.
+#[test]
+fn a_forced_ring_that_was_not_saved_leaves_nothing_behind() {
+    run(async {
+        let memory = MemoryDisk::new();
+        let before = ring_of_one_copy(1, "abc");
+        save_document(&memory.files(), RING, &before.to_bytes()).unwrap();
+        let node = Node::start(&memory);
+        let gone = ["b".parse().unwrap()].into();
+        let forced = force::forced(&before, &gone).unwrap();
+        node.control.note_gained(&forced).unwrap();
+        assert!(node.control.rebuilding.has_met(forced.version));
+        memory.crash();
+        drop(node);
+
+        let mut node = Node::start(&memory);
+        let next = RingVersion(2);
+        assert!(!node.control.rebuilding.has_met(next));
+        let members = ring_of_one_copy(1, "ab").members;
+        let next_ring = change::begin(&before, &members, &[], |_| Reads::Changes).unwrap();
+        assert_eq!(next_ring.version, next);
+        node.control.adopt(next_ring);
+        assert!(node.control.rebuilding.has_met(next));
+        assert!(!node.control.rebuilding.has_met(forced.version));
+        // What it gains by it is not here, and was fetched by nobody.
+        assert_eq!(node.control.rebuilding.complete_since(), RingVersion(0));
     });
 }

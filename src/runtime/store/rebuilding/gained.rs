@@ -78,6 +78,18 @@ impl Gained {
         RingVersion(self.announced.load(Ordering::Acquire))
     }
 
+    /// Forgets a change that began with a later ring than this.
+    pub(super) fn forget_after(&self, followed: RingVersion) -> Result<(), StoreError> {
+        let mut state = self.lock();
+        if state.begun_at <= followed {
+            return Ok(());
+        }
+        forget(&*self.files)?;
+        *state = State::default();
+        self.announced.store(0, Ordering::Release);
+        Ok(())
+    }
+
     /// This change brings this, and what is new is marked. Durable when it returns.
     pub(super) fn note(&self, begun_at: RingVersion, gain: Gain) -> Result<(), StoreError> {
         let left = gain.to_top_up.clone();
