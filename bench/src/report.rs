@@ -6,6 +6,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+mod counts;
+
+pub use counts::LatencyCounts;
+
 /// The result of one run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
@@ -13,6 +17,9 @@ pub struct Report {
     pub ops_per_second: f64,
     /// By kind of operation: `write`, `read`.
     pub by_op: BTreeMap<String, OpReport>,
+    /// All kinds of operations together. Absent in files of earlier versions.
+    #[serde(default)]
+    pub all_ops: Option<OpReport>,
     /// CPU time of all nodes together, user and system, per operation, in microseconds. Absent when
     /// their metrics could not be read.
     pub server_cpu_us_per_op: Option<f64>,
@@ -30,6 +37,9 @@ pub struct Report {
     pub loading: Option<Loading>,
     /// One point a second.
     pub timeline: Vec<TimelinePoint>,
+    /// What the processes took meanwhile: one point for each full second.
+    #[serde(default)]
+    pub resources: Vec<ResourcePoint>,
     /// What was done to the nodes meanwhile.
     #[serde(default)]
     pub events: Vec<Event>,
@@ -89,6 +99,36 @@ pub struct TimelinePoint {
     pub at_seconds: f64,
     /// By kind of operation, those of `Report::by_op`.
     pub by_op: BTreeMap<String, TimelineOp>,
+    /// All kinds together. Absent in files of earlier versions.
+    #[serde(default)]
+    pub all_ops: Option<TimelineOp>,
+    /// By kind of operation, and `all`: every latency of this second, so that seconds can be put together.
+    #[serde(default)]
+    pub latencies: BTreeMap<String, LatencyCounts>,
+}
+
+/// What the processes took in one second.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ResourcePoint {
+    /// The end of the second, counted from the start of the measured part.
+    pub at_seconds: f64,
+    /// Processors that the load generator kept busy: 0.5 is half of one.
+    pub client_cpu_cores: f64,
+    /// By node id. A node that did not answer, or was started anew in this second, is missing.
+    pub by_node: BTreeMap<String, NodeResources>,
+}
+
+/// What one node took in one second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeResources {
+    /// Processors that it kept busy: 0.5 is half of one.
+    pub cpu_cores: f64,
+    /// How often its store synced.
+    pub syncs_per_second: f64,
+    /// How long such a sync took, the mean; absent without syncs.
+    pub sync_mean_ms: Option<f64>,
+    /// 99 % of them took at most this long, as far as the buckets of its metrics tell; absent without syncs.
+    pub sync_p99_ms: Option<f64>,
 }
 
 /// What was done to a node in the measured part.

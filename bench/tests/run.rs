@@ -11,7 +11,7 @@ use std::time::Duration;
 use command::{bench, eventually, interrupt, leaves_nothing, nodes_in, said};
 use common::dynakv;
 use dynakv_bench::cluster::{Cluster, ClusterOptions};
-use dynakv_bench::report::{Latency, Report};
+use dynakv_bench::report::{Latency, NodeResources, Report};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -204,6 +204,15 @@ fn an_open_loop_keeps_its_rate() {
         // The schedule decides it, however slow the machine is.
         assert!((595..=601).contains(&count), "{count}: {said}");
         assert_eq!(report.config.rate, Some(200.0));
+        let nodes = report.resources.iter().map(|point| &point.by_node);
+        let nodes: Vec<_> = nodes.flat_map(|nodes| nodes.get("node-1")).collect();
+        assert!(nodes.iter().any(|node| node.cpu_cores > 0.0), "{said}");
+        // One in 20 is a write, ten a second.
+        let has_synced = |node: &&&NodeResources| node.sync_p99_ms.is_some();
+        assert!(nodes.iter().any(|node| has_synced(&node)), "{said}");
+        let timeline = report.timeline.iter();
+        let told_apart: u64 = timeline.map(|it| it.latencies["all"].count()).sum();
+        assert_eq!(told_apart, count, "{said}");
         let unsent = |warning: &String| warning.contains("not sent");
         assert!(!report.warnings.iter().any(unsent), "{said}");
         cluster.stop().await.unwrap();

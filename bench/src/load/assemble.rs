@@ -6,7 +6,7 @@ use super::options::Plan;
 use super::recorder::Recorded;
 use super::servers::{CpuTimes, Member, ServerCost, all_local, cost};
 use crate::grouped::grouped;
-use crate::report::{Host, Loading, Report, RunConfig};
+use crate::report::{Host, Loading, Report, ResourcePoint, RunConfig};
 
 /// From this share of one processor on, the generator's thread is taken for the limit.
 const CLIENT_BUSY: f64 = 0.9;
@@ -42,6 +42,8 @@ pub(super) struct Measured {
     pub(super) servers_before: CpuTimes,
     /// And after.
     pub(super) servers_after: CpuTimes,
+    /// What the processes took, second by second.
+    pub(super) resources: Vec<ResourcePoint>,
 }
 
 /// The report of a run.
@@ -67,6 +69,8 @@ pub(super) fn report(plan: &Plan, measured: Measured) -> Report {
         loading: measured.loading,
         servers: cost.servers(&measured.members),
         by_op: measured.recorded.by_op,
+        all_ops: Some(measured.recorded.all_ops),
+        resources: measured.resources,
         timeline: measured.recorded.timeline,
         events: Vec::new(),
         host: measured.host,
@@ -254,6 +258,7 @@ mod tests {
             members: vec![member("a", "10.0.0.1:8080"), member("b", "10.0.0.2:8080")],
             servers_before: cpu(5.0, 5.0),
             servers_after: cpu(6.0, 5.0),
+            resources: Vec::new(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use dynakv_client::{Client, Error};
 use tokio::sync::Notify;
@@ -20,6 +20,7 @@ use super::options::Plan;
 use super::output::say;
 use super::pace::Pace;
 use super::recorder::Recorder;
+use super::resources::Sampler;
 use super::sequence::Sequence;
 use super::servers::{self, cpu_times, members, metrics_addresses};
 use super::siblings::StaleContexts;
@@ -93,7 +94,8 @@ pub(super) async fn measure(
     let started_at = SystemTime::now();
     let shared = Rc::new(share(plan)?);
     target.begun.notify_one();
-    let interrupted = run_callers(plan, &clients, &shared, stop).await?;
+    let mut sampler = Sampler::new(shared.pace.start(), &metrics);
+    let interrupted = run_callers(plan, &clients, &shared, &mut sampler, stop).await?;
     let duration = shared.pace.start().elapsed();
     let client_cpu = process_cpu().saturating_sub(cpu_before);
     let servers_after = cpu_times(&metrics).await;
@@ -116,6 +118,7 @@ pub(super) async fn measure(
             members,
             servers_before,
             servers_after,
+            resources: sampler.finish(),
         },
     ))
 }
@@ -197,6 +200,7 @@ async fn run_callers(
     plan: &Plan,
     clients: &[Client],
     shared: &Rc<Shared>,
+    sampler: &mut Sampler,
     stop: &mut StopSignals,
 ) -> Result<bool, MeasureError> {
     let mut callers = JoinSet::new();
@@ -228,7 +232,9 @@ async fn run_callers(
                 None => return Ok(interrupted),
             },
             _ = ticks.tick() => {
-                let second = shared.recorder.borrow_mut().tick(Instant::now() - start);
+                let at = start.elapsed();
+                let second = shared.recorder.borrow_mut().tick(at);
+                sampler.tick(at);
                 say(&live_line(&second));
             }
             () = stop.received() => {

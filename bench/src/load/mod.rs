@@ -17,6 +17,7 @@ mod own_cluster;
 mod pace;
 mod processes;
 mod recorder;
+mod resources;
 mod scale;
 mod sequence;
 mod servers;

@@ -6,10 +6,15 @@ use std::time::Duration;
 use dynakv_client::Error;
 use hdrhistogram::Histogram;
 
-use crate::report::{DistributionPoint, Latency, OpReport, TimelineOp, TimelinePoint};
+use crate::report::{
+    DistributionPoint, Latency, LatencyCounts, OpReport, TimelineOp, TimelinePoint,
+};
 
 /// The largest latency that is told apart from longer ones, in microseconds: an hour.
 const LATENCY_US_MAX: u64 = 3_600_000_000;
+
+/// What stands for all kinds of operations among their names.
+const ALL_NAME: &str = "all";
 
 const SIGNIFICANT_DIGITS: u8 = 3;
 
@@ -41,6 +46,8 @@ impl Op {
 #[derive(Debug)]
 pub(super) struct Recorder {
     kinds: [Kind; 2],
+    /// Those of all kinds: failures at once, latencies when a second ends.
+    all: Kind,
     timeline: Vec<TimelinePoint>,
     /// The end of the last full second.
     ticked_at: Duration,
@@ -57,6 +64,15 @@ struct Kind {
     recent_errors: u64,
 }
 
+/// Every kind with its name, and all of them together.
+fn named<'a>(
+    kinds: &'a mut [Kind; 2],
+    all: &'a mut Kind,
+) -> impl Iterator<Item = (&'static str, &'a mut Kind)> {
+    let kinds = Op::ALL.map(Op::name).into_iter().zip(kinds);
+    kinds.chain([(ALL_NAME, all)])
+}
+
 /// The result of a recorder.
 #[derive(Debug)]
 pub(super) struct Recorded {
@@ -68,6 +84,8 @@ pub(super) struct Recorded {
     pub(super) absent_reads: u64,
     /// By kind; those that did not occur are left out.
     pub(super) by_op: BTreeMap<String, OpReport>,
+    /// All kinds together.
+    pub(super) all_ops: OpReport,
     /// A point a second.
     pub(super) timeline: Vec<TimelinePoint>,
 }
@@ -92,6 +110,7 @@ impl Recorder {
     pub(super) fn new() -> Result<Self, hdrhistogram::CreationError> {
         Ok(Self {
             kinds: [Kind::new()?, Kind::new()?],
+            all: Kind::new()?,
             timeline: Vec::new(),
             ticked_at: Duration::ZERO,
             absent_reads: 0,
@@ -111,23 +130,31 @@ impl Recorder {
 
     /// An operation failed.
     pub(super) fn failure(&mut self, op: Op, error: &Error) {
-        let kind = &mut self.kinds[op as usize];
-        *kind.errors.entry(error_kind(error)).or_default() += 1;
-        kind.recent_errors += 1;
+        for kind in [&mut self.kinds[op as usize], &mut self.all] {
+            *kind.errors.entry(error_kind(error)).or_default() += 1;
+            kind.recent_errors += 1;
+        }
+    }
+
+    /// Adds the latencies since the last tick to those of all kinds.
+    fn gather(&mut self) {
+        for kind in &self.kinds {
+            // All have the same bounds, so that every value fits.
+            let _always_fits = self.all.recent.add(&kind.recent);
+        }
     }
 
     /// Ends a second (or the part of one at the end of the run) at this time since the start.
     pub(super) fn tick(&mut self, at: Duration) -> Second {
         let seconds = at.saturating_sub(self.ticked_at).as_secs_f64();
-        let per_second = |count: u64| {
-            if seconds > 0.0 {
-                count as f64 / seconds
-            } else {
-                0.0
-            }
-        };
         self.ticked_at = at;
-        let mut by_op = BTreeMap::new();
+        self.gather();
+        let mut point = TimelinePoint {
+            at_seconds: at.as_secs_f64(),
+            by_op: BTreeMap::new(),
+            all_ops: Some(self.all.second(seconds)),
+            latencies: BTreeMap::new(),
+        };
         let mut second = Second {
             at,
             ops_per_second: 0.0,
@@ -135,33 +162,32 @@ impl Recorder {
             p50_ms: 0.0,
             p99_ms: 0.0,
         };
-        for op in Op::ALL {
-            let kind = &mut self.kinds[op as usize];
-            let recent = &kind.recent;
-            let point = TimelineOp {
-                ops_per_second: per_second(recent.len()),
-                errors: kind.recent_errors,
-                p50_ms: percentile_ms(recent, 50.0),
-                p99_ms: percentile_ms(recent, 99.0),
-                max_ms: milliseconds(recent.max()),
-            };
-            second.ops_per_second += point.ops_per_second;
-            second.errors += point.errors;
-            second.p50_ms = second.p50_ms.max(point.p50_ms);
-            second.p99_ms = second.p99_ms.max(point.p99_ms);
-            by_op.insert(op.name().to_owned(), point);
+        for (name, kind) in named(&mut self.kinds, &mut self.all) {
+            point.latencies.insert(name.to_owned(), kind.counts());
+        }
+        for (op, kind) in Op::ALL.into_iter().zip(&self.kinds) {
+            let of_kind = kind.second(seconds);
+            second.ops_per_second += of_kind.ops_per_second;
+            second.errors += of_kind.errors;
+            second.p50_ms = second.p50_ms.max(of_kind.p50_ms);
+            second.p99_ms = second.p99_ms.max(of_kind.p99_ms);
+            point.by_op.insert(op.name().to_owned(), of_kind);
+        }
+        self.fold();
+        self.timeline.push(point);
+        second
+    }
+
+    fn fold(&mut self) {
+        for (_, kind) in named(&mut self.kinds, &mut self.all) {
             kind.fold();
         }
-        self.timeline.push(TimelinePoint {
-            at_seconds: at.as_secs_f64(),
-            by_op,
-        });
-        second
     }
 
     /// Adds what came after the last full second to its point. A few answers in a few milliseconds make
     /// no rate: as a point of their own they would be a peak that never was.
     fn extend_last(&mut self, end: Duration) {
+        self.gather();
         let before = match self.timeline.as_slice() {
             [.., before, _last] => before.at_seconds,
             _ => 0.0,
@@ -171,15 +197,17 @@ impl Recorder {
         };
         let length = last.at_seconds - before;
         last.at_seconds = end.as_secs_f64();
-        for op in Op::ALL {
-            let kind = &mut self.kinds[op as usize];
-            let point = last.by_op.entry(op.name().to_owned()).or_default();
-            let count = point.ops_per_second * length + kind.recent.len() as f64;
-            point.ops_per_second = count / (last.at_seconds - before).max(f64::MIN_POSITIVE);
-            point.errors += kind.recent_errors;
-            point.max_ms = point.max_ms.max(milliseconds(kind.recent.max()));
-            kind.fold();
+        let longer = last.at_seconds - before;
+        for (name, kind) in named(&mut self.kinds, &mut self.all) {
+            let point = match name {
+                ALL_NAME => last.all_ops.get_or_insert_default(),
+                name => last.by_op.entry(name.to_owned()).or_default(),
+            };
+            kind.extend(point, length, longer);
+            let counts = last.latencies.entry(name.to_owned()).or_default();
+            counts.add(&kind.counts());
         }
+        self.fold();
     }
 
     /// The result of a run that took so long.
@@ -199,6 +227,7 @@ impl Recorder {
             failures: 0,
             absent_reads: self.absent_reads,
             by_op: BTreeMap::new(),
+            all_ops: self.all.report(seconds),
             timeline: self.timeline,
         };
         for (op, kind) in Op::ALL.into_iter().zip(&self.kinds) {
@@ -206,6 +235,7 @@ impl Recorder {
             if report.count + report.errors == 0 {
                 for point in &mut recorded.timeline {
                     point.by_op.remove(op.name());
+                    point.latencies.remove(op.name());
                 }
                 continue;
             }
@@ -228,9 +258,40 @@ impl Kind {
         })
     }
 
+    /// What happened since the last tick, so many seconds ago.
+    fn second(&self, seconds: f64) -> TimelineOp {
+        let recent = &self.recent;
+        TimelineOp {
+            ops_per_second: match seconds > 0.0 {
+                true => recent.len() as f64 / seconds,
+                false => 0.0,
+            },
+            errors: self.recent_errors,
+            p50_ms: percentile_ms(recent, 50.0),
+            p99_ms: percentile_ms(recent, 99.0),
+            max_ms: milliseconds(recent.max()),
+        }
+    }
+
+    /// Adds what happened since the last tick to a point that becomes longer by it.
+    fn extend(&self, point: &mut TimelineOp, before_seconds: f64, after_seconds: f64) {
+        let count = point.ops_per_second * before_seconds + self.recent.len() as f64;
+        point.ops_per_second = count / after_seconds.max(f64::MIN_POSITIVE);
+        point.errors += self.recent_errors;
+        point.max_ms = point.max_ms.max(milliseconds(self.recent.max()));
+    }
+
+    /// The latencies since the last tick.
+    fn counts(&self) -> LatencyCounts {
+        let steps = self.recent.iter_recorded();
+        steps
+            .map(|step| (step.value_iterated_to(), step.count_at_value()))
+            .collect()
+    }
+
     fn fold(&mut self) {
         if !self.recent.is_empty() {
-            // Both have the same bounds, so that every value fits.
+            // As in `gather`.
             let _always_fits = self.total.add(&self.recent);
             self.recent.reset();
         }
@@ -412,6 +473,30 @@ mod tests {
     }
 
     #[test]
+    fn all_kinds_together_are_counted_too() {
+        let mut recorder = Recorder::new().unwrap();
+        for latency_ms in 1..=50 {
+            recorder.success(Op::Read, Duration::from_millis(latency_ms));
+            recorder.success(Op::Write, Duration::from_millis(50 + latency_ms));
+        }
+        recorder.failure(Op::Write, &unreachable());
+        recorder.tick(Duration::from_secs(1));
+        recorder.failure(Op::Read, &unreachable());
+        let recorded = recorder.finish(Duration::from_secs(2));
+        let all = &recorded.all_ops;
+        assert_eq!((all.count, all.errors, all.ops_per_second), (100, 2, 50.0));
+        assert!((49.9..50.1).contains(&all.latency_ms.p50), "{all:?}");
+        assert!((98.9..99.2).contains(&all.latency_ms.p99), "{all:?}");
+        let first = &recorded.timeline[0];
+        let second = first.all_ops.unwrap();
+        assert_eq!((second.ops_per_second, second.errors), (100.0, 1));
+        assert_eq!(second.max_ms, first.by_op["write"].max_ms);
+        assert_eq!(first.latencies["read"].count(), 50);
+        assert_eq!(first.latencies["all"].count(), 100);
+        assert_eq!(recorded.timeline[1].all_ops.unwrap().errors, 1);
+    }
+
+    #[test]
     fn failures_are_counted_by_kind_and_not_as_latencies() {
         let mut recorder = Recorder::new().unwrap();
         let overloaded = Error::Refused {
@@ -453,7 +538,10 @@ mod tests {
         }
         let recorded = recorder.finish(Duration::from_millis(2_001));
         assert_eq!(recorded.by_op["write"].count, 210);
+        assert_eq!(recorded.all_ops.count, 210);
         let points = recorded.timeline;
+        assert_eq!(points[1].latencies["all"].count(), 110);
+        assert_eq!(points[1].latencies["all"], points[1].latencies["write"]);
         assert_eq!(points.len(), 2);
         let last = points[1].by_op["write"];
         assert!((109.0..110.0).contains(&last.ops_per_second), "{last:?}");

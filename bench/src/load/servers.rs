@@ -1,6 +1,7 @@
 //! The measured nodes: who they are, and how much CPU time each has used.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use crate::report::Server;
 /// How far a node's HTTP port is from its port, unless it was told another.
 const HTTP_PORT_OFFSET: u16 = 1000;
 
-const CPU_METRIC: &str = "process_cpu_seconds_total";
+/// User and system CPU time of a node.
+pub(super) const CPU_METRIC: &str = "process_cpu_seconds_total";
 
 /// A member of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,8 +79,8 @@ pub(super) fn metrics_addresses(members: &[Member]) -> Vec<String> {
     addresses.collect()
 }
 
-/// Reads the CPU times of all nodes whose metrics are at these addresses.
-pub(super) async fn cpu_times(addresses: &[String]) -> CpuTimes {
+/// The metrics of all nodes at these addresses, as they come.
+pub(super) async fn metrics_pages(addresses: &[String]) -> Vec<(String, io::Result<String>)> {
     let mut tasks = tokio::task::JoinSet::new();
     for address in addresses.iter().cloned() {
         tasks.spawn(async move {
@@ -86,11 +88,13 @@ pub(super) async fn cpu_times(addresses: &[String]) -> CpuTimes {
             (address, page)
         });
     }
+    tasks.join_all().await
+}
+
+/// Reads the CPU times of all nodes whose metrics are at these addresses.
+pub(super) async fn cpu_times(addresses: &[String]) -> CpuTimes {
     let mut times = CpuTimes::default();
-    while let Some(joined) = tasks.join_next().await {
-        let Ok((address, page)) = joined else {
-            continue;
-        };
+    for (address, page) in metrics_pages(addresses).await {
         match page {
             Ok(page) => match cpu_seconds(&page) {
                 Some((node, seconds)) => {
@@ -109,27 +113,37 @@ pub(super) async fn cpu_times(addresses: &[String]) -> CpuTimes {
 
 /// The node's name and its CPU seconds.
 fn cpu_seconds(page: &str) -> Option<(String, f64)> {
-    let samples = page
-        .lines()
-        .filter_map(|line| line.strip_prefix(CPU_METRIC));
-    for sample in samples {
-        let Some((labels, value)) = sample.strip_prefix('{').and_then(|s| s.rsplit_once('}'))
-        else {
-            continue;
-        };
-        let node = labels.split(',').find_map(|label| {
-            let quoted = label.trim().strip_prefix("node=")?;
+    let mut of_nodes = samples(page, CPU_METRIC)
+        .filter_map(|sample| Some((sample.label("node")?.to_owned(), sample.value)));
+    of_nodes.next()
+}
+
+/// A value of a metric, with its labels.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sample<'a> {
+    labels: &'a str,
+    /// The value.
+    pub(super) value: f64,
+}
+
+impl<'a> Sample<'a> {
+    /// What a label says. Those that are asked for here hold no comma.
+    pub(super) fn label(&self, name: &str) -> Option<&'a str> {
+        self.labels.split(',').find_map(|label| {
+            let quoted = label.trim().strip_prefix(name)?.strip_prefix('=')?;
             quoted.strip_prefix('"')?.strip_suffix('"')
-        });
-        let seconds = value
-            .split_whitespace()
-            .next()
-            .and_then(|value| value.parse().ok());
-        if let (Some(node), Some(seconds)) = (node, seconds) {
-            return Some((node.to_owned(), seconds));
-        }
+        })
     }
-    None
+}
+
+/// All values of a metric that has labels.
+pub(super) fn samples<'a>(page: &'a str, metric: &'a str) -> impl Iterator<Item = Sample<'a>> {
+    page.lines().filter_map(move |line| {
+        let sample = line.strip_prefix(metric)?.strip_prefix('{')?;
+        let (labels, value) = sample.rsplit_once('}')?;
+        let value = value.split_whitespace().next()?.parse().ok()?;
+        Some(Sample { labels, value })
+    })
 }
 
 /// What the servers have used between two readings, per operation.

@@ -82,17 +82,8 @@ const HEADINGS: [&str; 10] = [
 fn table(report: &Report) -> String {
     let mut rows = vec![HEADINGS.map(str::to_owned)];
     rows.extend(report.by_op.iter().map(|(name, op)| row(name, op)));
-    if report.by_op.len() > 1 {
-        let sum = |part: fn(&OpReport) -> u64| report.by_op.values().map(part).sum();
-        let mut total = HEADINGS.map(|_| String::new());
-        total[..4].clone_from_slice(&[
-            "all".to_owned(),
-            grouped(report.ops_per_second.round() as u64),
-            grouped(sum(|op| op.count)),
-            grouped(sum(|op| op.errors)),
-        ]);
-        rows.push(total);
-    }
+    let all = report.all_ops.as_ref().filter(|_| report.by_op.len() > 1);
+    rows.extend(all.map(|all| row("all", all)));
     aligned(&rows)
 }
 
