@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::audit::{self, AuditArgs};
-use crate::load::{self, LocalArgs, RunArgs, ScaleArgs};
+use crate::load::{self, CompareArgs, LocalArgs, RunArgs, ScaleArgs};
 
 /// Puts load on a dynakv cluster and measures it, and audits that no acknowledged write is lost.
 #[derive(Debug, Parser)]
@@ -30,6 +30,11 @@ enum Command {
     /// processes share this machine's processors, so CPU per operation is the figure that means something, and
     /// operations per second are not what so many machines would do.
     Scale(ScaleArgs),
+    /// Put results beside each other: ratios, with the intervals in which they lie
+    ///
+    /// Every figure is B divided by A, with its 95 % interval. Several runs on each side are compared by what each came
+    /// to; with one run on a side the interval comes from its seconds, and says nothing of what runs differ by.
+    Compare(CompareArgs),
     /// Write, read and delete, and prove that no acknowledged write is lost
     Audit(AuditArgs),
 }
@@ -49,6 +54,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => load::run(&args),
         Command::Local(args) => load::local(&args),
         Command::Scale(args) => load::scale(&args),
+        Command::Compare(args) => load::compare(&args),
         Command::Audit(args) => audit::run(args),
     }
 }

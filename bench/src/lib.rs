@@ -9,6 +9,7 @@ mod aligned;
 pub mod audit;
 pub mod cli;
 pub mod cluster;
+pub mod compare;
 mod drawing;
 mod grouped;
 pub mod history;

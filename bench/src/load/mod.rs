@@ -1,4 +1,4 @@
-//! `run`, `local` and `scale`: load on a cluster, measured.
+//! `run`, `local` and `scale`: load on a cluster, measured; and `compare`, which puts results beside each other.
 //!
 //! Exit codes: 0 when there is a report and any operation succeeded (failed ones are counted in it), 1
 //! when none did or something else failed, 2 when an option is wrong, 130 when a signal came before
@@ -6,6 +6,7 @@
 
 mod assemble;
 mod caller;
+mod compare;
 mod host;
 mod keys;
 mod loading;
@@ -41,6 +42,7 @@ use stop::StopSignals;
 
 use crate::report::Report;
 
+pub use compare::{CompareArgs, compare};
 pub use local::{LocalArgs, local};
 pub use scale::{ScaleArgs, scale};
 
