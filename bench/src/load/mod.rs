@@ -4,6 +4,7 @@
 //! when none did or something else failed, 2 when an option is wrong, 130 when a signal came before
 //! there was anything to report.
 
+mod against;
 mod assemble;
 mod caller;
 mod compare;
@@ -11,6 +12,7 @@ mod host;
 mod keys;
 mod loading;
 mod local;
+mod local_run;
 mod measure;
 mod options;
 mod output;
@@ -43,7 +45,8 @@ use stop::StopSignals;
 use crate::report::Report;
 
 pub use compare::{CompareArgs, compare};
-pub use local::{LocalArgs, local};
+pub use local::local;
+pub use local_run::LocalArgs;
 pub use scale::{ScaleArgs, scale};
 
 const SERVER_DEFAULT: &str = "127.0.0.1:8080";

@@ -98,7 +98,8 @@ fn failed(path: &Path, source: io::Error) -> OutputError {
     }
 }
 
-fn is_standard_output(path: &Path) -> bool {
+/// Whether this stands for standard output.
+pub(super) fn is_standard_output(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 

@@ -10,6 +10,7 @@ pub(super) struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
+    has_come: bool,
 }
 
 impl StopSignals {
@@ -22,6 +23,7 @@ impl StopSignals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hang_up: signal(SignalKind::hangup())?,
+            has_come: false,
         })
     }
 
@@ -32,5 +34,11 @@ impl StopSignals {
             _ = self.terminate.recv() => {}
             _ = self.hang_up.recv() => {}
         }
+        self.has_come = true;
+    }
+
+    /// Whether one of them was received: what was measured then has ended early.
+    pub(super) fn has_come(&self) -> bool {
+        self.has_come
     }
 }
