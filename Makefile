@@ -7,7 +7,7 @@ LOCKED := --locked $(CARGO_FLAGS)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run clean test lint fix doc deny interleavings sim audit resize changes mend gossip crash powercut flip memory bench picture scale bench-storage profile
+.PHONY: help build run clean test lint fix doc deny interleavings sim audit resize changes mend gossip crash powercut flip memory bench picture scale sweep bench-storage profile
 
 ##@ Start
 
@@ -131,6 +131,12 @@ SCALE ?= --picture docs/more-nodes.svg
 scale: ## measure clusters of 3, 6, 10 and 20 nodes (3 minutes), and draw docs/more-nodes.svg; others with SCALE="--nodes 2,4"
 	$(CARGO) build --workspace --release --bin dynakv --bin dynakv-bench $(LOCKED)
 	$(TARGET_DIR)/release/dynakv-bench scale $(SCALE)
+
+SWEEP ?= --keys 100000 --picture $(TARGET_DIR)/sweep.svg
+
+sweep: ## find how much a cluster does before its latencies rise (a minute), and draw it; otherwise with SWEEP="--workload read --p99-below 10ms"
+	$(CARGO) build --workspace --release --bin dynakv --bin dynakv-bench $(LOCKED)
+	$(TARGET_DIR)/release/dynakv-bench sweep $(SWEEP)
 
 # With the features of the whole workspace, so that what `make build` has built is used again.
 bench-storage: ## measure the store alone: processor time per operation, beside sled (minutes)

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::audit::{self, AuditArgs};
-use crate::load::{self, CompareArgs, LocalArgs, RunArgs, ScaleArgs};
+use crate::load::{self, CompareArgs, LocalArgs, RunArgs, ScaleArgs, SweepArgs};
 
 /// Puts load on a dynakv cluster and measures it, and audits that no acknowledged write is lost.
 #[derive(Debug, Parser)]
@@ -30,6 +30,12 @@ enum Command {
     /// processes share this machine's processors, so CPU per operation is the figure that means something, and
     /// operations per second are not what so many machines would do.
     Scale(ScaleArgs),
+    /// Find out how much a cluster on this machine does before its latencies rise
+    ///
+    /// A cluster of its own gets more and more to do, step by step. The knee is the step from which on more load costs
+    /// more latency than it brings: where operations per second divided by the mean latency are most. With
+    /// --p99-below it is the step that does most while 99 % of the operations take less than that.
+    Sweep(SweepArgs),
     /// Put results beside each other: ratios, with the intervals in which they lie
     ///
     /// Every figure is B divided by A, with its 95 % interval. Several runs on each side are compared by what each came
@@ -54,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => load::run(&args),
         Command::Local(args) => load::local(&args),
         Command::Scale(args) => load::scale(&args),
+        Command::Sweep(args) => load::sweep(&args),
         Command::Compare(args) => load::compare(&args),
         Command::Audit(args) => audit::run(args),
     }

@@ -54,6 +54,27 @@ impl Panel {
     }
 }
 
+/// Says which line has the colour of this number.
+pub(crate) fn name_line(out: &mut String, number: usize, name: &str, left: f64, y: f64) {
+    // Writing to a string cannot fail.
+    let _ = write!(
+        out,
+        "<circle class=\"d{number}\" cx=\"{left:.1}\" cy=\"{:.1}\" r=\"4\"/>\
+         <text class=\"small\" x=\"{:.1}\" y=\"{y}\">{name}</text>",
+        y - 4.0,
+        left + 8.0,
+    );
+}
+
+/// The numbers of all attributes of this name.
+#[cfg(test)]
+pub(crate) fn numbers(picture: &str, name: &str) -> Vec<f64> {
+    let attribute = format!(" {name}=\"");
+    let values = picture.split(&attribute).skip(1);
+    let values = values.filter_map(|rest| rest.split('"').next());
+    values.map(|value| value.parse().unwrap()).collect()
+}
+
 /// The beginning of a picture, up to its heading. `</svg>` ends it.
 pub(crate) fn begin(height: f64, style: &str, title: &str, under: &str) -> String {
     let (title, under) = (crate::html::escape(title), crate::html::escape(under));
@@ -75,7 +96,8 @@ pub(crate) fn scale_end(largest: f64) -> f64 {
     fits.unwrap_or(10.0 * power)
 }
 
-fn scale(value: f64) -> String {
+/// A number of a scale.
+pub(crate) fn scale(value: f64) -> String {
     match value < 10.0 && value.fract() > 0.0 {
         true => format!("{value:.1}"),
         false => grouped(value as u64),

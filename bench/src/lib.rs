@@ -20,3 +20,4 @@ pub mod picture;
 pub mod replicas;
 pub mod report;
 pub mod scale;
+pub mod sweep;

@@ -67,7 +67,7 @@ pub struct OpReport {
 }
 
 /// Latencies in milliseconds.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
     /// The mean.
     pub mean: f64,

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::output::{json_document, print, say};
+use super::output::{Form, json_document, print, say};
 use super::{EXIT_FAILED, EXIT_USAGE, Failure};
 use crate::compare::{Comparison, Turns, compare as compare_runs, table};
 use crate::report::Report;
@@ -31,7 +31,7 @@ pub struct CompareArgs {
     allow: Option<f64>,
     /// What to write to standard output
     #[arg(long, value_enum, default_value = "table")]
-    output: Output,
+    output: Form,
 }
 
 /// The files of one side.
@@ -46,22 +46,13 @@ fn parse_files(text: &str) -> Result<Files, String> {
     }
 }
 
-/// The form of a result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Output {
-    /// A table
-    Table,
-    /// One document
-    Json,
-}
-
 /// Runs the command.
 pub fn compare(args: &CompareArgs) -> ExitCode {
     match outcome(args) {
         Ok(comparison) => {
             print(&match args.output {
-                Output::Table => table(&comparison),
-                Output::Json => json_document(&comparison),
+                Form::Table => table(&comparison),
+                Form::Json => json_document(&comparison),
             });
             tell_warnings(&comparison);
             exit(&comparison)

@@ -1,4 +1,4 @@
-//! `run`, `local` and `scale`: load on a cluster, measured; and `compare`, which puts results beside each other.
+//! `run`, `local`, `scale` and `sweep`: load on a cluster, measured; and `compare`, which puts results beside each other.
 //!
 //! Exit codes: 0 when there is a report and any operation succeeded (failed ones are counted in it), 1
 //! when none did or something else failed, 2 when an option is wrong, 130 when a signal came before
@@ -26,6 +26,7 @@ mod sequence;
 mod servers;
 mod siblings;
 mod stop;
+mod sweep;
 mod text;
 mod timer;
 mod values;
@@ -48,6 +49,7 @@ pub use compare::{CompareArgs, compare};
 pub use local::local;
 pub use local_run::LocalArgs;
 pub use scale::{ScaleArgs, scale};
+pub use sweep::{SweepArgs, sweep};
 
 const SERVER_DEFAULT: &str = "127.0.0.1:8080";
 

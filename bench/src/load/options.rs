@@ -13,27 +13,14 @@ use super::workload::Workload;
 /// Callers times pipeline: the most requests in flight.
 const IN_FLIGHT_MAX: usize = 100_000;
 
-/// Options that `run` and `local` share.
+/// What is done, and to what: options of every load.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
-pub(super) struct LoadOptions {
+pub(super) struct WorkOptions {
     /// What to do: write (blind puts), read, a (50 % reads, 50 % updates), b (95/5), c (reads),
     /// d (95 % reads of the newest keys, 5 % inserts), f (50 % reads, 50 % read-modify-writes),
     /// siblings (conflicting writes and merging reads), hot-key, large (64 KiB to 1 MiB)
     #[arg(long, value_name = "NAME", default_value = "write")]
     workload: Workload,
-    /// Callers [default: 100; siblings: 50, large: 16]
-    #[arg(long, value_name = "N")]
-    clients: Option<usize>,
-    /// Requests that each caller keeps in flight [default: 4; siblings, hot-key, large: 1]
-    #[arg(long, value_name = "N")]
-    pipeline: Option<usize>,
-    /// Open loop: so many operations per second, whatever the servers do; latency counts from the
-    /// intended moment [default: closed loop, each caller sends when it has its answer]
-    #[arg(long, value_name = "OPS", value_parser = parse_rate)]
-    rate: Option<f64>,
-    /// How long to measure
-    #[arg(long, default_value = "30s", value_parser = parse_duration)]
-    duration: Duration,
     /// Keys that are loaded [default: 1000000; siblings: 1000, large: 200, hot-key: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     keys: Option<u64>,
@@ -61,6 +48,26 @@ pub(super) struct LoadOptions {
     /// What decides the sequence of keys and operations
     #[arg(long, default_value_t = 1)]
     seed: u64,
+}
+
+/// Options that `run` and `local` share.
+#[derive(Debug, Clone, PartialEq, clap::Args)]
+pub(super) struct LoadOptions {
+    #[command(flatten)]
+    work: WorkOptions,
+    /// Callers [default: 100; siblings: 50, large: 16]
+    #[arg(long, value_name = "N")]
+    clients: Option<usize>,
+    /// Requests that each caller keeps in flight [default: 4; siblings, hot-key, large: 1]
+    #[arg(long, value_name = "N")]
+    pipeline: Option<usize>,
+    /// Open loop: so many operations per second, whatever the servers do; latency counts from the
+    /// intended moment [default: closed loop, each caller sends when it has its answer]
+    #[arg(long, value_name = "OPS", value_parser = parse_rate)]
+    rate: Option<f64>,
+    /// How long to measure
+    #[arg(long, default_value = "30s", value_parser = parse_duration)]
+    duration: Duration,
     /// The keys are there already: do not load them
     #[arg(long)]
     no_load: bool,
@@ -73,6 +80,19 @@ pub(super) struct LoadOptions {
     /// Write the course of the run as a picture
     #[arg(long, value_name = "FILE")]
     pub(super) svg: Option<PathBuf>,
+}
+
+/// How much is asked for, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pressure {
+    /// Callers, unless the workload's default.
+    pub(super) clients: Option<usize>,
+    /// Requests that each keeps in flight, unless the workload's default.
+    pub(super) pipeline: Option<usize>,
+    /// Operations per second; a closed loop without it.
+    pub(super) rate: Option<f64>,
+    /// How long to measure.
+    pub(super) duration: Duration,
 }
 
 /// A run as it is going to be.
@@ -113,6 +133,22 @@ impl LoadOptions {
     /// # Errors
     /// [`InvalidOption`], with what is permitted.
     pub(super) fn plan(&self) -> Result<Plan, InvalidOption> {
+        let pressure = Pressure {
+            clients: self.clients,
+            pipeline: self.pipeline,
+            rate: self.rate,
+            duration: self.duration,
+        };
+        self.work.plan(pressure, !self.no_load)
+    }
+}
+
+impl WorkOptions {
+    /// Checks the options and fills in the defaults.
+    ///
+    /// # Errors
+    /// [`InvalidOption`], with what is permitted.
+    pub(super) fn plan(&self, pressure: Pressure, load: bool) -> Result<Plan, InvalidOption> {
         let defaults = self.workload.defaults();
         let distribution = self.distribution.unwrap_or(match self.workload {
             Workload::D => Distribution::Latest,
@@ -130,16 +166,16 @@ impl LoadOptions {
                 value_bytes,
                 seed: self.seed,
             },
-            clients: self.clients.unwrap_or(defaults.clients),
-            pipeline: self.pipeline.unwrap_or(defaults.pipeline),
-            rate: self.rate,
-            duration: self.duration,
+            clients: pressure.clients.unwrap_or(defaults.clients),
+            pipeline: pressure.pipeline.unwrap_or(defaults.pipeline),
+            rate: pressure.rate,
+            duration: pressure.duration,
             key_bytes: self.key_size,
             w: self.w,
             r: self.r,
             connections: self.connections,
             timeout: self.timeout,
-            load: !self.no_load,
+            load,
         };
         plan.check().map_err(InvalidOption)?;
         Ok(plan)
@@ -212,7 +248,8 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("{error}: write a number with a unit, such as 500ms, 30s or 10m"))
 }
 
-fn parse_rate(text: &str) -> Result<f64, String> {
+/// Operations per second.
+pub(super) fn parse_rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text
         .parse()
         .map_err(|_| "write a number of operations per second")?;

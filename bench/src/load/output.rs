@@ -20,6 +20,15 @@ pub(super) struct Files<'a> {
     pub(super) svg: Option<&'a Path>,
 }
 
+/// The form in which a result goes to standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Form {
+    /// A table
+    Table,
+    /// One document
+    Json,
+}
+
 /// A result could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}: {source}", path.display())]

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::loading::load;
 use super::measure::Target;
 use super::options::{Plan, parse_duration};
-use super::output::{check_file, json_document, print, say, write_file};
+use super::output::{Form, check_file, json_document, print, say, write_file};
 use super::processes::{CpuTime, cpu_time, resident_bytes};
 use super::sequence::{Distribution, SequenceConfig};
 use super::stop::StopSignals;
@@ -68,7 +68,7 @@ pub struct ScaleArgs {
     in_flight_per_node: u16,
     /// What to write to standard output
     #[arg(long, value_enum, default_value = "table")]
-    output: Output,
+    output: Form,
     /// Draw CPU per operation, CPU at rest and memory against the number of nodes
     #[arg(long, value_name = "FILE.svg")]
     picture: Option<PathBuf>,
@@ -78,15 +78,6 @@ pub struct ScaleArgs {
     /// Where data and logs live, a folder for each cluster, kept afterwards [default: a temporary directory, removed]
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
-}
-
-/// The form of the result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    /// A line for each number of nodes
-    Table,
-    /// One document with each node's figures
-    Json,
 }
 
 fn parse_some_time(text: &str) -> Result<Duration, String> {
@@ -164,8 +155,8 @@ fn begin(args: &ScaleArgs) -> ScaleReport {
 
 fn show(args: &ScaleArgs, report: &ScaleReport) -> Result<(), Failure> {
     print(&match args.output {
-        Output::Table => table(report),
-        Output::Json => json_document(report),
+        Form::Table => table(report),
+        Form::Json => json_document(report),
     });
     for warning in &report.warnings {
         say(&format!("dynakv-bench: note: {warning}\n"));

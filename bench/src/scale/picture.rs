@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::{ClusterCost, ScaleReport};
-use crate::drawing::{LEFT, Panel, RIGHT, begin, scale_end};
+use crate::drawing::{LEFT, Panel, RIGHT, begin, name_line, scale_end};
 use crate::grouped::grouped;
 
 const HEIGHT: f64 = 560.0;
@@ -64,7 +64,7 @@ pub fn picture(report: &ScaleReport) -> String {
                 decimals,
             );
             let left = RIGHT - NAME_WIDTH * (lines.len() - number) as f64;
-            name(&mut out, number, line.name, left, panel.top - 8.0);
+            name_line(&mut out, number, line.name, left, panel.top - 8.0);
         }
     };
     let line = |name, value| Line { name, value };
@@ -108,17 +108,6 @@ pub fn picture(report: &ScaleReport) -> String {
         MEMORY.bottom + 20.0
     );
     out
-}
-
-/// Says which line has this colour.
-fn name(out: &mut String, number: usize, name: &str, left: f64, y: f64) {
-    let _ = write!(
-        out,
-        "<circle class=\"d{number}\" cx=\"{left:.1}\" cy=\"{:.1}\" r=\"4\"/>\
-         <text class=\"small\" x=\"{:.1}\" y=\"{y}\">{name}</text>",
-        y - 4.0,
-        left + 8.0,
-    );
 }
 
 /// Draws a line with its points and their numbers: those of the first line above it, those of others below.
@@ -176,15 +165,7 @@ fn under(report: &ScaleReport) -> String {
 mod tests {
     use super::super::tests::report;
     use super::*;
-    use crate::drawing::WIDTH;
-
-    /// The numbers of all attributes of this name.
-    fn numbers(picture: &str, name: &str) -> Vec<f64> {
-        let attribute = format!(" {name}=\"");
-        let values = picture.split(&attribute).skip(1);
-        let values = values.filter_map(|rest| rest.split('"').next());
-        values.map(|value| value.parse().unwrap()).collect()
-    }
+    use crate::drawing::{WIDTH, numbers};
 
     #[test]
     fn each_cluster_has_its_points_and_numbers() {
