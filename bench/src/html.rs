@@ -43,6 +43,7 @@ pub fn page(report: &Report) -> String {
             ("tiles", &tiles(report)),
             ("operations", &operations(report)),
             ("failures", &failures(report)),
+            ("events", &events(report)),
             ("config", &settings(report)),
             ("host", &host(report)),
             ("servers", &servers(report)),
@@ -163,7 +164,7 @@ fn table(heads: &[&str], rows: &[Vec<String>], numbers: bool) -> String {
 }
 
 fn operations(report: &Report) -> String {
-    let row = |(name, op): (&String, &OpReport)| {
+    let row = |(name, op): (&str, &OpReport)| {
         let latency = &op.latency_ms;
         let times = [
             latency.mean,
@@ -174,7 +175,7 @@ fn operations(report: &Report) -> String {
             latency.max,
         ];
         let mut row = vec![
-            name.clone(),
+            name.to_owned(),
             whole(op.count as f64),
             whole(op.ops_per_second),
             whole(op.errors as f64),
@@ -194,8 +195,24 @@ fn operations(report: &Report) -> String {
         "P99.9",
         "Max",
     ];
-    let rows: Vec<_> = report.by_op.iter().map(row).collect();
+    let kinds = report.by_op.iter().map(|(name, op)| (name.as_str(), op));
+    let all = report.all_ops.as_ref().filter(|_| report.by_op.len() > 1);
+    let rows: Vec<_> = kinds.chain(all.map(|all| ("all", all))).map(row).collect();
     table(&heads, &rows, true)
+}
+
+fn events(report: &Report) -> String {
+    let events = report.events.iter();
+    let rows: Vec<_> = events
+        .map(|event| vec![event.what.clone(), format!("{:.1} s", event.at_seconds)])
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    format!(
+        "<h2>What was done to the nodes</h2>{}",
+        table(&["What", "After"], &rows, true)
+    )
 }
 
 fn failures(report: &Report) -> String {
@@ -341,11 +358,56 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::report::{Event, NodeResources, ResourcePoint, TimelineOp};
 
     /// A run of two kinds of operations with a second in which a node stood still.
     fn report() -> Report {
         let text = include_str!("../tests/report.json");
         serde_json::from_str(text).expect("the sample is a report")
+    }
+
+    /// The same as this version writes it, with a node that was killed.
+    fn whole_report() -> Report {
+        let mut report = report();
+        let sum = |ops: &std::collections::BTreeMap<String, TimelineOp>| TimelineOp {
+            ops_per_second: ops.values().map(|op| op.ops_per_second).sum(),
+            ..ops.values().next().copied().unwrap_or_default()
+        };
+        for point in &mut report.timeline {
+            point.all_ops = Some(sum(&point.by_op));
+            let node = |number: u32| NodeResources {
+                cpu_cores: 0.2 + 0.1 * f64::from(number),
+                syncs_per_second: 300.0,
+                sync_mean_ms: Some(0.4 * f64::from(number)),
+                sync_p99_ms: Some(1.7 * f64::from(number)),
+            };
+            let nodes = (1..=3).map(|number| (format!("node-{number}"), node(number)));
+            report.resources.push(ResourcePoint {
+                at_seconds: point.at_seconds,
+                client_cpu_cores: 0.6,
+                by_node: nodes.collect(),
+            });
+        }
+        report.all_ops = report.by_op.get("write").cloned();
+        report.events = ["node-3 killed", "node-3 started again"]
+            .into_iter()
+            .zip([2.0, 5.0])
+            .map(|(what, at_seconds)| Event {
+                at_seconds,
+                what: what.to_owned(),
+            })
+            .collect();
+        report
+    }
+
+    #[test]
+    fn all_kinds_together_and_what_was_done_stand_in_the_tables() {
+        let before = page(&report());
+        assert!(!before.contains("<td>all</td>") && !before.contains("done to the nodes</h2>"));
+        let page = page(&whole_report());
+        for cell in ["<td>all</td>", "<td>node-3 killed</td>", ">5.0 s</td>"] {
+            assert!(page.contains(cell), "{cell}");
+        }
     }
 
     #[test]
@@ -394,15 +456,15 @@ mod tests {
             .find(|file| file.is_file())
     }
 
-    #[test]
-    fn a_browser_without_network_draws_three_pictures() {
+    /// What a browser without network makes of a page; `None` where there is no browser.
+    fn drawn(page: &str) -> Option<String> {
         let Some(chromium) = chromium() else {
             skipped!("no chromium here (Debian: apt-get install chromium)");
-            return;
+            return None;
         };
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("out.html");
-        std::fs::write(&file, page(&report())).unwrap();
+        std::fs::write(&file, page).unwrap();
         let output = Command::new(chromium)
             .args(["--headless", "--no-sandbox", "--disable-gpu"])
             .args(["--no-first-run", "--disable-background-networking"])
@@ -412,9 +474,29 @@ mod tests {
             .arg(format!("file://{}", file.display()))
             .output()
             .unwrap();
-        let dom = String::from_utf8_lossy(&output.stdout);
+        let dom = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(dom.contains("data-plots=\"3\""), "{errors}\n{dom}");
-        assert_eq!(dom.matches("<canvas").count(), 3, "{dom}");
+        assert!(dom.contains("data-plots="), "{errors}\n{dom}");
+        Some(dom)
+    }
+
+    #[test]
+    fn a_browser_without_network_draws_all_pictures() {
+        // Throughput, latencies of all, of reads and of writes, processors, syncs, and the distribution.
+        if let Some(dom) = drawn(&page(&whole_report())) {
+            assert_eq!(dom.matches("<canvas").count(), 7, "{dom}");
+            assert!(dom.contains("data-plots=\"7\""), "{dom}");
+            assert!(dom.contains("all operations/s"), "{dom}");
+            assert!(dom.contains("node-3 P99"), "{dom}");
+        }
+    }
+
+    #[test]
+    fn a_report_of_an_earlier_version_is_drawn_without_what_it_lacks() {
+        if let Some(dom) = drawn(&page(&report())) {
+            assert_eq!(dom.matches("<canvas").count(), 4, "{dom}");
+            assert_eq!(dom.matches("class=\"empty\"").count(), 2, "{dom}");
+            assert!(!dom.contains("all operations/s<"), "{dom}");
+        }
     }
 }

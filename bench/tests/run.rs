@@ -118,6 +118,8 @@ fn the_json_file_has_every_stable_field() {
                 "{said}"
             );
         }
+        assert!(number(&document, "/all_ops/latency_ms/p99") > 0.0, "{said}");
+        assert!(said.contains("\nall "), "{said}");
         assert_eq!(document["config"]["workload"], "a");
         assert_eq!(document["config"]["seed"], 9);
         assert_eq!(document["config"]["keys"], 200);
