@@ -445,6 +445,40 @@ fn an_interrupted_run_still_reports_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_node_that_is_started_anew_is_marked_and_its_processor_time_is_not_made_up() {
+    let temporary = tempfile::tempdir().unwrap();
+    let results = tempfile::tempdir().unwrap();
+    let file = results.path().join("killed.json");
+    let more = ["--keys", "100", "--duration", "6s", "--rate", "200"];
+    let outage = ["--kill-at", "1s", "--restart-after", "1s"];
+    let to_file = ["--json", file.to_str().unwrap()];
+    let mut command = local_command(temporary.path(), &[&more[..], &outage, &to_file].concat());
+    let output = command.output().unwrap();
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    let document = std::fs::read_to_string(&file).unwrap();
+    let report: Report = serde_json::from_str(&document).unwrap();
+    let whats: Vec<_> = report
+        .events
+        .iter()
+        .map(|event| event.what.as_str())
+        .collect();
+    assert_eq!(whats, ["node-2 killed", "node-2 started again"], "{said}");
+    // Its counters began again, and are past what they were before soon.
+    assert_eq!(report.server_cpu_us_per_op, None, "{said}");
+    assert!(
+        said.contains("the CPU time of node-2 is not known"),
+        "{said}"
+    );
+    let seconds = report.resources.iter();
+    let seconds: Vec<_> = seconds
+        .map(|point| point.by_node.contains_key("node-2"))
+        .collect();
+    assert!(seconds.contains(&false), "{seconds:?} {said}");
+    leaves_nothing(temporary.path(), &[]);
+}
+
+#[test]
 fn a_signal_while_loading_ends_it_without_a_report() {
     let temporary = tempfile::tempdir().unwrap();
     let log = tempfile::NamedTempFile::new().unwrap();

@@ -175,6 +175,12 @@ fn warnings(plan: &Plan, measured: &Measured, cost: &ServerCost) -> Vec<String> 
             why.unwrap_or_default()
         ));
     }
+    if !cost.restarted.is_empty() {
+        warnings.push(format!(
+            "the CPU time of {} is not known, as it was started anew meanwhile",
+            cost.restarted.join(", ")
+        ));
+    }
     let host = &measured.host;
     if host.load_average > HOST_BUSY * host.cores as f64 {
         warnings.push(format!(
@@ -235,7 +241,7 @@ mod tests {
         let duration = Duration::from_secs(10);
         let cpu = |a: f64, b: f64| CpuTimes {
             seconds: [("a".to_owned(), a), ("b".to_owned(), b)].into(),
-            failures: Vec::new(),
+            ..CpuTimes::default()
         };
         let member = |id: &str, address: &str| Member {
             node_id: id.to_owned(),
@@ -311,6 +317,13 @@ mod tests {
         assert!(
             unknown.contains("CPU time of b") && unknown.contains("refused"),
             "{unknown}"
+        );
+        let restarted = warnings_of(None, |m| {
+            m.servers_after.seconds.insert("b".to_owned(), 0.5);
+        });
+        assert!(
+            restarted.contains("of b is not known, as it was started anew"),
+            "{restarted}"
         );
         let failed = warnings_of(None, |m| {
             let mut recorder = Recorder::new().unwrap();

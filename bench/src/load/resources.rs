@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::host::process_cpu;
-use super::servers::{CPU_METRIC, metrics_pages, samples};
+use super::servers::{CPU_METRIC, START_METRIC, metrics_pages, of_node, samples};
 use crate::report::{NodeResources, ResourcePoint};
 
 const SYNC_METRIC: &str = "dynakv_store_fsync_duration_seconds";
@@ -41,6 +41,7 @@ struct Readings {
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Reading {
     at: Duration,
+    started_at: Option<f64>,
     cpu_seconds: f64,
     syncs: Syncs,
 }
@@ -122,8 +123,9 @@ impl Reading {
         let seconds = self.at.saturating_sub(before.at).as_secs_f64();
         let cpu = self.cpu_seconds - before.cpu_seconds;
         let syncs = self.syncs.since(&before.syncs);
-        // Counters that went back are those of a new process.
-        if seconds <= 0.0 || cpu < 0.0 || syncs.count < 0.0 {
+        let is_same = self.started_at == before.started_at;
+        // Counters that went back are those of a new process, too.
+        if !is_same || seconds <= 0.0 || cpu < 0.0 || syncs.count < 0.0 {
             return None;
         }
         let some = syncs.count > 0.0;
@@ -169,8 +171,7 @@ impl Syncs {
 
 /// The node's name and what its metrics say.
 fn reading(page: &str, at: Duration) -> Option<(String, Reading)> {
-    let cpu = samples(page, CPU_METRIC).find_map(|it| Some((it.label("node")?, it.value)));
-    let (node, cpu_seconds) = cpu?;
+    let (node, cpu_seconds) = of_node(page, CPU_METRIC)?;
     let value = |suffix: &str| {
         let metric = format!("{SYNC_METRIC}{suffix}");
         samples(page, &metric).map(|sample| sample.value).next()
@@ -182,6 +183,7 @@ fn reading(page: &str, at: Duration) -> Option<(String, Reading)> {
     });
     let reading = Reading {
         at,
+        started_at: of_node(page, START_METRIC).map(|(_, seconds)| seconds),
         cpu_seconds,
         syncs: Syncs {
             count: value("_count").unwrap_or_default(),
@@ -189,7 +191,7 @@ fn reading(page: &str, at: Duration) -> Option<(String, Reading)> {
             up_to: buckets.collect(),
         },
     };
-    Some((node.to_owned(), reading))
+    Some((node, reading))
 }
 
 #[cfg(test)]
@@ -204,6 +206,7 @@ dynakv_store_fsync_duration_seconds_bucket{node=\"n\",le=\"+Inf\"} 100
 dynakv_store_fsync_duration_seconds_sum{node=\"n\"} 0.25
 dynakv_store_fsync_duration_seconds_count{node=\"n\"} 100
 process_cpu_seconds_total{node=\"n\"} 1.5
+process_start_time_seconds{node=\"n\"} 77.25
 ";
 
     fn read(page: &str, seconds: u64) -> BTreeMap<String, Reading> {
@@ -245,7 +248,8 @@ process_cpu_seconds_total{node=\"n\"} 1.5
 
     #[test]
     fn nodes_that_are_new_or_silent_are_missing_for_that_second() {
-        let fresh = PAGE.replace("1.5", "0.1");
+        // Its counters are past those of before already.
+        let fresh = PAGE.replace("1.5", "1.6").replace("77.25", "79");
         let silent = BTreeMap::new();
         let readings = vec![
             read(PAGE, 0),

@@ -13,6 +13,9 @@ use crate::report::Server;
 /// How far a node's HTTP port is from its port, unless it was told another.
 const HTTP_PORT_OFFSET: u16 = 1000;
 
+/// When a node's process was started. It stays the same while that process lives.
+pub(super) const START_METRIC: &str = "process_start_time_seconds";
+
 /// User and system CPU time of a node.
 pub(super) const CPU_METRIC: &str = "process_cpu_seconds_total";
 
@@ -32,6 +35,8 @@ pub(super) struct Member {
 pub(super) struct CpuTimes {
     /// By node id.
     pub(super) seconds: BTreeMap<String, f64>,
+    /// When each process was started, by node id: a later one counts from 0 again.
+    pub(super) started_at: BTreeMap<String, f64>,
     /// Why others are missing.
     pub(super) failures: Vec<String>,
 }
@@ -96,9 +101,10 @@ pub(super) async fn cpu_times(addresses: &[String]) -> CpuTimes {
     let mut times = CpuTimes::default();
     for (address, page) in metrics_pages(addresses).await {
         match page {
-            Ok(page) => match cpu_seconds(&page) {
+            Ok(page) => match of_node(&page, CPU_METRIC) {
                 Some((node, seconds)) => {
                     times.seconds.insert(node, seconds);
+                    times.started_at.extend(of_node(&page, START_METRIC));
                 }
                 None => times
                     .failures
@@ -111,9 +117,9 @@ pub(super) async fn cpu_times(addresses: &[String]) -> CpuTimes {
     times
 }
 
-/// The node's name and its CPU seconds.
-fn cpu_seconds(page: &str) -> Option<(String, f64)> {
-    let mut of_nodes = samples(page, CPU_METRIC)
+/// The node's name and the value of a metric of its process.
+pub(super) fn of_node(page: &str, metric: &str) -> Option<(String, f64)> {
+    let mut of_nodes = samples(page, metric)
         .filter_map(|sample| Some((sample.label("node")?.to_owned(), sample.value)));
     of_nodes.next()
 }
@@ -155,6 +161,8 @@ pub(super) struct ServerCost {
     pub(super) seconds: f64,
     /// Members whose CPU time is not known.
     pub(super) missing: Vec<String>,
+    /// Those of which it is not known because they were started anew meanwhile.
+    pub(super) restarted: Vec<String>,
     /// Each member, with its own share.
     pub(super) cpu_us_per_op: BTreeMap<String, f64>,
 }
@@ -170,23 +178,26 @@ pub(super) fn cost(
         total_us_per_op: None,
         seconds: 0.0,
         missing: Vec::new(),
+        restarted: Vec::new(),
         cpu_us_per_op: BTreeMap::new(),
     };
     for member in members {
         let node = &member.node_id;
+        let is_same = before.started_at.get(node) == after.started_at.get(node);
         match (before.seconds.get(node), after.seconds.get(node)) {
-            // A counter that went back is that of a new process.
-            (Some(before), Some(after)) if after >= before => {
+            // A counter that went back is that of a new process, too.
+            (Some(before), Some(after)) if is_same && after >= before => {
                 cost.seconds += after - before;
                 if ops > 0 {
                     let share = (after - before) * 1e6 / ops as f64;
                     cost.cpu_us_per_op.insert(node.clone(), share);
                 }
             }
+            (Some(_), Some(_)) => cost.restarted.push(node.clone()),
             _ => cost.missing.push(node.clone()),
         }
     }
-    if cost.missing.is_empty() && ops > 0 && !members.is_empty() {
+    if cost.missing.is_empty() && cost.restarted.is_empty() && ops > 0 && !members.is_empty() {
         cost.total_us_per_op = Some(cost.cpu_us_per_op.values().sum());
     }
     cost
@@ -232,7 +243,7 @@ mod tests {
                 .iter()
                 .map(|(id, s)| ((*id).to_owned(), *s))
                 .collect(),
-            failures: Vec::new(),
+            ..CpuTimes::default()
         }
     }
 
@@ -241,14 +252,14 @@ mod tests {
         let page = "# TYPE process_cpu_seconds_total counter\n\
                     process_cpu_seconds_total_of_another{node=\"x\"} 9\n\
                     process_cpu_seconds_total{zone=\"a\",node=\"node-1\"} 12.500000\n";
-        assert_eq!(cpu_seconds(page), Some(("node-1".to_owned(), 12.5)));
+        assert_eq!(of_node(page, CPU_METRIC), Some(("node-1".to_owned(), 12.5)));
         for page in [
             "",
             "process_cpu_seconds_total 3",
             "process_cpu_seconds_total{node=\"a\"} much",
             "process_cpu_seconds_total{node=a} 1",
         ] {
-            assert_eq!(cpu_seconds(page), None, "{page}");
+            assert_eq!(of_node(page, CPU_METRIC), None, "{page}");
         }
     }
 
@@ -271,10 +282,24 @@ mod tests {
         let after = times(&[("a", 1.5), ("b", 0.1)]);
         let part = cost(&members, &before, &after, 1000);
         assert_eq!(
-            (part.total_us_per_op, part.missing),
+            (part.total_us_per_op, part.restarted),
             (None, vec!["b".to_owned()])
         );
         assert_eq!(part.cpu_us_per_op.len(), 1);
+        // The same, with a counter that is past the one of before already.
+        let started = |at: f64| CpuTimes {
+            started_at: [("b".to_owned(), at)].into(),
+            ..times(&[("a", 1.5), ("b", 2.0)])
+        };
+        let part = cost(&members, &started(7.0), &started(8.0), 1000);
+        assert_eq!(part.restarted, ["b"]);
+        let whole = cost(&members, &started(7.0), &started(7.0), 1000);
+        assert!(whole.restarted.is_empty() && whole.total_us_per_op.is_some());
+        let part = cost(&members, &before, &times(&[("a", 1.5)]), 1000);
+        assert_eq!(
+            (part.missing, part.restarted.len()),
+            (vec!["b".to_owned()], 0)
+        );
         // Without operations there is nothing to divide by.
         let none = cost(&members, &before, &before, 0);
         assert_eq!(none.total_us_per_op, None);
