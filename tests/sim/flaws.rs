@@ -2,9 +2,9 @@
 //! within a bounded number of seeds, by an invariant that is named here; the same plans without the flaw
 //! are clean.
 
+use crate::behind;
 use crate::blind::{self, Outage};
 use crate::chaos::{self, FAULTS_FROM, FAULTS_UNTIL, MACHINES};
-use crate::growth;
 use crate::invariants::{
     bounded_siblings, fresh_read, no_lost_write, no_resurrection, sequential_blind_writes,
     unique_dots,
@@ -189,13 +189,8 @@ fn voting_while_rebuilding_is_noticed() {
 /// Reads are answered by whoever is to have something, as if it had.
 #[test]
 fn reading_the_new_owners_at_once_is_noticed() {
-    let missing = [
-        no_lost_write::NAME,
-        fresh_read::NAME,
-        sequential_blind_writes::NAME,
-    ];
     let flaw = Flaw::ReadsTheNewAtOnce;
-    expect_noticed(flaw, &missing, |seed, flaw| growth::run(3, 5, seed, flaw));
+    expect_noticed(flaw, &[no_lost_write::NAME], behind::fetch);
 }
 
 /// Nobody but who gains anything fetches before the new owners are read: of fewer copies the one that is left may lack what
@@ -211,6 +206,13 @@ fn keeping_a_last_copy_as_it_is_is_noticed() {
     expect_noticed(flaw, &missing, |seed, flaw| {
         leaving::shrink(3, 1, 12 + seed, flaw)
     });
+}
+
+/// Of an owner that has missed a write, and no other one.
+#[test]
+fn fetching_from_too_few_owners_is_noticed() {
+    let flaw = Flaw::FetchesFromTooFew;
+    expect_noticed(flaw, &[no_lost_write::NAME], behind::fetch);
 }
 
 /// A node that votes although it has lost its data lets reads miss what was acknowledged.

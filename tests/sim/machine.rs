@@ -75,6 +75,9 @@ pub(crate) enum Flaw {
     /// While the ring changes: who gains a part of it says at once that it has all of that, and answers reads as if it
     /// had.
     ReadsTheNewAtOnce,
+    /// While the ring changes: who gains a part of it takes it from N - W owners, one too few, as the cluster promises a W
+    /// that is greater by one. (Clients that want to notice ask for less.)
+    FetchesFromTooFew,
     /// Rule 19: what is kept for others does not outlive a power cut, although it counted.
     DropsHints,
     /// Rule 7, of hints: the disk says "synced" of what is kept for others, and has not.
@@ -414,6 +417,9 @@ impl Machine {
         (config.n, config.w, config.r) = (Some(n), Some(w), Some(r));
         if self.flaw == Flaw::WaitsForWOnly {
             config.r = Some(n - w);
+        }
+        if self.flaw == Flaw::FetchesFromTooFew {
+            config.w = Some(w + 1);
         }
         Ok(config)
     }

@@ -22,10 +22,11 @@
 //! | [`invariants`] | what must hold: one checker a file |
 //! | [`chaos`], [`verdict`] | a plan under a random workload: one seed, one verdict |
 //! | [`seeds`] | which seeds are run |
-//! | [`random`], [`lost_disk`], [`crash`], [`partition`], [`blind`], [`sloppy`], [`damaged`], [`hanging`], [`leftovers`], [`growth`], [`leaving`] | the tests |
+//! | [`random`], [`lost_disk`], [`crash`], [`partition`], [`blind`], [`sloppy`], [`damaged`], [`hanging`], [`leftovers`], [`growth`], [`leaving`], [`behind`] | the tests |
 //! | [`determinism`] | the same seed is the same run |
 //! | [`flaws`], [`flawed_store`], [`rewriting`], [`rerouting`] | rules of safety broken on purpose, and noticed |
 
+mod behind;
 mod blind;
 mod blind_writer;
 mod chaos;
