@@ -98,13 +98,14 @@ fn sent(cluster: &Cluster) -> u64 {
         .sum()
 }
 
-/// What the third node lacked, from so many keys to so many, was fetched by it or brought to it, or both at once; and
-/// nothing else.
+/// What the third node lacked, from so many keys to so many, was fetched by it or brought to it, by each of the others or by
+/// one, or all of that at once; and nothing else.
 #[track_caller]
 fn moved(cluster: &Cluster, sent_before: u64, at_least: u64, at_most: u64) {
     let fetched = cluster[2].metric("dynakv_anti_entropy_keys_fetched_total", "");
     let (fetched, sent) = (fetched.unwrap(), sent(cluster) - sent_before);
-    assert!(fetched <= at_most && sent <= at_most, "{fetched} {sent}");
+    let is_no_more = fetched <= at_most && sent <= 2 * at_most;
+    assert!(is_no_more, "{fetched} {sent}");
     assert!(fetched + sent >= at_least, "{fetched} {sent}");
 }
 
