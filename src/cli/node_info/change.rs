@@ -22,7 +22,7 @@ pub(in crate::cli) struct Change<'a> {
     gone: Vec<&'a str>,
     /// Whom the next step waits for.
     awaited: Vec<Awaited<'a>>,
-    /// What for.
+    /// What they are to do.
     awaited_for: Option<&'static str>,
     #[serde(skip)]
     ring_version: u64,

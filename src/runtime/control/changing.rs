@@ -187,7 +187,7 @@ impl Control {
         waits_for.map_or(Vec::new(), |waits| waits.waits_for().to_vec())
     }
 
-    /// What for.
+    /// What those are to do whom the next step waits for.
     pub(super) fn awaited_for(&self) -> Option<AwaitedFor> {
         match self.decisions.changing.waits_for.as_ref()? {
             Due::Step(_) => None,
