@@ -42,6 +42,22 @@ pub(super) fn say(message: &str) {
     let _nowhere_to_say_so = io::stderr().write_all(message.as_bytes());
 }
 
+/// Prints a result, says what is to be known beside it, and writes its picture.
+///
+/// # Errors
+/// [`OutputError`] of the picture.
+pub(super) fn show_all(
+    text: &str,
+    warnings: &[String],
+    drawn: Option<(&Path, String)>,
+) -> Result<(), OutputError> {
+    print(text);
+    for warning in warnings {
+        say(&format!("dynakv-bench: note: {warning}\n"));
+    }
+    drawn.map_or(Ok(()), |(path, picture)| write_file(path, &picture))
+}
+
 /// Checks that the files can be written, before the work and not after it.
 ///
 /// # Errors

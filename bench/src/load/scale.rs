@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::loading::load;
 use super::measure::Target;
 use super::options::{Plan, parse_duration};
-use super::output::{Form, check_file, json_document, print, say, write_file};
+use super::output::{Form, check_file, json_document, say, show_all};
 use super::processes::{CpuTime, cpu_time, resident_bytes};
 use super::sequence::{Distribution, SequenceConfig};
 use super::stop::StopSignals;
@@ -154,18 +154,14 @@ fn begin(args: &ScaleArgs) -> ScaleReport {
 }
 
 fn show(args: &ScaleArgs, report: &ScaleReport) -> Result<(), Failure> {
-    print(&match args.output {
+    let text = match args.output {
         Form::Table => table(report),
         Form::Json => json_document(report),
-    });
-    for warning in &report.warnings {
-        say(&format!("dynakv-bench: note: {warning}\n"));
-    }
-    if let Some(path) = &args.picture {
-        let written = write_file(path, &picture(report));
-        written.map_err(|error| Failure::new(EXIT_FAILED, error, "df -h"))?;
-    }
-    Ok(())
+    };
+    let drawn = args.picture.as_deref();
+    let drawn = drawn.map(|path| (path, picture(report)));
+    let shown = show_all(&text, &report.warnings, drawn);
+    shown.map_err(|error| Failure::new(EXIT_FAILED, error, "df -h"))
 }
 
 /// Brings up a cluster, measures it and takes it down.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::measure::Target;
 use super::options::{InvalidOption, Plan, Pressure, WorkOptions, parse_duration, parse_rate};
-use super::output::{Form, check_file, json_document, print, say, write_file};
+use super::output::{Form, check_file, json_document, say, show_all};
 use super::stop::StopSignals;
 use super::{EXIT_FAILED, EXIT_USAGE, Failure, in_runtime, measured, own_cluster};
 use crate::cluster::{Cluster, ClusterOptions};
@@ -216,18 +216,14 @@ fn name(rate: Option<f64>, in_flight: usize) -> String {
 }
 
 fn show(args: &SweepArgs, report: &SweepReport) -> Result<(), Failure> {
-    print(&match args.output {
+    let text = match args.output {
         Form::Table => table(report),
         Form::Json => json_document(report),
-    });
-    for warning in &report.warnings {
-        say(&format!("dynakv-bench: note: {warning}\n"));
-    }
-    if let Some(path) = &args.picture {
-        let written = write_file(path, &picture(report));
-        written.map_err(|error| Failure::new(EXIT_FAILED, error, "df -h"))?;
-    }
-    Ok(())
+    };
+    let drawn = args.picture.as_deref();
+    let drawn = drawn.map(|path| (path, picture(report)));
+    let shown = show_all(&text, &report.warnings, drawn);
+    shown.map_err(|error| Failure::new(EXIT_FAILED, error, "df -h"))
 }
 
 #[cfg(test)]

@@ -132,8 +132,13 @@ impl Control {
         let Some(followed) = self.newest_ring().map(|ring| ring.version) else {
             return;
         };
-        if let Err(error) = self.rebuilding.forget_gained_after(followed) {
-            self.end = Some(error.into());
+        match self.rebuilding.forget_gained_after(followed) {
+            Ok(()) => {}
+            // It is forgotten at the next attempt or at the next start.
+            Err(error) if error.is_shortage() => {
+                tracing::warn!(%error, "a note of that ring stays")
+            }
+            Err(error) => self.end = Some(error.into()),
         }
     }
 
